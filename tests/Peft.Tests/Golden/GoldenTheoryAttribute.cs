@@ -1,0 +1,62 @@
+using System.Reflection;
+using Xunit.Abstractions;
+using Xunit.Sdk;
+
+namespace Peft.Tests.Golden;
+
+/// <summary>
+/// A theory over golden cases, with the trait <c>Category=Golden</c>. Where <c>PEFT_GOLDEN</c> lacks the domain it has no test at all,
+/// neither passed nor failed nor skipped.
+/// </summary>
+/// <example>
+/// <code>
+/// [GoldenTheory]
+/// [GoldenData("tokenizers", "kinds/")]
+/// public void Kind(string path) => GoldenCases.Run("tokenizers", path, folder => { ... });
+/// </code>
+/// </example>
+[AttributeUsage(AttributeTargets.Method)]
+[XunitTestCaseDiscoverer("Peft.Tests.Golden.GoldenTheoryDiscoverer", "Peft.Tests")]
+[TraitDiscoverer("Peft.Tests.Golden.GoldenTraitDiscoverer", "Peft.Tests")]
+public sealed class GoldenTheoryAttribute : TheoryAttribute, ITraitAttribute;
+
+/// <summary>The case folders of a domain, relative to it, one test each.</summary>
+[AttributeUsage(AttributeTargets.Method, AllowMultiple = true)]
+public sealed class GoldenDataAttribute(string domain, string under = "") : DataAttribute
+{
+    /// <summary>The domain's name.</summary>
+    public string Domain { get; } = domain;
+
+    /// <summary>What the relative paths have to start with.</summary>
+    public string Under { get; } = under;
+
+    /// <inheritdoc/>
+    public override IEnumerable<object[]> GetData(MethodInfo testMethod) =>
+        GoldenCases.Enumerate(Domain, Under).Select(path => new object[] { path });
+}
+
+/// <summary>Leaves a theory without any case out instead of failing it.</summary>
+public sealed class GoldenTheoryDiscoverer(IMessageSink messages) : IXunitTestCaseDiscoverer
+{
+    private readonly Xunit.Sdk.SkippableTheoryDiscoverer _theories = new(messages);
+
+    /// <inheritdoc/>
+    public IEnumerable<IXunitTestCase> Discover(
+        ITestFrameworkDiscoveryOptions discoveryOptions, ITestMethod testMethod, IAttributeInfo factAttribute)
+    {
+        ArgumentNullException.ThrowIfNull(testMethod);
+        var any = testMethod.Method.GetCustomAttributes(typeof(GoldenDataAttribute)).Any(data =>
+        {
+            var arguments = data.GetConstructorArguments().ToArray();
+            return GoldenCases.Enumerate((string)arguments[0], (string?)arguments.ElementAtOrDefault(1) ?? "").Any();
+        });
+        return any ? _theories.Discover(discoveryOptions, testMethod, factAttribute) : [];
+    }
+}
+
+/// <summary>Gives every golden theory its trait.</summary>
+public sealed class GoldenTraitDiscoverer : ITraitDiscoverer
+{
+    /// <inheritdoc/>
+    public IEnumerable<KeyValuePair<string, string>> GetTraits(IAttributeInfo traitAttribute) => [new("Category", "Golden")];
+}
