@@ -1,0 +1,55 @@
+using static TorchSharp.torch;
+
+namespace Peft.Models;
+
+/// <summary>
+/// Everything one forward pass needs beside the hidden states: who acts, whether it is recorded, the batch's geometry, the cache.
+/// Immutable, except that the tape and the cache it points to fill up. Nothing of it lives in a layer's fields.
+/// </summary>
+public sealed record ForwardContext
+{
+    /// <summary>Which adapters act.</summary>
+    public Selection Selection { get; init; } = Selection.Base;
+
+    /// <summary>Records the pieces of a pass that will run backward; null when only outputs are wanted.</summary>
+    public Tape? Tape { get; init; }
+
+    /// <summary>Whether dropout acts.</summary>
+    public bool IsTraining { get; init; }
+
+    /// <summary>Number of rows of the batch. Hidden states between layers are [Rows · Length, width].</summary>
+    public long Rows { get; init; }
+
+    /// <summary>Number of positions a row has in this pass.</summary>
+    public long Length { get; init; }
+
+    /// <summary>Position of every token, int64 [Rows, Length]; null for 0, 1, … from the cache's length on.</summary>
+    public Tensor? Positions { get; init; }
+
+    /// <summary>1 for tokens, 0 for padding, int64 [Rows, cached + Length]; null when nothing is padded.</summary>
+    public Tensor? AttentionMask { get; init; }
+
+    /// <summary>
+    /// In a packed row, the lengths of the examples that stand in each row one after another: attention stays inside each (block-diagonal).
+    /// Null when a row is one example.
+    /// </summary>
+    public IReadOnlyList<IReadOnlyList<int>>? Packing { get; init; }
+
+    /// <summary>Keys and values of earlier positions; null when the whole row is in this pass.</summary>
+    public KeyValueCache? Cache { get; init; }
+
+    /// <summary>Source of dropout masks; null for the global generator.</summary>
+    public Generator? Generator { get; init; }
+
+    /// <summary>Whether blocks keep their input alone and run again in the backward pass: less memory, a third more work.</summary>
+    public bool Checkpointing { get; init; }
+
+    /// <summary>Seen between pieces, in both directions.</summary>
+    public CancellationToken Cancellation { get; init; }
+
+    /// <summary>Sees the input of every adaptable layer (EVA, CorDA and other data-driven initialisations); null usually.</summary>
+    public Action<Module, Tensor>? InputObserver { get; init; }
+
+    /// <summary>What adapters put there before the pass (gates, task ids, invocation offsets), by adapter name.</summary>
+    public IReadOnlyDictionary<string, object> Extras { get; init; } = new Dictionary<string, object>();
+}

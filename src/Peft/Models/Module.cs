@@ -1,0 +1,147 @@
+using TorchSharp;
+
+namespace Peft.Models;
+
+/// <summary>
+/// A node in the model's tree. Names are Hugging Face's, so that the path of a parameter is its key in a checkpoint,
+/// and <see cref="ClassName"/> is what the Python peer prints.
+/// </summary>
+public abstract class Module : IDisposable
+{
+    private readonly List<Module> children = [];
+    private readonly List<Parameter> parameters = [];
+
+    /// <summary>The peer's class name, such as <c>LlamaAttention</c>.</summary>
+    public virtual string ClassName => GetType().Name;
+
+    /// <summary>What the peer prints between the parentheses of a leaf, such as <c>in_features=32, out_features=16, bias=False</c>.</summary>
+    public virtual string Details => "";
+
+    /// <summary>Local name, such as <c>q_proj</c>; empty for the root.</summary>
+    public string Name { get; private set; } = "";
+
+    /// <summary>The module that holds this one; null for the root.</summary>
+    public Module? Parent { get; private set; }
+
+    /// <summary>Full name from the root, such as <c>model.layers.0.self_attn.q_proj</c>; empty for the root.</summary>
+    public string Path => Parent is null || Parent.Path.Length == 0 ? Name : $"{Parent.Path}.{Name}";
+
+    /// <summary>Children in the order the peer lists them.</summary>
+    public IReadOnlyList<Module> Children => children;
+
+    /// <summary>This module's own parameters, without its children's.</summary>
+    public IReadOnlyList<Parameter> Parameters => parameters;
+
+    /// <summary>This module and everything below it, parents first, in the peer's order.</summary>
+    public IEnumerable<Module> Descendants()
+    {
+        yield return this;
+        foreach (var child in children)
+        {
+            foreach (var descendant in child.Descendants())
+            {
+                yield return descendant;
+            }
+        }
+    }
+
+    /// <summary>Every parameter at or below this module with its full path, in the peer's order; tied ones are listed under each name.</summary>
+    public IEnumerable<NamedParameter> NamedParameters() =>
+        from module in Descendants()
+        from parameter in module.Parameters
+        select new NamedParameter(Join(module.Path, parameter.Name), parameter, module);
+
+    /// <summary>The module at a path relative to this one, or null.</summary>
+    public Module? Find(string path)
+    {
+        var current = this;
+        foreach (var part in path.Length == 0 ? [] : path.Split('.'))
+        {
+            current = current.children.Find(child => child.Name == part);
+            if (current is null)
+            {
+                return null;
+            }
+        }
+
+        return current;
+    }
+
+    /// <summary>Number of elements of all parameters at or below this module, each shared one counted once.</summary>
+    public long CountParameters() => NamedParameters().Where(static named => named.Parameter.IsOwner).Sum(static named => named.Parameter.Count);
+
+    /// <summary>Frees all weights at or below this module.</summary>
+    public void Dispose()
+    {
+        Dispose(disposing: true);
+        GC.SuppressFinalize(this);
+    }
+
+    /// <summary>Frees what a derived module owns beside its parameters.</summary>
+    protected virtual void Dispose(bool disposing)
+    {
+        if (!disposing)
+        {
+            return;
+        }
+
+        foreach (var parameter in parameters)
+        {
+            parameter.Release();
+        }
+
+        foreach (var child in children)
+        {
+            child.Dispose();
+        }
+    }
+
+    /// <summary>Adds a child under a local name and returns it.</summary>
+    protected T Add<T>(string name, T child)
+        where T : Module
+    {
+        child.Name = name;
+        child.Parent = this;
+        children.Add(child);
+        return child;
+    }
+
+    /// <summary>Adds a parameter under a local name and returns it.</summary>
+    protected Parameter AddParameter(string name, IReadOnlyList<long> shape, torch.ScalarType dataType = torch.ScalarType.Float32)
+    {
+        var parameter = new Parameter(name, shape, dataType);
+        parameters.Add(parameter);
+        return parameter;
+    }
+
+    private static string Join(string path, string name) => path.Length == 0 ? name : $"{path}.{name}";
+}
+
+/// <summary>A parameter with its full path and the module that holds it.</summary>
+/// <param name="Path">Full name, such as <c>model.norm.weight</c>.</param>
+/// <param name="Parameter">The parameter.</param>
+/// <param name="Module">The module it belongs to.</param>
+public readonly record struct NamedParameter(string Path, Parameter Parameter, Module Module);
+
+/// <summary>An ordered list of modules named by their index, such as a stack of decoder layers.</summary>
+/// <typeparam name="T">Type of the entries.</typeparam>
+public sealed class ModuleList<T> : Module
+    where T : Module
+{
+    private readonly List<T> items = [];
+
+    /// <summary>Adds entries under <c>0</c>, <c>1</c>, ….</summary>
+    public ModuleList(IEnumerable<T> entries)
+    {
+        foreach (var entry in entries)
+        {
+            items.Add(Add(items.Count.ToString(System.Globalization.CultureInfo.InvariantCulture), entry));
+        }
+    }
+
+    /// <inheritdoc/>
+    public override string ClassName => "ModuleList";
+
+    /// <summary>The entries in order.</summary>
+    public IReadOnlyList<T> Items => items;
+}

@@ -1,0 +1,120 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Models;
+
+/// <summary>
+/// A named array of weights in one module. It has a shape and a type from the moment the model's structure exists
+/// and a tensor only once weights are loaded, so that the tree of a 70B model costs a few megabytes.
+/// </summary>
+/// <remarks>
+/// Everything that acts on a weight (adapters, overlays, merges, quantisation) attaches to this object through <see cref="Slot"/>.
+/// Two modules that share a weight have a parameter each, the second one <see cref="TiedTo"/> the first,
+/// so that an adapter on one of them does not reach the other.
+/// </remarks>
+public sealed class Parameter
+{
+    private readonly long[] shape;
+    private Tensor? value;
+
+    /// <summary>Makes a parameter without weights.</summary>
+    /// <param name="name">Local name inside its module, such as <c>weight</c>.</param>
+    /// <param name="shape">Sizes, outermost first.</param>
+    /// <param name="dataType">Element type the weights have or will have.</param>
+    public Parameter(string name, IReadOnlyList<long> shape, ScalarType dataType = ScalarType.Float32)
+    {
+        Name = name;
+        this.shape = [.. shape];
+        DataType = dataType;
+    }
+
+    /// <summary>Local name inside its module, such as <c>weight</c>.</summary>
+    public string Name { get; }
+
+    /// <summary>Sizes, outermost first.</summary>
+    public IReadOnlyList<long> Shape => shape;
+
+    /// <summary>Number of elements.</summary>
+    public long Count => shape.Aggregate(1L, static (product, size) => checked(product * size));
+
+    /// <summary>Element type of the weights.</summary>
+    public ScalarType DataType { get; private set; }
+
+    /// <summary>The parameter of another module whose weights this one shares, or null.</summary>
+    public Parameter? TiedTo { get; private set; }
+
+    /// <summary>The weights, or null while only the structure exists. The parameter owns what is assigned.</summary>
+    public Tensor? Value => TiedTo is { } other ? other.Value : value;
+
+    /// <summary>The weights.</summary>
+    /// <exception cref="PeftException"><c>WeightsNotLoaded</c>: only the structure exists.</exception>
+    public Tensor Required => Value ?? throw new PeftException(
+        "WeightsNotLoaded", $"The weights of '{Name}' are not loaded. Import the model without -StructureOnly to compute with it.");
+
+    /// <summary>
+    /// Where the backward pass adds this parameter's gradient: a view into the trainer's flat buffer, of the shape of
+    /// <see cref="Value"/>, or null when the parameter is frozen.
+    /// </summary>
+    public Tensor? Gradient { get; set; }
+
+    /// <summary>Whether the backward pass adds up a gradient for this parameter.</summary>
+    public bool IsTrained => Gradient is not null;
+
+    /// <summary>What adapters put on this parameter; null until something is attached, so an empty slot costs one null check.</summary>
+    public Slot? Slot { get; set; }
+
+    /// <summary>Rises whenever the weights are replaced or edited; what caches a form of them compares it.</summary>
+    public int Version { get; private set; }
+
+    /// <summary>Whether the weights are this parameter's own: not tied to another's.</summary>
+    public bool IsOwner => TiedTo is null;
+
+    /// <summary>Takes over <paramref name="weights"/> and disposes what was there before.</summary>
+    /// <exception cref="PeftException"><c>ShapeMismatch</c>: the shape differs from <see cref="Shape"/>.</exception>
+    public void Assign(Tensor weights)
+    {
+        if (!weights.shape.AsSpan().SequenceEqual(shape))
+        {
+            throw new PeftException(
+                "ShapeMismatch",
+                $"'{Name}' has shape [{string.Join(", ", shape)}], but the weights given have [{string.Join(", ", weights.shape)}].");
+        }
+
+        TiedTo = null;
+        if (!ReferenceEquals(value, weights))
+        {
+            value?.Dispose();
+            value = weights.DetachFromDisposeScope();
+        }
+
+        DataType = weights.dtype;
+        Version++;
+    }
+
+    /// <summary>Shares the weights of <paramref name="other"/> from now on; own weights are disposed.</summary>
+    public void TieTo(Parameter other)
+    {
+        value?.Dispose();
+        value = null;
+        TiedTo = other.TiedTo ?? other;
+        DataType = other.DataType;
+        Version++;
+    }
+
+    /// <summary>Says that the weights were edited in place.</summary>
+    public void MarkChanged() => Version++;
+
+    /// <summary>The parameter that acts under this context: an adapter's overlay (modules to save, trained biases) or this one.</summary>
+    public Parameter Effective(ForwardContext context) => Slot?.Overlay(context) ?? this;
+
+    /// <summary>Frees the weights; the structure stays.</summary>
+    public void Release()
+    {
+        value?.Dispose();
+        value = null;
+        Version++;
+    }
+
+    /// <inheritdoc/>
+    public override string ToString() => $"{Name} [{string.Join(", ", shape)}] {DataType}";
+}

@@ -1,0 +1,27 @@
+namespace Peft.Models;
+
+/// <summary>One adapter that acts, and how strongly.</summary>
+/// <param name="Name">The adapter's name.</param>
+/// <param name="Weight">Multiplies its change; 1 is as trained.</param>
+public readonly record struct Active(string Name, float Weight = 1f);
+
+/// <summary>
+/// Which adapters act, in what order and strength and, in a mixed batch, on which rows. Immutable: it travels in the
+/// <see cref="ForwardContext"/>, so a reference pass or a block that is computed again sees what the first pass saw.
+/// </summary>
+/// <param name="Order">Active adapters, innermost first.</param>
+/// <param name="RowNames">For a mixed batch one adapter name a row, <see cref="BaseRow"/> for the base alone; null when all rows are alike.</param>
+public sealed record Selection(IReadOnlyList<Active> Order, IReadOnlyList<string>? RowNames = null)
+{
+    /// <summary>Names a row of a mixed batch that no adapter touches, as the peer does.</summary>
+    public const string BaseRow = "__base__";
+
+    /// <summary>Nothing acts: the base model.</summary>
+    public static Selection Base { get; } = new([]);
+
+    /// <summary>Adapters by name, each at full strength.</summary>
+    public static Selection Of(params IEnumerable<string> names) => new([.. names.Select(static name => new Active(name))]);
+
+    /// <summary>Whether the adapter of this name acts on any row.</summary>
+    public bool Contains(string name) => Order.Any(active => active.Name == name) || RowNames?.Contains(name) == true;
+}

@@ -1,0 +1,377 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Models;
+
+/// <summary>
+/// The pieces of a forward pass in order. The backward pass runs them in reverse, each once, adds gradients of parameters
+/// into <see cref="Parameter.Gradient"/> and drops what a piece kept as soon as it has run. A list of pieces, no second autograd:
+/// what passes between pieces is identified by the tensor object, so a view taken outside a piece is an error, never a gradient lost in silence.
+/// </summary>
+public sealed class Tape : IDisposable
+{
+    private readonly List<Entry> entries = [];
+
+    // True when a gradient is wanted for the tensor: something trained lies upstream.
+    private readonly Dictionary<Tensor, bool> known = new(ReferenceEqualityComparer.Instance);
+
+    /// <summary>Number of pieces that will run backward.</summary>
+    public int Count => entries.Count;
+
+    /// <summary>Introduces a tensor that comes from outside (embeddings of ids, a checkpointed block's input).</summary>
+    /// <param name="tensor">The tensor.</param>
+    /// <param name="needsGradient">Whether its gradient is asked for.</param>
+    public void AddRoot(Tensor tensor, bool needsGradient = false) => known[tensor] = needsGradient;
+
+    /// <summary>Whether the backward pass brings a gradient to this tensor.</summary>
+    /// <exception cref="InvalidOperationException">The tensor is neither a root nor a piece's output.</exception>
+    public bool NeedsGradient(Tensor tensor) => known.TryGetValue(tensor, out var needs)
+        ? needs
+        : throw new InvalidOperationException(
+            "A tensor reached a piece from outside the tape; its gradient would be lost. Pass on the tensor a piece returned, or form views inside a piece.");
+
+    /// <summary>
+    /// Records a piece. Where no input needs a gradient and the piece trains nothing, only the outputs become known and the piece is disposed:
+    /// the backward pass stops below the lowest adapter by itself.
+    /// </summary>
+    /// <param name="piece">The piece, holding what its backward pass needs.</param>
+    /// <param name="inputs">Tensors that came from roots or earlier pieces.</param>
+    /// <param name="outputs">Tensors that go to later pieces.</param>
+    /// <param name="trains">Whether the piece adds to a parameter's gradient.</param>
+    public void Record(Piece piece, IReadOnlyList<Tensor> inputs, IReadOnlyList<Tensor> outputs, bool trains)
+    {
+        var needs = new bool[inputs.Count];
+        var any = trains;
+        for (var i = 0; i < inputs.Count; i++)
+        {
+            needs[i] = NeedsGradient(inputs[i]);
+            any |= needs[i];
+        }
+
+        foreach (var output in outputs)
+        {
+            known[output] = any;
+        }
+
+        if (any)
+        {
+            entries.Add(new Entry(piece, [.. inputs], [.. outputs], needs));
+        }
+        else
+        {
+            piece.Dispose();
+        }
+    }
+
+    /// <summary>
+    /// Runs <paramref name="function"/> as a piece that has no backward pass of its own: autograd over itself alone.
+    /// Trained parameters that the function reads must be named, and must be leaves that require gradients.
+    /// </summary>
+    /// <param name="function">Maps the inputs to one output; may read the parameters' values.</param>
+    /// <param name="inputs">Tensors from roots or earlier pieces.</param>
+    /// <param name="parameters">Parameters the function reads; frozen ones may be among them.</param>
+    /// <returns>The output, detached.</returns>
+    public Tensor Plain(Func<IReadOnlyList<Tensor>, Tensor> function, IReadOnlyList<Tensor> inputs, IReadOnlyList<Parameter> parameters)
+    {
+        var trained = parameters.Where(static parameter => parameter.IsTrained).ToArray();
+        if (trained.Length == 0 && !inputs.Any(NeedsGradient))
+        {
+            var constant = function(inputs);
+            known[constant] = false;
+            return constant;
+        }
+
+        var piece = PlainPiece.Run(function, inputs, [.. inputs.Select(NeedsGradient)], trained);
+        var output = piece.DetachedOutput();
+        Record(piece, inputs, [output], trained.Length > 0);
+        return output;
+    }
+
+    /// <summary>Runs <paramref name="block"/> without keeping more than its input, and again with a tape of its own in the backward pass.</summary>
+    /// <param name="block">Maps an input to an output; called with a context that has no tape, then with one that has.</param>
+    /// <param name="input">Tensor from a root or an earlier piece.</param>
+    /// <param name="context">The forward pass, whose tape this is.</param>
+    /// <param name="trains">Whether the block trains anything.</param>
+    public Tensor Checkpoint(Func<Tensor, ForwardContext, Tensor> block, Tensor input, ForwardContext context, bool trains)
+    {
+        var state = context.Generator?.get_state();
+        var output = block(input, context with { Tape = null });
+        Record(new CheckpointPiece(block, input, context, state, NeedsGradient(input)), [input], [output], trains);
+        return output;
+    }
+
+    /// <summary>Runs all pieces in reverse.</summary>
+    /// <param name="output">The tensor to start from: the last piece's output.</param>
+    /// <param name="gradient">Its gradient, or null for 1 (a loss). The tape does not own it.</param>
+    /// <param name="cancellation">Looked at between pieces.</param>
+    public void Backward(Tensor output, Tensor? gradient = null, CancellationToken cancellation = default)
+    {
+        using var gradients = new GradientMap();
+        using (NewDisposeScope())
+        {
+            gradients.Add(output, gradient ?? ones_like(output), owned: gradient is null);
+        }
+
+        RunBackward(gradients, cancellation);
+    }
+
+    /// <summary>Runs all pieces in reverse and returns the gradient of a root; the caller owns it.</summary>
+    internal Tensor? BackwardTo(Tensor output, Tensor gradient, Tensor root, CancellationToken cancellation)
+    {
+        using var gradients = new GradientMap();
+        gradients.Add(output, gradient, owned: false);
+        RunBackward(gradients, cancellation);
+        return gradients.Take(root);
+    }
+
+    private void RunBackward(GradientMap gradients, CancellationToken cancellation)
+    {
+        using var noGrad = no_grad();
+        for (var i = entries.Count - 1; i >= 0; i--)
+        {
+            cancellation.ThrowIfCancellationRequested();
+            var entry = entries[i];
+            using var scope = NewDisposeScope();
+            var call = new PieceGradients(gradients, entry.Inputs, entry.Outputs, entry.Needs);
+            if (call.HasOutput)
+            {
+                entry.Piece.Backward(call);
+            }
+
+            call.DisposeOutputs();
+            entry.Piece.Dispose();
+            entries.RemoveAt(i);
+        }
+    }
+
+    /// <summary>Drops every piece that has not run.</summary>
+    public void Dispose()
+    {
+        foreach (var entry in entries)
+        {
+            entry.Piece.Dispose();
+        }
+
+        entries.Clear();
+        known.Clear();
+    }
+
+    private sealed record Entry(Piece Piece, Tensor[] Inputs, Tensor[] Outputs, bool[] Needs);
+}
+
+/// <summary>A step of the forward pass that knows its own backward pass and keeps only what that needs.</summary>
+public abstract class Piece : IDisposable
+{
+    private readonly List<Tensor> kept = [];
+
+    /// <summary>Adds the gradients of inputs to <paramref name="gradients"/> and those of parameters to <see cref="Parameter.Gradient"/>. Runs inside a dispose scope, without autograd.</summary>
+    public abstract void Backward(PieceGradients gradients);
+
+    /// <summary>Drops what the piece kept.</summary>
+    public void Dispose()
+    {
+        foreach (var tensor in kept)
+        {
+            tensor.Dispose();
+        }
+
+        kept.Clear();
+        GC.SuppressFinalize(this);
+    }
+
+    /// <summary>Keeps a tensor's memory until the backward pass, whatever happens to the caller's handle.</summary>
+    protected Tensor Keep(Tensor tensor)
+    {
+        var handle = tensor.alias().DetachFromDisposeScope();
+        kept.Add(handle);
+        return handle;
+    }
+
+    /// <summary>Takes over a tensor the piece itself made, without a second handle.</summary>
+    protected Tensor KeepOwn(Tensor tensor)
+    {
+        kept.Add(tensor.DetachFromDisposeScope());
+        return tensor;
+    }
+}
+
+/// <summary>What a piece's backward pass receives and gives.</summary>
+public sealed class PieceGradients
+{
+    private readonly GradientMap map;
+    private readonly Tensor[] inputs;
+    private readonly bool[] needs;
+    private readonly Tensor?[] outputGradients;
+
+    internal PieceGradients(GradientMap map, Tensor[] inputs, Tensor[] outputs, bool[] needs)
+    {
+        this.map = map;
+        this.inputs = inputs;
+        this.needs = needs;
+        outputGradients = [.. outputs.Select(map.Take)];
+    }
+
+    internal bool HasOutput => Array.Exists(outputGradients, static gradient => gradient is not null);
+
+    /// <summary>The gradient of an output; null when nothing downstream depended on it. Freed after the piece has run.</summary>
+    public Tensor? OutputOrNull(int index = 0) => outputGradients[index];
+
+    /// <summary>The gradient of an output of a piece that has one output, or all of whose outputs are always used.</summary>
+    public Tensor Output(int index = 0) => outputGradients[index] ?? throw new InvalidOperationException("This output received no gradient.");
+
+    /// <summary>Whether a gradient is wanted for this input.</summary>
+    public bool Needs(int index = 0) => needs[index];
+
+    /// <summary>Adds to the gradient of an input; ignored where none is wanted.</summary>
+    /// <param name="index">Which input.</param>
+    /// <param name="gradient">Of the input's shape.</param>
+    /// <param name="owned">False when the tensor is an output's gradient passed on, or otherwise still used by someone else.</param>
+    public void Add(int index, Tensor gradient, bool owned = true)
+    {
+        if (needs[index])
+        {
+            map.Add(inputs[index], gradient, owned);
+        }
+    }
+
+    internal void DisposeOutputs()
+    {
+        foreach (var gradient in outputGradients)
+        {
+            gradient?.Dispose();
+        }
+    }
+}
+
+/// <summary>Gradients on their way, by the tensor object they belong to. Sums in place where it owns one of the terms.</summary>
+internal sealed class GradientMap : IDisposable
+{
+    private readonly Dictionary<Tensor, (Tensor Gradient, bool Owned)> entries = new(ReferenceEqualityComparer.Instance);
+
+    public void Add(Tensor of, Tensor gradient, bool owned)
+    {
+        if (!entries.TryGetValue(of, out var existing))
+        {
+            entries[of] = ((owned ? gradient : gradient.alias()).DetachFromDisposeScope(), owned);
+        }
+        else if (existing.Owned)
+        {
+            existing.Gradient.add_(gradient);
+        }
+        else
+        {
+            var sum = owned ? gradient.add_(existing.Gradient) : gradient.add(existing.Gradient);
+            existing.Gradient.Dispose();
+            entries[of] = (sum.DetachFromDisposeScope(), true);
+        }
+    }
+
+    public Tensor? Take(Tensor of) => entries.Remove(of, out var entry) ? entry.Gradient : null;
+
+    public void Dispose()
+    {
+        foreach (var (gradient, _) in entries.Values)
+        {
+            gradient.Dispose();
+        }
+
+        entries.Clear();
+    }
+}
+
+/// <summary>Autograd over one function alone.</summary>
+internal sealed class PlainPiece : Piece
+{
+    private readonly Tensor[] leaves;
+    private readonly int[] leafInputs;
+    private readonly Parameter[] trained;
+    private readonly Tensor output;
+
+    private PlainPiece(Tensor[] leaves, int[] leafInputs, Parameter[] trained, Tensor output)
+    {
+        this.leaves = [.. leaves.Select(KeepOwn)];
+        this.leafInputs = leafInputs;
+        this.trained = trained;
+        this.output = KeepOwn(output);
+    }
+
+    public static PlainPiece Run(Func<IReadOnlyList<Tensor>, Tensor> function, IReadOnlyList<Tensor> inputs, bool[] needs, Parameter[] trained)
+    {
+        using var scope = NewDisposeScope();
+        using var grad = enable_grad();
+        var arguments = inputs.ToArray();
+        var leafInputs = Enumerable.Range(0, inputs.Count).Where(i => needs[i]).ToArray();
+        foreach (var i in leafInputs)
+        {
+            arguments[i] = inputs[i].detach().requires_grad_(true);
+        }
+
+        return new PlainPiece([.. leafInputs.Select(i => arguments[i])], leafInputs, trained, function(arguments));
+    }
+
+    public Tensor DetachedOutput() => output.detach();
+
+    public override void Backward(PieceGradients gradients)
+    {
+        var targets = leaves.Concat(trained.Select(static parameter => parameter.Required)).ToArray();
+        var found = autograd.grad([output], targets, [gradients.Output()], allow_unused: true);
+        for (var i = 0; i < found.Count; i++)
+        {
+            if (found[i] is not { IsInvalid: false } gradient)
+            {
+                continue;
+            }
+
+            if (i < leaves.Length)
+            {
+                gradients.Add(leafInputs[i], gradient);
+            }
+            else
+            {
+                trained[i - leaves.Length].Gradient!.add_(gradient);
+            }
+        }
+    }
+}
+
+/// <summary>A block that kept its input alone.</summary>
+internal sealed class CheckpointPiece : Piece
+{
+    private readonly Func<Tensor, ForwardContext, Tensor> block;
+    private readonly Tensor input;
+    private readonly ForwardContext context;
+    private readonly Tensor? generatorState;
+    private readonly bool needsInput;
+
+    public CheckpointPiece(Func<Tensor, ForwardContext, Tensor> block, Tensor input, ForwardContext context, Tensor? generatorState, bool needsInput)
+    {
+        this.block = block;
+        this.input = Keep(input);
+        this.context = context;
+        this.generatorState = generatorState is null ? null : KeepOwn(generatorState);
+        this.needsInput = needsInput;
+    }
+
+    public override void Backward(PieceGradients gradients)
+    {
+        using var tape = new Tape();
+        tape.AddRoot(input, needsInput);
+        using var later = context.Generator?.get_state();
+        if (generatorState is not null)
+        {
+            // The block must draw the dropout masks it drew the first time.
+            context.Generator!.set_state(generatorState);
+        }
+
+        var output = block(input, context with { Tape = tape });
+        if (later is not null)
+        {
+            context.Generator!.set_state(later);
+        }
+
+        if (tape.BackwardTo(output, gradients.Output(), input, context.Cancellation) is { } gradient)
+        {
+            gradients.Add(0, gradient);
+        }
+    }
+}
