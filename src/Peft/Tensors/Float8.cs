@@ -1,0 +1,37 @@
+namespace Peft.Tensors;
+
+/// <summary>The two 8-bit floating-point formats of safetensors, which TorchSharp has no type for: they are read as float32.</summary>
+public static class Float8
+{
+    private static readonly float[] FromE4M3 = Table(DecodeE4M3);
+    private static readonly float[] FromE5M2 = Table(DecodeE5M2);
+
+    /// <summary>The 256 values of E4M3: bias 7, no infinities, 0x7F and 0xFF are NaN (torch's <c>float8_e4m3fn</c>).</summary>
+    public static ReadOnlySpan<float> E4M3 => FromE4M3;
+
+    /// <summary>The 256 values of E5M2, which is the upper byte of a half (torch's <c>float8_e5m2</c>).</summary>
+    public static ReadOnlySpan<float> E5M2 => FromE5M2;
+
+    private static float DecodeE4M3(byte bits)
+    {
+        int exponent = (bits >> 3) & 0xF;
+        int mantissa = bits & 7;
+        float magnitude = exponent == 0 ? MathF.ScaleB(mantissa, -9)
+            : exponent == 15 && mantissa == 7 ? float.NaN
+            : MathF.ScaleB(8 + mantissa, exponent - 10);
+        return (bits & 0x80) == 0 ? magnitude : -magnitude;
+    }
+
+    private static float DecodeE5M2(byte bits) => (float)BitConverter.UInt16BitsToHalf((ushort)(bits << 8));
+
+    private static float[] Table(Func<byte, float> decode)
+    {
+        var table = new float[256];
+        for (int i = 0; i < table.Length; i++)
+        {
+            table[i] = decode((byte)i);
+        }
+
+        return table;
+    }
+}

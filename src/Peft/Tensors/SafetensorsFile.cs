@@ -1,0 +1,254 @@
+using System.Buffers.Binary;
+using System.Diagnostics.CodeAnalysis;
+using Microsoft.Win32.SafeHandles;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Tensors;
+
+/// <summary>
+/// A safetensors file open for reading. Opening reads and checks the header alone; each tensor's bytes go from the disk straight
+/// into the tensor's memory when it is asked for, or stay in the file where <see cref="Map"/> is asked for.
+/// </summary>
+public sealed class SafetensorsFile : TensorStore
+{
+    private readonly SafeFileHandle _file;
+    private readonly SafetensorsHeader _header;
+    private readonly DateTime _written;
+    private readonly long _length;
+    private readonly Dictionary<ScalarType, Tensor> _mappings = [];
+
+    private SafetensorsFile(string path, SafeFileHandle file, SafetensorsHeader header, long length)
+    {
+        Path = path;
+        _file = file;
+        _header = header;
+        _length = length;
+        _written = File.GetLastWriteTimeUtc(file);
+    }
+
+    /// <inheritdoc/>
+    public override string Path { get; }
+
+    /// <inheritdoc/>
+    public override IReadOnlyCollection<string> Names => _header.Tensors.Keys;
+
+    /// <inheritdoc/>
+    public override IReadOnlyDictionary<string, string> Metadata => _header.Metadata;
+
+    /// <summary>Opens a file and checks its header.</summary>
+    /// <param name="path">The file.</param>
+    /// <returns>The open file; the caller disposes of it.</returns>
+    /// <exception cref="PeftException">
+    /// <c>FileNotFound</c>, <c>FileUnreadable</c>, <c>SafetensorsTruncated</c>, <c>SafetensorsHeaderTooLong</c>, <c>SafetensorsHeaderInvalid</c>,
+    /// <c>SafetensorsDuplicateName</c>, <c>SafetensorsShapeInvalid</c>, <c>SafetensorsShapeOverflow</c>, <c>SafetensorsSizeMismatch</c>,
+    /// <c>SafetensorsOffsetOutOfFile</c>, <c>SafetensorsOverlap</c>, <c>SafetensorsHole</c> or <c>SafetensorsTrailingData</c>.
+    /// </exception>
+    /// <exception cref="NotSupportedByPeftException"><c>SafetensorsUnknownType</c>.</exception>
+    public static SafetensorsFile Open(string path)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(path);
+        SafeFileHandle? file = null;
+        try
+        {
+            file = File.OpenHandle(path, FileMode.Open, FileAccess.Read, FileShare.Read, FileOptions.RandomAccess);
+            long length = RandomAccess.GetLength(file);
+            return new SafetensorsFile(path, file, ReadHeader(file, path, length), length);
+        }
+        catch (Exception error)
+        {
+            file?.Dispose();
+            if (error is IOException or UnauthorizedAccessException)
+            {
+                throw FileErrors.Unreadable(path, error);
+            }
+
+            throw;
+        }
+    }
+
+    /// <inheritdoc/>
+    public override bool TryGetEntry(string name, [NotNullWhen(true)] out TensorEntry? entry)
+    {
+        entry = _header.Tensors.GetValueOrDefault(name)?.Entry;
+        return entry is not null;
+    }
+
+    /// <inheritdoc/>
+    public override Tensor Map(string name, ScalarType? type = null)
+    {
+        SafetensorsTensor tensor = Find(Entry(name));
+        bool mappable = !tensor.Type.IsFloat8 && tensor.Length > 0 && tensor.Offset % tensor.Type.Size == 0;
+        if (!mappable)
+        {
+            return Read(name, type);
+        }
+
+        long first = tensor.Offset / tensor.Type.Size;
+        using Tensor elements = Mapping(tensor.Entry.ScalarType, tensor.Type.Size).narrow(0, first, tensor.Entry.Count);
+        Tensor mapped = elements.view([.. tensor.Entry.Shape]);
+        if (type is null || type == mapped.dtype)
+        {
+            return mapped;
+        }
+
+        using (mapped)
+        {
+            return mapped.to(type.Value);
+        }
+    }
+
+    /// <summary>The error of a damaged file.</summary>
+    /// <param name="errorId">Which lie it tells.</param>
+    /// <param name="path">The file.</param>
+    /// <param name="what">The lie in words.</param>
+    /// <param name="error">What was thrown underneath.</param>
+    /// <returns>The error.</returns>
+    internal static PeftException Damaged(string errorId, string path, string what, Exception? error = null) =>
+        new(errorId, $"'{path}' is not a sound safetensors file: {what}.", error)
+        {
+            Target = path,
+            RecommendedAction = "The file is cut off or damaged; fetch or write it again.",
+        };
+
+    /// <inheritdoc/>
+    protected override Tensor ReadStored(TensorEntry entry)
+    {
+        SafetensorsTensor stored = Find(entry);
+        if (stored.Type.IsFloat8)
+        {
+            return ReadFloat8(stored);
+        }
+
+        Tensor tensor = empty([.. entry.Shape], entry.ScalarType);
+        try
+        {
+            TensorMemory.CopyFrom(tensor, (target, offset) => ReadExactly(_file, Path, target, stored.Offset + offset));
+        }
+        catch
+        {
+            tensor.Dispose();
+            throw;
+        }
+
+        return tensor;
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        if (disposing)
+        {
+            _file.Dispose();
+            foreach (Tensor mapping in _mappings.Values)
+            {
+                mapping.Dispose();
+            }
+
+            _mappings.Clear();
+        }
+    }
+
+    private static SafetensorsHeader ReadHeader(SafeFileHandle file, string path, long fileLength)
+    {
+        if (fileLength < 8)
+        {
+            throw Damaged("SafetensorsTruncated", path, $"it has {fileLength} bytes, fewer than the length of the header takes");
+        }
+
+        Span<byte> prefix = stackalloc byte[8];
+        ReadExactly(file, path, prefix, 0);
+        ulong length = BinaryPrimitives.ReadUInt64LittleEndian(prefix);
+        if (length > SafetensorsHeader.MaxLength)
+        {
+            throw Damaged("SafetensorsHeaderTooLong", path, $"its header claims {length} bytes, more than the format's {SafetensorsHeader.MaxLength}");
+        }
+
+        if ((long)length > fileLength - 8)
+        {
+            throw Damaged("SafetensorsTruncated", path, $"its header claims {length} bytes, but only {fileLength - 8} follow");
+        }
+
+        var json = new byte[length];
+        ReadExactly(file, path, json, 8);
+        return SafetensorsHeader.Parse(json, path, fileLength);
+    }
+
+    private static void ReadExactly(SafeFileHandle file, string path, Span<byte> target, long offset)
+    {
+        while (target.Length > 0)
+        {
+            int count;
+            try
+            {
+                count = RandomAccess.Read(file, target, offset);
+            }
+            catch (IOException error)
+            {
+                throw FileErrors.Unreadable(path, error);
+            }
+
+            if (count == 0)
+            {
+                throw Damaged("SafetensorsTruncated", path, "it became shorter while it was read");
+            }
+
+            target = target[count..];
+            offset += count;
+        }
+    }
+
+    private Tensor ReadFloat8(SafetensorsTensor stored)
+    {
+        Tensor tensor = empty([.. stored.Entry.Shape], ScalarType.Float32);
+        byte[] bytes = new byte[Math.Min(stored.Length, 1 << 16)];
+        TensorMemory.CopyFrom(tensor, (target, offset) =>
+        {
+            Span<float> values = System.Runtime.InteropServices.MemoryMarshal.Cast<byte, float>(target);
+            ReadOnlySpan<float> table = stored.Type.Name == "F8_E4M3" ? Float8.E4M3 : Float8.E5M2;
+            for (int done = 0; done < values.Length; done += bytes.Length)
+            {
+                Span<byte> piece = bytes.AsSpan(0, Math.Min(bytes.Length, values.Length - done));
+                ReadExactly(_file, Path, piece, stored.Offset + (offset / sizeof(float)) + done);
+                for (int i = 0; i < piece.Length; i++)
+                {
+                    values[done + i] = table[piece[i]];
+                }
+            }
+        });
+        return tensor;
+    }
+
+    private SafetensorsTensor Find(TensorEntry entry)
+    {
+        SafetensorsTensor tensor = _header.Tensors[entry.Name];
+        return tensor.Type.ScalarType is not null
+            ? tensor
+            : throw new NotSupportedByPeftException("SafetensorsTypeNotSupported", $"Tensor '{entry.Name}' of '{Path}' has type {tensor.Type.Name}, which Peft does not read.")
+            {
+                Target = entry.Name,
+            };
+    }
+
+    /// <summary>The whole file as elements of one type; copies share it, so it lives as long as any tensor made of it.</summary>
+    private Tensor Mapping(ScalarType type, int size)
+    {
+        lock (_mappings)
+        {
+            if (!_mappings.TryGetValue(type, out Tensor? mapping))
+            {
+                // The engine opens the file by name, so make sure that the name still means the file whose header was checked.
+                var now = new FileInfo(Path);
+                if (!now.Exists || now.Length != _length || now.LastWriteTimeUtc != _written)
+                {
+                    throw new PeftException("FileChanged", $"'{Path}' was replaced or changed since it was opened.") { Target = Path };
+                }
+
+                mapping = from_file(Path, shared: false, size: _length / size, dtype: type).DetachFromDisposeScope();
+                _mappings.Add(type, mapping);
+            }
+
+            return mapping;
+        }
+    }
+}

@@ -1,0 +1,246 @@
+using System.Buffers.Binary;
+using System.Globalization;
+using System.Text.Json;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Tensors;
+
+/// <summary>
+/// Writes safetensors files, whole or not at all. Tensors lie in the order of the Python package (larger element types first, then
+/// by name), so that equal content gives equal bytes there and here.
+/// </summary>
+public static class SafetensorsWriter
+{
+    /// <summary>What the Python libraries write into every file of PyTorch tensors and ask for when they read one.</summary>
+    public static IReadOnlyDictionary<string, string> PyTorchMetadata { get; } = new Dictionary<string, string> { ["format"] = "pt" };
+
+    /// <summary>Writes one file.</summary>
+    /// <param name="path">The file to create or replace.</param>
+    /// <param name="tensors">The tensors by name; they may lie on any device and need not be contiguous.</param>
+    /// <param name="metadata">Strings to put beside them; null is <see cref="PyTorchMetadata"/>.</param>
+    /// <exception cref="PeftException"><c>SafetensorsDuplicateName</c>, or what <see cref="AtomicFile.Write"/> throws.</exception>
+    /// <exception cref="NotSupportedByPeftException"><c>SafetensorsTypeNotSupported</c>.</exception>
+    public static void Write(string path, IEnumerable<(string Name, Tensor Value)> tensors, IReadOnlyDictionary<string, string>? metadata = null)
+    {
+        ArgumentNullException.ThrowIfNull(tensors);
+        List<Row> rows = Order(tensors);
+        AtomicFile.Write(path, stream => WriteTo(stream, rows, metadata ?? PyTorchMetadata));
+    }
+
+    /// <summary>
+    /// Writes a model's weights into a folder: one file, or numbered shards with an index where they are larger than a limit. What an
+    /// earlier save left under the same stem is replaced as a whole, after everything new is on the disk.
+    /// </summary>
+    /// <param name="folder">The folder, which must exist.</param>
+    /// <param name="tensors">The tensors by name.</param>
+    /// <param name="metadata">Strings to put into each file; null is <see cref="PyTorchMetadata"/>.</param>
+    /// <param name="stem">File name without extension.</param>
+    /// <param name="maxShardBytes">The most bytes of tensors a file holds, unless a single tensor is larger; default 50 GB as in transformers.</param>
+    /// <returns>The paths of the files that were written.</returns>
+    public static IReadOnlyList<string> WriteFolder(
+        string folder,
+        IEnumerable<(string Name, Tensor Value)> tensors,
+        IReadOnlyDictionary<string, string>? metadata = null,
+        string stem = "model",
+        long maxShardBytes = 50_000_000_000)
+    {
+        ArgumentNullException.ThrowIfNull(tensors);
+        ArgumentOutOfRangeException.ThrowIfNegativeOrZero(maxShardBytes);
+        List<List<Row>> shards = Split(tensors, maxShardBytes);
+        List<(string Name, Action<Stream> Write)> files = [];
+        for (int i = 0; i < shards.Count; i++)
+        {
+            List<Row> rows = shards[i];
+            string name = shards.Count == 1 ? $"{stem}.safetensors" : ShardName(stem, i + 1, shards.Count);
+            files.Add((name, stream => WriteTo(stream, rows, metadata ?? PyTorchMetadata)));
+        }
+
+        string index = $"{stem}.safetensors.index.json";
+        if (shards.Count > 1)
+        {
+            files.Add((index, stream => WriteIndex(stream, shards, stem)));
+        }
+
+        ReplaceTogether(folder, files);
+        DeleteStale(folder, stem, [.. files.Select(file => file.Name)]);
+        return [.. files.Select(file => Path.Combine(folder, file.Name))];
+    }
+
+    private static string ShardName(string stem, int number, int count) =>
+        string.Create(CultureInfo.InvariantCulture, $"{stem}-{number:D5}-of-{count:D5}.safetensors");
+
+    private static void ReplaceTogether(string folder, List<(string Name, Action<Stream> Write)> files)
+    {
+        var written = new List<(string Temporary, string Target)>();
+        try
+        {
+            foreach ((string name, Action<Stream> write) in files)
+            {
+                string target = Path.Combine(folder, name);
+                written.Add((AtomicFile.WriteBeside(target, write), target));
+            }
+
+            foreach ((string temporary, string target) in written)
+            {
+                AtomicFile.Replace(temporary, target);
+            }
+        }
+        finally
+        {
+            foreach ((string temporary, _) in written.Where(file => File.Exists(file.Temporary)))
+            {
+                AtomicFile.Discard(temporary);
+            }
+        }
+    }
+
+    /// <summary>Readers take the single file before the index, so leftovers of another save would be read instead of what was written.</summary>
+    private static void DeleteStale(string folder, string stem, HashSet<string> written)
+    {
+        IEnumerable<string> old = Directory.EnumerateFiles(folder, $"{stem}-*-of-*.safetensors")
+            .Append(Path.Combine(folder, $"{stem}.safetensors"))
+            .Append(Path.Combine(folder, $"{stem}.safetensors.index.json"));
+        foreach (string path in old.Where(path => !written.Contains(Path.GetFileName(path))))
+        {
+            File.Delete(path);
+        }
+    }
+
+    private static void WriteIndex(Stream stream, List<List<Row>> shards, string stem)
+    {
+        var map = new SortedDictionary<string, string>(StringComparer.Ordinal);
+        for (int i = 0; i < shards.Count; i++)
+        {
+            foreach (Row row in shards[i])
+            {
+                map.Add(row.Name, ShardName(stem, i + 1, shards.Count));
+            }
+        }
+
+        long total = shards.Sum(shard => shard.Sum(row => row.Length));
+        JsonSerializer.Serialize(stream, new { metadata = new { total_size = total }, weight_map = map }, JsonFile.WriteOptions);
+        stream.WriteByte((byte)'\n');
+    }
+
+    private static List<List<Row>> Split(IEnumerable<(string Name, Tensor Value)> tensors, long maxShardBytes)
+    {
+        List<List<Row>> shards = [[]];
+        long filled = 0;
+        foreach ((string name, Tensor value) in tensors)
+        {
+            Row row = Row.Of(name, value);
+            if (filled > 0 && filled + row.Length > maxShardBytes)
+            {
+                shards.Add([]);
+                filled = 0;
+            }
+
+            shards[^1].Add(row);
+            filled += row.Length;
+        }
+
+        RefuseDuplicates(shards.SelectMany(shard => shard));
+        return [.. shards.Select(shard => shard.Order().ToList())];
+    }
+
+    private static List<Row> Order(IEnumerable<(string Name, Tensor Value)> tensors)
+    {
+        List<Row> rows = [.. tensors.Select(tensor => Row.Of(tensor.Name, tensor.Value))];
+        RefuseDuplicates(rows);
+        rows.Sort();
+        return rows;
+    }
+
+    private static void RefuseDuplicates(IEnumerable<Row> rows)
+    {
+        var seen = new HashSet<string>();
+        string? twice = rows.FirstOrDefault(row => !seen.Add(row.Name))?.Name;
+        if (twice is not null || seen.Contains("__metadata__"))
+        {
+            throw new PeftException("SafetensorsDuplicateName", $"The tensor name '{twice ?? "__metadata__"}' can't be written: it is taken already.") { Target = twice };
+        }
+    }
+
+    private static void WriteTo(Stream stream, List<Row> rows, IReadOnlyDictionary<string, string> metadata)
+    {
+        byte[] header = Header(rows, metadata);
+        Span<byte> length = stackalloc byte[8];
+        BinaryPrimitives.WriteInt64LittleEndian(length, header.Length);
+        stream.Write(length);
+        stream.Write(header);
+        foreach (Row row in rows)
+        {
+            TensorMemory.CopyTo(row.Value, stream);
+        }
+    }
+
+    private static byte[] Header(List<Row> rows, IReadOnlyDictionary<string, string> metadata)
+    {
+        using var buffer = new MemoryStream();
+        using (var writer = new Utf8JsonWriter(buffer, new JsonWriterOptions { Encoder = JsonFile.WriteOptions.Encoder }))
+        {
+            writer.WriteStartObject();
+            if (metadata.Count > 0)
+            {
+                writer.WriteStartObject("__metadata__");
+                foreach ((string key, string value) in metadata.OrderBy(pair => pair.Key, StringComparer.Ordinal))
+                {
+                    writer.WriteString(key, value);
+                }
+
+                writer.WriteEndObject();
+            }
+
+            long offset = 0;
+            foreach (Row row in rows)
+            {
+                WriteEntry(writer, row, offset);
+                offset += row.Length;
+            }
+
+            writer.WriteEndObject();
+        }
+
+        // Padded with spaces, so that the data begins at a multiple of eight and can be mapped.
+        while (buffer.Length % 8 != 0)
+        {
+            buffer.WriteByte((byte)' ');
+        }
+
+        return buffer.ToArray();
+    }
+
+    private static void WriteEntry(Utf8JsonWriter writer, Row row, long offset)
+    {
+        writer.WriteStartObject(row.Name);
+        writer.WriteString("dtype", row.Type.Name);
+        writer.WriteStartArray("shape");
+        foreach (long size in row.Value.shape)
+        {
+            writer.WriteNumberValue(size);
+        }
+
+        writer.WriteEndArray();
+        writer.WriteStartArray("data_offsets");
+        writer.WriteNumberValue(offset);
+        writer.WriteNumberValue(offset + row.Length);
+        writer.WriteEndArray();
+        writer.WriteEndObject();
+    }
+
+    private sealed record Row(string Name, Tensor Value, SafetensorsType Type, long Length) : IComparable<Row>
+    {
+        public static Row Of(string name, Tensor value)
+        {
+            SafetensorsType type = SafetensorsType.For(value.dtype, name);
+            return new Row(name, value, type, value.NumberOfElements * type.Size);
+        }
+
+        public int CompareTo(Row? other)
+        {
+            int byType = other!.Type.Rank.CompareTo(Type.Rank);
+            return byType != 0 ? byType : string.CompareOrdinal(Name, other.Name);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+using System.Diagnostics.CodeAnalysis;
+using System.Text.Json;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Tensors;
+
+/// <summary>Tensors spread over several files, with an index (<c>model.safetensors.index.json</c>) that says which file holds which.</summary>
+public sealed class ShardedTensorStore : TensorStore
+{
+    private readonly Dictionary<string, TensorStore> _stores = [];
+    private readonly Dictionary<string, TensorStore> _storeOf = [];
+
+    private ShardedTensorStore(string path) => Path = path;
+
+    /// <inheritdoc/>
+    public override string Path { get; }
+
+    /// <inheritdoc/>
+    public override IReadOnlyCollection<string> Names => _storeOf.Keys;
+
+    /// <summary>Opens an index and all files it names.</summary>
+    /// <param name="path">The index file.</param>
+    /// <returns>The store; the caller disposes of it.</returns>
+    /// <exception cref="PeftException">
+    /// <c>ShardIndexInvalid</c>, <c>ShardOutsideFolder</c>, <c>ShardMissing</c>, <c>ShardLacksTensor</c>, or what opening a shard throws.
+    /// </exception>
+    public static ShardedTensorStore Open(string path)
+    {
+        JsonElement index = JsonFile.ReadObject(path);
+        if (!index.TryGetProperty("weight_map", out JsonElement map) || map.ValueKind != JsonValueKind.Object)
+        {
+            throw new PeftException("ShardIndexInvalid", $"'{path}' has no object 'weight_map' that says which file holds which tensor.") { Target = path };
+        }
+
+        var store = new ShardedTensorStore(path);
+        try
+        {
+            foreach (JsonProperty row in map.EnumerateObject())
+            {
+                store.Add(row.Name, row.Value.ValueKind == JsonValueKind.String ? row.Value.GetString()! : string.Empty);
+            }
+        }
+        catch
+        {
+            store.Dispose();
+            throw;
+        }
+
+        return store;
+    }
+
+    /// <inheritdoc/>
+    public override bool TryGetEntry(string name, [NotNullWhen(true)] out TensorEntry? entry)
+    {
+        entry = null;
+        return _storeOf.TryGetValue(name, out TensorStore? store) && store.TryGetEntry(name, out entry);
+    }
+
+    /// <inheritdoc/>
+    public override Tensor Map(string name, ScalarType? type = null)
+    {
+        Entry(name);
+        return _storeOf[name].Map(name, type);
+    }
+
+    /// <inheritdoc/>
+    protected override Tensor ReadStored(TensorEntry entry) => _storeOf[entry.Name].Read(entry.Name);
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        if (disposing)
+        {
+            foreach (TensorStore store in _stores.Values)
+            {
+                store.Dispose();
+            }
+        }
+    }
+
+    private void Add(string tensorName, string fileName)
+    {
+        if (fileName.Length == 0 || fileName != System.IO.Path.GetFileName(fileName))
+        {
+            throw new PeftException("ShardOutsideFolder", $"'{Path}' says that tensor '{tensorName}' lies in '{fileName}', which is no file name of its own folder.") { Target = Path };
+        }
+
+        if (!_stores.TryGetValue(fileName, out TensorStore? store))
+        {
+            string shard = System.IO.Path.Combine(System.IO.Path.GetDirectoryName(System.IO.Path.GetFullPath(Path))!, fileName);
+            if (!File.Exists(shard))
+            {
+                throw new PeftException("ShardMissing", $"'{Path}' names the file '{fileName}', which is not there.")
+                {
+                    Target = shard,
+                    RecommendedAction = "Fetch the missing part of the model.",
+                };
+            }
+
+            store = OpenFile(shard);
+            _stores.Add(fileName, store);
+        }
+
+        if (!store.Contains(tensorName))
+        {
+            throw new PeftException("ShardLacksTensor", $"'{Path}' says that '{fileName}' holds tensor '{tensorName}', but it does not.") { Target = tensorName };
+        }
+
+        _storeOf[tensorName] = store;
+    }
+}

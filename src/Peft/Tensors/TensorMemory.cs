@@ -1,0 +1,68 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using static TorchSharp.torch;
+
+namespace Peft.Tensors;
+
+/// <summary>A tensor's own memory, for code that fills or empties it without a copy in between.</summary>
+internal static unsafe class TensorMemory
+{
+    private const int ChunkBytes = 1 << 26;
+
+    /// <summary>Delegate that fills a piece of memory with the bytes that start at an offset.</summary>
+    /// <param name="target">The memory to fill.</param>
+    /// <param name="offset">How many bytes came before.</param>
+    public delegate void Fill(Span<byte> target, long offset);
+
+    /// <summary>Where a tensor's elements begin.</summary>
+    /// <param name="tensor">Contiguous and on the CPU.</param>
+    /// <returns>The address, or null for a tensor without elements. Valid as long as the tensor lives.</returns>
+    public static byte* Pointer(Tensor tensor)
+    {
+        if (tensor.NumberOfElements == 0)
+        {
+            return null;
+        }
+
+        // A view of one element, since a span can't be longer than 2 GB.
+        using Tensor flat = tensor.view(-1);
+        using Tensor first = flat.narrow(0, 0, 1);
+        return (byte*)Unsafe.AsPointer(ref MemoryMarshal.GetReference(first.bytes));
+    }
+
+    /// <summary>A tensor's elements as a span.</summary>
+    /// <typeparam name="T">The element's type, of the same size as the tensor's.</typeparam>
+    /// <param name="tensor">Contiguous, on the CPU, not larger than 2 GB.</param>
+    /// <returns>The elements themselves, not a copy.</returns>
+    public static Span<T> Span<T>(Tensor tensor)
+        where T : unmanaged => MemoryMarshal.Cast<byte, T>(tensor.bytes);
+
+    /// <summary>Fills a tensor's memory piece by piece.</summary>
+    /// <param name="tensor">Contiguous and on the CPU.</param>
+    /// <param name="fill">Called for consecutive pieces.</param>
+    public static void CopyFrom(Tensor tensor, Fill fill)
+    {
+        long length = tensor.NumberOfElements * tensor.ElementSize;
+        byte* pointer = Pointer(tensor);
+        for (long offset = 0; offset < length; offset += ChunkBytes)
+        {
+            fill(new Span<byte>(pointer + offset, (int)Math.Min(ChunkBytes, length - offset)), offset);
+        }
+    }
+
+    /// <summary>Writes a tensor's elements to a stream, in row-major order.</summary>
+    /// <param name="tensor">Any tensor: what isn't contiguous or on the CPU is copied first.</param>
+    /// <param name="stream">Where to write.</param>
+    public static void CopyTo(Tensor tensor, Stream stream)
+    {
+        using Tensor detached = tensor.detach();
+        using Tensor onCpu = detached.cpu();
+        using Tensor plain = onCpu.contiguous();
+        long length = plain.NumberOfElements * plain.ElementSize;
+        byte* pointer = Pointer(plain);
+        for (long offset = 0; offset < length; offset += ChunkBytes)
+        {
+            stream.Write(new ReadOnlySpan<byte>(pointer + offset, (int)Math.Min(ChunkBytes, length - offset)));
+        }
+    }
+}
