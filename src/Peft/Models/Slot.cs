@@ -20,8 +20,11 @@ public abstract class Slot
     /// </summary>
     /// <param name="x">Input, [..., in].</param>
     /// <param name="context">The forward pass.</param>
-    /// <param name="baseProduct">Forms the layer's own output from an input and records itself on the tape.</param>
-    public abstract Tensor Forward(Tensor x, ForwardContext context, Func<Tensor, Tensor> baseProduct);
+    /// <param name="baseProduct">
+    /// Forms the layer's own output from an input under a context (in a mixed batch, that of one group of rows: it decides which
+    /// overlay <see cref="Parameter.Effective"/> gives) and records itself on that context's tape.
+    /// </param>
+    public abstract Tensor Forward(Tensor x, ForwardContext context, Func<Tensor, ForwardContext, Tensor> baseProduct);
 }
 
 /// <summary>What acts in a slot: nothing, only low-rank changes (which the layer computes itself, fused), or something that needs <see cref="Slot.Forward"/>.</summary>
