@@ -1,0 +1,57 @@
+using Peft.Generation.LogitsProcessors;
+
+namespace Peft.Generation;
+
+/// <summary>Chooses a row's next token from its scores: applies the rules, then takes the likeliest or draws.</summary>
+/// <remarks>One a row, so that what a row draws does not depend on the rows beside it.</remarks>
+internal sealed class TokenSampler
+{
+    private readonly IReadOnlyList<LogitsProcessor> chain;
+    private readonly Random? random;
+
+    public TokenSampler(GenerationOptions options, IReadOnlyList<int> endOfText, int row)
+    {
+        chain = LogitsProcessorChain.Create(options, endOfText);
+        if (options.Sample)
+        {
+            random = options.Seed is { } seed ? new Random(unchecked((int)(seed ^ (seed >> 32)) + (row * 7919))) : new Random();
+        }
+    }
+
+    /// <summary>Whether the choice is the largest score and nothing else, so that it can be made where the scores are.</summary>
+    public bool IsPlainGreedy => chain.Count == 0 && random is null;
+
+    /// <summary>Chooses a token; changes <paramref name="scores"/>.</summary>
+    public int Choose(ReadOnlySpan<int> ids, int added, Span<float> scores)
+    {
+        foreach (var process in chain)
+        {
+            process(ids, added, scores);
+        }
+
+        return random is null ? System.Numerics.Tensors.TensorPrimitives.IndexOfMax<float>(scores) : Draw(scores);
+    }
+
+    private int Draw(ReadOnlySpan<float> scores)
+    {
+        var probabilities = Truncation.Softmax(scores);
+        var left = random!.NextDouble();
+        var last = 0;
+        for (var i = 0; i < probabilities.Length; i++)
+        {
+            if (probabilities[i] == 0)
+            {
+                continue;
+            }
+
+            last = i;
+            left -= probabilities[i];
+            if (left < 0)
+            {
+                break;
+            }
+        }
+
+        return last;
+    }
+}
