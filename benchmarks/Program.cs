@@ -1,1 +1,111 @@
-Console.WriteLine("Peft");
+using System.Globalization;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using Peft.Benchmarks;
+using Peft.Benchmarks.Peer;
+using Spectre.Console;
+
+CultureInfo.CurrentCulture = CultureInfo.InvariantCulture;
+if (args is ["--job", var name])
+{
+    Console.WriteLine(BenchmarkRegistry.All.First(job => job.Name == name).Run().ToJson());
+    return 0;
+}
+
+var chosen = BenchmarkRegistry.All.Where(job => args.Length == 0 || args.Any(prefix => job.Name.StartsWith(prefix, StringComparison.Ordinal))).ToArray();
+if (chosen.Length == 0)
+{
+    Console.Error.WriteLine($"No benchmark is called '{string.Join(' ', args)}'. There are: {string.Join(", ", BenchmarkRegistry.All.Select(job => job.Name))}.");
+    return 2;
+}
+
+var repository = FindRepository();
+var peer = PythonPeer.Find(repository);
+var rates = new Dictionary<string, double>
+{
+    ["float32"] = MatrixProductRate.Measure(TorchSharp.torch.ScalarType.Float32),
+    ["bfloat16"] = MatrixProductRate.Measure(TorchSharp.torch.ScalarType.BFloat16),
+};
+Console.WriteLine($"Matrix products here: {rates["float32"] / 1e9:F0} GFLOP/s in float32, {rates["bfloat16"] / 1e9:F0} in bfloat16.");
+Console.WriteLine(peer is null
+    ? "No Python peer found (PEFT_PEER_PYTHON names one): our own figures alone."
+    : "Each job runs in a process of its own, in turns with the Python peer; the ratio is ours to the peer's.");
+var table = new Table().Border(TableBorder.Simple);
+table.AddColumns("job", "ours", "peer", "ratio", "peak GB", "peer GB", "ratio", "share of matmul");
+foreach (var column in table.Columns.Skip(1))
+{
+    column.Alignment = Justify.Right;
+}
+
+var results = new JsonArray();
+foreach (var job in chosen)
+{
+    Console.Error.WriteLine($"Running {job.Name} …");
+    var (ours, theirs) = RunInTurns(job, peer);
+    AddRow(table, results, job, ours, theirs, rates);
+}
+
+AnsiConsole.Write(table);
+var file = Path.Combine(repository, "artifacts", "bench.json");
+Directory.CreateDirectory(Path.GetDirectoryName(file)!);
+File.WriteAllText(file, results.ToJsonString(new JsonSerializerOptions { WriteIndented = true }));
+Console.WriteLine("Written to artifacts/bench.json.");
+return 0;
+
+static (BenchmarkFigure Ours, JsonNode? Theirs) RunInTurns(Benchmark job, PythonPeer? peer)
+{
+    var ours = new List<BenchmarkFigure>();
+    var theirs = new List<JsonNode>();
+    for (var i = 0; i < job.Repeats; i++)
+    {
+        var line = PythonPeer.Run("dotnet", [typeof(Benchmark).Assembly.Location, "--job", job.Name], new Dictionary<string, string?>());
+        ours.Add(BenchmarkFigure.FromJson(JsonNode.Parse(line.Split('\n', StringSplitOptions.RemoveEmptyEntries)[^1])!));
+        if (peer is not null && job.PeerArguments is not null)
+        {
+            theirs.Add(peer.Run(job.PeerArguments));
+        }
+    }
+
+    return (
+        ours.OrderBy(figure => figure.Value).ElementAt(ours.Count / 2),
+        theirs.OrderBy(line => (double)line[job.PeerKey]!).ElementAtOrDefault(theirs.Count / 2));
+}
+
+static void AddRow(Table table, JsonArray results, Benchmark job, BenchmarkFigure ours, JsonNode? theirs, Dictionary<string, double> rates)
+{
+    var theirValue = (double?)theirs?[job.PeerKey];
+    var theirPeak = (double?)theirs?["peak_bytes"];
+    var ratio = ours.Value / theirValue;
+    var memory = ours.PeakBytes / theirPeak;
+    table.AddRow(
+        job.Name, $"{ours.Value:N1} {job.Unit}", theirValue is null ? "" : $"{theirValue:N1}", ratio is null ? "" : $"{ratio:F2}",
+        $"{ours.PeakBytes / 1e9:F2}", theirPeak is null ? "" : $"{theirPeak / 1e9:F2}", memory is null ? "" : $"{memory:F2}",
+        ours.MatrixProductShare is null ? "" : $"{ours.MatrixProductShare:P0}");
+    results.Add(new JsonObject
+    {
+        ["name"] = job.Name,
+        ["ours"] = ours.Value,
+        ["peer"] = theirValue,
+        ["ratio"] = ratio,
+        ["unit"] = job.Unit,
+        ["ours_peak_bytes"] = ours.PeakBytes,
+        ["peer_peak_bytes"] = theirPeak,
+        ["share_of_matrix_product_rate"] = ours.MatrixProductShare,
+        ["matrix_product_float32"] = rates["float32"],
+        ["matrix_product_bfloat16"] = rates["bfloat16"],
+        ["note"] = ours.Note,
+    });
+}
+
+static string FindRepository()
+{
+    for (var folder = new DirectoryInfo(AppContext.BaseDirectory); folder is not null; folder = folder.Parent)
+    {
+        if (File.Exists(Path.Combine(folder.FullName, "PeftModule.sln")))
+        {
+            return folder.FullName;
+        }
+    }
+
+    return Environment.CurrentDirectory;
+}
