@@ -1,0 +1,28 @@
+@{
+    RootModule           = 'bin/Peft.psm1'
+    ModuleVersion        = '0.1.0'
+    GUID                 = '7c3e0b52-5a3c-4e1e-9a58-2f8b1f1c6d10'
+    Author               = 'Peft for PowerShell contributors'
+    CompanyName          = 'Peft for PowerShell contributors'
+    Copyright            = '(c) Peft for PowerShell contributors'
+    Description          = 'Fine-tunes language models with small adapters (LoRA and its relatives), in process, reading and writing the files of the Python ecosystem.'
+
+    # Windows PowerShell 5.1 runs on another .NET and is refused by these two lines.
+    PowerShellVersion    = '7.6'
+    CompatiblePSEditions = @('Core')
+
+    FormatsToProcess     = @('bin/Peft.Format.ps1xml')
+
+    FunctionsToExport    = @()
+    VariablesToExport    = @()
+    CmdletsToExport      = @(
+        'Get-PeftDevice'
+    )
+    AliasesToExport      = @()
+
+    PrivateData          = @{
+        PSData = @{
+            Tags = @('LoRA', 'PEFT', 'fine-tuning', 'LLM', 'adapter', 'TorchSharp', 'PSEdition_Core', 'Windows', 'Linux', 'MacOS')
+        }
+    }
+}
