@@ -33,8 +33,8 @@ public sealed class SafetensorsFile : TensorStore
     /// <inheritdoc/>
     public override IReadOnlyCollection<string> Names => _header.Tensors.Keys;
 
-    /// <inheritdoc/>
-    public override IReadOnlyDictionary<string, string> Metadata => _header.Metadata;
+    /// <summary>Strings that the writer put beside the tensors.</summary>
+    public IReadOnlyDictionary<string, string> Metadata => _header.Metadata;
 
     /// <summary>Opens a file and checks its header.</summary>
     /// <param name="path">The file.</param>

@@ -1,4 +1,5 @@
 using System.Diagnostics.CodeAnalysis;
+using Peft.Tensors.Gguf;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -23,9 +24,6 @@ public abstract class TensorStore : IDisposable
 {
     /// <summary>The names of all tensors, in the file's order.</summary>
     public abstract IReadOnlyCollection<string> Names { get; }
-
-    /// <summary>Strings that the writer put beside the tensors; empty where the format has none.</summary>
-    public virtual IReadOnlyDictionary<string, string> Metadata { get; } = new Dictionary<string, string>();
 
     /// <summary>What messages call this store: its path.</summary>
     public abstract string Path { get; }
@@ -82,7 +80,8 @@ public abstract class TensorStore : IDisposable
     /// <param name="stem">File name without extension: <c>model</c>, <c>adapter_model</c>, <c>diffusion_pytorch_model</c>.</param>
     /// <param name="pickleStem">The same for pickles; null is <c>pytorch_model</c> beside <c>model</c>, else the stem itself.</param>
     /// <returns>
-    /// The first of <c>STEM.safetensors</c>, <c>STEM.safetensors.index.json</c>, <c>PICKLESTEM.bin</c>, <c>PICKLESTEM.bin.index.json</c>.
+    /// The first of <c>STEM.safetensors</c>, <c>STEM.safetensors.index.json</c>, <c>PICKLESTEM.bin</c>, <c>PICKLESTEM.bin.index.json</c>; for
+    /// <c>model</c> also the only GGUF file of the folder, under Hugging Face's names.
     /// </returns>
     /// <exception cref="PeftException"><c>WeightsNotFound</c> or <c>FolderNotFound</c>, or what opening the file throws.</exception>
     public static TensorStore OpenFolder(string folder, string stem = "model", string? pickleStem = null)
@@ -96,8 +95,14 @@ public abstract class TensorStore : IDisposable
         pickleStem ??= stem == "model" ? "pytorch_model" : stem;
         string[] candidates = [$"{stem}.safetensors", $"{stem}.safetensors.index.json", $"{pickleStem}.bin", $"{pickleStem}.bin.index.json"];
         string? found = candidates.Select(name => System.IO.Path.Combine(folder, name)).FirstOrDefault(File.Exists);
-        return found is not null
-            ? OpenFile(found)
+        if (found is not null)
+        {
+            return OpenFile(found);
+        }
+
+        string[] gguf = stem == "model" ? Directory.GetFiles(folder, "*.gguf") : [];
+        return gguf.Length == 1
+            ? GgufModel.Open(gguf[0])
             : throw new PeftException("WeightsNotFound", $"The folder '{folder}' holds no weights: none of {string.Join(", ", candidates)}.")
             {
                 Target = folder,
@@ -122,6 +127,7 @@ public abstract class TensorStore : IDisposable
         return System.IO.Path.GetExtension(name).ToUpperInvariant() switch
         {
             ".SAFETENSORS" => SafetensorsFile.Open(path),
+            ".GGUF" => GgufFile.Open(path),
             _ => throw new NotSupportedByPeftException("WeightFormatNotSupported", $"'{path}' has no known weight format.")
             {
                 Target = path,

@@ -1,0 +1,218 @@
+using System.Diagnostics.CodeAnalysis;
+using System.Text.Json.Nodes;
+using System.Text.RegularExpressions;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Tensors.Gguf;
+
+/// <summary>
+/// A model in a GGUF file as Hugging Face sees it: a configuration, and tensors under the names and in the order of rows that
+/// transformers uses. Architecture <c>llama</c> (Llama, Mistral, SmolLM and what else is built alike).
+/// </summary>
+public sealed partial class GgufModel : TensorStore
+{
+    private static readonly Dictionary<string, string> Whole = new()
+    {
+        ["token_embd"] = "model.embed_tokens",
+        ["output_norm"] = "model.norm",
+        ["output"] = "lm_head",
+    };
+
+    private static readonly Dictionary<string, string> InLayer = new()
+    {
+        ["attn_norm"] = "input_layernorm",
+        ["attn_q"] = "self_attn.q_proj",
+        ["attn_k"] = "self_attn.k_proj",
+        ["attn_v"] = "self_attn.v_proj",
+        ["attn_output"] = "self_attn.o_proj",
+        ["ffn_norm"] = "post_attention_layernorm",
+        ["ffn_gate"] = "mlp.gate_proj",
+        ["ffn_up"] = "mlp.up_proj",
+        ["ffn_down"] = "mlp.down_proj",
+    };
+
+    private readonly Dictionary<string, TensorEntry> _entries = [];
+    private readonly Dictionary<string, string> _fileNames = [];
+    private readonly long _heads;
+    private readonly long _keyValueHeads;
+
+    private GgufModel(GgufFile file)
+    {
+        File = file;
+        string architecture = file.Metadata.GetText("general.architecture") ?? "(none)";
+        if (architecture != "llama")
+        {
+            throw new NotSupportedByPeftException("GgufArchitectureNotSupported", $"'{file.Path}' holds a model of the architecture '{architecture}'; Peft reads 'llama'.")
+            {
+                Target = file.Path,
+                RecommendedAction = "Use the model's safetensors files.",
+            };
+        }
+
+        _heads = file.Metadata.GetInteger("llama.attention.head_count");
+        _keyValueHeads = file.Metadata.GetInteger("llama.attention.head_count_kv", _heads);
+        if (_heads <= 0 || _keyValueHeads <= 0)
+        {
+            throw new PeftException("GgufHeadsInvalid", $"'{file.Path}' claims {_heads} attention heads and {_keyValueHeads} for keys and values.") { Target = file.Path };
+        }
+
+        foreach (string name in file.Names)
+        {
+            string translated = Translate(name);
+            _fileNames.Add(translated, name);
+            _entries.Add(translated, file.Entry(name) with { Name = translated });
+        }
+    }
+
+    /// <summary>The file underneath, with its own names and the metadata of the tokenizer.</summary>
+    public GgufFile File { get; }
+
+    /// <inheritdoc/>
+    public override string Path => File.Path;
+
+    /// <inheritdoc/>
+    public override IReadOnlyCollection<string> Names => _entries.Keys;
+
+    /// <summary>Opens a file.</summary>
+    /// <param name="path">The file.</param>
+    /// <returns>The model; the caller disposes of it.</returns>
+    /// <exception cref="PeftException">As <see cref="GgufFile.Open"/>, <c>GgufKeyMissing</c> or <c>GgufHeadsInvalid</c>.</exception>
+    /// <exception cref="NotSupportedByPeftException"><c>GgufArchitectureNotSupported</c> or <c>GgufTensorNotSupported</c>.</exception>
+    public static GgufModel Open(string path)
+    {
+        GgufFile file = GgufFile.Open(path);
+        try
+        {
+            return new GgufModel(file);
+        }
+        catch
+        {
+            file.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>What the model's <c>config.json</c> would say.</summary>
+    /// <returns>A new object in the layout of transformers.</returns>
+    public JsonObject CreateConfig()
+    {
+        GgufMetadata metadata = File.Metadata;
+        long hidden = metadata.GetInteger("llama.embedding_length");
+        long headSize = metadata.GetInteger("llama.attention.key_length", metadata.GetInteger("llama.rope.dimension_count", hidden / _heads));
+        var config = new JsonObject
+        {
+            ["architectures"] = new JsonArray("LlamaForCausalLM"),
+            ["model_type"] = "llama",
+            ["vocab_size"] = Entry("model.embed_tokens.weight").Shape[0],
+            ["hidden_size"] = hidden,
+            ["intermediate_size"] = metadata.GetInteger("llama.feed_forward_length"),
+            ["num_hidden_layers"] = metadata.GetInteger("llama.block_count"),
+            ["num_attention_heads"] = _heads,
+            ["num_key_value_heads"] = _keyValueHeads,
+            ["head_dim"] = headSize,
+            ["hidden_act"] = "silu",
+            ["max_position_embeddings"] = metadata.GetInteger("llama.context_length"),
+            ["rms_norm_eps"] = metadata.GetNumber("llama.attention.layer_norm_rms_epsilon"),
+            ["rope_parameters"] = RopeParameters(metadata),
+            ["attention_bias"] = Contains("model.layers.0.self_attn.q_proj.bias"),
+            ["mlp_bias"] = Contains("model.layers.0.mlp.up_proj.bias"),
+            ["tie_word_embeddings"] = !Contains("lm_head.weight"),
+        };
+        foreach (string token in (string[])["bos", "eos", "pad", "unk"])
+        {
+            string key = $"tokenizer.ggml.{(token == "pad" ? "padding" : token == "unk" ? "unknown" : token)}_token_id";
+            if (metadata.ContainsKey(key))
+            {
+                config[$"{token}_token_id"] = metadata.GetInteger(key);
+            }
+        }
+
+        return config;
+    }
+
+    /// <inheritdoc/>
+    public override bool TryGetEntry(string name, [NotNullWhen(true)] out TensorEntry? entry) => _entries.TryGetValue(name, out entry);
+
+    /// <inheritdoc/>
+    protected override Tensor ReadStored(TensorEntry entry)
+    {
+        Tensor stored = File.Read(_fileNames[entry.Name]);
+        long heads = entry.Name.Contains(".q_proj.", StringComparison.Ordinal) ? _heads
+            : entry.Name.Contains(".k_proj.", StringComparison.Ordinal) ? _keyValueHeads : 0;
+        if (heads == 0)
+        {
+            return stored;
+        }
+
+        using (stored)
+        {
+            return WithoutInterleaving(stored, heads);
+        }
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        if (disposing)
+        {
+            File.Dispose();
+        }
+    }
+
+    [GeneratedRegex(@"^blk\.(?<layer>[0-9]{1,6})\.(?<part>[a-z_]+)\.(?<kind>weight|bias)$", RegexOptions.CultureInvariant, matchTimeoutMilliseconds: 1000)]
+    private static partial Regex LayerName();
+
+    private static JsonObject RopeParameters(GgufMetadata metadata)
+    {
+        var rope = new JsonObject { ["rope_theta"] = metadata.GetNumber("llama.rope.freq_base", 10000), ["rope_type"] = "default" };
+        string? scaling = metadata.GetText("llama.rope.scaling.type");
+        if (scaling is not (null or "none"))
+        {
+            rope["rope_type"] = scaling;
+            rope["factor"] = metadata.GetNumber("llama.rope.scaling.factor", 1);
+            if (metadata.ContainsKey("llama.rope.scaling.original_context_length"))
+            {
+                rope["original_max_position_embeddings"] = metadata.GetInteger("llama.rope.scaling.original_context_length");
+            }
+        }
+
+        return rope;
+    }
+
+    /// <summary>
+    /// GGUF files of this family pair neighbouring rows of a head in the rotation; transformers pairs row i with row i + half.
+    /// </summary>
+    private Tensor WithoutInterleaving(Tensor weight, long heads)
+    {
+        long rows = weight.shape[0];
+        if (rows % (2 * heads) != 0)
+        {
+            throw new PeftException("GgufHeadsInvalid", $"'{Path}' has query or key weights of {rows} rows, which {heads} heads can't share.") { Target = Path };
+        }
+
+        long width = weight.NumberOfElements / rows;
+        using Tensor pairs = weight.view(heads, rows / heads / 2, 2, width);
+        using Tensor halves = pairs.transpose(1, 2);
+        using Tensor contiguous = halves.contiguous();
+        return contiguous.view(weight.shape);
+    }
+
+    private string Translate(string name)
+    {
+        int dot = name.LastIndexOf('.');
+        if (dot > 0 && Whole.TryGetValue(name[..dot], out string? whole))
+        {
+            return whole + name[dot..];
+        }
+
+        Match match = LayerName().Match(name);
+        return match.Success && InLayer.TryGetValue(match.Groups["part"].Value, out string? inLayer)
+            ? $"model.layers.{match.Groups["layer"].Value}.{inLayer}.{match.Groups["kind"].Value}"
+            : throw new NotSupportedByPeftException("GgufTensorNotSupported", $"'{Path}' holds the tensor '{name}', which a plain Llama does not have (experts, or scaled rotary frequencies).")
+            {
+                Target = name,
+                RecommendedAction = "Use the model's safetensors files.",
+            };
+    }
+}
