@@ -1,0 +1,80 @@
+using Peft.Build;
+
+const string Usage = """
+    usage: bash build.sh TASK        or, in PowerShell, ./build.ps1 -Task TASK
+      demo                     train two adapters on the embedded model, switch, merge and save them
+      test                     run xUnit and Pester
+      build                    compile everything; then Import-Module ./Peft.psd1 works
+      bench [NAME...]          measure speed and memory
+      golden FOLDER [PATTERN]  run the reference cases under a folder
+      pack                     make artifacts/Peft/VERSION
+      clean                    remove everything that the other tasks made
+    TorchEngine=NuGet|SystemLibtorch and TorchBackend=cpu|cuda-windows|cuda-linux in the environment choose the engine.
+    """;
+
+var arguments = new Queue<string>(args);
+string? powerShell = null;
+var engine = Environment.GetEnvironmentVariable("TorchEngine");
+var backend = Environment.GetEnvironmentVariable("TorchBackend");
+while (arguments.TryPeek(out var option) && option.StartsWith("--", StringComparison.Ordinal) && arguments.Count > 1)
+{
+    _ = arguments.Dequeue() switch
+    {
+        "--powershell" => powerShell = arguments.Dequeue(),
+        "--engine" => engine = arguments.Dequeue(),
+        "--backend" => backend = arguments.Dequeue(),
+        _ => arguments.Dequeue(),
+    };
+}
+
+try
+{
+    return Run(arguments.TryDequeue(out var task) ? task.ToUpperInvariant() : "", [.. arguments]);
+}
+catch (BuildException stopped)
+{
+    Console.Error.WriteLine(stopped.Message);
+    return 1;
+}
+
+int Run(string task, string[] rest)
+{
+    switch (task)
+    {
+        case "DEMO":
+            Build();
+            return powerShell is null
+                ? Command.Run("dotnet", ["run", "--project", Checkout.At("samples", "QuickStart"), "--configuration", "Release", "--no-build"])
+                : PowerShell.Run(powerShell, Checkout.At("samples", "QuickStart.ps1"));
+        case "TEST":
+            Build();
+            return Tests.All(powerShell);
+        case "BUILD":
+            Build();
+            return 0;
+        case "BENCH":
+            Build();
+            return Command.Run(
+                "dotnet", ["run", "--project", Checkout.At("benchmarks"), "--configuration", "Release", "--no-build", "--", .. rest]);
+        case "GOLDEN" when rest.Length is 1 or 2:
+            Build();
+            return Tests.Golden(rest[0], rest.ElementAtOrDefault(1));
+        case "PACK":
+            Module.Forget();
+            Build();
+            Module.Pack();
+            return 0;
+        case "CLEAN":
+            Clean.Everything();
+            return 0;
+        default:
+            Console.Error.WriteLine(Usage);
+            return 2;
+    }
+}
+
+void Build()
+{
+    TorchEngine.Choose(engine is "" ? null : engine, backend is "" ? null : backend);
+    Module.Build();
+}

@@ -1,0 +1,155 @@
+using System.Runtime.InteropServices;
+using System.Xml.Linq;
+
+namespace Peft.Build;
+
+/// <summary>
+/// Chooses what Peft is built on by asking the feed, once, and keeps the choice in the git-ignored <c>TorchEngine.props</c>,
+/// which every project imports: an IDE builds the same.
+/// </summary>
+internal sealed class TorchEngine
+{
+    private const string NuGet = "NuGet";
+    private const string SystemLibtorch = "SystemLibtorch";
+    private static readonly string[] s_debianPackages = ["libtorch-dev", "libopenblas0-openmp", "cmake", "g++"];
+    private static readonly string s_file = Checkout.At("TorchEngine.props");
+
+    private readonly SortedDictionary<string, string> _properties = [];
+
+    private string Name => _properties["TorchEngine"];
+
+    private string Backend => _properties["TorchBackend"];
+
+    /// <summary>Finds or makes the choice, prints it, and installs what the chosen engine needs.</summary>
+    /// <param name="forcedName">NuGet or SystemLibtorch, or null to ask the feed where nothing is written down.</param>
+    /// <param name="forcedBackend">cpu, cuda-windows or cuda-linux, or null for what is written down, else cpu.</param>
+    public static void Choose(string? forcedName, string? forcedBackend)
+    {
+        if (forcedName is not (null or NuGet or SystemLibtorch))
+        {
+            throw new BuildException($"There is no Torch engine {forcedName}: it is {NuGet} or {SystemLibtorch}.");
+        }
+
+        var engine = new TorchEngine();
+        var written = engine.Read();
+        if (written && (forcedName ?? engine.Name) == engine.Name && (forcedBackend ?? engine.Backend) == engine.Backend)
+        {
+            Console.WriteLine($"{engine} as TorchEngine.props says.");
+        }
+        else
+        {
+            engine.Probe(forcedName, forcedBackend ?? (written ? engine.Backend : "cpu"));
+            engine.Write();
+            Console.WriteLine($"{engine} now written to TorchEngine.props.");
+        }
+
+        if (engine.Name == SystemLibtorch)
+        {
+            InstallDebianPackages();
+        }
+    }
+
+    /// <inheritdoc/>
+    public override string ToString() =>
+        $"Torch engine: {Name}{(Name == NuGet ? $" ({Backend})" : "")}; "
+        + $"Microsoft.ML.Tokenizers: {Word("UseMicrosoftMLTokenizers")}; PowerShell engine for xUnit: {Word("UsePowerShellEngine")};";
+
+    private string Word(string property) => _properties[property] == "true" ? "yes" : "no";
+
+    private bool Read()
+    {
+        if (!File.Exists(s_file))
+        {
+            return false;
+        }
+
+        foreach (var property in XDocument.Load(s_file).Descendants("PropertyGroup").Elements())
+        {
+            _properties[property.Name.LocalName] = property.Value;
+        }
+
+        return _properties.Keys.Count(key => key is "TorchEngine" or "TorchBackend" or "UseMicrosoftMLTokenizers" or "UsePowerShellEngine") == 4;
+    }
+
+    private void Write() => File.WriteAllText(
+        s_file,
+        new XElement(
+            "Project",
+            new XComment(" Written by build.sh and build.ps1 after asking the feed; their task clean forgets it. "),
+            new XElement(
+                "PropertyGroup",
+                _properties.Select(property =>
+                    new XElement(property.Key, new XAttribute("Condition", $"'$({property.Key})' == ''"), property.Value)))) + Environment.NewLine);
+
+    private void Probe(string? forcedName, string backend)
+    {
+        _properties["TorchBackend"] = backend;
+        _properties["UseMicrosoftMLTokenizers"] = "false";
+        _properties["UsePowerShellEngine"] = "false";
+        _properties["TorchEngine"] = forcedName ?? ProbeTorchSharp();
+        _properties["UseMicrosoftMLTokenizers"] = "true";
+        _properties["UseMicrosoftMLTokenizers"] = CanRestore("Microsoft.ML.Tokenizers", "src", "Peft", "Peft.csproj") ? "true" : "false";
+        _properties["UsePowerShellEngine"] = "true";
+        _properties["UsePowerShellEngine"] =
+            CanRestore("System.Management.Automation", "tests", "Peft.Tests", "Peft.Tests.csproj") ? "true" : "false";
+    }
+
+    private string ProbeTorchSharp()
+    {
+        if (OperatingSystem.IsLinux() && RuntimeInformation.OSArchitecture != Architecture.X64)
+        {
+            Console.WriteLine("NuGet's libtorch for Linux is for x64 only.");
+            return SystemLibtorch;
+        }
+
+        _properties["TorchEngine"] = NuGet;
+        return CanRestore($"TorchSharp and its libtorch ({Backend})", "src", "Peft", "Peft.csproj") ? NuGet : SystemLibtorch;
+    }
+
+    /// <summary>
+    /// Whether the project restores with the properties as they stand. The project itself is the probe, so no list of packages is kept twice.
+    /// </summary>
+    private bool CanRestore(string what, params string[] project)
+    {
+        Console.WriteLine($"Asking the feed for {what} ...");
+        var (code, output) = Command.Capture(
+            "dotnet",
+            ["restore", Checkout.At(project), .. _properties.Select(property => $"-p:{property.Key}={property.Value}")]);
+        if (code != 0)
+        {
+            var error = output.Split('\n').FirstOrDefault(line => line.Contains("error ", StringComparison.Ordinal)) ?? output;
+            Console.WriteLine($"  not to be had here: {error.Trim()}");
+        }
+
+        return code == 0;
+    }
+
+    private static void InstallDebianPackages()
+    {
+        if (!OperatingSystem.IsLinux() || !Command.IsOnPath("dpkg-query"))
+        {
+            throw new BuildException(
+                $"{SystemLibtorch} builds on Debian's libtorch. On other systems use NuGet's engine (TorchEngine={NuGet}) with a feed that has TorchSharp.");
+        }
+
+        var installed = Command.Capture("dpkg-query", ["-W", "-f", "${Package} ${db:Status-Status}\n", .. s_debianPackages]).Output
+            .Split('\n').Where(line => line.EndsWith(" installed", StringComparison.Ordinal)).Select(line => line.Split(' ')[0]).ToHashSet();
+        var missing = s_debianPackages.Where(package => !installed.Contains(package)).ToArray();
+        if (missing.Length == 0)
+        {
+            return;
+        }
+
+        var root = Environment.UserName == "root";
+        if (!root && !Command.IsOnPath("sudo"))
+        {
+            throw new BuildException($"Debian packages are missing and there is no sudo. As root: apt-get install {string.Join(' ', missing)}");
+        }
+
+        Console.WriteLine($"Installing Debian packages: {string.Join(' ', missing)}");
+        var (program, prefix) = root ? ("apt-get", Array.Empty<string>()) : ("sudo", ["apt-get"]);
+        Command.Require("apt-get update failed.", program, [.. prefix, "update", "-qq"]);
+        Command.Require(
+            "apt-get install failed.", program, [.. prefix, "install", "-y", "-qq", "--no-install-recommends", .. missing]);
+    }
+}
