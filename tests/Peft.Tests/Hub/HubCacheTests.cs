@@ -1,0 +1,47 @@
+using Peft.Hub;
+
+namespace Peft.Tests.Hub;
+
+public sealed class HubCacheTests : IDisposable
+{
+    private readonly DirectoryInfo cache = Directory.CreateTempSubdirectory("peft-hub");
+
+    [Fact]
+    public void Finds_the_snapshot_that_a_revision_points_to()
+    {
+        var snapshot = Add("owner/model", "0123abc");
+        Assert.Equal(snapshot, HubCache.Find("owner/model", cacheFolder: cache.FullName));
+        Assert.Equal(snapshot, HubCache.Find("owner/model", "0123abc", cache.FullName));
+        Assert.Equal(["owner/model"], HubCache.Names(cache.FullName));
+    }
+
+    [Theory]
+    [InlineData("owner/other", "main")]
+    [InlineData("owner/model", "v2")]
+    public void Says_what_is_not_cached(string name, string revision)
+    {
+        Add("owner/model", "0123abc");
+        var error = Assert.Throws<PeftException>(() => HubCache.Find(name, revision, cache.FullName));
+        Assert.Equal("HubModelNotCached", error.ErrorId);
+        Assert.Contains(name, error.Message, StringComparison.Ordinal);
+        Assert.NotNull(error.RecommendedAction);
+    }
+
+    [Theory]
+    [InlineData("../../etc")]
+    [InlineData("a/b/c")]
+    [InlineData("")]
+    [InlineData("owner/mo del")]
+    public void Refuses_what_is_no_name(string name) =>
+        Assert.Equal("HubNameInvalid", Assert.Throws<PeftException>(() => HubCache.Find(name, cacheFolder: cache.FullName)).ErrorId);
+
+    public void Dispose() => cache.Delete(recursive: true);
+
+    private string Add(string name, string commit)
+    {
+        var repository = Path.Combine(cache.FullName, "models--" + name.Replace("/", "--", StringComparison.Ordinal));
+        Directory.CreateDirectory(Path.Combine(repository, "refs"));
+        File.WriteAllText(Path.Combine(repository, "refs", "main"), commit + "\n");
+        return Directory.CreateDirectory(Path.Combine(repository, "snapshots", commit)).FullName;
+    }
+}
