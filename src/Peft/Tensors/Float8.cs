@@ -12,6 +12,19 @@ public static class Float8
     /// <summary>The 256 values of E5M2, which is the upper byte of a half (torch's <c>float8_e5m2</c>).</summary>
     public static ReadOnlySpan<float> E5M2 => FromE5M2;
 
+    /// <summary>Decodes bytes of one of the two formats.</summary>
+    /// <param name="type">The format.</param>
+    /// <param name="bytes">The stored bytes.</param>
+    /// <param name="values">As many values.</param>
+    internal static void Decode(ElementType type, ReadOnlySpan<byte> bytes, Span<float> values)
+    {
+        ReadOnlySpan<float> table = type.Name == "F8_E4M3" ? E4M3 : E5M2;
+        for (int i = 0; i < bytes.Length; i++)
+        {
+            values[i] = table[bytes[i]];
+        }
+    }
+
     private static float DecodeE4M3(byte bits)
     {
         int exponent = (bits >> 3) & 0xF;

@@ -205,15 +205,11 @@ public sealed class SafetensorsFile : TensorStore
         TensorMemory.CopyFrom(tensor, (target, offset) =>
         {
             Span<float> values = System.Runtime.InteropServices.MemoryMarshal.Cast<byte, float>(target);
-            ReadOnlySpan<float> table = stored.Type.Name == "F8_E4M3" ? Float8.E4M3 : Float8.E5M2;
             for (int done = 0; done < values.Length; done += bytes.Length)
             {
                 Span<byte> piece = bytes.AsSpan(0, Math.Min(bytes.Length, values.Length - done));
                 ReadExactly(_file, Path, piece, stored.Offset + (offset / sizeof(float)) + done);
-                for (int i = 0; i < piece.Length; i++)
-                {
-                    values[done + i] = table[piece[i]];
-                }
+                Float8.Decode(stored.Type, piece, values[done..]);
             }
         });
         return tensor;

@@ -8,7 +8,7 @@ namespace Peft.Tensors;
 /// <param name="Type">The stored type.</param>
 /// <param name="Offset">Its first byte, counted from the start of the file.</param>
 /// <param name="Length">Its bytes.</param>
-internal sealed record SafetensorsTensor(TensorEntry Entry, SafetensorsType Type, long Offset, long Length);
+internal sealed record SafetensorsTensor(TensorEntry Entry, ElementType Type, long Offset, long Length);
 
 /// <summary>
 /// The header of a safetensors file, believed only after it was checked: every byte of the file belongs to the header or to
@@ -176,7 +176,7 @@ internal sealed class SafetensorsHeader
 
     private SafetensorsTensor CheckTensor(string name, string typeName, long[] shape, long[] offsets)
     {
-        SafetensorsType type = SafetensorsType.Find(typeName)
+        ElementType type = ElementType.Find(typeName)
             ?? throw new NotSupportedByPeftException("SafetensorsUnknownType", $"Tensor '{name}' of '{_path}' has the unknown type '{typeName}'.") { Target = _path };
         if (offsets.Length != 2)
         {

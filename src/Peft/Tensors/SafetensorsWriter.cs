@@ -229,11 +229,11 @@ public static class SafetensorsWriter
         writer.WriteEndObject();
     }
 
-    private sealed record Row(string Name, Tensor Value, SafetensorsType Type, long Length) : IComparable<Row>
+    private sealed record Row(string Name, Tensor Value, ElementType Type, long Length) : IComparable<Row>
     {
         public static Row Of(string name, Tensor value)
         {
-            SafetensorsType type = SafetensorsType.For(value.dtype, name);
+            ElementType type = ElementType.For(value.dtype, name);
             return new Row(name, value, type, value.NumberOfElements * type.Size);
         }
 

@@ -1,5 +1,6 @@
 using System.Diagnostics.CodeAnalysis;
 using Peft.Tensors.Gguf;
+using Peft.Tensors.Pickle;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -128,6 +129,7 @@ public abstract class TensorStore : IDisposable
         {
             ".SAFETENSORS" => SafetensorsFile.Open(path),
             ".GGUF" => GgufFile.Open(path),
+            ".BIN" or ".PT" or ".PTH" => PickleFile.Open(path),
             _ => throw new NotSupportedByPeftException("WeightFormatNotSupported", $"'{path}' has no known weight format.")
             {
                 Target = path,

@@ -2,16 +2,16 @@ using static TorchSharp.torch;
 
 namespace Peft.Tensors;
 
-/// <summary>An element type of the safetensors format.</summary>
+/// <summary>An element type of stored tensors, under the names of the safetensors format.</summary>
 /// <param name="Name">The name in the file's header, such as <c>BF16</c>.</param>
 /// <param name="Size">Bytes an element.</param>
 /// <param name="ScalarType">The type a tensor read from it has, or null where Peft can't read it.</param>
 /// <param name="Rank">Its place in the format's own order, in which writers put tensors: largest first.</param>
-internal sealed record SafetensorsType(string Name, int Size, ScalarType? ScalarType, int Rank)
+internal sealed record ElementType(string Name, int Size, ScalarType? ScalarType, int Rank)
 {
     // In the order of the format's own list, which decides where a writer puts a tensor. The unsigned types beyond U8 have no
     // counterpart in torch's usual types; a file that holds some can be opened, and only reading those tensors is refused.
-    private static readonly Dictionary<string, SafetensorsType> All = new SafetensorsType[]
+    private static readonly Dictionary<string, ElementType> All = new ElementType[]
     {
         new("BOOL", 1, TorchSharp.torch.ScalarType.Bool, 0),
         new("U8", 1, TorchSharp.torch.ScalarType.Byte, 1),
@@ -38,14 +38,14 @@ internal sealed record SafetensorsType(string Name, int Size, ScalarType? Scalar
     /// <summary>Looks a type up by its name in a header.</summary>
     /// <param name="name">The name.</param>
     /// <returns>The type, or null for an unknown one.</returns>
-    public static SafetensorsType? Find(string name) => All.GetValueOrDefault(name);
+    public static ElementType? Find(string name) => All.GetValueOrDefault(name);
 
     /// <summary>The type in which a tensor is written.</summary>
     /// <param name="type">The tensor's type.</param>
     /// <param name="tensorName">For the error message.</param>
     /// <returns>The type.</returns>
     /// <exception cref="NotSupportedByPeftException">The format or Peft has no such type (complex numbers, quantised integers).</exception>
-    public static SafetensorsType For(ScalarType type, string tensorName) =>
+    public static ElementType For(ScalarType type, string tensorName) =>
         All.Values.FirstOrDefault(candidate => candidate.ScalarType == type && !candidate.IsFloat8)
         ?? throw new NotSupportedByPeftException("SafetensorsTypeNotSupported", $"Tensor '{tensorName}' has type {type}, which can't be written to a safetensors file.")
         {

@@ -1,0 +1,136 @@
+namespace Peft.Tensors.Pickle;
+
+/// <summary>The allow-list: everything a pickle may name, and what comes of it.</summary>
+internal static class PickleConstructors
+{
+    private static readonly Dictionary<string, string> StorageTypes = new()
+    {
+        ["FloatStorage"] = "F32",
+        ["DoubleStorage"] = "F64",
+        ["HalfStorage"] = "F16",
+        ["BFloat16Storage"] = "BF16",
+        ["LongStorage"] = "I64",
+        ["IntStorage"] = "I32",
+        ["ShortStorage"] = "I16",
+        ["CharStorage"] = "I8",
+        ["ByteStorage"] = "U8",
+        ["BoolStorage"] = "BOOL",
+        ["UntypedStorage"] = "U8",
+    };
+
+    private static readonly Dictionary<string, string> ElementTypes = new()
+    {
+        ["float32"] = "F32",
+        ["float64"] = "F64",
+        ["float16"] = "F16",
+        ["bfloat16"] = "BF16",
+        ["float8_e4m3fn"] = "F8_E4M3",
+        ["float8_e5m2"] = "F8_E5M2",
+        ["int64"] = "I64",
+        ["int32"] = "I32",
+        ["int16"] = "I16",
+        ["int8"] = "I8",
+        ["uint8"] = "U8",
+        ["bool"] = "BOOL",
+    };
+
+    private static readonly HashSet<string> Functions =
+    [
+        "collections.OrderedDict",
+        "torch._utils._rebuild_tensor",
+        "torch._utils._rebuild_tensor_v2",
+        "torch._utils._rebuild_tensor_v3",
+        "torch._utils._rebuild_parameter",
+        "torch._utils._rebuild_parameter_with_state",
+        "torch._tensor._rebuild_from_type_v2",
+        "torch.nn.parameter.Parameter",
+        "torch.Tensor",
+        "torch.Size",
+        "torch.device",
+        "builtins.set",
+        "__builtin__.set",
+        "_codecs.encode",
+    ];
+
+    /// <summary>Whether a name may occur.</summary>
+    /// <param name="global">The name.</param>
+    /// <returns>True if it is on the list.</returns>
+    public static bool Allows(PickleGlobal global) => Functions.Contains(global.ToString()) || IsStorageType(global) || IsElementType(global);
+
+    /// <summary>Makes a storage of what a pickle leaves out of itself.</summary>
+    /// <param name="identifier">The tuple that names it.</param>
+    /// <param name="path">The file, for messages.</param>
+    /// <returns>The storage, not yet read.</returns>
+    public static PickleStorage Storage(object? identifier, string path)
+    {
+        if (identifier is PickleTuple { Items: ["storage", PickleGlobal type, string key, _, long count, ..] } && IsStorageType(type))
+        {
+            return count >= 0
+                ? new PickleStorage(key, ElementType.Find(StorageTypes[type.Name])!, count)
+                : throw PickleMachine.Invalid(path, $"storage '{key}' has {count} elements.");
+        }
+
+        throw PickleMachine.Refused(path, "a persistent object that is no storage");
+    }
+
+    /// <summary>Makes what a call of an allowed name makes.</summary>
+    /// <param name="function">The name.</param>
+    /// <param name="arguments">Its arguments.</param>
+    /// <param name="path">The file, for messages.</param>
+    /// <returns>The value.</returns>
+    public static object? Call(PickleGlobal function, object?[] arguments, string path) => (function.Name, arguments) switch
+    {
+        ("OrderedDict", []) => new PickleDictionary(),
+        ("OrderedDict", [List<object?> pairs]) => FromPairs(pairs),
+        ("_rebuild_tensor", [PickleStorage storage, long offset, PickleTuple shape, PickleTuple strides]) =>
+            Tensor(storage, storage.Type, offset, shape, strides, path),
+        ("_rebuild_tensor_v2", [PickleStorage storage, long offset, PickleTuple shape, PickleTuple strides, ..]) =>
+            Tensor(storage, storage.Type, offset, shape, strides, path),
+        ("_rebuild_tensor_v3", [PickleStorage storage, long offset, PickleTuple shape, PickleTuple strides, _, _, PickleGlobal type, ..]) when IsElementType(type) =>
+            Tensor(storage, ElementType.Find(ElementTypes[type.Name])!, offset, shape, strides, path),
+        ("_rebuild_parameter" or "_rebuild_parameter_with_state", [PickleTensor tensor, ..]) => tensor,
+        ("_rebuild_from_type_v2", [PickleGlobal inner, PickleGlobal { Name: "Tensor" or "Parameter" }, PickleTuple innerArguments, ..]) when inner.Name.StartsWith("_rebuild_", StringComparison.Ordinal) =>
+            Call(inner, innerArguments.Items, path),
+        ("Parameter", [PickleTensor tensor, ..]) => tensor,
+        ("Size", [PickleTuple sizes]) => sizes,
+        ("device", [string, ..]) => arguments[0],
+        ("set", [List<object?> items]) => items,
+        ("encode", [string text, "latin1"]) => System.Text.Encoding.Latin1.GetBytes(text),
+        _ => throw PickleMachine.Refused(path, $"'{function}' with unusual arguments"),
+    };
+
+    private static bool IsStorageType(PickleGlobal global) => global.Module is "torch" or "torch.storage" && StorageTypes.ContainsKey(global.Name);
+
+    private static bool IsElementType(PickleGlobal global) => global.Module == "torch" && ElementTypes.ContainsKey(global.Name);
+
+    private static PickleDictionary FromPairs(List<object?> pairs)
+    {
+        var dictionary = new PickleDictionary();
+        foreach (object? pair in pairs)
+        {
+            object?[] items = pair is PickleTuple tuple ? tuple.Items : [.. (List<object?>)pair!];
+            dictionary.Set(items[0], items[1]);
+        }
+
+        return dictionary;
+    }
+
+    private static PickleTensor Tensor(PickleStorage storage, ElementType type, long offset, PickleTuple shape, PickleTuple strides, string path)
+    {
+        var tensor = new PickleTensor(storage, type, offset, Sizes(shape), Sizes(strides));
+        long available = checked(storage.Count * storage.Type.Size) / type.Size;
+        bool sound = offset >= 0 && tensor.Shape.Length == tensor.Strides.Length && tensor.Shape.All(size => size >= 0) && tensor.Strides.All(step => step >= 0);
+        if (!sound || tensor.Extent > available - offset)
+        {
+            throw PickleMachine.Invalid(path, $"a tensor of shape [{string.Join(", ", tensor.Shape)}] with strides [{string.Join(", ", tensor.Strides)}] from {offset} on reaches beyond the {available} elements of storage '{storage.Key}'.");
+        }
+
+        // A step of zero repeats an element without end; real files repeat little.
+        const long MaxRepeated = 1 << 24;
+        return tensor.Count <= Math.Max(available, MaxRepeated)
+            ? tensor
+            : throw PickleMachine.Invalid(path, $"a tensor claims {tensor.Count} elements of a storage of {available}.");
+    }
+
+    private static long[] Sizes(PickleTuple tuple) => [.. tuple.Items.Select(item => (long)item!)];
+}

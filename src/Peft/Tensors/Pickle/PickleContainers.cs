@@ -1,0 +1,219 @@
+using System.Buffers.Binary;
+using System.IO.Compression;
+using System.Numerics;
+using System.Text;
+
+namespace Peft.Tensors.Pickle;
+
+/// <summary>Where a pickle and the storages it names lie.</summary>
+internal interface IPickleContainer : IDisposable
+{
+    /// <summary>What the pickle holds.</summary>
+    object? Root { get; }
+
+    /// <summary>Reads bytes of a storage.</summary>
+    /// <param name="storage">The storage.</param>
+    /// <param name="offset">The first byte.</param>
+    /// <param name="target">What to fill.</param>
+    void Read(PickleStorage storage, long offset, Span<byte> target);
+}
+
+/// <summary>The container since PyTorch 1.6: a zip file with <c>data.pkl</c> and a file for each storage.</summary>
+internal sealed class ZipPickle : IPickleContainer
+{
+    private const long MaxPickleBytes = 1 << 28;
+    private readonly string _path;
+    private readonly ZipArchive _zip;
+    private readonly string _prefix;
+
+    /// <summary>Opens the container and reads its pickle.</summary>
+    public ZipPickle(FileStream stream, string path)
+    {
+        _path = path;
+        try
+        {
+            _zip = new ZipArchive(stream, ZipArchiveMode.Read);
+        }
+        catch (InvalidDataException error)
+        {
+            throw new PeftException("PickleTruncated", $"'{path}' is a zip container that is cut off or damaged: {error.Message}", error) { Target = path };
+        }
+
+        ZipArchiveEntry pickle = _zip.Entries.FirstOrDefault(entry => entry.Name == "data.pkl")
+            ?? throw PickleMachine.Invalid(path, "the zip container holds no data.pkl.");
+        _prefix = pickle.FullName[..^pickle.Name.Length];
+        if (_zip.GetEntry(_prefix + "constants.pkl") is not null)
+        {
+            throw NotSupported(path, "a TorchScript program");
+        }
+
+        if (_zip.GetEntry(_prefix + "byteorder") is { } order && Encoding.ASCII.GetString(Whole(order, 16)) != "little")
+        {
+            throw NotSupported(path, "a file with big-endian numbers");
+        }
+
+        using var bytes = new MemoryStream(Whole(pickle, MaxPickleBytes));
+        Root = PickleMachine.Load(bytes, path);
+    }
+
+    /// <inheritdoc/>
+    public object? Root { get; }
+
+    /// <summary>Whether a stream begins like a zip file; its position is left at the start.</summary>
+    public static bool IsZip(Stream stream)
+    {
+        Span<byte> magic = stackalloc byte[4];
+        int count = stream.ReadAtLeast(magic, 4, throwOnEndOfStream: false);
+        stream.Position = 0;
+        return count == 4 && magic.SequenceEqual("PK\x03\x04"u8);
+    }
+
+    /// <summary>The error of a container that is known but not read.</summary>
+    public static NotSupportedByPeftException NotSupported(string path, string what) =>
+        new("PickleFormatNotSupported", $"'{path}' is {what}, which Peft does not read.") { Target = path, RecommendedAction = "Use the model's safetensors files." };
+
+    /// <inheritdoc/>
+    public void Read(PickleStorage storage, long offset, Span<byte> target)
+    {
+        ZipArchiveEntry entry = _zip.GetEntry($"{_prefix}data/{storage.Key}")
+            ?? throw PickleMachine.Invalid(_path, $"storage '{storage.Key}' is missing.");
+        if (entry.Length < offset + target.Length)
+        {
+            throw PickleMachine.Invalid(_path, $"storage '{storage.Key}' has {entry.Length} bytes, but {offset + target.Length} are asked for.");
+        }
+
+        try
+        {
+            using Stream stream = entry.Open();
+            if (stream.CanSeek)
+            {
+                stream.Position = offset;
+                offset = 0;
+            }
+
+            byte[] skipped = new byte[Math.Min(offset, 1 << 16)];
+            for (long left = offset; left > 0; left -= Math.Min(left, skipped.Length))
+            {
+                stream.ReadExactly(skipped.AsSpan(0, (int)Math.Min(left, skipped.Length)));
+            }
+
+            stream.ReadExactly(target);
+        }
+        catch (Exception error) when (error is InvalidDataException or EndOfStreamException)
+        {
+            throw PickleMachine.Invalid(_path, $"storage '{storage.Key}' is damaged: {error.Message}", error);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => _zip.Dispose();
+
+    private byte[] Whole(ZipArchiveEntry entry, long limit)
+    {
+        if (entry.Length > limit)
+        {
+            throw PickleMachine.Invalid(_path, $"'{entry.Name}' claims {entry.Length} bytes.");
+        }
+
+        try
+        {
+            using Stream stream = entry.Open();
+            var bytes = new byte[entry.Length];
+            stream.ReadExactly(bytes);
+            return bytes;
+        }
+        catch (Exception error) when (error is InvalidDataException or EndOfStreamException)
+        {
+            throw PickleMachine.Invalid(_path, $"'{entry.Name}' is damaged: {error.Message}", error);
+        }
+    }
+}
+
+/// <summary>
+/// The format before PyTorch 1.6: pickles of a magic number, a version, the system, the object and the storages' names, then for each
+/// storage its number of elements and the elements.
+/// </summary>
+internal sealed class LegacyPickle : IPickleContainer
+{
+    private const long Version = 1001;
+    private static readonly BigInteger Magic = BigInteger.Parse("1950a86a20f9469cfc6c", System.Globalization.NumberStyles.HexNumber, System.Globalization.CultureInfo.InvariantCulture);
+    private readonly string _path;
+    private readonly FileStream _stream;
+    private readonly Dictionary<string, (long Position, long Length)> _storages = [];
+
+    /// <summary>Reads the pickles and finds the storages.</summary>
+    public LegacyPickle(FileStream stream, string path)
+    {
+        _path = path;
+        _stream = stream;
+        bool isPickle = stream.ReadByte() == 0x80;
+        stream.Position = 0;
+        if (!isPickle || PickleMachine.Load(stream, path) is not BigInteger magic || magic != Magic)
+        {
+            throw PickleMachine.Invalid(path, "it does not begin like a file that torch.save wrote.");
+        }
+
+        if (PickleMachine.Load(stream, path) is not Version)
+        {
+            throw ZipPickle.NotSupported(path, "a PyTorch pickle of an unknown version");
+        }
+
+        if (PickleMachine.Load(stream, path) is PickleDictionary system && system.Get("little_endian") is false)
+        {
+            throw ZipPickle.NotSupported(path, "a file with big-endian numbers");
+        }
+
+        var named = new Dictionary<string, PickleStorage>();
+        Root = PickleMachine.Load(stream, path, named);
+        if (PickleMachine.Load(stream, path) is not List<object?> keys)
+        {
+            throw PickleMachine.Invalid(path, "the list of storages is missing.");
+        }
+
+        FindStorages(keys, named);
+    }
+
+    /// <inheritdoc/>
+    public object? Root { get; }
+
+    /// <inheritdoc/>
+    public void Read(PickleStorage storage, long offset, Span<byte> target)
+    {
+        (long position, long length) = _storages.GetValueOrDefault(storage.Key);
+        if (length < offset + target.Length)
+        {
+            throw PickleMachine.Invalid(_path, $"storage '{storage.Key}' has {length} bytes, but {offset + target.Length} are asked for.");
+        }
+
+        _stream.Position = position + offset;
+        _stream.ReadExactly(target);
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => _stream.Dispose();
+
+    /// <summary>A storage's element size stands in the pickle, not where its elements lie.</summary>
+    private void FindStorages(List<object?> keys, Dictionary<string, PickleStorage> named)
+    {
+        Span<byte> count = stackalloc byte[8];
+        foreach (object? item in keys)
+        {
+            if (item is not string key || !named.TryGetValue(key, out PickleStorage? storage) || _stream.Length - _stream.Position < 8)
+            {
+                throw PickleMachine.Invalid(_path, $"storage '{item}' is used by no tensor, or cut off.");
+            }
+
+            int size = storage.Type.Size;
+            _stream.ReadExactly(count);
+            long elements = BinaryPrimitives.ReadInt64LittleEndian(count);
+            long position = _stream.Position;
+            if (elements < 0 || elements > (_stream.Length - position) / size)
+            {
+                throw new PeftException("PickleTruncated", $"'{_path}' is cut off: storage '{key}' claims {elements} elements.") { Target = _path };
+            }
+
+            _storages[key] = (position, elements * size);
+            _stream.Position = position + (elements * size);
+        }
+    }
+}
