@@ -1,0 +1,91 @@
+using System.Text.Json.Nodes;
+
+namespace Peft.Training;
+
+/// <summary>The free options of a schedule or an optimiser (<c>lr_scheduler_kwargs</c>, <c>optim_args</c>): read by name, and a name that nobody read is an error.</summary>
+public sealed class NamedOptions
+{
+    private readonly string owner;
+    private readonly JsonObject values;
+    private readonly HashSet<string> read = [];
+
+    /// <summary>Wraps the options of one schedule or optimiser.</summary>
+    /// <param name="owner">Whose options they are, for messages, such as <c>schedule 'cosine'</c>.</param>
+    /// <param name="values">The options, or null for none.</param>
+    public NamedOptions(string owner, JsonObject? values)
+    {
+        this.owner = owner;
+        this.values = values ?? [];
+    }
+
+    /// <summary>A number, or null when it isn't given.</summary>
+    /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>: it is something else.</exception>
+    public double? Number(string name) => Read(name) switch
+    {
+        null => null,
+        JsonValue value when value.GetValueKind() == System.Text.Json.JsonValueKind.Number => value.GetValue<double>(),
+        _ => throw Invalid(name, "a number"),
+    };
+
+    /// <summary>A whole number, or null when it isn't given.</summary>
+    /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>: it is something else.</exception>
+    public int? Integer(string name) => Number(name) switch
+    {
+        null => null,
+        { } number when number == Math.Truncate(number) && Math.Abs(number) <= int.MaxValue => (int)number,
+        _ => throw Invalid(name, "a whole number"),
+    };
+
+    /// <summary>A truth value, or null when it isn't given.</summary>
+    /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>: it is something else.</exception>
+    public bool? Flag(string name) => Read(name) switch
+    {
+        null => null,
+        JsonValue value when value.TryGetValue<bool>(out var flag) => flag,
+        _ => throw Invalid(name, "true or false"),
+    };
+
+    /// <summary>One of several words.</summary>
+    /// <param name="name">The option.</param>
+    /// <param name="allowed">What it may be; the first is the default.</param>
+    /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>: it is something else.</exception>
+    public string Choice(string name, params ReadOnlySpan<string> allowed) => Read(name) switch
+    {
+        null => allowed[0],
+        JsonValue value when value.TryGetValue<string>(out var word) && allowed.Contains(word) => word,
+        _ => throw Invalid(name, $"one of {string.Join(", ", allowed.ToArray())}"),
+    };
+
+    /// <summary>A pair of numbers, such as betas.</summary>
+    /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>: it is something else.</exception>
+    public (double First, double Second)? Pair(string name) => Read(name) switch
+    {
+        null => null,
+        JsonArray { Count: 2 } pair => (pair[0]!.GetValue<double>(), pair[1]!.GetValue<double>()),
+        _ => throw Invalid(name, "two numbers"),
+    };
+
+    /// <summary>Ends the reading: a name that was given and that nobody asked for is an error.</summary>
+    /// <exception cref="PeftException"><c>TrainingOptionUnknown</c>.</exception>
+    public void RefuseOthers()
+    {
+        if (values.FirstOrDefault(entry => !read.Contains(entry.Key)).Key is { } unknown)
+        {
+            throw new PeftException(
+                "TrainingOptionUnknown",
+                $"The {owner} has no option '{unknown}'. {(read.Count == 0 ? "It takes none." : $"It takes {string.Join(", ", read.Order(StringComparer.Ordinal))}.")}")
+            {
+                Target = unknown,
+            };
+        }
+    }
+
+    private JsonNode? Read(string name)
+    {
+        read.Add(name);
+        return values[name];
+    }
+
+    private PeftException Invalid(string name, string expected) =>
+        new("TrainingOptionInvalid", $"Option '{name}' of the {owner} must be {expected}, but is {values[name]?.ToJsonString()}.") { Target = name };
+}

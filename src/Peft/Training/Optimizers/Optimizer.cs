@@ -1,0 +1,128 @@
+using static TorchSharp.torch;
+
+namespace Peft.Training.Optimizers;
+
+/// <summary>
+/// Changes the weights after the gradients are there. Most work element by element on the flat buffers, a stretch of equally trained
+/// parameters at a time; those that look at a parameter's shape go through <see cref="FlatParameters.Entries"/>.
+/// </summary>
+public abstract class Optimizer : IDisposable
+{
+    private readonly Dictionary<string, Tensor> state = new(StringComparer.Ordinal);
+
+    /// <summary>Takes over the parameters.</summary>
+    protected Optimizer(FlatParameters parameters)
+    {
+        Parameters = parameters;
+    }
+
+    /// <summary>What is trained; disposed with the optimiser.</summary>
+    public FlatParameters Parameters { get; }
+
+    /// <summary>Number of steps made.</summary>
+    public int StepCount { get; private set; }
+
+    /// <summary>The optimiser's memory by name, for a checkpoint. The tensors stay the optimiser's.</summary>
+    public IReadOnlyDictionary<string, Tensor> State => state;
+
+    /// <summary>Makes one step with the gradients that are in the buffer.</summary>
+    /// <param name="factor">What the schedule multiplies every group's rate by.</param>
+    public void Step(double factor)
+    {
+        using var noGrad = no_grad();
+        using var scope = NewDisposeScope();
+        StepCount++;
+        Update(factor);
+        Parameters.MarkChanged();
+    }
+
+    /// <summary>The rates of the groups under a factor of the schedule.</summary>
+    public virtual IReadOnlyList<double> Rates(double factor) => [.. Parameters.Groups.Select(group => group.Settings.Rate * factor)];
+
+    /// <summary>Takes up what a checkpoint held.</summary>
+    /// <param name="steps">Number of steps made.</param>
+    /// <param name="stored">The optimiser's memory by name.</param>
+    /// <exception cref="PeftException"><c>CheckpointMismatch</c>: it is another optimiser's, or for other parameters.</exception>
+    public void Load(int steps, IReadOnlyDictionary<string, Tensor> stored)
+    {
+        using var noGrad = no_grad();
+        foreach (var (name, tensor) in state)
+        {
+            if (!stored.TryGetValue(name, out var given) || given.numel() != tensor.numel())
+            {
+                throw new PeftException("CheckpointMismatch", $"The checkpoint has no fitting '{name}' for this optimiser.") { Target = name };
+            }
+
+            tensor.copy_(given.view(tensor.shape));
+        }
+
+        StepCount = steps;
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        foreach (var tensor in state.Values)
+        {
+            tensor.Dispose();
+        }
+
+        state.Clear();
+        Release();
+        Parameters.Dispose();
+        GC.SuppressFinalize(this);
+    }
+
+    /// <summary>Changes the weights. Runs without autograd in a dispose scope.</summary>
+    protected virtual void Update(double factor)
+    {
+        foreach (var group in Parameters.Groups)
+        {
+            Update(new Stretch(this, group), group.Settings.Rate * factor, group.Settings.WeightDecay);
+        }
+    }
+
+    /// <summary>Changes the weights of one stretch of the buffers.</summary>
+    /// <param name="stretch">The stretch.</param>
+    /// <param name="rate">Its learning rate in this step.</param>
+    /// <param name="weightDecay">Its weight decay.</param>
+    protected abstract void Update(Stretch stretch, double rate, double weightDecay);
+
+    /// <summary>Frees what an optimiser has beside what it remembers.</summary>
+    protected virtual void Release()
+    {
+    }
+
+    /// <summary>Makes a tensor that the optimiser remembers between steps and that goes into checkpoints.</summary>
+    /// <param name="name">A name of its own.</param>
+    /// <param name="initial">Value of all elements.</param>
+    /// <param name="shape">Sizes; without them those of the flat buffers.</param>
+    protected Tensor Remember(string name, double initial = 0, params long[] shape)
+    {
+        var tensor = full(shape.Length == 0 ? [Parameters.Count] : shape, initial, ScalarType.Float32, Parameters.Values.device);
+        state.Add(name, tensor.DetachFromDisposeScope());
+        return tensor;
+    }
+
+    /// <summary>One stretch of the buffers as an optimiser sees it.</summary>
+    protected readonly struct Stretch
+    {
+        private readonly ParameterGroup group;
+
+        internal Stretch(Optimizer optimizer, ParameterGroup group)
+        {
+            this.group = group;
+            Value = Of(optimizer.Parameters.Values);
+            Gradient = Of(optimizer.Parameters.Gradients);
+        }
+
+        /// <summary>Weights, a view.</summary>
+        public Tensor Value { get; }
+
+        /// <summary>Gradients, a view; the optimiser may overwrite it.</summary>
+        public Tensor Gradient { get; }
+
+        /// <summary>The same stretch of another flat tensor, a view.</summary>
+        public Tensor Of(Tensor flat) => flat.narrow(0, group.Offset, group.Count);
+    }
+}

@@ -1,0 +1,67 @@
+using System.Text.Json.Nodes;
+
+namespace Peft.Training.Optimizers;
+
+/// <summary>The optimisers by Hugging Face's names (<c>optim</c>). A new one is a file, and a line here.</summary>
+public static class OptimizerRegistry
+{
+    private static readonly Dictionary<string, Kind> s_kinds = new(StringComparer.Ordinal)
+    {
+        ["adamw_torch"] = new(static (parameters, settings) => new AdamW(parameters, settings)),
+        ["adamw_torch_fused"] = new(static (parameters, settings) => new AdamW(parameters, settings)),
+    };
+
+    /// <summary>Names of all optimisers.</summary>
+    public static IReadOnlyCollection<string> Names => s_kinds.Keys;
+
+    /// <summary>Makes an optimiser over parameters, which become views into its flat buffers.</summary>
+    /// <param name="parameters">What it trains.</param>
+    /// <param name="options">Names the optimiser, its own options, the rate and the decay.</param>
+    /// <exception cref="NotSupportedByPeftException"><c>OptimizerNotSupported</c>: nobody knows the name.</exception>
+    /// <exception cref="PeftException"><c>TrainingOptionUnknown</c> or <c>TrainingOptionInvalid</c>: an option doesn't fit the optimiser.</exception>
+    public static Optimizer Create(IEnumerable<TrainedParameter> parameters, TrainingOptions options)
+    {
+        RequireKnown(options.Optimizer);
+        var kind = s_kinds[options.Optimizer];
+        var settings = new OptimizerSettings(options, new NamedOptions($"optimiser '{options.Optimizer}'", options.OptimizerOptions));
+        var flat = new FlatParameters(parameters, trained => kind.Group(trained, settings));
+        try
+        {
+            var optimizer = kind.Create(flat, settings);
+            settings.Own.RefuseOthers();
+            return optimizer;
+        }
+        catch
+        {
+            flat.Dispose();
+            throw;
+        }
+    }
+
+    internal static void RequireKnown(string name)
+    {
+        if (!s_kinds.ContainsKey(name))
+        {
+            throw new NotSupportedByPeftException("OptimizerNotSupported", $"There is no optimiser '{name}'. Choose one of {string.Join(", ", Names)}.");
+        }
+    }
+
+    private sealed record Kind(Func<FlatParameters, OptimizerSettings, Optimizer> Create)
+    {
+        /// <summary>How each parameter is trained; by default alike, but for the exemption from decay.</summary>
+        public Func<TrainedParameter, OptimizerSettings, GroupSettings> Group { get; init; } = static (trained, settings) =>
+            new GroupSettings(settings.Training.LearningRate, WeightDecay.Spares(trained) ? 0 : settings.Training.WeightDecay);
+    }
+}
+
+/// <summary>What an optimiser is made from.</summary>
+/// <param name="Training">Rate, decay, betas and epsilon.</param>
+/// <param name="Own">The optimiser's own options (<c>optim_args</c>).</param>
+internal sealed record OptimizerSettings(TrainingOptions Training, NamedOptions Own)
+{
+    /// <summary>Decays of the two moments: the optimiser's own <c>betas</c>, or the training's.</summary>
+    public (double First, double Second) Betas => Own.Pair("betas") ?? (Training.Beta1, Training.Beta2);
+
+    /// <summary>The optimiser's own <c>eps</c>, or a default.</summary>
+    public double Epsilon(double otherwise) => Own.Number("eps") ?? otherwise;
+}

@@ -1,0 +1,218 @@
+using System.Globalization;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using System.Text.Json.Serialization;
+using Peft.Tensors;
+using Peft.Training.Optimizers;
+using Peft.Training.Schedules;
+
+namespace Peft.Training;
+
+/// <summary>
+/// Everything a training depends on beside model, adapter and data. Immutable; saved beside the adapter under Hugging Face's names,
+/// so that a training can be repeated from its file.
+/// </summary>
+public sealed record TrainingOptions
+{
+    /// <summary>Peak learning rate. Default 2e-4, usual for LoRA.</summary>
+    [JsonPropertyName("learning_rate")]
+    public double LearningRate { get; init; } = 2e-4;
+
+    /// <summary>How often the data is gone through; may be a fraction. Default 3. Ignored where <see cref="MaxSteps"/> is given.</summary>
+    [JsonPropertyName("num_train_epochs")]
+    public double Epochs { get; init; } = 3;
+
+    /// <summary>Number of optimiser steps, or -1 (default) to let the epochs decide.</summary>
+    [JsonPropertyName("max_steps")]
+    public int MaxSteps { get; init; } = -1;
+
+    /// <summary>Rows in a micro batch. Default 8.</summary>
+    [JsonPropertyName("per_device_train_batch_size")]
+    public int BatchSize { get; init; } = 8;
+
+    /// <summary>Rows in an evaluation batch. Default 8.</summary>
+    [JsonPropertyName("per_device_eval_batch_size")]
+    public int EvaluationBatchSize { get; init; } = 8;
+
+    /// <summary>Micro batches in an optimiser step. Default 1. The step averages over the tokens of all of them.</summary>
+    [JsonPropertyName("gradient_accumulation_steps")]
+    public int GradientAccumulation { get; init; } = 1;
+
+    /// <summary>Name of the schedule: see <see cref="ScheduleRegistry.Names"/>. Default <c>linear</c>.</summary>
+    [JsonPropertyName("lr_scheduler_type")]
+    public string Schedule { get; init; } = "linear";
+
+    /// <summary>The schedule's own options, such as <c>num_cycles</c>; null for none.</summary>
+    [JsonPropertyName("lr_scheduler_kwargs")]
+    public JsonObject? ScheduleOptions { get; init; }
+
+    /// <summary>Length of the warm-up: from 1 on a number of steps, below 1 a share of all steps (rounded up). Default 0.</summary>
+    [JsonPropertyName("warmup_steps")]
+    public double Warmup { get; init; }
+
+    /// <summary>Name of the optimiser: see <see cref="OptimizerRegistry.Names"/>. Default <c>adamw_torch</c>.</summary>
+    [JsonPropertyName("optim")]
+    public string Optimizer { get; init; } = "adamw_torch";
+
+    /// <summary>The optimiser's own options, such as <c>momentum</c>; null for none.</summary>
+    [JsonPropertyName("optim_args")]
+    public JsonObject? OptimizerOptions { get; init; }
+
+    /// <summary>Decoupled weight decay. Default 0. Biases and norms are spared.</summary>
+    [JsonPropertyName("weight_decay")]
+    public double WeightDecay { get; init; }
+
+    /// <summary>Decay of Adam's first moment. Default 0.9.</summary>
+    [JsonPropertyName("adam_beta1")]
+    public double Beta1 { get; init; } = 0.9;
+
+    /// <summary>Decay of Adam's second moment. Default 0.999.</summary>
+    [JsonPropertyName("adam_beta2")]
+    public double Beta2 { get; init; } = 0.999;
+
+    /// <summary>Added to Adam's denominator. Default 1e-8.</summary>
+    [JsonPropertyName("adam_epsilon")]
+    public double Epsilon { get; init; } = 1e-8;
+
+    /// <summary>Norm to which gradients are cut down. Default 1; 0 turns it off.</summary>
+    [JsonPropertyName("max_grad_norm")]
+    public double MaxGradientNorm { get; init; } = 1;
+
+    /// <summary>Share of each target's probability spread over the whole vocabulary. Default 0.</summary>
+    [JsonPropertyName("label_smoothing_factor")]
+    public double LabelSmoothing { get; init; }
+
+    /// <summary>Strength of the noise on the embeddings in training (NEFTune, Jain et al. 2023), or null (default) for none.</summary>
+    [JsonPropertyName("neftune_noise_alpha")]
+    public double? NeftuneNoiseAlpha { get; init; }
+
+    /// <summary>Seed of the data's order, the split and the dropout masks. Default 42.</summary>
+    [JsonPropertyName("seed")]
+    public long Seed { get; init; } = 42;
+
+    /// <summary><c>random</c> (default): a new order every epoch. <c>sequential</c>: the data's own order.</summary>
+    [JsonPropertyName("train_sampling_strategy")]
+    public string Sampling { get; init; } = "random";
+
+    /// <summary>Share of the rows set apart for evaluation where no evaluation data is given. Default 0.</summary>
+    [JsonPropertyName("eval_split")]
+    public double EvaluationSplit { get; init; }
+
+    /// <summary>Steps between evaluations, or 0 (default) for one at the end of each epoch.</summary>
+    [JsonPropertyName("eval_steps")]
+    public int EvaluationInterval { get; init; }
+
+    /// <summary>Longest row in tokens; longer ones are cut. Default 1024.</summary>
+    [JsonPropertyName("max_length")]
+    public int MaxLength { get; init; } = 1024;
+
+    /// <summary>Whether several short examples share a row. Default false.</summary>
+    [JsonPropertyName("packing")]
+    public bool Packing { get; init; }
+
+    /// <summary>Element type the frozen weights compute in: <c>float32</c>, <c>bfloat16</c>, or null (default) for the type the model was loaded in.</summary>
+    [JsonPropertyName("precision")]
+    public string? Precision { get; init; }
+
+    /// <summary>Whether blocks keep their input alone and are computed again in the backward pass: less memory, a third more work. Default false.</summary>
+    [JsonPropertyName("gradient_checkpointing")]
+    public bool GradientCheckpointing { get; init; }
+
+    /// <summary>Steps between checkpoints, or 0 (default) for one at the end of each epoch.</summary>
+    [JsonPropertyName("save_steps")]
+    public int CheckpointInterval { get; init; }
+
+    /// <summary>How many checkpoints are kept, the newest ones. Default 2.</summary>
+    [JsonPropertyName("save_total_limit")]
+    public int CheckpointLimit { get; init; } = 2;
+
+    /// <summary>Steps between progress reports. Default 1. The log holds every step.</summary>
+    [JsonPropertyName("logging_steps")]
+    public int LoggingInterval { get; init; } = 1;
+
+    /// <summary>Keys that were in the file and that Peft has no use for; they are written back.</summary>
+    [JsonExtensionData]
+    public IDictionary<string, JsonElement>? Others { get; init; }
+
+    /// <summary>Reads a <c>training_options.json</c>, or any JSON object with Hugging Face's names.</summary>
+    /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>: a value is of the wrong kind, or the file is no JSON.</exception>
+    public static TrainingOptions FromFile(string path) => FromJson(File.ReadAllText(path), path);
+
+    /// <summary>Reads JSON with Hugging Face's names.</summary>
+    /// <param name="json">The text.</param>
+    /// <param name="source">Where it came from, for messages.</param>
+    /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>: a value is of the wrong kind, or the text is no JSON.</exception>
+    public static TrainingOptions FromJson(string json, string source = "the given text")
+    {
+        try
+        {
+            return JsonSerializer.Deserialize<TrainingOptions>(json, JsonFile.WriteOptions) ?? throw new JsonException("The value is null.");
+        }
+        catch (JsonException error)
+        {
+            throw new PeftException("TrainingOptionInvalid", $"The training options in {source} can't be read: {error.Message}", error);
+        }
+    }
+
+    /// <summary>The options as JSON with Hugging Face's names.</summary>
+    public string ToJson() => JsonSerializer.Serialize(this, JsonFile.WriteOptions);
+
+    /// <summary>Number of optimiser steps in which the rate rises, out of <paramref name="totalSteps"/>.</summary>
+    public int WarmupStepsOf(int totalSteps) => Warmup < 1 ? (int)Math.Ceiling(totalSteps * Warmup) : (int)Warmup;
+
+    /// <summary>Checks every value and names the first that can't be.</summary>
+    /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>.</exception>
+    /// <exception cref="NotSupportedByPeftException">Nobody knows the schedule or the optimiser.</exception>
+    public TrainingOptions Validate()
+    {
+        Require(double.IsFinite(LearningRate) && LearningRate >= 0, "learning_rate", LearningRate, "0 or more");
+        Require(MaxSteps is -1 or > 0, "max_steps", MaxSteps, "1 or more, or -1 to let the epochs decide");
+        Require(MaxSteps > 0 || (double.IsFinite(Epochs) && Epochs > 0), "num_train_epochs", Epochs, "more than 0");
+        Require(BatchSize > 0, "per_device_train_batch_size", BatchSize, "1 or more");
+        Require(EvaluationBatchSize > 0, "per_device_eval_batch_size", EvaluationBatchSize, "1 or more");
+        Require(GradientAccumulation > 0, "gradient_accumulation_steps", GradientAccumulation, "1 or more");
+        Require(double.IsFinite(Warmup) && Warmup >= 0, "warmup_steps", Warmup, "0 or more");
+        Require(double.IsFinite(WeightDecay) && WeightDecay >= 0, "weight_decay", WeightDecay, "0 or more");
+        Require(Beta1 is >= 0 and < 1, "adam_beta1", Beta1, "at least 0 and below 1");
+        Require(Beta2 is >= 0 and < 1, "adam_beta2", Beta2, "at least 0 and below 1");
+        Require(Epsilon > 0, "adam_epsilon", Epsilon, "more than 0");
+        Require(MaxGradientNorm >= 0, "max_grad_norm", MaxGradientNorm, "0 or more");
+        Require(LabelSmoothing is >= 0 and < 1, "label_smoothing_factor", LabelSmoothing, "at least 0 and below 1");
+        Require(NeftuneNoiseAlpha is null or > 0, "neftune_noise_alpha", NeftuneNoiseAlpha ?? 0, "more than 0, or absent");
+        Require(EvaluationSplit is >= 0 and < 1, "eval_split", EvaluationSplit, "at least 0 and below 1");
+        Require(EvaluationInterval >= 0, "eval_steps", EvaluationInterval, "0 or more");
+        Require(MaxLength > 1, "max_length", MaxLength, "2 or more");
+        Require(CheckpointInterval >= 0, "save_steps", CheckpointInterval, "0 or more");
+        Require(CheckpointLimit > 0, "save_total_limit", CheckpointLimit, "1 or more");
+        Require(LoggingInterval > 0, "logging_steps", LoggingInterval, "1 or more");
+        RequireOneOf("train_sampling_strategy", Sampling, "random", "sequential");
+        RequireOneOf("precision", Precision ?? "float32", "float32", "bfloat16");
+        ScheduleRegistry.Create(Schedule, LearningRate, WarmupStepsOf(Math.Max(MaxSteps, 1)), Math.Max(MaxSteps, 1), ScheduleOptions);
+        OptimizerRegistry.RequireKnown(Optimizer);
+        return this;
+    }
+
+    private static void Require(bool holds, string name, double value, string allowed)
+    {
+        if (!holds)
+        {
+            throw new PeftException(
+                "TrainingOptionInvalid", $"The training option {name} must be {allowed}, but is {value.ToString("R", CultureInfo.InvariantCulture)}.")
+            {
+                Target = name,
+            };
+        }
+    }
+
+    private static void RequireOneOf(string name, string value, params ReadOnlySpan<string> allowed)
+    {
+        if (!allowed.Contains(value))
+        {
+            throw new PeftException(
+                "TrainingOptionInvalid", $"The training option {name} must be one of {string.Join(", ", allowed.ToArray())}, but is '{value}'.")
+            {
+                Target = name,
+            };
+        }
+    }
+}
