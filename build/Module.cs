@@ -14,7 +14,7 @@ internal static class Module
             "dotnet", ["build", Checkout.At("PeftModule.sln"), "--configuration", "Release", "--nologo", "-v", "quiet", "-tl:off"]);
         if (code != 0)
         {
-            var errors = output.Split('\n').Where(line => line.Contains("error ", StringComparison.Ordinal)).Distinct().ToArray();
+            var errors = output.Split('\n').Where(line => line.Contains("error ", StringComparison.Ordinal)).Distinct().Take(30).ToArray();
             throw new BuildException("The build failed.\n" + (errors.Length == 0 ? output : string.Join('\n', errors)));
         }
     }

@@ -31,16 +31,22 @@ internal sealed class TorchEngine
         }
 
         var engine = new TorchEngine();
-        var written = engine.Read();
-        if (written && (forcedName ?? engine.Name) == engine.Name && (forcedBackend ?? engine.Backend) == engine.Backend)
+        if (!engine.Read())
         {
-            Console.WriteLine($"{engine} as TorchEngine.props says.");
+            engine.Probe(forcedName, forcedBackend ?? "cpu");
+            engine.Write();
+            Console.WriteLine($"{engine} now written to TorchEngine.props.");
+        }
+        else if ((forcedName ?? engine.Name) != engine.Name || (forcedBackend ?? engine.Backend) != engine.Backend)
+        {
+            engine._properties["TorchEngine"] = forcedName ?? engine.Name;
+            engine._properties["TorchBackend"] = forcedBackend ?? engine.Backend;
+            engine.Write();
+            Console.WriteLine($"{engine} changed as asked in TorchEngine.props.");
         }
         else
         {
-            engine.Probe(forcedName, forcedBackend ?? (written ? engine.Backend : "cpu"));
-            engine.Write();
-            Console.WriteLine($"{engine} now written to TorchEngine.props.");
+            Console.WriteLine($"{engine} as TorchEngine.props says.");
         }
 
         if (engine.Name == SystemLibtorch)
