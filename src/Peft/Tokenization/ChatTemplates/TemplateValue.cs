@@ -1,0 +1,164 @@
+using System.Collections;
+using System.Numerics;
+using System.Text.Json;
+
+namespace Peft.Tokenization.ChatTemplates;
+
+/// <summary>An ordered dictionary as templates see it; keys are any hashable value, as in Python.</summary>
+internal sealed class TemplateObject : IEnumerable<KeyValuePair<object?, object?>>
+{
+    private readonly Dictionary<TemplateKey, int> _places = [];
+    private readonly List<KeyValuePair<object?, object?>> _entries = [];
+
+    /// <summary>The number of entries.</summary>
+    public int Count => _entries.Count;
+
+    /// <summary>The keys in order.</summary>
+    public IEnumerable<object?> Keys => _entries.Select(entry => entry.Key);
+
+    /// <summary>The values in order.</summary>
+    public IEnumerable<object?> Values => _entries.Select(entry => entry.Value);
+
+    /// <summary>A value, or null where there is none.</summary>
+    public object? Get(object? key) => TryGet(key, out var value) ? value : null;
+
+    /// <summary>A value, if there is one.</summary>
+    public bool TryGet(object? key, out object? value)
+    {
+        if (_places.TryGetValue(new TemplateKey(key), out var place))
+        {
+            value = _entries[place].Value;
+            return true;
+        }
+
+        value = null;
+        return false;
+    }
+
+    /// <summary>Sets a value; a new key goes to the end.</summary>
+    public void Set(object? key, object? value)
+    {
+        var hashed = new TemplateKey(key);
+        if (_places.TryGetValue(hashed, out var place))
+        {
+            _entries[place] = new(_entries[place].Key, value);
+        }
+        else
+        {
+            _places.Add(hashed, _entries.Count);
+            _entries.Add(new(key, value));
+        }
+    }
+
+    /// <inheritdoc/>
+    public IEnumerator<KeyValuePair<object?, object?>> GetEnumerator() => _entries.GetEnumerator();
+
+    IEnumerator IEnumerable.GetEnumerator() => GetEnumerator();
+}
+
+/// <summary>A dictionary key with Python's equality: 1, 1.0 and true are the same key.</summary>
+internal readonly record struct TemplateKey
+{
+    private readonly object _value;
+
+    /// <summary>Wraps a key.</summary>
+    public TemplateKey(object? key) => _value = key switch
+    {
+        null => DBNull.Value,
+        bool flag => new BigInteger(flag ? 1 : 0),
+        BigInteger number => number,
+        double number when Math.Floor(number) == number && !double.IsInfinity(number) => new BigInteger(number),
+        TemplateObject or List<object?> => throw new TemplateException($"unhashable type: '{TemplateValue.TypeName(key)}'"),
+        _ => key,
+    };
+}
+
+/// <summary>Conversions between .NET values and the values of templates.</summary>
+/// <remarks>
+/// Templates know: null, <see cref="bool"/>, <see cref="BigInteger"/>, <see cref="double"/>, <see cref="string"/>,
+/// <see cref="List{T}"/> of object, <c>object?[]</c> for tuples, <see cref="TemplateObject"/>, and a few callable and special objects.
+/// </remarks>
+internal static class TemplateValue
+{
+    /// <summary>A template's value for a .NET value.</summary>
+    public static object? From(object? value) => value switch
+    {
+        null or bool or BigInteger or double or string or TemplateObject or List<object?> => value,
+        JsonElement json => FromJson(json),
+        sbyte or byte or short or ushort or int or uint or long => new BigInteger(Convert.ToInt64(value, System.Globalization.CultureInfo.InvariantCulture)),
+        ulong number => new BigInteger(number),
+        float number => (double)number,
+        decimal number => (double)number,
+        char character => character.ToString(),
+        ChatMessage message => message.Fields,
+        IDictionary dictionary => FromDictionary(dictionary),
+        IEnumerable list => FromList(list),
+        _ => Convert.ToString(value, System.Globalization.CultureInfo.InvariantCulture),
+    };
+
+    /// <summary>A template's value for JSON.</summary>
+    public static object? FromJson(JsonElement json)
+    {
+        switch (json.ValueKind)
+        {
+            case JsonValueKind.Object:
+                var result = new TemplateObject();
+                foreach (var entry in json.EnumerateObject())
+                {
+                    result.Set(entry.Name, FromJson(entry.Value));
+                }
+
+                return result;
+            case JsonValueKind.Array:
+                return json.EnumerateArray().Select(FromJson).ToList();
+            case JsonValueKind.String:
+                return JsonFields.Text(json, "the text");
+            case JsonValueKind.True:
+                return true;
+            case JsonValueKind.False:
+                return false;
+            case JsonValueKind.Number:
+                return json.GetRawText().AsSpan().IndexOfAny('.', 'e', 'E') < 0
+                    ? BigInteger.Parse(json.GetRawText(), System.Globalization.CultureInfo.InvariantCulture)
+                    : json.GetDouble();
+            default:
+                return null;
+        }
+    }
+
+    /// <summary>Python's name for a value's type.</summary>
+    public static string TypeName(object? value) => value switch
+    {
+        null => "NoneType",
+        bool => "bool",
+        BigInteger => "int",
+        double => "float",
+        string => "str",
+        List<object?> => "list",
+        object?[] => "tuple",
+        TemplateObject => "dict",
+        _ => "object",
+    };
+
+    private static TemplateObject FromDictionary(IDictionary dictionary)
+    {
+        var result = new TemplateObject();
+        foreach (DictionaryEntry entry in dictionary)
+        {
+            result.Set(From(entry.Key), From(entry.Value));
+        }
+
+        return result;
+    }
+
+    private static List<object?> FromList(IEnumerable list)
+    {
+        var result = new List<object?>();
+        foreach (var item in list)
+        {
+            result.Add(From(item));
+        }
+
+        return result;
+    }
+}

@@ -1,0 +1,88 @@
+using System.Text.Json;
+using Peft.Tokenization.ChatTemplates;
+
+namespace Peft.Tokenization;
+
+/// <summary>Reads tokenizer_config.json, special_tokens_map.json, added_tokens.json and the chat templates.</summary>
+internal static class ConfigurationReader
+{
+    /// <summary>Reads what of these files is there.</summary>
+    public static TokenizerConfiguration Read(string folder, IReadOnlyDictionary<string, byte[]> files)
+    {
+        var configuration = Parse(folder, files, "tokenizer_config.json");
+        var map = Parse(folder, files, "special_tokens_map.json");
+        var tokens = new Dictionary<string, string>(StringComparer.Ordinal);
+        var added = new List<AddedToken>();
+        if (Parse(folder, files, "added_tokens.json") is { } list)
+        {
+            added.AddRange(list.Element.EnumerateObject()
+                .Where(entry => entry.Value.ValueKind == JsonValueKind.Number)
+                .OrderBy(entry => entry.Value.GetInt64())
+                .Select(entry => new AddedToken { Content = entry.Name, Normalized = true }));
+        }
+
+        if (configuration?.OptionalObject("added_tokens_decoder") is { } decoder)
+        {
+            var entries = decoder.Element.EnumerateObject()
+                .Select(entry => (Id: int.TryParse(entry.Name, System.Globalization.NumberStyles.None, System.Globalization.CultureInfo.InvariantCulture, out var id) ? id : int.MaxValue, entry.Value))
+                .OrderBy(entry => entry.Id);
+            added.AddRange(entries.Select(entry => TokenizerPipeline.ReadAddedToken(new JsonFields(entry.Value, $"{decoder.Path}.{entry.Id}"))));
+        }
+
+        foreach (var fields in new[] { map, configuration })
+        {
+            foreach (var name in TokenizerConfiguration.TokenNames)
+            {
+                if (fields is { } source && source.Has(name, out var value))
+                {
+                    AddNamed(name, value, source.Path, tokens, added);
+                }
+            }
+        }
+
+        return new TokenizerConfiguration
+        {
+            TokenizerClass = configuration?.OptionalString("tokenizer_class"),
+            SpecialTokens = tokens,
+            AddedTokens = added,
+            ModelMaximumLength = MaximumLength(configuration),
+            PaddingSide = configuration?.OptionalString("padding_side") == "left" ? PaddingDirection.Left : PaddingDirection.Right,
+            TruncationSide = configuration?.OptionalString("truncation_side") == "left" ? TruncationDirection.Left : TruncationDirection.Right,
+            CleanUpSpaces = configuration?.Boolean("clean_up_tokenization_spaces", false) ?? false,
+            ChatTemplates = ChatTemplateSet.Read(configuration, files),
+            Root = configuration?.Element.Clone(),
+        };
+    }
+
+    private static JsonFields? Parse(string folder, IReadOnlyDictionary<string, byte[]> files, string name)
+    {
+        if (!files.TryGetValue(name, out var bytes))
+        {
+            return null;
+        }
+
+        var path = Path.Combine(folder, name);
+        using var document = JsonFields.Parse(bytes, path);
+        return new JsonFields(document.RootElement.Clone(), path);
+    }
+
+    /// <summary>A named special token, given as text or as an added token with its flags.</summary>
+    private static void AddNamed(string name, JsonElement value, string path, Dictionary<string, string> tokens, List<AddedToken> added)
+    {
+        var token = value.ValueKind == JsonValueKind.Object
+            ? TokenizerPipeline.ReadAddedToken(new JsonFields(value, path + "." + name)) with { Special = true, Id = TokenizerPipeline.OnlyIfMissing }
+            : new AddedToken { Content = JsonFields.Text(value, path + "." + name), Special = true, Id = TokenizerPipeline.OnlyIfMissing };
+        tokens[name] = token.Content;
+        if (!added.Exists(other => other.Content == token.Content))
+        {
+            added.Add(token);
+        }
+    }
+
+    /// <summary>The model's maximum length; the peer writes 1e30 where there is none.</summary>
+    private static int? MaximumLength(JsonFields? configuration)
+    {
+        var length = configuration?.Number("model_max_length", double.MaxValue) ?? double.MaxValue;
+        return length is >= 1 and <= int.MaxValue ? (int)length : null;
+    }
+}

@@ -1,0 +1,84 @@
+using System.Text.Json;
+
+namespace Peft.Tokenization;
+
+public sealed partial class Tokenizer
+{
+    /// <summary>The files that belong to a tokenizer, besides additional templates.</summary>
+    private static readonly string[] s_fileNames =
+    [
+        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json",
+        "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json",
+    ];
+
+    /// <summary>
+    /// Reads the tokenizer of a model folder: tokenizer.json or the older files, tokenizer_config.json, special_tokens_map.json and the chat
+    /// templates. Truncation and padding blocks are left off until <see cref="With"/> switches them on.
+    /// </summary>
+    /// <param name="folder">The folder.</param>
+    /// <exception cref="PeftException">There is no tokenizer, or a file is broken.</exception>
+    public static Tokenizer FromFolder(string folder)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(folder);
+        var contents = new Dictionary<string, byte[]>(StringComparer.Ordinal);
+        foreach (var name in s_fileNames)
+        {
+            var path = Path.Combine(folder, name);
+            if (File.Exists(path))
+            {
+                contents[name] = ReadFile(path);
+            }
+        }
+
+        var templates = Path.Combine(folder, "additional_chat_templates");
+        if (Directory.Exists(templates))
+        {
+            foreach (var path in Directory.EnumerateFiles(templates, "*.jinja").Order(StringComparer.Ordinal))
+            {
+                contents["additional_chat_templates/" + Path.GetFileName(path)] = ReadFile(path);
+            }
+        }
+
+        return FolderReader.Read(folder, new TokenizerFiles(contents));
+    }
+
+    /// <summary>
+    /// Reads a single file as the library that it belongs to would: a tokenizer.json with its truncation and padding blocks, a SentencePiece
+    /// <c>.model</c>, or a <c>vocab.txt</c>.
+    /// </summary>
+    /// <param name="path">The file.</param>
+    /// <exception cref="PeftException">The file isn't there, is broken or of an unknown kind.</exception>
+    public static Tokenizer FromFile(string path)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(path);
+        return FolderReader.ReadSingle(path, ReadFile(path));
+    }
+
+    /// <summary>Writes the tokenizer's files into a folder, byte for byte as they were read.</summary>
+    /// <param name="folder">The folder; it is created where it is missing.</param>
+    public void Save(string folder)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(folder);
+        Directory.CreateDirectory(folder);
+        foreach (var (name, bytes) in _files.Contents)
+        {
+            var path = Path.Combine(folder, name);
+            Directory.CreateDirectory(Path.GetDirectoryName(path)!);
+            var beside = path + ".new";
+            File.WriteAllBytes(beside, bytes);
+            File.Move(beside, path, overwrite: true);
+        }
+    }
+
+    private static byte[] ReadFile(string path)
+    {
+        try
+        {
+            return File.ReadAllBytes(path);
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            throw new PeftException("TokenizerFileUnreadable", $"{path} can't be read: {error.Message}", error) { Target = path };
+        }
+    }
+}

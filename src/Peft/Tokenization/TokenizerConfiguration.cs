@@ -1,0 +1,51 @@
+using System.Text.Json;
+using Peft.Tokenization.ChatTemplates;
+
+namespace Peft.Tokenization;
+
+/// <summary>What <c>tokenizer_config.json</c> and <c>special_tokens_map.json</c> say.</summary>
+public sealed record TokenizerConfiguration
+{
+    /// <summary>The names of the special tokens that have a name of their own.</summary>
+    internal static readonly string[] TokenNames =
+        ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+    /// <summary>The peer's class, such as <c>LlamaTokenizer</c>, or null.</summary>
+    public string? TokenizerClass { get; init; }
+
+    /// <summary>The special tokens by name (<c>bos_token</c>, <c>eos_token</c>, <c>unk_token</c>, <c>sep_token</c>, ...).</summary>
+    public IReadOnlyDictionary<string, string> SpecialTokens { get; init; } = new Dictionary<string, string>(StringComparer.Ordinal);
+
+    /// <summary>The token that starts a text, or null.</summary>
+    public string? BosToken => SpecialTokens.GetValueOrDefault("bos_token");
+
+    /// <summary>The token that ends a text, or null.</summary>
+    public string? EosToken => SpecialTokens.GetValueOrDefault("eos_token");
+
+    /// <summary>The token that fills batches, or null.</summary>
+    public string? PadToken => SpecialTokens.GetValueOrDefault("pad_token");
+
+    /// <summary>The token for what the vocabulary lacks, or null.</summary>
+    public string? UnkToken => SpecialTokens.GetValueOrDefault("unk_token");
+
+    /// <summary>The longest text the model was made for, in tokens, or null where nobody says.</summary>
+    public int? ModelMaximumLength { get; init; }
+
+    /// <summary>On which side batches are padded. Default: right.</summary>
+    public PaddingDirection PaddingSide { get; init; }
+
+    /// <summary>On which side texts are cut. Default: right.</summary>
+    public TruncationDirection TruncationSide { get; init; }
+
+    /// <summary>Whether decoding takes spaces before punctuation out (<c>clean_up_tokenization_spaces</c>). Default: false.</summary>
+    public bool CleanUpSpaces { get; init; }
+
+    /// <summary>The chat templates, by name where there are several.</summary>
+    public ChatTemplateSet ChatTemplates { get; init; } = ChatTemplateSet.None;
+
+    /// <summary>Tokens that the configuration adds to the vocabulary.</summary>
+    internal IReadOnlyList<AddedToken> AddedTokens { get; init; } = [];
+
+    /// <summary>The root of tokenizer_config.json, where there is one.</summary>
+    internal JsonElement? Root { get; init; }
+}
