@@ -1,0 +1,86 @@
+using System.Management.Automation;
+
+namespace Peft.Tests.PowerShell;
+
+/// <summary>
+/// The pages under docs/commands and the file that Get-Help reads agree with the cmdlets. To write their generated parts again after a
+/// change, run these tests with PEFT_UPDATE_HELP=1.
+/// </summary>
+public sealed class HelpTests(ModuleHost host) : IClassFixture<ModuleHost>
+{
+    private static readonly string Pages = Path.Combine(ModuleHost.Root, "docs", "commands");
+    private static readonly string File = Path.Combine(ModuleHost.Root, "src", "Peft.Module", "en-US", "Peft.Module.dll-Help.xml");
+    private static readonly bool Updates = Environment.GetEnvironmentVariable("PEFT_UPDATE_HELP") is "1";
+
+    [Fact]
+    public void Pages_and_help_file_agree_with_the_cmdlets()
+    {
+        var entries = new List<(CmdletHelp, HelpPage)>();
+        foreach (var cmdlet in Cmdlets())
+        {
+            var path = Path.Combine(Pages, cmdlet.Name + ".md");
+            Assert.True(System.IO.File.Exists(path), $"There is no page docs/commands/{cmdlet.Name}.md.");
+            var text = System.IO.File.ReadAllText(path).ReplaceLineEndings("\n");
+            var page = HelpPage.Parse(text);
+            var help = new CmdletHelp(cmdlet);
+            page["Syntax"] = help.SyntaxSection();
+            page["Parameters"] = help.ParametersSection();
+            Agree(path, page.ToString());
+            entries.Add((help, page));
+        }
+
+        Agree(File, HelpFile.Write(entries));
+    }
+
+    [Fact]
+    public void Every_page_belongs_to_a_cmdlet_and_has_all_a_reader_needs()
+    {
+        var cmdlets = Cmdlets().ToDictionary(static cmdlet => cmdlet.Name);
+        foreach (var path in Directory.GetFiles(Pages, "*-*.md"))
+        {
+            var page = HelpPage.Parse(System.IO.File.ReadAllText(path));
+            Assert.True(cmdlets.TryGetValue(page.Name, out var cmdlet), path);
+            Assert.Equal(Path.GetFileNameWithoutExtension(path), page.Name);
+            Assert.True(page.Synopsis.EndsWith('.'), $"{page.Name}: the synopsis is a sentence.");
+            Assert.True(page["Description"].Length > 0, $"{page.Name}: no description.");
+            Assert.True(page.Examples().Any(), $"{page.Name}: no example.");
+            Assert.All(page.Examples(), example => Assert.Contains(page.Name, example.Code, StringComparison.OrdinalIgnoreCase));
+            Assert.All(new CmdletHelp(cmdlet).Parameters, parameter => Assert.True(parameter.Comment().Length > 0, $"{page.Name} -{parameter.Info.Name}: no comment."));
+        }
+    }
+
+    [Fact]
+    public void Get_Help_shows_synopsis_parameters_defaults_and_examples_of_every_cmdlet()
+    {
+        foreach (var cmdlet in Cmdlets())
+        {
+            var help = host.Output($"Get-Help {cmdlet.Name} -Full")[0];
+            var page = HelpPage.Parse(System.IO.File.ReadAllText(Path.Combine(Pages, cmdlet.Name + ".md")));
+            Assert.Equal(page.Synopsis.Replace("`", "", StringComparison.Ordinal), help.Properties["Synopsis"].Value.ToString());
+            foreach (var parameter in new CmdletHelp(cmdlet).Parameters)
+            {
+                var shown = host.Output($"(Get-Help {cmdlet.Name} -Parameter {parameter.Info.Name} | ForEach-Object {{ $_.description.Text; $_.defaultValue }})");
+                Assert.Equal(parameter.Comment(), shown[0].ToString());
+                Assert.Equal(parameter.Default.Length > 0 ? parameter.Default : "None", shown[1].ToString());
+            }
+
+            Assert.Equal(page.Examples().Count(), host.Output($"(Get-Help {cmdlet.Name} -Examples).examples.example").Count);
+        }
+    }
+
+    private IReadOnlyList<CmdletInfo> Cmdlets() =>
+        [.. host.Output("(Get-Module Peft).ExportedCmdlets.Values").Select(static item => (CmdletInfo)item.BaseObject).OrderBy(static cmdlet => cmdlet.Name, StringComparer.Ordinal)];
+
+    private static void Agree(string path, string expected)
+    {
+        if (Updates)
+        {
+            Directory.CreateDirectory(Path.GetDirectoryName(path)!);
+            System.IO.File.WriteAllText(path, expected);
+        }
+
+        Assert.True(
+            System.IO.File.Exists(path) && System.IO.File.ReadAllText(path).ReplaceLineEndings("\n") == expected,
+            $"{Path.GetFileName(path)} is out of date: run the tests of HelpTests with PEFT_UPDATE_HELP=1 and build again.");
+    }
+}
