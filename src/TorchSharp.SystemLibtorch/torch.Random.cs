@@ -1,0 +1,12 @@
+namespace TorchSharp;
+
+// Random numbers, drawn from the default generator where none is given.
+public static partial class torch
+{
+    public static Tensor bernoulli(Tensor input, Generator? generator = null) => input.bernoulli(generator);
+
+    public static Tensor multinomial(Tensor input, long num_samples, bool replacement = false, Generator? generator = null) =>
+        input.multinomial(num_samples, replacement, generator);
+
+    public static Tensor poisson(Tensor input, Generator? generator = null) => input.poisson(generator);
+}
