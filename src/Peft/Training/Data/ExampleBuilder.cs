@@ -1,0 +1,136 @@
+namespace Peft.Training.Data;
+
+/// <summary>Makes examples of rows: text, tokens, and which of them carry loss.</summary>
+/// <param name="columns">Which columns play which part.</param>
+/// <param name="template">Makes the prompt, or null where the prompt column is the prompt.</param>
+/// <param name="loss">Which tokens carry loss.</param>
+/// <param name="tokenizer">The model's tokenizer.</param>
+internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? template, LossTokens loss, IExampleTokenizer tokenizer)
+{
+    private const string EveryToken = "every token carries loss";
+
+    /// <summary>Makes the example of a row, uncut.</summary>
+    /// <param name="row">The row.</param>
+    /// <returns>The example.</returns>
+    /// <exception cref="PeftException"><c>DatasetRowInvalid</c> or <c>ChatTemplateWithoutMarks</c>, or what the chat template throws.</exception>
+    public TrainingExample Build(TrainingRow row)
+    {
+        switch (columns.Kind)
+        {
+            case RowKind.Text:
+                int[] ids = tokenizer.Encode(WithEnd(row.Text(columns.Text!)), addSpecialTokens: true).Ids;
+                return new TrainingExample(row, ids, ids, EveryToken);
+            case RowKind.Messages:
+                return Conversation(row, row.Messages(columns.Text!));
+            default:
+                bool isConversation = row.Values.GetValueOrDefault(columns.Prompt!) is IReadOnlyList<object?>;
+                return isConversation ? ConversationalPair(row) : Pair(row);
+        }
+    }
+
+    /// <summary>A prompt and its completion as texts; both are tokenised as the model will see them, the prompt also alone.</summary>
+    private TrainingExample Pair(TrainingRow row)
+    {
+        string prompt = Prompt(row);
+        int[] promptIds = tokenizer.Encode(prompt, addSpecialTokens: true).Ids;
+        int[] ids = tokenizer.Encode(WithEnd(prompt + row.Text(columns.Answer!)), addSpecialTokens: true).Ids;
+        return AfterPrompt(row, promptIds, ids);
+    }
+
+    private TrainingExample ConversationalPair(TrainingRow row)
+    {
+        IReadOnlyList<IReadOnlyDictionary<string, object?>> prompt = row.Messages(columns.Prompt!);
+        int[] promptIds = Tokenised(tokenizer.Render(prompt, addGenerationPrompt: true).Text).Ids;
+        int[] ids = Tokenised(tokenizer.Render([.. prompt, .. row.Messages(columns.Answer!)], addGenerationPrompt: false).Text).Ids;
+        return AfterPrompt(row, promptIds, ids);
+    }
+
+    /// <summary>The completion starts where the two sequences part, which may be before the prompt's end.</summary>
+    private TrainingExample AfterPrompt(TrainingRow row, int[] promptIds, int[] ids)
+    {
+        if (loss == LossTokens.All)
+        {
+            return new TrainingExample(row, ids, ids, EveryToken);
+        }
+
+        int start = promptIds.AsSpan().CommonPrefixLength(ids);
+        int[] labels = [.. ids];
+        labels.AsSpan(0, start).Fill(TrainingExample.Ignored);
+        return new TrainingExample(row, ids, labels, $"'{columns.Answer}' carries loss, the prompt does not");
+    }
+
+    private TrainingExample Conversation(TrainingRow row, IReadOnlyList<IReadOnlyDictionary<string, object?>> messages)
+    {
+        RenderedConversation rendered = tokenizer.Render(messages, addGenerationPrompt: false);
+        (int[] ids, (int Start, int End)[] offsets) = Tokenised(rendered.Text);
+        if (loss == LossTokens.All)
+        {
+            return new TrainingExample(row, ids, ids, EveryToken);
+        }
+
+        IReadOnlyList<(int Start, int End)> spans = rendered.Generated ?? AssistantSpans(row, messages, rendered.Text);
+        var labels = new int[ids.Length];
+        for (int i = 0; i < ids.Length; i++)
+        {
+            (int start, int end) = offsets[i];
+            bool learned = end > start && spans.Any(span => start < span.End && end > span.Start);
+            labels[i] = learned ? ids[i] : TrainingExample.Ignored;
+        }
+
+        return new TrainingExample(row, ids, labels, "the assistant's messages carry loss, the others do not");
+    }
+
+    /// <summary>
+    /// For templates that mark nothing: what an assistant's message adds to the text, beyond the opening of its turn, is the assistant's.
+    /// </summary>
+    private List<(int Start, int End)> AssistantSpans(TrainingRow row, IReadOnlyList<IReadOnlyDictionary<string, object?>> messages, string text)
+    {
+        var spans = new List<(int Start, int End)>();
+        for (int i = 0; i < messages.Count; i++)
+        {
+            if (messages[i]["role"] is not "assistant")
+            {
+                continue;
+            }
+
+            string opened = i == 0 ? string.Empty : tokenizer.Render([.. messages.Take(i)], addGenerationPrompt: true).Text;
+            string closed = tokenizer.Render([.. messages.Take(i + 1)], addGenerationPrompt: false).Text;
+            if (!closed.StartsWith(opened, StringComparison.Ordinal) || !text.StartsWith(closed, StringComparison.Ordinal))
+            {
+                throw new PeftException("ChatTemplateWithoutMarks", $"{row.Place}: the model's chat template marks no assistant tokens and changes earlier messages with later ones, so that what the assistant says can't be told from the rest.")
+                {
+                    Target = row,
+                    RecommendedAction = "Let every token carry loss, or give rows with prompt and completion.",
+                };
+            }
+
+            spans.Add((opened.Length, closed.Length));
+        }
+
+        return spans;
+    }
+
+    /// <summary>A template spells out all special tokens itself.</summary>
+    private (int[] Ids, (int Start, int End)[] Offsets) Tokenised(string rendered) => tokenizer.Encode(rendered, addSpecialTokens: false);
+
+    private string Prompt(TrainingRow row)
+    {
+        if (template is null)
+        {
+            return row.Text(columns.Prompt!);
+        }
+
+        string input = columns.Input is null ? string.Empty : row.OptionalText(columns.Input);
+        return template.Render(Value, hasInput: input.Length > 0);
+
+        // The parts go by their usual names in a template, whatever the columns are called.
+        string Value(string name) => name switch
+        {
+            "input" => input,
+            "instruction" or "prompt" when !row.Values.ContainsKey(name) => row.Text(columns.Prompt!),
+            _ => row.Text(name),
+        };
+    }
+
+    private string WithEnd(string text) => tokenizer.EndOfSequence is { Length: > 0 } end && !text.EndsWith(end, StringComparison.Ordinal) ? text + end : text;
+}

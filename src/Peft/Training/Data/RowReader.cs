@@ -1,0 +1,241 @@
+using System.Globalization;
+using System.Text;
+using System.Text.Json;
+using CsvHelper;
+using Peft.Tensors;
+
+namespace Peft.Training.Data;
+
+/// <summary>Reads the rows of a file in any of the formats.</summary>
+internal static class RowReader
+{
+    private static readonly JsonDocumentOptions Json = new() { MaxDepth = 64 };
+
+    /// <summary>Reads all rows.</summary>
+    /// <param name="path">The file.</param>
+    /// <param name="options">Format, delimiter and encoding.</param>
+    /// <returns>The rows in order.</returns>
+    /// <exception cref="PeftException">
+    /// <c>FileNotFound</c>, <c>FileUnreadable</c>, <c>DatasetEncodingUnknown</c>, <c>DatasetEncodingInvalid</c> or <c>DatasetRowInvalid</c>.
+    /// </exception>
+    /// <exception cref="NotSupportedByPeftException"><c>DatasetFormatNotSupported</c>.</exception>
+    public static List<TrainingRow> Read(string path, DatasetOptions options)
+    {
+        DatasetFormat format = options.Format == DatasetFormat.Automatic ? FormatOf(path) : options.Format;
+        try
+        {
+            using var reader = new StreamReader(path, TextEncoding.Of(path, options.Encoding), detectEncodingFromByteOrderMarks: false);
+            return format switch
+            {
+                DatasetFormat.JsonLines => JsonLines(reader, path),
+                DatasetFormat.Json => JsonArray(reader, path),
+                DatasetFormat.Csv => Csv(reader, path, options.Delimiter),
+                _ => Lines(reader, path),
+            };
+        }
+        catch (DecoderFallbackException error)
+        {
+            throw new PeftException("DatasetEncodingInvalid", $"'{path}' has bytes that are not valid in the encoding it is read in: {error.Message}", error)
+            {
+                Target = path,
+                RecommendedAction = "Name the encoding in which the file was saved.",
+            };
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            throw FileErrors.Unreadable(path, error);
+        }
+    }
+
+    /// <summary>A JSON value as plain .NET objects.</summary>
+    /// <param name="value">The value.</param>
+    /// <returns>A string, number, truth value, null, list or dictionary.</returns>
+    public static object? Plain(JsonElement value) => value.ValueKind switch
+    {
+        JsonValueKind.Object => Properties(value),
+        JsonValueKind.Array => value.EnumerateArray().Select(Plain).ToList(),
+        JsonValueKind.String => value.GetString(),
+        JsonValueKind.Number => value.TryGetInt64(out long whole) ? whole : value.GetDouble(),
+        JsonValueKind.True => true,
+        JsonValueKind.False => false,
+        _ => null,
+    };
+
+    private static DatasetFormat FormatOf(string path) => Path.GetExtension(path).ToUpperInvariant() switch
+    {
+        ".JSONL" or ".NDJSON" => DatasetFormat.JsonLines,
+        ".JSON" => DatasetFormat.Json,
+        ".CSV" or ".TSV" => DatasetFormat.Csv,
+        ".TXT" or ".TEXT" or ".MD" => DatasetFormat.Text,
+        var extension => throw new NotSupportedByPeftException("DatasetFormatNotSupported", $"'{path}' has the extension '{extension}', which no format of data sets goes with.")
+        {
+            Target = path,
+            RecommendedAction = "Use JSONL, JSON, CSV or text, or say which of them it is.",
+        },
+    };
+
+    private static Dictionary<string, object?> Properties(JsonElement value)
+    {
+        var properties = new Dictionary<string, object?>();
+        foreach (JsonProperty property in value.EnumerateObject())
+        {
+            properties[property.Name] = Plain(property.Value);
+        }
+
+        return properties;
+    }
+
+    private static PeftException Invalid(string path, int line, string what, Exception? error = null) =>
+        new("DatasetRowInvalid", string.Create(CultureInfo.InvariantCulture, $"{path}, line {line}: {what}"), error)
+        {
+            Target = path,
+            RecommendedAction = "Mend or remove the row.",
+        };
+
+    private static List<TrainingRow> Lines(StreamReader reader, string path)
+    {
+        var rows = new List<TrainingRow>();
+        for (int line = 1; reader.ReadLine() is { } text; line++)
+        {
+            if (!string.IsNullOrWhiteSpace(text))
+            {
+                rows.Add(new TrainingRow(new Dictionary<string, object?> { ["text"] = text }, path, line));
+            }
+        }
+
+        return rows;
+    }
+
+    private static List<TrainingRow> JsonLines(StreamReader reader, string path)
+    {
+        var rows = new List<TrainingRow>();
+        for (int line = 1; reader.ReadLine() is { } text; line++)
+        {
+            if (string.IsNullOrWhiteSpace(text))
+            {
+                continue;
+            }
+
+            try
+            {
+                using var document = JsonDocument.Parse(text, Json);
+                rows.Add(ObjectRow(document.RootElement, path, line));
+            }
+            catch (JsonException error)
+            {
+                throw Invalid(path, line, $"this is not valid JSON (byte {error.BytePositionInLine + 1}): {error.Message}", error);
+            }
+        }
+
+        return rows;
+    }
+
+    private static TrainingRow ObjectRow(JsonElement value, string path, int line) => value.ValueKind == JsonValueKind.Object
+        ? new TrainingRow(Properties(value), path, line)
+        : throw Invalid(path, line, "a row must be an object with named fields.");
+
+    /// <summary>An array of objects, or the first array among an object's properties (as in <c>{"data": [...]}</c>).</summary>
+    private static List<TrainingRow> JsonArray(StreamReader reader, string path)
+    {
+        byte[] utf8 = Encoding.UTF8.GetBytes(reader.ReadToEnd());
+        try
+        {
+            using var document = JsonDocument.Parse(utf8, Json);
+            JsonElement root = document.RootElement;
+            JsonElement array = root.ValueKind == JsonValueKind.Object
+                ? root.EnumerateObject().Select(property => property.Value).FirstOrDefault(value => value.ValueKind == JsonValueKind.Array)
+                : root;
+            if (array.ValueKind != JsonValueKind.Array)
+            {
+                throw Invalid(path, 1, "the file must hold an array of objects, or an object with such an array.");
+            }
+
+            List<int> lines = LinesOfItems(utf8, root.ValueKind == JsonValueKind.Object ? 2 : 1);
+            return [.. array.EnumerateArray().Select((item, i) => ObjectRow(item, path, lines[i]))];
+        }
+        catch (JsonException error)
+        {
+            throw Invalid(path, (int)(error.LineNumber ?? 0) + 1, $"this is not valid JSON: {error.Message}", error);
+        }
+    }
+
+    /// <summary>The line on which each item of the first array at a depth begins.</summary>
+    private static List<int> LinesOfItems(byte[] utf8, int depth)
+    {
+        var lines = new List<int>();
+        var reader = new Utf8JsonReader(utf8, new JsonReaderOptions { MaxDepth = Json.MaxDepth });
+        bool inside = false;
+        int line = 1, counted = 0;
+        while (reader.Read())
+        {
+            if (!inside)
+            {
+                inside = reader.TokenType == JsonTokenType.StartArray && reader.CurrentDepth == depth - 1;
+                continue;
+            }
+
+            if (reader.TokenType == JsonTokenType.EndArray && reader.CurrentDepth == depth - 1)
+            {
+                break;
+            }
+
+            if (reader.CurrentDepth == depth && reader.TokenType is not (JsonTokenType.EndObject or JsonTokenType.EndArray))
+            {
+                int start = (int)reader.TokenStartIndex;
+                line += utf8.AsSpan(counted, start - counted).Count((byte)'\n');
+                counted = start;
+                lines.Add(line);
+            }
+        }
+
+        return lines;
+    }
+
+    private static List<TrainingRow> Csv(StreamReader reader, string path, char? delimiter)
+    {
+        var options = new CsvReaderOptions
+        {
+            Separator = delimiter ?? (Path.GetExtension(path).Equals(".tsv", StringComparison.OrdinalIgnoreCase) ? '\t' : null),
+            TrackLineNumbers = true,
+            MalformedData = CsvMalformedDataHandling.Throw,
+        };
+        try
+        {
+            using CsvReader csv = CsvReader.Create(reader, options, leaveOpen: true);
+            string[] names = [.. csv.Headers.Select(name => name.Trim())];
+            if (names.Distinct().Count() != names.Length)
+            {
+                throw Invalid(path, 1, $"two columns have the same name: {string.Join(", ", names)}.");
+            }
+
+            var rows = new List<TrainingRow>();
+            while (csv.Read())
+            {
+                rows.Add(CsvRow(csv, names, path));
+            }
+
+            return rows;
+        }
+        catch (CsvFormatException error)
+        {
+            throw Invalid(path, (int)error.LineNumber, error.Message, error);
+        }
+    }
+
+    private static TrainingRow CsvRow(CsvReader csv, string[] names, string path)
+    {
+        int line = (int)csv.LineNumber;
+        if (csv.FieldCount != names.Length)
+        {
+            throw Invalid(path, line, $"the row has {csv.FieldCount} values, but there are {names.Length} columns ({string.Join(", ", names)}).");
+        }
+
+        var values = new Dictionary<string, object?>(names.Length);
+        for (int i = 0; i < names.Length; i++)
+        {
+            values.Add(names[i], csv.GetString(i));
+        }
+
+        return new TrainingRow(values, path, line);
+    }
+}

@@ -1,0 +1,84 @@
+using System.Globalization;
+using System.Runtime.InteropServices;
+using System.Security.Cryptography;
+using System.Text;
+using static TorchSharp.torch;
+
+namespace Peft.Training.Data;
+
+/// <summary>How tokenised examples become batches.</summary>
+public sealed record TokenizationOptions
+{
+    /// <summary>The most tokens an example, or a packed row, keeps; null keeps all. A data set's own maximum goes before it.</summary>
+    public int? MaxLength { get; init; }
+
+    /// <summary>How short examples share a row. Default: they don't.</summary>
+    public PackingStrategy Packing { get; init; }
+
+    /// <summary>Whether the rows of a batch are joined into one without padding. Best-fit packing always does so.</summary>
+    public bool PaddingFree { get; init; }
+
+    /// <summary>Makes the length of a batch a multiple of it; null for none.</summary>
+    public int? PadToMultipleOf { get; init; }
+
+    /// <summary>Whether padding stands in front. Default: behind, as in TRL, whatever the tokenizer does when it generates.</summary>
+    public bool PadLeft { get; init; }
+}
+
+/// <summary>A data set in a model's tokens, ready to be learnt.</summary>
+public sealed class TokenizedDataset : ITrainingData
+{
+    private readonly TokenizationOptions _options;
+    private readonly int _paddingId;
+
+    internal TokenizedDataset(IReadOnlyList<TrainingExample> examples, IReadOnlyList<DroppedRow> dropped, TokenizationOptions options, int paddingId)
+    {
+        Examples = examples;
+        Dropped = dropped;
+        _options = options;
+        _paddingId = paddingId;
+        TokenRow[] rows = [.. examples.Select(example => new TokenRow(example.InputIds, example.Labels))];
+        Rows = options.Packing == PackingStrategy.None ? rows : Packing.Pack(rows, options.MaxLength!.Value, options.Packing);
+        Fingerprint = Hash();
+    }
+
+    /// <summary>The examples, in the order of their rows.</summary>
+    public IReadOnlyList<TrainingExample> Examples { get; }
+
+    /// <summary>Rows that gave no example, and why.</summary>
+    public IReadOnlyList<DroppedRow> Dropped { get; }
+
+    /// <summary>What batches are made of: an example each, or several where they are packed.</summary>
+    public IReadOnlyList<TokenRow> Rows { get; }
+
+    /// <inheritdoc/>
+    public int Count => Rows.Count;
+
+    /// <inheritdoc/>
+    public string Fingerprint { get; }
+
+    /// <inheritdoc/>
+    public TrainingBatch Collate(IReadOnlyList<int> rows, Device device)
+    {
+        ArgumentNullException.ThrowIfNull(rows);
+        TokenRow[] chosen = [.. rows.Select(row => Rows[row])];
+        bool flat = _options.PaddingFree || _options.Packing is PackingStrategy.BestFit or PackingStrategy.BestFitSplit;
+        return flat
+            ? Collator.Flattened(chosen, _paddingId, device, _options.PadToMultipleOf)
+            : Collator.Padded(chosen, _paddingId, device, _options.PadLeft, _options.PadToMultipleOf);
+    }
+
+    private string Hash()
+    {
+        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        hash.AppendData(Encoding.UTF8.GetBytes(string.Create(CultureInfo.InvariantCulture, $"{_options} {Rows.Count}")));
+        foreach (TokenRow row in Rows)
+        {
+            hash.AppendData(MemoryMarshal.AsBytes<int>([row.InputIds.Length]));
+            hash.AppendData(MemoryMarshal.AsBytes(row.InputIds.AsSpan()));
+            hash.AppendData(MemoryMarshal.AsBytes(row.Labels.AsSpan()));
+        }
+
+        return Convert.ToHexStringLower(hash.GetHashAndReset());
+    }
+}

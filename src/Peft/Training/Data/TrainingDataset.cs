@@ -1,0 +1,165 @@
+namespace Peft.Training.Data;
+
+/// <summary>
+/// Rows to learn from, and everything that decides what is learnt of them: columns, template, maximum length, and which tokens carry
+/// loss. Showing examples and training read the same object.
+/// </summary>
+public sealed class TrainingDataset
+{
+    private TrainingDataset(IReadOnlyList<TrainingRow> rows, string origin, DatasetOptions options)
+    {
+        if (rows.Count == 0)
+        {
+            throw new PeftException("DatasetEmpty", $"'{origin}' has no rows.") { Target = origin };
+        }
+
+        Rows = rows;
+        Origin = origin;
+        ColumnNames = [.. rows.SelectMany(row => row.Values.Keys).Distinct()];
+        Columns = DatasetColumns.Find(ColumnNames, options, origin);
+        Template = options.Template ?? (Columns.Kind == RowKind.Instruction ? PromptTemplate.Instruction : null);
+        MaxLength = options.MaxLength;
+        Loss = options.Loss;
+        foreach (TrainingRow row in rows)
+        {
+            Check(row);
+        }
+    }
+
+    /// <summary>The rows as they were read.</summary>
+    public IReadOnlyList<TrainingRow> Rows { get; }
+
+    /// <summary>The number of rows.</summary>
+    public int Count => Rows.Count;
+
+    /// <summary>Where the rows came from: a path, or a word for the pipeline.</summary>
+    public string Origin { get; }
+
+    /// <summary>The columns of all rows.</summary>
+    public IReadOnlyList<string> ColumnNames { get; }
+
+    /// <summary>Which columns play which part.</summary>
+    public DatasetColumns Columns { get; }
+
+    /// <summary>Makes prompts of rows; null where the prompt column, text or conversation is taken as it is.</summary>
+    public PromptTemplate? Template { get; }
+
+    /// <summary>The most tokens an example keeps; null leaves it to the training.</summary>
+    public int? MaxLength { get; }
+
+    /// <summary>Which tokens carry loss.</summary>
+    public LossTokens Loss { get; }
+
+    /// <summary>Reads a file.</summary>
+    /// <param name="path">A JSONL, JSON, CSV or text file.</param>
+    /// <param name="options">How to read it; null lets the file tell.</param>
+    /// <returns>The data set.</returns>
+    /// <exception cref="PeftException">
+    /// <c>FileNotFound</c>, <c>FileUnreadable</c>, <c>DatasetEmpty</c>, <c>DatasetEncodingUnknown</c>, <c>DatasetEncodingInvalid</c>,
+    /// <c>DatasetRowInvalid</c> (with file, line and field), <c>DatasetColumnMissing</c>, <c>DatasetColumnsUnknown</c> or <c>PromptTemplateInvalid</c>.
+    /// </exception>
+    /// <exception cref="NotSupportedByPeftException"><c>DatasetFormatNotSupported</c>.</exception>
+    public static TrainingDataset FromFile(string path, DatasetOptions? options = null)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(path);
+        options ??= new DatasetOptions();
+        return new TrainingDataset(RowReader.Read(path, options), path, options);
+    }
+
+    /// <summary>Takes rows that are in memory already, such as objects of a pipeline.</summary>
+    /// <param name="rows">The rows' values by column.</param>
+    /// <param name="options">How to understand them.</param>
+    /// <param name="origin">What messages call their source.</param>
+    /// <returns>The data set.</returns>
+    /// <exception cref="PeftException">As <see cref="FromFile"/>.</exception>
+    public static TrainingDataset FromRows(IEnumerable<IReadOnlyDictionary<string, object?>> rows, DatasetOptions? options = null, string origin = "the given rows")
+    {
+        ArgumentNullException.ThrowIfNull(rows);
+        return new TrainingDataset([.. rows.Select((values, i) => new TrainingRow(values, origin, i + 1))], origin, options ?? new DatasetOptions());
+    }
+
+    /// <summary>Makes the examples of a model's tokenizer. Rows of which nothing is learnt are left out and listed.</summary>
+    /// <param name="tokenizer">The tokenizer.</param>
+    /// <param name="options">Length and packing; null keeps every example whole and apart.</param>
+    /// <param name="cancellation">Stops between rows.</param>
+    /// <returns>The examples.</returns>
+    /// <exception cref="PeftException">
+    /// <c>DatasetAllMasked</c>: no token of any row carries loss; <c>PackingWithoutLength</c>; <c>DatasetRowInvalid</c>; <c>ChatTemplateWithoutMarks</c>.
+    /// </exception>
+    public TokenizedDataset Tokenize(IExampleTokenizer tokenizer, TokenizationOptions? options = null, CancellationToken cancellation = default)
+    {
+        ArgumentNullException.ThrowIfNull(tokenizer);
+        options ??= new TokenizationOptions();
+        options = options with { MaxLength = MaxLength ?? options.MaxLength };
+        bool packs = options.Packing != PackingStrategy.None;
+        if (packs && options.MaxLength is null)
+        {
+            throw new PeftException("PackingWithoutLength", "Examples can only be packed into rows of a given maximum length.") { RecommendedAction = "Give a maximum length." };
+        }
+
+        var builder = new ExampleBuilder(Columns, Template, Loss, tokenizer);
+        var examples = new List<TrainingExample>(Rows.Count);
+        var dropped = new List<DroppedRow>();
+        foreach (TrainingRow row in Rows)
+        {
+            cancellation.ThrowIfCancellationRequested();
+            TrainingExample whole = builder.Build(row);
+            TrainingExample example = packs ? whole : Cut(whole, options.MaxLength);
+            if (packs || example.LearnedCount > 0)
+            {
+                examples.Add(example);
+            }
+            else
+            {
+                dropped.Add(new DroppedRow(row, example.IsCut ? $"the first {example.InputIds.Length} of its {example.UncutLength} tokens carry no loss" : "none of its tokens carries loss"));
+            }
+        }
+
+        return examples.Any(example => example.LearnedCount > 0)
+            ? new TokenizedDataset(examples, dropped, options, tokenizer.PaddingId)
+            : throw AllMasked(options.MaxLength);
+    }
+
+    /// <summary>The example of one row, as the training will see it.</summary>
+    /// <param name="index">The row's index.</param>
+    /// <param name="tokenizer">The tokenizer.</param>
+    /// <param name="maxLength">The most tokens it keeps where the data set has no maximum of its own; null keeps all.</param>
+    /// <returns>The example; it may carry no loss at all.</returns>
+    public TrainingExample Example(int index, IExampleTokenizer tokenizer, int? maxLength = null) =>
+        Cut(new ExampleBuilder(Columns, Template, Loss, tokenizer).Build(Rows[index]), MaxLength ?? maxLength);
+
+    private static TrainingExample Cut(TrainingExample example, int? maxLength) => maxLength is { } length && example.InputIds.Length > length
+        ? example with { InputIds = example.InputIds[..length], Labels = example.Labels[..length], UncutLength = example.InputIds.Length }
+        : example;
+
+    private PeftException AllMasked(int? maxLength) => new("DatasetAllMasked", $"No token of the {Count} rows of '{Origin}' would carry loss, so nothing could be learnt.")
+    {
+        Target = this,
+        RecommendedAction = maxLength is null
+            ? "Check which column is the answer, or let every token carry loss."
+            : $"The answers begin behind the maximum length of {maxLength} tokens, or are empty: raise it, or check which column is the answer.",
+    };
+
+    /// <summary>Finds bad rows before a model is loaded for them.</summary>
+    private void Check(TrainingRow row)
+    {
+        if (Columns.Kind == RowKind.Messages)
+        {
+            row.Messages(Columns.Text!);
+        }
+        else if (Columns.Kind == RowKind.Text)
+        {
+            row.Text(Columns.Text!);
+        }
+        else if (row.Values.GetValueOrDefault(Columns.Prompt!) is IReadOnlyList<object?>)
+        {
+            row.Messages(Columns.Prompt!);
+            row.Messages(Columns.Answer!);
+        }
+        else
+        {
+            row.Text(Columns.Prompt!);
+            row.Text(Columns.Answer!);
+        }
+    }
+}

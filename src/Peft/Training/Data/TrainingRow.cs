@@ -1,0 +1,82 @@
+using System.Globalization;
+
+namespace Peft.Training.Data;
+
+/// <summary>A row as it was read.</summary>
+/// <param name="Values">
+/// Its values by column: strings, numbers (<see cref="long"/>, <see cref="double"/>), truth values, null, lists (<c>List&lt;object?&gt;</c>)
+/// and objects (<c>Dictionary&lt;string, object?&gt;</c>).
+/// </param>
+/// <param name="Origin">The file it came from, or what to call its source in a message.</param>
+/// <param name="Line">The line it begins on, counted from 1; for rows that came from no file, their number.</param>
+public sealed record TrainingRow(IReadOnlyDictionary<string, object?> Values, string Origin, int Line)
+{
+    /// <summary>The error of a row that can't be used.</summary>
+    /// <param name="field">The column.</param>
+    /// <param name="what">What is wrong with it.</param>
+    /// <returns>An error with id <c>DatasetRowInvalid</c> that says file, line and field.</returns>
+    public PeftException Error(string field, string what) => new("DatasetRowInvalid", $"{Place}, field '{field}': {what}")
+    {
+        Target = this,
+        RecommendedAction = "Mend or remove the row.",
+    };
+
+    /// <summary>Where it stands, for people.</summary>
+    public string Place => string.Create(CultureInfo.InvariantCulture, $"{Origin}, line {Line}");
+
+    /// <summary>The text of a column; numbers and truth values are spelt as in JSON.</summary>
+    /// <param name="column">The column.</param>
+    /// <returns>The text.</returns>
+    /// <exception cref="PeftException"><c>DatasetRowInvalid</c>: missing, null, or a list or object.</exception>
+    public string Text(string column) => Values.GetValueOrDefault(column) switch
+    {
+        string text => text,
+        bool truth => truth ? "true" : "false",
+        null => throw Error(column, Values.ContainsKey(column) ? "it is null, but a text is needed." : "it is missing."),
+        IFormattable number => number.ToString(null, CultureInfo.InvariantCulture),
+        _ => throw Error(column, "it is a list or an object, but a text is needed."),
+    };
+
+    /// <summary>The text of a column that may be missing.</summary>
+    /// <param name="column">The column.</param>
+    /// <returns>The text, empty where there is none.</returns>
+    public string OptionalText(string column) => Values.GetValueOrDefault(column) is null ? string.Empty : Text(column);
+
+    /// <summary>The conversation of a column.</summary>
+    /// <param name="column">The column.</param>
+    /// <returns>Its messages, with <c>role</c> and <c>content</c>; <c>from</c>/<c>value</c> pairs are turned into them.</returns>
+    /// <exception cref="PeftException"><c>DatasetRowInvalid</c>.</exception>
+    public IReadOnlyList<IReadOnlyDictionary<string, object?>> Messages(string column)
+    {
+        if (Values.GetValueOrDefault(column) is not IReadOnlyList<object?> list || list.Count == 0)
+        {
+            throw Error(column, "a list of messages is needed, each an object with 'role' and 'content'.");
+        }
+
+        var messages = new List<IReadOnlyDictionary<string, object?>>(list.Count);
+        for (int i = 0; i < list.Count; i++)
+        {
+            messages.Add(Message(list[i], column, i));
+        }
+
+        return messages;
+    }
+
+    private IReadOnlyDictionary<string, object?> Message(object? item, string column, int index)
+    {
+        string field = string.Create(CultureInfo.InvariantCulture, $"{column}[{index}]");
+        if (item is not IReadOnlyDictionary<string, object?> message)
+        {
+            throw Error(field, "a message must be an object with 'role' and 'content'.");
+        }
+
+        if (message.TryGetValue("from", out object? from) && message.TryGetValue("value", out object? value) && !message.ContainsKey("role"))
+        {
+            // ShareGPT's names; its two speakers have names of their own as well.
+            object? role = from is "human" ? "user" : from is "gpt" ? "assistant" : from;
+            message = new Dictionary<string, object?> { ["role"] = role, ["content"] = value };
+        }
+
+        return message.GetValueOrDefault("role") is string ? message : throw Error(field, "it has no 'role'.");
+    }
+}
