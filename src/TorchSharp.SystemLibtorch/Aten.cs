@@ -183,6 +183,7 @@ internal static class Aten
     internal static readonly Operator fmod_Tensor = new("aten::fmod", "Tensor");
     internal static readonly Operator frac = new("aten::frac");
     internal static readonly Operator frexp_Tensor = new("aten::frexp", "Tensor");
+    internal static readonly Operator from_file = new("aten::from_file");
     internal static readonly Operator full = new("aten::full");
     internal static readonly Operator full_like = new("aten::full_like");
     internal static readonly Operator gather = new("aten::gather");

@@ -84,6 +84,12 @@ public static partial class torch
         return Over(rawArray, type, [count < 0 ? available : count], offset * type.ElementSize(), dtype, null, requires_grad);
     }
 
+    /// <summary>A tensor of one dimension over the first <paramref name="size"/> elements of a file, mapped; changes reach the file only where it is shared.</summary>
+    public static Tensor from_file(
+        string filename, bool? shared = null, long? size = 0, ScalarType? dtype = null, Device? device = null, bool requires_grad = false) =>
+        Aten.from_file.Tensor(filename, shared is bool value ? value : default(Argument), size, dtype ?? defaultType, default, InitializeDevice(device))
+            .Tracked(requires_grad);
+
     private static unsafe Tensor Copy<T>(
         ReadOnlySpan<T> elements, ReadOnlySpan<long> sizes, ScalarType? dtype, Device? device, bool requiresGrad)
         where T : unmanaged

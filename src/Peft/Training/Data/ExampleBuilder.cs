@@ -1,3 +1,6 @@
+using Peft.Tokenization;
+using Peft.Tokenization.ChatTemplates;
+
 namespace Peft.Training.Data;
 
 /// <summary>Makes examples of rows: text, tokens, and which of them carry loss.</summary>
@@ -5,7 +8,7 @@ namespace Peft.Training.Data;
 /// <param name="template">Makes the prompt, or null where the prompt column is the prompt.</param>
 /// <param name="loss">Which tokens carry loss.</param>
 /// <param name="tokenizer">The model's tokenizer.</param>
-internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? template, LossTokens loss, IExampleTokenizer tokenizer)
+internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? template, LossTokens loss, Tokenizer tokenizer)
 {
     private const string EveryToken = "every token carries loss";
 
@@ -18,7 +21,7 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
         switch (columns.Kind)
         {
             case RowKind.Text:
-                int[] ids = tokenizer.Encode(WithEnd(row.Text(columns.Text!)), addSpecialTokens: true).Ids;
+                int[] ids = tokenizer.EncodeIds(WithEnd(row.Text(columns.Text!)));
                 return new TrainingExample(row, ids, ids, EveryToken);
             case RowKind.Messages:
                 return Conversation(row, row.Messages(columns.Text!));
@@ -32,16 +35,17 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
     private TrainingExample Pair(TrainingRow row)
     {
         string prompt = Prompt(row);
-        int[] promptIds = tokenizer.Encode(prompt, addSpecialTokens: true).Ids;
-        int[] ids = tokenizer.Encode(WithEnd(prompt + row.Text(columns.Answer!)), addSpecialTokens: true).Ids;
+        int[] promptIds = tokenizer.EncodeIds(prompt);
+        int[] ids = tokenizer.EncodeIds(WithEnd(prompt + row.Text(columns.Answer!)));
         return AfterPrompt(row, promptIds, ids);
     }
 
+    /// <summary>A prompt and its completion as messages; a chat template spells out all special tokens itself.</summary>
     private TrainingExample ConversationalPair(TrainingRow row)
     {
-        IReadOnlyList<IReadOnlyDictionary<string, object?>> prompt = row.Messages(columns.Prompt!);
-        int[] promptIds = Tokenised(tokenizer.Render(prompt, addGenerationPrompt: true).Text).Ids;
-        int[] ids = Tokenised(tokenizer.Render([.. prompt, .. row.Messages(columns.Answer!)], addGenerationPrompt: false).Text).Ids;
+        IReadOnlyList<ChatMessage> prompt = row.Messages(columns.Prompt!);
+        int[] promptIds = tokenizer.EncodeIds(tokenizer.ApplyChatTemplate(prompt, addGenerationPrompt: true), addSpecialTokens: false);
+        int[] ids = tokenizer.EncodeIds(tokenizer.ApplyChatTemplate([.. prompt, .. row.Messages(columns.Answer!)]), addSpecialTokens: false);
         return AfterPrompt(row, promptIds, ids);
     }
 
@@ -59,20 +63,21 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
         return new TrainingExample(row, ids, labels, $"'{columns.Answer}' carries loss, the prompt does not");
     }
 
-    private TrainingExample Conversation(TrainingRow row, IReadOnlyList<IReadOnlyDictionary<string, object?>> messages)
+    private TrainingExample Conversation(TrainingRow row, IReadOnlyList<ChatMessage> messages)
     {
-        RenderedConversation rendered = tokenizer.Render(messages, addGenerationPrompt: false);
-        (int[] ids, (int Start, int End)[] offsets) = Tokenised(rendered.Text);
+        ChatRendering rendered = tokenizer.RenderChat(messages);
+        TokenEncoding encoding = tokenizer.Encode(rendered.Text, addSpecialTokens: false);
+        int[] ids = encoding.Ids;
         if (loss == LossTokens.All)
         {
             return new TrainingExample(row, ids, ids, EveryToken);
         }
 
-        IReadOnlyList<(int Start, int End)> spans = rendered.Generated ?? AssistantSpans(row, messages, rendered.Text);
+        IReadOnlyList<(int Start, int End)> spans = rendered.GenerationSpans.Count > 0 ? rendered.GenerationSpans : AssistantSpans(row, messages, rendered.Text);
         var labels = new int[ids.Length];
         for (int i = 0; i < ids.Length; i++)
         {
-            (int start, int end) = offsets[i];
+            (int start, int end) = encoding.Offsets[i];
             bool learned = end > start && spans.Any(span => start < span.End && end > span.Start);
             labels[i] = learned ? ids[i] : TrainingExample.Ignored;
         }
@@ -83,18 +88,18 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
     /// <summary>
     /// For templates that mark nothing: what an assistant's message adds to the text, beyond the opening of its turn, is the assistant's.
     /// </summary>
-    private List<(int Start, int End)> AssistantSpans(TrainingRow row, IReadOnlyList<IReadOnlyDictionary<string, object?>> messages, string text)
+    private List<(int Start, int End)> AssistantSpans(TrainingRow row, IReadOnlyList<ChatMessage> messages, string text)
     {
         var spans = new List<(int Start, int End)>();
         for (int i = 0; i < messages.Count; i++)
         {
-            if (messages[i]["role"] is not "assistant")
+            if (messages[i].Role != "assistant")
             {
                 continue;
             }
 
-            string opened = i == 0 ? string.Empty : tokenizer.Render([.. messages.Take(i)], addGenerationPrompt: true).Text;
-            string closed = tokenizer.Render([.. messages.Take(i + 1)], addGenerationPrompt: false).Text;
+            string opened = i == 0 ? string.Empty : tokenizer.ApplyChatTemplate([.. messages.Take(i)], addGenerationPrompt: true);
+            string closed = tokenizer.ApplyChatTemplate([.. messages.Take(i + 1)]);
             if (!closed.StartsWith(opened, StringComparison.Ordinal) || !text.StartsWith(closed, StringComparison.Ordinal))
             {
                 throw new PeftException("ChatTemplateWithoutMarks", $"{row.Place}: the model's chat template marks no assistant tokens and changes earlier messages with later ones, so that what the assistant says can't be told from the rest.")
@@ -109,9 +114,6 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
 
         return spans;
     }
-
-    /// <summary>A template spells out all special tokens itself.</summary>
-    private (int[] Ids, (int Start, int End)[] Offsets) Tokenised(string rendered) => tokenizer.Encode(rendered, addSpecialTokens: false);
 
     private string Prompt(TrainingRow row)
     {
@@ -132,5 +134,5 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
         };
     }
 
-    private string WithEnd(string text) => tokenizer.EndOfSequence is { Length: > 0 } end && !text.EndsWith(end, StringComparison.Ordinal) ? text + end : text;
+    private string WithEnd(string text) => tokenizer.EosToken is { Length: > 0 } end && !text.EndsWith(end, StringComparison.Ordinal) ? text + end : text;
 }

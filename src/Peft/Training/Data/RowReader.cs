@@ -53,7 +53,7 @@ internal static class RowReader
     public static object? Plain(JsonElement value) => value.ValueKind switch
     {
         JsonValueKind.Object => Properties(value),
-        JsonValueKind.Array => value.EnumerateArray().Select(Plain).ToList(),
+        JsonValueKind.Array => value.EnumerateArray().Select(Plain).ToArray(),
         JsonValueKind.String => value.GetString(),
         JsonValueKind.Number => value.TryGetInt64(out long whole) ? whole : value.GetDouble(),
         JsonValueKind.True => true,

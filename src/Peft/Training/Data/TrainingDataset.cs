@@ -1,3 +1,5 @@
+using Peft.Tokenization;
+
 namespace Peft.Training.Data;
 
 /// <summary>
@@ -86,7 +88,7 @@ public sealed class TrainingDataset
     /// <exception cref="PeftException">
     /// <c>DatasetAllMasked</c>: no token of any row carries loss; <c>PackingWithoutLength</c>; <c>DatasetRowInvalid</c>; <c>ChatTemplateWithoutMarks</c>.
     /// </exception>
-    public TokenizedDataset Tokenize(IExampleTokenizer tokenizer, TokenizationOptions? options = null, CancellationToken cancellation = default)
+    public TokenizedDataset Tokenize(Tokenizer tokenizer, TokenizationOptions? options = null, CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(tokenizer);
         options ??= new TokenizationOptions();
@@ -116,7 +118,7 @@ public sealed class TrainingDataset
         }
 
         return examples.Any(example => example.LearnedCount > 0)
-            ? new TokenizedDataset(examples, dropped, options, tokenizer.PaddingId)
+            ? new TokenizedDataset(examples, dropped, options, tokenizer.PadTokenId ?? tokenizer.EosTokenId ?? 0)
             : throw AllMasked(options.MaxLength);
     }
 
@@ -125,7 +127,7 @@ public sealed class TrainingDataset
     /// <param name="tokenizer">The tokenizer.</param>
     /// <param name="maxLength">The most tokens it keeps where the data set has no maximum of its own; null keeps all.</param>
     /// <returns>The example; it may carry no loss at all.</returns>
-    public TrainingExample Example(int index, IExampleTokenizer tokenizer, int? maxLength = null) =>
+    public TrainingExample Example(int index, Tokenizer tokenizer, int? maxLength = null) =>
         Cut(new ExampleBuilder(Columns, Template, Loss, tokenizer).Build(Rows[index]), MaxLength ?? maxLength);
 
     private static TrainingExample Cut(TrainingExample example, int? maxLength) => maxLength is { } length && example.InputIds.Length > length

@@ -1,3 +1,5 @@
+using Peft.Tokenization;
+
 namespace Peft.Training.Data;
 
 /// <summary>A stretch of an example that is either learnt or not.</summary>
@@ -28,7 +30,7 @@ public sealed record TrainingExample(TrainingRow Row, int[] InputIds, int[] Labe
     /// <summary>Splits the example where loss begins and ends.</summary>
     /// <param name="tokenizer">The tokenizer that made it.</param>
     /// <returns>The stretches in order; their texts together are the whole text.</returns>
-    public IReadOnlyList<ExampleSegment> Segments(IExampleTokenizer tokenizer)
+    public IReadOnlyList<ExampleSegment> Segments(Tokenizer tokenizer)
     {
         ArgumentNullException.ThrowIfNull(tokenizer);
         var segments = new List<ExampleSegment>();
@@ -43,8 +45,8 @@ public sealed record TrainingExample(TrainingRow Row, int[] InputIds, int[] Labe
             }
 
             // Decoded from the beginning, for a tokenizer may drop a space that stands first.
-            string whole = tokenizer.Decode(InputIds[..end]);
-            string text = whole.StartsWith(before, StringComparison.Ordinal) ? whole[before.Length..] : tokenizer.Decode(InputIds[start..end]);
+            string whole = tokenizer.Decode(InputIds.AsSpan(0, end), skipSpecialTokens: false);
+            string text = whole.StartsWith(before, StringComparison.Ordinal) ? whole[before.Length..] : tokenizer.Decode(InputIds.AsSpan(start, end - start), skipSpecialTokens: false);
             segments.Add(new ExampleSegment(text, learned, end - start));
             before = whole;
             start = end;

@@ -1,10 +1,11 @@
 using System.Globalization;
+using Peft.Tokenization.ChatTemplates;
 
 namespace Peft.Training.Data;
 
 /// <summary>A row as it was read.</summary>
 /// <param name="Values">
-/// Its values by column: strings, numbers (<see cref="long"/>, <see cref="double"/>), truth values, null, lists (<c>List&lt;object?&gt;</c>)
+/// Its values by column: strings, numbers (<see cref="long"/>, <see cref="double"/>), truth values, null, lists (<c>object?[]</c>)
 /// and objects (<c>Dictionary&lt;string, object?&gt;</c>).
 /// </param>
 /// <param name="Origin">The file it came from, or what to call its source in a message.</param>
@@ -46,14 +47,14 @@ public sealed record TrainingRow(IReadOnlyDictionary<string, object?> Values, st
     /// <param name="column">The column.</param>
     /// <returns>Its messages, with <c>role</c> and <c>content</c>; <c>from</c>/<c>value</c> pairs are turned into them.</returns>
     /// <exception cref="PeftException"><c>DatasetRowInvalid</c>.</exception>
-    public IReadOnlyList<IReadOnlyDictionary<string, object?>> Messages(string column)
+    public IReadOnlyList<ChatMessage> Messages(string column)
     {
         if (Values.GetValueOrDefault(column) is not IReadOnlyList<object?> list || list.Count == 0)
         {
             throw Error(column, "a list of messages is needed, each an object with 'role' and 'content'.");
         }
 
-        var messages = new List<IReadOnlyDictionary<string, object?>>(list.Count);
+        var messages = new List<ChatMessage>(list.Count);
         for (int i = 0; i < list.Count; i++)
         {
             messages.Add(Message(list[i], column, i));
@@ -62,21 +63,23 @@ public sealed record TrainingRow(IReadOnlyDictionary<string, object?> Values, st
         return messages;
     }
 
-    private IReadOnlyDictionary<string, object?> Message(object? item, string column, int index)
+    private ChatMessage Message(object? item, string column, int index)
     {
         string field = string.Create(CultureInfo.InvariantCulture, $"{column}[{index}]");
-        if (item is not IReadOnlyDictionary<string, object?> message)
+        if (item is not IReadOnlyDictionary<string, object?> fields)
         {
             throw Error(field, "a message must be an object with 'role' and 'content'.");
         }
 
-        if (message.TryGetValue("from", out object? from) && message.TryGetValue("value", out object? value) && !message.ContainsKey("role"))
+        if (fields.TryGetValue("from", out object? from) && fields.TryGetValue("value", out object? value) && !fields.ContainsKey("role"))
         {
             // ShareGPT's names; its two speakers have names of their own as well.
-            object? role = from is "human" ? "user" : from is "gpt" ? "assistant" : from;
-            message = new Dictionary<string, object?> { ["role"] = role, ["content"] = value };
+            object? speaker = from is "human" ? "user" : from is "gpt" ? "assistant" : from;
+            fields = new Dictionary<string, object?> { ["role"] = speaker, ["content"] = value };
         }
 
-        return message.GetValueOrDefault("role") is string ? message : throw Error(field, "it has no 'role'.");
+        string role = fields.GetValueOrDefault("role") as string ?? throw Error(field, "it has no 'role'.");
+        ChatMessage message = new ChatMessage(role, string.Empty).WithField("content", fields.GetValueOrDefault("content"));
+        return fields.Where(pair => pair.Key is not ("role" or "content")).Aggregate(message, (current, pair) => current.WithField(pair.Key, pair.Value));
     }
 }
