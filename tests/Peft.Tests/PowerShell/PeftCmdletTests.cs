@@ -2,9 +2,10 @@ using System.Diagnostics;
 using System.Management.Automation;
 using System.Management.Automation.Runspaces;
 using Peft.Module;
-using Engine = System.Management.Automation.PowerShell;
 
 namespace Peft.Tests.PowerShell;
+
+using Engine = System.Management.Automation.PowerShell;
 
 /// <summary>What every cmdlet inherits: work on its own thread, its end, and errors as records.</summary>
 public sealed class PeftCmdletTests

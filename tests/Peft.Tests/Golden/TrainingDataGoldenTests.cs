@@ -1,0 +1,219 @@
+using System.Text.Json;
+using Peft.Tensors;
+using Peft.Tokenization;
+using Peft.Training;
+using Peft.Training.Data;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Golden;
+
+/// <summary>Examples, packing and batches as TRL and transformers make them, token for token.</summary>
+public class TrainingDataGoldenTests
+{
+    [GoldenTheory]
+    [GoldenData("training", "data/")]
+    public void Data(string path) => GoldenCases.Run("training", path, folder =>
+    {
+        JsonElement expected = JsonFile.ReadObject(Path.Combine(folder, "case.json"));
+        if (expected.TryGetProperty("packed", out JsonElement packed))
+        {
+            ComparePacking(expected, packed);
+        }
+        else if (expected.TryGetProperty("collated", out JsonElement collated))
+        {
+            CompareCollators(expected.GetProperty("arguments"), collated);
+        }
+        else if (expected.TryGetProperty("converted", out JsonElement converted))
+        {
+            CompareConversion(expected, converted);
+        }
+        else if (expected.TryGetProperty("assistant_masks", out JsonElement masks))
+        {
+            CompareMasks(folder, expected, masks);
+        }
+        else
+        {
+            ComparePreparation(folder, expected);
+        }
+    });
+
+    private static void ComparePreparation(string folder, JsonElement expected)
+    {
+        JsonElement arguments = expected.GetProperty("arguments");
+        TokenizedDataset data = Dataset(expected, arguments).Tokenize(TokenizerOf(folder, expected), new TokenizationOptions
+        {
+            MaxLength = Optional(arguments, "max_length")?.GetInt32() ?? (Optional(arguments, "packing") is null ? null : 1024),
+            Packing = Strategy(arguments),
+            PaddingFree = Optional(arguments, "padding_free")?.GetBoolean() ?? false,
+            PadToMultipleOf = Optional(arguments, "pad_to_multiple_of")?.GetInt32(),
+        });
+
+        foreach (JsonProperty column in expected.GetProperty("prepared").EnumerateObject())
+        {
+            IEnumerable<IEnumerable<int>> actual = column.Name switch
+            {
+                "input_ids" => data.Rows.Select(row => row.InputIds),
+                "labels" => data.Rows.Select(row => row.Labels),
+                "seq_lengths" => data.Rows.Select(row => row.Lengths!),
+                _ => throw new InvalidDataException($"unknown column {column.Name}"),
+            };
+            Assert.Equal(Table(column.Value), actual);
+        }
+
+        CompareBatches(Path.Combine(folder, "batches.safetensors"), data, arguments.GetProperty("per_device_train_batch_size").GetInt32());
+    }
+
+    private static TrainingDataset Dataset(JsonElement expected, JsonElement arguments)
+    {
+        bool answerOnly = Optional(arguments, "assistant_only_loss")?.GetBoolean() ?? Optional(arguments, "completion_only_loss")?.GetBoolean() ?? true;
+        JsonElement rows = expected.GetProperty("rows");
+        bool isConversation = rows[0].TryGetProperty("messages", out _) || rows[0].TryGetProperty("conversations", out _);
+
+        // The peer's default for conversations is every token; so it is for rows that a function turned into text.
+        bool everyToken = !answerOnly || (isConversation && Optional(arguments, "assistant_only_loss") is null) || Optional(expected, "formatted") is not null;
+        return TrainingDataset.FromRows(Rows(rows), new DatasetOptions { Loss = everyToken ? LossTokens.All : LossTokens.Answer });
+    }
+
+    private static void CompareBatches(string file, TokenizedDataset data, int batchSize)
+    {
+        using SafetensorsFile reference = SafetensorsFile.Open(file);
+        int[][] batches = [.. Enumerable.Range(0, data.Count).Chunk(batchSize)];
+        Assert.Equal(batches.Length, reference.Names.Select(name => name.Split('.')[0]).Distinct().Count());
+        for (int i = 0; i < batches.Length; i++)
+        {
+            using var scope = NewDisposeScope();
+            using TrainingBatch batch = data.Collate(batches[i], CPU);
+            foreach (string name in reference.Names.Where(name => name.StartsWith($"{i}.", StringComparison.Ordinal)))
+            {
+                long[] values = reference.Read(name).data<long>().ToArray();
+                Assert.Equal(values, Flat(batch, name[(name.IndexOf('.', StringComparison.Ordinal) + 1)..]));
+            }
+        }
+    }
+
+    private static long[] Flat(TrainingBatch batch, string name)
+    {
+        long[] lengths = batch.Packing is null ? [] : [.. batch.Packing.SelectMany(row => row).Select(length => (long)length)];
+        return name switch
+        {
+            "input_ids" => batch.InputIds.data<long>().ToArray(),
+            "labels" => batch.Labels.data<long>().ToArray(),
+            "attention_mask" => (batch.AttentionMask ?? ones_like(batch.InputIds)).data<long>().ToArray(),
+            "position_ids" => batch.Positions!.data<long>().ToArray(),
+            "cu_seq_lens_q" or "cu_seq_lens_k" => [0, .. lengths.Select((_, i) => lengths[..(i + 1)].Sum())],
+            "max_length_q" or "max_length_k" => [lengths.Max()],
+            "seq_idx" => [.. lengths.SelectMany((length, i) => Enumerable.Repeat((long)i, (int)length))],
+            _ => throw new InvalidDataException($"unknown tensor {name}"),
+        };
+    }
+
+    private static void ComparePacking(JsonElement expected, JsonElement packed)
+    {
+        int length = expected.GetProperty("arguments").GetProperty("seq_length").GetInt32();
+        TokenRow[] rows = TokenRows(expected.GetProperty("rows"));
+        foreach (JsonProperty strategy in packed.EnumerateObject())
+        {
+            IReadOnlyList<TokenRow> actual = Packing.Pack(rows, length, StrategyNamed(strategy.Name));
+            Assert.Equal(Table(strategy.Value.GetProperty("input_ids")), actual.Select(row => row.InputIds));
+            Assert.Equal(Table(strategy.Value.GetProperty("labels")), actual.Select(row => row.Labels));
+            if (strategy.Value.TryGetProperty("seq_lengths", out JsonElement lengths))
+            {
+                Assert.Equal(Table(lengths), actual.Select(row => row.Lengths!));
+                Assert.Equal(Table(strategy.Value.GetProperty("position_ids")), actual.Select(row => row.Lengths!.SelectMany(count => Enumerable.Range(0, count))));
+            }
+            else
+            {
+                Assert.All(actual, row => Assert.Null(row.Lengths));
+            }
+        }
+    }
+
+    private static void CompareCollators(JsonElement arguments, JsonElement collated)
+    {
+        bool left = arguments.GetProperty("padding_side").GetString() == "left";
+        int paddingId = arguments.GetProperty("pad_token_id").GetInt32();
+        foreach (JsonProperty run in collated.EnumerateObject())
+        {
+            int? multiple = run.Name.EndsWith("_multiple", StringComparison.Ordinal) ? arguments.GetProperty("pad_to_multiple_of").GetInt32() : null;
+            JsonElement[] rows = [.. run.Value.GetProperty("rows").EnumerateArray()];
+            JsonElement batch = run.Value.GetProperty("batch");
+            bool flat = run.Name.Contains("flattening", StringComparison.Ordinal) || run.Name.Contains("padding_free", StringComparison.Ordinal);
+            bool tokenwise = flat || run.Name.StartsWith("sft", StringComparison.Ordinal) || run.Name.StartsWith("language_modeling", StringComparison.Ordinal);
+            if (tokenwise)
+            {
+                TokenRow[] tokens = [.. rows.Select(row => new TokenRow(Ints(row.GetProperty("input_ids")), Ints(Optional(row, "labels") ?? row.GetProperty("input_ids"))))];
+                bool padsLeft = left && !run.Name.StartsWith("sft", StringComparison.Ordinal);
+                using TrainingBatch actual = flat ? Collator.Flattened(tokens, paddingId, CPU, multiple) : Collator.Padded(tokens, paddingId, CPU, padsLeft, multiple);
+                foreach (JsonProperty tensor in batch.EnumerateObject())
+                {
+                    Assert.Equal(Numbers(tensor.Value), Flat(actual, tensor.Name));
+                }
+            }
+            else
+            {
+                foreach (JsonProperty tensor in batch.EnumerateObject())
+                {
+                    int filler = tensor.Name switch { "input_ids" => paddingId, "attention_mask" => 0, "labels" => TrainingExample.Ignored, _ => throw new InvalidDataException(tensor.Name) };
+                    int[][] values = [.. rows.Select(row => Ints(row.GetProperty(tensor.Name)))];
+                    Assert.Equal(Numbers(tensor.Value), Collator.Pad(values, filler, left, multiple).Values);
+                }
+            }
+        }
+    }
+
+    private static void CompareConversion(JsonElement expected, JsonElement converted)
+    {
+        TrainingDataset data = TrainingDataset.FromRows(Rows(expected.GetProperty("rows")));
+        for (int i = 0; i < data.Count; i++)
+        {
+            JsonElement[] messages = [.. converted[i].GetProperty("messages").EnumerateArray()];
+            Assert.Equal(
+                messages.Select(message => (message.GetProperty("role").GetString(), message.GetProperty("content").GetString())),
+                data.Rows[i].Messages(data.Columns.Text!).Select(message => ((string?)message.Role, message.Content)));
+        }
+    }
+
+    private static void CompareMasks(string folder, JsonElement expected, JsonElement masks)
+    {
+        Tokenizer tokenizer = TokenizerOf(folder, expected);
+        TrainingDataset data = TrainingDataset.FromRows(Rows(expected.GetProperty("rows")));
+        for (int i = 0; i < data.Count; i++)
+        {
+            TrainingExample example = data.Example(i, tokenizer);
+            Assert.Equal(Ints(expected.GetProperty("input_ids")[i]), example.InputIds);
+            Assert.Equal(Ints(masks[i]), example.Labels.Select(label => label == TrainingExample.Ignored ? 0 : 1));
+            Assert.Equal(expected.GetProperty("text")[i].GetString(), string.Concat(tokenizer.ApplyChatTemplate(data.Rows[i].Messages(data.Columns.Text!))));
+        }
+    }
+
+    private static Tokenizer TokenizerOf(string folder, JsonElement expected) =>
+        Tokenizer.FromFolder(Path.GetFullPath(Path.Combine(folder, expected.GetProperty("tokenizer").GetString()!)));
+
+    private static PackingStrategy Strategy(JsonElement arguments) => Optional(arguments, "packing")?.GetBoolean() == true
+        ? StrategyNamed(Optional(arguments, "packing_strategy")?.GetString() ?? "bfd")
+        : PackingStrategy.None;
+
+    private static PackingStrategy StrategyNamed(string name) => name switch
+    {
+        "bfd" => PackingStrategy.BestFit,
+        "bfd_split" => PackingStrategy.BestFitSplit,
+        "wrapped" => PackingStrategy.Wrapped,
+        _ => throw new NotSupportedByPeftException("PackingStrategyNotSupported", name),
+    };
+
+    private static JsonElement? Optional(JsonElement element, string name) =>
+        element.TryGetProperty(name, out JsonElement value) && value.ValueKind != JsonValueKind.Null ? value : null;
+
+    private static IEnumerable<IReadOnlyDictionary<string, object?>> Rows(JsonElement rows) =>
+        rows.EnumerateArray().Select(row => (IReadOnlyDictionary<string, object?>)RowReader.Plain(row)!);
+
+    private static TokenRow[] TokenRows(JsonElement columns) => [.. Table(columns.GetProperty("input_ids"))
+        .Zip(Table(columns.GetProperty("labels")), (ids, labels) => new TokenRow(ids, labels))];
+
+    private static int[][] Table(JsonElement rows) => [.. rows.EnumerateArray().Select(Ints)];
+
+    private static int[] Ints(JsonElement row) => [.. row.EnumerateArray().Select(value => value.GetInt32())];
+
+    private static IEnumerable<long> Numbers(JsonElement value) => value.ValueKind == JsonValueKind.Array ? value.EnumerateArray().SelectMany(Numbers) : [value.GetInt64()];
+}
