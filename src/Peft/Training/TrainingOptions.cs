@@ -118,9 +118,9 @@ public sealed record TrainingOptions
     [JsonPropertyName("gradient_checkpointing")]
     public bool GradientCheckpointing { get; init; }
 
-    /// <summary>Steps between checkpoints, or 0 (default) for one at the end of each epoch.</summary>
+    /// <summary>Steps between checkpoints. Default 500; 0 for none but the last. A training that is stopped always leaves one.</summary>
     [JsonPropertyName("save_steps")]
-    public int CheckpointInterval { get; init; }
+    public int CheckpointInterval { get; init; } = 500;
 
     /// <summary>How many checkpoints are kept, the newest ones. Default 2.</summary>
     [JsonPropertyName("save_total_limit")]

@@ -1,0 +1,56 @@
+using System.Text.Json.Nodes;
+
+namespace Peft.Training.Checkpoints;
+
+/// <summary>What must be the same for a training to go on from a checkpoint.</summary>
+/// <param name="Options">The options as JSON.</param>
+/// <param name="Data">Fingerprint of the training data.</param>
+/// <param name="EvaluationData">Fingerprint of the evaluation data, or null.</param>
+/// <param name="Objective">Name of the objective.</param>
+internal sealed record TrainingIdentity(JsonObject Options, string Data, string? EvaluationData, string Objective)
+{
+    /// <summary>Options that say what is shown and kept, not what is computed.</summary>
+    private static readonly string[] s_free = ["logging_steps", "save_steps", "save_total_limit", "per_device_eval_batch_size"];
+
+    /// <summary>As it stands in a checkpoint.</summary>
+    public JsonObject ToJson() => new()
+    {
+        ["options"] = Options.DeepClone(), ["data"] = Data, ["evaluation_data"] = EvaluationData, ["objective"] = Objective,
+    };
+
+    /// <summary>Refuses a checkpoint that something else was trained into.</summary>
+    /// <param name="stored">What <see cref="ToJson"/> gave when it was written.</param>
+    /// <param name="folder">The checkpoint.</param>
+    /// <exception cref="PeftException"><c>ResumeDataChanged</c> or <c>ResumeOptionsChanged</c>, naming what changed.</exception>
+    public void RefuseOther(JsonObject stored, string folder)
+    {
+        if ((string?)stored["data"] != Data || (string?)stored["evaluation_data"] != EvaluationData)
+        {
+            var which = (string?)stored["data"] != Data ? "training" : "evaluation";
+            throw new PeftException("ResumeDataChanged", $"The checkpoint '{folder}' was made with other {which} data.")
+            {
+                Target = folder,
+                RecommendedAction = "Give the same data again, or start anew without resuming.",
+            };
+        }
+
+        var before = stored["options"] as JsonObject ?? [];
+        var changed = Options.Select(static entry => entry.Key).Union(before.Select(static entry => entry.Key), StringComparer.Ordinal)
+            .Where(name => !s_free.Contains(name, StringComparer.Ordinal) && !JsonNode.DeepEquals(Options[name], before[name]))
+            .Select(name => $"{name} (was {before[name]?.ToJsonString() ?? "absent"}, is {Options[name]?.ToJsonString() ?? "absent"})")
+            .ToList();
+        if ((string?)stored["objective"] is var objective && objective != Objective)
+        {
+            changed.Add($"objective (was {objective}, is {Objective})");
+        }
+
+        if (changed.Count > 0)
+        {
+            throw new PeftException("ResumeOptionsChanged", $"The checkpoint '{folder}' was made with other options: {string.Join("; ", changed)}.")
+            {
+                Target = folder,
+                RecommendedAction = "Give the same options again, or start anew without resuming.",
+            };
+        }
+    }
+}

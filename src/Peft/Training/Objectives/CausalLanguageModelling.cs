@@ -1,0 +1,40 @@
+using Peft.Models;
+using static TorchSharp.torch;
+
+namespace Peft.Training.Objectives;
+
+/// <summary>
+/// The cross-entropy of each labelled token given those before it. Which tokens carry loss (all, the completion, the assistant's turns)
+/// is the data's choice: the others are labelled -100.
+/// </summary>
+/// <param name="labelSmoothing">Share of each target's probability spread over the whole vocabulary.</param>
+/// <param name="noiseAlpha">Strength of the noise on the embeddings in training (NEFTune, Jain et al. 2023); null for none.</param>
+public sealed class CausalLanguageModelling(double labelSmoothing = 0, double? noiseAlpha = null) : IObjective
+{
+    /// <inheritdoc/>
+    public string Name => "causal_language_modelling";
+
+    /// <inheritdoc/>
+    public Tensor Loss(PretrainedModel model, TrainingBatch batch, double? divisor, ForwardContext context)
+    {
+        ArgumentNullException.ThrowIfNull(batch);
+        if (model is not CausalModel causal)
+        {
+            throw new NotSupportedByPeftException(
+                "ObjectiveNotSupported", $"Language modelling needs a model that continues text; {model?.ClassName} does not.");
+        }
+
+        var hidden = noiseAlpha is { } alpha && context.IsTraining
+            ? causal.HiddenFromEmbeddings(AddNoise(causal.Embed(batch.InputIds, context), alpha, context), context)
+            : causal.Hidden(batch.InputIds, context);
+        return causal.Loss(hidden, batch.Labels, divisor, context, labelSmoothing);
+    }
+
+    /// <summary>Noise that is uniform within alpha / sqrt(length · width), with the padded length.</summary>
+    internal static Tensor AddNoise(Tensor embeddings, double alpha, ForwardContext context)
+    {
+        var bound = alpha / Math.Sqrt(context.Length * embeddings.size(1));
+        var noise = rand_like(embeddings, generator: context.Generator).mul_(2 * bound).sub_(bound);
+        return context.Tape is { } tape ? tape.Plain(inputs => inputs[0].add(noise), [embeddings], []) : embeddings.add(noise);
+    }
+}

@@ -1,0 +1,182 @@
+using System.Diagnostics;
+using System.Text.Json.Nodes;
+using Peft.Adapters;
+using Peft.Training.Checkpoints;
+using Peft.Training.Objectives;
+using Peft.Training.Optimizers;
+using Peft.Training.Schedules;
+using static TorchSharp.torch;
+
+namespace Peft.Training;
+
+/// <summary>
+/// Trains one adapter of a model. Runs on the calling thread from beginning to end: call it on a thread of its own where the caller must stay responsive.
+/// Equal requests give equal results, bit for bit, on the same engine, device and number of threads.
+/// </summary>
+public sealed class Trainer
+{
+    private readonly TrainingRequest request;
+    private long tokens;
+
+    /// <summary>Prepares a training.</summary>
+    /// <param name="request">What is trained, on what, and where the result goes.</param>
+    /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>.</exception>
+    public Trainer(TrainingRequest request)
+    {
+        ArgumentNullException.ThrowIfNull(request);
+        request.Options.Validate();
+        this.request = request;
+    }
+
+    /// <summary>Runs the training.</summary>
+    /// <param name="cancellation">
+    /// Ends it between two layers of a pass. The adapter then is as after the last whole step, and where an output path is given
+    /// the checkpoint of that step is on the disk.
+    /// </param>
+    /// <returns>What happened; also on the adapter's <see cref="PeftAdapter.TrainingRecord"/>.</returns>
+    /// <exception cref="PeftException">
+    /// <c>ModelIsMerged</c>, <c>PeftModelBusy</c>, <c>AdapterNotFound</c>, <c>WeightsNotLoaded</c>, <c>DatasetEmpty</c>, <c>OutputExists</c>, <c>ResumeDataChanged</c>,
+    /// <c>ResumeOptionsChanged</c>, or <c>TrainingDiverged</c>.
+    /// </exception>
+    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
+    public TrainingRecord Train(CancellationToken cancellation = default)
+    {
+        using var held = request.Model.Acquire("training");
+        var adapter = request.Model[request.AdapterName];
+        RefuseUnfit();
+        using var noGrad = no_grad();
+        using var scope = NewDisposeScope();
+        var options = request.Options;
+        var (rows, heldOut) = request.EvaluationData is null
+            ? TrainingPlan.Split(request.Data.Count, options)
+            : ([.. Enumerable.Range(0, request.Data.Count)], [.. Enumerable.Range(0, request.EvaluationData.Count)]);
+        var plan = new TrainingPlan(options, rows);
+        var objective = request.Objective ?? new CausalLanguageModelling(options.LabelSmoothing, options.NeftuneNoiseAlpha);
+        var identity = new TrainingIdentity(
+            JsonNode.Parse(options.ToJson())!.AsObject(), request.Data.Fingerprint, request.EvaluationData?.Fingerprint, objective.Name);
+        using var output = request.OutputPath is null ? null : TrainingOutput.Open(request, adapter, identity);
+        var schedule = ScheduleRegistry.Create(
+            options.Schedule, options.LearningRate, options.WarmupStepsOf(plan.TotalSteps), plan.TotalSteps, options.ScheduleOptions);
+        TrainingRecord record;
+        using (var optimizer = OptimizerRegistry.Create(TrainedParameters(adapter), options))
+        {
+            using var loop = new TrainingLoop(request, adapter, objective, optimizer, schedule, plan, cancellation);
+            record = Run(new Session(loop, plan, optimizer, schedule, output, heldOut), objective);
+        }
+
+        adapter.TrainingRecord = record;
+        if (output is not null)
+        {
+            request.Model.SaveAdapter(adapter.Name, output.Folder);
+        }
+
+        return record;
+    }
+
+    private TrainingRecord Run(Session session, IObjective objective)
+    {
+        var (steps, records, evaluations) = session.Output?.Begin(request.Resume, session.Optimizer, session.Schedule) ?? (0, [], []);
+        var first = steps;
+        var secondsBefore = records.Count > 0 ? records[^1].Seconds : 0;
+        var time = Stopwatch.StartNew();
+        tokens = 0;
+        try
+        {
+            while (steps < session.Plan.TotalSteps)
+            {
+                var record = session.Loop.Step(steps, time, secondsBefore);
+                steps++;
+                records.Add(record);
+                session.Output?.Write(record);
+                Report(session.Plan, record, first, time);
+                if (IsEvaluationDue(session, steps))
+                {
+                    evaluations.Add(Evaluate(session, steps));
+                }
+
+                if (request.Options.CheckpointInterval > 0 && steps % request.Options.CheckpointInterval == 0)
+                {
+                    session.SaveCheckpoint(steps);
+                }
+            }
+        }
+        catch (Exception error) when (error is OperationCanceledException or PeftException { ErrorId: "TrainingDiverged" })
+        {
+            session.SaveCheckpoint(steps);
+            throw;
+        }
+
+        session.SaveCheckpoint(steps);
+        return new TrainingRecord
+        {
+            AdapterName = request.AdapterName,
+            Options = request.Options,
+            Objective = objective.Name,
+            Steps = records,
+            Evaluations = evaluations,
+            TrainedParameters = session.Optimizer.Parameters.Count,
+            ResumedFrom = first,
+            OutputPath = session.Output?.Folder,
+            Messages = session.Output?.Messages ?? [],
+        };
+    }
+
+    private IEnumerable<TrainedParameter> TrainedParameters(PeftAdapter adapter) => adapter.TrainableParameters
+        .Select(parameter => new TrainedParameter(parameter.FullKey, parameter.Parameter, request.Model.Base.Find(parameter.Path)));
+
+    private void RefuseUnfit()
+    {
+        var model = request.Model;
+        if (model.IsMerged)
+        {
+            throw new PeftException(
+                "ModelIsMerged", $"'{model.Name}' has adapters merged into its weights ({string.Join(", ", model.MergedAdapters)}) and can't be trained so.")
+            {
+                Target = model.Name,
+                RecommendedAction = "Undo the merge first.",
+            };
+        }
+
+        if (model.IsStructureOnly)
+        {
+            throw new PeftException("WeightsNotLoaded", $"'{model.Name}' was imported without weights and can't be trained.")
+            {
+                Target = model.Name,
+                RecommendedAction = "Import it without -StructureOnly.",
+            };
+        }
+    }
+
+    private bool IsEvaluationDue(Session session, int steps) => session.HeldOut.Length > 0
+        && (request.Options.EvaluationInterval > 0
+            ? steps % request.Options.EvaluationInterval == 0
+            : session.Plan.EndsEpoch(steps - 1) || steps == session.Plan.TotalSteps);
+
+    private EvaluationRecord Evaluate(Session session, int steps)
+    {
+        var loss = session.Loop.Evaluate(request.EvaluationData ?? request.Data, session.HeldOut);
+        var evaluation = new EvaluationRecord(steps, session.Plan.EpochsAfter(steps), loss);
+        session.Schedule.OnEvaluation(loss);
+        session.Output?.Write(evaluation);
+        return evaluation;
+    }
+
+    private void Report(TrainingPlan plan, StepRecord step, int first, Stopwatch time)
+    {
+        tokens += step.Tokens;
+        if (request.Progress is null || (step.Step % request.Options.LoggingInterval != 0 && step.Step != plan.TotalSteps))
+        {
+            return;
+        }
+
+        var seconds = time.Elapsed.TotalSeconds;
+        request.Progress.Report(new TrainingProgress(
+            step.Step, plan.TotalSteps, step.Epoch, step.Loss, step.LearningRate, tokens / Math.Max(seconds, 1e-9),
+            TimeSpan.FromSeconds(seconds / (step.Step - first) * (plan.TotalSteps - step.Step))));
+    }
+
+    private sealed record Session(TrainingLoop Loop, TrainingPlan Plan, Optimizer Optimizer, Schedule Schedule, TrainingOutput? Output, int[] HeldOut)
+    {
+        public void SaveCheckpoint(int steps) => Output?.SaveCheckpoint(steps, Optimizer, Schedule);
+    }
+}

@@ -1,0 +1,87 @@
+namespace Peft.Training;
+
+/// <summary>
+/// Which rows each micro batch of each optimiser step holds. A pure function of the options and the number of rows,
+/// so that the number of the step is the whole position of a training in its data.
+/// </summary>
+internal sealed class TrainingPlan
+{
+    private readonly TrainingOptions options;
+    private readonly int[] rows;
+    private int orderedEpoch = -1;
+    private int[] order = [];
+
+    /// <summary>Plans a training.</summary>
+    /// <param name="options">Batch size, accumulation, epochs, order and seed.</param>
+    /// <param name="rows">The rows to train on, as indices of the data.</param>
+    public TrainingPlan(TrainingOptions options, int[] rows)
+    {
+        if (rows.Length == 0)
+        {
+            throw new PeftException("DatasetEmpty", "There is no row to train on.");
+        }
+
+        this.options = options;
+        this.rows = rows;
+        BatchesPerEpoch = Divide(rows.Length, options.BatchSize);
+        StepsPerEpoch = Divide(BatchesPerEpoch, options.GradientAccumulation);
+        TotalSteps = options.MaxSteps > 0 ? options.MaxSteps : checked((int)Math.Ceiling(options.Epochs * StepsPerEpoch));
+    }
+
+    /// <summary>Micro batches in an epoch.</summary>
+    public int BatchesPerEpoch { get; }
+
+    /// <summary>Optimiser steps in an epoch; the last one takes the micro batches that are left.</summary>
+    public int StepsPerEpoch { get; }
+
+    /// <summary>Optimiser steps of the whole training.</summary>
+    public int TotalSteps { get; }
+
+    /// <summary>How many epochs are over after a number of steps, as a fraction.</summary>
+    public double EpochsAfter(int steps) => (double)steps / StepsPerEpoch;
+
+    /// <summary>Whether an epoch ends with a step, counted from 0.</summary>
+    public bool EndsEpoch(int step) => (step + 1) % StepsPerEpoch == 0;
+
+    /// <summary>The rows of each micro batch of a step, counted from 0.</summary>
+    public IEnumerable<ArraySegment<int>> MicroBatches(int step)
+    {
+        Order(step / StepsPerEpoch);
+        var first = step % StepsPerEpoch * options.GradientAccumulation;
+        var end = Math.Min(first + options.GradientAccumulation, BatchesPerEpoch);
+        for (var batch = first; batch < end; batch++)
+        {
+            var start = batch * options.BatchSize;
+            yield return new ArraySegment<int>(order, start, Math.Min(options.BatchSize, order.Length - start));
+        }
+    }
+
+    /// <summary>Splits rows into those to train on and those to evaluate on, by a shuffle of the seed's; both in the data's order.</summary>
+    public static (int[] Training, int[] Evaluation) Split(int count, TrainingOptions options)
+    {
+        var held = options.EvaluationSplit > 0 ? (int)Math.Ceiling(count * options.EvaluationSplit) : 0;
+        if (held > 0 && held >= count)
+        {
+            throw new PeftException(
+                "EvaluationSplitTooLarge", FormattableString.Invariant($"An evaluation split of {options.EvaluationSplit} leaves none of the {count} rows to train on."));
+        }
+
+        var shuffled = held > 0 ? DataOrder.Shuffle(count, options.Seed, -1) : [.. Enumerable.Range(0, count)];
+        return ([.. shuffled[held..].Order()], [.. shuffled[..held].Order()]);
+    }
+
+    private void Order(int epoch)
+    {
+        if (epoch == orderedEpoch)
+        {
+            return;
+        }
+
+        order = options.Sampling is "sequential"
+            ? rows
+            : [.. DataOrder.Shuffle(rows.Length, options.Seed, epoch).Select(position => rows[position])];
+        orderedEpoch = epoch;
+    }
+
+    private static int Divide(int count, int size) => ((count - 1) / size) + 1;
+}

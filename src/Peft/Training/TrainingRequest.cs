@@ -1,0 +1,44 @@
+using Peft.Adapters;
+using Peft.Training.Objectives;
+
+namespace Peft.Training;
+
+/// <summary>One training: what is trained, on what, towards what, and where the result goes.</summary>
+public sealed record TrainingRequest
+{
+    /// <summary>The model. It is held for the time of the training.</summary>
+    public required PeftModel Model { get; init; }
+
+    /// <summary>Name of the adapter to train, which the model has already.</summary>
+    public required string AdapterName { get; init; }
+
+    /// <summary>The rows to train on.</summary>
+    public required ITrainingData Data { get; init; }
+
+    /// <summary>The rows to evaluate on; null to set some of <see cref="Data"/> apart where the options say so, and not to evaluate otherwise.</summary>
+    public ITrainingData? EvaluationData { get; init; }
+
+    /// <summary>The options.</summary>
+    public TrainingOptions Options { get; init; } = new();
+
+    /// <summary>What is made small; null for language modelling with the options' label smoothing and noise.</summary>
+    public IObjective? Objective { get; init; }
+
+    /// <summary>Folder that gets <c>NAME/</c> with the adapter, its log and <c>checkpoints/step-N</c>; null to write nothing.</summary>
+    public string? OutputPath { get; init; }
+
+    /// <summary>Whether to go on from the newest valid checkpoint there; without one the training starts anew.</summary>
+    public bool Resume { get; init; }
+
+    /// <summary>Whether an existing output may be replaced.</summary>
+    public bool Force { get; init; }
+
+    /// <summary>Told how the training stands, on the training's own thread.</summary>
+    public IProgress<TrainingProgress>? Progress { get; init; }
+
+    /// <summary>Sees the gradients of each step before they are clipped: the step, counted from 0, and the parameters with their gradients.</summary>
+    internal Action<int, FlatParameters>? OnGradients { get; init; }
+
+    /// <summary>Sees the losses of each step's micro batches and the items they were divided by.</summary>
+    internal Action<IReadOnlyList<float>, long>? OnLosses { get; init; }
+}
