@@ -70,10 +70,11 @@ internal sealed class TrainingLoop : IDisposable
 
         // The one time in a step that anything is copied to the host.
         var values = stack(figures).cpu().data<float>().ToArray();
-        var (losses, norm) = (values.AsSpan(0, batches.Length), values[^1]);
-        var loss = Sum(losses);
+        var losses = values[..^1];
+        var norm = values[^1];
+        var loss = losses.Sum(static value => (double)value);
         RefuseNotFinite(step, loss, norm);
-        request.OnLosses?.Invoke(losses.ToArray(), targets);
+        request.OnLosses?.Invoke(losses, targets);
         if (options.MaxGradientNorm > 0 && options.MaxGradientNorm / (norm + 1e-6) is < 1 and var factor)
         {
             gradients.mul_(factor);
@@ -125,17 +126,6 @@ internal sealed class TrainingLoop : IDisposable
         Positions = batch.Positions,
         Packing = batch.Packing,
     };
-
-    private static double Sum(ReadOnlySpan<float> losses)
-    {
-        double sum = 0;
-        foreach (var loss in losses)
-        {
-            sum += loss;
-        }
-
-        return sum;
-    }
 
     private static void RefuseNotFinite(int step, double loss, double norm)
     {

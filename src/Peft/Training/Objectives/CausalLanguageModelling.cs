@@ -34,7 +34,7 @@ public sealed class CausalLanguageModelling(double labelSmoothing = 0, double? n
     internal static Tensor AddNoise(Tensor embeddings, double alpha, ForwardContext context)
     {
         var bound = alpha / Math.Sqrt(context.Length * embeddings.size(1));
-        var noise = rand_like(embeddings, generator: context.Generator).mul_(2 * bound).sub_(bound);
+        var noise = rand(embeddings.shape, embeddings.dtype, embeddings.device, generator: context.Generator).mul_(2 * bound).sub_(bound);
         return context.Tape is { } tape ? tape.Plain(inputs => inputs[0].add(noise), [embeddings], []) : embeddings.add(noise);
     }
 }
