@@ -51,7 +51,7 @@ public sealed class Trainer
             ? TrainingPlan.Split(request.Data.Count, options)
             : ([.. Enumerable.Range(0, request.Data.Count)], [.. Enumerable.Range(0, request.EvaluationData.Count)]);
         var plan = new TrainingPlan(options, rows);
-        var objective = request.Objective ?? new CausalLanguageModelling(options.LabelSmoothing, options.NeftuneNoiseAlpha);
+        var objective = request.Objective ?? ObjectiveRegistry.Create("causal_language_modelling", options);
         var identity = new TrainingIdentity(
             JsonNode.Parse(options.ToJson())!.AsObject(), request.Data.Fingerprint, request.EvaluationData?.Fingerprint, objective.Name);
         using var output = request.OutputPath is null ? null : TrainingOutput.Open(request, adapter, identity);

@@ -38,6 +38,7 @@ internal sealed class TrainingLoop : IDisposable
         this.schedule = schedule;
         this.plan = plan;
         device = request.Model.Device;
+        RefuseOtherPrecision();
         generator = new Generator((ulong)options.Seed, device);
         context = new ForwardContext
         {
@@ -65,7 +66,6 @@ internal sealed class TrainingLoop : IDisposable
         }
 
         adapter.OnGradients(step);
-        request.OnGradients?.Invoke(step, optimizer.Parameters);
         figures.Add(gradients.norm());
 
         // The one time in a step that anything is copied to the host.
@@ -74,13 +74,13 @@ internal sealed class TrainingLoop : IDisposable
         var norm = values[^1];
         var loss = losses.Sum(static value => (double)value);
         RefuseNotFinite(step, loss, norm);
-        request.OnLosses?.Invoke(losses, targets);
+        var scheduled = schedule.Factor(step);
+        request.OnStep?.Invoke(new StepDetails(step, losses, targets, optimizer.Rates(scheduled), optimizer.Parameters));
         if (options.MaxGradientNorm > 0 && options.MaxGradientNorm / (norm + 1e-6) is < 1 and var factor)
         {
             gradients.mul_(factor);
         }
 
-        var scheduled = schedule.Factor(step);
         optimizer.Step(scheduled);
         adapter.OnStepped(step);
         return new StepRecord(
@@ -93,15 +93,17 @@ internal sealed class TrainingLoop : IDisposable
     public double Evaluate(ITrainingData data, int[] rows)
     {
         double sum = 0;
+        long counted = 0;
         foreach (var chunk in rows.Chunk(options.EvaluationBatchSize))
         {
             context.Cancellation.ThrowIfCancellationRequested();
             using var scope = NewDisposeScope();
             using var batch = data.Collate(chunk, device);
             sum += objective.Loss(model, batch, null, ContextOf(batch)).item<float>() * batch.InputIds.size(0);
+            counted += batch.InputIds.size(0);
         }
 
-        return sum / rows.Length;
+        return sum / counted;
     }
 
     /// <inheritdoc/>
@@ -126,6 +128,19 @@ internal sealed class TrainingLoop : IDisposable
         Positions = batch.Positions,
         Packing = batch.Packing,
     };
+
+    private void RefuseOtherPrecision()
+    {
+        var wanted = options.Precision switch { null => request.Model.DataType, "bfloat16" => ScalarType.BFloat16, _ => ScalarType.Float32 };
+        if (wanted != request.Model.DataType)
+        {
+            throw new NotSupportedByPeftException(
+                "PrecisionNotSupported", $"'{request.Model.Name}' is loaded in {request.Model.DataType}; training it in {wanted} is not supported.")
+            {
+                RecommendedAction = "Import the model in the type to train in.",
+            };
+        }
+    }
 
     private static void RefuseNotFinite(int step, double loss, double norm)
     {

@@ -36,9 +36,14 @@ public sealed record TrainingRequest
     /// <summary>Told how the training stands, on the training's own thread.</summary>
     public IProgress<TrainingProgress>? Progress { get; init; }
 
-    /// <summary>Sees the gradients of each step before they are clipped: the step, counted from 0, and the parameters with their gradients.</summary>
-    internal Action<int, FlatParameters>? OnGradients { get; init; }
-
-    /// <summary>Sees the losses of each step's micro batches and the items they were divided by.</summary>
-    internal Action<IReadOnlyList<float>, long>? OnLosses { get; init; }
+    /// <summary>Sees each step before its gradients are clipped.</summary>
+    internal Action<StepDetails>? OnStep { get; init; }
 }
+
+/// <summary>A step from the inside, for tests.</summary>
+/// <param name="Step">Counted from 0.</param>
+/// <param name="Losses">Losses of its micro batches.</param>
+/// <param name="Targets">What they were divided by.</param>
+/// <param name="Rates">Rate of each group.</param>
+/// <param name="Parameters">Weights and gradients.</param>
+internal readonly record struct StepDetails(int Step, IReadOnlyList<float> Losses, long Targets, IReadOnlyList<double> Rates, FlatParameters Parameters);

@@ -1,0 +1,253 @@
+using System.Text.Json.Nodes;
+using Peft.Adapters;
+using Peft.Models;
+using Peft.Tensors;
+using Peft.Training;
+using Peft.Training.Objectives;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Golden;
+
+/// <summary>Whole trainings against the peer's traces: losses, rates, norms, counts, first gradients, evaluations and final weights.</summary>
+[Trait("Category", "Golden")]
+public sealed class TrainingGoldenTests
+{
+    /// <summary>Options of the peer that say how data becomes batches, or where the peer runs: the case brings its batches along.</summary>
+    private static readonly string[] s_beside =
+    [
+        "eval_strategy", "metric_for_best_model", "greater_is_better", "assistant_only_loss", "completion_only_loss", "packing", "packing_strategy", "max_length",
+        "per_device_train_batch_size", "loss_type", "bf16",
+    ];
+
+    private static readonly Dictionary<string, string> s_optimizers = new(StringComparer.Ordinal)
+    {
+        ["AdamW"] = "adamw_torch", ["Adam"] = "adam", ["SGD"] = "sgd", ["NAdam"] = "nadam", ["RAdam"] = "radam", ["adafactor"] = "adafactor",
+        ["loraplus"] = "loraplus", ["lorafa"] = "lorafa", ["riemannian"] = "riemannian",
+    };
+
+    [GoldenTheory]
+    [GoldenData("training", "methods/")]
+    [GoldenData("training", "optimisers/")]
+    [GoldenData("training", "schedules/")]
+    [GoldenData("training", "sft/")]
+    [GoldenData("training", "tasks/")]
+    [GoldenData("training", "trainer/")]
+    public void Training_goes_as_the_peers(string path) => GoldenCases.Run("training", path, folder =>
+    {
+        var document = JsonNode.Parse(File.ReadAllText(Path.Combine(folder, "case.json")))!;
+        if (document["bound"] is not null)
+        {
+            CheckNoise(document);
+            return;
+        }
+
+        var objective = ObjectiveRegistry.Create(ObjectiveOf(document), OptionsOf(document));
+        using var model = PeftModel.Load(Path.Combine(folder, (string)document["base"]!));
+        model.LoadAdapter(Path.Combine(folder, "adapter_init"));
+        using var data = GoldenBatches.Open(Path.Combine(folder, (string?)document["batches"] ?? "batches.safetensors"));
+        Run(document, folder, model, data, objective);
+    });
+
+    private static void Run(JsonNode document, string folder, PeftModel model, GoldenBatches data, IObjective objective)
+    {
+        var (trace, tolerance) = (document["trace"]!, Tolerance.Of(document["tolerance"]!));
+        var weights = Tolerance.Of(document["tolerance_weights"]!);
+        var norms = document["tolerance_gradient_norm"] is { } own ? Tolerance.Of(own) : tolerance;
+        var options = OptionsOf(document);
+        CompareEvaluation(trace["evaluation_before"], model, data, tolerance, "evaluation before");
+        List<float> losses = [];
+        List<long> items = [];
+        List<IReadOnlyList<double>> rates = [];
+        var record = new Trainer(new TrainingRequest
+        {
+            Model = model,
+            AdapterName = "default",
+            Data = data,
+            EvaluationData = options.EvaluationInterval > 0 ? data.Take(2) : null,
+            Objective = objective,
+            Options = options,
+            OnStep = step =>
+            {
+                losses.AddRange(step.Losses);
+                items.AddRange(step.Losses.Select(_ => step.Targets));
+                rates.Add(step.Rates);
+                if (step.Step == 0)
+                {
+                    CompareGradients(Path.Combine(folder, "gradients_first_step.safetensors"), step.Parameters, norms);
+                }
+            },
+        }).Train();
+
+        tolerance.Compare(trace["loss"], [.. losses], "loss");
+        norms.Compare(trace["gradient_norm"], [.. record.Steps.Select(step => step.GradientNorm)], "gradient norm");
+        CompareRates(trace["learning_rate"]!.AsArray(), rates);
+        new Tolerance(0, 0).Compare(trace["num_items_in_batch"], [.. items.Select(count => (double)count)], "num_items_in_batch");
+        CompareEvaluation(trace["evaluation_after"], model, data, tolerance, "evaluation after");
+        if (trace["evaluation_during"] is JsonArray during)
+        {
+            Assert.Equal(during.Select(entry => (int)entry![0]!), record.Evaluations.Select(entry => entry.Step));
+            tolerance.Compare(new JsonArray([.. during.Select(entry => entry![1]!.DeepClone())]), [.. record.Evaluations.Select(entry => entry.Loss)], "evaluation during");
+        }
+
+        CompareAdapters(folder, model, weights, document["undetermined_weights"]?["atol"] as JsonObject ?? []);
+    }
+
+    private static string ObjectiveOf(JsonNode document) => (string?)document["arguments"]!["peft"]!["task_type"] switch
+    {
+        null or "CAUSAL_LM" => (string?)document["arguments"]!["training"]!["loss_type"] is "dft" ? "dynamic_fine_tuning" : "causal_language_modelling",
+        var task => task,
+    };
+
+    private static TrainingOptions OptionsOf(JsonNode document)
+    {
+        var given = document["arguments"]!["training"]!.AsObject();
+        var own = new JsonObject(given.Where(entry => !s_beside.Contains(entry.Key)).Select(entry => KeyValuePair.Create(entry.Key, entry.Value?.DeepClone())));
+        var options = TrainingOptions.FromJson(own.ToJsonString());
+        Assert.True(options.Others is null or { Count: 0 }, $"nobody knows {string.Join(", ", options.Others?.Keys ?? [])}");
+        options = options with { BatchSize = 1, EvaluationBatchSize = 1, Sampling = "sequential", Precision = (bool?)given["bf16"] == true ? "bfloat16" : null };
+        if (document["arguments"]!["optimizer"] is not JsonObject optimizer)
+        {
+            return options;
+        }
+
+        var kind = (string)optimizer["kind"]!;
+        var arguments = optimizer["options"]!.DeepClone().AsObject();
+        options = options with
+        {
+            Optimizer = s_optimizers.GetValueOrDefault(kind, kind),
+            LearningRate = (double?)arguments["lr"] ?? options.LearningRate,
+
+            // The peer's own default where the case leaves it out.
+            WeightDecay = (double?)arguments["weight_decay"] ?? (kind is "AdamW" or "riemannian" ? 0.01 : 0),
+        };
+        arguments.Remove("lr");
+        arguments.Remove("weight_decay");
+        if (kind == "adafactor")
+        {
+            arguments["scale_parameter"] = true;
+            arguments["relative_step"] = true;
+        }
+
+        return options with { OptimizerOptions = arguments };
+    }
+
+    private static void CompareEvaluation(JsonNode? expected, PeftModel model, GoldenBatches data, Tolerance tolerance, string what)
+    {
+        if (expected is null)
+        {
+            return;
+        }
+
+        using var noGrad = no_grad();
+        using var scope = NewDisposeScope();
+        var objective = new CausalLanguageModelling();
+        tolerance.Compare(
+            expected,
+            [
+                .. data.Batches.Select(batch => (double)objective.Loss(
+                    model.Base,
+                    batch,
+                    null,
+                    new ForwardContext { Selection = model.CurrentSelection, AttentionMask = batch.AttentionMask, Positions = batch.Positions, Packing = batch.Packing }).item<float>()),
+            ],
+            what);
+    }
+
+    private static void CompareGradients(string file, FlatParameters parameters, Tolerance tolerance)
+    {
+        using var expected = SafetensorsFile.Open(file);
+        var found = parameters.Entries.ToDictionary(entry => entry.Trained.Name, entry => entry.Gradient);
+        foreach (var name in expected.Names)
+        {
+            var key = name.Replace(".modules_to_save.default", "", StringComparison.Ordinal).Replace(".default", "", StringComparison.Ordinal);
+            Assert.True(found.ContainsKey(key), $"no gradient for {name}; there are {string.Join(", ", found.Keys)}");
+            using var right = expected.Read(name);
+            tolerance.Compare(right, found[key], $"first gradient of {name}");
+        }
+    }
+
+    private static void CompareRates(JsonArray expected, List<IReadOnlyList<double>> actual)
+    {
+        Assert.Equal(expected.Count, actual.Count);
+        for (var step = 0; step < actual.Count; step++)
+        {
+            var allowed = expected[step] is JsonArray several ? several.Select(rate => (double)rate!).ToArray() : [(double)expected[step]!];
+            Assert.All(actual[step], rate => Assert.True(
+                allowed.Any(right => Math.Abs(right - rate) <= 1e-8 * Math.Abs(right)), $"learning rate of step {step}: {rate} found, {string.Join(" or ", allowed)} expected"));
+        }
+    }
+
+    private static void CompareAdapters(string folder, PeftModel model, Tolerance tolerance, JsonObject undetermined)
+    {
+        var saved = Directory.CreateTempSubdirectory("peft-training-").FullName;
+        try
+        {
+            model.SaveAdapter("default", saved);
+            using var expected = SafetensorsFile.Open(Path.Combine(folder, "adapter_final", "adapter_model.safetensors"));
+            using var found = SafetensorsFile.Open(Path.Combine(saved, "adapter_model.safetensors"));
+            Assert.Equal(expected.Names.Order(StringComparer.Ordinal), found.Names.Order(StringComparer.Ordinal));
+            var free = undetermined.Select(entry => entry.Key.Replace(".default", "", StringComparison.Ordinal)).ToHashSet();
+            foreach (var name in expected.Names.Where(name => !free.Contains(name)))
+            {
+                using var right = expected.Read(name);
+                using var ours = found.Read(name);
+                tolerance.Compare(right, ours, $"final {name}");
+            }
+        }
+        finally
+        {
+            Directory.Delete(saved, recursive: true);
+        }
+    }
+
+    /// <summary>The noise on the embeddings is random; its bound and its distribution are not.</summary>
+    private static void CheckNoise(JsonNode document)
+    {
+        var (length, width, bound) = ((long)document["length"]!, (long)document["width"]!, (double)document["bound"]!);
+        var tolerance = (double)document["tolerance"]!["atol"]!;
+        using var noGrad = no_grad();
+        using var scope = NewDisposeScope();
+        const long Rows = 64;
+        var noise = CausalLanguageModelling.AddNoise(
+            zeros(Rows * length, width),
+            (double)document["arguments"]!["neftune_noise_alpha"]!,
+            new ForwardContext { Rows = Rows, Length = length, IsTraining = true, Generator = new Generator(1) }).to(ScalarType.Float64);
+        Assert.InRange(noise.abs().max().item<double>(), bound - tolerance, bound);
+        Assert.Equal(0, noise.mean().item<double>(), tolerance);
+        Assert.Equal(bound * bound / 3, noise.pow(2).mean().item<double>(), tolerance * bound);
+    }
+
+    private sealed record Tolerance(double Absolute, double Relative)
+    {
+        public static Tolerance Of(JsonNode node) => new((double)node["atol"]!, (double)node["rtol"]!);
+
+        public void Compare(JsonNode? expected, double[] actual, string what)
+        {
+            if (expected is not JsonArray values)
+            {
+                return;
+            }
+
+            Assert.Equal(values.Count, actual.Length);
+            for (var i = 0; i < actual.Length; i++)
+            {
+                var right = (double)values[i]!;
+                Assert.True(
+                    Math.Abs(right - actual[i]) <= Absolute + (Relative * Math.Abs(right)) + Rounding(right), $"{what} {i}: {right:R} expected, {actual[i]:R} found");
+            }
+        }
+
+        public void Compare(Tensor expected, Tensor actual, string what)
+        {
+            using var scope = NewDisposeScope();
+            Assert.Equal(expected.shape, actual.shape);
+            var difference = expected.sub(actual.to(expected.dtype)).abs();
+            var worst = difference.sub(expected.abs().mul(Relative)).max().item<float>();
+            Assert.True(worst <= Absolute, $"{what}: differs by {difference.max().item<float>():E2}, {Absolute:E1} allowed");
+        }
+
+        /// <summary>The case states nine significant digits.</summary>
+        private static double Rounding(double value) => 5e-9 * Math.Abs(value);
+    }
+}
