@@ -133,7 +133,6 @@ internal static class Aten
     internal static readonly Operator div__Scalar_mode = new("aten::div_", "Scalar_mode");
     internal static readonly Operator div__Tensor_mode = new("aten::div_", "Tensor_mode");
     internal static readonly Operator div_Scalar_mode = new("aten::div", "Scalar_mode");
-    internal static readonly Operator div_Tensor = new("aten::div", "Tensor");
     internal static readonly Operator div_Tensor_mode = new("aten::div", "Tensor_mode");
     internal static readonly Operator dot = new("aten::dot");
     internal static readonly Operator dropout = new("aten::dropout");
@@ -397,7 +396,6 @@ internal static class Aten
     internal static readonly Operator round_decimals = new("aten::round", "decimals");
     internal static readonly Operator rsqrt = new("aten::rsqrt");
     internal static readonly Operator rsqrt_ = new("aten::rsqrt_");
-    internal static readonly Operator rsub_Scalar = new("aten::rsub", "Scalar");
     internal static readonly Operator scatter__src = new("aten::scatter_", "src");
     internal static readonly Operator scatter_add = new("aten::scatter_add");
     internal static readonly Operator scatter_add_ = new("aten::scatter_add_");
@@ -436,7 +434,6 @@ internal static class Aten
     internal static readonly Operator stack = new("aten::stack");
     internal static readonly Operator std = new("aten::std");
     internal static readonly Operator std_dim = new("aten::std", "dim");
-    internal static readonly Operator std_mean = new("aten::std_mean");
     internal static readonly Operator sub__Scalar = new("aten::sub_", "Scalar");
     internal static readonly Operator sub__Tensor = new("aten::sub_", "Tensor");
     internal static readonly Operator sub_Scalar = new("aten::sub", "Scalar");
@@ -489,7 +486,6 @@ internal static class Aten
     internal static readonly Operator upsample_nearest2d_vec = new("aten::upsample_nearest2d", "vec");
     internal static readonly Operator var = new("aten::var");
     internal static readonly Operator var_dim = new("aten::var", "dim");
-    internal static readonly Operator var_mean = new("aten::var_mean");
     internal static readonly Operator vdot = new("aten::vdot");
     internal static readonly Operator view = new("aten::view");
     internal static readonly Operator view_as = new("aten::view_as");

@@ -15,7 +15,7 @@ namespace TorchSharp
             ScalarType.Int32 or ScalarType.Float32 or ScalarType.QInt32 => 4,
             ScalarType.Int64 or ScalarType.Float64 or ScalarType.ComplexFloat32 => 8,
             ScalarType.ComplexFloat64 => 16,
-            _ => throw new NotImplementedException($"The element type {type} has no size here."),
+            _ => throw new NotSupportedException($"The element type {type} has no size here."),
         };
 
         public static long TotalSize(this IEnumerable<long> shape) => shape.Aggregate(1L, (product, size) => product * size);

@@ -98,7 +98,7 @@ public static partial class torch
                     (InterpolationMode.Bilinear, 4) => Aten.upsample_bilinear2d_vec.Tensor(x, size, corners, scale_factor),
                     (InterpolationMode.Bicubic, 4) when antialias => Aten._upsample_bicubic2d_aa_vec.Tensor(x, size, corners, scale_factor),
                     (InterpolationMode.Bicubic, 4) => Aten.upsample_bicubic2d_vec.Tensor(x, size, corners, scale_factor),
-                    _ => throw new NotImplementedException($"interpolate with {mode} over {x.dim()} dimensions"),
+                    _ => throw new NotSupportedException($"interpolate with {mode} over {x.dim()} dimensions"),
                 };
             }
 

@@ -133,7 +133,6 @@ public static partial class torch
             var released = Handle;
             CountDisposed();
             handle = 0;
-            GC.SuppressFinalize(this);
             return released;
         }
 
