@@ -1,0 +1,136 @@
+using Peft.Tensors;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Tensors;
+
+public sealed class AtomicFileTests : IDisposable
+{
+    private readonly TemporaryFolder _folder = new();
+
+    public void Dispose() => _folder.Dispose();
+
+    [Fact]
+    public void AWriterThatFailsLeavesTheOldFileAndNothingElse()
+    {
+        string path = _folder.Write("a.json", "old");
+        Assert.Throws<InvalidOperationException>(() => AtomicFile.Write(path, stream =>
+        {
+            stream.Write(new byte[100_000]);
+            throw new InvalidOperationException("cancelled in the middle");
+        }));
+        AssertUntouched(path);
+    }
+
+    [SkippableFact]
+    public void AFullDiskLeavesTheOldFileAndSaysSo()
+    {
+        const string FullDevice = "/dev/full";
+        Skip.IfNot(File.Exists(FullDevice), "This system has no device that is always full.");
+        string path = _folder.Write("a.json", "old");
+        PeftException error = Assert.Throws<PeftException>(() => AtomicFile.Write(path, _ =>
+        {
+            using var full = new FileStream(FullDevice, FileMode.Open, FileAccess.Write, FileShare.ReadWrite, 1);
+            full.Write(new byte[4096]);
+        }));
+        Assert.Equal("DiskFull", error.ErrorId);
+        AssertUntouched(path);
+    }
+
+    [Fact]
+    public void AProcessKilledInMidSaveLeavesTheOldFileUnderItsName()
+    {
+        string path = _folder.Write("model.safetensors", "old");
+
+        // What a killed process leaves behind: the temporary file was written, the rename never came.
+        string temporary = AtomicFile.WriteBeside(path, stream => stream.Write(new byte[10]));
+        Assert.Equal("old", File.ReadAllText(path));
+        Assert.DoesNotContain("model", Path.GetFileName(temporary), StringComparison.Ordinal);
+        Assert.Equal([path], Directory.GetFiles(_folder.Path, "*.safetensors"));
+
+        AtomicFile.WriteText(path, "new");
+        Assert.Equal("new", File.ReadAllText(path));
+    }
+
+    [Fact]
+    public void AShardThatFailsLeavesTheWholeOldModel()
+    {
+        SafetensorsWriter.WriteFolder(_folder.Path, [("a", ones(10)), ("b", ones(10))], maxShardBytes: 40);
+        string[] before = [.. Directory.GetFiles(_folder.Path).Order()];
+        Tensor disposed = ones(10);
+        IEnumerable<(string, Tensor)> tensors = [("a", zeros(10)), ("b", disposed)];
+        IEnumerable<(string, Tensor)> DisposeAfterLooking()
+        {
+            foreach ((string, Tensor) tensor in tensors)
+            {
+                yield return tensor;
+            }
+
+            disposed.Dispose();
+        }
+
+        Assert.ThrowsAny<Exception>(() => SafetensorsWriter.WriteFolder(_folder.Path, DisposeAfterLooking(), maxShardBytes: 40));
+        Assert.Equal(before, Directory.GetFiles(_folder.Path).Order());
+        using TensorStore store = TensorStore.OpenFolder(_folder.Path);
+        Assert.Equal(10, store.Read("a").sum().item<float>());
+    }
+
+    [Fact]
+    public void AReadOnlyFileIsNotReplaced()
+    {
+        string path = _folder.Write("a.json", "old");
+        File.SetAttributes(path, FileAttributes.ReadOnly);
+        try
+        {
+            Assert.Equal("FileReadOnly", Assert.Throws<PeftException>(() => AtomicFile.WriteText(path, "new")).ErrorId);
+            AssertUntouched(path);
+        }
+        finally
+        {
+            File.SetAttributes(path, FileAttributes.Normal);
+        }
+    }
+
+    [Fact]
+    public void AFileInUseIsReplacedOrRefusedWhole()
+    {
+        string path = _folder.Write("a.json", "old");
+        using (new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.None))
+        {
+            try
+            {
+                AtomicFile.WriteText(path, "new");
+            }
+            catch (PeftException error)
+            {
+                Assert.Equal("FileWriteFailed", error.ErrorId);
+            }
+        }
+
+        Assert.Contains(File.ReadAllText(path), (string[])["old", "new"]);
+        Assert.Single(Directory.GetFiles(_folder.Path));
+    }
+
+    [Fact]
+    public void AMissingFolderAndAFolderInTheWayAreNamed()
+    {
+        Assert.Equal("FolderNotFound", Assert.Throws<PeftException>(() => AtomicFile.WriteText(Path.Combine(_folder["absent"], "a"), "x")).ErrorId);
+        Assert.Equal("FileWriteFailed", Assert.Throws<PeftException>(() => AtomicFile.WriteText(_folder.Path, "x")).ErrorId);
+    }
+
+    [Fact]
+    public void JsonUnderstandsWhatPythonWrites()
+    {
+        string path = _folder.Write("config.json", "\uFEFF{\"a\": NaN, \"b\": [Infinity, -Infinity], \"c\": \"NaN \\\" Infinity\", \"a\": 1}");
+        System.Text.Json.JsonElement value = JsonFile.ReadObject(path);
+        Assert.Equal(1, value.GetProperty("a").GetInt32());
+        Assert.Equal(double.PositiveInfinity, value.GetProperty("b")[0].GetDouble());
+        Assert.Equal(double.NegativeInfinity, value.GetProperty("b")[1].GetDouble());
+        Assert.Equal("NaN \" Infinity", value.GetProperty("c").GetString());
+    }
+
+    private void AssertUntouched(string path)
+    {
+        Assert.Equal("old", File.ReadAllText(path));
+        Assert.Equal([path], Directory.GetFiles(_folder.Path));
+    }
+}
