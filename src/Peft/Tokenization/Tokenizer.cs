@@ -110,7 +110,7 @@ public sealed partial class Tokenizer
     public TokenEncoding Encode(string text, bool addSpecialTokens = true)
     {
         ArgumentNullException.ThrowIfNull(text);
-        return Finish(EncodeText(text, 0, -1), null, addSpecialTokens);
+        return Finish(addSpecialTokens, new EncodingParts(EncodeText(text, 0, -1), text));
     }
 
     /// <summary>Encodes a pair of texts.</summary>
@@ -121,7 +121,7 @@ public sealed partial class Tokenizer
     {
         ArgumentNullException.ThrowIfNull(text);
         ArgumentNullException.ThrowIfNull(pair);
-        return Finish(EncodeText(text, 0, -1), EncodeText(pair, 1, -1), addSpecialTokens);
+        return Finish(addSpecialTokens, new EncodingParts(EncodeText(text, 0, -1), text), new EncodingParts(EncodeText(pair, 1, -1), pair));
     }
 
     /// <summary>Encodes a text that is cut into words already. Offsets count from the start of each word.</summary>
@@ -131,7 +131,7 @@ public sealed partial class Tokenizer
     {
         ArgumentNullException.ThrowIfNull(words);
         var parts = words.Select((word, i) => new EncodingParts(EncodeText(word, 0, i))).ToList();
-        return Finish(EncodingParts.Merge(parts).ToEncoding(this), null, addSpecialTokens);
+        return Finish(addSpecialTokens, new EncodingParts(EncodingParts.Merge(parts).ToEncoding(this), words));
     }
 
     /// <summary>The ids alone, which is faster.</summary>
@@ -147,7 +147,7 @@ public sealed partial class Tokenizer
             return Collect(text, -1, plainSpecialTokens, idsOnly: true).Ids();
         }
 
-        return Finish(Collect(text, -1, plainSpecialTokens, idsOnly: false).ToEncoding(this, 0), null, addSpecialTokens).Ids;
+        return Finish(addSpecialTokens, new EncodingParts(Collect(text, -1, plainSpecialTokens, idsOnly: false).ToEncoding(this, 0), text)).Ids;
     }
 
     /// <summary>Encodes texts together, so that padding fills all up to the longest.</summary>
@@ -198,6 +198,11 @@ public sealed partial class Tokenizer
 
     private TokenEncoding EncodeText(string text, int typeId, int word) => Collect(text, word, plainSpecialTokens: false, idsOnly: false).ToEncoding(this, typeId);
 
+    /// <summary>The ids of a text in which no added token is looked for.</summary>
+    private int[] EncodePlain(string text) =>
+        new Tokenizer(_pipeline with { AddedTokens = new AddedVocabulary([], _pipeline.Normalizer), Truncation = null, Padding = null }, Configuration, _files)
+            .EncodeIds(text, addSpecialTokens: false);
+
     private TokenSink Collect(string text, int word, bool plainSpecialTokens, bool idsOnly)
     {
         var tokens = new TokenSink(idsOnly, (text.Length / 4) + 8);
@@ -207,12 +212,11 @@ public sealed partial class Tokenizer
         return tokens;
     }
 
-    private TokenEncoding Finish(TokenEncoding encoding, TokenEncoding? pair, bool addSpecialTokens)
+    private TokenEncoding Finish(bool addSpecialTokens, params List<EncodingParts> parts)
     {
-        var parts = pair is null ? new List<EncodingParts> { new(encoding) } : [new(encoding), new(pair)];
         if (Truncation is { } truncation)
         {
-            var added = addSpecialTokens ? _pipeline.PostProcessor?.AddedTokens(pair is not null) ?? 0 : 0;
+            var added = addSpecialTokens ? _pipeline.PostProcessor?.AddedTokens(parts.Count > 1) ?? 0 : 0;
             Truncate(parts, truncation, truncation.MaximumLength - added);
         }
 
@@ -322,7 +326,7 @@ public sealed partial class Tokenizer
         var length = PaddedLength(encodings.Max(encoding => encoding.Count), padding);
         return encodings.ConvertAll(encoding =>
         {
-            var parts = new EncodingParts(encoding);
+            var parts = new EncodingParts(encoding, []);
             parts.Pad(length, padding);
             return parts.ToEncoding(this);
         });

@@ -5,7 +5,7 @@ using Peft.Tokenization;
 namespace Peft.Tests.Golden;
 
 /// <summary>Runs one case of the tokenizers' domain; what kind it is follows from the files it holds.</summary>
-internal sealed class TokenizerCase
+internal sealed partial class TokenizerCase
 {
     private readonly StringBuilder _differences = new();
     private int _count;
@@ -21,6 +21,12 @@ internal sealed class TokenizerCase
         {
             known = true;
             run.Encodings(Tokenizer.FromFile(tokenizerFile), Load(encodings));
+        }
+
+        if (File.Exists(Path.Combine(folder, "renderings.json")))
+        {
+            known = true;
+            run.Templates(folder);
         }
 
         Assert.True(known, $"nobody knows how to run the case {folder}");

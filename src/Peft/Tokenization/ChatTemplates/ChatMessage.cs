@@ -40,6 +40,9 @@ public sealed class ChatMessage
         ? [.. json.EnumerateArray().Select(FromJson)]
         : throw new PeftException("ChatMessageInvalid", $"A conversation should be a list of messages, and is {json.ValueKind}.");
 
+    /// <summary>The same message with all its texts changed.</summary>
+    internal ChatMessage Map(Func<string, string> change) => new((TemplateObject)TemplateValue.Map(Fields, change)!);
+
     /// <summary>The same message with one more field.</summary>
     /// <param name="name">The field's name, such as <c>name</c> or <c>reasoning_content</c>.</param>
     /// <param name="value">A string, number, boolean, null, list or dictionary.</param>

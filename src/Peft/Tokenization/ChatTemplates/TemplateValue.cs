@@ -96,6 +96,28 @@ internal static class TemplateValue
         _ => Convert.ToString(value, System.Globalization.CultureInfo.InvariantCulture),
     };
 
+    /// <summary>A copy of a value with all its texts, but for keys, changed.</summary>
+    public static object? Map(object? value, Func<string, string> change)
+    {
+        switch (value)
+        {
+            case string text:
+                return change(text);
+            case List<object?> list:
+                return list.ConvertAll(item => Map(item, change));
+            case TemplateObject entries:
+                var result = new TemplateObject();
+                foreach (var (key, item) in entries)
+                {
+                    result.Set(key, Map(item, change));
+                }
+
+                return result;
+            default:
+                return value;
+        }
+    }
+
     /// <summary>A template's value for JSON.</summary>
     public static object? FromJson(JsonElement json)
     {

@@ -5,18 +5,21 @@ internal sealed class EncodingParts
 {
     private Dictionary<int, string>? _ownTexts;
     private readonly Tokenizer? _tokenizer;
+    private readonly IReadOnlyList<string> _sources;
 
-    /// <summary>Takes over the lists of an encoding.</summary>
-    public EncodingParts(TokenEncoding encoding)
+    /// <summary>Takes over the lists of an encoding of a text, or of several words.</summary>
+    public EncodingParts(TokenEncoding encoding, params IReadOnlyList<string> sources)
         : this(encoding.Tokenizer, encoding.Ids, encoding.TypeIds, encoding.AttentionMask, encoding.SpecialTokensMask, encoding.Offsets,
-            encoding.WordIds, encoding.SequenceIds, encoding.OwnTexts)
+            encoding.WordIds, encoding.SequenceIds, encoding.OwnTexts, sources)
     {
-        Overflowing.AddRange(encoding.Overflowing.Select(part => new EncodingParts(part)));
+        Overflowing.AddRange(encoding.Overflowing.Select(part => new EncodingParts(part, sources)));
     }
 
     private EncodingParts(Tokenizer? tokenizer, int[] ids, int[] typeIds, int[] attentionMask, int[] specialTokensMask,
-        (int Start, int End)[] offsets, int[] wordIds, int[] sequenceIds, Dictionary<int, string>? ownTexts)
+        (int Start, int End)[] offsets, int[] wordIds, int[] sequenceIds, Dictionary<int, string>? ownTexts,
+        IReadOnlyList<string> sources)
     {
+        _sources = sources;
         _tokenizer = tokenizer;
         Ids = ids;
         TypeIds = typeIds;
@@ -49,12 +52,20 @@ internal sealed class EncodingParts
     public string TokenText(int index) =>
         _ownTexts is not null && _ownTexts.TryGetValue(index, out var own) ? own : _tokenizer?.TokenText(Ids[index]) ?? string.Empty;
 
+    /// <summary>The text that a token's offsets count in.</summary>
+    public string SourceText(int index) => _sources.Count switch
+    {
+        0 => string.Empty,
+        1 => _sources[0],
+        _ => _sources[Math.Max(WordIds[index], 0)],
+    };
+
     /// <summary>Special tokens alone.</summary>
     public static EncodingParts Special(IReadOnlyList<AddedPart> tokens, int typeId)
     {
         var count = tokens.Count;
         var parts = new EncodingParts(null, [.. tokens.Select(token => token.Id)], Filled(count, typeId), Filled(count, 1), Filled(count, 1),
-            new (int, int)[count], Filled(count, -1), Filled(count, -1), null);
+            new (int, int)[count], Filled(count, -1), Filled(count, -1), null, []);
         for (var i = 0; i < count; i++)
         {
             (parts._ownTexts ??= [])[i] = tokens[i].Text;
@@ -213,7 +224,8 @@ internal sealed class EncodingParts
 
         return new EncodingParts(parts.Select(part => part._tokenizer).FirstOrDefault(tokenizer => tokenizer is not null),
             Join(part => part.Ids), Join(part => part.TypeIds), Join(part => part.AttentionMask), Join(part => part.SpecialTokensMask),
-            Join(part => part.Offsets), Join(part => part.WordIds), Join(part => part.SequenceIds), ownTexts);
+            Join(part => part.Offsets), Join(part => part.WordIds), Join(part => part.SequenceIds), ownTexts,
+            parts.Select(part => part._sources).FirstOrDefault(sources => sources.Count > 0) ?? []);
 
         T[] Join<T>(Func<EncodingParts, T[]> list)
         {
@@ -234,7 +246,7 @@ internal sealed class EncodingParts
     {
         var texts = _ownTexts?.Where(own => own.Key >= start && own.Key < end).ToDictionary(own => own.Key - start, own => own.Value);
         return new EncodingParts(_tokenizer, Ids[start..end], TypeIds[start..end], AttentionMask[start..end], SpecialTokensMask[start..end],
-            Offsets[start..end], WordIds[start..end], SequenceIds[start..end], texts);
+            Offsets[start..end], WordIds[start..end], SequenceIds[start..end], texts, _sources);
     }
 
     private void Take(int start, int end)

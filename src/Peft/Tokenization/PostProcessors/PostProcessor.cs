@@ -1,3 +1,5 @@
+using Peft.Tokenization.Text;
+
 namespace Peft.Tokenization.PostProcessors;
 
 /// <summary>Puts the special tokens around one or two encodings.</summary>
@@ -149,17 +151,21 @@ internal sealed class ByteLevelPostProcessor(bool trimOffsets, bool addPrefixSpa
                 continue;
             }
 
+            var text = encoding.SourceText(i);
             var (start, end) = encoding.Offsets[i];
-            if (leading > 0)
+
+            // A single space at the start of the text is the prefix space, which isn't in the text: nothing is to be skipped for it.
+            leading = leading == 1 && addPrefixSpace && (i == 0 || start == 0) ? 0 : leading;
+            for (; leading > 0 && start < end; leading--)
             {
-                // The prefix space isn't in the text, so nothing is to be skipped for it.
-                leading -= addPrefixSpace && (i == 0 || start == 0) ? 1 : 0;
-                start = Math.Min(start + leading, end);
+                CodePoints.At(text, start, out var length);
+                start += length;
             }
 
-            if (trailing > 0 && end >= trailing)
+            for (; trailing > 0 && end > start; trailing--)
             {
-                end = Math.Max(end - trailing, start);
+                CodePoints.Before(text, end, out var length);
+                end -= length;
             }
 
             encoding.Offsets[i] = (start, end);

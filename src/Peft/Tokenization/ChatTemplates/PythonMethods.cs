@@ -1,0 +1,478 @@
+using System.Globalization;
+using System.Numerics;
+using System.Text;
+using Peft.Tokenization.Text;
+
+namespace Peft.Tokenization.ChatTemplates;
+
+/// <summary>The methods that Python's texts, lists, dictionaries and numbers have.</summary>
+internal static class PythonMethods
+{
+    private static readonly Dictionary<string, Func<string, CallArguments, TemplateRun, object?>> s_text = new(StringComparer.Ordinal)
+    {
+        ["strip"] = (s, a, _) => Strip(s, a, true, true),
+        ["lstrip"] = (s, a, _) => Strip(s, a, true, false),
+        ["rstrip"] = (s, a, _) => Strip(s, a, false, true),
+        ["upper"] = (s, _, _) => Casing.Upper(s),
+        ["lower"] = (s, _, _) => Casing.Lower(s),
+        ["casefold"] = (s, _, _) => Casing.Fold(s),
+        ["title"] = (s, _, _) => Casing.Title(s),
+        ["capitalize"] = (s, _, _) => Casing.Capitalize(s),
+        ["swapcase"] = (s, _, _) => string.Concat(PythonText.Characters(s).Select(c => Casing.Lower((string)c!) == (string)c! ? Casing.Upper((string)c!) : Casing.Lower((string)c!))),
+        ["split"] = (s, a, run) => Split(s, a, run, fromRight: false),
+        ["rsplit"] = (s, a, run) => Split(s, a, run, fromRight: true),
+        ["splitlines"] = (s, a, _) => SplitLines(s, a.Flag(0, "keepends")),
+        ["startswith"] = (s, a, _) => Affix(s, a, (text, part) => text.StartsWith(part, StringComparison.Ordinal)),
+        ["endswith"] = (s, a, _) => Affix(s, a, (text, part) => text.EndsWith(part, StringComparison.Ordinal)),
+        ["replace"] = (s, a, _) => Replace(s, a.Text(0, "old")!, a.Text(1, "new")!, a.Integer(2, "count", -1)),
+        ["find"] = (s, a, _) => Find(s, a, last: false) ?? BigInteger.MinusOne,
+        ["rfind"] = (s, a, _) => Find(s, a, last: true) ?? BigInteger.MinusOne,
+        ["index"] = (s, a, _) => Find(s, a, last: false) ?? throw TemplateErrors.Type("substring not found"),
+        ["rindex"] = (s, a, _) => Find(s, a, last: true) ?? throw TemplateErrors.Type("substring not found"),
+        ["count"] = (s, a, _) => Count(s, a.Text(0, "sub")!),
+        ["join"] = (s, a, run) => Join(s, a.Required(0, "iterable"), run),
+        ["format"] = (s, a, run) => PythonFormat.Braces(s, a, run),
+        ["partition"] = (s, a, _) => Partition(s, a.Text(0, "sep")!, last: false),
+        ["rpartition"] = (s, a, _) => Partition(s, a.Text(0, "sep")!, last: true),
+        ["removeprefix"] = (s, a, _) => a.Text(0, "prefix") is { } p && s.StartsWith(p, StringComparison.Ordinal) ? s[p.Length..] : s,
+        ["removesuffix"] = (s, a, _) => a.Text(0, "suffix") is { Length: > 0 } p && s.EndsWith(p, StringComparison.Ordinal) ? s[..^p.Length] : s,
+        ["zfill"] = (s, a, _) => ZeroFill(s, Width(a)),
+        ["center"] = (s, a, _) => Center(s, Width(a), a.Text(1, "fillchar", " ")!),
+        ["ljust"] = (s, a, _) => s + Fill(a.Text(1, "fillchar", " ")!, Width(a) - PythonText.Length(s)),
+        ["rjust"] = (s, a, _) => Fill(a.Text(1, "fillchar", " ")!, Width(a) - PythonText.Length(s)) + s,
+        ["expandtabs"] = (s, a, _) => ExpandTabs(s, a.Integer(0, "tabsize", 8)),
+        ["isdigit"] = (s, _, _) => All(s, c => CharacterClass.Category(c) == UnicodeCategory.DecimalDigitNumber || (c < 0x10000 && char.GetNumericValue((char)c) is >= 0 and <= 9 && c is 0xB2 or 0xB3 or 0xB9 or >= 0x2070 and <= 0x2089)),
+        ["isdecimal"] = (s, _, _) => All(s, c => CharacterClass.Category(c) == UnicodeCategory.DecimalDigitNumber),
+        ["isnumeric"] = (s, _, _) => All(s, CharacterClass.IsNumeric),
+        ["isalpha"] = (s, _, _) => All(s, c => CharacterClass.Category(c) <= UnicodeCategory.OtherLetter),
+        ["isalnum"] = (s, _, _) => All(s, c => CharacterClass.Category(c) <= UnicodeCategory.OtherLetter || CharacterClass.IsNumeric(c)),
+        ["isspace"] = (s, _, _) => All(s, c => CharacterClass.IsWhiteSpace(c) || c is >= 0x1C and <= 0x1F),
+        ["isupper"] = (s, _, _) => Casing.HasCase(s) && Casing.Upper(s) == s,
+        ["islower"] = (s, _, _) => Casing.HasCase(s) && Casing.Lower(s) == s,
+        ["istitle"] = (s, _, _) => Casing.HasCase(s) && Casing.Title(s) == s,
+        ["isascii"] = (s, _, _) => Ascii.IsValid(s),
+        ["isidentifier"] = (s, _, _) => s.Length > 0 && (char.IsLetter(s[0]) || s[0] == '_') && s.All(c => char.IsLetterOrDigit(c) || c == '_'),
+        ["isprintable"] = (s, _, run) => PythonText.Repr(s, run).Length == s.Length + 2,
+        ["encode"] = (_, _, _) => throw TemplateErrors.Unsafe("Chat templates have no use for bytes."),
+        ["translate"] = (_, _, _) => throw TemplateErrors.Unsafe("str.translate isn't available in chat templates."),
+        ["maketrans"] = (_, _, _) => throw TemplateErrors.Unsafe("str.maketrans isn't available in chat templates."),
+        ["format_map"] = (s, a, run) => PythonFormat.Braces(s, new CallArguments([],
+            [.. (a.Required(0, "mapping") as TemplateObject ?? throw TemplateErrors.Type("a mapping is required")).Select(e => new KeyValuePair<string, object?>(PythonText.Str(e.Key, run), e.Value))]), run),
+    };
+
+    /// <summary>A method of a text, or null.</summary>
+    public static TemplateFunction? OfText(string text, string name) => s_text.TryGetValue(name, out var method)
+        ? new TemplateFunction(name, (arguments, run) => method(text, arguments, run))
+        : null;
+
+    /// <summary>A method of a dictionary that doesn't change it, or null.</summary>
+    public static TemplateFunction? OfDictionary(TemplateObject entries, string name) => name switch
+    {
+        "get" => new TemplateFunction(name, (a, _) => entries.TryGet(a.Required(0, "key"), out var value) ? value : a.Get(1, "default")),
+        "keys" => new TemplateFunction(name, (_, _) => entries.Keys.ToList()),
+        "values" => new TemplateFunction(name, (_, _) => entries.Values.ToList()),
+        "items" => new TemplateFunction(name, (_, _) => entries.Select(entry => (object?)new[] { entry.Key, entry.Value }).ToList()),
+        "copy" => new TemplateFunction(name, (_, _) =>
+        {
+            var copy = new TemplateObject();
+            foreach (var (key, value) in entries)
+            {
+                copy.Set(key, value);
+            }
+
+            return copy;
+        }),
+        "fromkeys" => new TemplateFunction(name, FromKeys),
+        _ => null,
+    };
+
+    /// <summary>A method of a list or tuple that doesn't change it, or null.</summary>
+    public static TemplateFunction? OfList(object value, string name) => name switch
+    {
+        "index" => new TemplateFunction(name, (a, run) =>
+        {
+            var at = TemplateOperations.Iterate(value, run).ToList().FindIndex(item => TemplateOperations.AreEqual(item, a.Required(0, "value"), run));
+            return at >= 0 ? new BigInteger(at) : throw TemplateErrors.Type("the value is not in list");
+        }),
+        "count" => new TemplateFunction(name, (a, run) =>
+            new BigInteger(TemplateOperations.Iterate(value, run).Count(item => TemplateOperations.AreEqual(item, a.Required(0, "value"), run)))),
+        "copy" when value is List<object?> list => new TemplateFunction(name, (_, _) => list.ToList()),
+        _ => null,
+    };
+
+    /// <summary>A member of a number, or null.</summary>
+    public static object? OfNumber(object value, string name) => name switch
+    {
+        "real" => value,
+        "imag" => BigInteger.Zero,
+        "bit_length" when value is BigInteger number => new TemplateFunction(name, (_, _) => new BigInteger(BigInteger.Abs(number).GetBitLength())),
+        "is_integer" => new TemplateFunction(name, (_, _) => value is not double real || Math.Floor(real) == real),
+        "numerator" when value is not double => value,
+        "denominator" when value is not double => BigInteger.One,
+        _ => null,
+    };
+
+    /// <summary><c>dict.fromkeys</c></summary>
+    public static object? FromKeys(CallArguments arguments, TemplateRun run)
+    {
+        var result = new TemplateObject();
+        foreach (var key in TemplateOperations.Iterate(arguments.Required(0, "iterable"), run))
+        {
+            result.Set(key, arguments.Get(1, "value"));
+        }
+
+        return result;
+    }
+
+    /// <summary>Replaces up to <paramref name="count"/> occurrences; all where it is negative.</summary>
+    public static string Replace(string text, string old, string with, int count)
+    {
+        if (count < 0)
+        {
+            count = int.MaxValue;
+        }
+
+        var found = (long)Math.Min(count, old.Length == 0 ? text.Length + 1 : CountOf(text, old));
+        TemplateRun.CheckText(text.Length + (found * with.Length));
+        if (old.Length > 0 && count == int.MaxValue)
+        {
+            return text.Replace(old, with, StringComparison.Ordinal);
+        }
+
+        var builder = new StringBuilder();
+        var at = 0;
+        for (var i = 0; i < count; i++)
+        {
+            var next = old.Length == 0 ? (i == 0 ? 0 : NextCharacter(text, at)) : text.IndexOf(old, at, StringComparison.Ordinal);
+            if (next < 0)
+            {
+                break;
+            }
+
+            builder.Append(text, at, next - at).Append(with);
+            at = next + old.Length;
+        }
+
+        return builder.Append(text, at, text.Length - at).ToString();
+    }
+
+    /// <summary>Puts a text in the middle; of an odd number of blanks the extra one goes where Python puts it.</summary>
+    public static string Center(string text, int width, string fill)
+    {
+        var missing = width - PythonText.Length(text);
+        if (missing <= 0)
+        {
+            return text;
+        }
+
+        var left = (missing / 2) + (missing & width & 1);
+        return Fill(fill, left) + text + Fill(fill, missing - left);
+    }
+
+    /// <summary>Joins texts.</summary>
+    public static string Join(string separator, object? items, TemplateRun run)
+    {
+        var builder = new StringBuilder();
+        var index = 0;
+        foreach (var item in TemplateOperations.Iterate(items, run))
+        {
+            builder.Append(index > 0 ? separator : "").Append(item switch
+            {
+                string text => text,
+                TemplateMarkup markup => markup.Text,
+                TemplateUndefined undefined => throw undefined.Error(),
+                _ => throw TemplateErrors.Type($"sequence item {index}: expected str instance, {TemplateValue.TypeName(item)} found"),
+            });
+            index++;
+            TemplateRun.CheckText(builder.Length);
+        }
+
+        return builder.ToString();
+    }
+
+    /// <summary>Strips white space, or any of the given characters.</summary>
+    public static string Strip(string text, string? characters, bool left, bool right)
+    {
+        var set = characters is null ? null : PythonText.ToCodePoints(characters).ToHashSet();
+        var (start, end) = (0, text.Length);
+        while (left && start < end && Goes(CodePoints.At(text, start, out var length)))
+        {
+            start += length;
+        }
+
+        while (right && end > start && Goes(CodePoints.Before(text, end, out var length)))
+        {
+            end -= length;
+        }
+
+        return text[start..end];
+
+        bool Goes(int codePoint) => set?.Contains(codePoint) ?? (CharacterClass.IsWhiteSpace(codePoint) || codePoint is >= 0x1C and <= 0x1F);
+    }
+
+    private static string Strip(string text, CallArguments arguments, bool left, bool right) => Strip(text, arguments.Text(0, "chars"), left, right);
+
+    private static int Width(CallArguments arguments)
+    {
+        var width = TemplateOperations.Int32(arguments.Required(0, "width"));
+        TemplateRun.CheckText(width);
+        return width;
+    }
+
+    private static string Fill(string fill, int count) => PythonText.Length(fill) != 1
+        ? throw TemplateErrors.Type("The fill character must be exactly one character long")
+        : count <= 0 ? "" : string.Concat(Enumerable.Repeat(fill, count));
+
+    private static string ZeroFill(string text, int width)
+    {
+        var sign = text.StartsWith('-') || text.StartsWith('+') ? 1 : 0;
+        return text[..sign] + Fill("0", width - PythonText.Length(text)) + text[sign..];
+    }
+
+    private static string ExpandTabs(string text, int size)
+    {
+        TemplateRun.CheckText((long)CountOf(text, "\t") * Math.Max(size, 0));
+        var builder = new StringBuilder();
+        var column = 0;
+        foreach (var character in text)
+        {
+            if (character != '\t')
+            {
+                builder.Append(character);
+                column = character is '\n' or '\r' ? 0 : column + 1;
+            }
+            else if (size > 0)
+            {
+                builder.Append(' ', size - (column % size));
+                column += size - (column % size);
+            }
+        }
+
+        return builder.ToString();
+    }
+
+    private static List<object?> Split(string text, CallArguments arguments, TemplateRun run, bool fromRight)
+    {
+        var separator = arguments.Text(0, "sep");
+        var most = arguments.Integer(1, "maxsplit", -1);
+        run.Steps(text.Length);
+        if (separator is { Length: 0 })
+        {
+            throw TemplateErrors.Type("empty separator");
+        }
+
+        var spans = separator is null ? Blanks(text) : Separators(text, separator, fromRight);
+        if (most >= 0 && spans.Count > most)
+        {
+            spans = fromRight ? spans[^most..] : spans[..most];
+        }
+
+        var parts = new List<object?>();
+        var at = 0;
+        foreach (var (start, end) in spans)
+        {
+            parts.Add(text[at..start]);
+            at = end;
+        }
+
+        parts.Add(text[at..]);
+        if (separator is not null)
+        {
+            return parts;
+        }
+
+        // Without a separator blanks at both ends make no empty parts.
+        var first = (string)parts[0]!;
+        if (first.Length == 0 || string.IsNullOrWhiteSpace(first))
+        {
+            parts.RemoveAt(0);
+        }
+
+        return Trimmed(parts, text, most, fromRight);
+    }
+
+    private static List<object?> Trimmed(List<object?> parts, string text, int most, bool fromRight)
+    {
+        if (most >= 0)
+        {
+            return SplitLimited(text, most, fromRight);
+        }
+
+        if (parts.Count > 0 && string.IsNullOrEmpty((string?)parts[^1]))
+        {
+            parts.RemoveAt(parts.Count - 1);
+        }
+
+        return parts;
+    }
+
+    /// <summary>Splitting at blanks with a limit: the rest keeps its inner and outer blanks but those next to the cut.</summary>
+    private static List<object?> SplitLimited(string text, int most, bool fromRight)
+    {
+        var parts = new List<object?>();
+        var rest = Strip(text, characters: null, !fromRight, fromRight);
+        while (rest.Length > 0 && parts.Count < most)
+        {
+            var spans = Blanks(rest);
+            if (spans.Count == 0)
+            {
+                break;
+            }
+
+            var (start, end) = fromRight ? spans[^1] : spans[0];
+            parts.Add(fromRight ? rest[end..] : rest[..start]);
+            rest = fromRight ? rest[..start] : rest[end..];
+        }
+
+        if (rest.Length > 0)
+        {
+            parts.Add(rest);
+        }
+
+        if (fromRight)
+        {
+            parts.Reverse();
+        }
+
+        return parts;
+    }
+
+    private static List<(int Start, int End)> Blanks(string text)
+    {
+        var spans = new List<(int Start, int End)>();
+        for (var i = 0; i < text.Length; i++)
+        {
+            if (!IsBlank(text[i]))
+            {
+                continue;
+            }
+
+            var start = i;
+            while (i < text.Length && IsBlank(text[i]))
+            {
+                i++;
+            }
+
+            spans.Add((start, i));
+        }
+
+        return spans;
+
+        static bool IsBlank(char unit) => char.IsWhiteSpace(unit) || unit is >= '\x1C' and <= '\x1F';
+    }
+
+    private static List<(int Start, int End)> Separators(string text, string separator, bool fromRight)
+    {
+        var spans = new List<(int Start, int End)>();
+        if (!fromRight)
+        {
+            for (var at = text.IndexOf(separator, StringComparison.Ordinal); at >= 0; at = text.IndexOf(separator, at + separator.Length, StringComparison.Ordinal))
+            {
+                spans.Add((at, at + separator.Length));
+            }
+
+            return spans;
+        }
+
+        var end = text.Length;
+        while (end >= separator.Length)
+        {
+            var at = text.AsSpan(0, end).LastIndexOf(separator, StringComparison.Ordinal);
+            if (at < 0)
+            {
+                break;
+            }
+
+            spans.Add((at, at + separator.Length));
+            end = at;
+        }
+
+        spans.Reverse();
+        return spans;
+    }
+
+    private static List<object?> SplitLines(string text, bool keepEnds)
+    {
+        var lines = new List<object?>();
+        var start = 0;
+        for (var i = 0; i < text.Length; i++)
+        {
+            if (text[i] is not ('\n' or '\r' or '\v' or '\f' or '\x1C' or '\x1D' or '\x1E' or '\x85' or '\u2028' or '\u2029'))
+            {
+                continue;
+            }
+
+            var end = text[i] == '\r' && i + 1 < text.Length && text[i + 1] == '\n' ? i + 2 : i + 1;
+            lines.Add(text[start..(keepEnds ? end : i)]);
+            start = end;
+            i = end - 1;
+        }
+
+        if (start < text.Length)
+        {
+            lines.Add(text[start..]);
+        }
+
+        return lines;
+    }
+
+    private static bool Affix(string text, CallArguments arguments, Func<string, string, bool> test)
+    {
+        text = Part(text, arguments, 1);
+        return arguments.Required(0, "prefix") switch
+        {
+            string part => test(text, part),
+            TemplateMarkup markup => test(text, markup.Text),
+            object?[] parts => parts.Any(part => part is string one && test(text, one)),
+            TemplateUndefined undefined => throw undefined.Error(),
+            var other => throw TemplateErrors.Type($"first arg must be str or a tuple of str, not {TemplateValue.TypeName(other)}"),
+        };
+    }
+
+    private static string Part(string text, CallArguments arguments, int from) => arguments.Positional.Count <= from
+        ? text
+        : (string)TemplateAccess.Slice(text, new TemplateSlice(arguments.Get(from, "start"), arguments.Get(from + 1, "end"), null), new TemplateRun())!;
+
+    private static object? Find(string text, CallArguments arguments, bool last)
+    {
+        var part = arguments.Text(0, "sub")!;
+        var start = Math.Max(arguments.Integer(1, "start", 0), 0);
+        var searched = Part(text, arguments, 1);
+        var at = last ? searched.LastIndexOf(part, StringComparison.Ordinal) : searched.IndexOf(part, StringComparison.Ordinal);
+        return at < 0 ? null : new BigInteger(CodePoints.Count(searched.AsSpan(0, at)) + start);
+    }
+
+    private static BigInteger Count(string text, string part) => part.Length == 0 ? PythonText.Length(text) + 1 : CountOf(text, part);
+
+    private static int CountOf(string text, string part)
+    {
+        var count = 0;
+        for (var at = text.IndexOf(part, StringComparison.Ordinal); at >= 0; at = text.IndexOf(part, at + part.Length, StringComparison.Ordinal))
+        {
+            count++;
+        }
+
+        return count;
+    }
+
+    private static int NextCharacter(string text, int at)
+    {
+        if (at >= text.Length)
+        {
+            return -1;
+        }
+
+        CodePoints.At(text, at, out var length);
+        return at + length;
+    }
+
+    private static object?[] Partition(string text, string separator, bool last)
+    {
+        var at = last ? text.LastIndexOf(separator, StringComparison.Ordinal) : text.IndexOf(separator, StringComparison.Ordinal);
+        return at < 0
+            ? last ? ["", "", text] : [text, "", ""]
+            : [text[..at], separator, text[(at + separator.Length)..]];
+    }
+
+    private static bool All(string text, Func<int, bool> test) => text.Length > 0 && PythonText.ToCodePoints(text).All(test);
+}

@@ -1,0 +1,291 @@
+using System.Numerics;
+using System.Text;
+using System.Text.RegularExpressions;
+
+namespace Peft.Tokenization.ChatTemplates;
+
+internal static partial class TemplateFilters
+{
+    private static void AddTextFilters(Dictionary<string, Func<object?, CallArguments, TemplateRun, object?>> filters)
+    {
+        Text("upper", (s, _, _) => Tokenization.Text.Casing.Upper(s));
+        Text("lower", (s, _, _) => Tokenization.Text.Casing.Lower(s));
+        Text("capitalize", (s, _, _) => Tokenization.Text.Casing.Capitalize(s));
+        Text("title", (s, _, _) => Title(s));
+        Text("trim", (s, a, _) => PythonMethods.Strip(s, a.Text(0, "chars"), true, true));
+        Text("replace", (s, a, run) => PythonMethods.Replace(s, PythonText.Str(a.Required(0, "old"), run), PythonText.Str(a.Required(1, "new"), run),
+            a.Get(2, "count") is { } count ? TemplateOperations.Int32(count) : -1));
+        Text("center", (s, a, _) => PythonMethods.Center(s, CheckedWidth(a.Integer(0, "width", 80)), " "));
+        Text("indent", Indent);
+        Text("truncate", Truncate);
+        Text("wordwrap", WordWrap);
+        Text("striptags", (s, _, _) => StripTags(s));
+        Text("wordcount", (s, _, _) => new BigInteger(Words().Count(s)));
+        Text("format", (s, a, run) => a.Named.Count > 0 && a.Positional.Count > 0
+            ? throw TemplateErrors.Type("can't handle positional and keyword arguments at the same time")
+            : PythonFormat.Percent(s, a.Named.Count > 0 ? Mapping(a) : a.Positional.ToArray(), run));
+        filters["string"] = (value, _, run) => value is TemplateMarkup ? value : PythonText.Str(value, run);
+        filters["escape"] = filters["e"] = (value, _, run) => value is TemplateMarkup ? value : new TemplateMarkup(Escaped(PythonText.Str(value, run)));
+        filters["forceescape"] = (value, _, run) => new TemplateMarkup(Escaped(PythonText.Str(value, run)));
+        filters["safe"] = (value, _, run) => new TemplateMarkup(PythonText.Str(value, run));
+        filters["urlencode"] = UrlEncode;
+        filters["xmlattr"] = XmlAttributes;
+        filters["urlize"] = (_, _, _) => throw TemplateErrors.Unsafe("The filter urlize isn't available in chat templates.");
+
+        void Text(string name, Func<string, CallArguments, TemplateRun, object?> filter) => filters[name] = (value, arguments, run) =>
+        {
+            var text = PythonText.Str(value, run);
+            run.Steps(text.Length);
+            var result = filter(text, arguments, run);
+            return value is TemplateMarkup && result is string plain ? new TemplateMarkup(plain) : result;
+        };
+    }
+
+    private static TemplateObject Mapping(CallArguments arguments)
+    {
+        var mapping = new TemplateObject();
+        arguments.Named.ForEach(entry => mapping.Set(entry.Key, entry.Value));
+        return mapping;
+    }
+
+    private static int CheckedWidth(int width)
+    {
+        TemplateRun.CheckText(width);
+        return width;
+    }
+
+    /// <summary>Jinja's title: each word's first letter upper case, where words end at blanks, hyphens and opening brackets.</summary>
+    private static string Title(string text)
+    {
+        var builder = new StringBuilder(text.Length);
+        var start = 0;
+        for (var i = 0; i <= text.Length; i++)
+        {
+            if (i < text.Length && !char.IsWhiteSpace(text[i]) && text[i] is not ('-' or '(' or '{' or '[' or '<'))
+            {
+                continue;
+            }
+
+            builder.Append(Tokenization.Text.Casing.Capitalize(text[start..i]));
+            if (i < text.Length)
+            {
+                builder.Append(text[i]);
+            }
+
+            start = i + 1;
+        }
+
+        return builder.ToString();
+    }
+
+    private static object? Indent(string text, CallArguments arguments, TemplateRun run)
+    {
+        var width = arguments.Get(0, "width", new BigInteger(4));
+        var (first, blank) = (arguments.Flag(1, "first"), arguments.Flag(2, "blank"));
+        var indent = width as string ?? new string(' ', CheckedWidth(Math.Max(TemplateOperations.Int32(width), 0)));
+        text += "\n";
+        TemplateRun.CheckText(text.Length + ((long)text.AsSpan().Count('\n') * indent.Length));
+        string result;
+        if (blank)
+        {
+            result = text.Replace("\n", "\n" + indent, StringComparison.Ordinal);
+            result = result[..^(indent.Length + 1)];
+        }
+        else
+        {
+            var lines = SplitLines(text);
+            result = string.Join('\n', lines.Select((line, i) => i > 0 && line.Length > 0 ? indent + line : line));
+        }
+
+        return first ? indent + result : result;
+    }
+
+    private static List<string> SplitLines(string text)
+    {
+        var method = PythonMethods.OfText(text, "splitlines")!;
+        return ((List<object?>)method.Call(CallArguments.None, null!)!).ConvertAll(line => (string)line!);
+    }
+
+    private static object? Truncate(string text, CallArguments arguments, TemplateRun run)
+    {
+        var length = arguments.Integer(0, "length", 255);
+        var killWords = arguments.Flag(1, "killwords");
+        var end = arguments.Text(2, "end", "...")!;
+        var leeway = arguments.Get(3, "leeway") is { } given ? TemplateOperations.Int32(given) : 5;
+        var characters = PythonText.ToCodePoints(text);
+        var endLength = PythonText.Length(end);
+        if (length < endLength || leeway < 0)
+        {
+            throw TemplateErrors.Type($"expected length >= {endLength}, got {length}");
+        }
+
+        if (characters.Length <= (long)length + leeway)
+        {
+            return text;
+        }
+
+        var cut = PythonText.FromCodePoints(characters.Take(length - endLength));
+        if (killWords)
+        {
+            return cut + end;
+        }
+
+        var space = cut.LastIndexOf(' ');
+        return (space < 0 ? cut : cut[..space]) + end;
+    }
+
+    private static object? WordWrap(string text, CallArguments arguments, TemplateRun run)
+    {
+        var width = arguments.Integer(0, "width", 79);
+        if (width <= 0)
+        {
+            throw TemplateErrors.Type($"invalid width {width} (must be > 0)");
+        }
+
+        var breakWords = arguments.Flag(1, "break_long_words", otherwise: true);
+        var separator = arguments.Text(2, "wrapstring") ?? "\n";
+        var breakHyphens = arguments.Flag(3, "break_on_hyphens", otherwise: true);
+        return string.Join(separator, SplitLines(text).Select(line => string.Join(separator, WrapLine(line, width, breakWords, breakHyphens))));
+    }
+
+    /// <summary>Fills lines with words; words that are too long are cut, or stand alone.</summary>
+    private static List<string> WrapLine(string line, int width, bool breakWords, bool breakHyphens)
+    {
+        var chunks = new Queue<string>(Chunks(line, breakHyphens));
+        var lines = new List<string>();
+        while (chunks.Count > 0)
+        {
+            var current = new StringBuilder();
+            while (chunks.Count > 0 && current.Length + chunks.Peek().Length <= width)
+            {
+                current.Append(chunks.Dequeue());
+            }
+
+            if (chunks.Count > 0 && chunks.Peek().Length > width)
+            {
+                var room = Math.Max(width - current.Length, 1);
+                if (breakWords)
+                {
+                    var chunk = chunks.Dequeue();
+                    current.Append(chunk, 0, room);
+                    chunks = new Queue<string>(chunks.Prepend(chunk[room..]));
+                }
+                else if (current.Length == 0)
+                {
+                    current.Append(chunks.Dequeue());
+                }
+            }
+
+            var text = current.ToString().TrimEnd(' ');
+            if (text.Length > 0 || lines.Count == 0)
+            {
+                lines.Add(text);
+            }
+
+            while (lines.Count > 0 && chunks.Count > 0 && string.IsNullOrWhiteSpace(chunks.Peek()))
+            {
+                chunks.Dequeue();
+            }
+        }
+
+        return lines;
+    }
+
+    private static IEnumerable<string> Chunks(string line, bool breakHyphens)
+    {
+        var start = 0;
+        for (var i = 1; i <= line.Length; i++)
+        {
+            var boundary = i == line.Length
+                || char.IsWhiteSpace(line[i]) != char.IsWhiteSpace(line[i - 1])
+                || (breakHyphens && line[i - 1] == '-' && i > start + 1 && char.IsLetter(line[i - 2]) && char.IsLetter(line[i]));
+            if (boundary)
+            {
+                yield return line[start..i];
+                start = i;
+            }
+        }
+    }
+
+    private static string StripTags(string text)
+    {
+        var builder = new StringBuilder();
+        for (var i = 0; i < text.Length;)
+        {
+            var comment = string.CompareOrdinal(text, i, "<!--", 0, 4) == 0;
+            var end = text[i] != '<' ? -1 : text.IndexOf(comment ? "-->" : ">", i, StringComparison.Ordinal);
+            if (end < 0)
+            {
+                builder.Append(text[i++]);
+            }
+            else
+            {
+                i = end + (comment ? 3 : 1);
+            }
+        }
+
+        var words = builder.ToString().Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries);
+        return System.Net.WebUtility.HtmlDecode(string.Join(' ', words));
+    }
+
+    private static object? UrlEncode(object? value, CallArguments arguments, TemplateRun run)
+    {
+        if (value is string or TemplateMarkup || value is not (TemplateObject or List<object?> or object?[]))
+        {
+            return Quote(PythonText.Str(value, run), keepSlash: true);
+        }
+
+        var pairs = value is TemplateObject entries
+            ? entries.Select(entry => (entry.Key, entry.Value))
+            : TemplateOperations.Iterate(value, run).Select(item => TemplateOperations.Iterate(item, run).ToList()).Select(pair => (Key: pair[0], Value: pair[1]));
+        return string.Join('&', pairs.Select(pair => Quote(PythonText.Str(pair.Key, run), false) + "=" + Quote(PythonText.Str(pair.Value, run), false)));
+    }
+
+    private static string Quote(string text, bool keepSlash)
+    {
+        var builder = new StringBuilder();
+        foreach (var value in System.Text.Encoding.UTF8.GetBytes(text))
+        {
+            var character = (char)value;
+            if (char.IsAsciiLetterOrDigit(character) || character is '_' or '.' or '-' or '~' || (character == '/' && keepSlash))
+            {
+                builder.Append(character);
+            }
+            else if (character == ' ' && !keepSlash)
+            {
+                builder.Append('+');
+            }
+            else
+            {
+                builder.Append(System.Globalization.CultureInfo.InvariantCulture, $"%{value:X2}");
+            }
+        }
+
+        return builder.ToString();
+    }
+
+    private static object? XmlAttributes(object? value, CallArguments arguments, TemplateRun run)
+    {
+        var entries = value as TemplateObject ?? throw Complaint(value, "a mapping is required");
+        var items = new List<string>();
+        foreach (var (key, item) in entries)
+        {
+            var name = PythonText.Str(key, run);
+            if (name.AsSpan().IndexOfAny(" \t\n\r\f/>=") >= 0)
+            {
+                throw TemplateErrors.Type($"Invalid character in attribute name: '{name}'");
+            }
+
+            if (item is not (null or TemplateUndefined))
+            {
+                items.Add($"{Escaped(name)}=\"{Escaped(PythonText.Str(item, run))}\"");
+            }
+        }
+
+        var text = string.Join(' ', items);
+        return text.Length > 0 && arguments.Flag(0, "autospace", otherwise: true) ? " " + text : text;
+    }
+
+    [GeneratedRegex(@"\w+", RegexOptions.CultureInvariant, 5000)]
+    private static partial Regex Words();
+}
