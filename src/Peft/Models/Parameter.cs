@@ -16,6 +16,7 @@ public sealed class Parameter
 {
     private readonly long[] shape;
     private Tensor? value;
+    private Tensor? gradient;
 
     /// <summary>Makes a parameter without weights.</summary>
     /// <param name="name">Local name inside its module, such as <c>weight</c>.</param>
@@ -53,9 +54,23 @@ public sealed class Parameter
 
     /// <summary>
     /// Where the backward pass adds this parameter's gradient: a view into the trainer's flat buffer, of the shape of
-    /// <see cref="Value"/>, or null when the parameter is frozen.
+    /// <see cref="Value"/>, or null when the parameter is frozen. Parameters that share weights share their gradient.
     /// </summary>
-    public Tensor? Gradient { get; set; }
+    public Tensor? Gradient
+    {
+        get => TiedTo is { } other ? other.Gradient : gradient;
+        set
+        {
+            if (TiedTo is { } other)
+            {
+                other.Gradient = value;
+            }
+            else
+            {
+                gradient = value;
+            }
+        }
+    }
 
     /// <summary>Whether the backward pass adds up a gradient for this parameter.</summary>
     public bool IsTrained => Gradient is not null;

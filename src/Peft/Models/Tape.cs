@@ -15,6 +15,11 @@ public sealed class Tape : IDisposable
     // True when a gradient is wanted for the tensor: something trained lies upstream.
     private readonly Dictionary<Tensor, bool> known = new(ReferenceEqualityComparer.Instance);
 
+    // Outputs that need not be kept, by the piece that forms them again.
+    private readonly Dictionary<Tensor, Piece> sources = new(ReferenceEqualityComparer.Instance);
+
+    private readonly List<Tensor> shared = [];
+
     /// <summary>Number of pieces that will run backward.</summary>
     public int Count => entries.Count;
 
@@ -29,6 +34,12 @@ public sealed class Tape : IDisposable
         ? needs
         : throw new InvalidOperationException(
             "A tensor reached a piece from outside the tape; its gradient would be lost. Pass on the tensor a piece returned, or form views inside a piece.");
+
+    /// <summary>Takes over a tensor that many pieces read in both directions (a mask, a table of positions) until the tape is disposed.</summary>
+    public void Share(Tensor tensor) => shared.Add(tensor.DetachFromDisposeScope());
+
+    /// <summary>The piece that can form this tensor again until its own backward pass has run, or null: then whoever needs the tensor keeps it.</summary>
+    public Piece? SourceOf(Tensor tensor) => sources.GetValueOrDefault(tensor);
 
     /// <summary>
     /// Records a piece. Where no input needs a gradient and the piece trains nothing, only the outputs become known and the piece is disposed:
@@ -56,6 +67,10 @@ public sealed class Tape : IDisposable
         if (any)
         {
             entries.Add(new Entry(piece, [.. inputs], [.. outputs], needs));
+            if (piece.CanFormAgain)
+            {
+                sources[outputs[0]] = piece;
+            }
         }
         else
         {
@@ -152,8 +167,15 @@ public sealed class Tape : IDisposable
             entry.Piece.Dispose();
         }
 
+        foreach (var tensor in shared)
+        {
+            tensor.Dispose();
+        }
+
+        shared.Clear();
         entries.Clear();
         known.Clear();
+        sources.Clear();
     }
 
     private sealed record Entry(Piece Piece, Tensor[] Inputs, Tensor[] Outputs, bool[] Needs);
@@ -166,6 +188,13 @@ public abstract class Piece : IDisposable
 
     /// <summary>Adds the gradients of inputs to <paramref name="gradients"/> and those of parameters to <see cref="Parameter.Gradient"/>. Runs inside a dispose scope, without autograd.</summary>
     public abstract void Backward(PieceGradients gradients);
+
+    /// <summary>Whether <see cref="FormAgain"/> gives the piece's only output once more, at little cost.</summary>
+    public virtual bool CanFormAgain => false;
+
+    /// <summary>Forms the piece's output again from what it kept; for pieces downstream, before this piece's backward pass has run.</summary>
+    /// <returns>A tensor of the caller's dispose scope.</returns>
+    public virtual Tensor FormAgain() => throw new InvalidOperationException($"{GetType().Name} cannot form its output again.");
 
     /// <summary>Drops what the piece kept.</summary>
     public void Dispose()
@@ -202,13 +231,19 @@ public sealed class PieceGradients
     private readonly Tensor[] inputs;
     private readonly bool[] needs;
     private readonly Tensor?[] outputGradients;
+    private readonly bool[] owned;
 
     internal PieceGradients(GradientMap map, Tensor[] inputs, Tensor[] outputs, bool[] needs)
     {
         this.map = map;
         this.inputs = inputs;
         this.needs = needs;
-        outputGradients = [.. outputs.Select(map.Take)];
+        outputGradients = new Tensor?[outputs.Length];
+        owned = new bool[outputs.Length];
+        for (var i = 0; i < outputs.Length; i++)
+        {
+            (outputGradients[i], owned[i]) = map.TakeWithOwnership(outputs[i]);
+        }
     }
 
     internal bool HasOutput => Array.Exists(outputGradients, static gradient => gradient is not null);
@@ -218,6 +253,9 @@ public sealed class PieceGradients
 
     /// <summary>The gradient of an output of a piece that has one output, or all of whose outputs are always used.</summary>
     public Tensor Output(int index = 0) => outputGradients[index] ?? throw new InvalidOperationException("This output received no gradient.");
+
+    /// <summary>The gradient of an output as memory the piece may write into: a copy where someone else still reads it.</summary>
+    public Tensor OutputToOverwrite(int index = 0) => owned[index] ? Output(index) : Output(index).clone();
 
     /// <summary>Whether a gradient is wanted for this input.</summary>
     public bool Needs(int index = 0) => needs[index];
@@ -266,7 +304,9 @@ internal sealed class GradientMap : IDisposable
         }
     }
 
-    public Tensor? Take(Tensor of) => entries.Remove(of, out var entry) ? entry.Gradient : null;
+    public Tensor? Take(Tensor of) => TakeWithOwnership(of).Gradient;
+
+    public (Tensor? Gradient, bool Owned) TakeWithOwnership(Tensor of) => entries.Remove(of, out var entry) ? entry : (null, false);
 
     public void Dispose()
     {

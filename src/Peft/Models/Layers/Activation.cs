@@ -1,0 +1,42 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Models.Layers;
+
+/// <summary>An activation by the name configurations give it.</summary>
+public sealed class Activation : Module
+{
+    private readonly string className;
+    private readonly Func<Tensor, Tensor> function;
+
+    /// <summary>Looks the activation up.</summary>
+    /// <param name="name">Such as <c>silu</c> or <c>gelu_pytorch_tanh</c>.</param>
+    /// <exception cref="NotSupportedByPeftException"><c>ActivationNotSupported</c>.</exception>
+    public Activation(string name)
+    {
+        IsSilu = name is "silu" or "swish";
+        (string, Func<Tensor, Tensor>) found = name switch
+        {
+            "silu" or "swish" => ("SiLUActivation", static x => x.silu()),
+            "gelu" => ("GELUActivation", static x => x.gelu()),
+            "gelu_new" => ("NewGELUActivation", TanhGelu),
+            "gelu_pytorch_tanh" => ("GELUTanh", TanhGelu),
+            "relu" => ("ReLU", static x => x.relu()),
+            _ => throw new NotSupportedByPeftException("ActivationNotSupported", $"The activation '{name}' is not supported."),
+        };
+        (className, function) = found;
+    }
+
+    /// <inheritdoc/>
+    public override string ClassName => className;
+
+    /// <summary>Whether it is x · sigmoid(x).</summary>
+    internal bool IsSilu { get; }
+
+    /// <summary>Applies it, element by element.</summary>
+    public Tensor Apply(Tensor x) => function(x);
+
+    // Hendrycks and Gimpel 2016, the approximation by tanh.
+    private static Tensor TanhGelu(Tensor x) =>
+        x.mul(0.5).mul(x.pow(3).mul(0.044715).add(x).mul(Math.Sqrt(2 / Math.PI)).tanh().add(1));
+}

@@ -1,0 +1,83 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Models.Layers;
+
+/// <summary>The sum of a block's input and what the block adds to it.</summary>
+public static class ResidualSum
+{
+    /// <summary>left + right; the gradient passes to both.</summary>
+    /// <param name="left">[rows, width].</param>
+    /// <param name="right">Of the same shape.</param>
+    /// <param name="context">The forward pass.</param>
+    public static Tensor Forward(Tensor left, Tensor right, ForwardContext context)
+    {
+        var sum = left.add(right);
+        context.Tape?.Record(new SumPiece(), [left, right], [sum], trains: false);
+        return sum;
+    }
+
+    private sealed class SumPiece : Piece
+    {
+        public override void Backward(PieceGradients gradients)
+        {
+            gradients.Add(0, gradients.Output(), owned: false);
+            gradients.Add(1, gradients.Output(), owned: false);
+        }
+    }
+}
+
+/// <summary>Outputs of several layers side by side.</summary>
+internal static class Concatenation
+{
+    /// <summary>[rows, sum of widths].</summary>
+    public static Tensor Forward(Tensor[] parts, ForwardContext context)
+    {
+        var joined = cat(parts, 1);
+        context.Tape?.Record(new ConcatenationPiece([.. parts.Select(static part => part.size(1))]), parts, [joined], trains: false);
+        return joined;
+    }
+
+    private sealed class ConcatenationPiece(long[] widths) : Piece
+    {
+        public override void Backward(PieceGradients gradients)
+        {
+            long start = 0;
+            for (var i = 0; i < widths.Length; i++)
+            {
+                gradients.Add(i, gradients.Output().narrow(1, start, widths[i]), owned: false);
+                start += widths[i];
+            }
+        }
+    }
+}
+
+/// <summary>Some rows of a tensor, such as the positions a head looks at.</summary>
+internal static class RowSelection
+{
+    /// <summary>[number of indices, width].</summary>
+    public static Tensor Forward(Tensor x, Tensor rows, ForwardContext context)
+    {
+        var selected = x.index_select(0, rows);
+        context.Tape?.Record(new RowPiece(rows, x.size(0)), [x], [selected], trains: false);
+        return selected;
+    }
+
+    private sealed class RowPiece : Piece
+    {
+        private readonly Tensor rows;
+        private readonly long count;
+
+        public RowPiece(Tensor rows, long count)
+        {
+            this.rows = Keep(rows);
+            this.count = count;
+        }
+
+        public override void Backward(PieceGradients gradients)
+        {
+            var g = gradients.Output();
+            gradients.Add(0, zeros([count, g.size(1)], g.dtype, g.device).index_add_(0, rows, g, 1));
+        }
+    }
+}

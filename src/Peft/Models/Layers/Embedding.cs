@@ -1,0 +1,133 @@
+using System.Globalization;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Models.Layers;
+
+/// <summary>A table of vectors, one a token.</summary>
+public sealed class Embedding : Module
+{
+    private readonly long? paddingIndex;
+
+    /// <summary>Makes a table without weights.</summary>
+    /// <param name="count">Number of tokens.</param>
+    /// <param name="size">Width of a vector.</param>
+    /// <param name="paddingIndex">A token whose vector is not trained; null for none.</param>
+    public Embedding(long count, long size, long? paddingIndex = null)
+    {
+        Count = count;
+        Size = size;
+        this.paddingIndex = paddingIndex < 0 ? paddingIndex + count : paddingIndex;
+        Weight = AddParameter("weight", [count, size]);
+    }
+
+    /// <summary>Number of tokens.</summary>
+    public long Count { get; }
+
+    /// <summary>Width of a vector.</summary>
+    public long Size { get; }
+
+    /// <summary>[tokens, width].</summary>
+    public Parameter Weight { get; }
+
+    /// <inheritdoc/>
+    public override string Details => paddingIndex is { } index
+        ? string.Create(CultureInfo.InvariantCulture, $"{Count}, {Size}, padding_idx={index}")
+        : string.Create(CultureInfo.InvariantCulture, $"{Count}, {Size}");
+
+    /// <summary>Looks tokens up.</summary>
+    /// <param name="ids">int64, any shape of n tokens.</param>
+    /// <param name="context">The forward pass.</param>
+    /// <returns>[n, width].</returns>
+    /// <exception cref="PeftException"><c>TokenOutOfRange</c>.</exception>
+    public Tensor Forward(Tensor ids, ForwardContext context)
+    {
+        using var scope = NewDisposeScope();
+        var flat = ids.reshape(-1);
+        CheckRange(flat);
+        context.InputObserver?.Invoke(this, flat);
+        var plan = Weight.Slot?.Plan(context) ?? SlotPlan.Empty;
+        if (!plan.NeedsForward)
+        {
+            return Run(flat, plan.LowRank, context).MoveToOuterDisposeScope();
+        }
+
+        context.Tape?.AddRoot(flat);
+        return Weight.Slot!.Forward(flat, context, (tokens, inner) => Run(tokens, [], inner)).MoveToOuterDisposeScope();
+    }
+
+    private Tensor Run(Tensor ids, IReadOnlyList<LowRank> changes, ForwardContext context)
+    {
+        var weight = Weight.Effective(context);
+        var y = weight.Required.index_select(0, ids);
+        foreach (var change in changes)
+        {
+            y.addmm_(Rows(change, ids, y.dtype), LinearProduct.Cast(change.B.Required, y.dtype).t(), 1, (float)change.Scale);
+        }
+
+        if (context.Tape is { } tape)
+        {
+            var trains = weight.IsTrained || changes.Any(static change => change.A.IsTrained || change.B.IsTrained);
+            tape.Record(new EmbeddingPiece(ids, weight, paddingIndex, changes), [], [y], trains);
+        }
+
+        return y;
+    }
+
+    // A is [rank, tokens]: the columns of the tokens, as rows.
+    private static Tensor Rows(LowRank change, Tensor ids, ScalarType type) => LinearProduct.Cast(change.A.Required.index_select(1, ids).t(), type);
+
+    private void CheckRange(Tensor ids)
+    {
+        if (ids.device_type != DeviceType.CPU)
+        {
+            return;
+        }
+
+        var count = Count;
+        foreach (var id in ids.data<long>())
+        {
+            if (id < 0 || id >= count)
+            {
+                throw new PeftException("TokenOutOfRange", $"Token {id} does not exist: '{Path}' has {count} tokens.")
+                {
+                    Target = id,
+                    RecommendedAction = "Use the tokenizer that belongs to this model.",
+                };
+            }
+        }
+    }
+
+    private sealed class EmbeddingPiece : Piece
+    {
+        private readonly Tensor ids;
+        private readonly Parameter weight;
+        private readonly long? paddingIndex;
+        private readonly IReadOnlyList<LowRank> changes;
+
+        public EmbeddingPiece(Tensor ids, Parameter weight, long? paddingIndex, IReadOnlyList<LowRank> changes)
+        {
+            this.ids = Keep(ids);
+            this.weight = weight;
+            this.paddingIndex = paddingIndex;
+            this.changes = changes;
+        }
+
+        public override void Backward(PieceGradients gradients)
+        {
+            var g = gradients.Output();
+            if (weight.Gradient is { } weightGradient)
+            {
+                var rows = paddingIndex is { } index ? g.masked_fill(ids.eq(index).unsqueeze(-1), 0) : g;
+                weightGradient.index_add_(0, ids, LinearProduct.Cast(rows, weightGradient.dtype), 1);
+            }
+
+            foreach (var change in changes)
+            {
+                change.B.Gradient?.add_(g.t().matmul(Rows(change, ids, g.dtype)), change.Scale);
+                change.A.Gradient?.index_add_(
+                    1, ids, g.matmul(LinearProduct.Cast(change.B.Required, g.dtype)).t().to(change.A.Gradient.dtype), change.Scale);
+            }
+        }
+    }
+}

@@ -1,0 +1,102 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Models.Layers;
+
+/// <summary>act(gate) · up, of a gated MLP (Shazeer 2020), in slices of rows that stay in the cache.</summary>
+public static class GatedActivation
+{
+    private const long SliceElements = 1 << 18;
+
+    /// <summary>Runs it.</summary>
+    /// <param name="projections">Gate and up side by side, [rows, 2 · width]. Its memory is overwritten in the backward pass, so no other piece may keep it.</param>
+    /// <param name="activation">The activation.</param>
+    /// <param name="context">The forward pass.</param>
+    /// <returns>[rows, width].</returns>
+    public static Tensor Forward(Tensor projections, Activation activation, ForwardContext context)
+    {
+        ArgumentNullException.ThrowIfNull(activation);
+        if (context.Tape is not { } tape)
+        {
+            return Form(projections, activation);
+        }
+
+        if (!activation.IsSilu)
+        {
+            return tape.Plain(
+                inputs =>
+                {
+                    var halves = inputs[0].chunk(2, 1);
+                    return activation.Apply(halves[0]).mul(halves[1]);
+                },
+                [projections],
+                []);
+        }
+
+        var output = Form(projections, activation);
+        tape.Record(new SiluPiece(projections, activation), [projections], [output], trains: false);
+        return output;
+    }
+
+    private static Tensor Form(Tensor projections, Activation activation)
+    {
+        using var scope = NewDisposeScope();
+        var (rows, width) = (projections.size(0), projections.size(1) / 2);
+        var step = Math.Max(1, SliceElements / width);
+        if (rows <= step)
+        {
+            return activation.Apply(projections.narrow(1, 0, width)).mul_(projections.narrow(1, width, width)).MoveToOuterDisposeScope();
+        }
+
+        var output = empty([rows, width], projections.dtype, projections.device);
+        for (long start = 0; start < rows; start += step)
+        {
+            using var slice = NewDisposeScope();
+            var part = projections.narrow(0, start, Math.Min(step, rows - start));
+            output.narrow(0, start, part.size(0)).copy_(activation.Apply(part.narrow(1, 0, width)).mul_(part.narrow(1, width, width)));
+        }
+
+        return output.MoveToOuterDisposeScope();
+    }
+
+    private sealed class SiluPiece : Piece
+    {
+        private readonly Tensor projections;
+        private readonly Activation activation;
+
+        public SiluPiece(Tensor projections, Activation activation)
+        {
+            this.projections = Keep(projections);
+            this.activation = activation;
+        }
+
+        public override bool CanFormAgain => true;
+
+        public override Tensor FormAgain() => Form(projections, activation);
+
+        /// <summary>The gradients take the place of the values.</summary>
+        public override void Backward(PieceGradients gradients)
+        {
+            var all = gradients.OutputToOverwrite();
+            var (rows, width) = (projections.size(0), projections.size(1) / 2);
+            var step = Math.Max(1, SliceElements / width);
+            for (long start = 0; start < rows; start += step)
+            {
+                using var slice = NewDisposeScope();
+                var count = Math.Min(step, rows - start);
+                var part = projections.narrow(0, start, count);
+                var (gate, up, g) = (part.narrow(1, 0, width), part.narrow(1, width, width), all.narrow(0, start, count));
+                var sigmoid = gate.sigmoid();
+                var silu = gate.mul(sigmoid);
+                var gradientUp = g.mul(silu);
+
+                // silu' = σ + silu − silu σ.
+                var slope = sigmoid.add(silu).addcmul_(silu, sigmoid, -1);
+                gate.copy_(g.mul_(up).mul_(slope));
+                up.copy_(gradientUp);
+            }
+
+            gradients.Add(0, projections.alias());
+        }
+    }
+}

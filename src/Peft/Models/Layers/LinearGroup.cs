@@ -1,0 +1,117 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Models.Layers;
+
+/// <summary>
+/// Linear layers that share an input (q, k, v; gate, up) as one product. Their weights are views of one tensor, so each keeps its name
+/// and its slot. Where that does not hold (an adapter that changes the input, an overlay, a weight that was replaced), they run one by
+/// one and their outputs are put side by side. Not a module: it has no name in the tree.
+/// </summary>
+public sealed class LinearGroup : IDisposable
+{
+    private readonly Linear[] members;
+    private readonly Tensor[] views;
+    private readonly Tensor[] biasViews;
+    private Tensor? weight;
+    private Tensor? bias;
+
+    /// <summary>Makes a group; it runs its members one by one until <see cref="Fuse"/>.</summary>
+    /// <param name="members">Layers in the order of their columns in the output.</param>
+    public LinearGroup(params Linear[] members)
+    {
+        ArgumentNullException.ThrowIfNull(members);
+        this.members = members;
+        views = new Tensor[members.Length];
+        biasViews = new Tensor[members.Length];
+    }
+
+    /// <summary>Puts the members' weights into one tensor and gives each its view. Nothing happens where types differ or only some have a bias.</summary>
+    public void Fuse()
+    {
+        Dispose();
+        var biases = members.Count(static member => member.Bias is not null);
+        if (members.Any(static member => member.Weight.Value is null || !member.Weight.IsOwner)
+            || members.Select(static member => member.Weight.DataType).Distinct().Count() > 1
+            || (biases > 0 && biases < members.Length))
+        {
+            return;
+        }
+
+        weight = Fuse([.. members.Select(static member => member.Weight)], views);
+        bias = biases == 0 ? null : Fuse([.. members.Select(static member => member.Bias!)], biasViews);
+    }
+
+    /// <summary>Runs the members on one input.</summary>
+    /// <param name="x">[rows, inputs].</param>
+    /// <param name="context">The forward pass.</param>
+    /// <returns>[rows, sum of the members' outputs], in the order of the members.</returns>
+    public Tensor Forward(Tensor x, ForwardContext context)
+    {
+        if (weight is not null && Shared(context) is { } shared)
+        {
+            members[0].CheckInput(x);
+            if (context.InputObserver is { } observe)
+            {
+                foreach (var member in members)
+                {
+                    observe(member, x);
+                }
+            }
+
+            return LinearProduct.Run(x, weight, bias, shared, context);
+        }
+
+        var outputs = new Tensor[members.Length];
+        for (var i = 0; i < members.Length; i++)
+        {
+            outputs[i] = members[i].Forward(x, context);
+        }
+
+        return Concatenation.Forward(outputs, context);
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        weight?.Dispose();
+        bias?.Dispose();
+        weight = null;
+        bias = null;
+    }
+
+    /// <summary>The members of the shared product, or null where this pass needs them one by one.</summary>
+    private LinearMember[]? Shared(ForwardContext context)
+    {
+        var shared = new LinearMember[members.Length];
+        for (var i = 0; i < members.Length; i++)
+        {
+            var member = members[i];
+            var plan = member.Weight.Slot?.Plan(context) ?? SlotPlan.Empty;
+            shared[i] = member.Member(context, plan);
+            if (plan.NeedsForward
+                || !ReferenceEquals(shared[i].Weight.Value, views[i])
+                || (bias is not null && !ReferenceEquals(shared[i].Bias!.Value, biasViews[i])))
+            {
+                return null;
+            }
+        }
+
+        return shared;
+    }
+
+    private static Tensor Fuse(Parameter[] parts, Tensor[] views)
+    {
+        using var scope = NewDisposeScope();
+        var fused = cat([.. parts.Select(static part => part.Required)], 0);
+        long start = 0;
+        for (var i = 0; i < parts.Length; i++)
+        {
+            views[i] = fused.narrow(0, start, parts[i].Shape[0]).DetachFromDisposeScope();
+            parts[i].Assign(views[i]);
+            start += parts[i].Shape[0];
+        }
+
+        return fused.DetachFromDisposeScope();
+    }
+}

@@ -1,0 +1,202 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Models.Layers;
+
+/// <summary>One of the layers that share a product: its weight, its bias and the low-rank changes that act on it.</summary>
+internal readonly record struct LinearMember(Parameter Weight, Parameter? Bias, IReadOnlyList<LowRank> LowRank)
+{
+    public bool IsTrained
+    {
+        get
+        {
+            if (Weight.IsTrained || Bias?.IsTrained == true)
+            {
+                return true;
+            }
+
+            foreach (var change in LowRank)
+            {
+                if (change.A.IsTrained || change.B.IsTrained || change.Bias?.IsTrained == true)
+                {
+                    return true;
+                }
+            }
+
+            return false;
+        }
+    }
+}
+
+/// <summary>A low-rank change and where it stands: its columns in the output, its columns in the product with all A.</summary>
+internal readonly record struct LowRankTerm(LowRank Change, long Column, long Width, long RankStart, long Rank);
+
+/// <summary>
+/// y = x Wᵀ + b + residual, and the low-rank changes y[:, columns] += scale · (dropout(x) Aᵀ) Bᵀ of every member, for layers that
+/// share an input. Weights of the members lie one below the other in one matrix; the A of all changes are one product.
+/// </summary>
+internal static class LinearProduct
+{
+    /// <summary>Forms the product and records its piece.</summary>
+    /// <param name="x">[rows, in].</param>
+    /// <param name="weight">[out of all members, in].</param>
+    /// <param name="bias">[out of all members] or null.</param>
+    /// <param name="members">The members in the order of their rows in <paramref name="weight"/>.</param>
+    /// <param name="context">The forward pass.</param>
+    /// <param name="residual">[rows, out], added; null for none.</param>
+    /// <returns>[rows, out of all members].</returns>
+    public static Tensor Run(Tensor x, Tensor weight, Tensor? bias, LinearMember[] members, ForwardContext context, Tensor? residual = null)
+    {
+        using var scope = NewDisposeScope();
+        var terms = Terms(members);
+        weight = Cast(weight, x.dtype);
+        bias = bias is null ? null : Cast(bias, x.dtype);
+        if (context.Tape is null && x.size(0) == 1 && x.dtype == ScalarType.Float32)
+        {
+            return SingleRow(x, weight, bias, terms, residual).MoveToOuterDisposeScope();
+        }
+
+        var y = Base(x, weight, bias, residual);
+        var state = terms.Length == 0 ? null : LowRankProduct.Forward(x, y, terms, context);
+        if (context.Tape is { } tape)
+        {
+            var trains = Array.Exists(members, static member => member.IsTrained);
+            tape.Record(
+                new LinearPiece(x, tape.SourceOf(x), weight, members, state, residual is not null),
+                residual is null ? [x] : [x, residual],
+                [y],
+                trains);
+        }
+
+        return y.MoveToOuterDisposeScope();
+    }
+
+    /// <summary>The tensor in a type; itself where it has it.</summary>
+    public static Tensor Cast(Tensor tensor, ScalarType type) => tensor.dtype == type ? tensor : tensor.to(type);
+
+    private static Tensor Base(Tensor x, Tensor weight, Tensor? bias, Tensor? residual)
+    {
+        var transposed = weight.t();
+        if (residual is not null)
+        {
+            var sum = addmm(residual, x, transposed, 1, 1);
+            return bias is null ? sum : sum.add_(bias);
+        }
+
+        return bias is null ? x.matmul(transposed) : addmm(bias, x, transposed, 1, 1);
+    }
+
+    /// <summary>One token in float32 is bound by reading the weights, which a matrix-vector product does at twice the rate of a one-row matrix product.</summary>
+    private static Tensor SingleRow(Tensor x, Tensor weight, Tensor? bias, LowRankTerm[] terms, Tensor? residual)
+    {
+        var vector = x.view(-1);
+        var y = weight.mv(vector);
+        foreach (var term in terms)
+        {
+            var a = Cast(term.Change.A.Required, ScalarType.Float32).mv(vector);
+            var slice = y.narrow(0, term.Column, term.Width);
+            slice.addmv_(Cast(term.Change.B.Required, ScalarType.Float32), a, 1, (float)term.Change.Scale);
+            if (term.Change.Bias is { } change)
+            {
+                slice.add_(change.Required, term.Change.Scale);
+            }
+        }
+
+        if (bias is not null)
+        {
+            y.add_(bias);
+        }
+
+        var row = y.view(1, -1);
+        return residual is null ? row : row.add_(residual);
+    }
+
+    private static LowRankTerm[] Terms(LinearMember[] members)
+    {
+        var count = 0;
+        foreach (var member in members)
+        {
+            count += member.LowRank.Count;
+        }
+
+        if (count == 0)
+        {
+            return [];
+        }
+
+        var terms = new LowRankTerm[count];
+        long column = 0, rank = 0;
+        var next = 0;
+        foreach (var member in members)
+        {
+            var width = member.Weight.Shape[0];
+            foreach (var change in member.LowRank)
+            {
+                terms[next++] = new LowRankTerm(change, column, width, rank, change.A.Shape[0]);
+                rank += change.A.Shape[0];
+            }
+
+            column += width;
+        }
+
+        return terms;
+    }
+}
+
+/// <summary>Backward pass of <see cref="LinearProduct"/>.</summary>
+internal sealed class LinearPiece : Piece
+{
+    private readonly Tensor? x;
+    private readonly Piece? source;
+    private readonly Tensor weight;
+    private readonly LinearMember[] members;
+    private readonly LowRankProduct? lowRank;
+    private readonly bool hasResidual;
+
+    public LinearPiece(Tensor x, Piece? source, Tensor weight, LinearMember[] members, LowRankProduct? lowRank, bool hasResidual)
+    {
+        this.hasResidual = hasResidual;
+        this.source = source;
+        this.x = source is null ? Keep(x) : null;
+        this.weight = Keep(weight);
+        this.members = members;
+        this.lowRank = lowRank;
+        lowRank?.Keep(tensor => KeepOwn(tensor));
+    }
+
+    public override void Backward(PieceGradients gradients)
+    {
+        var g = gradients.Output();
+        if (hasResidual)
+        {
+            gradients.Add(1, g, owned: false);
+        }
+
+        var input = NeedsInput() ? x ?? source!.FormAgain() : null;
+        WeightGradients(g, input);
+        var gx = gradients.Needs() ? g.matmul(weight) : null;
+        lowRank?.Backward(g, input, gx);
+        if (gx is not null)
+        {
+            gradients.Add(0, gx);
+        }
+    }
+
+    private bool NeedsInput() => lowRank is not null || Array.Exists(members, static member => member.Weight.IsTrained);
+
+    private void WeightGradients(Tensor g, Tensor? input)
+    {
+        long column = 0;
+        foreach (var member in members)
+        {
+            var width = member.Weight.Shape[0];
+            if (member.Weight.Gradient is { } weightGradient)
+            {
+                weightGradient.add_(g.narrow(1, column, width).t().matmul(input!));
+            }
+
+            member.Bias?.Gradient?.add_(g.narrow(1, column, width).sum(dim: 0));
+            column += width;
+        }
+    }
+}

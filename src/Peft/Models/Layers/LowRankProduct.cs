@@ -1,0 +1,151 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Models.Layers;
+
+/// <summary>
+/// All low-rank changes of layers that share an input: one product with every A, one in-place product for each B (Hu et al. 2021).
+/// Where dropout acts, each change has its own mask and its own product with A, as in the peer.
+/// </summary>
+internal sealed class LowRankProduct
+{
+    private readonly LowRankTerm[] terms;
+    private readonly Tensor stacked;
+    private readonly Tensor products;
+    private readonly Tensor?[]? masks;
+
+    private LowRankProduct(LowRankTerm[] terms, Tensor stacked, Tensor products, Tensor?[]? masks)
+    {
+        this.terms = terms;
+        this.stacked = stacked;
+        this.products = products;
+        this.masks = masks;
+    }
+
+    /// <summary>Adds every change to <paramref name="y"/> in place.</summary>
+    /// <returns>What the backward pass needs, in the caller's dispose scope.</returns>
+    public static LowRankProduct Forward(Tensor x, Tensor y, LowRankTerm[] terms, ForwardContext context)
+    {
+        var type = x.dtype;
+        var stacked = Stack(terms, type);
+        Tensor?[]? masks = null;
+        Tensor products;
+        if (context.IsTraining && Array.Exists(terms, static term => term.Change.Dropout > 0))
+        {
+            masks = [.. terms.Select(term => Mask(x, term.Change.Dropout, context.Generator))];
+            products = cat([.. terms.Select((term, i) => Masked(x, masks[i]).matmul(stacked.narrow(0, term.RankStart, term.Rank).t()))], 1);
+        }
+        else
+        {
+            products = x.matmul(stacked.t());
+        }
+
+        for (var i = 0; i < terms.Length; i++)
+        {
+            var term = terms[i];
+            var slice = y.narrow(1, term.Column, term.Width);
+            var b = LinearProduct.Cast(term.Change.B.Required, type);
+            slice.addmm_(products.narrow(1, term.RankStart, term.Rank), b.t(), 1, Scale(term, masks?[i]));
+            if (term.Change.Bias is { } bias)
+            {
+                slice.add_(bias.Required, term.Change.Scale);
+            }
+        }
+
+        return new LowRankProduct(terms, stacked, products, masks);
+    }
+
+    /// <summary>Hands over the tensors that must live until the backward pass.</summary>
+    public void Keep(Action<Tensor> keep)
+    {
+        keep(stacked);
+        keep(products);
+        foreach (var mask in masks ?? [])
+        {
+            if (mask is not null)
+            {
+                keep(mask);
+            }
+        }
+    }
+
+    /// <summary>Adds the gradients of the factors, and to the gradient of the input.</summary>
+    /// <param name="g">Gradient of the output, [rows, out].</param>
+    /// <param name="x">The input.</param>
+    /// <param name="gx">Gradient of the input so far, added to in place; null when none is wanted.</param>
+    public void Backward(Tensor g, Tensor? x, Tensor? gx)
+    {
+        var inner = empty_like(products);
+        for (var i = 0; i < terms.Length; i++)
+        {
+            var term = terms[i];
+            var change = term.Change;
+            var slice = g.narrow(1, term.Column, term.Width);
+            var scale = Scale(term, masks?[i]);
+            var b = LinearProduct.Cast(change.B.Required, g.dtype);
+            inner.narrow(1, term.RankStart, term.Rank).copy_(slice.matmul(b).mul_(scale));
+            change.B.Gradient?.add_(slice.t().matmul(products.narrow(1, term.RankStart, term.Rank)), scale);
+            change.Bias?.Gradient?.add_(slice.sum(dim: 0), change.Scale);
+        }
+
+        if (masks is null)
+        {
+            Unmasked(inner, x!, gx);
+        }
+        else
+        {
+            Masked(inner, x!, gx);
+        }
+    }
+
+    private void Unmasked(Tensor inner, Tensor x, Tensor? gx)
+    {
+        if (Array.Exists(terms, static term => term.Change.A.IsTrained))
+        {
+            var all = inner.t().matmul(x);
+            foreach (var term in terms)
+            {
+                term.Change.A.Gradient?.add_(all.narrow(0, term.RankStart, term.Rank));
+            }
+        }
+
+        gx?.addmm_(inner, stacked);
+    }
+
+    private void Masked(Tensor inner, Tensor x, Tensor? gx)
+    {
+        for (var i = 0; i < terms.Length; i++)
+        {
+            var term = terms[i];
+            var own = inner.narrow(1, term.RankStart, term.Rank);
+            term.Change.A.Gradient?.add_(own.t().matmul(Masked(x, masks![i])));
+            gx?.add_(Masked(own.matmul(stacked.narrow(0, term.RankStart, term.Rank)), masks![i]));
+        }
+    }
+
+    private static Tensor Stack(LowRankTerm[] terms, ScalarType type)
+    {
+        if (terms.Length == 1)
+        {
+            var only = terms[0].Change.A.Required;
+            return only.dtype == type ? only.alias() : only.to(type);
+        }
+
+        var all = new Tensor[terms.Length];
+        for (var i = 0; i < terms.Length; i++)
+        {
+            all[i] = terms[i].Change.A.Required;
+        }
+
+        return LinearProduct.Cast(cat(all, 0), type);
+    }
+
+    private static Tensor? Mask(Tensor x, double probability, Generator? generator) => probability <= 0
+        ? null
+        : empty_like(x, ScalarType.Bool).bernoulli_(1 - probability, generator);
+
+    private static Tensor Masked(Tensor x, Tensor? mask) => mask is null ? x : x.mul(mask);
+
+    // What dropout leaves is scaled up to keep the mean; the factor joins the change's own.
+    private static float Scale(LowRankTerm term, Tensor? mask) => (float)(mask is null ? term.Change.Scale : term.Change.Scale / (1 - term.Change.Dropout));
+}

@@ -1,0 +1,91 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Models.Layers;
+
+/// <summary>Root mean square norm, y = w · x / sqrt(mean(x²) + ε) (Zhang and Sennrich 2019).</summary>
+public sealed class RmsNorm : Module
+{
+    private readonly string className;
+    private readonly long size;
+    private readonly double epsilon;
+
+    /// <summary>Makes a norm without weights.</summary>
+    /// <param name="size">Width.</param>
+    /// <param name="epsilon">Added to the mean square.</param>
+    /// <param name="className">The peer's class name, such as <c>LlamaRMSNorm</c>.</param>
+    public RmsNorm(long size, double epsilon, string className)
+    {
+        this.size = size;
+        this.epsilon = epsilon;
+        this.className = className;
+        Weight = AddParameter("weight", [size]);
+    }
+
+    /// <summary>[width].</summary>
+    public Parameter Weight { get; }
+
+    /// <inheritdoc/>
+    public override string ClassName => className;
+
+    /// <inheritdoc/>
+    public override string Details => $"({size},), eps={ModuleText.Number(epsilon)}";
+
+    /// <summary>Runs the norm.</summary>
+    /// <param name="x">[rows, width].</param>
+    /// <param name="context">The forward pass.</param>
+    /// <returns>[rows, width].</returns>
+    public Tensor Forward(Tensor x, ForwardContext context) => Weight.Slot?.Plan(context).NeedsForward == true
+        ? Weight.Slot.Forward(x, context, Run)
+        : Run(x, context);
+
+    private Tensor Run(Tensor x, ForwardContext context)
+    {
+        using var scope = NewDisposeScope();
+        var weight = Weight.Effective(context);
+        var inverse = x.square().sum(-1, keepdim: true, type: ScalarType.Float32).mul_(1.0 / size).add_(epsilon).rsqrt_();
+        inverse = LinearProduct.Cast(inverse, x.dtype);
+        var y = Form(x, inverse, LinearProduct.Cast(weight.Required, x.dtype));
+        context.Tape?.Record(new RmsNormPiece(x, inverse, weight, size), [x], [y], weight.IsTrained);
+        return y.MoveToOuterDisposeScope();
+    }
+
+    private static Tensor Form(Tensor x, Tensor inverse, Tensor weight) => x.mul(inverse).mul_(weight);
+
+    private sealed class RmsNormPiece : Piece
+    {
+        private readonly Tensor x;
+        private readonly Tensor inverse;
+        private readonly Parameter weight;
+        private readonly long size;
+
+        public RmsNormPiece(Tensor x, Tensor inverse, Parameter weight, long size)
+        {
+            this.x = Keep(x);
+            this.inverse = Keep(inverse);
+            this.weight = weight;
+            this.size = size;
+        }
+
+        public override bool CanFormAgain => true;
+
+        public override Tensor FormAgain() => Form(x, inverse, Weight);
+
+        private Tensor Weight => LinearProduct.Cast(weight.Required, x.dtype);
+
+        public override void Backward(PieceGradients gradients)
+        {
+            var g = gradients.Output();
+            weight.Gradient?.add_(g.mul(x).mul_(inverse).sum(dim: 0));
+            if (!gradients.Needs())
+            {
+                return;
+            }
+
+            // d/dx of w x r(x): r (g w) − x r³/n Σ (g w x).
+            var gx = g.mul(Weight);
+            var along = gx.mul(x).sum(-1, keepdim: true).mul_(inverse.pow(3).mul_(1.0 / size));
+            gradients.Add(0, gx.mul_(inverse).addcmul_(x, along, -1));
+        }
+    }
+}

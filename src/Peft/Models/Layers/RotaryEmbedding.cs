@@ -1,0 +1,132 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Models.Layers;
+
+/// <summary>Rotary positions: pairs of a head's elements turn by an angle that grows with the position (Su et al. 2021).</summary>
+public sealed class RotaryEmbedding : Module
+{
+    private readonly string className;
+    private readonly RotaryFrequencies frequencies;
+
+    // Cosines and sines of the positions seen so far, which do not depend on the weights.
+    private RotaryTables? cached;
+    private (long Class, long Length, ScalarType Type, Device Device) cachedFor;
+
+    /// <summary>Makes the layer.</summary>
+    /// <param name="frequencies">Radians a position.</param>
+    /// <param name="className">The peer's class name, such as <c>LlamaRotaryEmbedding</c>.</param>
+    public RotaryEmbedding(RotaryFrequencies frequencies, string className)
+    {
+        this.frequencies = frequencies;
+        this.className = className;
+    }
+
+    /// <inheritdoc/>
+    public override string ClassName => className;
+
+    /// <summary>Cosines and sines for the positions of a pass; they live as long as its tape, or without one in the caller's dispose scope.</summary>
+    /// <param name="context">The forward pass.</param>
+    /// <param name="type">Type of the hidden states.</param>
+    /// <param name="device">Device of the hidden states.</param>
+    public RotaryTables For(ForwardContext context, ScalarType type, Device device)
+    {
+        using var scope = NewDisposeScope();
+        var start = context.Cache?.Length ?? 0;
+        var length = context.Positions is null || !(frequencies.DependOnLength || context.Positions.device_type == DeviceType.CPU)
+            ? start + context.Length
+            : context.Positions.max().item<long>() + 1;
+        var table = Table(length, type, device);
+        var found = context.Positions is { } positions ? table.Select(positions.to(device)) : table.Range(start, context.Length);
+        return found.MoveToPass(context);
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        if (disposing)
+        {
+            cached?.Dispose();
+            cached = null;
+        }
+
+        base.Dispose(disposing);
+    }
+
+    private RotaryTables Table(long length, ScalarType type, Device device)
+    {
+        var wanted = (Class: frequencies.LengthClass(length), Length: length, type, device);
+        if (cached is not null && cachedFor.Class == wanted.Class && cachedFor.Length >= length && cachedFor.Type == type && cachedFor.Device.Equals(device))
+        {
+            return cached;
+        }
+
+        cached?.Dispose();
+        var rows = frequencies.DependOnLength ? length : Math.Max(256, (long)System.Numerics.BitOperations.RoundUpToPowerOf2((ulong)length));
+        using var scope = NewDisposeScope();
+        var angles = outer(arange(rows, ScalarType.Float32, device), tensor(frequencies.For(length), ScalarType.Float32, device));
+        var cosine = angles.cos().mul_(frequencies.Scale);
+        var sine = angles.sin().mul_(frequencies.Scale);
+        cached = new RotaryTables(
+            cat([cosine, cosine], 1).to(type).unsqueeze(1).DetachFromDisposeScope(),
+            cat([sine.neg(), sine], 1).to(type).unsqueeze(1).DetachFromDisposeScope());
+        cachedFor = (wanted.Class, rows, type, device);
+        return cached;
+    }
+}
+
+/// <summary>
+/// Cosines and sines to turn heads with, over both halves of a head; the first half of the sines is negated, so that turning is
+/// x · cos + roll(x) · sin.
+/// </summary>
+/// <param name="Cosine">[length, 1, size] or [rows, length, 1, size].</param>
+/// <param name="Sine">Of the same shape.</param>
+public sealed record RotaryTables(Tensor Cosine, Tensor Sine) : IDisposable
+{
+    /// <summary>Turns heads.</summary>
+    /// <param name="heads">[rows, length, heads, head size]; elements beyond the tables' size stay.</param>
+    /// <returns>Of the same shape, in memory of its own.</returns>
+    public Tensor Turn(Tensor heads) => Apply(heads, static (x, tables, half) =>
+        x.mul(tables.Cosine).addcmul_(x.roll(half, -1), tables.Sine, 1));
+
+    /// <summary>Turns gradients back.</summary>
+    /// <param name="gradient">[rows, length, heads, head size].</param>
+    public Tensor TurnBack(Tensor gradient) => Apply(gradient, static (g, tables, half) =>
+        g.mul(tables.Cosine).add_(g.mul(tables.Sine).roll(-half, -1)));
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        Cosine.Dispose();
+        Sine.Dispose();
+    }
+
+    internal RotaryTables Range(long start, long length) => new(Cosine.narrow(0, start, length), Sine.narrow(0, start, length));
+
+    internal RotaryTables Select(Tensor positions) => new(Pick(Cosine, positions), Pick(Sine, positions));
+
+    /// <summary>Lets the tables live as long as the pass: with its tape, or in the caller's dispose scope.</summary>
+    internal RotaryTables MoveToPass(ForwardContext context)
+    {
+        Cosine.MoveToOuterDisposeScope();
+        Sine.MoveToOuterDisposeScope();
+        context.Tape?.Share(Cosine);
+        context.Tape?.Share(Sine);
+        return this;
+    }
+
+    private static Tensor Pick(Tensor table, Tensor positions)
+    {
+        var shape = positions.shape;
+        return table.index_select(0, positions.reshape(-1)).view(shape[0], shape[1], 1, table.size(-1));
+    }
+
+    private Tensor Apply(Tensor heads, Func<Tensor, RotaryTables, long, Tensor> turn)
+    {
+        var size = Cosine.size(-1);
+        var width = heads.size(-1);
+        return size == width
+            ? turn(heads, this, size / 2)
+            : cat([turn(heads.narrow(-1, 0, size), this, size / 2), heads.narrow(-1, size, width - size)], -1);
+    }
+}

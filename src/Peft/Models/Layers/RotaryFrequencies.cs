@@ -1,0 +1,172 @@
+using System.Globalization;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+
+namespace Peft.Models.Layers;
+
+/// <summary>
+/// The angular frequencies of rotary positions (Su et al. 2021) and how a configuration scales them for long inputs: <c>linear</c>,
+/// <c>dynamic</c> (NTK), <c>yarn</c> (Peng et al. 2023), <c>llama3</c>, <c>longrope</c> (Ding et al. 2024).
+/// Reads <c>rope_parameters</c> as transformers 5 saves it and <c>rope_theta</c> with <c>rope_scaling</c> as published files have it.
+/// </summary>
+public sealed class RotaryFrequencies
+{
+    private readonly ModelConfig values;
+    private readonly string kind;
+    private readonly double theta;
+    private readonly double factor;
+    private readonly long maximum;
+    private readonly double original;
+
+    /// <summary>Reads the configuration.</summary>
+    /// <param name="config">The model's configuration.</param>
+    /// <param name="headSize">Width of an attention head.</param>
+    /// <param name="partial">Share of the head that turns where the configuration doesn't say; 1 for all.</param>
+    /// <param name="parameters">The <c>rope_parameters</c> to read where a model has several; null for the configuration's own.</param>
+    /// <exception cref="NotSupportedByPeftException"><c>RotaryScalingNotSupported</c>.</exception>
+    public RotaryFrequencies(ModelConfig config, long headSize, double partial = 1, JsonObject? parameters = null)
+    {
+        ArgumentNullException.ThrowIfNull(config);
+        values = new ModelConfig(parameters ?? config.Node("rope_parameters") as JsonObject ?? config.Node("rope_scaling") as JsonObject ?? []);
+        kind = values.String("rope_type") ?? values.String("type") ?? "default";
+        if (kind is not ("default" or "linear" or "dynamic" or "yarn" or "llama3" or "longrope" or "su"))
+        {
+            throw new NotSupportedByPeftException("RotaryScalingNotSupported", $"Rotary scaling '{kind}' is not supported (rope_parameters of the model's configuration).");
+        }
+
+        theta = values.Number("rope_theta") ?? config.Number("rope_theta") ?? 10000;
+        var share = values.Number("partial_rotary_factor") ?? config.Number("partial_rotary_factor") ?? partial;
+        Size = kind == "default" && partial == 1 ? headSize : (long)(headSize * share);
+        maximum = config.Integer("max_position_embeddings") ?? 2048;
+        original = values.Number("original_max_position_embeddings") ?? config.Number("original_max_position_embeddings") ?? maximum;
+        factor = values.Number("factor") ?? maximum / original;
+        Scale = AttentionFactor();
+    }
+
+    /// <summary>How many of a head's elements turn.</summary>
+    public long Size { get; }
+
+    /// <summary>Multiplies cosines and sines.</summary>
+    public double Scale { get; }
+
+    /// <summary>Whether the frequencies depend on how long the input is.</summary>
+    public bool DependOnLength => kind is "dynamic" or "longrope" or "su";
+
+    /// <summary>Radians a position, [<see cref="Size"/> / 2].</summary>
+    /// <param name="length">The largest position of the pass plus one.</param>
+    public float[] For(long length)
+    {
+        var plain = Plain(theta);
+        return kind switch
+        {
+            "linear" => [.. plain.Select(frequency => (float)(frequency / factor))],
+            "dynamic" => [.. Plain(DynamicBase(length)).Select(static frequency => (float)frequency)],
+            "yarn" => Yarn(plain),
+            "llama3" => [.. plain.Select(frequency => (float)Llama3(frequency))],
+            "longrope" or "su" => LongRope(plain, length),
+            _ => [.. plain.Select(static frequency => (float)frequency)],
+        };
+    }
+
+    /// <summary>A key that is equal for lengths with equal frequencies.</summary>
+    internal long LengthClass(long length) => kind switch
+    {
+        "dynamic" => Math.Max(length, maximum),
+        "longrope" or "su" => length > original ? 1 : 0,
+        _ => 0,
+    };
+
+    private double[] Plain(double from)
+    {
+        var frequencies = new double[Size / 2];
+        for (var i = 0; i < frequencies.Length; i++)
+        {
+            frequencies[i] = 1.0 / Math.Pow(from, 2.0 * i / Size);
+        }
+
+        return frequencies;
+    }
+
+    private double DynamicBase(long length)
+    {
+        var longest = Math.Max(length, maximum);
+        return theta * Math.Pow((factor * longest / maximum) - (factor - 1), (double)Size / (Size - 2));
+    }
+
+    private double Llama3(double frequency)
+    {
+        var low = Needed("low_freq_factor");
+        var high = Needed("high_freq_factor");
+        var wavelength = 2 * Math.PI / frequency;
+        if (wavelength < original / high)
+        {
+            return frequency;
+        }
+
+        if (wavelength > original / low)
+        {
+            return frequency / factor;
+        }
+
+        var smooth = ((original / wavelength) - low) / (high - low);
+        return ((1 - smooth) * frequency / factor) + (smooth * frequency);
+    }
+
+    private float[] Yarn(double[] plain)
+    {
+        var from = Bound(values.Number("beta_fast") ?? 32, Math.Floor);
+        var to = Bound(values.Number("beta_slow") ?? 1, Math.Ceiling);
+        from = Math.Max(from, 0);
+        to = Math.Min(to, Size - 1);
+        to = from == to ? to + 0.001 : to;
+        return [.. plain.Select((frequency, i) =>
+        {
+            var ramp = Math.Clamp((i - from) / (to - from), 0, 1);
+            return (float)((frequency / factor * ramp) + (frequency * (1 - ramp)));
+        })];
+
+        // The element that turns so many times within the original length.
+        double Bound(double turns, Func<double, double> round)
+        {
+            var bound = Size * Math.Log(original / (turns * 2 * Math.PI)) / (2 * Math.Log(theta));
+            return values.Boolean("truncate") == false ? bound : round(bound);
+        }
+    }
+
+    private float[] LongRope(double[] plain, long length)
+    {
+        var key = length > original ? "long_factor" : "short_factor";
+        if (values.Node(key) is not JsonArray factors || factors.Count != plain.Length)
+        {
+            throw new PeftException("ModelConfigInvalid", string.Create(CultureInfo.InvariantCulture, $"'{key}' of the rotary scaling must hold {plain.Length} numbers."));
+        }
+
+        return [.. plain.Select((frequency, i) => (float)(frequency / factors[i]!.GetValue<JsonElement>().GetDouble()))];
+    }
+
+    private double AttentionFactor()
+    {
+        if (kind is not ("yarn" or "longrope" or "su"))
+        {
+            return 1;
+        }
+
+        if (values.Number("attention_factor") is { } given)
+        {
+            return given;
+        }
+
+        if (kind != "yarn")
+        {
+            return factor <= 1 ? 1 : Math.Sqrt(1 + (Math.Log(factor) / Math.Log(original)));
+        }
+
+        var scale = values.Number("mscale") ?? 0;
+        var all = values.Number("mscale_all_dim") ?? 0;
+        return scale != 0 && all != 0 ? Grown(scale) / Grown(all) : Grown(1);
+
+        double Grown(double by) => factor <= 1 ? 1 : (0.1 * by * Math.Log(factor)) + 1;
+    }
+
+    private double Needed(string key) => values.Number(key) ?? throw new PeftException("ModelConfigIncomplete", $"The rotary scaling '{kind}' needs '{key}'.");
+}

@@ -1,0 +1,209 @@
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using Peft.Tensors;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Models;
+
+/// <summary>How a model is loaded.</summary>
+public sealed record LoadOptions
+{
+    /// <summary>Type the weights are converted to; null keeps the file's.</summary>
+    public ScalarType? DataType { get; init; }
+
+    /// <summary>Where the weights go; null for the CPU.</summary>
+    public Device? Device { get; init; }
+
+    /// <summary>Whether only the structure is made: names, shapes and counts without weights.</summary>
+    public bool StructureOnly { get; init; }
+
+    /// <summary>PEFT's task type (<c>SEQ_CLS</c>) to choose the head by; null for what the configuration names.</summary>
+    public string? Task { get; init; }
+
+    /// <summary>Looked at between tensors.</summary>
+    public CancellationToken Cancellation { get; init; }
+}
+
+/// <summary>Loads and saves models in Hugging Face's folder layout.</summary>
+public static class ModelLoader
+{
+    private const string ConfigName = "config.json";
+    private const string GenerationConfigName = "generation_config.json";
+
+    /// <summary>Loads a model.</summary>
+    /// <param name="path">A folder with <c>config.json</c> and weights.</param>
+    /// <param name="options">How; null for the file's types on the CPU.</param>
+    /// <returns>The model; the caller owns it.</returns>
+    /// <exception cref="PeftException"><c>FolderNotFound</c>, <c>ModelConfigMissing</c>, <c>WeightsMissing</c>, or what reading a file throws.</exception>
+    /// <exception cref="NotSupportedByPeftException"><c>ArchitectureNotSupported</c>.</exception>
+    public static PretrainedModel Load(string path, LoadOptions? options = null)
+    {
+        options ??= new LoadOptions();
+        if (!Directory.Exists(path))
+        {
+            throw new PeftException("FolderNotFound", $"There is no folder '{path}'.") { Target = path };
+        }
+
+        var configPath = Path.Combine(path, ConfigName);
+        if (!File.Exists(configPath))
+        {
+            throw new PeftException("ModelConfigMissing", $"The folder '{path}' holds no {ConfigName}, so it is no model.") { Target = path };
+        }
+
+        var model = ArchitectureRegistry.Create(ModelConfig.FromFile(configPath), options.Task);
+        try
+        {
+            model.GenerationConfig = ReadGenerationConfig(path);
+            if (options.StructureOnly)
+            {
+                model.Tie();
+            }
+            else
+            {
+                using var store = TensorStore.OpenFolder(path);
+                LoadWeights(model, store, options);
+            }
+
+            return model;
+        }
+        catch
+        {
+            model.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Gives a structure its weights.</summary>
+    /// <param name="model">The structure.</param>
+    /// <param name="store">Tensors by the names of parameters; the prefix of the bare model may be missing or too much.</param>
+    /// <param name="options">How.</param>
+    /// <exception cref="PeftException"><c>WeightsMissing</c>: parameters without a tensor, by name; <c>ShapeMismatch</c>.</exception>
+    public static void LoadWeights(PretrainedModel model, TensorStore store, LoadOptions? options = null)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        ArgumentNullException.ThrowIfNull(store);
+        options ??= new LoadOptions();
+        using var noGrad = no_grad();
+        using var scope = NewDisposeScope();
+        List<string> missing = [];
+        foreach (var (path, parameter, module) in model.NamedParameters())
+        {
+            options.Cancellation.ThrowIfCancellationRequested();
+            if (NameInStore(model, store, path) is { } name)
+            {
+                CheckShape(store, name, parameter, path);
+                parameter.Assign(Placed(store.Map(name, options.DataType), options.Device));
+            }
+            else if (module.Path == model.ClassificationHead)
+            {
+                parameter.Assign(FreshHead(model, parameter, options));
+            }
+            else
+            {
+                missing.Add(path);
+            }
+        }
+
+        model.Tie();
+        missing.RemoveAll(path => model.TiedParameters.Any(tie => tie.Follower == path));
+        if (missing.Count > 0)
+        {
+            throw new PeftException("WeightsMissing", $"'{store.Path}' lacks {missing.Count} tensors of the model, among them {string.Join(", ", missing.Take(5))}.")
+            {
+                Target = store.Path,
+                RecommendedAction = "Fetch the model's files again, or use the config.json that belongs to them.",
+            };
+        }
+
+        model.AfterLoad();
+    }
+
+    /// <summary>Saves a model's configuration and weights; tied weights once, under the name of the owner.</summary>
+    /// <param name="model">A loaded model.</param>
+    /// <param name="folder">Created where it is not there.</param>
+    /// <param name="dataType">Type to save in; null for each weight's own.</param>
+    /// <param name="maxShardBytes">The most bytes a file holds.</param>
+    /// <returns>Paths of the files written.</returns>
+    public static IReadOnlyList<string> Save(PretrainedModel model, string folder, ScalarType? dataType = null, long maxShardBytes = 50_000_000_000)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        Directory.CreateDirectory(folder);
+        using var noGrad = no_grad();
+        using var scope = NewDisposeScope();
+        List<string> written = [];
+        var config = (JsonObject)model.Config.Document.DeepClone();
+        config.Remove("torch_dtype");
+        config["dtype"] = TypeName(dataType ?? model.DataType);
+        written.Add(WriteJson(folder, ConfigName, config));
+        if (model.GenerationConfig is { } generation)
+        {
+            written.Add(WriteJson(folder, GenerationConfigName, generation));
+        }
+
+        var tensors = model.NamedParameters()
+            .Where(static named => named.Parameter.IsOwner)
+            .Select(named => (named.Path, dataType is { } type ? named.Parameter.Required.to(type) : named.Parameter.Required));
+        written.AddRange(SafetensorsWriter.WriteFolder(folder, tensors, maxShardBytes: maxShardBytes));
+        return written;
+    }
+
+    private static JsonObject? ReadGenerationConfig(string folder)
+    {
+        var path = Path.Combine(folder, GenerationConfigName);
+        return File.Exists(path) ? JsonObject.Create(JsonFile.ReadObject(path)) : null;
+    }
+
+    private static string? NameInStore(PretrainedModel model, TensorStore store, string path)
+    {
+        if (store.Contains(path))
+        {
+            return path;
+        }
+
+        var prefix = model.BasePrefix + ".";
+        var bare = path.StartsWith(prefix, StringComparison.Ordinal) ? path[prefix.Length..] : null;
+        return bare is not null && store.Contains(bare) ? bare : null;
+    }
+
+    private static void CheckShape(TensorStore store, string name, Parameter parameter, string path)
+    {
+        var shape = store.Entry(name).Shape;
+        if (!shape.SequenceEqual(parameter.Shape))
+        {
+            throw new PeftException(
+                "ShapeMismatch",
+                $"'{path}' has shape [{string.Join(", ", parameter.Shape)}] by the model's configuration, but '{store.Path}' holds [{string.Join(", ", shape)}].")
+            {
+                Target = path,
+                RecommendedAction = "Use the config.json that belongs to these weights.",
+            };
+        }
+    }
+
+    private static Tensor Placed(Tensor tensor, Device? device) => device is null || device.type == DeviceType.CPU ? tensor : tensor.to(device);
+
+    private static Tensor FreshHead(PretrainedModel model, Parameter parameter, LoadOptions options)
+    {
+        var type = options.DataType ?? ScalarType.Float32;
+        var deviation = model.Config.Number("initializer_range") ?? 0.02;
+        var weights = parameter.Shape.Count == 1 ? zeros([.. parameter.Shape]) : randn([.. parameter.Shape]).mul_(deviation);
+        return Placed(weights.to(type), options.Device);
+    }
+
+    private static string WriteJson(string folder, string name, JsonObject document)
+    {
+        var path = Path.Combine(folder, name);
+        var bytes = JsonSerializer.SerializeToUtf8Bytes(document, JsonFile.WriteOptions);
+        AtomicFile.Write(path, stream => stream.Write(bytes));
+        return path;
+    }
+
+    private static string TypeName(ScalarType type) => type switch
+    {
+        ScalarType.BFloat16 => "bfloat16",
+        ScalarType.Float16 => "float16",
+        ScalarType.Float64 => "float64",
+        _ => "float32",
+    };
+}

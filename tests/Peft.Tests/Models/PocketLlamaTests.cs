@@ -1,0 +1,30 @@
+using System.Text.Json;
+using Peft.Models;
+using Peft.Tensors;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Models;
+
+/// <summary>The embedded base model against what transformers computes with it.</summary>
+public class PocketLlamaTests
+{
+    [SkippableFact]
+    public void ItsLogitsAndGreedyContinuationsAreTransformers()
+    {
+        var folder = SharedModels.Folder("pocket-llama");
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        using var model = (CausalModel)ModelLoader.Load(folder, new LoadOptions { DataType = ScalarType.Float32 });
+        using var reference = TensorStore.OpenFile(Path.Combine(folder, "reference.safetensors"));
+        var tolerance = JsonFile.ReadObject(Path.Combine(folder, "reference.json")).GetProperty("tolerance");
+
+        foreach (var name in reference.Names.Where(static name => name.EndsWith(".input_ids", StringComparison.Ordinal)))
+        {
+            var ids = reference.Read(name);
+            ids = ids.dim() == 1 ? ids.unsqueeze(0) : ids;
+            var logits = model.Logits(model.Hidden(ids, new ForwardContext()), new ForwardContext());
+            TensorAssert.Close(reference.Read(name.Replace(".input_ids", ".logits", StringComparison.Ordinal)), logits, tolerance);
+        }
+    }
+}
