@@ -79,7 +79,7 @@ public class FamilyGoldenTests
         }
     });
 
-    private static string Row(Module module, PretrainedModel model)
+    private static string Row(Peft.Models.Module module, PretrainedModel model)
     {
         // A parameter that shares another's weights is the other's: the peer lists both under their own modules.
         var own = string.Join(",", module.Parameters.Select(static parameter => $"[\"{parameter.Name}\",[{string.Join(",", parameter.Shape)}]]"));

@@ -1,0 +1,212 @@
+using Peft.Models;
+using Peft.Models.Layers;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Models;
+
+public class LinearLayerTests
+{
+    private static LowRank Change(BackwardCheck check, long inputs, long outputs, long rank, double scale, bool hasBias = false, double dropout = 0) => new(
+        check.Fill(new Parameter("A", [rank, inputs]), type: ScalarType.Float32),
+        check.Fill(new Parameter("B", [outputs, rank]), type: ScalarType.Float32),
+        hasBias ? check.Fill(new Parameter("bias of B", [outputs]), type: ScalarType.Float32) : null,
+        scale,
+        dropout);
+
+    private static Tensor Changed(Tensor y, Tensor x, LowRank change, Func<Parameter, Tensor> value, Tensor? mask = null)
+    {
+        var input = mask is null ? x : x.mul(mask).div(1 - change.Dropout);
+        var delta = input.matmul(value(change.A).t()).matmul(value(change.B).t());
+        delta = change.Bias is null ? delta : delta.add(value(change.Bias));
+        return y.add(delta.mul(change.Scale));
+    }
+
+    private static Tensor Plain(Linear layer, Tensor x, Func<Parameter, Tensor> value)
+    {
+        var y = x.matmul(value(layer.Weight).t());
+        return layer.Bias is null ? y : y.add(value(layer.Bias));
+    }
+
+    [Theory]
+    [InlineData(false, false)]
+    [InlineData(true, true)]
+    public void EveryWeightAndTheInputGetTheirGradient(bool hasBias, bool isTrained)
+    {
+        using var check = new BackwardCheck();
+        using var layer = new Linear(6, 5, hasBias);
+        check.Fill(layer.Weight, isTrained);
+        if (hasBias)
+        {
+            check.Fill(layer.Bias!, isTrained);
+        }
+
+        var x = check.Input(7, 6);
+        var residual = check.Input(7, 5);
+        check.Run(context => layer.Forward(x, context, residual), (inputs, value) => Plain(layer, inputs[0], value).add(inputs[1]));
+    }
+
+    [Theory]
+    [InlineData(ScalarType.Float32, 2e-5)]
+    [InlineData(ScalarType.BFloat16, 0.03)]
+    public void SeveralLowRankChangesAreOneProduct(ScalarType type, double tolerance)
+    {
+        using var check = new BackwardCheck { Type = type, Tolerance = tolerance };
+        using var layer = new Linear(12, 10, hasBias: true);
+        check.Fill(layer.Weight, isTrained: false);
+        check.Fill(layer.Bias!, isTrained: false);
+        var (first, second) = (Change(check, 12, 10, 3, 1.5), Change(check, 12, 10, 2, 0.5, hasBias: true));
+        layer.Weight.Slot = new FixedSlot(first, second);
+        var x = check.Input(9, 12);
+        check.Run(
+            context => layer.Forward(x, context),
+            (inputs, value) => Changed(Changed(Plain(layer, inputs[0], value), inputs[0], first, value), inputs[0], second, value));
+    }
+
+    [Fact]
+    public void DropoutActsOnTheChangesInputAndIsTheSameInBothDirections()
+    {
+        using var check = new BackwardCheck();
+        using var layer = new Linear(12, 10);
+        check.Fill(layer.Weight, isTrained: false);
+        var (first, second) = (Change(check, 12, 10, 3, 1.5, dropout: 0.4), Change(check, 12, 10, 2, 0.5));
+        layer.Weight.Slot = new FixedSlot(first, second);
+        var x = check.Input(9, 12);
+        using var generator = new Generator(5);
+        using var again = new Generator(5);
+        var mask = empty_like(x, ScalarType.Bool).bernoulli_(0.6, again);
+        check.Run(
+            context => layer.Forward(x, context),
+            (inputs, value) => Changed(Changed(Plain(layer, inputs[0], value), inputs[0], first, value, mask), inputs[0], second, value),
+            new ForwardContext { IsTraining = true, Generator = generator });
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void AGroupIsItsMembersSideBySide(bool isFused)
+    {
+        using var check = new BackwardCheck();
+        using var first = new Linear(6, 4, hasBias: true);
+        using var second = new Linear(6, 3, hasBias: true);
+        using var group = new LinearGroup(first, second);
+        foreach (var layer in new[] { first, second })
+        {
+            check.Fill(layer.Weight);
+            check.Fill(layer.Bias!);
+        }
+
+        if (isFused)
+        {
+            group.Fuse();
+        }
+
+        var (a, b) = (Change(check, 6, 4, 2, 2), Change(check, 6, 3, 3, 0.7));
+        first.Weight.Slot = new FixedSlot(a);
+        second.Weight.Slot = new FixedSlot(b);
+        var x = check.Input(8, 6);
+        check.Run(
+            context => group.Forward(x, context),
+            (inputs, value) => cat(
+                [Changed(Plain(first, inputs[0], value), inputs[0], a, value), Changed(Plain(second, inputs[0], value), inputs[0], b, value)], 1));
+    }
+
+    [Fact]
+    public void AMemberWhoseInputChangesSendsTheGroupOneByOne()
+    {
+        using var check = new BackwardCheck();
+        using var first = new Linear(6, 4);
+        using var second = new Linear(6, 3);
+        using var group = new LinearGroup(first, second);
+        check.Fill(first.Weight, isTrained: false);
+        check.Fill(second.Weight, isTrained: false);
+        group.Fuse();
+        second.Weight.Slot = new FixedSlot { ChangesInput = true };
+        var x = check.Input(8, 6);
+        check.Run(
+            context => group.Forward(x, context),
+            (inputs, value) => cat([Plain(first, inputs[0], value), Plain(second, inputs[0].mul(2), value)], 1));
+    }
+
+    [Fact]
+    public void AMemberEditedInPlaceActsThroughTheFusedWeight()
+    {
+        using var check = new BackwardCheck();
+        using var first = new Linear(6, 4);
+        using var second = new Linear(6, 3);
+        using var group = new LinearGroup(first, second);
+        check.Fill(first.Weight, isTrained: false);
+        check.Fill(second.Weight, isTrained: false);
+        group.Fuse();
+        second.Weight.Required.mul_(3);
+        second.Weight.MarkChanged();
+        var x = check.Input(8, 6);
+        check.Run(context => group.Forward(x, context), (inputs, value) => cat([Plain(first, inputs[0], value), Plain(second, inputs[0], value)], 1));
+    }
+
+    [Fact]
+    public void AMemberWhoseWeightWasReplacedActs()
+    {
+        using var check = new BackwardCheck();
+        using var first = new Linear(6, 4);
+        using var second = new Linear(6, 3);
+        using var group = new LinearGroup(first, second);
+        check.Fill(first.Weight, isTrained: false);
+        check.Fill(second.Weight, isTrained: false);
+        group.Fuse();
+        check.Fill(second.Weight, isTrained: false);
+        var x = check.Input(8, 6);
+        check.Run(context => group.Forward(x, context), (inputs, value) => cat([Plain(first, inputs[0], value), Plain(second, inputs[0], value)], 1));
+    }
+
+    [Fact]
+    public void OneRowGivesWhatManyRowsGive()
+    {
+        using var check = new BackwardCheck();
+        using var layer = new Linear(12, 10, hasBias: true);
+        check.Fill(layer.Weight);
+        check.Fill(layer.Bias!);
+        layer.Weight.Slot = new FixedSlot(Change(check, 12, 10, 3, 1.5, hasBias: true));
+        var x = check.Input(4, 12);
+        var residual = check.Input(4, 10);
+        var all = layer.Forward(x, new ForwardContext(), residual);
+        var row = layer.Forward(x.narrow(0, 2, 1), new ForwardContext(), residual.narrow(0, 2, 1));
+        TensorAssert.CloseToScale(all.narrow(0, 2, 1), row, 1e-6);
+    }
+
+    [Fact]
+    public void AWrongWidthNamesTheLayer()
+    {
+        using var scope = NewDisposeScope();
+        using var layer = new Linear(6, 4);
+        layer.Weight.Assign(zeros(4, 6));
+        var error = Assert.Throws<PeftException>(() => layer.Forward(zeros(3, 5), new ForwardContext()));
+        Assert.Equal("ShapeMismatch", error.ErrorId);
+    }
+
+    [Fact]
+    public void NothingIsKeptBelowTheLowestTrainedLayer()
+    {
+        using var check = new BackwardCheck();
+        using var layer = new Linear(6, 6);
+        check.Fill(layer.Weight, isTrained: false);
+        using var tape = new Tape();
+        var x = randn(4, 6);
+        tape.AddRoot(x);
+        layer.Forward(x, new ForwardContext { Tape = tape });
+        Assert.Equal(0, tape.Count);
+    }
+
+    [Fact]
+    public void ATensorFromOutsideTheTapeIsAnError()
+    {
+        using var check = new BackwardCheck();
+        using var layer = new Linear(6, 6);
+        check.Fill(layer.Weight);
+        using var tape = new Tape();
+        var x = randn(4, 6);
+        tape.AddRoot(x);
+        var y = layer.Forward(x, new ForwardContext { Tape = tape });
+        Assert.Throws<InvalidOperationException>(() => layer.Forward(y.mul(2), new ForwardContext { Tape = tape }));
+    }
+}
