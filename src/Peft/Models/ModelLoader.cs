@@ -1,6 +1,7 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Peft.Tensors;
+using Peft.Tensors.Gguf;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -32,7 +33,7 @@ public static class ModelLoader
     private const string GenerationConfigName = "generation_config.json";
 
     /// <summary>Loads a model.</summary>
-    /// <param name="path">A folder with <c>config.json</c> and weights.</param>
+    /// <param name="path">A folder with <c>config.json</c> and weights, or a <c>.gguf</c> file, whose weights become float32 unless another type is asked for.</param>
     /// <param name="options">How; null for the file's types on the CPU.</param>
     /// <returns>The model; the caller owns it.</returns>
     /// <exception cref="PeftException"><c>FolderNotFound</c>, <c>ModelConfigMissing</c>, <c>WeightsMissing</c>, or what reading a file throws.</exception>
@@ -40,6 +41,15 @@ public static class ModelLoader
     public static PretrainedModel Load(string path, LoadOptions? options = null)
     {
         options ??= new LoadOptions();
+        if (path.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase))
+        {
+            using var file = GgufModel.Open(path);
+            return Complete(ArchitectureRegistry.Create(new ModelConfig(file.CreateConfig()), options.Task), file, options with
+            {
+                DataType = options.DataType ?? ScalarType.Float32,
+            });
+        }
+
         if (!Directory.Exists(path))
         {
             throw new PeftException("FolderNotFound", $"There is no folder '{path}'.") { Target = path };
@@ -52,26 +62,9 @@ public static class ModelLoader
         }
 
         var model = ArchitectureRegistry.Create(ModelConfig.FromFile(configPath), options.Task);
-        try
-        {
-            model.GenerationConfig = ReadGenerationConfig(path);
-            if (options.StructureOnly)
-            {
-                model.Tie();
-            }
-            else
-            {
-                using var store = TensorStore.OpenFolder(path);
-                LoadWeights(model, store, options);
-            }
-
-            return model;
-        }
-        catch
-        {
-            model.Dispose();
-            throw;
-        }
+        model.GenerationConfig = ReadGenerationConfig(path);
+        using var store = options.StructureOnly ? null : TensorStore.OpenFolder(path);
+        return Complete(model, store, options);
     }
 
     /// <summary>Gives a structure its weights.</summary>
@@ -146,6 +139,26 @@ public static class ModelLoader
             .Select(named => (named.Path, dataType is { } type ? named.Parameter.Required.to(type) : named.Parameter.Required));
         written.AddRange(SafetensorsWriter.WriteFolder(folder, tensors, maxShardBytes: maxShardBytes));
         return written;
+    }
+
+    private static PretrainedModel Complete(PretrainedModel model, TensorStore? store, LoadOptions options)
+    {
+        if (options.StructureOnly || store is null)
+        {
+            model.Tie();
+            return model;
+        }
+
+        try
+        {
+            LoadWeights(model, store, options);
+            return model;
+        }
+        catch
+        {
+            model.Dispose();
+            throw;
+        }
     }
 
     private static JsonObject? ReadGenerationConfig(string folder)

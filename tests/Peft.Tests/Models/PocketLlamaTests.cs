@@ -1,4 +1,3 @@
-using System.Text.Json;
 using Peft.Models;
 using Peft.Tensors;
 using TorchSharp;
@@ -22,9 +21,35 @@ public class PocketLlamaTests
         foreach (var name in reference.Names.Where(static name => name.EndsWith(".input_ids", StringComparison.Ordinal)))
         {
             var ids = reference.Read(name);
-            ids = ids.dim() == 1 ? ids.unsqueeze(0) : ids;
             var logits = model.Logits(model.Hidden(ids, new ForwardContext()), new ForwardContext());
-            TensorAssert.Close(reference.Read(name.Replace(".input_ids", ".logits", StringComparison.Ordinal)), logits, tolerance);
+            TensorAssert.Close(reference.Read(name.Replace(".input_ids", ".logits", StringComparison.Ordinal)), logits, tolerance, name);
+            var greedy = reference.Read(name.Replace(".input_ids", ".greedy", StringComparison.Ordinal)).data<long>().ToArray();
+            var prompt = ids.data<long>().ToArray();
+            Assert.Equal(greedy[prompt.Length..], GreedyLoop.Continue(model, ids, greedy.Length - prompt.Length, []));
+        }
+    }
+
+    [SkippableFact]
+    public void AStepLeavesNoTensorBehind()
+    {
+        var folder = SharedModels.Folder("pocket-llama");
+        using var noGrad = no_grad();
+        using var model = (CausalModel)ModelLoader.Load(folder, new LoadOptions { DataType = ScalarType.Float32 });
+        var trained = model.FindParameter("model.layers.2.self_attn.q_proj.weight")!;
+        using var gradient = zeros([.. trained.Shape]).DetachFromDisposeScope();
+        trained.Gradient = gradient;
+        Step();
+        var before = Tensor.TotalCount;
+        Step();
+        Assert.Equal(before, Tensor.TotalCount);
+
+        void Step()
+        {
+            using var scope = NewDisposeScope();
+            using var tape = new Tape();
+            var context = new ForwardContext { Tape = tape, IsTraining = true };
+            var ids = randint(5, 4000, [2, 40], ScalarType.Int64);
+            tape.Backward(model.Loss(model.Hidden(ids, context), ids, null, context));
         }
     }
 }

@@ -1,0 +1,35 @@
+using Peft.Models;
+using Peft.Tensors;
+using Peft.Tests.Models;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Golden;
+
+/// <summary>Models in GGUF files give the logits that transformers gives with them.</summary>
+public class GgufModelGoldenTests
+{
+    [GoldenTheory]
+    [GoldenData("gguf")]
+    public void Logits(string path) => GoldenCases.Run("gguf", path, folder =>
+    {
+        var file = Path.Combine(folder, "reference.safetensors");
+        if (!File.Exists(file))
+        {
+            return;
+        }
+
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        using var recorded = TensorStore.OpenFile(file);
+        if (!recorded.Contains("logits"))
+        {
+            return;
+        }
+
+        using var model = (CausalModel)ModelLoader.Load(Path.Combine(folder, "model.gguf"));
+        var tolerance = JsonFile.ReadObject(Path.Combine(folder, "case.json")).GetProperty("tolerance").GetProperty("logits");
+        var context = new ForwardContext();
+        TensorAssert.Close(recorded.Read("logits"), model.Logits(model.Hidden(recorded.Read("input_ids"), context), context), tolerance, "logits");
+    });
+}

@@ -1,0 +1,29 @@
+using Peft.Models;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Models;
+
+/// <summary>The least that continues text: the most likely token each time, with a cache.</summary>
+internal static class GreedyLoop
+{
+    /// <summary>Tokens that follow the prompt, up to a number or to an end token, which is among them.</summary>
+    public static long[] Continue(CausalModel model, Tensor prompt, int count, IReadOnlyList<int> endTokens)
+    {
+        using var cache = new KeyValueCache();
+        var context = new ForwardContext { Cache = cache };
+        var tokens = new List<long>();
+        var next = prompt.alias();
+        while (tokens.Count < count && !(tokens.Count > 0 && endTokens.Contains((int)tokens[^1])))
+        {
+            using var scope = NewDisposeScope();
+            var hidden = model.Hidden(next, context);
+            var best = model.Logits(hidden.narrow(0, hidden.size(0) - 1, 1), context).argmax(1, keepdim: true);
+            next.Dispose();
+            next = best.MoveToOuterDisposeScope();
+            tokens.Add(next.item<long>());
+        }
+
+        return [.. tokens];
+    }
+}
