@@ -174,11 +174,13 @@ public sealed partial class Tokenizer
     public string Decode(ReadOnlySpan<int> ids, bool skipSpecialTokens = true, bool? cleanUp = null)
     {
         var tokens = new List<string>(ids.Length);
+        var added = _pipeline.AddedTokens;
         foreach (var id in ids)
         {
-            if (TokenText(id) is { } text && !(skipSpecialTokens && _pipeline.AddedTokens.IsSpecial(text)))
+            var token = added.Find(id);
+            if ((token?.Content ?? _pipeline.Model.TokenText(id)) is { } text && !(skipSpecialTokens && added.IsSpecial(text)))
             {
-                tokens.Add(text);
+                tokens.Add(token is null ? text : added.DecodedText(token));
             }
         }
 

@@ -23,6 +23,12 @@ internal sealed partial class TokenizerCase
             run.Encodings(Tokenizer.FromFile(tokenizerFile), Load(encodings));
         }
 
+        if (File.Exists(Path.Combine(folder, "normalizers.json")))
+        {
+            known = true;
+            run.Components(folder);
+        }
+
         if (File.Exists(Path.Combine(folder, "renderings.json")))
         {
             known = true;

@@ -10,6 +10,7 @@ internal sealed class AddedVocabulary
 {
     private readonly Dictionary<string, AddedToken> _byContent = new(StringComparer.Ordinal);
     private readonly Dictionary<int, AddedToken> _byId = [];
+    private readonly Dictionary<int, string> _decoded = [];
     private readonly Normalizer? _normalizer;
     private readonly Finder? _raw;
     private readonly Finder? _normalized;
@@ -22,6 +23,11 @@ internal sealed class AddedVocabulary
         {
             _byContent[token.Content] = token;
             _byId[token.Id] = token;
+        }
+
+        foreach (var token in _byId.Values.Where(token => token.Normalized && normalizer is not null))
+        {
+            _decoded[token.Id] = Normalize(token.Content);
         }
 
         // Where two tokens look the same after normalization, special ones win.
@@ -38,6 +44,9 @@ internal sealed class AddedVocabulary
 
     /// <summary>A token by its id.</summary>
     public AddedToken? Find(int id) => _byId.GetValueOrDefault(id);
+
+    /// <summary>How a token is spelled when it is decoded: as it looks in normalized text, where that is what it is looked for in.</summary>
+    public string DecodedText(AddedToken token) => token.Normalized && _normalizer is not null ? _decoded[token.Id] : token.Content;
 
     /// <summary>Whether a text is that of a special token.</summary>
     public bool IsSpecial(string content) => _byContent.TryGetValue(content, out var token) && token.Special;

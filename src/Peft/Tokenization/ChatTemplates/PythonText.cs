@@ -102,13 +102,18 @@ internal static class PythonText
             return value > 0 ? "inf" : "-inf";
         }
 
-        var text = value.ToString("E16", CultureInfo.InvariantCulture);
         var shortest = value.ToString("R", CultureInfo.InvariantCulture);
-        var exponent = int.Parse(text.AsSpan(text.IndexOf('E', StringComparison.Ordinal) + 1), NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture);
         var mark = shortest.IndexOf('E', StringComparison.Ordinal);
         var mantissa = mark < 0 ? shortest : shortest[..mark];
         var negative = mantissa.StartsWith('-');
-        var digits = mantissa.Replace("-", "", StringComparison.Ordinal).Replace(".", "", StringComparison.Ordinal).TrimStart('0').TrimEnd('0');
+        mantissa = negative ? mantissa[1..] : mantissa;
+        var point = mantissa.IndexOf('.', StringComparison.Ordinal);
+        point = point < 0 ? mantissa.Length : point;
+        var digits = mantissa.Replace(".", "", StringComparison.Ordinal);
+        var zeros = digits.Length - digits.TrimStart('0').Length;
+        var exponent = point - zeros - 1
+            + (mark < 0 ? 0 : int.Parse(shortest.AsSpan(mark + 1), NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture));
+        digits = digits.TrimStart('0').TrimEnd('0');
         digits = digits.Length == 0 ? "0" : digits;
         exponent = value == 0 ? 0 : exponent;
         var sign = negative ? "-" : "";

@@ -77,7 +77,7 @@ internal sealed class TemplateLexer
     {
         for (var i = from; i + 1 < _source.Length; i++)
         {
-            if (_source[i] == '{' && _source[i + 1] is '{' or '%' or '#' && _source[i] == '{')
+            if (_source[i] == '{' && _source[i + 1] is '{' or '%' or '#')
             {
                 return i;
             }
@@ -91,12 +91,7 @@ internal sealed class TemplateLexer
     {
         var kind = _source[start + 1];
         var inside = start + 2;
-        var sign = inside < _source.Length && _source[inside] is '-' or '+' ? _source[inside] : ' ';
-        if (inside >= _source.Length)
-        {
-            sign = ' ';
-        }
-
+        var sign = SignAt(inside);
         var data = Stripped(_source[_at..start], sign, kind);
         AddData(data);
         _line += Count(_source, _at, start) - Count(data, 0, data.Length);
@@ -145,12 +140,7 @@ internal sealed class TemplateLexer
             throw Error("Missing end of comment tag");
         }
 
-        var sign = end > _at && _source[end - 1] is '-' or '+' ? _source[end - 1] : ' ';
-        if (end <= _at)
-        {
-            sign = ' ';
-        }
-
+        var sign = end > _at ? SignAt(end - 1) : ' ';
         Leave(end + 2, sign, trim: true);
     }
 
@@ -176,7 +166,7 @@ internal sealed class TemplateLexer
         for (var open = _source.IndexOf("{%", _at, StringComparison.Ordinal); open >= 0; open = _source.IndexOf("{%", open + 2, StringComparison.Ordinal))
         {
             var inside = open + 2;
-            var sign = inside < _source.Length && _source[inside] is '-' or '+' ? _source[inside] : ' ';
+            var sign = SignAt(inside);
             var name = SkipSpace(sign == ' ' ? inside : inside + 1);
             if (string.CompareOrdinal(_source, name, "endraw", 0, 6) != 0)
             {
@@ -184,7 +174,7 @@ internal sealed class TemplateLexer
             }
 
             var close = SkipSpace(name + 6);
-            var closing = close < _source.Length && _source[close] is '-' or '+' ? _source[close] : ' ';
+            var closing = SignAt(close);
             close += closing == ' ' ? 0 : 1;
             if (string.CompareOrdinal(_source, close, "%}", 0, 2) != 0)
             {
@@ -312,7 +302,7 @@ internal sealed class TemplateLexer
     {
         var start = _at;
         var text = _source;
-        if (text[_at] == '0' && _at + 1 < text.Length && text[_at + 1] is 'x' or 'X' or 'o' or 'O' or 'b' or 'B' && text[_at] == '0')
+        if (text[_at] == '0' && _at + 1 < text.Length && text[_at + 1] is 'x' or 'X' or 'o' or 'O' or 'b' or 'B')
         {
             _at += 2;
             while (_at < text.Length && (char.IsAsciiHexDigit(text[_at]) || text[_at] == '_'))
@@ -333,7 +323,7 @@ internal sealed class TemplateLexer
             Digits();
         }
 
-        if (_at < text.Length && text[_at] is 'e' or 'E' && _at < text.Length)
+        if (_at < text.Length && text[_at] is 'e' or 'E')
         {
             var digits = _at + 1 < text.Length && text[_at + 1] is '+' or '-' ? _at + 2 : _at + 1;
             if (digits < text.Length && char.IsAsciiDigit(text[digits]))
@@ -451,6 +441,9 @@ internal sealed class TemplateLexer
     }
 
     private void Add(TemplateTokenKind kind, string text, object? value) => _tokens.Add(new TemplateToken(kind, text, value, _line));
+
+    /// <summary>The white-space sign at a position, or a blank.</summary>
+    private char SignAt(int at) => at < _source.Length && _source[at] is '-' or '+' ? _source[at] : ' ';
 
     private int SkipSpace(int at)
     {

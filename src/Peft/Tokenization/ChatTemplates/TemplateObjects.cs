@@ -238,31 +238,58 @@ internal sealed class TemplateMacro(string name, List<(string Name, TemplateExpr
 }
 
 /// <summary><c>loop</c> inside a for loop.</summary>
-internal sealed class LoopContext(List<object?> items, int depth, Func<object?, string>? recurse)
+internal sealed class LoopContext(IEnumerable<object?> iterable, int depth, Func<object?, string>? recurse)
 {
+    private readonly IEnumerator<object?> _source = iterable.GetEnumerator();
+    private readonly List<object?> _items = [];
     private bool _changedBefore;
     private object?[] _changed = [];
 
-    /// <summary>The present iteration, from 0.</summary>
-    public int Index { get; set; }
+    /// <summary>The present iteration, from 0; -1 before the first.</summary>
+    public int Index { get; private set; } = -1;
+
+    /// <summary>Goes on to the next item, if there is one.</summary>
+    public bool Advance(out object? item)
+    {
+        var more = Fetch(Index + 1);
+        Index += more || Index >= 0 ? 1 : 0;
+        item = more ? _items[Index] : null;
+        return more;
+    }
+
+    /// <summary>Whether there is an item at a place. Items are taken no earlier than they are asked for.</summary>
+    private bool Fetch(int index)
+    {
+        while (_items.Count <= index && _source.MoveNext())
+        {
+            _items.Add(_source.Current);
+        }
+
+        return index < _items.Count;
+    }
+
+    private int Count()
+    {
+        Fetch(int.MaxValue);
+        return _items.Count;
+    }
 
     /// <summary>An attribute of <c>loop</c>, if it is one.</summary>
     public bool TryGet(string name, out object? value)
     {
-        var count = items.Count;
         value = name switch
         {
             "index" => new BigInteger(Index + 1),
             "index0" => new BigInteger(Index),
-            "revindex" => new BigInteger(count - Index),
-            "revindex0" => new BigInteger(count - Index - 1),
+            "revindex" => new BigInteger(Count() - Index),
+            "revindex0" => new BigInteger(Count() - Index - 1),
             "first" => Index == 0,
-            "last" => Index == count - 1,
-            "length" => new BigInteger(count),
+            "last" => !Fetch(Index + 1),
+            "length" => new BigInteger(Count()),
             "depth" => new BigInteger(depth + 1),
             "depth0" => new BigInteger(depth),
-            "previtem" => Index > 0 ? items[Index - 1] : new TemplateUndefined("there is no previous item"),
-            "nextitem" => Index + 1 < count ? items[Index + 1] : new TemplateUndefined("there is no next item"),
+            "previtem" => Index > 0 ? _items[Index - 1] : new TemplateUndefined("there is no previous item"),
+            "nextitem" => Fetch(Index + 1) ? _items[Index + 1] : new TemplateUndefined("there is no next item"),
             "cycle" => new TemplateFunction("cycle", Cycle),
             "changed" => new TemplateFunction("changed", Changed),
             _ => this,

@@ -81,22 +81,23 @@ internal sealed class LoopControlStatement(TemplateFlow flow) : TemplateStatemen
 }
 
 /// <summary><c>{% for %}</c></summary>
-internal sealed class ForStatement(TemplateExpression target, TemplateExpression items, TemplateExpression? filter, bool recursive,
+internal sealed class ForStatement(TemplateExpression target, TemplateExpression iterated, TemplateExpression? filter, bool recursive,
     BodyStatement body, BodyStatement? otherwise) : TemplateStatement
 {
     /// <inheritdoc/>
     public override TemplateFlow Execute(TemplateRun run, TemplateScope scope)
     {
-        Loop(run, scope, items.Evaluate(run, scope), 0);
+        Loop(run, scope, iterated.Evaluate(run, scope), 0);
         return TemplateFlow.Next;
     }
 
     private void Loop(TemplateRun run, TemplateScope scope, object? iterable, int depth)
     {
-        var list = TemplateOperations.Iterate(iterable, run).ToList();
+        var items = TemplateOperations.Iterate(iterable, run);
         if (filter is not null)
         {
-            list = list.FindAll(item =>
+            // Item by item, since the body may change what the filter looks at.
+            items = items.Where(item =>
             {
                 var inner = new TemplateScope(scope);
                 TemplateOperations.Assign(target, item, inner, run);
@@ -104,23 +105,22 @@ internal sealed class ForStatement(TemplateExpression target, TemplateExpression
             });
         }
 
-        var loop = new LoopContext(list, depth, recursive
+        var loop = new LoopContext(items, depth, recursive
             ? nested => run.Capture(() => Loop(run, scope, nested, depth + 1))
             : null);
-        for (var i = 0; i < list.Count; i++)
+        while (loop.Advance(out var item))
         {
             run.Step();
-            loop.Index = i;
             var inner = new TemplateScope(scope);
             inner.Set("loop", loop);
-            TemplateOperations.Assign(target, list[i], inner, run);
+            TemplateOperations.Assign(target, item, inner, run);
             if (body.Execute(run, inner) == TemplateFlow.Break)
             {
                 break;
             }
         }
 
-        if (list.Count == 0)
+        if (loop.Index < 0)
         {
             otherwise?.Execute(run, new TemplateScope(scope));
         }

@@ -21,6 +21,9 @@ internal struct MatchState
     /// <summary>Where the last match ended, or -1.</summary>
     public int LastEnd;
 
+    /// <summary>How many steps a pattern took on this text so far.</summary>
+    public long Steps;
+
     /// <summary>A search that starts at the beginning.</summary>
     public static MatchState Start => new() { LastEnd = -1 };
 }

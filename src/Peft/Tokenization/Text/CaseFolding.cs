@@ -47,7 +47,7 @@ internal static class CaseFolding
 
     private static readonly Dictionary<int, int[]> s_table = Read(Several + " " + Single);
     private static readonly Dictionary<int, int[]> s_several = Read(Several);
-    private static readonly Lazy<ILookup<int, int>> s_unfolded = new(() => Enumerable.Range(0, 0x110000)
+    private static readonly Lazy<ILookup<int, int>> s_unfolded = new(() => Enumerable.Range(0, 0x1F000)
         .Where(codePoint => codePoint is < 0xD800 or > 0xDFFF)
         .Select(codePoint => (codePoint, Folded: Fold(codePoint)))
         .Where(entry => entry.Folded.Length == 1 && entry.Folded[0] != entry.codePoint)
