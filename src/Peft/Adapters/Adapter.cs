@@ -1,0 +1,211 @@
+using Peft.Models;
+using static TorchSharp.torch;
+
+namespace Peft.Adapters;
+
+/// <summary>
+/// One adapter of a model, model-wide: it finds its targets, makes a <see cref="LayerAdapter"/> for each, owns its overlays and what its layers share,
+/// and knows the keys of its file.
+/// </summary>
+/// <remarks>A method derives this and makes layers; everything else is the same for all methods that act on layers.</remarks>
+public abstract class Adapter(string name, AdapterConfig config) : IDisposable
+{
+    private static readonly string[] s_classificationHeads = ["classifier", "score"];
+
+    private readonly List<AdaptedLayer> layers = [];
+    private readonly List<Overlay> overlays = [];
+
+    /// <summary>The adapter's name.</summary>
+    public string Name { get; } = name;
+
+    /// <summary>The configuration, its targets resolved once the adapter is declared.</summary>
+    public AdapterConfig Config { get; private set; } = config;
+
+    /// <summary>The adapted layers, in the model's order.</summary>
+    public IReadOnlyList<AdaptedLayer> Layers => layers;
+
+    /// <summary>The parameters of the base that the adapter has copies of.</summary>
+    public IReadOnlyList<Overlay> Overlays => overlays;
+
+    /// <summary>What is trained and saved, sorted by key; what is saved under several keys comes once under each.</summary>
+    public virtual IReadOnlyList<AdapterParameter> Parameters() =>
+    [
+        .. layers.SelectMany(static layer => layer.Adapter.Parameters.Select(parameter => new AdapterParameter(layer.Layer.Path, parameter.Key, parameter.Parameter)))
+            .Concat(overlays.Where(static overlay => overlay.Kind != OverlayKind.BroughtAlong)
+                .SelectMany(static overlay => overlay.Targets.Select(target => new AdapterParameter(target.Path, target.Key, overlay.Copy))))
+            .OrderBy(static parameter => parameter.FullKey, StringComparer.Ordinal),
+    ];
+
+    /// <summary>Finds targets and makes layers and overlays, by shape alone: works before weights are there. Attaches nothing.</summary>
+    /// <param name="model">The model.</param>
+    /// <param name="messages">Takes what the user should know although it is no error.</param>
+    /// <exception cref="PeftException">The configuration doesn't fit the model.</exception>
+    public virtual void Declare(PretrainedModel model, ICollection<string> messages)
+    {
+        Config = Config with { TargetModules = TargetMatcher.Resolve(Config, model), ModulesToSave = SavedNames() };
+        foreach (var (path, module) in TargetMatcher.Match(Config, model, messages))
+        {
+            var layer = AdaptableLayer.Of(module, path) ?? throw new PeftException(
+                "TargetKindNotSupported", $"'{path}' is a {module.ClassName}, which {Config.PeftType} can't adapt.")
+            {
+                Target = path,
+                RecommendedAction = "Target the layers inside it, or train it in full with modules_to_save.",
+            };
+            layers.Add(new AdaptedLayer(layer, CreateLayer(layer, messages)));
+        }
+
+        DeclareSavedModules(model);
+        DeclareBiases(model);
+    }
+
+    /// <summary>Gives parameters their first values: what the method prescribes, and copies of the base for overlays.</summary>
+    /// <param name="generator">Source of random numbers.</param>
+    /// <param name="needed">Says whether a parameter wants a value.</param>
+    public virtual void Initialise(Generator generator, Predicate<Parameter> needed)
+    {
+        foreach (var (layer, adapter) in layers)
+        {
+            if (adapter.Parameters.Any(parameter => needed(parameter.Parameter)))
+            {
+                adapter.Initialise(generator);
+            }
+        }
+
+        foreach (var overlay in overlays)
+        {
+            if (overlay.Copy.Value is null && needed(overlay.Copy))
+            {
+                overlay.Copy.Assign(overlay.Targets[0].Parameter.Required.clone());
+            }
+        }
+    }
+
+    /// <summary>Puts everything into the slots of the model.</summary>
+    public void Attach()
+    {
+        foreach (var (layer, adapter) in layers)
+        {
+            AdapterSlot.Of(layer.Module, layer.Weight).Attach(Name, adapter);
+        }
+
+        foreach (var overlay in overlays)
+        {
+            AttachOverlay(overlay);
+        }
+    }
+
+    /// <summary>Takes everything out of the slots again.</summary>
+    public void Detach()
+    {
+        foreach (var slot in Slots().ToArray())
+        {
+            slot.Detach(Name);
+        }
+    }
+
+    /// <summary>The slots the adapter sits in, each once.</summary>
+    public IEnumerable<AdapterSlot> Slots() =>
+        layers.Select(static layer => layer.Layer.Weight.Slot)
+            .Concat(overlays.SelectMany(static overlay => overlay.Targets).Select(static target => target.Parameter.Slot))
+            .OfType<AdapterSlot>().Distinct();
+
+    /// <summary>Adds a weight of the base that an adapter file brought along and that differs from the model's own.</summary>
+    internal void BringAlong(AdaptableLayer layer, Tensor weight)
+    {
+        var copy = new Parameter(layer.Weight.Name, layer.Weight.Shape, weight.dtype);
+        copy.Assign(weight);
+        overlays.Add(new Overlay([new OverlayTarget(layer.Path, BaseKey(layer.Path, layer.Weight.Name), layer.Module, layer.Weight)], copy, OverlayKind.BroughtAlong));
+    }
+
+    /// <summary>The key below the module's path under which an adapter file holds a parameter of the base.</summary>
+    internal string BaseKey(string path, string parameter) => layers.Exists(layer => layer.Layer.Path == path) ? $"base_layer.{parameter}" : parameter;
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        foreach (var (_, adapter) in layers)
+        {
+            adapter.Dispose();
+        }
+
+        foreach (var overlay in overlays)
+        {
+            overlay.Copy.Release();
+        }
+
+        GC.SuppressFinalize(this);
+    }
+
+    /// <summary>Makes what the method puts on one layer, by shape alone.</summary>
+    /// <param name="layer">The layer.</param>
+    /// <param name="messages">Takes what the user should know although it is no error.</param>
+    protected abstract LayerAdapter CreateLayer(AdaptableLayer layer, ICollection<string> messages);
+
+    /// <summary>The error for a kind of layer the method exists for elsewhere but not here.</summary>
+    protected NotSupportedByPeftException KindNotSupported(AdaptableLayer layer) => new(
+        "LayerKindNotSupported", $"{Config.PeftType} on a layer of the kind {layer.Module.ClassName} ('{layer.Path}') is not supported.") { Target = layer.Path };
+
+    /// <summary>Modules to save, the classification head among them where the task has one.</summary>
+    private IReadOnlyList<string>? SavedNames() => Config.TaskType is "SEQ_CLS" or "TOKEN_CLS"
+        ? [.. (Config.ModulesToSave ?? []).Union(s_classificationHeads, StringComparer.Ordinal)]
+        : Config.ModulesToSave;
+
+    private void DeclareSavedModules(PretrainedModel model)
+    {
+        HashSet<Parameter> seen = [];
+        foreach (var (_, module) in TargetMatcher.MatchSaved(Config.ModulesToSave ?? [], model))
+        {
+            foreach (var (_, parameter, holder) in module.NamedParameters())
+            {
+                if (seen.Add(parameter))
+                {
+                    AddOverlay(new OverlayTarget(holder.Path, parameter.Name, holder, parameter), OverlayKind.SavedModule);
+                }
+            }
+        }
+    }
+
+    private void DeclareBiases(PretrainedModel model)
+    {
+        if (Config.Bias == BiasTraining.None)
+        {
+            return;
+        }
+
+        foreach (var (_, parameter, module) in model.NamedParameters())
+        {
+            var isBias = parameter.Name.Contains("bias", StringComparison.Ordinal);
+            if (isBias && (Config.Bias == BiasTraining.All || layers.Exists(layer => layer.Layer.Module == module))
+                && !overlays.Exists(overlay => overlay.Targets.Any(target => target.Parameter == parameter)))
+            {
+                AddOverlay(new OverlayTarget(module.Path, BaseKey(module.Path, parameter.Name), module, parameter), OverlayKind.Bias);
+            }
+        }
+    }
+
+    private void AddOverlay(OverlayTarget target, OverlayKind kind) =>
+        overlays.Add(new Overlay([target], new Parameter(target.Parameter.Name, target.Parameter.Shape, target.Parameter.DataType), kind));
+
+    private void AttachOverlay(Overlay overlay)
+    {
+        foreach (var target in overlay.Targets)
+        {
+            AdapterSlot.Of(target.Module, target.Parameter).Attach(Name, overlay.Copy);
+        }
+    }
+}
+
+/// <summary>A layer and what an adapter put on it.</summary>
+/// <param name="Layer">The layer.</param>
+/// <param name="Adapter">What sits in its slot.</param>
+public readonly record struct AdaptedLayer(AdaptableLayer Layer, LayerAdapter Adapter);
+
+/// <summary>A parameter with its place in an adapter file.</summary>
+/// <param name="Path">Path of the module it belongs to.</param>
+/// <param name="Key">The rest of its key, such as <c>lora_A.weight</c>.</param>
+/// <param name="Parameter">The parameter.</param>
+public readonly record struct AdapterParameter(string Path, string Key, Parameter Parameter)
+{
+    /// <summary>The key in the file, such as <c>base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight</c>.</summary>
+    public string FullKey => $"{AdapterFile.Prefix}{Path}.{Key}";
+}

@@ -1,0 +1,22 @@
+using Peft.Adapters.Lora;
+
+namespace Peft.Adapters;
+
+/// <summary>The methods there are, by PEFT's name: one line each.</summary>
+public static class AdapterMethods
+{
+    private static readonly Dictionary<string, Func<ConfigReader, AdapterConfig>> s_readers = new(StringComparer.Ordinal)
+    {
+        ["LORA"] = LoraConfig.Read,
+    };
+
+    /// <summary>PEFT's names of the methods there are.</summary>
+    public static IReadOnlyCollection<string> Names => s_readers.Keys;
+
+    internal static AdapterConfig Read(string peftType, ConfigReader reader) => s_readers.TryGetValue(peftType, out var read)
+        ? read(reader)
+        : throw new NotSupportedByPeftException("MethodNotSupported", $"The adapter method '{peftType}' is not supported. Supported are {string.Join(", ", s_readers.Keys)}.")
+        {
+            Target = peftType,
+        };
+}
