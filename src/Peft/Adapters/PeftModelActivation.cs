@@ -54,7 +54,7 @@ public sealed partial class PeftModel
             var adapter = this[name].Adapter;
             var whole = adapter.Layers.Where(static layer => !layer.Adapter.RowSelectable).Select(static layer => layer.Layer.Path)
                 .Concat(adapter.Overlays.SelectMany(static overlay => overlay.Targets)
-                    .Where(static target => AdaptableLayer.KindOf(target.Module) is not (LayerKind.Linear or LayerKind.Embedding) || target.Parameter.Name != "weight")
+                    .Where(static target => target.Parameter.Name != "weight")
                     .Select(static target => $"{target.Path}.{target.Key}"))
                 .FirstOrDefault();
             if (whole is not null)

@@ -44,6 +44,9 @@ internal sealed class LoraEmbedding : LayerAdapter
     }
 
     /// <inheritdoc/>
+    public override LowRank? LowRank(float weight) => new(A, B, null, scale * weight, 0);
+
+    /// <inheritdoc/>
     public override Tensor After(Tensor x, Tensor y, SlotCall call)
     {
         var columns = A.Required.index_select(1, x.flatten()).t().to(y.dtype);

@@ -1,0 +1,83 @@
+using System.Text.Json.Nodes;
+using Peft.Models;
+using Peft.Tokenization;
+using static TorchSharp.torch;
+
+namespace Peft.Adapters;
+
+/// <content>Model folders.</content>
+public sealed partial class PeftModel
+{
+    private Tokenizer? tokenizer;
+    private bool tokenizerSought;
+
+    /// <summary>The model's tokenizer, read when it is first asked for; null where the folder has none.</summary>
+    /// <exception cref="PeftException">A tokenizer file is broken.</exception>
+    public Tokenizer? Tokenizer
+    {
+        get
+        {
+            if (!tokenizerSought)
+            {
+                tokenizer = Path is null ? null : FindTokenizer(Path);
+                tokenizerSought = true;
+            }
+
+            return tokenizer;
+        }
+
+        init
+        {
+            tokenizer = value;
+            tokenizerSought = true;
+        }
+    }
+
+    /// <summary>What <c>generation_config.json</c> says, or null.</summary>
+    public JsonObject? GenerationDefaults => Base.GenerationConfig;
+
+    /// <summary>Loads a model from a folder in Hugging Face's layout, or from a single file whose format holds everything.</summary>
+    /// <param name="path">The folder or file.</param>
+    /// <param name="options">How; null for the file's own types on the CPU.</param>
+    /// <param name="name">What to call the model; null for the last part of the path.</param>
+    /// <exception cref="PeftException">What is wrong with the files.</exception>
+    /// <exception cref="NotSupportedByPeftException">A family or format without code.</exception>
+    public static PeftModel Load(string path, LoadOptions? options = null, string? name = null)
+    {
+        using var noGradients = no_grad();
+        var model = ModelLoader.Load(path, options);
+        return new PeftModel(model, name ?? System.IO.Path.GetFileName(System.IO.Path.TrimEndingDirectorySeparator(System.IO.Path.GetFullPath(path))), path);
+    }
+
+    /// <summary>Saves the base as it is now, with what is merged into it, its configuration, generation defaults and tokenizer.</summary>
+    /// <param name="folder">The folder; made when it isn't there.</param>
+    /// <param name="dataType">Type to save in; null for each weight's own.</param>
+    /// <param name="maxShardBytes">The most bytes a file of weights holds.</param>
+    /// <returns>Paths of the model's files.</returns>
+    /// <exception cref="PeftException"><c>NotAFolder</c>, <c>WeightsNotLoaded</c>, or what writing throws.</exception>
+    public IReadOnlyList<string> Save(string folder, ScalarType? dataType = null, long maxShardBytes = 50_000_000_000)
+    {
+        using var held = Acquire("saving the model");
+        if (File.Exists(folder))
+        {
+            throw new PeftException("NotAFolder", $"'{folder}' is a file; a model is saved into a folder.") { Target = folder };
+        }
+
+        var written = ModelLoader.Save(Base, folder, dataType, maxShardBytes);
+        Tokenizer?.Save(folder);
+        return written;
+    }
+
+    private static Tokenizer? FindTokenizer(string path)
+    {
+        try
+        {
+            return Tokenizer.FromFolder(path);
+        }
+        catch (PeftException error) when (error.ErrorId == "TokenizerNotFound")
+        {
+            // A model without a tokenizer is whole: it takes and gives token ids.
+            return null;
+        }
+    }
+}

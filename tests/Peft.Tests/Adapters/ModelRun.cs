@@ -1,0 +1,80 @@
+using Peft.Adapters;
+using Peft.Models;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Adapters;
+
+/// <summary>Forward and backward passes of whole models for tests, in the peer's shapes.</summary>
+internal static class ModelRun
+{
+    /// <summary>Logits [rows, length, vocabulary] of a decoder, zero where the mask is; [rows, labels] of a classifier.</summary>
+    public static Tensor Logits(PeftModel model, IReadOnlyDictionary<string, Tensor> inputs, Selection? selection = null)
+    {
+        using var noGradients = no_grad();
+        using var scope = NewDisposeScope();
+        var ids = inputs["input_ids"];
+        var context = Context(inputs, selection ?? model.CurrentSelection);
+        if (model.Base is SequenceClassificationModel classifier)
+        {
+            return classifier.Logits(ids, context).MoveToOuterDisposeScope();
+        }
+
+        var causal = Causal(model);
+        var batch = context with { Rows = ids.shape[0], Length = ids.shape[1] };
+        var logits = causal.Logits(causal.Hidden(ids, context), batch).view(ids.shape[0], ids.shape[1], -1);
+        return (inputs.TryGetValue("attention_mask", out var mask) ? logits.mul(mask.unsqueeze(-1)) : logits.alias()).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>The loss with the active adapters, and the gradient of every trainable parameter by key.</summary>
+    public static (double Loss, Dictionary<string, Tensor> Gradients) Backward(PeftModel model, PeftAdapter adapter, IReadOnlyDictionary<string, Tensor> inputs)
+    {
+        using var noGradients = no_grad();
+        var gradients = new Dictionary<string, Tensor>();
+        foreach (var parameter in adapter.TrainableParameters)
+        {
+            parameter.Parameter.Required.requires_grad_(true);
+            parameter.Parameter.Gradient = zeros_like(parameter.Parameter.Required).requires_grad_(false);
+            gradients.Add(parameter.FullKey, parameter.Parameter.Gradient);
+        }
+
+        double value;
+        using (NewDisposeScope())
+        {
+            using var tape = new Tape();
+            var context = Context(inputs, model.CurrentSelection) with { Tape = tape };
+            var loss = Loss(model, inputs, context);
+            value = loss.to(ScalarType.Float64).item<double>();
+            tape.Backward(loss);
+        }
+
+        foreach (var parameter in adapter.TrainableParameters)
+        {
+            parameter.Parameter.Required.requires_grad_(false);
+            parameter.Parameter.Gradient = null;
+        }
+
+        return (value, gradients);
+    }
+
+    private static Tensor Loss(PeftModel model, IReadOnlyDictionary<string, Tensor> inputs, ForwardContext context)
+    {
+        var ids = inputs["input_ids"];
+        if (model.Base is SequenceClassificationModel classifier)
+        {
+            return classifier.Loss(classifier.Logits(ids, context), inputs["labels"], context);
+        }
+
+        var causal = Causal(model);
+        return causal.Loss(causal.Hidden(ids, context), inputs["labels"], null, context with { Rows = ids.shape[0], Length = ids.shape[1] });
+    }
+
+    private static ForwardContext Context(IReadOnlyDictionary<string, Tensor> inputs, Selection selection) => new()
+    {
+        Selection = selection,
+        AttentionMask = inputs.GetValueOrDefault("attention_mask"),
+    };
+
+    private static CausalModel Causal(PeftModel model) => model.Base as CausalModel
+        ?? throw new NotSupportedByPeftException("ArchitectureNotSupported", $"'{model.Config.ModelType}' can't be run by this test yet.");
+}

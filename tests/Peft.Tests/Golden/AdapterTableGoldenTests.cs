@@ -1,0 +1,123 @@
+using System.Text.Json.Nodes;
+using Peft.Adapters;
+using Peft.Tests.Adapters;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Golden;
+
+/// <summary>Older file layouts, and what the peer refuses or takes.</summary>
+[Trait("Category", "Golden")]
+public class AdapterTableGoldenTests
+{
+    public static IEnumerable<object[]> Formats() => Rows("formats/formats.json", static _ => true);
+
+    public static IEnumerable<object[]> Configurations() =>
+        Rows("errors.json", static row => row["configuration"] is JsonObject configuration && configuration["refused_by"] is null);
+
+    public static IEnumerable<object[]> Files() => Rows("errors.json", static row => row["folder"] is not null && IsPlainLoad((string)row["how"]!));
+
+    [SkippableTheory]
+    [MemberData(nameof(Formats))]
+    public void An_older_layout_computes_the_same(int index, string name) => Run("formats/formats.json", index, name, (table, row) =>
+    {
+        var folder = AdapterGolden.PathOf(Path.Combine((string)row["folder"]!, (string?)row["load_arguments"]!["subfolder"] ?? ""));
+        using var model = AdapterGolden.Base((string)table["base"]!);
+        model.LoadAdapter(folder);
+        HoldLogits(model, AdapterGolden.PathOf((string)(row["error"] is null ? row["folder"] : table["reference"])!), table["tolerance"]!);
+    });
+
+    [SkippableTheory]
+    [MemberData(nameof(Configurations))]
+    public void A_configuration_is_taken_or_refused_as_by_the_peer(int index, string name) => Run("errors.json", index, name, (_, row) =>
+    {
+        using var model = AdapterGolden.Base("bases/" + (string)row["base"]!);
+        Hold(row, () => model.AddAdapter(AdapterConfig.FromJson((JsonObject)row["configuration"]!.DeepClone())));
+    });
+
+    [SkippableTheory]
+    [MemberData(nameof(Files))]
+    public void A_damaged_file_is_taken_or_refused_as_by_the_peer(int index, string name) => Run("errors.json", index, name, (table, row) =>
+    {
+        using var model = AdapterGolden.Base("bases/" + ((string?)row["base"] ?? "llama"));
+        var folder = AdapterGolden.PathOf((string)row["folder"]!);
+        var adapter = Hold(row, () => model.LoadAdapter(folder, row["missing_keys"] is null ? null : "second"));
+        if (adapter is null)
+        {
+            return;
+        }
+
+        if (row["missing_keys"] is JsonArray missing && !CarriesAdapterName(folder))
+        {
+            Assert.Equal(AdapterGolden.Strings(missing).Select(static key => key.Replace(".second", "", StringComparison.Ordinal)), adapter.Report.Missing.Order(StringComparer.Ordinal));
+            Assert.Equal(AdapterGolden.Strings(row["unexpected_keys"]), adapter.Report.Unexpected);
+        }
+
+        if (File.Exists(Path.Combine(folder, "io.safetensors")))
+        {
+            HoldLogits(model, folder, new JsonObject { ["atol"] = 2e-5, ["rtol"] = 1e-5 });
+        }
+    });
+
+    private static PeftAdapter? Hold(JsonObject row, Func<PeftAdapter> act)
+    {
+        if (row["error"] is not JsonObject refusal)
+        {
+            return act();
+        }
+
+        try
+        {
+            act();
+            Assert.Fail($"accepted, where the peer says: {refusal["message"]}");
+        }
+        catch (NotSupportedByPeftException error) when ((string)refusal["type"]! == "KeyError")
+        {
+            Assert.NotEmpty(error.Message);
+        }
+        catch (PeftException error) when (error is not NotSupportedByPeftException)
+        {
+            Assert.NotEmpty(error.Message);
+        }
+
+        return null;
+    }
+
+    private static void HoldLogits(PeftModel model, string folder, JsonNode tolerance)
+    {
+        var io = AdapterGolden.Tensors(Path.Combine(folder, "io.safetensors"));
+        using var logits = ModelRun.Logits(model, io);
+        AdapterGolden.AssertClose(io["logits"], logits, tolerance, "logits");
+        AdapterGolden.Free(io);
+    }
+
+    /// <summary>The peer loads keys with the name left in into an adapter of that name alone; here any adapter may have them.</summary>
+    private static bool CarriesAdapterName(string folder)
+    {
+        using var file = Peft.Tensors.TensorStore.OpenFolder(folder, "adapter_model");
+        return file.Names.Any(static name => name.Contains(".default", StringComparison.Ordinal));
+    }
+
+    private static bool IsPlainLoad(string how) =>
+        how.StartsWith("PeftModel.from_pretrained(folder)", StringComparison.Ordinal) || how.StartsWith("load_adapter(folder", StringComparison.Ordinal)
+        || how.StartsWith("the weights file", StringComparison.Ordinal) || how.Contains("pickle calls", StringComparison.Ordinal);
+
+    private static IEnumerable<object[]> Rows(string table, Predicate<JsonObject> wanted) =>
+        (Table(table)?["rows"] as JsonArray ?? [])
+            .Select(static (row, index) => (Row: (JsonObject)row!, Index: index))
+            .Where(entry => wanted(entry.Row))
+            .Select(static entry => new object[] { entry.Index, (string)entry.Row["name"]! })
+            .DefaultIfEmpty([-1, ""]);
+
+    private static void Run(string table, int index, string name, Action<JsonObject, JsonObject> body)
+    {
+        Skip.If(index < 0, "no such table in this set");
+        GoldenCases.Run(AdapterGolden.Domain, name, _ => body(Table(table)!, (JsonObject)Table(table)!["rows"]![index]!));
+    }
+
+    private static JsonObject? Table(string relative)
+    {
+        var path = GoldenCases.DomainFolder(AdapterGolden.Domain) is { } folder ? Path.Combine(folder, relative) : "";
+        return File.Exists(path) ? AdapterGolden.Read(path) : null;
+    }
+}
