@@ -165,8 +165,7 @@ public class AdapterGoldenTests
         private bool? KeepsEmbeddings(TensorStore theirs) =>
             theirs.Names.Any(static name => name.EndsWith("base_layer.weight", StringComparison.Ordinal)) ? null : false;
 
-        private Dictionary<string, string> Bits() => model.Base.NamedParameters()
-            .ToDictionary(static named => named.Path, static named => Convert.ToHexString(named.Parameter.Required.contiguous().cpu().bytes));
+        private Dictionary<string, string> Bits() => ModelBits.Of(model.Base);
 
         private void HoldGradient(string key, Tensor gradient) => AdapterGolden.AssertClose(io["grad." + key], gradient, tolerance, "gradient of " + key);
 

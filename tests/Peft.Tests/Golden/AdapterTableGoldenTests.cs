@@ -37,9 +37,9 @@ public class AdapterTableGoldenTests
 
     [SkippableTheory]
     [MemberData(nameof(Files))]
-    public void A_damaged_file_is_taken_or_refused_as_by_the_peer(int index, string name) => Run("errors.json", index, name, (table, row) =>
+    public void A_damaged_file_is_taken_or_refused_as_by_the_peer(int index, string name) => Run("errors.json", index, name, (_, row) =>
     {
-        using var model = AdapterGolden.Base("bases/" + ((string?)row["base"] ?? "llama"));
+        using var model = AdapterGolden.Base((string)Table("formats/formats.json")!["base"]!);
         var folder = AdapterGolden.PathOf((string)row["folder"]!);
         var adapter = Hold(row, () => model.LoadAdapter(folder, row["missing_keys"] is null ? null : "second"));
         if (adapter is null)

@@ -1,0 +1,10 @@
+using Peft.Models;
+
+namespace Peft.Tests.Adapters;
+
+/// <summary>The weights of a model bit for bit, to tell whether anything changed.</summary>
+internal static class ModelBits
+{
+    public static Dictionary<string, string> Of(Module model) => model.NamedParameters()
+        .ToDictionary(static named => named.Path, static named => Convert.ToHexString(named.Parameter.Required.contiguous().cpu().bytes));
+}

@@ -1,0 +1,354 @@
+using System.Text.Json.Nodes;
+using System.Text.RegularExpressions;
+using Peft.Adapters;
+using Peft.Models;
+using Peft.Tests.Adapters;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Golden;
+
+/// <summary>
+/// Several adapters on one model, step by step as the case's <c>how</c> says. Each step is a test; the steps before it bring the model into the state it starts from.
+/// </summary>
+[Trait("Category", "Golden")]
+public class SeveralAdaptersGoldenTests
+{
+    public static IEnumerable<object[]> Steps() => GoldenCases.Enumerate(AdapterGolden.Domain, "multi/")
+        .SelectMany(static path => StepsOf(path).Select((step, index) => new object[] { path, index, (string)step!["step"]! }))
+        .DefaultIfEmpty(["", -1, ""]);
+
+    [SkippableTheory]
+    [MemberData(nameof(Steps))]
+    public void A_step_gives_what_the_peer_gives(string path, int index, string name)
+    {
+        Skip.If(index < 0, $"no such case in this set{name}");
+        GoldenCases.Run(AdapterGolden.Domain, path, folder =>
+        {
+            using var script = new Script(AdapterGolden.Case(folder), AdapterGolden.Tensors(Path.Combine(folder, "results.safetensors")));
+            script.Run(index);
+        });
+    }
+
+    private static JsonArray StepsOf(string path) => (JsonArray)AdapterGolden.Case(AdapterGolden.PathOf(path))["steps"]!;
+
+    private sealed class Script(JsonObject record, Dictionary<string, Tensor> results) : IDisposable
+    {
+        private readonly JsonArray steps = (JsonArray)record["steps"]!;
+        private readonly Dictionary<string, Tensor> inputs = results
+            .Where(static entry => entry.Key.StartsWith("input.", StringComparison.Ordinal))
+            .ToDictionary(static entry => entry.Key["input.".Length..], static entry => entry.Value);
+
+        private readonly List<IDisposable> opened = [];
+        private PeftModel? model;
+        private string layer = "";
+
+        public void Run(int index)
+        {
+            if (steps[index]!["loaded"] is null && steps[index]!["adapters"] is null && steps[index]!["first"] is null)
+            {
+                // The state a step starts from is what the steps before it left.
+                for (var before = 0; before < index; before++)
+                {
+                    Try((JsonObject)steps[before]!);
+                }
+            }
+
+            Step((JsonObject)steps[index]!, hold: true);
+        }
+
+        public void Dispose()
+        {
+            opened.ForEach(static one => one.Dispose());
+            AdapterGolden.Free(results);
+        }
+
+        private void Try(JsonObject step)
+        {
+            try
+            {
+                Step(step, hold: false);
+            }
+            catch (NotSupportedByPeftException)
+            {
+                // An earlier step with a method that isn't there yet says nothing about this one.
+                model = null;
+            }
+        }
+
+        private void Step(JsonObject step, bool hold)
+        {
+            var how = (string)step["how"]!;
+            if (step["adapter_names"] is not null)
+            {
+                MixedBatch(step);
+            }
+            else if (step["first"] is not null)
+            {
+                Replace(step);
+            }
+            else if (step["adapters"] is not null)
+            {
+                Together(step, how);
+            }
+            else if (how.StartsWith("save_pretrained", StringComparison.Ordinal))
+            {
+                Save(step, how);
+            }
+            else
+            {
+                Act(step, how, hold);
+            }
+        }
+
+        private void Act(JsonObject step, string how, bool hold)
+        {
+            var name = (string)step["step"]!;
+            layer = Find(how, @"weight is ([\w.]+)") ?? layer;
+            var before = how.Contains("safe_merge=True", StringComparison.Ordinal) ? null : Change(step, how, name);
+            if (how.Contains("safe_merge=True", StringComparison.Ordinal))
+            {
+                SafeMerge(how);
+            }
+
+            if (!hold)
+            {
+                before?.Invoke();
+                return;
+            }
+
+            Hold(name, "logits", () => ModelRun.Logits(model!, inputs));
+            Hold(name, "weight", () => model!.Base.FindParameter(layer + ".weight")!.Required.alias());
+            if (step["active"] is JsonArray active && !(step["remaining"] is JsonArray { Count: 0 }))
+            {
+                Assert.Equal(AdapterGolden.Strings(active), model!.ActiveAdapters);
+            }
+
+            if (step["remaining"] is JsonArray remaining)
+            {
+                Assert.Equal(AdapterGolden.Strings(remaining), model!.Adapters.Select(static adapter => adapter.Name).Order(StringComparer.Ordinal));
+            }
+
+            if (step["forward_error"] is not null)
+            {
+                // The peer can't run without any adapter; here the base speaks.
+                using var logits = ModelRun.Logits(model!, inputs);
+                AdapterGolden.AssertClose(results["base.logits"], logits, record["tolerance"]!, "base");
+            }
+
+            before?.Invoke();
+        }
+
+        /// <summary>Does what a step says; returns what ends it (leaving a context), if anything.</summary>
+        private Action? Change(JsonObject step, string how, string name)
+        {
+            var names = Names(how);
+            if (how.StartsWith("no adapter", StringComparison.Ordinal))
+            {
+                Open();
+            }
+            else if (how.StartsWith("from_pretrained", StringComparison.Ordinal))
+            {
+                Open([.. Regex.Matches(how[..how.IndexOf(':', StringComparison.Ordinal)], @"\b(?!from_pretrained|load_adapter|and\b)\w+").Select(static match => match.Value)]);
+            }
+            else if (how.StartsWith("two ", StringComparison.Ordinal))
+            {
+                Open(name);
+            }
+            else if (how.Contains("set_adapter", StringComparison.Ordinal))
+            {
+                SetActive(names, step["error"] is not null);
+            }
+            else if (how.Contains("delete_adapter", StringComparison.Ordinal))
+            {
+                if (Find(how, @"while (\w+) is active") is { } other && other != "it")
+                {
+                    model!.SetActive(other);
+                }
+
+                model!.RemoveAdapter(names[0]);
+            }
+            else if (how.Contains("rescale_adapter_scale", StringComparison.Ordinal))
+            {
+                var set = model!.ActiveSet;
+                var factor = float.Parse(Find(how, @"\(([\d.]+)\)")!, System.Globalization.CultureInfo.InvariantCulture);
+                model.SetActive(set.Select(entry => entry with { Weight = factor }));
+                return () => model.SetActive(set);
+            }
+            else if (how.StartsWith("inside disable_adapter", StringComparison.Ordinal))
+            {
+                model!.Disable();
+                return () => model.Enable();
+            }
+            else if (how.Contains("merge", StringComparison.Ordinal) || how.StartsWith("unload", StringComparison.Ordinal))
+            {
+                return Merge(how, names);
+            }
+
+            return null;
+        }
+
+        private Action? Merge(string how, string[] names)
+        {
+            if (how.StartsWith("unmerge_adapter", StringComparison.Ordinal))
+            {
+                model!.UndoMerge();
+            }
+            else if (how.StartsWith("unload", StringComparison.Ordinal))
+            {
+                Open();
+            }
+            else if (how.StartsWith("merge_and_unload", StringComparison.Ordinal))
+            {
+                Open([.. names.Order(StringComparer.Ordinal)]);
+                model!.Merge(names, new MergeOptions { Unload = true });
+            }
+            else if (how.Contains("then inside disable_adapter", StringComparison.Ordinal))
+            {
+                model!.Merge(names);
+                model.Disable();
+                return () => model.Enable();
+            }
+            else if (how.StartsWith("the same without", StringComparison.Ordinal))
+            {
+                // What the peer does to the weights then is nothing to repeat.
+                return null;
+            }
+            else if (names.Length > 0)
+            {
+                if (Find(how, @"^(\w+) active,") is { } active)
+                {
+                    model!.UndoMerge();
+                    model.SetActive(active);
+                }
+
+                model!.Merge(names);
+            }
+            else
+            {
+                throw new NotSupportedByPeftException("MethodNotSupported", how);
+            }
+
+            return null;
+        }
+
+        private void SafeMerge(string how)
+        {
+            var name = Names(how)[0];
+            Open(name);
+            var factor = model![name].Adapter.Parameters()[0].Parameter;
+            factor.Required[0, 0].fill_(how.Contains("nan", StringComparison.Ordinal) ? float.NaN : float.PositiveInfinity);
+            var before = ModelBits.Of(model.Base);
+            var error = Assert.Throws<PeftException>(() => model.Merge([name], new MergeOptions { Safe = true }));
+            Assert.Equal("MergeNotFinite", error.ErrorId);
+            Assert.Equal(before, ModelBits.Of(model.Base));
+            Assert.False(model.IsMerged);
+        }
+
+        private void MixedBatch(JsonObject step)
+        {
+            Open(AdapterGolden.Strings(step["loaded"]));
+            var names = AdapterGolden.Strings(step["adapter_names"]);
+            if (step["error"] is null)
+            {
+                Hold((string)step["step"]!, "logits", () => ModelRun.Logits(model!, inputs, model!.SelectRows(names)));
+            }
+            else
+            {
+                Assert.ThrowsAny<PeftException>(() => ModelRun.Logits(model!, inputs, model!.SelectRows(names)));
+            }
+        }
+
+        /// <summary>Other weights under a loaded adapter's name: loading over it, which also takes what the peer's swap in place can't.</summary>
+        private void Replace(JsonObject step)
+        {
+            var first = (string)step["first"]!;
+            Open(first);
+            model!.LoadAdapter(AdapterPath((string)step["second"]!), first);
+            if (step["error"] is null)
+            {
+                Hold((string)step["step"]!, "logits", () => ModelRun.Logits(model, inputs));
+            }
+        }
+
+        private void Together(JsonObject step, string how)
+        {
+            if (how.StartsWith("add_weighted_adapter", StringComparison.Ordinal) || how.StartsWith("IA3 add_weighted_adapter", StringComparison.Ordinal))
+            {
+                throw new NotSupportedByPeftException("WeightedAdapterNotSupported", "Adapters can't be combined into a new one yet.");
+            }
+
+            var names = AdapterGolden.Strings(step["adapters"]);
+            Open(names);
+            model!.SetActive(names);
+            if (step["error"] is not null)
+            {
+                return;
+            }
+
+            var name = (string)step["step"]!;
+            Hold(name, "logits", () => ModelRun.Logits(model, inputs));
+            model.Merge();
+            Hold(name, "merged_logits", () => ModelRun.Logits(model, inputs));
+        }
+
+        private void Save(JsonObject step, string how)
+        {
+            var names = Find(how, @"with adapters (\w+ and \w+)")!.Split(" and ");
+            Open([.. names.Select(static (name, index) => name)]);
+            foreach (var key in new[] { "both", "selected", "files" }.Where(key => step[key] is not null))
+            {
+                var folder = Directory.CreateTempSubdirectory("peft-adapters-").FullName;
+                model!.SaveAdapters(folder, key == "selected" ? Names(how) : null);
+                var found = Directory.EnumerateFiles(folder, "*", SearchOption.AllDirectories).Select(file => Path.GetRelativePath(folder, file).Replace('\\', '/'));
+                Assert.Equal(AdapterGolden.Strings(step[key]), found.Order(StringComparer.Ordinal));
+                Directory.Delete(folder, recursive: true);
+            }
+        }
+
+        private void SetActive(string[] names, bool refused)
+        {
+            foreach (var missing in names.Where(name => !model!.Adapters.Any(adapter => adapter.Name == name)))
+            {
+                model!.LoadAdapter(AdapterPath(missing), missing);
+            }
+
+            if (refused)
+            {
+                Assert.Throws<PeftException>(() => model!.SetActive(names));
+            }
+            else
+            {
+                model!.SetActive(names);
+            }
+        }
+
+        private void Open(params string[] names)
+        {
+            model = AdapterGolden.Base((string)record["base"]!);
+            opened.Add(model);
+            foreach (var name in names)
+            {
+                model.LoadAdapter(Directory.Exists(AdapterPath(name)) ? AdapterPath(name) : AnyAdapter(), name);
+            }
+        }
+
+        private string AdapterPath(string name) => Path.Combine(AdapterGolden.PathOf((string?)record["adapters"] ?? "multi/adapters"), name);
+
+        private string AnyAdapter() => Directory.EnumerateDirectories(AdapterPath("")).Order(StringComparer.Ordinal)
+            .First(static folder => (string?)AdapterGolden.Read(Path.Combine(folder, AdapterConfig.FileName))["peft_type"] == "LORA");
+
+        private void Hold(string step, string key, Func<Tensor> actual)
+        {
+            if (results.TryGetValue($"{step}.{key}", out var expected))
+            {
+                using var found = actual();
+                AdapterGolden.AssertClose(expected, found, record["tolerance"]!, $"{step}.{key}");
+            }
+        }
+
+        private static string[] Names(string how) => [.. Regex.Matches(how, @"'(\w+)'").Select(static match => match.Groups[1].Value)];
+
+        private static string? Find(string text, string pattern) => Regex.Match(text, pattern) is { Success: true } match ? match.Groups[1].Value : null;
+    }
+}
