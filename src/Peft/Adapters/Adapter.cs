@@ -27,13 +27,12 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <summary>The parameters of the base that the adapter has copies of.</summary>
     public IReadOnlyList<Overlay> Overlays => overlays;
 
-    /// <summary>What is trained and saved, sorted by key; what is saved under several keys comes once under each.</summary>
+    /// <summary>What is trained and saved, in the model's order; what is saved under several keys comes once under each.</summary>
     public virtual IReadOnlyList<AdapterParameter> Parameters() =>
     [
         .. layers.SelectMany(static layer => layer.Adapter.Parameters.Select(parameter => new AdapterParameter(layer.Layer.Path, parameter.Key, parameter.Parameter)))
             .Concat(overlays.Where(static overlay => overlay.Kind != OverlayKind.BroughtAlong)
-                .SelectMany(static overlay => overlay.Targets.Select(target => new AdapterParameter(target.Path, target.Key, overlay.Copy))))
-            .OrderBy(static parameter => parameter.FullKey, StringComparer.Ordinal),
+                .SelectMany(static overlay => overlay.Targets.Select(target => new AdapterParameter(target.Path, target.Key, overlay.Copy)))),
     ];
 
     /// <summary>Finds targets and makes layers and overlays, by shape alone: works before weights are there. Attaches nothing.</summary>
@@ -43,6 +42,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     public virtual void Declare(PretrainedModel model, ICollection<string> messages)
     {
         Config = Config with { TargetModules = TargetMatcher.Resolve(Config, model), ModulesToSave = SavedNames() };
+        var named = model.NamedParameters().ToArray();
         foreach (var (path, module) in TargetMatcher.Match(Config, model, messages))
         {
             var layer = AdaptableLayer.Of(module, path) ?? throw new PeftException(
@@ -51,10 +51,11 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
                 Target = path,
                 RecommendedAction = "Target the layers inside it, or train it in full with modules_to_save.",
             };
-            layers.Add(new AdaptedLayer(layer, CreateLayer(layer, messages)));
+            AddLayer(layer, messages);
+            TakeAlongOrWarn(layer, named, messages);
         }
 
-        DeclareSavedModules(model);
+        DeclareSavedModules(model, named);
         DeclareBiases(model);
     }
 
@@ -150,7 +151,38 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
         ? [.. (Config.ModulesToSave ?? []).Union(s_classificationHeads, StringComparer.Ordinal)]
         : Config.ModulesToSave;
 
-    private void DeclareSavedModules(PretrainedModel model)
+    private void AddLayer(AdaptableLayer layer, ICollection<string> messages)
+    {
+        if (!layers.Exists(existing => existing.Layer.Path == layer.Path))
+        {
+            layers.Add(new AdaptedLayer(layer, CreateLayer(layer, messages)));
+        }
+    }
+
+    /// <summary>A layer that shares its weight with others takes them along where the configuration asks for it.</summary>
+    private void TakeAlongOrWarn(AdaptableLayer layer, IReadOnlyList<NamedParameter> named, ICollection<string> messages)
+    {
+        foreach (var partner in Sharing(layer.Weight, named))
+        {
+            if (!Config.EnsureWeightTying)
+            {
+                messages.Add($"'{layer.Path}' shares its weight with '{partner.Module.Path}': the adapter acts on the first alone, and merging it gives each a weight of its own.");
+            }
+            else if (AdaptableLayer.Of(partner.Module, partner.Module.Path) is { } other)
+            {
+                AddLayer(other, messages);
+            }
+        }
+    }
+
+    /// <summary>The other parameters that share a parameter's weights.</summary>
+    private static IEnumerable<NamedParameter> Sharing(Parameter parameter, IReadOnlyList<NamedParameter> named)
+    {
+        var owner = parameter.TiedTo ?? parameter;
+        return named.Where(other => other.Parameter != parameter && (other.Parameter == owner || other.Parameter.TiedTo == owner));
+    }
+
+    private void DeclareSavedModules(PretrainedModel model, IReadOnlyList<NamedParameter> named)
     {
         HashSet<Parameter> seen = [];
         foreach (var (_, module) in TargetMatcher.MatchSaved(Config.ModulesToSave ?? [], model))
@@ -159,7 +191,13 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
             {
                 if (seen.Add(parameter))
                 {
-                    AddOverlay(new OverlayTarget(holder.Path, parameter.Name, holder, parameter), OverlayKind.SavedModule);
+                    var partners = Config.EnsureWeightTying ? Sharing(parameter, named).Where(partner => seen.Add(partner.Parameter)) : [];
+                    AddOverlay(
+                        [
+                            new OverlayTarget(holder.Path, parameter.Name, holder, parameter),
+                            .. partners.Select(static partner => new OverlayTarget(partner.Module.Path, partner.Parameter.Name, partner.Module, partner.Parameter)),
+                        ],
+                        OverlayKind.SavedModule);
                 }
             }
         }
@@ -178,13 +216,16 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
             if (isBias && (Config.Bias == BiasTraining.All || layers.Exists(layer => layer.Layer.Module == module))
                 && !overlays.Exists(overlay => overlay.Targets.Any(target => target.Parameter == parameter)))
             {
-                AddOverlay(new OverlayTarget(module.Path, BaseKey(module.Path, parameter.Name), module, parameter), OverlayKind.Bias);
+                AddOverlay([new OverlayTarget(module.Path, BaseKey(module.Path, parameter.Name), module, parameter)], OverlayKind.Bias);
             }
         }
     }
 
-    private void AddOverlay(OverlayTarget target, OverlayKind kind) =>
-        overlays.Add(new Overlay([target], new Parameter(target.Parameter.Name, target.Parameter.Shape, target.Parameter.DataType), kind));
+    private void AddOverlay(IReadOnlyList<OverlayTarget> targets, OverlayKind kind)
+    {
+        var first = targets[0].Parameter;
+        overlays.Add(new Overlay(targets, new Parameter(first.Name, first.Shape, first.DataType), kind));
+    }
 
     private void AttachOverlay(Overlay overlay)
     {

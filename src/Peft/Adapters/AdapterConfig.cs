@@ -47,6 +47,9 @@ public abstract record AdapterConfig
     /// <summary>Which biases of the base are trained; only some methods have the choice.</summary>
     public BiasTraining Bias { get; init; }
 
+    /// <summary>Keeps layers that share their weights sharing them under the adapter (<c>ensure_weight_tying</c>).</summary>
+    public bool EnsureWeightTying { get; init; }
+
     /// <summary>Whether linear layers of the base hold their weight as [in, out]; corrected by what the layer is.</summary>
     public bool FanInFanOut { get; init; }
 
@@ -156,6 +159,13 @@ public abstract record AdapterConfig
         where T : struct, IConvertible =>
         new JsonObject(numbers.OrderBy(static entry => entry.Key, StringComparer.Ordinal)
             .Select(static entry => KeyValuePair.Create(entry.Key, (JsonNode?)Number(Convert.ToDouble(entry.Value, System.Globalization.CultureInfo.InvariantCulture)))));
+
+    /// <summary>A number as JSON, always with a fraction, as Python writes what it holds as a float.</summary>
+    protected static JsonNode Real(double value)
+    {
+        var text = value.ToString("R", System.Globalization.CultureInfo.InvariantCulture);
+        return JsonNode.Parse(value == Math.Floor(value) && !text.Contains('E', StringComparison.Ordinal) ? text + ".0" : text)!;
+    }
 
     /// <summary>A number as JSON, a whole one without a fraction.</summary>
     protected static JsonValue Number(double value) => value == Math.Floor(value) && Math.Abs(value) < 1e15 ? JsonValue.Create((long)value) : JsonValue.Create(value);

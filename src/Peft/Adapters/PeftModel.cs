@@ -12,6 +12,7 @@ public sealed partial class PeftModel : IDisposable
     private readonly List<PeftAdapter> adapters = [];
     private readonly ModelLease lease;
     private IReadOnlyList<Active> active = [];
+    private IReadOnlyList<Active> activeBeforeMerge = [];
     private Selection selection = Selection.Base;
     private WeightMerge? merge;
 
@@ -125,6 +126,7 @@ public sealed partial class PeftModel : IDisposable
         var adapter = Build(config, name, messages);
         try
         {
+            RefuseTiedLayers(adapter);
             if (!IsStructureOnly)
             {
                 using var generator = MakeGenerator(seed);
@@ -232,6 +234,18 @@ public sealed partial class PeftModel : IDisposable
         var adapter = (config with { BaseModelName = config.BaseModelName ?? Path ?? Name }).CreateAdapter(name);
         adapter.Declare(Base, messages);
         return adapter;
+    }
+
+    /// <summary>A file with factors for both sharers of a weight can be used, but training would let the two drift apart.</summary>
+    private static void RefuseTiedLayers(Adapter adapter)
+    {
+        if (adapter.Config.EnsureWeightTying && adapter.Layers.Any(layer => adapter.Layers.Any(other => other.Layer.Weight.TiedTo == layer.Layer.Weight)))
+        {
+            throw new NotSupportedByPeftException("LoraVariantNotSupported", "Training one change for layers that share their weight (ensure_weight_tying on target modules) is not supported.")
+            {
+                Target = "ensure_weight_tying",
+            };
+        }
     }
 
     private PeftAdapter Take(Adapter adapter, string? folder, LoadReport report, int position)

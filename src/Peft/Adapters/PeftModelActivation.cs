@@ -158,7 +158,7 @@ public sealed partial class PeftModel
         return new MergeReport(wanted, asleep, messages);
     }
 
-    /// <summary>Takes merged adapters out of the weights, bit for bit. They stay the active set.</summary>
+    /// <summary>Takes merged adapters out of the weights, bit for bit; what was active before the merge is active again.</summary>
     /// <returns>What the user should know.</returns>
     public IReadOnlyList<string> UndoMerge()
     {
@@ -178,6 +178,7 @@ public sealed partial class PeftModel
     private void Exchange(string[] wanted, MergeOptions options)
     {
         var before = MergedAdapters;
+        activeBeforeMerge = IsMerged ? activeBeforeMerge : active;
         merge?.Undo();
         merge = null;
         try
@@ -224,6 +225,7 @@ public sealed partial class PeftModel
         merge = null;
         messages.Add($"{string.Join(", ", MergedAdapters)}: merged before; the weights are the base's own again.");
         MergedAdapters = [];
+        active = activeBeforeMerge;
     }
 
     private void RefuseConflicts(string[] names)

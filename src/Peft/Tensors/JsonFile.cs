@@ -125,7 +125,7 @@ public static class JsonFile
     /// <summary>Python writes infinite numbers as bare words: they become numbers beyond double's range, NaN becomes null.</summary>
     private static ReadOnlyMemory<byte>? WithoutPythonNumbers(ReadOnlySpan<byte> utf8)
     {
-        var result = new ArrayBufferWriter<byte>(utf8.Length);
+        var result = new ArrayBufferWriter<byte>(Math.Max(1, utf8.Length));
         bool inString = false, changed = false;
         for (int i = 0; i < utf8.Length; i++)
         {

@@ -5,6 +5,6 @@ namespace Peft.Tests.Adapters;
 /// <summary>The weights of a model bit for bit, to tell whether anything changed.</summary>
 internal static class ModelBits
 {
-    public static Dictionary<string, string> Of(Module model) => model.NamedParameters()
+    public static Dictionary<string, string> Of(Peft.Models.Module model) => model.NamedParameters()
         .ToDictionary(static named => named.Path, static named => Convert.ToHexString(named.Parameter.Required.contiguous().cpu().bytes));
 }

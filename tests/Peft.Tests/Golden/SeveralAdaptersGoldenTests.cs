@@ -41,7 +41,8 @@ public class SeveralAdaptersGoldenTests
 
         private readonly List<IDisposable> opened = [];
         private PeftModel? model;
-        private string layer = "";
+
+        private string Layer => steps.Select(static step => Find((string)step!["how"]!, @"weight is ([\w.]+)")).First(static name => name is not null)!;
 
         public void Run(int index)
         {
@@ -79,6 +80,11 @@ public class SeveralAdaptersGoldenTests
         private void Step(JsonObject step, bool hold)
         {
             var how = (string)step["how"]!;
+            if (model is null)
+            {
+                Open();
+            }
+
             if (step["adapter_names"] is not null)
             {
                 MixedBatch(step);
@@ -87,7 +93,12 @@ public class SeveralAdaptersGoldenTests
             {
                 Replace(step);
             }
-            else if (step["adapters"] is not null)
+            else if (how.StartsWith("after prepare_model", StringComparison.Ordinal))
+            {
+                Open((string)steps[steps.IndexOf(step) + 1]!["first"]!);
+                Hold((string)step["step"]!, "logits", () => ModelRun.Logits(model!, inputs));
+            }
+            else if (step["adapters"] is not null || how.Contains("active, then merge", StringComparison.Ordinal))
             {
                 Together(step, how);
             }
@@ -104,7 +115,6 @@ public class SeveralAdaptersGoldenTests
         private void Act(JsonObject step, string how, bool hold)
         {
             var name = (string)step["step"]!;
-            layer = Find(how, @"weight is ([\w.]+)") ?? layer;
             var before = how.Contains("safe_merge=True", StringComparison.Ordinal) ? null : Change(step, how, name);
             if (how.Contains("safe_merge=True", StringComparison.Ordinal))
             {
@@ -118,7 +128,7 @@ public class SeveralAdaptersGoldenTests
             }
 
             Hold(name, "logits", () => ModelRun.Logits(model!, inputs));
-            Hold(name, "weight", () => model!.Base.FindParameter(layer + ".weight")!.Required.alias());
+            Hold(name, "weight", () => model!.Base.FindParameter(Layer + ".weight")!.Required.alias());
             if (step["active"] is JsonArray active && !(step["remaining"] is JsonArray { Count: 0 }))
             {
                 Assert.Equal(AdapterGolden.Strings(active), model!.ActiveAdapters);
@@ -205,6 +215,7 @@ public class SeveralAdaptersGoldenTests
             }
             else if (how.Contains("then inside disable_adapter", StringComparison.Ordinal))
             {
+                Ensure(names);
                 model!.Merge(names);
                 model.Disable();
                 return () => model.Enable();
@@ -216,6 +227,7 @@ public class SeveralAdaptersGoldenTests
             }
             else if (names.Length > 0)
             {
+                Ensure(names);
                 if (Find(how, @"^(\w+) active,") is { } active)
                 {
                     model!.UndoMerge();
@@ -224,11 +236,6 @@ public class SeveralAdaptersGoldenTests
 
                 model!.Merge(names);
             }
-            else
-            {
-                throw new NotSupportedByPeftException("MethodNotSupported", how);
-            }
-
             return null;
         }
 
@@ -278,7 +285,10 @@ public class SeveralAdaptersGoldenTests
                 throw new NotSupportedByPeftException("WeightedAdapterNotSupported", "Adapters can't be combined into a new one yet.");
             }
 
-            var names = AdapterGolden.Strings(step["adapters"]);
+            var name = (string)step["step"]!;
+            var names = step["adapters"] is not null ? AdapterGolden.Strings(step["adapters"])
+                : [.. Directory.EnumerateDirectories(AdapterPath("")).Select(static folder => Path.GetFileName(folder))
+                    .Where(other => $"_{name}_".Contains($"_{other}_", StringComparison.Ordinal)).Order(StringComparer.Ordinal)];
             Open(names);
             model!.SetActive(names);
             if (step["error"] is not null)
@@ -286,7 +296,6 @@ public class SeveralAdaptersGoldenTests
                 return;
             }
 
-            var name = (string)step["step"]!;
             Hold(name, "logits", () => ModelRun.Logits(model, inputs));
             model.Merge();
             Hold(name, "merged_logits", () => ModelRun.Logits(model, inputs));
@@ -295,7 +304,7 @@ public class SeveralAdaptersGoldenTests
         private void Save(JsonObject step, string how)
         {
             var names = Find(how, @"with adapters (\w+ and \w+)")!.Split(" and ");
-            Open([.. names.Select(static (name, index) => name)]);
+            Open(names);
             foreach (var key in new[] { "both", "selected", "files" }.Where(key => step[key] is not null))
             {
                 var folder = Directory.CreateTempSubdirectory("peft-adapters-").FullName;
@@ -308,11 +317,7 @@ public class SeveralAdaptersGoldenTests
 
         private void SetActive(string[] names, bool refused)
         {
-            foreach (var missing in names.Where(name => !model!.Adapters.Any(adapter => adapter.Name == name)))
-            {
-                model!.LoadAdapter(AdapterPath(missing), missing);
-            }
-
+            Ensure(names);
             if (refused)
             {
                 Assert.Throws<PeftException>(() => model!.SetActive(names));
@@ -320,6 +325,14 @@ public class SeveralAdaptersGoldenTests
             else
             {
                 model!.SetActive(names);
+            }
+        }
+
+        private void Ensure(string[] names)
+        {
+            foreach (var missing in names.Where(name => !model!.Adapters.Any(adapter => adapter.Name == name)))
+            {
+                model!.LoadAdapter(AdapterPath(missing), missing);
             }
         }
 

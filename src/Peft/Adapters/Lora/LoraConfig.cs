@@ -64,9 +64,6 @@ public sealed record LoraConfig : AdapterConfig
     /// <summary>How the factors start (<c>init_lora_weights</c>).</summary>
     public LoraInitialisation Initialisation { get; init; }
 
-    /// <summary>Keeps layers that share their weights sharing them under the adapter (<c>ensure_weight_tying</c>).</summary>
-    public bool EnsureWeightTying { get; init; }
-
     /// <summary>Reads the keys of a file.</summary>
     internal static LoraConfig Read(ConfigReader reader) => new()
     {
@@ -138,7 +135,7 @@ public sealed record LoraConfig : AdapterConfig
         fields["fan_in_fan_out"] = FanInFanOut;
         fields["r"] = Rank;
         fields["lora_alpha"] = Number(Alpha);
-        fields["lora_dropout"] = Dropout;
+        fields["lora_dropout"] = Real(Dropout);
         fields["rank_pattern"] = Json(RankPattern);
         fields["alpha_pattern"] = Json(AlphaPattern);
         fields["use_rslora"] = UseRslora;

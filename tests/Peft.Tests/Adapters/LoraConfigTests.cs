@@ -1,0 +1,119 @@
+using System.Text.Json.Nodes;
+using Peft.Adapters;
+using Peft.Adapters.Lora;
+
+namespace Peft.Tests.Adapters;
+
+public class LoraConfigTests
+{
+    public static TheoryData<string, string> Variants => new()
+    {
+        { "use_dora", "true" },
+        { "kasa_config", """{"beta":1}""" },
+        { "alora_invocation_tokens", "[1,2]" },
+        { "loftq_config", """{"loftq_bits":4}""" },
+        { "corda_config", """{"a":1}""" },
+        { "eva_config", """{"rho":2}""" },
+        { "lora_ga_config", """{"a":1}""" },
+        { "use_qalora", "true" },
+        { "use_bdlora", """{"nblocks":2}""" },
+        { "trainable_token_indices", "[5]" },
+        { "layer_replication", "[[0,2]]" },
+        { "target_parameters", """["experts.down_proj"]""" },
+        { "arrow_config", """{"a":1}""" },
+        { "megatron_config", """{"a":1}""" },
+        { "velora_config", """{"a":1}""" },
+        { "monteclora_config", """{"a":1}""" },
+    };
+
+    [Theory]
+    [MemberData(nameof(Variants))]
+    public void A_variant_without_code_is_refused_by_its_key(string key, string value)
+    {
+        var config = Read($$"""{"peft_type":"LORA","target_modules":["q_proj"],"{{key}}":{{value}}}""");
+        var error = Assert.Throws<NotSupportedByPeftException>(config.Validate);
+        Assert.Contains(key, error.Message, StringComparison.Ordinal);
+        Assert.Equal(key, error.Target);
+    }
+
+    [Theory]
+    [InlineData("pissa")]
+    [InlineData("pissa_niter_16")]
+    [InlineData("olora")]
+    [InlineData("eva")]
+    [InlineData("corda")]
+    [InlineData("loftq")]
+    [InlineData("orthogonal")]
+    public void An_initialisation_without_code_is_refused_by_name(string name) =>
+        Assert.Contains("init_lora_weights", Assert.Throws<NotSupportedByPeftException>(() => Read($$"""{"peft_type":"LORA","init_lora_weights":"{{name}}"}""")).Message, StringComparison.Ordinal);
+
+    [Theory]
+    [InlineData("""{"peft_type":"LORA","r":"4"}""", "r ")]
+    [InlineData("""{"peft_type":"LORA","r":2.5}""", "r ")]
+    [InlineData("""{"peft_type":"LORA","use_rslora":"yes"}""", "use_rslora")]
+    [InlineData("""{"peft_type":"LORA","target_modules":[1]}""", "target_modules")]
+    [InlineData("""{"peft_type":"LORA","rank_pattern":[1]}""", "rank_pattern")]
+    [InlineData("""{"r":4}""", "peft_type")]
+    public void A_value_of_the_wrong_kind_is_named_by_its_key(string json, string key)
+    {
+        var error = Assert.Throws<PeftException>(() => Read(json));
+        Assert.Equal("AdapterConfigInvalid", error.ErrorId);
+        Assert.Contains(key, error.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Keys_that_nobody_knows_are_kept()
+    {
+        var written = Read("""{"peft_type":"LORA","warp_factor":9,"nested":{"a":[1,2]}}""").ToJson();
+        Assert.Equal(9, (int)written["warp_factor"]!);
+        Assert.Equal("""{"a":[1,2]}""", written["nested"]!.ToJsonString());
+    }
+
+    [Fact]
+    public void A_configuration_survives_writing_and_reading()
+    {
+        var config = new LoraConfig
+        {
+            TaskType = "CAUSAL_LM",
+            Rank = 5,
+            Alpha = 7.5,
+            Dropout = 0.1,
+            TargetModules = ModuleNames.Of("q_proj", "v_proj"),
+            ExcludeModules = ModuleNames.Matching(@".*\.0\..*"),
+            LayersToTransform = [1, 3],
+            LayersPattern = ["layers"],
+            RankPattern = new Dictionary<string, int> { ["v_proj"] = 2 },
+            AlphaPattern = new Dictionary<string, double> { ["q_proj"] = 1.5 },
+            ModulesToSave = ["lm_head"],
+            Bias = BiasTraining.Adapted,
+            UseRslora = true,
+            LoraBias = true,
+            Initialisation = LoraInitialisation.Gaussian,
+        };
+
+        var again = AdapterConfig.FromJson(config.ToJson());
+
+        Assert.Equal(config.ToJson().ToJsonString(), again.ToJson().ToJsonString());
+        Assert.Equal(["v_proj"], ((LoraConfig)again).RankPattern.Keys);
+        Assert.Equal(BiasTraining.Adapted, again.Bias);
+        Assert.Equal(LoraInitialisation.Gaussian, ((LoraConfig)again).Initialisation);
+    }
+
+    [Fact]
+    public void Numbers_are_written_the_same_under_every_culture()
+    {
+        var before = System.Globalization.CultureInfo.CurrentCulture;
+        try
+        {
+            System.Globalization.CultureInfo.CurrentCulture = new System.Globalization.CultureInfo("tr-TR");
+            Assert.Contains("\"lora_alpha\":7.5", new LoraConfig { Alpha = 7.5 }.ToJson().ToJsonString(), StringComparison.Ordinal);
+            Assert.Equal("trainable params: 1,234 || all params: 123,400 || trainable%: 1.0000", new ParameterCounts(1234, 123400).ToString());
+        }
+        finally
+        {
+            System.Globalization.CultureInfo.CurrentCulture = before;
+        }
+    }
+
+    private static AdapterConfig Read(string json) => AdapterConfig.FromJson((JsonObject)JsonNode.Parse(json)!);
+}

@@ -1,0 +1,245 @@
+using Peft.Adapters;
+using Peft.Adapters.Lora;
+using Peft.Models;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Adapters;
+
+public class MergeTests
+{
+    private static readonly Dictionary<string, LoraConfig> s_configs = new()
+    {
+        ["plain"] = new() { Rank = 2, Alpha = 4, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["wide"] = new() { Rank = 3, Alpha = 2, UseRslora = true, TargetModules = ModuleNames.AllLinear },
+        ["embedding"] = new() { Rank = 2, Alpha = 3, TargetModules = ModuleNames.Of("embed_tokens", "lm_head") },
+        ["biased"] = new() { Rank = 2, Alpha = 2, LoraBias = true, TargetModules = ModuleNames.Of("k_proj", "o_proj") },
+        ["biases"] = new() { Rank = 2, Alpha = 2, Bias = BiasTraining.All, TargetModules = ModuleNames.Of("v_proj") },
+        ["saved"] = new() { Rank = 2, Alpha = 2, TargetModules = ModuleNames.Of("up_proj"), ModulesToSave = ["lm_head", "input_layernorm"] },
+    };
+
+    public static IEnumerable<object[]> Combinations() =>
+        from first in s_configs.Keys
+        from second in s_configs.Keys
+        where first != second
+        from third in new[] { null, "plain" }
+        where third != first && third != second
+        from type in new[] { ScalarType.Float32, ScalarType.BFloat16 }
+        select new object[] { string.Join('+', new[] { first, second, third }.OfType<string>()), type };
+
+    [Theory]
+    [MemberData(nameof(Combinations))]
+    public void Merged_adapters_compute_what_they_compute_beside_the_weights_and_undo_gives_every_bit_back(string combination, ScalarType type)
+    {
+        var names = combination.Split('+');
+        using var model = TinyLlama.Create(bias: true, type: type);
+        Add(model, names);
+        model.SetActive(names);
+        var inputs = TinyLlama.Inputs();
+        var before = ModelBits.Of(model.Base);
+        using var beside = ModelRun.Logits(model, inputs);
+
+        model.Merge(options: new MergeOptions { Safe = true });
+        using var merged = ModelRun.Logits(model, inputs);
+        AssertClose(beside, merged, type == ScalarType.Float32 ? 2e-5 : 0.06);
+        Assert.Equal(names, model.MergedAdapters);
+
+        model.UndoMerge();
+        Assert.Equal(before, ModelBits.Of(model.Base));
+        using var again = ModelRun.Logits(model, inputs);
+        AssertClose(beside, again, 0);
+    }
+
+    [Fact]
+    public void Merging_is_the_same_in_either_order()
+    {
+        using var model = TinyLlama.Create();
+        Add(model, ["plain", "wide"]);
+        model.Merge(["plain", "wide"]);
+        using var one = ModelRun.Logits(model, TinyLlama.Inputs());
+        model.UndoMerge();
+        model.Merge(["wide", "plain"]);
+        using var other = ModelRun.Logits(model, TinyLlama.Inputs());
+        AssertClose(one, other, 1e-5);
+    }
+
+    [Theory]
+    [InlineData(float.NaN)]
+    [InlineData(float.PositiveInfinity)]
+    public void A_merge_that_is_not_finite_changes_nothing(float broken)
+    {
+        using var model = TinyLlama.Create();
+        Add(model, ["wide"]);
+        var last = model["wide"].TrainableParameters[^1];
+        last.Parameter.Required[0, 0].fill_(broken);
+        var before = ModelBits.Of(model.Base);
+
+        var error = Assert.Throws<PeftException>(() => model.Merge(options: new MergeOptions { Safe = true }));
+
+        Assert.Equal("MergeNotFinite", error.ErrorId);
+        Assert.Contains(last.Path, error.Message, StringComparison.Ordinal);
+        Assert.Equal(before, ModelBits.Of(model.Base));
+        Assert.Equal(["wide"], model.ActiveAdapters);
+        Assert.False(model.IsMerged);
+    }
+
+    [Fact]
+    public void A_failed_second_merge_leaves_the_first_in_place()
+    {
+        using var model = TinyLlama.Create();
+        Add(model, ["plain", "wide"]);
+        model.Merge(["plain"]);
+        var before = ModelBits.Of(model.Base);
+        model["wide"].TrainableParameters[0].Parameter.Required[0, 0].fill_(float.NaN);
+
+        Assert.Throws<PeftException>(() => model.Merge(["wide"], new MergeOptions { Safe = true }));
+
+        Assert.Equal(["plain"], model.MergedAdapters);
+        Assert.Equal(before, ModelBits.Of(model.Base));
+    }
+
+    [Theory]
+    [InlineData("lm_head")]
+    [InlineData("embed_tokens")]
+    public void Merging_into_one_of_two_tied_layers_leaves_the_other_as_it_was(string target)
+    {
+        using var model = TinyLlama.Create(tied: true);
+        model.AddAdapter(s_configs["plain"] with { TargetModules = ModuleNames.Of(target) }, seed: 1).Perturb(2);
+        var inputs = TinyLlama.Inputs();
+        var before = ModelBits.Of(model.Base);
+        using var beside = ModelRun.Logits(model, inputs);
+
+        model.Merge();
+        using var merged = ModelRun.Logits(model, inputs);
+        AssertClose(beside, merged, 2e-5);
+        Assert.False(model.Config.Boolean("tie_word_embeddings"));
+        Assert.True(model.Base.FindParameter("lm_head.weight")!.IsOwner);
+
+        model.UndoMerge();
+        Assert.Equal(before, ModelBits.Of(model.Base));
+        Assert.True(model.Config.Boolean("tie_word_embeddings"));
+        Assert.False(model.Base.FindParameter("lm_head.weight")!.IsOwner);
+    }
+
+    [Fact]
+    public void A_saved_module_of_tied_layers_stays_tied_where_the_configuration_asks_for_it()
+    {
+        using var model = TinyLlama.Create(tied: true);
+        model.AddAdapter(s_configs["plain"] with { ModulesToSave = ["embed_tokens"], EnsureWeightTying = true }, seed: 1).Perturb(2);
+        using var beside = ModelRun.Logits(model, TinyLlama.Inputs());
+
+        model.Merge();
+        using var merged = ModelRun.Logits(model, TinyLlama.Inputs());
+        AssertClose(beside, merged, 2e-5);
+        Assert.False(model.Base.FindParameter("lm_head.weight")!.IsOwner);
+    }
+
+    [Fact]
+    public void A_merge_in_a_wider_type_rounds_nothing_and_is_undone_bit_for_bit()
+    {
+        using var model = TinyLlama.Create(type: ScalarType.BFloat16);
+        Add(model, ["wide"]);
+        var before = ModelBits.Of(model.Base);
+
+        model.Merge(options: new MergeOptions { DataType = ScalarType.Float32 });
+        Assert.Equal(ScalarType.Float32, model.DataType);
+        using var merged = ModelRun.Logits(model, TinyLlama.Inputs());
+        Assert.Equal(ScalarType.Float32, merged.dtype);
+
+        model.UndoMerge();
+        Assert.Equal(ScalarType.BFloat16, model.DataType);
+        Assert.Equal(before, ModelBits.Of(model.Base));
+    }
+
+    [Fact]
+    public void Unloading_makes_the_merge_final_and_the_saved_model_computes_the_same()
+    {
+        using var model = TinyLlama.Create();
+        Add(model, ["plain", "wide"]);
+        model.SetActive("wide");
+        using var beside = ModelRun.Logits(model, TinyLlama.Inputs());
+
+        var report = model.Merge(options: new MergeOptions { Unload = true });
+
+        Assert.Empty(model.Adapters);
+        Assert.False(model.IsMerged);
+        Assert.Contains(report.Messages, static message => message.Contains("plain", StringComparison.Ordinal));
+        using var folder = new TemporaryFolder();
+        model.Save(folder.Path);
+        using var loaded = PeftModel.Load(folder.Path);
+        using var logits = ModelRun.Logits(loaded, TinyLlama.Inputs());
+        AssertClose(beside, logits, 2e-5);
+    }
+
+    [Fact]
+    public void What_a_merge_puts_to_sleep_is_named_and_wakes_up_when_it_is_undone()
+    {
+        using var model = TinyLlama.Create();
+        Add(model, ["plain", "wide"]);
+        model.SetActive("plain", "wide");
+
+        var report = model.Merge(["plain"]);
+
+        Assert.Equal(["wide"], report.PutToSleep);
+        Assert.Equal(["plain"], model.ActiveAdapters);
+        model.UndoMerge();
+        Assert.Equal(["plain", "wide"], model.ActiveAdapters);
+    }
+
+    [Fact]
+    public void Choosing_or_disabling_while_merged_restores_first_and_says_so()
+    {
+        using var model = TinyLlama.Create();
+        Add(model, ["plain", "wide"]);
+        var before = ModelBits.Of(model.Base);
+        model.Merge(["plain"]);
+        Assert.NotEmpty(model.SetActive("wide"));
+        Assert.Equal(before, ModelBits.Of(model.Base));
+        model.Merge(["plain"]);
+        Assert.NotEmpty(model.Disable());
+        Assert.Equal(before, ModelBits.Of(model.Base));
+        Assert.False(model.IsMerged);
+    }
+
+    [Fact]
+    public void A_trained_bias_of_a_layer_without_one_cannot_be_merged()
+    {
+        using var model = TinyLlama.Create(bias: false);
+        Add(model, ["biased"]);
+        Assert.NotEmpty(model["biased"].Report.Messages);
+        Assert.Equal("MergeNotPossible", Assert.Throws<PeftException>(() => model.Merge()).ErrorId);
+    }
+
+    [Fact]
+    public void Merging_and_undoing_leaves_no_tensor_behind()
+    {
+        using var model = TinyLlama.Create();
+        Add(model, ["wide"]);
+        model.Merge();
+        model.UndoMerge();
+        var before = Tensor.TotalCount;
+        for (var i = 0; i < 3; i++)
+        {
+            model.Merge();
+            model.UndoMerge();
+        }
+
+        Assert.Equal(before, Tensor.TotalCount);
+    }
+
+    private static void Add(PeftModel model, string[] names)
+    {
+        foreach (var name in names)
+        {
+            model.AddAdapter(s_configs[name], name, seed: 3).Perturb((ulong)name.Length);
+        }
+    }
+
+    private static void AssertClose(Tensor expected, Tensor actual, double relative)
+    {
+        using var scope = NewDisposeScope();
+        var right = expected.to(ScalarType.Float64);
+        var gap = actual.to(ScalarType.Float64).sub(right).abs().max().item<double>();
+        Assert.True(gap <= relative * right.abs().max().item<double>(), FormattableString.Invariant($"largest difference {gap:G3} beside {right.abs().max().item<double>():G3}"));
+    }
+}
