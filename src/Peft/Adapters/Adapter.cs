@@ -104,6 +104,22 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
         }
     }
 
+    /// <summary>Adds the method's own term to the loss, or replaces it.</summary>
+    /// <param name="loss">A scalar, known to the tape of the pass.</param>
+    /// <param name="context">The pass.</param>
+    public virtual Tensor Loss(Tensor loss, ForwardContext context) => loss;
+
+    /// <summary>Called when a step's gradients are there, before they are clipped.</summary>
+    /// <param name="step">Counted from 0.</param>
+    public virtual void OnGradients(int step)
+    {
+    }
+
+    /// <summary>Called after the optimiser's step.</summary>
+    /// <param name="step">Counted from 0.</param>
+    /// <returns>Whether shapes, or what is trained, changed: the optimiser has to be made anew.</returns>
+    public virtual bool OnStepped(int step) => false;
+
     /// <summary>The slots the adapter sits in, each once.</summary>
     public IEnumerable<AdapterSlot> Slots() =>
         layers.Select(static layer => layer.Layer.Weight.Slot)

@@ -116,9 +116,9 @@ public sealed class Embedding : Module
         public override void Backward(PieceGradients gradients)
         {
             var g = gradients.Output();
+            var rows = paddingIndex is { } index ? g.masked_fill(ids.eq(index).unsqueeze(-1), 0) : g;
             if (weight.Gradient is { } weightGradient)
             {
-                var rows = paddingIndex is { } index ? g.masked_fill(ids.eq(index).unsqueeze(-1), 0) : g;
                 weightGradient.index_add_(0, ids, LinearProduct.Cast(rows, weightGradient.dtype), 1);
             }
 
@@ -126,7 +126,7 @@ public sealed class Embedding : Module
             {
                 change.B.Gradient?.add_(g.t().matmul(Rows(change, ids, g.dtype)), change.Scale);
                 change.A.Gradient?.index_add_(
-                    1, ids, g.matmul(LinearProduct.Cast(change.B.Required, g.dtype)).t().to(change.A.Gradient.dtype), change.Scale);
+                    1, ids, rows.matmul(LinearProduct.Cast(change.B.Required, g.dtype)).t().to(change.A.Gradient.dtype), change.Scale);
             }
         }
     }
