@@ -58,10 +58,12 @@ public class LayerTests
             context => embedding.Forward(ids, context),
             (_, value) =>
             {
-                var rows = value(embedding.Weight).index_select(0, flat);
-                rows = rows.mul(flat.ne(0).unsqueeze(1)).add(rows.detach().mul(flat.eq(0).unsqueeze(1)));
-                return rows.add(value(change.A).t().index_select(0, flat).matmul(value(change.B).t()).mul(1.3));
+                var rows = WithoutPadding(value(embedding.Weight).index_select(0, flat));
+                return rows.add(WithoutPadding(value(change.A).t().index_select(0, flat)).matmul(value(change.B).t()).mul(1.3));
             });
+
+        // The values of all rows, the gradients of those that are no padding.
+        Tensor WithoutPadding(Tensor rows) => rows.mul(flat.ne(0).unsqueeze(1)).add(rows.detach().mul(flat.eq(0).unsqueeze(1)));
     }
 
     [Fact]
