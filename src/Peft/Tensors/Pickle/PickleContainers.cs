@@ -33,6 +33,7 @@ internal sealed class ZipPickle : IPickleContainer
         try
         {
             _zip = new ZipArchive(stream, ZipArchiveMode.Read);
+            _ = _zip.Entries.Count;
         }
         catch (InvalidDataException error)
         {

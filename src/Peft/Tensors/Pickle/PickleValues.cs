@@ -76,7 +76,7 @@ internal sealed record PickleTensor(PickleStorage Storage, ElementType Type, lon
                 last = checked(last + ((Shape[i] - 1) * Strides[i]));
             }
 
-            return last + 1;
+            return checked(last + 1);
         }
     }
 

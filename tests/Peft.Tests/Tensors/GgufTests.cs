@@ -1,0 +1,187 @@
+using System.Text;
+using Peft.Tensors;
+using Peft.Tensors.Gguf;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Tensors;
+
+public sealed class GgufTests : IDisposable
+{
+    private readonly TemporaryFolder _folder = new();
+    private readonly DisposeScope _scope = NewDisposeScope();
+
+    public void Dispose()
+    {
+        _scope.Dispose();
+        _folder.Dispose();
+    }
+
+    [Fact]
+    public void ArraysAreReadOnceAndKept()
+    {
+        using GgufFile file = GgufFile.Open(_folder.Write("a.gguf", Sample().Bytes()));
+        Assert.Same(file.Metadata["tokens"], file.Metadata.GetArray<string>("tokens"));
+        Assert.Equal(["a", "ü"], file.Metadata.GetArray<string>("tokens")!);
+        Assert.Equal(7, file.Metadata.GetInteger("number"));
+        Assert.Equal(5, file.Metadata.GetInteger("absent", 5));
+        Assert.Null(file.Metadata.GetText("absent"));
+        Assert.Equal("GgufKeyMissing", Assert.Throws<PeftException>(() => file.Metadata["absent"]).ErrorId);
+        Assert.Equal("GgufValueInvalid", Assert.Throws<PeftException>(() => file.Metadata.GetInteger("tokens")).ErrorId);
+        Assert.Equal("GgufValueInvalid", Assert.Throws<PeftException>(() => file.Metadata.GetText("number")).ErrorId);
+        Assert.Equal("GgufValueInvalid", Assert.Throws<PeftException>(() => file.Metadata.GetArray<int>("tokens")).ErrorId);
+        Assert.Equal([1f, 2f, 3f, 4f], file.Read("x").data<float>().ToArray());
+    }
+
+    [Theory]
+    [InlineData("GgufNoMagic", "magic")]
+    [InlineData("GgufVersionNotSupported", "version")]
+    [InlineData("GgufTruncated", "tensors")]
+    [InlineData("GgufTruncated", "values")]
+    [InlineData("GgufDuplicateName", "key")]
+    [InlineData("GgufDuplicateName", "tensor")]
+    [InlineData("GgufTypeInvalid", "type")]
+    [InlineData("GgufTypeInvalid", "depth")]
+    [InlineData("GgufTypeNotSupported", "tensorType")]
+    [InlineData("GgufAlignmentInvalid", "alignment")]
+    [InlineData("GgufOffsetInvalid", "offset")]
+    [InlineData("GgufTruncated", "far")]
+    [InlineData("GgufShapeInvalid", "overflow")]
+    [InlineData("GgufShapeInvalid", "dimensions")]
+    [InlineData("GgufShapeInvalid", "block")]
+    [InlineData("GgufOverlap", "overlap")]
+    public void EveryLieHasItsName(string errorId, string lie)
+    {
+        GgufBytes bytes = Sample();
+        switch (lie)
+        {
+            case "magic": bytes.Magic = "GGML"; break;
+            case "version": bytes.Version = 1; break;
+            case "tensors": bytes.TensorCount = ulong.MaxValue; break;
+            case "values": bytes.ValueCount = 1UL << 60; break;
+            case "key": bytes.Number("number", 8); break;
+            case "tensor": bytes.Tensor("x", 0, 0, 4); break;
+            case "type": bytes.Value("odd", 99, []); break;
+            case "depth": bytes.Nested("deep", 50); break;
+            case "tensorType": bytes.Tensor("y", 999, 32, 4); break;
+            case "alignment": bytes.Number("general.alignment", 3); break;
+            case "offset": bytes.Tensor("y", 0, 4, 1); break;
+            case "far": bytes.Tensor("y", 0, 1UL << 62, 4); break;
+            case "overflow": bytes.Tensor("y", 0, 32, 1UL << 32, 1UL << 32); break;
+            case "dimensions": bytes.Tensor("y", 0, 32, 1, 1, 1, 1, 1, 1, 1, 1, 1); break;
+            case "block": bytes.Tensor("y", 8, 32, 33); break;
+            default: bytes.Tensor("y", 0, 0, 4); break;
+        }
+
+        Assert.Equal(errorId, Assert.ThrowsAny<PeftException>(() => GgufFile.Open(_folder.Write("a.gguf", bytes.Bytes()))).ErrorId);
+    }
+
+    [Fact]
+    public void AFileCutAnywhereIsAnErrorAndAFlippedByteNeverCrashes()
+    {
+        byte[] whole = Sample().Bytes();
+        for (int i = 0; i < whole.Length; i++)
+        {
+            Assert.StartsWith("Gguf", Assert.ThrowsAny<PeftException>(() => GgufFile.Open(_folder.Write("a.gguf", whole[..i]))).ErrorId, StringComparison.Ordinal);
+            for (int bit = 0; bit < 8; bit++)
+            {
+                byte[] flipped = [.. whole];
+                flipped[i] ^= (byte)(1 << bit);
+                ReadAll(flipped);
+            }
+        }
+    }
+
+    [Fact]
+    public void AnArchitectureThatPeftDoesNotKnowIsNamed()
+    {
+        GgufBytes bytes = new();
+        bytes.Text("general.architecture", "mamba");
+        NotSupportedByPeftException error = Assert.Throws<NotSupportedByPeftException>(() => GgufModel.Open(_folder.Write("a.gguf", bytes.Bytes())));
+        Assert.Contains("mamba", error.Message, StringComparison.Ordinal);
+    }
+
+    private static GgufBytes Sample()
+    {
+        GgufBytes bytes = new();
+        bytes.Number("number", 7);
+        bytes.Texts("tokens", "a", "ü");
+        bytes.Tensor("x", 0, 0, 4);
+        bytes.Data = [.. ((float[])[1, 2, 3, 4]).SelectMany(BitConverter.GetBytes)];
+        return bytes;
+    }
+
+    private void ReadAll(byte[] bytes)
+    {
+        try
+        {
+            using GgufFile file = GgufFile.Open(_folder.Write("a.gguf", bytes));
+            foreach (string key in file.Metadata.Keys)
+            {
+                _ = file.Metadata[key];
+            }
+
+            foreach (string name in file.Names)
+            {
+                file.Read(name).Dispose();
+            }
+        }
+        catch (PeftException error)
+        {
+            Assert.StartsWith("Gguf", error.ErrorId, StringComparison.Ordinal);
+        }
+    }
+
+    /// <summary>Writes GGUF files, sound or not.</summary>
+    private sealed class GgufBytes
+    {
+        private readonly List<byte> _values = [];
+        private readonly List<byte> _tensors = [];
+        private ulong _valueCount;
+        private ulong _tensorCount;
+
+        public string Magic { get; set; } = "GGUF";
+
+        public uint Version { get; set; } = 3;
+
+        public ulong? TensorCount { get; set; }
+
+        public ulong? ValueCount { get; set; }
+
+        public byte[] Data { get; set; } = [];
+
+        public void Value(string key, uint type, byte[] value)
+        {
+            _valueCount++;
+            _values.AddRange([.. String(key), .. BitConverter.GetBytes(type), .. value]);
+        }
+
+        public void Number(string key, uint value) => Value(key, 4, BitConverter.GetBytes(value));
+
+        public void Text(string key, string value) => Value(key, 8, String(value));
+
+        public void Texts(string key, params string[] values) =>
+            Value(key, 9, [.. BitConverter.GetBytes(8u), .. BitConverter.GetBytes((ulong)values.Length), .. values.SelectMany(String)]);
+
+        public void Nested(string key, int depth) =>
+            Value(key, 9, [.. Enumerable.Repeat((byte[])[.. BitConverter.GetBytes(9u), .. BitConverter.GetBytes(1ul)], depth).SelectMany(bytes => bytes), .. new byte[64]]);
+
+        public void Tensor(string name, uint type, ulong offset, params ulong[] shape)
+        {
+            _tensorCount++;
+            _tensors.AddRange([.. String(name), .. BitConverter.GetBytes((uint)shape.Length), .. shape.SelectMany(BitConverter.GetBytes), .. BitConverter.GetBytes(type), .. BitConverter.GetBytes(offset)]);
+        }
+
+        public byte[] Bytes()
+        {
+            byte[] header =
+            [
+                .. Encoding.ASCII.GetBytes(Magic), .. BitConverter.GetBytes(Version),
+                .. BitConverter.GetBytes(TensorCount ?? _tensorCount), .. BitConverter.GetBytes(ValueCount ?? _valueCount), .. _values, .. _tensors,
+            ];
+            return [.. header, .. new byte[(32 - (header.Length % 32)) % 32], .. Data];
+        }
+
+        private static byte[] String(string text) => [.. BitConverter.GetBytes((ulong)Encoding.UTF8.GetByteCount(text)), .. Encoding.UTF8.GetBytes(text)];
+    }
+}

@@ -1,0 +1,231 @@
+using System.Buffers.Binary;
+using System.Globalization;
+using System.IO.Compression;
+using System.Text;
+using Peft.Tensors;
+using Peft.Tests.Golden;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Tensors;
+
+public sealed class PickleTests : IDisposable
+{
+    private readonly TemporaryFolder _folder = new();
+    private readonly DisposeScope _scope = NewDisposeScope();
+
+    public void Dispose()
+    {
+        _scope.Dispose();
+        _folder.Dispose();
+    }
+
+    [Fact]
+    public void ATensorIsAViewOfItsStorage()
+    {
+        // A 2 by 3 view, transposed, that begins at the second of eight numbers.
+        using TensorStore store = OpenZip(Program().Tensor("w", "FloatStorage", 8, 1, "3 2", "1 3"), Floats(8));
+        Assert.Equal([3, 2], store.Entry("w").Shape);
+        Assert.Equal([1f, 4f, 2f, 5f, 3f, 6f], store.Read("w").data<float>().ToArray());
+    }
+
+    [Fact]
+    public void TheFormatBeforeTheZipContainerIsReadAsWell()
+    {
+        using TensorStore store = TensorStore.OpenFile(_folder.Write("a.bin", Legacy(Program().Tensor("w", "FloatStorage", 8, 2, "2 2", "2 1"), Floats(8))));
+        Assert.Equal([2f, 3f, 4f, 5f], store.Read("w").data<float>().ToArray());
+    }
+
+    [Theory]
+    [InlineData("os", "system")]
+    [InlineData("builtins", "eval")]
+    [InlineData("torch", "load")]
+    [InlineData("torch.storage", "_load_from_bytes")]
+    [InlineData("numpy.core.multiarray", "_reconstruct")]
+    [InlineData("collections", "defaultdict")]
+    public void AnythingButTensorsIsRefusedByName(string module, string name)
+    {
+        PeftException error = Assert.Throws<PeftException>(() => OpenZip(Program().Raw($"c{module}\n{name}\n").Raw("(tR."), []));
+        Assert.Equal("PickleRefused", error.ErrorId);
+        Assert.Contains($"{module}.{name}", error.Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("i")]
+    [InlineData("o")]
+    [InlineData("P")]
+    [InlineData("\u0082")]
+    public void InstructionsThatMakeObjectsAreRefused(string instruction) =>
+        Assert.Equal("PickleRefused", Assert.Throws<PeftException>(() => OpenZip(Program().Raw(instruction), [])).ErrorId);
+
+    [Theory]
+    [InlineData(8, 0, "9", "1")]
+    [InlineData(8, 8, "1", "1")]
+    [InlineData(8, 0, "2 2", "8 1")]
+    [InlineData(8, 0, "2", "-1")]
+    [InlineData(8, -1, "2", "1")]
+    [InlineData(8, 0, "3037000500 3037000500", "0 0")]
+    [InlineData(8, 0, "1000000000", "0")]
+    [InlineData(8, 0, "2", "9223372036854775807")]
+    [InlineData(-1, 0, "1", "1")]
+    public void AViewBeyondItsStorageIsRefused(long count, long offset, string shape, string strides) =>
+        Assert.Equal("PickleInvalid", Assert.Throws<PeftException>(() => OpenZip(Program().Tensor("w", "FloatStorage", count, offset, shape, strides), Floats(8))).ErrorId);
+
+    [Fact]
+    public void AStorageShorterThanItsPickleSaysIsNoticed()
+    {
+        using TensorStore store = OpenZip(Program().Tensor("w", "FloatStorage", 8, 0, "8", "1"), Floats(4));
+        Assert.Equal("PickleInvalid", Assert.Throws<PeftException>(() => store.Read("w")).ErrorId);
+    }
+
+    [Theory]
+    [InlineData("")]
+    [InlineData("not a pickle at all")]
+    [InlineData("PK\u0003\u0004 not a zip file")]
+    [InlineData("\u0080\u0002.")]
+    [InlineData("\u0080\u0002h\u0005.")]
+    [InlineData("\u0080\u0002X\u00FF\u00FF\u00FF\u00FF")]
+    public void WhatIsNoPickleIsAnError(string content) =>
+        Assert.StartsWith("Pickle", Assert.Throws<PeftException>(() => TensorStore.OpenFile(_folder.Write("a.bin", Encoding.Latin1.GetBytes(content)))).ErrorId, StringComparison.Ordinal);
+
+    [Fact]
+    public void AFileCutOrFlippedAnywhereNeverCrashes()
+    {
+        byte[][] files = [Zip(Program().Tensor("w", "FloatStorage", 8, 0, "2 4", "4 1"), Floats(8)), Legacy(Program().Tensor("w", "FloatStorage", 8, 0, "2 4", "4 1"), Floats(8))];
+        foreach (byte[] whole in files)
+        {
+            for (int i = 0; i < whole.Length; i++)
+            {
+                ReadAll(whole[..i]);
+                byte[] flipped = [.. whole];
+                flipped[i] ^= 0x55;
+                ReadAll(flipped);
+            }
+        }
+    }
+
+    /// <summary>Whatever pickles the goldens hold, old and new, good and evil.</summary>
+    [Fact]
+    public void EveryPickleOfTheGoldensIsReadOrRefusedForItsCode()
+    {
+        string? folder = GoldenCases.DomainFolder("adapters");
+        foreach (string path in folder is null ? [] : Directory.EnumerateFiles(folder, "*.bin", SearchOption.AllDirectories))
+        {
+            try
+            {
+                using TensorStore store = TensorStore.OpenFile(path);
+                Assert.NotEmpty(store.Names);
+                Assert.All(store.Names, name => Assert.True(store.Read(name, ScalarType.Float64).isfinite().all().item<bool>()));
+            }
+            catch (PeftException error)
+            {
+                Assert.Equal("PickleRefused", error.ErrorId);
+            }
+        }
+    }
+
+    private static PickleProgram Program() => new();
+
+    private static byte[] Floats(int count)
+    {
+        var bytes = new byte[count * 4];
+        for (int i = 0; i < count; i++)
+        {
+            BinaryPrimitives.WriteSingleLittleEndian(bytes.AsSpan(i * 4), i);
+        }
+
+        return bytes;
+    }
+
+    private static byte[] Zip(PickleProgram program, byte[] storage)
+    {
+        using var stream = new MemoryStream();
+        using (var zip = new ZipArchive(stream, ZipArchiveMode.Create, leaveOpen: true))
+        {
+            foreach ((string name, byte[] content) in ((string, byte[])[])[("a/data.pkl", program.End()), ("a/byteorder", "little"u8.ToArray()), ("a/data/0", storage)])
+            {
+                using Stream entry = zip.CreateEntry(name, CompressionLevel.NoCompression).Open();
+                entry.Write(content);
+            }
+        }
+
+        return stream.ToArray();
+    }
+
+    private static byte[] Legacy(PickleProgram program, byte[] storage)
+    {
+        byte[] count = new byte[8];
+        BinaryPrimitives.WriteInt64LittleEndian(count, storage.Length / 4);
+        return
+        [
+            .. Program().Raw("\u008a\u000a\u006c\u00fc\u009c\u0046\u00f9\u0020\u006a\u00a8\u0050\u0019").EndBare(),
+            .. Program().Raw("M\u00e9\u0003").EndBare(),
+            .. Program().Raw("}").EndBare(),
+            .. program.End(),
+            .. Program().Raw("]U\u00010a").EndBare(),
+            .. count,
+            .. storage,
+        ];
+    }
+
+    private void ReadAll(byte[] bytes)
+    {
+        try
+        {
+            using TensorStore store = TensorStore.OpenFile(_folder.Write("broken.bin", bytes));
+            foreach (string name in store.Names)
+            {
+                store.Read(name).Dispose();
+            }
+        }
+        catch (PeftException error)
+        {
+            Assert.StartsWith("Pickle", error.ErrorId, StringComparison.Ordinal);
+        }
+    }
+
+    private TensorStore OpenZip(PickleProgram program, byte[] storage) => TensorStore.OpenFile(_folder.Write("a.bin", Zip(program, storage)));
+
+    /// <summary>Writes the instructions of a pickle that fills a dictionary.</summary>
+    private sealed class PickleProgram
+    {
+        private readonly StringBuilder _text = new("\u0080\u0002");
+        private bool _open;
+
+        public PickleProgram Raw(string instructions)
+        {
+            _text.Append(instructions);
+            return this;
+        }
+
+        public PickleProgram Tensor(string name, string storage, long count, long offset, string shape, string strides)
+        {
+            _text.Append(_open ? string.Empty : "}(");
+            _open = true;
+            Text(name);
+            return Raw("ctorch._utils\n_rebuild_tensor_v2\n((").Text("storage").Raw($"ctorch\n{storage}\n").Text("0").Text("cpu").Long(count).Raw("tQ")
+                .Long(offset).Tuple(shape).Tuple(strides).Raw("\u0089}tR");
+        }
+
+        public byte[] End() => Raw(_open ? "u." : ".").Bytes();
+
+        public byte[] EndBare() => Raw(".").Bytes();
+
+        private byte[] Bytes() => Encoding.Latin1.GetBytes(_text.ToString());
+
+        private PickleProgram Text(string text) => Raw($"U{(char)text.Length}{text}");
+
+        private PickleProgram Long(long value) => Raw(string.Create(CultureInfo.InvariantCulture, $"L{value}L\n"));
+
+        private PickleProgram Tuple(string values)
+        {
+            Raw("(");
+            foreach (string value in values.Split(' '))
+            {
+                Long(long.Parse(value, CultureInfo.InvariantCulture));
+            }
+
+            return Raw("t");
+        }
+    }
+}

@@ -1,0 +1,224 @@
+using System.Globalization;
+using System.Text;
+using Peft.Tests.Tensors;
+using Peft.Tokenization;
+using Peft.Training.Data;
+
+namespace Peft.Tests.Training;
+
+public sealed class TrainingDatasetTests : IDisposable
+{
+    private readonly TemporaryFolder _folder = new();
+
+    static TrainingDatasetTests() => Encoding.RegisterProvider(CodePagesEncodingProvider.Instance);
+
+    public void Dispose() => _folder.Dispose();
+
+    [Theory]
+    [InlineData("a.jsonl", "{\"prompt\":\"a b\",\"completion\":\"c\"}\n\n{\"prompt\":\"d\",\"completion\":\"e\"}\n", 1, 3)]
+    [InlineData("a.json", "[\n{\"prompt\":\"a b\",\"completion\":\"c\"},\n{\"prompt\":\"d\",\n\"completion\":\"e\"}]", 2, 3)]
+    [InlineData("a.json", "{\"version\":1,\"data\":[{\"prompt\":\"a b\",\"completion\":\"c\"},\n\n{\"prompt\":\"d\",\"completion\":\"e\"}]}", 1, 3)]
+    [InlineData("a.csv", "prompt,completion\na b,c\nd,e\n", 2, 3)]
+    [InlineData("a.csv", "prompt;completion\r\n\"a b\";c\r\n\"d\";\"e\"", 2, 3)]
+    [InlineData("a.csv", "prompt|completion\na b|c\nd|e\n", 2, 3)]
+    [InlineData("a.tsv", "prompt\tcompletion\na b\tc\nd\te\n", 2, 3)]
+    public void TheSameRowsComeOutOfEveryFormat(string name, string content, int firstLine, int secondLine)
+    {
+        TrainingDataset data = TrainingDataset.FromFile(_folder.Write(name, content));
+        Assert.Equal(RowKind.PromptCompletion, data.Columns.Kind);
+        Assert.Equal([("a b", "c", firstLine), ("d", "e", secondLine)], data.Rows.Select(row => (row.Text("prompt"), row.Text("completion"), row.Line)));
+    }
+
+    [Fact]
+    public void ATextFileIsATextALine()
+    {
+        TrainingDataset data = TrainingDataset.FromFile(_folder.Write("a.txt", "one\n\ntwo\n"));
+        Assert.Equal([("one", 1), ("two", 3)], data.Rows.Select(row => (row.Text("text"), row.Line)));
+    }
+
+    [Theory]
+    [InlineData("utf-8", false, null)]
+    [InlineData("utf-8", true, null)]
+    [InlineData("utf-16", true, null)]
+    [InlineData("utf-16BE", true, null)]
+    [InlineData("utf-16", false, null)]
+    [InlineData("utf-32", true, null)]
+    [InlineData("shift_jis", false, null)]
+    [InlineData("shift_jis", false, "shift_jis")]
+    [InlineData("euc-jp", false, "euc-jp")]
+    public void EncodingsAreFoundOrGiven(string encodingName, bool mark, string? given)
+    {
+        Encoding encoding = Encoding.GetEncoding(encodingName);
+        const string Content = "text,other\n\"日本の首都は\n東京です\",1\n表示ソ,2\n";
+        byte[] bytes = [.. mark ? encoding.GetPreamble() : [], .. encoding.GetBytes(Content)];
+        TrainingDataset data = TrainingDataset.FromFile(_folder.Write("a.csv", bytes), new DatasetOptions { Encoding = given });
+        Assert.Equal([("日本の首都は\n東京です", 2), ("表示ソ", 4)], data.Rows.Select(row => (row.Text("text"), row.Line)));
+        Assert.Equal(["text", "other"], data.ColumnNames);
+    }
+
+    [Fact]
+    public void BytesThatAreNotTextAreAnError()
+    {
+        string path = _folder.Write("a.csv", [.. "text\n"u8, 0xFF, 0xFE, 0x81, 0x00]);
+        Assert.Equal("DatasetEncodingUnknown", Assert.Throws<PeftException>(() => TrainingDataset.FromFile(path)).ErrorId);
+        Assert.Equal("DatasetEncodingInvalid", Assert.Throws<PeftException>(() => TrainingDataset.FromFile(path, new DatasetOptions { Encoding = "utf-8" })).ErrorId);
+        Assert.Equal("DatasetEncodingUnknown", Assert.Throws<PeftException>(() => TrainingDataset.FromFile(path, new DatasetOptions { Encoding = "no-such" })).ErrorId);
+    }
+
+    [Theory]
+    [InlineData("a.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}\n{\"prompt\":\"a\"}", "line 2", "completion")]
+    [InlineData("a.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}\n{\"prompt\":\"a\",\"completion\":null}", "line 2", "completion")]
+    [InlineData("a.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}\n{\"prompt\":{},\"completion\":\"b\"}", "line 2", "prompt")]
+    [InlineData("a.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}\n{\"prompt\":\"a\",", "line 2", "JSON")]
+    [InlineData("a.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}\n3", "line 2", "object")]
+    [InlineData("a.json", "[{\"prompt\":\"a\",\"completion\":\"b\"},\n{\"prompt\":[],\"completion\":\"b\"}]", "line 2", "prompt")]
+    [InlineData("a.json", "[{\"prompt\":\"a\",\"completion\":\"b\"},\n{\"prompt\"", "line 2", "JSON")]
+    [InlineData("a.json", "3", "line 1", "array")]
+    [InlineData("a.csv", "prompt,completion\na,b\nc\n", "line 3", "completion")]
+    [InlineData("a.csv", "prompt,completion\na,b\n\"c,d\n", "line 3", "")]
+    [InlineData("a.csv", "prompt,prompt\na,b\n", "line 1", "prompt")]
+    [InlineData("a.jsonl", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"}]}\n{\"messages\":[{\"content\":\"x\"}]}", "line 2", "messages[0]")]
+    [InlineData("a.jsonl", "{\"messages\":\"hello\"}", "line 1", "messages")]
+    public void ABadRowSaysFileLineAndField(string name, string content, string line, string field)
+    {
+        string path = _folder.Write(name, content);
+        PeftException error = Assert.Throws<PeftException>(() => TrainingDataset.FromFile(path));
+        Assert.Equal("DatasetRowInvalid", error.ErrorId);
+        Assert.Contains(path, error.Message, StringComparison.Ordinal);
+        Assert.Contains(line, error.Message, StringComparison.Ordinal);
+        Assert.Contains(field, error.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void JsonNestedAMillionDeepIsAnError()
+    {
+        string deep = "{\"text\":" + new string('[', 1_000_000);
+        Assert.Equal("DatasetRowInvalid", Assert.Throws<PeftException>(() => TrainingDataset.FromFile(_folder.Write("a.jsonl", deep))).ErrorId);
+        Assert.Equal("DatasetRowInvalid", Assert.Throws<PeftException>(() => TrainingDataset.FromFile(_folder.Write("a.json", deep))).ErrorId);
+    }
+
+    [Fact]
+    public void WhatIsNoDataSetIsNamed()
+    {
+        Assert.Equal("FileNotFound", Error(() => TrainingDataset.FromFile(_folder["absent.jsonl"])));
+        Assert.Equal("DatasetFormatNotSupported", Error(() => TrainingDataset.FromFile(_folder.Write("a.parquet", "PAR1"))));
+        Assert.Equal("DatasetEmpty", Error(() => TrainingDataset.FromFile(_folder.Write("a.jsonl", "\n"))));
+        Assert.Equal("DatasetEmpty", Error(() => TrainingDataset.FromFile(_folder.Write("a.csv", ""))));
+        Assert.Equal("DatasetColumnsUnknown", Error(() => TrainingDataset.FromRows([Row(("question", "a"), ("answer", "b"))])));
+        Assert.Equal("DatasetColumnMissing", Error(() => TrainingDataset.FromRows([Row(("question", "a"))], new DatasetOptions { PromptColumn = "ask" })));
+    }
+
+    [Fact]
+    public void ColumnsCanBeMapped()
+    {
+        var options = new DatasetOptions { PromptColumn = "question", CompletionColumn = "answer" };
+        TrainingDataset data = TrainingDataset.FromRows([Row(("text", "t"), ("question", "a"), ("answer", 5L))], options);
+        Assert.Equal(RowKind.PromptCompletion, data.Columns.Kind);
+        Assert.Equal("5", data.Rows[0].Text(data.Columns.Answer!));
+    }
+
+    [Fact]
+    public void NumbersAreReadAlikeInEveryCulture()
+    {
+        CultureInfo before = CultureInfo.CurrentCulture;
+        try
+        {
+            foreach (string culture in (string[])["tr-TR", "ja-JP", "de-DE"])
+            {
+                CultureInfo.CurrentCulture = CultureInfo.GetCultureInfo(culture);
+                TrainingDataset data = TrainingDataset.FromFile(_folder.Write("a.jsonl", "{\"instruction\":1.5,\"input\":true,\"output\":-2}"));
+                Assert.Equal(["1.5", "true", "-2"], ((string[])["instruction", "input", "output"]).Select(data.Rows[0].Text));
+            }
+        }
+        finally
+        {
+            CultureInfo.CurrentCulture = before;
+        }
+    }
+
+    [Fact]
+    public void LossIsOnTheAnswerUnlessAskedOtherwise()
+    {
+        Tokenizer tokenizer = Words("a b c d </s>");
+        IReadOnlyDictionary<string, object?>[] rows = [Row(("prompt", "a b"), ("completion", " c d"))];
+        TrainingExample answer = TrainingDataset.FromRows(rows).Example(0, tokenizer);
+        Assert.Equal([0, 1, 2, 3, 4], answer.InputIds);
+        Assert.Equal([-100, -100, 2, 3, 4], answer.Labels);
+        Assert.Equal([(false, 2), (true, 3)], answer.Segments(tokenizer).Select(segment => (segment.IsLearned, segment.TokenCount)));
+        TrainingExample all = TrainingDataset.FromRows(rows, new DatasetOptions { Loss = LossTokens.All }).Example(0, tokenizer);
+        Assert.Equal(all.InputIds, all.Labels);
+    }
+
+    [Fact]
+    public void InstructionsGoThroughATemplateThatIsSavedBesideTheAdapter()
+    {
+        PromptTemplate template = new("{{{instruction}}} {input} {mood}", "{prompt}");
+        TrainingDataset data = TrainingDataset.FromRows(
+            [Row(("instruction", "a"), ("input", "b"), ("mood", "c"), ("output", " d")), Row(("instruction", "a"), ("input", ""), ("mood", "c"), ("output", " d"))],
+            new DatasetOptions { Template = template });
+        Tokenizer tokenizer = Words("{a} a b c d </s>");
+        Assert.Equal([0, 2, 3, 4, 5], data.Example(0, tokenizer).InputIds);
+        Assert.Equal([1, 4, 5], data.Example(1, tokenizer).InputIds);
+
+        template.Save(_folder.Path);
+        Assert.Equal(template, PromptTemplate.Load(_folder.Path));
+        Assert.Null(PromptTemplate.Load(Path.GetTempPath()));
+        Assert.Equal("### Instruction:\ndo\n\n### Response:\n", PromptTemplate.Instruction.Render(_ => "do", hasInput: false));
+    }
+
+    [Theory]
+    [InlineData("{instruction")]
+    [InlineData("a } b")]
+    [InlineData("{}")]
+    public void ATemplateWithALooseBraceIsAnError(string text) =>
+        Assert.Equal("PromptTemplateInvalid", Error(() => new PromptTemplate(text).Render(_ => "x")));
+
+    [Fact]
+    public void NothingToLearnIsAnErrorAndPartlyNothingIsListed()
+    {
+        Tokenizer tokenizer = Words("a b c d </s>");
+        IReadOnlyDictionary<string, object?>[] rows = [Row(("prompt", "a b c"), ("completion", " d")), Row(("prompt", "a"), ("completion", " d"))];
+        TokenizedDataset some = TrainingDataset.FromRows(rows).Tokenize(tokenizer, new TokenizationOptions { MaxLength = 2 });
+        Assert.Equal(1, some.Count);
+        Assert.Equal(1, Assert.Single(some.Dropped).Row.Line);
+        PeftException error = Assert.Throws<PeftException>(() => TrainingDataset.FromRows(rows, new DatasetOptions { MaxLength = 1 }).Tokenize(tokenizer));
+        Assert.Equal("DatasetAllMasked", error.ErrorId);
+        Assert.Contains("1 tokens", error.RecommendedAction, StringComparison.Ordinal);
+        Assert.Equal("PackingWithoutLength", Error(() => TrainingDataset.FromRows(rows).Tokenize(tokenizer, new TokenizationOptions { Packing = PackingStrategy.BestFit })));
+    }
+
+    [Fact]
+    public void TheFingerprintKnowsRowsLossAndPacking()
+    {
+        Tokenizer tokenizer = Words("a b c d </s>");
+        IReadOnlyDictionary<string, object?>[] rows = [Row(("prompt", "a b"), ("completion", " c d"))];
+        string[] prints =
+        [
+            TrainingDataset.FromRows(rows).Tokenize(tokenizer).Fingerprint,
+            TrainingDataset.FromRows(rows, new DatasetOptions { Loss = LossTokens.All }).Tokenize(tokenizer).Fingerprint,
+            TrainingDataset.FromRows(rows).Tokenize(tokenizer, new TokenizationOptions { MaxLength = 9, Packing = PackingStrategy.BestFit }).Fingerprint,
+            TrainingDataset.FromRows([.. rows, .. rows]).Tokenize(tokenizer).Fingerprint,
+        ];
+        Assert.Equal(prints.Length, prints.Distinct().Count());
+        Assert.Equal(prints[0], TrainingDataset.FromRows(rows).Tokenize(tokenizer).Fingerprint);
+    }
+
+    private static IReadOnlyDictionary<string, object?> Row(params (string Name, object? Value)[] values) => values.ToDictionary(value => value.Name, value => value.Value);
+
+    private static string Error(Func<object> action) => Assert.ThrowsAny<PeftException>(() => { action(); }).ErrorId;
+
+    /// <summary>A tokenizer with a token for each of some words, the last of which ends a sequence.</summary>
+    private Tokenizer Words(string words)
+    {
+        string[] tokens = words.Split(' ');
+        string vocabulary = string.Join(',', tokens.Select((token, i) => $"\"{token}\":{i}"));
+        int last = tokens.Length - 1;
+        _folder.Write("tokenizer.json", $$"""
+            {"version":"1.0","added_tokens":[{"id":{{last}},"content":"{{tokens[last]}}","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],
+             "normalizer":null,"pre_tokenizer":{"type":"WhitespaceSplit"},"post_processor":null,"decoder":null,
+             "model":{"type":"WordLevel","vocab":{ {{vocabulary}} },"unk_token":"a"} }
+            """);
+        _folder.Write("tokenizer_config.json", $$"""{"eos_token":"{{tokens[last]}}","tokenizer_class":"PreTrainedTokenizerFast" }""");
+        return Tokenizer.FromFolder(_folder.Path);
+    }
+}
