@@ -66,12 +66,6 @@ public static partial class torch
 
     public static Tensor as_tensor(Array data, ScalarType? dtype = null, Device? device = null) => from_array(data, dtype, device);
 
-    /// <summary>A tensor of one dimension over a file's bytes, mapped into memory.</summary>
-    public static Tensor from_file(
-        string filename, bool? shared = null, long? size = 0, ScalarType? dtype = null, Device? device = null, bool requires_grad = false) =>
-        Aten.from_file.Tensor(filename, shared is bool s ? s : default(Argument), size, dtype ?? defaultType, default, InitializeDevice(device))
-            .Tracked(requires_grad);
-
     /// <summary>A tensor of one dimension over <paramref name="count"/> elements of an array from <paramref name="offset"/> on.</summary>
     public static Tensor frombuffer(Array rawArray, ScalarType dtype, long count = -1, long offset = 0, bool requires_grad = false)
     {

@@ -109,7 +109,7 @@ public static partial class torch
         /// <summary>Applies all that yields views; what tensors pick is left, one place for each dimension of the view up to the last of them.</summary>
         private (Tensor View, Tensor?[]? Tensors) Slice(TensorIndex[] indices)
         {
-            var view = alias();
+            var view = this;
             var dim = 0;
             List<Tensor?>? tensors = null;
             for (var i = 0; i < indices.Length; i++)
@@ -118,19 +118,19 @@ public static partial class torch
                 switch (index.Kind)
                 {
                     case TensorIndex.IndexKind.Single:
-                        Replace(ref view, view.select(dim, index.Start!.Value));
+                        view = Next(view, view.select(dim, index.Start!.Value));
                         break;
                     case TensorIndex.IndexKind.Slice:
-                        Replace(ref view, Aten.slice_Tensor.Tensor(view, dim++, index.Start, index.Stop, index.Step ?? 1));
+                        view = Next(view, Aten.slice_Tensor.Tensor(view, dim++, index.Start, index.Stop, index.Step ?? 1));
                         break;
                     case TensorIndex.IndexKind.None:
-                        Replace(ref view, view.unsqueeze(dim++));
+                        view = Next(view, view.unsqueeze(dim++));
                         break;
                     case TensorIndex.IndexKind.Ellipsis:
                         dim = (int)view.Dimensions - indices.Skip(i + 1).Sum(Consumed);
                         break;
                     case TensorIndex.IndexKind.Bool:
-                        Replace(ref view, view.unsqueeze(dim));
+                        view = Next(view, view.unsqueeze(dim));
                         Place(ref tensors, dim++, tensor(index.Start != 0 ? [0L] : Array.Empty<long>()));
                         break;
                     default:
@@ -140,7 +140,7 @@ public static partial class torch
                 }
             }
 
-            return (view, tensors?.ToArray());
+            return (ReferenceEquals(view, this) ? alias() : view, tensors?.ToArray());
         }
 
         private static int Consumed(TensorIndex index) => index.Kind switch
@@ -163,10 +163,15 @@ public static partial class torch
             tensors.Add(indices);
         }
 
-        private static void Replace(ref Tensor view, Tensor next)
+        // Disposes the view on which the next one was made, unless it is this tensor itself.
+        private Tensor Next(Tensor view, Tensor next)
         {
-            view.Dispose();
-            view = next;
+            if (!ReferenceEquals(view, this))
+            {
+                view.Dispose();
+            }
+
+            return next;
         }
     }
 }
