@@ -21,6 +21,8 @@ internal static class ConfigurationReader
                 .Select(entry => new AddedToken { Content = entry.Name, Normalized = true }));
         }
 
+        var listed = added.Count;
+
         if (configuration?.OptionalObject("added_tokens_decoder") is { } decoder)
         {
             var entries = decoder.Element.EnumerateObject()
@@ -40,13 +42,19 @@ internal static class ConfigurationReader
             }
         }
 
+        for (var i = 0; i < listed; i++)
+        {
+            // added_tokens.json says nothing of flags; a token with a name of its own is a special one.
+            added[i] = tokens.ContainsValue(added[i].Content) ? added[i] with { Special = true, Normalized = false } : added[i];
+        }
+
         return new TokenizerConfiguration
         {
             TokenizerClass = configuration?.OptionalString("tokenizer_class"),
             SpecialTokens = tokens,
             AddedTokens = added,
             ModelMaximumLength = MaximumLength(configuration),
-            PaddingSide = configuration?.OptionalString("padding_side") == "left" ? PaddingDirection.Left : PaddingDirection.Right,
+            PaddingSide = PaddingSide(configuration),
             TruncationSide = configuration?.OptionalString("truncation_side") == "left" ? TruncationDirection.Left : TruncationDirection.Right,
             CleanUpSpaces = configuration?.Boolean("clean_up_tokenization_spaces", false) ?? false,
             ChatTemplates = ChatTemplateSet.Read(configuration, files),
@@ -77,6 +85,14 @@ internal static class ConfigurationReader
         {
             added.Add(token);
         }
+    }
+
+    /// <summary>The padding side; the peer's Llama class pads on the left where nobody says otherwise.</summary>
+    private static PaddingDirection PaddingSide(JsonFields? configuration)
+    {
+        var side = configuration?.OptionalString("padding_side")
+            ?? (configuration?.OptionalString("tokenizer_class") is "LlamaTokenizer" or "LlamaTokenizerFast" ? "left" : "right");
+        return side == "left" ? PaddingDirection.Left : PaddingDirection.Right;
     }
 
     /// <summary>The model's maximum length; the peer writes 1e30 where there is none.</summary>

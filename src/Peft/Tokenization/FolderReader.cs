@@ -1,11 +1,16 @@
 using System.Text.Json;
-using Peft.Tokenization.ChatTemplates;
+using System.Text.Json.Nodes;
+using Peft.Tokenization.AddedTokens;
+using Peft.Tokenization.OlderFiles;
+using Peft.Tokenization.SentencePiece;
 
 namespace Peft.Tokenization;
 
 /// <summary>Makes a tokenizer of the files of a model folder.</summary>
 internal static class FolderReader
 {
+    private static readonly string[] s_sentencePieceNames = ["tokenizer.model", "spiece.model", "sentencepiece.bpe.model"];
+
     /// <summary>Reads the files of a folder.</summary>
     public static Tokenizer Read(string folder, TokenizerFiles files)
     {
@@ -18,6 +23,25 @@ internal static class FolderReader
             return new Tokenizer(pipeline with { Truncation = null, Padding = null }, configuration, files);
         }
 
+        if (Array.Find(s_sentencePieceNames, files.Contents.ContainsKey) is { } name)
+        {
+            var path = Path.Combine(folder, name);
+            return SentencePieceReader.Read(SentencePieceFile.Read(files.Contents[name], path), path, configuration, files);
+        }
+
+        if (files.Contents.TryGetValue("vocab.json", out var vocabulary) && files.Contents.TryGetValue("merges.txt", out var merges))
+        {
+            var path = Path.Combine(folder, "vocab.json");
+            configuration = configuration.WithDefaultTokens(VocabularyFiles.DefaultTokens(configuration.TokenizerClass, wordPieces: false));
+            return Built(VocabularyFiles.BytePair(ParseVocabulary(vocabulary, path), VocabularyFiles.MergeLines(Decode(merges)), configuration), path, configuration, files);
+        }
+
+        if (files.Contents.TryGetValue("vocab.txt", out var words))
+        {
+            configuration = configuration.WithDefaultTokens(VocabularyFiles.DefaultTokens(configuration.TokenizerClass, wordPieces: true));
+            return Built(VocabularyFiles.WordPiece([.. VocabularyFiles.Lines(Decode(words))], configuration), Path.Combine(folder, "vocab.txt"), configuration, files);
+        }
+
         throw new PeftException("TokenizerNotFound", $"{folder} holds no tokenizer (tokenizer.json, tokenizer.model, vocab.json with merges.txt, or vocab.txt).")
         {
             Target = folder,
@@ -27,13 +51,54 @@ internal static class FolderReader
     /// <summary>Reads one file.</summary>
     public static Tokenizer ReadSingle(string path, byte[] bytes)
     {
-        if (Path.GetExtension(path) == ".json")
+        var files = new TokenizerFiles(new Dictionary<string, byte[]>(StringComparer.Ordinal) { [Path.GetFileName(path)] = bytes });
+        switch (Path.GetExtension(path))
         {
-            using var document = JsonFields.Parse(bytes, path);
-            var files = new TokenizerFiles(new Dictionary<string, byte[]>(StringComparer.Ordinal) { ["tokenizer.json"] = bytes });
-            return new Tokenizer(TokenizerPipeline.Read(document.RootElement, path), new TokenizerConfiguration(), files);
+            case ".json":
+                using (var document = JsonFields.Parse(bytes, path))
+                {
+                    return new Tokenizer(TokenizerPipeline.Read(document.RootElement, path), new TokenizerConfiguration(), files);
+                }
+
+            case ".model":
+                return SentencePieceReader.ReadPlain(SentencePieceFile.Read(bytes, path), path, files);
+            case ".txt":
+                var configuration = new TokenizerConfiguration().WithDefaultTokens(VocabularyFiles.DefaultTokens(null, wordPieces: true));
+                return Built(VocabularyFiles.WordPiece([.. VocabularyFiles.Lines(Decode(bytes))], configuration), path, configuration, files);
+            default:
+                throw new NotSupportedByPeftException("TokenizerFormatNotSupported", $"{path} isn't a tokenizer file of a known kind.") { Target = path };
+        }
+    }
+
+    /// <summary>Makes a tokenizer of a GGUF file's metadata.</summary>
+    public static Tokenizer ReadGguf(IReadOnlyDictionary<string, object> metadata)
+    {
+        var configuration = GgufVocabulary.Configuration(metadata);
+        var tokenizer = GgufVocabulary.Build(metadata, configuration);
+        var files = new TokenizerFiles(new Dictionary<string, byte[]>(StringComparer.Ordinal) { ["tokenizer.json"] = System.Text.Encoding.UTF8.GetBytes(tokenizer.ToJsonString()) });
+        return Built(tokenizer, "the GGUF file's tokenizer", configuration, files);
+    }
+
+    private static Tokenizer Built(JsonObject tokenizer, string path, TokenizerConfiguration configuration, TokenizerFiles files)
+    {
+        using var document = JsonDocument.Parse(tokenizer.ToJsonString());
+        return new Tokenizer(TokenizerPipeline.Read(document.RootElement, path, configuration.AddedTokens), configuration, files);
+    }
+
+    private static JsonObject ParseVocabulary(byte[] bytes, string path)
+    {
+        using var document = JsonFields.Parse(bytes, path);
+        var fields = new JsonFields(document.RootElement, path);
+        var vocabulary = new JsonObject();
+        foreach (var entry in fields.Element.EnumerateObject())
+        {
+            vocabulary[entry.Name] = entry.Value.ValueKind == JsonValueKind.Number && entry.Value.TryGetInt32(out var id)
+                ? id
+                : throw JsonFields.Wrong($"{path}[\"{entry.Name}\"]", "a token id", entry.Value);
         }
 
-        throw new NotSupportedByPeftException("TokenizerFormatNotSupported", $"{path} isn't a tokenizer file of a known kind.");
+        return vocabulary;
     }
+
+    private static string Decode(byte[] bytes) => System.Text.Encoding.UTF8.GetString(bytes.AsSpan().StartsWith("\uFEFF"u8) ? bytes.AsSpan(3) : bytes);
 }

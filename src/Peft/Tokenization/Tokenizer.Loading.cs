@@ -54,6 +54,17 @@ public sealed partial class Tokenizer
         return FolderReader.ReadSingle(path, ReadFile(path));
     }
 
+    /// <summary>Makes a tokenizer of what a GGUF file says about it.</summary>
+    /// <param name="metadata">
+    /// The file's metadata: <c>tokenizer.ggml.model</c>, <c>tokenizer.ggml.tokens</c> and so on; strings, numbers, booleans and arrays of these.
+    /// </param>
+    /// <exception cref="PeftException">The metadata holds no tokenizer, or a broken one.</exception>
+    public static Tokenizer FromGguf(IReadOnlyDictionary<string, object> metadata)
+    {
+        ArgumentNullException.ThrowIfNull(metadata);
+        return FolderReader.ReadGguf(metadata);
+    }
+
     /// <summary>Writes the tokenizer's files into a folder, byte for byte as they were read.</summary>
     /// <param name="folder">The folder; it is created where it is missing.</param>
     public void Save(string folder)

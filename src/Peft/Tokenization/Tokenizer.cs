@@ -173,6 +173,22 @@ public sealed partial class Tokenizer
     /// </param>
     public string Decode(ReadOnlySpan<int> ids, bool skipSpecialTokens = true, bool? cleanUp = null)
     {
+        var decoded = _pipeline.Model.DecodesIds ? DecodeByModel(ids, skipSpecialTokens) : DecodeByText(ids, skipSpecialTokens);
+        if (Configuration.TokenizerClass is "CLIPTokenizer" or "CLIPTokenizerFast")
+        {
+            // The peer's class does this outside of its decoder.
+            decoded = decoded.Replace("</w>", " ", StringComparison.Ordinal).Trim();
+        }
+
+        return (cleanUp ?? Configuration.CleanUpSpaces) && _pipeline.Model is not BytePairModel ? CleanUp(decoded) : decoded;
+    }
+
+    /// <summary>Starts decoding token by token, for text that is shown while it is made.</summary>
+    /// <param name="skipSpecialTokens">Whether special tokens are left out.</param>
+    public StreamingDecoder CreateDecoder(bool skipSpecialTokens = true) => new(this, skipSpecialTokens);
+
+    private string DecodeByText(ReadOnlySpan<int> ids, bool skipSpecialTokens)
+    {
         var tokens = new List<string>(ids.Length);
         var added = _pipeline.AddedTokens;
         foreach (var id in ids)
@@ -184,13 +200,23 @@ public sealed partial class Tokenizer
             }
         }
 
-        var decoded = _pipeline.Decoder is { } decoder ? string.Concat(decoder.Decode(tokens)) : string.Join(' ', tokens);
-        return (cleanUp ?? Configuration.CleanUpSpaces) && _pipeline.Model is not BytePairModel ? CleanUp(decoded) : decoded;
+        return _pipeline.Decoder is { } decoder ? string.Concat(decoder.Decode(tokens)) : string.Join(' ', tokens);
     }
 
-    /// <summary>Starts decoding token by token, for text that is shown while it is made.</summary>
-    /// <param name="skipSpecialTokens">Whether special tokens are left out.</param>
-    public StreamingDecoder CreateDecoder(bool skipSpecialTokens = true) => new(this, skipSpecialTokens);
+    private string DecodeByModel(ReadOnlySpan<int> ids, bool skipSpecialTokens)
+    {
+        var tokens = new List<(int Id, string? Added)>(ids.Length);
+        foreach (var id in ids)
+        {
+            var token = _pipeline.AddedTokens.Find(id);
+            if (!(skipSpecialTokens && token is { Special: true }))
+            {
+                tokens.Add((id, token?.Content));
+            }
+        }
+
+        return _pipeline.Model.Decode(tokens);
+    }
 
     private static string CleanUp(string text) => text
         .Replace(" .", ".", StringComparison.Ordinal).Replace(" ?", "?", StringComparison.Ordinal).Replace(" !", "!", StringComparison.Ordinal)

@@ -48,4 +48,20 @@ public sealed record TokenizerConfiguration
 
     /// <summary>The root of tokenizer_config.json, where there is one.</summary>
     internal JsonElement? Root { get; init; }
+
+    /// <summary>The same with the tokens that it doesn't name itself.</summary>
+    internal TokenizerConfiguration WithDefaultTokens(IReadOnlyDictionary<string, string> defaults)
+    {
+        var tokens = new Dictionary<string, string>(SpecialTokens, StringComparer.Ordinal);
+        var added = AddedTokens.ToList();
+        foreach (var (name, token) in defaults)
+        {
+            if (tokens.TryAdd(name, token))
+            {
+                added.Add(new AddedToken { Content = token, Special = true, Id = TokenizerPipeline.OnlyIfMissing });
+            }
+        }
+
+        return this with { SpecialTokens = tokens, AddedTokens = added };
+    }
 }

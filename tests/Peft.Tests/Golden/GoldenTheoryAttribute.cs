@@ -30,9 +30,15 @@ public sealed class GoldenDataAttribute(string domain, string under = "") : Data
     /// <summary>What the relative paths have to start with.</summary>
     public string Under { get; } = under;
 
+    /// <summary>Keeps only the cases that hold this file.</summary>
+    public string? Holding { get; init; }
+
+    /// <summary>The cases.</summary>
+    public IEnumerable<string> Cases() => GoldenCases.Enumerate(Domain, Under)
+        .Where(path => Holding is null || File.Exists(Path.Combine(GoldenCases.PathOf(Domain, path), Holding)));
+
     /// <inheritdoc/>
-    public override IEnumerable<object[]> GetData(MethodInfo testMethod) =>
-        GoldenCases.Enumerate(Domain, Under).Select(path => new object[] { path });
+    public override IEnumerable<object[]> GetData(MethodInfo testMethod) => Cases().Select(path => new object[] { path });
 }
 
 /// <summary>Leaves a theory without any case out instead of failing it.</summary>
@@ -48,7 +54,8 @@ public sealed class GoldenTheoryDiscoverer(IMessageSink messages) : IXunitTestCa
         var any = testMethod.Method.GetCustomAttributes(typeof(GoldenDataAttribute)).Any(data =>
         {
             var arguments = data.GetConstructorArguments().ToArray();
-            return GoldenCases.Enumerate((string)arguments[0], (string?)arguments.ElementAtOrDefault(1) ?? "").Any();
+            return new GoldenDataAttribute((string)arguments[0], (string?)arguments.ElementAtOrDefault(1) ?? "") { Holding = data.GetNamedArgument<string>("Holding") }
+                .Cases().Any();
         });
         return any ? _theories.Discover(discoveryOptions, testMethod, factAttribute) : [];
     }

@@ -23,6 +23,24 @@ internal sealed partial class TokenizerCase
             run.Encodings(Tokenizer.FromFile(tokenizerFile), Load(encodings));
         }
 
+        var model = Directory.EnumerateFiles(folder, "*.model").FirstOrDefault();
+        if (model is not null && File.Exists(encodings))
+        {
+            known = true;
+            run.SentencePiece(Tokenizer.FromFile(model), Load(encodings));
+        }
+        else if (!File.Exists(tokenizerFile) && File.Exists(encodings))
+        {
+            known = true;
+            run.Called(Tokenizer.FromFolder(folder), Load(encodings));
+        }
+
+        var auto = Path.Combine(folder, "auto.json");
+        if (model is null && File.Exists(auto) && !Load(auto).TryGetProperty("error", out _))
+        {
+            run.Auto(Tokenizer.FromFolder(folder), Load(auto));
+        }
+
         if (File.Exists(Path.Combine(folder, "normalizers.json")))
         {
             known = true;

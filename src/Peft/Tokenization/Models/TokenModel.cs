@@ -48,6 +48,12 @@ internal abstract class TokenModel
     /// <summary>Whether <see cref="TokenizeBytes"/> works.</summary>
     public virtual bool ReadsBytes => false;
 
+    /// <summary>Whether the model turns ids into text itself, with <see cref="Decode"/>.</summary>
+    public virtual bool DecodesIds => false;
+
+    /// <summary>Turns ids, or the texts of added tokens, into text.</summary>
+    public virtual string Decode(IReadOnlyList<(int Id, string? Added)> tokens) => throw new NotSupportedException();
+
     /// <summary>Cuts a piece and adds its tokens.</summary>
     public abstract void Tokenize(ReadOnlySpan<char> piece, TokenSink sink);
 

@@ -77,6 +77,24 @@ internal sealed class TokenSink
         Add(id, start, end);
     }
 
+    /// <summary>Where the present piece starts in the original.</summary>
+    public int Origin => _origin;
+
+    /// <summary>Adds a token with its place in the original, and its spelling where the vocabulary has another.</summary>
+    public void AddAt(int id, int start, int end, string? text)
+    {
+        if (text is not null && !_idsOnly)
+        {
+            (_ownTexts ??= [])[Count] = text;
+        }
+
+        Add(id, 0, 0);
+        if (!_idsOnly)
+        {
+            _offsets[Count - 1] = (start, end);
+        }
+    }
+
     /// <summary>Makes an encoding of what was collected.</summary>
     public TokenEncoding ToEncoding(Tokenizer tokenizer, int typeId)
     {
