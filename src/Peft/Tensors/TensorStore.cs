@@ -1,7 +1,6 @@
 using System.Diagnostics.CodeAnalysis;
 using Peft.Tensors.Gguf;
 using Peft.Tensors.Pickle;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tensors;
@@ -152,7 +151,5 @@ public abstract class TensorStore : IDisposable
 
     /// <summary>Closes the file.</summary>
     /// <param name="disposing">Whether managed resources are to be released as well.</param>
-    protected virtual void Dispose(bool disposing)
-    {
-    }
+    protected abstract void Dispose(bool disposing);
 }

@@ -3,7 +3,6 @@ using System.Globalization;
 using System.Text.Json;
 using Peft.Tensors;
 using Peft.Tensors.Gguf;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Golden;

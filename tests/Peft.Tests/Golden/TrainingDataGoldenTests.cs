@@ -3,7 +3,6 @@ using Peft.Tensors;
 using Peft.Tokenization;
 using Peft.Training;
 using Peft.Training.Data;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Golden;

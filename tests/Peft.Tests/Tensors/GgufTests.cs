@@ -1,5 +1,4 @@
 using System.Text;
-using Peft.Tensors;
 using Peft.Tensors.Gguf;
 using TorchSharp;
 using static TorchSharp.torch;

@@ -1,7 +1,6 @@
 using System.Diagnostics.CodeAnalysis;
 using System.IO.MemoryMappedFiles;
 using System.Numerics;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tensors.Gguf;

@@ -1,5 +1,4 @@
 using System.Buffers.Binary;
-using System.Collections;
 using System.Diagnostics.CodeAnalysis;
 using System.Globalization;
 
@@ -53,23 +52,20 @@ public enum GgufValueType
 /// <see cref="string"/>, or one-dimensional arrays of these (an array of arrays is an <c>object[]</c>). An array is read when it is
 /// first asked for and kept, so a vocabulary costs nothing until it is used.
 /// </summary>
-public sealed class GgufMetadata : IReadOnlyDictionary<string, object>
+public sealed class GgufMetadata
 {
     private readonly Dictionary<string, (GgufValueType Type, Lazy<object> Value)> _values = [];
     private readonly string _path;
 
     internal GgufMetadata(string path) => _path = path;
 
-    /// <inheritdoc/>
-    public int Count => _values.Count;
+    /// <summary>The keys in the file's order.</summary>
+    public IReadOnlyCollection<string> Keys => _values.Keys;
 
-    /// <inheritdoc/>
-    public IEnumerable<string> Keys => _values.Keys;
-
-    /// <inheritdoc/>
-    public IEnumerable<object> Values => _values.Values.Select(value => value.Value.Value);
-
-    /// <inheritdoc/>
+    /// <summary>A value of any type.</summary>
+    /// <param name="key">The key.</param>
+    /// <returns>The value.</returns>
+    /// <exception cref="PeftException"><c>GgufKeyMissing</c>.</exception>
     public object this[string key] => TryGetValue(key, out object? value)
         ? value
         : throw new PeftException("GgufKeyMissing", $"'{_path}' has no metadata '{key}'.") { Target = key };
@@ -119,23 +115,21 @@ public sealed class GgufMetadata : IReadOnlyDictionary<string, object>
         ? Get(key, value => value.GetType() == typeof(T[]) ? (T[])value : throw new InvalidCastException())
         : null;
 
-    /// <inheritdoc/>
+    /// <summary>Whether the file has a key.</summary>
+    /// <param name="key">The key.</param>
+    /// <returns>True if so.</returns>
     public bool ContainsKey(string key) => _values.ContainsKey(key);
 
-    /// <inheritdoc/>
+    /// <summary>Looks a value up.</summary>
+    /// <param name="key">The key.</param>
+    /// <param name="value">The value.</param>
+    /// <returns>Whether the file has the key.</returns>
     public bool TryGetValue(string key, [MaybeNullWhen(false)] out object value)
     {
         bool found = _values.TryGetValue(key, out (GgufValueType Type, Lazy<object> Value) entry);
         value = found ? entry.Value.Value : null;
         return found;
     }
-
-    /// <inheritdoc/>
-    public IEnumerator<KeyValuePair<string, object>> GetEnumerator() =>
-        _values.Select(pair => KeyValuePair.Create(pair.Key, pair.Value.Value.Value)).GetEnumerator();
-
-    /// <inheritdoc/>
-    IEnumerator IEnumerable.GetEnumerator() => GetEnumerator();
 
     /// <summary>Adds a value that is read when asked for.</summary>
     /// <param name="key">The key.</param>
