@@ -1,4 +1,5 @@
 using System.Buffers.Binary;
+using System.Collections;
 using System.Diagnostics.CodeAnalysis;
 using System.Globalization;
 
@@ -52,15 +53,22 @@ public enum GgufValueType
 /// <see cref="string"/>, or one-dimensional arrays of these (an array of arrays is an <c>object[]</c>). An array is read when it is
 /// first asked for and kept, so a vocabulary costs nothing until it is used.
 /// </summary>
-public sealed class GgufMetadata
+[SuppressMessage("Naming", "CA1710:Identifiers should have correct suffix", Justification = "What GGUF calls it.")]
+public sealed class GgufMetadata : IReadOnlyDictionary<string, object>
 {
     private readonly Dictionary<string, (GgufValueType Type, Lazy<object> Value)> _values = [];
     private readonly string _path;
 
     internal GgufMetadata(string path) => _path = path;
 
+    /// <inheritdoc/>
+    public int Count => _values.Count;
+
     /// <summary>The keys in the file's order.</summary>
-    public IReadOnlyCollection<string> Keys => _values.Keys;
+    public IEnumerable<string> Keys => _values.Keys;
+
+    /// <inheritdoc/>
+    public IEnumerable<object> Values => _values.Values.Select(value => value.Value.Value);
 
     /// <summary>A value of any type.</summary>
     /// <param name="key">The key.</param>
@@ -130,6 +138,13 @@ public sealed class GgufMetadata
         value = found ? entry.Value.Value : null;
         return found;
     }
+
+    /// <inheritdoc/>
+    public IEnumerator<KeyValuePair<string, object>> GetEnumerator() =>
+        _values.Select(pair => KeyValuePair.Create(pair.Key, pair.Value.Value.Value)).GetEnumerator();
+
+    /// <inheritdoc/>
+    IEnumerator IEnumerable.GetEnumerator() => GetEnumerator();
 
     /// <summary>Adds a value that is read when asked for.</summary>
     /// <param name="key">The key.</param>
