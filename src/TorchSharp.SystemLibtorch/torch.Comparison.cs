@@ -53,10 +53,6 @@ public static partial class torch
 
     public static Tensor isnan(Tensor input) => input.isnan();
 
-    public static Tensor isneginf(Tensor tensor) => tensor.isneginf();
-
-    public static Tensor isposinf(Tensor tensor) => tensor.isposinf();
-
     public static Tensor le(Tensor left, Tensor right) => left.le(right);
 
     public static Tensor less(Tensor tensor, Tensor target) => tensor.less(target);

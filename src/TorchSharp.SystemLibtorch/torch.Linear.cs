@@ -3,12 +3,6 @@ namespace TorchSharp;
 // Products of matrices and vectors.
 public static partial class torch
 {
-    public static Tensor addbmm(Tensor input, Tensor batch1, Tensor batch2, float beta = 1, float alpha = 1) =>
-        input.addbmm(batch1, batch2, beta, alpha);
-
-    public static Tensor addbmm_(Tensor input, Tensor batch1, Tensor batch2, float beta = 1, float alpha = 1) =>
-        input.addbmm_(batch1, batch2, beta, alpha);
-
     public static Tensor addmm(Tensor input, Tensor mat1, Tensor mat2, float beta, float alpha) => input.addmm(mat1, mat2, beta, alpha);
 
     public static Tensor addmm_(Tensor input, Tensor mat1, Tensor mat2, float beta, float alpha) => input.addmm_(mat1, mat2, beta, alpha);
@@ -17,25 +11,14 @@ public static partial class torch
 
     public static Tensor addmv_(Tensor input, Tensor mat1, Tensor mat2, float beta, float alpha) => input.addmv_(mat1, mat2, beta, alpha);
 
-    public static Tensor addr(Tensor input, Tensor vec1, Tensor vec2, float beta = 1, float alpha = 1) => input.addr(vec1, vec2, beta, alpha);
-
-    public static Tensor addr_(Tensor input, Tensor vec1, Tensor vec2, float beta = 1, float alpha = 1) => input.addr_(vec1, vec2, beta, alpha);
-
     public static Tensor baddbmm(Tensor input, Tensor batch1, Tensor batch2, float beta = 1, float alpha = 1) =>
         input.baddbmm(batch1, batch2, beta, alpha);
 
     public static Tensor bmm(Tensor input, Tensor batch2) => input.bmm(batch2);
 
-    public static Tensor corrcoef(Tensor input) => input.corrcoef();
-
-    public static Tensor cov(Tensor input, long correction = 1, Tensor? fweights = null, Tensor? aweights = null) =>
-        input.cov(correction, fweights, aweights);
-
     public static Tensor det(Tensor input) => input.det();
 
     public static Tensor dot(Tensor input, Tensor other) => input.dot(other);
-
-    public static Tensor ger(Tensor input, Tensor vec2) => input.ger(vec2);
 
     public static Tensor inner(Tensor input, Tensor vec2) => input.inner(vec2);
 
@@ -56,6 +39,4 @@ public static partial class torch
     public static Tensor outer(Tensor input, Tensor vec2) => input.outer(vec2);
 
     public static Tensor tensordot(Tensor a, Tensor b, long[] dims1, long[] dims2) => a.tensordot(b, dims1, dims2);
-
-    public static Tensor vdot(Tensor input, Tensor target) => input.vdot(target);
 }

@@ -70,15 +70,9 @@ public static partial class torch
 
     public static Tensor conj(Tensor input) => input.conj();
 
-    public static Tensor copysign(Tensor input, Tensor other) => input.copysign(other);
-
     public static Tensor cos(Tensor input) => input.cos();
 
     public static Tensor cos_(Tensor input) => input.cos_();
-
-    public static Tensor cosh(Tensor input) => input.cosh();
-
-    public static Tensor deg2rad(Tensor input) => input.deg2rad();
 
     public static Tensor div(Tensor left, Tensor right, RoundingMode rounding_mode = RoundingMode.None) => left.div(right, rounding_mode);
 
@@ -101,23 +95,15 @@ public static partial class torch
 
     public static Tensor erf_(Tensor input) => input.erf_();
 
-    public static Tensor erfc(Tensor input) => input.erfc();
-
     public static Tensor erfinv(Tensor input) => input.erfinv();
 
     public static Tensor erfinv_(Tensor input) => input.erfinv_();
 
     public static Tensor exp(Tensor input) => input.exp();
 
-    public static Tensor exp2(Tensor input) => input.exp2();
-
-    public static Tensor exp2_(Tensor input) => input.exp2_();
-
     public static Tensor exp_(Tensor input) => input.exp_();
 
     public static Tensor expm1(Tensor input) => input.expm1();
-
-    public static Tensor float_power(Tensor input, Tensor target) => input.float_power(target);
 
     public static Tensor floor(Tensor input) => input.floor();
 
@@ -137,20 +123,10 @@ public static partial class torch
 
     public static Tensor frac(Tensor input) => input.frac();
 
-    public static (Tensor Mantissa, Tensor Exponent) frexp(Tensor input) => input.frexp();
-
     public static Tensor full_like(Tensor input, Scalar value, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
         input.full_like(value, dtype, device, requires_grad);
 
-    public static Tensor heaviside(Tensor input, Tensor values) => input.heaviside(values);
-
-    public static Tensor hypot(Tensor left, Tensor right) => left.hypot(right);
-
-    public static Tensor ldexp(Tensor input, Tensor other) => input.ldexp(other);
-
     public static Tensor lerp(Tensor input, Tensor end, Tensor weight) => input.lerp(end, weight);
-
-    public static Tensor lgamma(Tensor input) => input.lgamma();
 
     public static Tensor log(Tensor input) => input.log();
 
@@ -165,8 +141,6 @@ public static partial class torch
     public static Tensor log_(Tensor input) => input.log_();
 
     public static Tensor logaddexp(Tensor left, Tensor right) => left.logaddexp(right);
-
-    public static Tensor logit(Tensor input, double? eps = null) => input.logit(eps);
 
     public static Tensor mul(Tensor left, Tensor right) => left.mul(right);
 
@@ -185,8 +159,6 @@ public static partial class torch
     public static Tensor neg_(Tensor input) => input.neg_();
 
     public static Tensor negative(Tensor input) => input.negative();
-
-    public static Tensor nextafter(Tensor input, Tensor other) => input.nextafter(other);
 
     public static Tensor ones_like(Tensor input, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
         input.ones_like(dtype, device, requires_grad);
@@ -232,15 +204,9 @@ public static partial class torch
 
     public static Tensor sign_(Tensor input) => input.sign_();
 
-    public static Tensor signbit(Tensor input) => input.signbit();
-
     public static Tensor sin(Tensor input) => input.sin();
 
     public static Tensor sin_(Tensor input) => input.sin_();
-
-    public static Tensor sinc(Tensor input) => input.sinc();
-
-    public static Tensor sinh(Tensor input) => input.sinh();
 
     public static Tensor sqrt(Tensor input) => input.sqrt();
 
@@ -273,10 +239,6 @@ public static partial class torch
     public static Tensor trunc(Tensor input) => input.trunc();
 
     public static Tensor trunc_(Tensor input) => input.trunc_();
-
-    public static Tensor xlogy(Tensor x, Tensor y) => x.xlogy(y);
-
-    public static Tensor xlogy(Tensor x, Scalar y) => x.xlogy(y);
 
     public static Tensor zeros_like(Tensor input, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
         input.zeros_like(dtype, device, requires_grad);

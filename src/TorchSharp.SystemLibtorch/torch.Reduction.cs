@@ -17,8 +17,6 @@ public static partial class torch
 
     public static Tensor amin(Tensor input, ReadOnlySpan<long> dims, bool keepdim = false, Tensor? @out = null) => input.amin(dims, keepdim, @out);
 
-    public static (Tensor min, Tensor max) aminmax(Tensor input, long? dim = null, bool keepdim = false) => input.aminmax(dim, keepdim);
-
     public static Tensor any(Tensor input) => input.any();
 
     public static Tensor any(Tensor input, long dim, bool keepdim = false) => input.any(dim, keepdim);
@@ -37,19 +35,9 @@ public static partial class torch
 
     public static Tensor count_nonzero(Tensor input, long[]? dims = null) => input.count_nonzero(dims);
 
-    public static (Tensor values, Tensor indices) cummax(Tensor input, long dim) => input.cummax(dim);
-
-    public static (Tensor values, Tensor indices) cummin(Tensor input, long dim) => input.cummin(dim);
-
     public static Tensor cumprod(Tensor input, long dim, ScalarType? dtype = null) => input.cumprod(dim, dtype);
 
     public static Tensor cumsum(Tensor input, long dim, ScalarType? type = null) => input.cumsum(dim, type);
-
-    public static Tensor dist(Tensor input, Tensor other, float p = 2) => input.dist(other, p);
-
-    public static (Tensor values, Tensor indices) kthvalue(Tensor input, long k, long? dim, bool keepdim = false) => input.kthvalue(k, dim, keepdim);
-
-    public static Tensor logcumsumexp(Tensor input, long dim) => input.logcumsumexp(dim);
 
     public static Tensor logsumexp(Tensor input, long dim, bool keepdim = false) => input.logsumexp(dim, keepdim);
 
@@ -72,27 +60,17 @@ public static partial class torch
 
     public static (Tensor values, Tensor indexes) min(Tensor input, long dim, bool keepdim = false) => input.min(dim, keepdim);
 
-    public static (Tensor values, Tensor indices) mode(Tensor input, long dim = -1, bool keepdim = false) => input.mode(dim, keepdim);
-
     public static Tensor nan_to_num(Tensor input, double nan = 0, double? posinf = null, double? neginf = null) =>
         input.nan_to_num(nan, posinf, neginf);
 
     public static Tensor nan_to_num_(Tensor input, double nan = 0, double? posinf = null, double? neginf = null) =>
         input.nan_to_num_(nan, posinf, neginf);
 
-    public static Tensor nanmedian(Tensor input) => input.nanmedian();
-
-    public static Tensor nanquantile(Tensor input, Tensor q, long dim = -1, bool keepdim = false) => input.nanquantile(q, dim, keepdim);
-
-    public static Tensor nansum(Tensor input) => input.nansum();
-
     public static Tensor prod(Tensor input, ScalarType? type = null) => input.prod(type);
 
     public static Tensor prod(Tensor input, long dim, bool keepdim = false, ScalarType? type = null) => input.prod(dim, keepdim, type);
 
     public static Tensor quantile(Tensor input, Tensor q, long dim = -1, bool keepdim = false) => input.quantile(q, dim, keepdim);
-
-    public static Tensor renorm(Tensor input, float p, long dim, float maxnorm) => input.renorm(p, dim, maxnorm);
 
     public static (Tensor values, Tensor indices) sort(Tensor input, long dim = -1, bool descending = false, bool stable = false) =>
         input.sort(dim, descending, stable);

@@ -15,12 +15,7 @@ public static partial class torch
 
     public static Tensor diag_embed(Tensor input, long offset = 0, long dim1 = -2, long dim2 = -1) => input.diag_embed(offset, dim1, dim2);
 
-    public static Tensor diagflat(Tensor input, long offset = 0) => input.diagflat(offset);
-
     public static Tensor diagonal(Tensor input, long offset = 0, long dim1 = 0, long dim2 = 1) => input.diagonal(offset, dim1, dim2);
-
-    public static Tensor diagonal_scatter(Tensor input, Tensor src, long offset = 0, long dim1 = 0, long dim2 = 1) =>
-        input.diagonal_scatter(src, offset, dim1, dim2);
 
     public static Tensor diff(Tensor input, long n = 1, long dim = -1, Tensor? prepend = null, Tensor? append = null) =>
         input.diff(n, dim, prepend, append);
@@ -28,10 +23,6 @@ public static partial class torch
     public static Tensor flatten(Tensor input, long start_dim = 0, long end_dim = -1) => input.flatten(start_dim, end_dim);
 
     public static Tensor flip(Tensor input, params long[] dims) => input.flip(dims);
-
-    public static Tensor fliplr(Tensor input) => input.fliplr();
-
-    public static Tensor flipud(Tensor input) => input.flipud();
 
     public static Tensor gather(Tensor input, long dim, Tensor index) => input.gather(dim, index);
 
@@ -52,8 +43,6 @@ public static partial class torch
     public static Tensor kron(Tensor input, Tensor other) => input.kron(other);
 
     public static Tensor masked_select(Tensor input, Tensor mask) => input.masked_select(mask);
-
-    public static Tensor moveaxis(Tensor input, long[] source, long[] destination) => input.moveaxis(source, destination);
 
     public static Tensor movedim(Tensor input, long[] source, long[] destination) => input.movedim(source, destination);
 
@@ -95,16 +84,9 @@ public static partial class torch
 
     public static Tensor select(Tensor input, long dim, long index) => input.select(dim, index);
 
-    public static Tensor select_scatter(Tensor input, Tensor src, long dim, long index) => input.select_scatter(src, dim, index);
-
-    public static Tensor slice_scatter(Tensor input, Tensor src, long dim = 0, long? start = null, long? end = null, long step = 1) =>
-        input.slice_scatter(src, dim, start, end, step);
-
     public static Tensor squeeze(Tensor input, long? dim = null) => input.squeeze(dim);
 
     public static Tensor squeeze_(Tensor input, long? dim = null) => input.squeeze_(dim);
-
-    public static Tensor swapaxes(Tensor input, long axis0, long axis1) => input.swapaxes(axis0, axis1);
 
     public static Tensor swapdims(Tensor input, long dim0, long dim1) => input.swapdims(dim0, dim1);
 

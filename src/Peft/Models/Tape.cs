@@ -353,6 +353,12 @@ internal sealed class PlainPiece : Piece
 
     public override void Backward(PieceGradients gradients)
     {
+        // TorchSharp leaves this native call unguarded: an output that nothing trained reached would end the process there.
+        if (!output.requires_grad)
+        {
+            return;
+        }
+
         var targets = leaves.Concat(trained.Select(static parameter => parameter.Required)).ToArray();
         var found = autograd.grad([output], targets, [gradients.Output()], allow_unused: true);
         for (var i = 0; i < found.Count; i++)

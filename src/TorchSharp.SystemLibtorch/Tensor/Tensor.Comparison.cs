@@ -73,10 +73,6 @@ public static partial class torch
 
         public Tensor isnan() => Aten.isnan.Tensor(this);
 
-        public Tensor isneginf() => Aten.isneginf.Tensor(this);
-
-        public Tensor isposinf() => Aten.isposinf.Tensor(this);
-
         public Tensor le(Tensor target) => Aten.le_Tensor.Tensor(this, target);
 
         public Tensor le(Scalar target) => Aten.le_Scalar.Tensor(this, target);

@@ -5,11 +5,6 @@ public static partial class torch
     // Products of matrices and vectors.
     public partial class Tensor
     {
-        public Tensor addbmm(Tensor batch1, Tensor batch2, float beta = 1, float alpha = 1) => Aten.addbmm.Tensor(this, batch1, batch2, beta, alpha);
-
-        public Tensor addbmm_(Tensor batch1, Tensor batch2, float beta = 1, float alpha = 1) =>
-            Aten.addbmm_.InPlace(this, batch1, batch2, beta, alpha);
-
         public Tensor addmm(Tensor mat1, Tensor mat2, float beta = 1, float alpha = 1) => Aten.addmm.Tensor(this, mat1, mat2, beta, alpha);
 
         public Tensor addmm_(Tensor mat1, Tensor mat2, float beta = 1, float alpha = 1) => Aten.addmm_.InPlace(this, mat1, mat2, beta, alpha);
@@ -18,25 +13,14 @@ public static partial class torch
 
         public Tensor addmv_(Tensor mat, Tensor vec, float beta = 1, float alpha = 1) => Aten.addmv_.InPlace(this, mat, vec, beta, alpha);
 
-        public Tensor addr(Tensor vec1, Tensor vec2, float beta = 1, float alpha = 1) => Aten.addr.Tensor(this, vec1, vec2, beta, alpha);
-
-        public Tensor addr_(Tensor vec1, Tensor vec2, float beta = 1, float alpha = 1) => Aten.addr_.InPlace(this, vec1, vec2, beta, alpha);
-
         public Tensor baddbmm(Tensor batch1, Tensor batch2, float beta = 1, float alpha = 1) =>
             Aten.baddbmm.Tensor(this, batch1, batch2, beta, alpha);
 
         public Tensor bmm(Tensor batch2) => Aten.bmm.Tensor(this, batch2);
 
-        public Tensor corrcoef() => Aten.corrcoef.Tensor(this);
-
-        public Tensor cov(long correction = 1, Tensor? fweights = null, Tensor? aweights = null) =>
-            Aten.cov.Tensor(this, correction, fweights, aweights);
-
         public Tensor det() => Aten.det.Tensor(this);
 
         public Tensor dot(Tensor target) => Aten.dot.Tensor(this, target);
-
-        public Tensor ger(Tensor vec2) => Aten.ger.Tensor(this, vec2);
 
         public Tensor inner(Tensor vec2) => Aten.inner.Tensor(this, vec2);
 
@@ -57,7 +41,5 @@ public static partial class torch
         public Tensor outer(Tensor vec2) => Aten.outer.Tensor(this, vec2);
 
         public Tensor tensordot(Tensor b, long[] dims1, long[] dims2) => Aten.tensordot.Tensor(this, b, dims1, dims2);
-
-        public Tensor vdot(Tensor target) => Aten.vdot.Tensor(this, target);
     }
 }

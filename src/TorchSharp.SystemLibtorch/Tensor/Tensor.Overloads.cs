@@ -62,9 +62,6 @@ public static partial class torch
 
         public Tensor gelu_(GELU.Approximate approximate) => Aten.gelu_.Tensor(this, approximate.ToString());
 
-        public (Tensor values, Tensor indices) kthvalue(long k, long? dim, bool keepdim = false) =>
-            Aten.kthvalue.Pair(this, k, dim ?? -1, keepdim);
-
         public Tensor logsumexp(long dim, bool keepdim = false) => Aten.logsumexp.Tensor(this, Dims(dim), keepdim);
 
         public Tensor nanmean(int? dim = null, bool keepdim = false, ScalarType? dtype = null) =>

@@ -76,15 +76,9 @@ public static partial class torch
 
         public Tensor conj() => Aten.conj.Tensor(this);
 
-        public Tensor copysign(Tensor other) => Aten.copysign_Tensor.Tensor(this, other);
-
         public Tensor cos() => Aten.cos.Tensor(this);
 
         public Tensor cos_() => Aten.cos_.InPlace(this);
-
-        public Tensor cosh() => Aten.cosh.Tensor(this);
-
-        public Tensor deg2rad() => Aten.deg2rad.Tensor(this);
 
         public Tensor elu(double alpha = 1) => Aten.elu.Tensor(this, alpha);
 
@@ -94,25 +88,17 @@ public static partial class torch
 
         public Tensor erf_() => Aten.erf_.InPlace(this);
 
-        public Tensor erfc() => Aten.erfc.Tensor(this);
-
         public Tensor erfinv() => Aten.erfinv.Tensor(this);
 
         public Tensor erfinv_() => Aten.erfinv_.InPlace(this);
 
         public Tensor exp() => Aten.exp.Tensor(this);
 
-        public Tensor exp2() => Aten.exp2.Tensor(this);
-
-        public Tensor exp2_() => Aten.exp2_.InPlace(this);
-
         public Tensor exp_() => Aten.exp_.InPlace(this);
 
         public Tensor expm1() => Aten.expm1.Tensor(this);
 
         public Tensor fill_(Scalar value) => Aten.fill__Scalar.InPlace(this, value);
-
-        public Tensor float_power(Tensor target) => Aten.float_power_Tensor_Tensor.Tensor(this, target);
 
         public Tensor floor() => Aten.floor.Tensor(this);
 
@@ -136,8 +122,6 @@ public static partial class torch
 
         public Tensor frac() => Aten.frac.Tensor(this);
 
-        public (Tensor Mantissa, Tensor Exponent) frexp() => Aten.frexp_Tensor.Pair(this);
-
         public Tensor gelu() => Aten.gelu.Tensor(this);
 
         public Tensor gelu_() => Aten.gelu_.Tensor(this);
@@ -148,14 +132,6 @@ public static partial class torch
 
         public Tensor hardswish() => Aten.hardswish.Tensor(this);
 
-        public Tensor hardtanh(Scalar min, Scalar max) => Aten.hardtanh.Tensor(this, min, max);
-
-        public Tensor heaviside(Tensor other) => Aten.heaviside.Tensor(this, other);
-
-        public Tensor hypot(Tensor other) => Aten.hypot.Tensor(this, other);
-
-        public Tensor ldexp(Tensor other) => Aten.ldexp_Tensor.Tensor(this, other);
-
         public Tensor leaky_relu(Scalar negative_slope) => Aten.leaky_relu.Tensor(this, negative_slope);
 
         public Tensor leaky_relu_(Scalar negative_slope) => Aten.leaky_relu_.InPlace(this, negative_slope);
@@ -163,8 +139,6 @@ public static partial class torch
         public Tensor lerp(Tensor end, Tensor weight) => Aten.lerp_Tensor.Tensor(this, end, weight);
 
         public Tensor lerp_(Tensor end, Tensor weight) => Aten.lerp__Tensor.InPlace(this, end, weight);
-
-        public Tensor lgamma() => Aten.lgamma.Tensor(this);
 
         public Tensor log() => Aten.log.Tensor(this);
 
@@ -184,8 +158,6 @@ public static partial class torch
 
         public Tensor logaddexp(Tensor other) => Aten.logaddexp.Tensor(this, other);
 
-        public Tensor logit(double? eps = null) => Aten.logit.Tensor(this, eps);
-
         public Tensor mul(Tensor target) => Aten.mul_Tensor.Tensor(this, target);
 
         public Tensor mul(Scalar target) => Aten.mul_Scalar.Tensor(this, target);
@@ -204,8 +176,6 @@ public static partial class torch
 
         public Tensor negative() => Aten.negative.Tensor(this);
 
-        public Tensor nextafter(Tensor other) => Aten.nextafter.Tensor(this, other);
-
         public Tensor pow(Tensor exponent) => Aten.pow_Tensor_Tensor.Tensor(this, exponent);
 
         public Tensor pow(Scalar exponent) => Aten.pow_Tensor_Scalar.Tensor(this, exponent);
@@ -221,8 +191,6 @@ public static partial class torch
         public Tensor reciprocal_() => Aten.reciprocal_.InPlace(this);
 
         public Tensor relu() => Aten.relu.Tensor(this);
-
-        public Tensor relu6() => Aten.relu6.Tensor(this);
 
         public Tensor relu_() => Aten.relu_.InPlace(this);
 
@@ -242,8 +210,6 @@ public static partial class torch
 
         public Tensor rsqrt_() => Aten.rsqrt_.InPlace(this);
 
-        public Tensor selu() => Aten.selu.Tensor(this);
-
         public Tensor sgn() => Aten.sgn.Tensor(this);
 
         public Tensor sigmoid() => Aten.sigmoid.Tensor(this);
@@ -254,8 +220,6 @@ public static partial class torch
 
         public Tensor sign_() => Aten.sign_.InPlace(this);
 
-        public Tensor signbit() => Aten.signbit.Tensor(this);
-
         public Tensor silu() => Aten.silu.Tensor(this);
 
         public Tensor silu_() => Aten.silu_.InPlace(this);
@@ -263,10 +227,6 @@ public static partial class torch
         public Tensor sin() => Aten.sin.Tensor(this);
 
         public Tensor sin_() => Aten.sin_.InPlace(this);
-
-        public Tensor sinc() => Aten.sinc.Tensor(this);
-
-        public Tensor sinh() => Aten.sinh.Tensor(this);
 
         public Tensor softmax(long dim, ScalarType? dtype = null) => Aten.softmax_int.Tensor(this, dim, dtype);
 
@@ -305,10 +265,6 @@ public static partial class torch
         public Tensor trunc() => Aten.trunc.Tensor(this);
 
         public Tensor trunc_() => Aten.trunc_.InPlace(this);
-
-        public Tensor xlogy(Tensor y) => Aten.xlogy_Tensor.Tensor(this, y);
-
-        public Tensor xlogy(Scalar y) => Aten.xlogy_Scalar_Other.Tensor(this, y);
 
         public Tensor zero_() => Aten.zero_.Tensor(this);
     }

@@ -13,8 +13,6 @@ public static partial class torch
 
         public Tensor amin(params long[] dims) => Aten.amin.Tensor(this, dims);
 
-        public (Tensor min, Tensor max) aminmax(long? dim = null, bool keepdim = false) => Aten.aminmax.Pair(this, dim, keepdim);
-
         public Tensor any() => Aten.any.Tensor(this);
 
         public Tensor any(long dim, bool keepdim = false) => Aten.any_dim.Tensor(this, dim, keepdim);
@@ -31,17 +29,9 @@ public static partial class torch
 
         public Tensor bincount(Tensor? weights, long minlength = 0) => Aten.bincount.Tensor(this, weights, minlength);
 
-        public (Tensor values, Tensor indexes) cummax(long dim) => Aten.cummax.Pair(this, dim);
-
-        public (Tensor values, Tensor indexes) cummin(long dim) => Aten.cummin.Pair(this, dim);
-
         public Tensor cumprod(long dim, ScalarType? type = null) => Aten.cumprod.Tensor(this, dim, type);
 
         public Tensor cumsum(long dim, ScalarType? type = null) => Aten.cumsum.Tensor(this, dim, type);
-
-        public Tensor dist(Tensor other, float p = 2) => Aten.dist.Tensor(this, other, p);
-
-        public Tensor logcumsumexp(long dim) => Aten.logcumsumexp.Tensor(this, dim);
 
         public Tensor max() => Aten.max.Tensor(this);
 
@@ -61,18 +51,10 @@ public static partial class torch
 
         public (Tensor values, Tensor indexes) min(long dim, bool keepdim = false) => Aten.min_dim.Pair(this, dim, keepdim);
 
-        public (Tensor values, Tensor indices) mode(long dim = -1, bool keepdim = false) => Aten.mode.Pair(this, dim, keepdim);
-
         public Tensor nan_to_num(double nan = 0, double? posinf = null, double? neginf = null) => Aten.nan_to_num.Tensor(this, nan, posinf, neginf);
 
         public Tensor nan_to_num_(double nan = 0, double? posinf = null, double? neginf = null) =>
             Aten.nan_to_num_.InPlace(this, nan, posinf, neginf);
-
-        public Tensor nanmedian() => Aten.nanmedian.Tensor(this);
-
-        public Tensor nanquantile(Tensor q, long dim = -1, bool keepdim = false) => Aten.nanquantile.Tensor(this, q, dim, keepdim);
-
-        public Tensor nansum() => Aten.nansum.Tensor(this);
 
         public Tensor norm(float p = 2) => Aten.norm_Scalar.Tensor(this, p);
 
@@ -81,8 +63,6 @@ public static partial class torch
         public Tensor prod(long dim, bool keepdim = false, ScalarType? type = null) => Aten.prod_dim_int.Tensor(this, dim, keepdim, type);
 
         public Tensor quantile(Tensor q, long dim = -1, bool keepdim = false) => Aten.quantile.Tensor(this, q, dim, keepdim);
-
-        public Tensor renorm(float p, long dim, float maxnorm) => Aten.renorm.Tensor(this, p, dim, maxnorm);
 
         public Tensor std(bool unbiased = true) => Aten.std.Tensor(this, unbiased);
 

@@ -29,12 +29,7 @@ public static partial class torch
 
         public Tensor diag_embed(long offset = 0, long dim1 = -2, long dim2 = -1) => Aten.diag_embed.Tensor(this, offset, dim1, dim2);
 
-        public Tensor diagflat(long offset = 0) => Aten.diagflat.Tensor(this, offset);
-
         public Tensor diagonal(long offset = 0, long dim1 = 0, long dim2 = 1) => Aten.diagonal.Tensor(this, offset, dim1, dim2);
-
-        public Tensor diagonal_scatter(Tensor src, long offset = 0, long dim1 = 0, long dim2 = 1) =>
-            Aten.diagonal_scatter.Tensor(this, src, offset, dim1, dim2);
 
         public Tensor diff(long n = 1, long dim = -1, Tensor? prepend = null, Tensor? append = null) =>
             Aten.diff.Tensor(this, n, dim, prepend, append);
@@ -50,10 +45,6 @@ public static partial class torch
         public Tensor flatten(long start_dim = 0, long end_dim = -1) => Aten.flatten_using_ints.Tensor(this, start_dim, end_dim);
 
         public Tensor flip(params long[] dims) => Aten.flip.Tensor(this, dims);
-
-        public Tensor fliplr() => Aten.fliplr.Tensor(this);
-
-        public Tensor flipud() => Aten.flipud.Tensor(this);
 
         public Tensor gather(long dim, Tensor index) => Aten.gather.Tensor(this, dim, index);
 
@@ -82,8 +73,6 @@ public static partial class torch
         public Tensor masked_scatter_(Tensor mask, Tensor value) => Aten.masked_scatter_.InPlace(this, mask, value);
 
         public Tensor masked_select(Tensor mask) => Aten.masked_select.Tensor(this, mask);
-
-        public Tensor moveaxis(long[] source, long[] destination) => Aten.moveaxis_intlist.Tensor(this, source, destination);
 
         public Tensor movedim(long[] source, long[] destination) => Aten.movedim_intlist.Tensor(this, source, destination);
 
@@ -121,11 +110,6 @@ public static partial class torch
 
         public Tensor select(long dim, long index) => Aten.select_int.Tensor(this, dim, index);
 
-        public Tensor select_scatter(Tensor src, long dim, long index) => Aten.select_scatter.Tensor(this, src, dim, index);
-
-        public Tensor slice_scatter(Tensor src, long dim = 0, long? start = null, long? end = null, long step = 1) =>
-            Aten.slice_scatter.Tensor(this, src, dim, start, end, step);
-
         public Tensor[] split(params long[] sizes) => Aten.split_sizes.List(this, sizes);
 
         public Tensor[] split(long size, int dim = 0) => Aten.split_Tensor.List(this, size, dim);
@@ -133,8 +117,6 @@ public static partial class torch
         public Tensor[] split(long[] sizes, long dim = 0) => Aten.split_sizes.List(this, sizes, dim);
 
         public Tensor[] split(ReadOnlySpan<long> sizes, long dim = 0) => Aten.split_sizes.List(this, sizes.ToArray(), dim);
-
-        public Tensor swapaxes(long dim0, long dim1) => Aten.swapaxes.Tensor(this, dim0, dim1);
 
         public Tensor swapdims(long dim0, long dim1) => Aten.swapdims.Tensor(this, dim0, dim1);
 

@@ -113,15 +113,17 @@ public class ProcessTests : IDisposable
         Assert.Contains(words, error.Message, StringComparison.Ordinal);
     }
 
-    // TorchSharp calls these without a guard: the C++ exception would end the process, so only our shim can be asked.
+    // TorchSharp calls matmul, autograd.grad, cummax, cummin and randint without a guard: the C++ exception would end the process,
+    // so only our shim can be asked.
     [SkippableFact]
     public void Mistakes_that_TorchSharp_does_not_guard_are_exceptions_too()
     {
-        Skip.IfNot(EngineFacts.IsSystemLibtorch, "TorchSharp's matmul and cummax are unguarded native calls");
+        Skip.IfNot(EngineFacts.IsSystemLibtorch, "TorchSharp leaves these native calls unguarded");
         var error = Assert.Throws<ExternalException>(() => ones(2, 3).matmul(ones(2, 3)));
         Assert.Contains("shapes cannot be multiplied", error.Message, StringComparison.Ordinal);
         Assert.DoesNotContain("frame #", error.Message, StringComparison.Ordinal);
-        Assert.Throws<ExternalException>(() => ones(3).cummax(2));
+        Assert.Throws<ExternalException>(() => randint(5, 1, [2]));
+        Assert.Throws<ExternalException>(() => autograd.grad([ones(1)], [ones(1, requires_grad: true)]));
     }
 
     [Fact]
