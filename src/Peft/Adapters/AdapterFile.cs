@@ -1,6 +1,5 @@
 using Peft.Models;
 using Peft.Tensors;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Adapters;

@@ -231,6 +231,11 @@ public sealed partial class PeftModel : IDisposable
         }
 
         config.Validate();
+        if (config.UnknownKeys is { Count: > 0 } unknown)
+        {
+            messages.Add($"{AdapterConfig.FileName} has keys that are not known here and say nothing: {string.Join(", ", unknown)}. A later release may have written it.");
+        }
+
         var adapter = (config with { BaseModelName = config.BaseModelName ?? Path ?? Name }).CreateAdapter(name);
         adapter.Declare(Base, messages);
         return adapter;

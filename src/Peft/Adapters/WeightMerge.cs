@@ -1,6 +1,5 @@
 using System.Text.Json.Nodes;
 using Peft.Models;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Adapters;

@@ -63,6 +63,11 @@ public static class JsonFile
             utf8 = utf8[3..];
         }
 
+        if (!System.Text.Unicode.Utf8.IsValid(utf8.Span))
+        {
+            throw new PeftException("JsonInvalid", $"'{origin}' is not valid JSON: it is not text in UTF-8.") { Target = origin };
+        }
+
         try
         {
             return ParseStrict(utf8);

@@ -1,5 +1,3 @@
-using Peft.Models;
-
 namespace Peft.Tests.Adapters;
 
 /// <summary>The weights of a model bit for bit, to tell whether anything changed.</summary>

@@ -1,6 +1,5 @@
 using Peft.Adapters;
 using Peft.Models;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Adapters;

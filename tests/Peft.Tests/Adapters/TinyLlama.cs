@@ -1,7 +1,6 @@
 using System.Globalization;
 using Peft.Adapters;
 using Peft.Models;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Adapters;

@@ -1,5 +1,3 @@
-using System.Text.Json.Nodes;
-using Peft.Adapters;
 using Peft.Tests.Adapters;
 
 namespace Peft.Tests.Golden;

@@ -3,7 +3,6 @@ using System.Text.Json.Nodes;
 using Peft.Adapters;
 using Peft.Models;
 using Peft.Tensors;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Golden;

@@ -3,7 +3,6 @@ using Peft.Adapters;
 using Peft.Models;
 using Peft.Tensors;
 using Peft.Tests.Adapters;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Golden;

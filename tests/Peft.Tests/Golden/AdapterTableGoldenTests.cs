@@ -1,8 +1,6 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters;
 using Peft.Tests.Adapters;
-using TorchSharp;
-using static TorchSharp.torch;
 
 namespace Peft.Tests.Golden;
 

@@ -1,9 +1,7 @@
 using System.Text.Json.Nodes;
 using System.Text.RegularExpressions;
 using Peft.Adapters;
-using Peft.Models;
 using Peft.Tests.Adapters;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Golden;
@@ -31,6 +29,8 @@ public class SeveralAdaptersGoldenTests
     }
 
     private static JsonArray StepsOf(string path) => (JsonArray)AdapterGolden.Case(AdapterGolden.PathOf(path))["steps"]!;
+
+    private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(1);
 
     private sealed class Script(JsonObject record, Dictionary<string, Tensor> results) : IDisposable
     {
@@ -159,7 +159,7 @@ public class SeveralAdaptersGoldenTests
             }
             else if (how.StartsWith("from_pretrained", StringComparison.Ordinal))
             {
-                Open([.. Regex.Matches(how[..how.IndexOf(':', StringComparison.Ordinal)], @"\b(?!from_pretrained|load_adapter|and\b)\w+").Select(static match => match.Value)]);
+                Open([.. Regex.Matches(how[..how.IndexOf(':', StringComparison.Ordinal)], @"\b(?!from_pretrained|load_adapter|and\b)\w+", RegexOptions.None, s_patience).Select(static match => match.Value)]);
             }
             else if (how.StartsWith("two ", StringComparison.Ordinal))
             {
@@ -360,8 +360,8 @@ public class SeveralAdaptersGoldenTests
             }
         }
 
-        private static string[] Names(string how) => [.. Regex.Matches(how, @"'(\w+)'").Select(static match => match.Groups[1].Value)];
+        private static string[] Names(string how) => [.. Regex.Matches(how, @"(?<=')\w+(?=')", RegexOptions.None, s_patience).Select(static match => match.Value)];
 
-        private static string? Find(string text, string pattern) => Regex.Match(text, pattern) is { Success: true } match ? match.Groups[1].Value : null;
+        private static string? Find(string text, string pattern) => Regex.Match(text, pattern, RegexOptions.None, s_patience) is { Success: true } match ? match.Groups[1].Value : null;
     }
 }

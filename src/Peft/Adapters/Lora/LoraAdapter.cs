@@ -6,26 +6,26 @@ public sealed class LoraAdapter(string name, LoraConfig config) : Adapter(name, 
     /// <inheritdoc/>
     protected override LayerAdapter CreateLayer(AdaptableLayer layer, ICollection<string> messages)
     {
-        var config = (LoraConfig)Config;
-        var (rank, scale) = config.ForLayer(layer.Path);
+        var resolved = (LoraConfig)Config;
+        var (rank, scale) = resolved.ForLayer(layer.Path);
         switch (layer.Kind)
         {
             case LayerKind.Linear or LayerKind.Conv1D:
-                if (config.FanInFanOut != (layer.Kind == LayerKind.Conv1D))
+                if (resolved.FanInFanOut != (layer.Kind == LayerKind.Conv1D))
                 {
-                    messages.Add($"fan_in_fan_out is {config.FanInFanOut}, but '{layer.Path}' is a {layer.Module.ClassName}: taken as {!config.FanInFanOut} there.");
+                    messages.Add($"fan_in_fan_out is {resolved.FanInFanOut}, but '{layer.Path}' is a {layer.Module.ClassName}: taken as {!resolved.FanInFanOut} there.");
                 }
 
-                if (config.LoraBias && layer.Bias is null)
+                if (resolved.LoraBias && layer.Bias is null)
                 {
                     messages.Add($"lora_bias is set, but '{layer.Path}' has no bias: the adapter can't be merged.");
                 }
 
-                return new LoraLinear(layer, config, rank, scale);
+                return new LoraLinear(layer, resolved, rank, scale);
             case LayerKind.Embedding:
-                return config.LoraBias
+                return resolved.LoraBias
                     ? throw new PeftException("LoraBiasOnEmbedding", $"lora_bias can't be used on an embedding ('{layer.Path}').") { Target = layer.Path }
-                    : new LoraEmbedding(layer, config, rank, scale);
+                    : new LoraEmbedding(layer, resolved, rank, scale);
             default:
                 throw KindNotSupported(layer);
         }

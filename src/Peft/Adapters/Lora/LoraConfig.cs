@@ -128,6 +128,9 @@ public sealed record LoraConfig : AdapterConfig
     }
 
     /// <inheritdoc/>
+    protected override bool IsPeersKey(string key) => s_variants.ContainsKey(key) || s_idle.ContainsKey(key);
+
+    /// <inheritdoc/>
     protected override void Write(JsonObject fields)
     {
         WriteTargets(fields);

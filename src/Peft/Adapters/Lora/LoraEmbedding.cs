@@ -1,5 +1,4 @@
 using Peft.Models;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Adapters.Lora;

@@ -1,0 +1,215 @@
+using Peft.Adapters;
+using Peft.Adapters.Lora;
+using Peft.Models;
+
+namespace Peft.Tests.Adapters;
+
+public class PeftModelTests
+{
+    private static readonly LoraConfig s_config = new() { Rank = 2, Alpha = 4, TargetModules = ModuleNames.Of("q_proj", "v_proj") };
+
+    [Fact]
+    public void The_first_adapter_becomes_active_and_later_ones_wait()
+    {
+        using var model = TinyLlama.Create();
+        model.AddAdapter(s_config, "a");
+        model.AddAdapter(s_config, "b");
+        Assert.Equal(["a"], model.ActiveAdapters);
+        Assert.Equal(["a", "b"], model.Adapters.Select(static adapter => adapter.Name));
+        Assert.True(model["a"].IsActive);
+        Assert.False(model["b"].IsActive);
+    }
+
+    [Fact]
+    public void A_new_adapter_changes_nothing_until_it_is_trained()
+    {
+        using var model = TinyLlama.Create();
+        var inputs = TinyLlama.Inputs();
+        using var before = ModelRun.Logits(model, inputs);
+        model.AddAdapter(s_config with { ModulesToSave = ["lm_head"], Bias = BiasTraining.All });
+        using var after = ModelRun.Logits(model, inputs);
+        Assert.Equal(0, before.sub(after).abs().max().item<float>());
+    }
+
+    [Fact]
+    public void A_seed_gives_the_same_start_and_another_seed_another()
+    {
+        using var model = TinyLlama.Create();
+        var one = model.AddAdapter(s_config, "one", 5).TrainableParameters[0].Parameter.Required;
+        var same = model.AddAdapter(s_config, "same", 5).TrainableParameters[0].Parameter.Required;
+        var other = model.AddAdapter(s_config, "other", 6).TrainableParameters[0].Parameter.Required;
+        Assert.Equal(0, one.sub(same).abs().max().item<float>());
+        Assert.NotEqual(0, one.sub(other).abs().max().item<float>());
+    }
+
+    [Theory]
+    [InlineData("")]
+    [InlineData(" ")]
+    [InlineData("a.b")]
+    [InlineData("a/b")]
+    [InlineData("__base__")]
+    public void A_name_that_files_or_batches_could_not_hold_is_refused(string name)
+    {
+        using var model = TinyLlama.Create();
+        Assert.Equal("AdapterNameInvalid", Assert.Throws<PeftException>(() => model.AddAdapter(s_config, name)).ErrorId);
+    }
+
+    [Fact]
+    public void Names_that_are_taken_or_unknown_are_errors_that_list_what_there_is()
+    {
+        using var model = TinyLlama.Create();
+        model.AddAdapter(s_config, "a");
+        Assert.Equal("AdapterExists", Assert.Throws<PeftException>(() => model.AddAdapter(s_config, "a")).ErrorId);
+        Action[] unknown = [() => model.SetActive("x"), () => model.RemoveAdapter("x"), () => model.Merge(["x"]), () => model.SaveAdapters("x", ["x"]), () => model.Select("x"), () => model.SelectRows(["x"])];
+        Assert.All(unknown, act =>
+        {
+            var error = Assert.Throws<PeftException>(act);
+            Assert.Equal("AdapterNotFound", error.ErrorId);
+            Assert.Contains("it has a.", error.Message, StringComparison.Ordinal);
+        });
+        Assert.Equal("AdapterNamedTwice", Assert.Throws<PeftException>(() => model.SetActive("a", "a")).ErrorId);
+    }
+
+    [Fact]
+    public void A_failed_addition_leaves_no_trace()
+    {
+        using var model = TinyLlama.Create();
+        var version = model.Version;
+        Assert.Throws<PeftException>(() => model.AddAdapter(s_config with { TargetModules = ModuleNames.Of("q_proj", "mlp") }));
+        Assert.Throws<PeftException>(() => model.AddAdapter(s_config with { Rank = 0 }));
+        Assert.Empty(model.Adapters);
+        Assert.Equal(version, model.Version);
+        Assert.All(model.Base.NamedParameters(), static named => Assert.Null(named.Parameter.Slot));
+    }
+
+    [Fact]
+    public void Removing_the_last_adapter_leaves_the_base_with_empty_slots()
+    {
+        using var model = TinyLlama.Create();
+        var inputs = TinyLlama.Inputs();
+        using var before = ModelRun.Logits(model, inputs);
+        model.AddAdapter(s_config, "a", 1).Perturb(1);
+        model.AddAdapter(s_config, "b", 1).Perturb(2);
+        Assert.NotEmpty(model.RemoveAdapter("a"));
+        Assert.Equal(["b"], model.ActiveAdapters);
+        model.RemoveAdapter("b");
+        using var after = ModelRun.Logits(model, inputs);
+        Assert.Equal(0, before.sub(after).abs().max().item<float>());
+        Assert.All(model.Base.NamedParameters(), static named => Assert.Null(named.Parameter.Slot));
+    }
+
+    [Fact]
+    public void Two_copies_of_a_module_cannot_act_together()
+    {
+        using var model = TinyLlama.Create();
+        model.AddAdapter(s_config with { ModulesToSave = ["lm_head"] }, "a");
+        model.AddAdapter(s_config with { ModulesToSave = ["lm_head"] }, "b");
+        var error = Assert.Throws<PeftException>(() => model.SetActive("a", "b"));
+        Assert.Equal("OverlaysConflict", error.ErrorId);
+        Assert.Contains("lm_head", error.Message, StringComparison.Ordinal);
+        Assert.Equal(["a"], model.ActiveAdapters);
+    }
+
+    [Fact]
+    public void Disabling_keeps_the_active_set_and_every_change_of_what_acts_moves_the_version()
+    {
+        using var model = TinyLlama.Create();
+        model.AddAdapter(s_config, "a", 1).Perturb(1);
+        List<int> versions = [model.Version];
+        model.Disable();
+        Assert.Same(Selection.Base, model.CurrentSelection);
+        versions.Add(model.Version);
+        model.Enable();
+        Assert.Equal(["a"], model.CurrentSelection.Order.Select(static active => active.Name));
+        versions.Add(model.Version);
+        model.SetActive();
+        versions.Add(model.Version);
+        model.SetActive("a");
+        versions.Add(model.Version);
+        model.Merge();
+        versions.Add(model.Version);
+        model.UndoMerge();
+        versions.Add(model.Version);
+        Assert.Equal(versions.Distinct(), versions);
+    }
+
+    [Fact]
+    public void A_weight_in_the_active_set_scales_the_change()
+    {
+        using var model = TinyLlama.Create();
+        model.AddAdapter(s_config with { Alpha = 4 }, "a", 1).Perturb(1);
+        model.AddAdapter(s_config with { Alpha = 1 }, "quarter", 1).Perturb(1);
+        model.SetActive([new Active("a", 0.25f)]);
+        using var weighted = ModelRun.Logits(model, TinyLlama.Inputs());
+        model.SetActive("quarter");
+        using var scaled = ModelRun.Logits(model, TinyLlama.Inputs());
+        Assert.True(weighted.sub(scaled).abs().max().item<float>() < 1e-4);
+    }
+
+    [Fact]
+    public void A_mixed_batch_gives_each_row_what_its_adapter_gives_alone()
+    {
+        using var model = TinyLlama.Create();
+        model.AddAdapter(s_config, "a", 1).Perturb(1);
+        model.AddAdapter(s_config with { TargetModules = ModuleNames.Of("embed_tokens", "down_proj"), ModulesToSave = ["lm_head", "norm"] }, "b", 1).Perturb(2);
+        var inputs = TinyLlama.Inputs(rows: 5);
+        string[] rows = ["b", "__base__", "a", "b", "a"];
+
+        using var mixed = ModelRun.Logits(model, inputs, model.SelectRows(rows));
+
+        for (var row = 0; row < rows.Length; row++)
+        {
+            using var alone = ModelRun.Logits(model, inputs, rows[row] == Selection.BaseRow ? Selection.Base : model.Select(rows[row]));
+            Assert.True(alone[row].sub(mixed[row]).abs().max().item<float>() < 1e-4, $"row {row}");
+        }
+    }
+
+    [Fact]
+    public void A_mixed_batch_is_refused_where_it_cannot_be()
+    {
+        using var model = TinyLlama.Create(bias: true);
+        model.AddAdapter(s_config, "a", 1);
+        model.AddAdapter(s_config with { Bias = BiasTraining.All }, "biases", 1);
+        var inputs = TinyLlama.Inputs(rows: 2);
+        Assert.Equal("MixedBatchNotPossible", Assert.Throws<PeftException>(() => model.SelectRows(["biases", "a"])).ErrorId);
+        Assert.Equal("RowNamesMismatch", Assert.Throws<PeftException>(() => ModelRun.Logits(model, inputs, model.SelectRows(["a"]))).ErrorId);
+        model.Merge(["a"]);
+        Assert.Equal("ModelIsMerged", Assert.Throws<PeftException>(() => model.SelectRows(["a", "a"])).ErrorId);
+    }
+
+    [Fact]
+    public void Counts_are_exact_before_weights_are_there()
+    {
+        using var structure = TinyLlama.CreateStructure();
+        using var loaded = TinyLlama.Create();
+        structure.AddAdapter(s_config with { ModulesToSave = ["lm_head"] });
+        loaded.AddAdapter(s_config with { ModulesToSave = ["lm_head"] });
+        Assert.True(structure.IsStructureOnly);
+        Assert.Equal(loaded.ParameterCounts, structure.ParameterCounts);
+        Assert.Equal((2 * ((2 * 32) + (2 * 24))) + (TinyLlama.Vocabulary * 16), structure.ParameterCounts.Trainable);
+    }
+
+    [Fact]
+    public void A_second_operation_is_refused_by_name_and_the_first_goes_on()
+    {
+        using var model = TinyLlama.Create();
+        using (model.Acquire("training"))
+        {
+            var error = OnAnotherThread(() => model.AddAdapter(s_config)) as PeftException;
+            Assert.Equal("PeftModelBusy", error?.ErrorId);
+            Assert.Contains("training", error!.Message, StringComparison.Ordinal);
+            model.AddAdapter(s_config);
+        }
+
+        Assert.Null(OnAnotherThread(() => model.SetActive("default")));
+
+        static Exception? OnAnotherThread(Action act)
+        {
+            Exception? error = null;
+            var thread = new Thread(() => error = Record.Exception(act));
+            thread.Start();
+            thread.Join();
+            return error;
+        }
+    }
+}

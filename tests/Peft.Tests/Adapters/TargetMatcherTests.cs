@@ -1,0 +1,100 @@
+using Peft.Adapters;
+using Peft.Adapters.Lora;
+
+namespace Peft.Tests.Adapters;
+
+public class TargetMatcherTests
+{
+    [Fact]
+    public void All_linear_leaves_the_output_layer_out_and_is_written_as_short_names()
+    {
+        using var model = TinyLlama.CreateStructure();
+        var adapter = model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.AllLinear });
+        Assert.Equal(14, adapter.AdaptedModules.Count);
+        Assert.DoesNotContain("lm_head", adapter.AdaptedModules);
+        Assert.Equal(["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"], adapter.Config.TargetModules!.Names!.Order(StringComparer.Ordinal));
+    }
+
+    [Fact]
+    public void Nothing_given_takes_the_familys_defaults()
+    {
+        using var model = TinyLlama.CreateStructure();
+        var adapter = model.AddAdapter(new LoraConfig());
+        Assert.All(adapter.AdaptedModules, static path => Assert.Matches("(q|v)_proj$", path));
+        Assert.Equal(4, adapter.AdaptedModules.Count);
+    }
+
+    [Theory]
+    [InlineData("self_attn.q_proj", 2)]
+    [InlineData("0.self_attn.q_proj", 1)]
+    [InlineData("model.layers.1.mlp.down_proj", 1)]
+    public void Names_match_whole_parts_from_the_end(string name, int count)
+    {
+        using var model = TinyLlama.CreateStructure();
+        Assert.Equal(count, model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Of(name) }).AdaptedModules.Count);
+    }
+
+    [Theory]
+    [InlineData("proj")]
+    [InlineData("_proj")]
+    [InlineData("attn.q_proj")]
+    public void Parts_of_a_name_match_nothing(string name)
+    {
+        using var model = TinyLlama.CreateStructure();
+        Assert.Equal("NoModuleMatched", Assert.Throws<PeftException>(() => model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Of(name) })).ErrorId);
+    }
+
+    [Theory]
+    [InlineData(@".*\.1\.self_attn\.(q|o)_proj", 2)]
+    [InlineData(@".*(?P<part>up)_proj", 2)]
+    public void A_pattern_has_to_match_the_whole_path(string pattern, int count)
+    {
+        using var model = TinyLlama.CreateStructure();
+        Assert.Equal(count, model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Matching(pattern) }).AdaptedModules.Count);
+    }
+
+    [Theory]
+    [InlineData("(")]
+    [InlineData(@"(a+)+\.$")]
+    public void A_pattern_that_cannot_be_used_is_an_error(string pattern)
+    {
+        using var model = TinyLlama.CreateStructure();
+        var id = Assert.Throws<PeftException>(() => model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Matching(pattern) })).ErrorId;
+        Assert.Contains(id, new[] { "TargetPatternInvalid", "NoModuleMatched" });
+    }
+
+    [Fact]
+    public void Layers_are_chosen_by_their_index()
+    {
+        using var model = TinyLlama.CreateStructure();
+        var adapter = model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Of("q_proj", "model.layers.0.mlp.up_proj"), LayersToTransform = [1], LayersPattern = ["layers"] });
+        Assert.Equal(["model.layers.0.mlp.up_proj", "model.layers.1.self_attn.q_proj"], adapter.AdaptedModules);
+    }
+
+    [Fact]
+    public void Targets_inside_a_saved_module_get_nothing()
+    {
+        using var model = TinyLlama.CreateStructure();
+        var adapter = model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Of("lm_head", "q_proj"), ModulesToSave = ["lm_head"] });
+        Assert.DoesNotContain("lm_head", adapter.AdaptedModules);
+        Assert.Contains(adapter.TrainableParameters, static parameter => parameter.FullKey == "base_model.model.lm_head.weight");
+    }
+
+    [Fact]
+    public void What_matched_nothing_is_said()
+    {
+        using var model = TinyLlama.CreateStructure();
+        var report = model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Of("q_proj", "nowhere"), ExcludeModules = ModuleNames.Of("elsewhere") }).Report;
+        Assert.Contains(report.Messages, static message => message.Contains("nowhere", StringComparison.Ordinal));
+        Assert.Contains(report.Messages, static message => message.Contains("elsewhere", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public void Pattern_keys_match_whole_name_parts_and_the_first_wins()
+    {
+        var table = new Dictionary<string, int> { ["proj"] = 7, [@"layers\.1.*q_proj"] = 3, ["q_proj"] = 5 };
+        Assert.Equal(5, TargetMatcher.Lookup(table, "model.layers.0.self_attn.q_proj", 1));
+        Assert.Equal(3, TargetMatcher.Lookup(table, "model.layers.1.self_attn.q_proj", 1));
+        Assert.Equal(1, TargetMatcher.Lookup(table, "model.layers.1.self_attn.v_proj", 1));
+    }
+}

@@ -1,0 +1,111 @@
+using System.Text.Json.Nodes;
+using Peft.Adapters;
+using Peft.Models;
+using Peft.Models.Layers;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Golden;
+
+/// <summary>How the tensors of a method start: their kind of distribution and its width, as measured on the peer over several seeds.</summary>
+[Trait("Category", "Golden")]
+public class AdapterStartGoldenTests
+{
+    private const int Seeds = 4;
+
+    public static IEnumerable<object[]> Methods() => (Table()?["methods"] as JsonObject ?? []).Select(static entry => new object[] { entry.Key }).DefaultIfEmpty([""]);
+
+    [SkippableTheory]
+    [MemberData(nameof(Methods))]
+    public void A_method_starts_as_the_peers(string method)
+    {
+        Skip.If(method.Length == 0, "no such table in this set");
+        GoldenCases.Run(AdapterGolden.Domain, method, _ =>
+        {
+            var table = Table()!;
+            var row = table["methods"]![method]!;
+            var config = AdapterConfig.FromJson((JsonObject)row["arguments"]!.DeepClone());
+            config.Validate();
+            Dictionary<string, List<float>> values = [];
+            for (ulong seed = 0; seed < Seeds; seed++)
+            {
+                using var model = new PeftModel(new Wide((JsonObject)table["layers"]!), "wide");
+                foreach (var parameter in model.AddAdapter(config, "default", seed).TrainableParameters)
+                {
+                    var key = parameter.FullKey["base_model.model.".Length..];
+                    values.TryAdd(key, []);
+                    values[key].AddRange(parameter.Parameter.Required.data<float>());
+                }
+            }
+
+            var tensors = (JsonObject)row["tensors"]!;
+            Assert.Equal(tensors.Select(static entry => entry.Key).Where(key => tensors[key]!["rule"] is not null).Except(values.Keys), []);
+            Assert.All(values, entry => AssertLike(tensors[entry.Key]!["measured"]!, entry.Value, entry.Key));
+        });
+    }
+
+    private static void AssertLike(JsonNode measured, List<float> values, string key)
+    {
+        var mean = values.Average(static value => (double)value);
+        var deviation = Math.Sqrt(values.Average(value => Math.Pow(value - mean, 2)));
+        if ((string)measured["kind"]! == "constant")
+        {
+            Assert.All(values, value => Assert.Equal((float)(double)measured["value"]!, value));
+            return;
+        }
+
+        var kurtosis = values.Average(value => Math.Pow(value - mean, 4)) / Math.Pow(deviation, 4);
+        Assert.True(Math.Abs((deviation / (double)measured["std"]!) - 1) < 0.12, $"{key}: standard deviation {deviation}, the peer's {measured["std"]}");
+        Assert.True(Math.Abs(kurtosis - (double)measured["kurtosis"]!) < 0.4, $"{key}: kurtosis {kurtosis}, the peer's {measured["kurtosis"]}");
+        Assert.True(Math.Abs(mean) < 0.1 * deviation, $"{key}: mean {mean}");
+        if ((string)measured["kind"]! == "uniform")
+        {
+            var bound = values.Max(Math.Abs);
+            Assert.True(Math.Abs((bound / (double)measured["bound"]!) - 1) < 0.1, $"{key}: bound {bound}, the peer's {measured["bound"]}");
+        }
+    }
+
+    private static JsonObject? Table()
+    {
+        var path = GoldenCases.DomainFolder(AdapterGolden.Domain) is { } folder ? Path.Combine(folder, "initial_state.json") : "";
+        return File.Exists(path) ? AdapterGolden.Read(path) : null;
+    }
+
+    /// <summary>The layers of the table, as far as they are linear layers and embeddings; a convolution stands there by name alone.</summary>
+    private sealed class Wide : PretrainedModel
+    {
+        public Wide(JsonObject layers)
+            : base(new ModelConfig([]))
+        {
+            foreach (var (name, shape) in layers)
+            {
+                if (shape is not JsonArray sizes)
+                {
+                    Add(name, new Convolution());
+                }
+                else if (name.StartsWith("emb", StringComparison.Ordinal))
+                {
+                    Add(name, new Embedding((long)sizes[0]!, (long)sizes[1]!));
+                }
+                else
+                {
+                    Add(name, new Linear((long)sizes[1]!, (long)sizes[0]!, hasBias: true));
+                }
+            }
+
+            Add("norm", new RmsNorm(4, 1e-5, "LayerNorm"));
+            foreach (var (_, parameter, _) in NamedParameters())
+            {
+                parameter.Assign(randn([.. parameter.Shape]));
+            }
+        }
+
+        public override string InputEmbeddings => "emb";
+    }
+
+    private sealed class Convolution : Peft.Models.Module
+    {
+        public Convolution() => AddParameter("weight", [1, 1, 1, 1]);
+
+        public override string ClassName => "Conv2d";
+    }
+}
