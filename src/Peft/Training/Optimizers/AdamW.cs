@@ -6,7 +6,7 @@ namespace Peft.Training.Optimizers;
 /// Adam with decoupled weight decay (Loshchilov and Hutter 2019), in torch's arithmetic; with <c>amsgrad</c> the denominator
 /// never shrinks (Reddi et al. 2018).
 /// </summary>
-internal sealed class AdamW : Optimizer
+internal class AdamW : Optimizer
 {
     private readonly double beta1;
     private readonly double beta2;

@@ -9,6 +9,15 @@ public static class OptimizerRegistry
     {
         ["adamw_torch"] = new(static (parameters, settings) => new AdamW(parameters, settings)),
         ["adamw_torch_fused"] = new(static (parameters, settings) => new AdamW(parameters, settings)),
+        ["adam"] = new(static (parameters, settings) => new Adam(parameters, settings)),
+        ["nadam"] = new(static (parameters, settings) => new NAdam(parameters, settings)),
+        ["radam"] = new(static (parameters, settings) => new RAdam(parameters, settings)),
+        ["sgd"] = new(static (parameters, settings) => new Sgd(parameters, settings)),
+        ["rmsprop"] = new(static (parameters, settings) => new RmsProp(parameters, settings)),
+        ["adagrad"] = new(static (parameters, settings) => new Adagrad(parameters, settings)),
+        ["adafactor"] = new(static (parameters, settings) => new Adafactor(parameters, settings)),
+        ["loraplus"] = new(static (parameters, settings) => new AdamW(parameters, settings)) { Group = LoraPlus.Group },
+        ["riemannian"] = new(static (parameters, settings) => new Riemannian(parameters, settings)),
     };
 
     /// <summary>Names of all optimisers.</summary>
