@@ -81,7 +81,12 @@ public sealed class TrainingGoldenTests
 
         tolerance.Compare(trace["loss"], [.. losses], "loss");
         norms.Compare(trace["gradient_norm"], [.. record.Steps.Select(step => step.GradientNorm)], "gradient norm");
-        CompareRates(trace["learning_rate"]!.AsArray(), rates);
+        if (options.OptimizerOptions?["relative_step"] is null)
+        {
+            // Adafactor's own step sizes are one tensor in the peer, overwritten in every step: its trace holds the last value throughout.
+            CompareRates(trace["learning_rate"]!.AsArray(), rates);
+        }
+
         new Tolerance(0, 0).Compare(trace["num_items_in_batch"], [.. items.Select(count => (double)count)], "num_items_in_batch");
         CompareEvaluation(trace["evaluation_after"], model, data, tolerance, "evaluation after");
         if (trace["evaluation_during"] is JsonArray during)
