@@ -51,12 +51,8 @@ public sealed class GoldenTheoryDiscoverer(IMessageSink messages) : IXunitTestCa
         ITestFrameworkDiscoveryOptions discoveryOptions, ITestMethod testMethod, IAttributeInfo factAttribute)
     {
         ArgumentNullException.ThrowIfNull(testMethod);
-        var any = testMethod.Method.GetCustomAttributes(typeof(GoldenDataAttribute)).Any(data =>
-        {
-            var arguments = data.GetConstructorArguments().ToArray();
-            return new GoldenDataAttribute((string)arguments[0], (string?)arguments.ElementAtOrDefault(1) ?? "") { Holding = data.GetNamedArgument<string>("Holding") }
-                .Cases().Any();
-        });
+        var method = ((IReflectionMethodInfo)testMethod.Method).MethodInfo;
+        var any = method.GetCustomAttributes<DataAttribute>().Any(data => data.GetData(method).Any());
         return any ? _theories.Discover(discoveryOptions, testMethod, factAttribute) : [];
     }
 }
