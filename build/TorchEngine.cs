@@ -89,42 +89,44 @@ internal sealed class TorchEngine
 
     private void Probe(string? forcedName, string backend)
     {
+        _properties["TorchEngine"] = NuGet;
         _properties["TorchBackend"] = backend;
         _properties["UseMicrosoftMLTokenizers"] = "false";
         _properties["UsePowerShellEngine"] = "false";
-        _properties["TorchEngine"] = forcedName ?? ProbeTorchSharp();
+        _properties["TorchEngine"] = forcedName ?? (RunsTorchSharp() ? NuGet : SystemLibtorch);
         _properties["UseMicrosoftMLTokenizers"] = "true";
-        _properties["UseMicrosoftMLTokenizers"] = CanRestore("Microsoft.ML.Tokenizers", "src", "Peft", "Peft.csproj") ? "true" : "false";
+        _properties["UseMicrosoftMLTokenizers"] = Restores("Microsoft.ML.Tokenizers", "src", "Peft", "Peft.csproj") ? "true" : "false";
         _properties["UsePowerShellEngine"] = "true";
         _properties["UsePowerShellEngine"] =
-            CanRestore("System.Management.Automation", "tests", "Peft.Tests", "Peft.Tests.csproj") ? "true" : "false";
+            Restores("System.Management.Automation", "tests", "Peft.Tests", "Peft.Tests.csproj") ? "true" : "false";
     }
 
-    private string ProbeTorchSharp()
+    /// <summary>Whether a sum computed with the feed's TorchSharp is right: the feed may lack it, and its libtorch may need a newer system.</summary>
+    private bool RunsTorchSharp()
     {
         if (OperatingSystem.IsLinux() && RuntimeInformation.OSArchitecture != Architecture.X64)
         {
             Console.WriteLine("NuGet's libtorch for Linux is for x64 only.");
-            return SystemLibtorch;
+            return false;
         }
 
-        _properties["TorchEngine"] = NuGet;
-        return CanRestore($"TorchSharp and its libtorch ({Backend})", "src", "Peft", "Peft.csproj") ? NuGet : SystemLibtorch;
+        return Succeeds(
+            $"Asking the feed for TorchSharp and its libtorch ({Backend}), and trying them ...",
+            "run", "--project", Checkout.At("build", "probe"), "--configuration", "Release", "--verbosity", "quiet");
     }
 
-    /// <summary>
-    /// Whether the project restores with the properties as they stand. The project itself is the probe, so no list of packages is kept twice.
-    /// </summary>
-    private bool CanRestore(string what, params string[] project)
+    /// <summary>Whether a project restores with the properties as they stand. The project is its own probe: no list of packages is kept twice.</summary>
+    private bool Restores(string what, params string[] project) => Succeeds($"Asking the feed for {what} ...", "restore", Checkout.At(project));
+
+    private bool Succeeds(string what, params string[] arguments)
     {
-        Console.WriteLine($"Asking the feed for {what} ...");
-        var (code, output) = Command.Capture(
-            "dotnet",
-            ["restore", Checkout.At(project), .. _properties.Select(property => $"-p:{property.Key}={property.Value}")]);
+        Console.WriteLine(what);
+        var (code, output) = Command.Capture("dotnet", arguments, _properties);
         if (code != 0)
         {
-            var error = output.Split('\n').FirstOrDefault(line => line.Contains("error ", StringComparison.Ordinal)) ?? output;
-            Console.WriteLine($"  not to be had here: {error.Trim()}");
+            var lines = output.Split('\n', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
+            var reason = lines.FirstOrDefault(line => line.Contains("error ", StringComparison.Ordinal)) ?? lines.FirstOrDefault();
+            Console.WriteLine($"  not to be had here: {reason}");
         }
 
         return code == 0;
