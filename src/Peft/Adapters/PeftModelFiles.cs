@@ -1,5 +1,6 @@
 using System.Text.Json.Nodes;
 using Peft.Models;
+using Peft.Tensors.Gguf;
 using Peft.Tokenization;
 using static TorchSharp.torch;
 
@@ -72,7 +73,13 @@ public sealed partial class PeftModel
     {
         try
         {
-            return Tokenizer.FromFolder(path);
+            if (Directory.Exists(path))
+            {
+                return Tokenizer.FromFolder(path);
+            }
+
+            using var file = GgufFile.Open(path);
+            return Tokenizer.FromGguf(file.Metadata);
         }
         catch (PeftException error) when (error.ErrorId == "TokenizerNotFound")
         {

@@ -1,0 +1,91 @@
+using System.Text.Json.Nodes;
+using Peft.Adapters;
+using Peft.Adapters.Lora;
+using Peft.Tensors;
+using Peft.Tests.Adapters;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Peer;
+
+/// <summary>Adapters saved here and loaded by PEFT, and the other way round.</summary>
+public class AdapterExchangeTests
+{
+    private static readonly Dictionary<string, LoraConfig> s_configs = new()
+    {
+        ["plain"] = new() { Rank = 3, Alpha = 5, TaskType = "CAUSAL_LM", TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["all-linear"] = new() { Rank = 2, Alpha = 4, UseRslora = true, TaskType = "CAUSAL_LM", TargetModules = ModuleNames.AllLinear },
+        ["patterns"] = new()
+        {
+            Rank = 2, Alpha = 4, TaskType = "CAUSAL_LM", TargetModules = ModuleNames.Matching(@".*(q|k|up)_proj"), LoraBias = true,
+            RankPattern = new Dictionary<string, int> { ["k_proj"] = 4 }, AlphaPattern = new Dictionary<string, double> { [@"layers\.1.*q_proj"] = 1.5 },
+        },
+        ["saved"] = new() { Rank = 2, Alpha = 4, TaskType = "CAUSAL_LM", TargetModules = ModuleNames.Of("v_proj"), ModulesToSave = ["lm_head", "norm"] },
+        ["biases"] = new() { Rank = 2, Alpha = 4, TaskType = "CAUSAL_LM", TargetModules = ModuleNames.Of("v_proj"), Bias = BiasTraining.All },
+        ["embedding"] = new() { Rank = 2, Alpha = 4, TaskType = "CAUSAL_LM", TargetModules = ModuleNames.Of("embed_tokens", "lm_head") },
+    };
+
+    [SkippableFact]
+    public void Adapters_compute_the_same_on_either_side()
+    {
+        using var folder = new TemporaryFolder();
+        using var model = TinyLlama.Create(bias: true);
+        var inputs = TinyLlama.Inputs(rows: 3, length: 9);
+        var manifest = Prepare(model, inputs, folder.Path);
+        PythonPeer.Run("adapters.py", manifest);
+
+        foreach (var name in s_configs.Keys)
+        {
+            model.SetActive(name);
+            HoldToPeer(model, inputs, Path.Combine(folder.Path, "ours", name), name + ", made here");
+            var theirs = Path.Combine(folder.Path, "theirs", name);
+            var report = model.LoadAdapter(theirs, "theirs").Report;
+            Assert.Empty(report.Missing);
+            Assert.Empty(report.Unexpected);
+            model.SetActive("theirs");
+            HoldToPeer(model, inputs, theirs, name + ", made by the peer");
+        }
+    }
+
+    private static string Prepare(PeftModel model, Dictionary<string, Tensor> inputs, string folder)
+    {
+        var baseFolder = Path.Combine(folder, "base");
+        var inputFile = Path.Combine(folder, "inputs.safetensors");
+        model.Save(baseFolder);
+        SafetensorsWriter.Write(inputFile, [("input_ids", inputs["input_ids"])]);
+        var ours = new JsonArray();
+        var theirs = new JsonArray();
+        foreach (var (name, config) in s_configs)
+        {
+            model.AddAdapter(config, name, seed: 3).Perturb(4);
+            var saved = Path.Combine(folder, "ours", name);
+            model.SaveAdapter(name, saved);
+            ours.Add(saved);
+            theirs.Add(new JsonObject { ["folder"] = Path.Combine(folder, "theirs", name), ["configuration"] = Arguments(config) });
+        }
+
+        var manifest = Path.Combine(folder, "manifest.json");
+        JsonFile.Write(manifest, new JsonObject { ["base"] = baseFolder, ["inputs"] = inputFile, ["ours"] = ours, ["theirs"] = theirs });
+        return manifest;
+    }
+
+    /// <summary>The configuration as arguments of the peer's class.</summary>
+    private static JsonObject Arguments(LoraConfig config)
+    {
+        var arguments = config.ToJson();
+        foreach (var key in new[] { "peft_type", "peft_version", "inference_mode", "base_model_name_or_path", "auto_mapping", "revision" })
+        {
+            arguments.Remove(key);
+        }
+
+        return arguments;
+    }
+
+    private static void HoldToPeer(PeftModel model, Dictionary<string, Tensor> inputs, string folder, string what)
+    {
+        using var file = TensorStore.OpenFile(Path.Combine(folder, "logits.safetensors"));
+        using var expected = file.Read("logits");
+        using var found = ModelRun.Logits(model, inputs);
+        var gap = expected.sub(found).abs().max().item<float>();
+        Assert.True(gap < 1e-5 * (1 + expected.abs().max().item<float>()), $"{what}: largest difference {gap}");
+    }
+}
