@@ -1,0 +1,68 @@
+using Peft.Adapters;
+using Peft.Models;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Generation;
+
+/// <summary>What one adapter, or the base, makes of a prompt beside others.</summary>
+/// <param name="Prompt">The prompt.</param>
+/// <param name="AdapterName">The adapter, or <see cref="BaseName"/>.</param>
+/// <param name="Text">Its continuation.</param>
+/// <param name="LargestDifference">Largest absolute difference of its scores for the next token from those of the first one compared.</param>
+public sealed record OutputComparison(string Prompt, string AdapterName, string Text, double LargestDifference)
+{
+    /// <summary>Names the base alone in a comparison.</summary>
+    public const string BaseName = "base";
+
+    /// <summary>Continues each prompt with each adapter, without switching the model.</summary>
+    /// <param name="model">A causal language model with a tokenizer.</param>
+    /// <param name="prompts">Prompts.</param>
+    /// <param name="adapterNames">Adapters in the order to compare, <see cref="BaseName"/> for the base alone.</param>
+    /// <param name="options">How to continue.</param>
+    /// <param name="cancellation">Ends the work between two layers.</param>
+    /// <returns>Prompt by prompt, adapter by adapter.</returns>
+    /// <exception cref="PeftException"><c>AdapterNotFound</c>, <c>TokenizerMissing</c>, <c>ModelCannotGenerate</c>.</exception>
+    public static IReadOnlyList<OutputComparison> Compare(
+        PeftModel model,
+        IReadOnlyList<string> prompts,
+        IReadOnlyList<string> adapterNames,
+        GenerationOptions options,
+        CancellationToken cancellation = default)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        ArgumentNullException.ThrowIfNull(adapterNames);
+        var generator = new TextGenerator(model);
+        var selections = adapterNames.Select(name => SelectionOf(model, name)).ToArray();
+        var texts = selections.Select(selection => generator.Generate(prompts, options, selection, null, cancellation)).ToArray();
+        var results = new List<OutputComparison>();
+        for (var p = 0; p < prompts.Count; p++)
+        {
+            using var scope = NewDisposeScope();
+            var scores = selections.Select(selection => NextScores(model, prompts[p], selection, cancellation)).ToArray();
+            results.AddRange(adapterNames.Select((name, a) =>
+                new OutputComparison(prompts[p], name, texts[a][p].Text, (scores[a] - scores[0]).abs().max().ToDouble())));
+        }
+
+        return results;
+    }
+
+    /// <summary>Scores over the vocabulary for the token after a prompt, float32 [vocabulary]; the caller owns it.</summary>
+    internal static Tensor NextScores(PeftModel model, string prompt, Selection selection, CancellationToken cancellation)
+    {
+        using var lease = model.Acquire("Comparing outputs");
+        using var noGrad = no_grad();
+        using var scope = NewDisposeScope();
+        var ids = TextGenerator.RequireTokenizer(model).EncodeIds(prompt).Select(static id => (long)id).ToArray();
+        var context = new ForwardContext { Selection = selection, Rows = 1, Length = ids.Length, Cancellation = cancellation };
+        var network = (CausalModel)model.Base;
+        var hidden = network.Hidden(tensor(ids, [1, ids.Length], device: model.Device), context);
+        return network.Logits(hidden.narrow(0, ids.Length - 1, 1), context).view(-1).to_type(ScalarType.Float32).clone().MoveToOuterDisposeScope();
+    }
+
+    private static Selection SelectionOf(PeftModel model, string name) => name switch
+    {
+        BaseName when !model.Adapters.Any(static adapter => adapter.Name == BaseName) => Selection.Base,
+        _ => Selection.Of(model[name].Name),
+    };
+}

@@ -1,0 +1,142 @@
+using Peft.Adapters;
+using Peft.Models;
+using Peft.Tokenization;
+
+namespace Peft.Generation;
+
+/// <summary>Continues texts with a model and the adapters that are active on it.</summary>
+public sealed class TextGenerator
+{
+    private readonly PeftModel model;
+    private readonly CausalModel network;
+
+    /// <summary>Makes a generator for a causal language model.</summary>
+    /// <exception cref="PeftException"><c>ModelCannotGenerate</c>: the model isn't one, or holds no weights.</exception>
+    public TextGenerator(PeftModel model)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        this.model = model;
+        network = model.Base as CausalModel ?? throw new PeftException(
+            "ModelCannotGenerate", $"'{model.Name}' is a {model.Base.ClassName}, which does not continue text. Import a causal language model.");
+    }
+
+    /// <summary>Continues texts, in one batch.</summary>
+    /// <param name="prompts">At least one text.</param>
+    /// <param name="options">How to continue.</param>
+    /// <param name="selection">Which adapters act; null for those active on the model.</param>
+    /// <param name="onChunk">Sees each piece of text as soon as it is certain, on the thread that decodes.</param>
+    /// <param name="cancellation">Ends the work between two layers.</param>
+    /// <returns>One result a prompt, in their order.</returns>
+    /// <exception cref="PeftException"><c>TokenizerMissing</c>, <c>PromptEmpty</c>, <c>GenerationOptionInvalid</c>, <c>PeftModelBusy</c>.</exception>
+    public IReadOnlyList<GenerationResult> Generate(
+        IReadOnlyList<string> prompts,
+        GenerationOptions options,
+        Selection? selection = null,
+        Action<GenerationChunk>? onChunk = null,
+        CancellationToken cancellation = default)
+    {
+        ArgumentNullException.ThrowIfNull(prompts);
+        var tokenizer = RequireTokenizer(model);
+        var ids = prompts.Select(prompt => EncodePrompt(tokenizer, prompt)).ToArray();
+        return Generate(ids, prompts, tokenizer, options, selection, onChunk, cancellation);
+    }
+
+    /// <summary>Continues rows of ids, in one batch. Needs no tokenizer unless there are stop strings.</summary>
+    /// <inheritdoc cref="Generate(IReadOnlyList{string}, GenerationOptions, Selection?, Action{GenerationChunk}?, CancellationToken)"/>
+    public IReadOnlyList<GenerationResult> Generate(
+        IReadOnlyList<IReadOnlyList<int>> prompts,
+        GenerationOptions options,
+        Selection? selection = null,
+        Action<GenerationChunk>? onChunk = null,
+        CancellationToken cancellation = default)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        var tokenizer = options.StopStrings.Count > 0 ? RequireTokenizer(model) : model.Tokenizer;
+        return Generate(prompts, null, tokenizer, options, selection, onChunk, cancellation);
+    }
+
+    internal static Tokenizer RequireTokenizer(PeftModel model) => model.Tokenizer ?? throw new PeftException(
+        "TokenizerMissing", $"'{model.Name}' has no tokenizer. Put the tokenizer files beside its weights, or give token ids.");
+
+    private static int[] EncodePrompt(Tokenizer tokenizer, string prompt)
+    {
+        var ids = tokenizer.EncodeIds(prompt);
+        if (ids.Length == 0 && tokenizer.BosTokenId is { } begin)
+        {
+            return [begin];
+        }
+
+        return ids.Length > 0 ? ids : throw new PeftException(
+            "PromptEmpty", "An empty prompt has no tokens, and this tokenizer has no token that begins a text. Give at least one character.");
+    }
+
+    private GenerationResult[] Generate(
+        IReadOnlyList<IReadOnlyList<int>> ids,
+        IReadOnlyList<string>? prompts,
+        Tokenizer? tokenizer,
+        GenerationOptions options,
+        Selection? selection,
+        Action<GenerationChunk>? onChunk,
+        CancellationToken cancellation)
+    {
+        options.Validate();
+        if (ids.Count == 0)
+        {
+            return [];
+        }
+
+        if (ids.Any(static row => row.Count == 0))
+        {
+            throw new PeftException("PromptEmpty", "A prompt has no tokens. Give at least one.");
+        }
+
+        using var lease = model.Acquire("Text generation");
+        var endOfText = options.EndOfTextIds.Count > 0 ? options.EndOfTextIds : EndOfTextIds();
+        var rows = ids.Select((row, index) => new DecodeRow(index, row, new TokenSampler(options, endOfText, index))).ToArray();
+        var streams = rows.Select(_ => tokenizer is null ? null : new TextStream(tokenizer, options)).ToArray();
+        var loop = new DecodeLoop(
+            network, selection ?? model.CurrentSelection, options, endOfText, options.PadTokenId ?? (int?)model.Config.Integer("pad_token_id") ?? 0);
+        loop.Run(rows, (row, id) => Add(row, id, streams[row.Index], endOfText, onChunk), model.Device, cancellation);
+        return [.. rows.Select(row => Result(row, prompts?[row.Index], streams[row.Index]))];
+    }
+
+    private static void Add(DecodeRow row, int id, TextStream? stream, IReadOnlyList<int> endOfText, Action<GenerationChunk>? onChunk)
+    {
+        if (stream is null)
+        {
+            onChunk?.Invoke(new GenerationChunk(row.Index, "", id));
+            return;
+        }
+
+        var text = endOfText.Contains(id) ? "" : stream.Append(id);
+        if (stream.IsStopped)
+        {
+            row.Finished = FinishReason.StopString;
+        }
+        else if (row.Finished is not null)
+        {
+            text += stream.Finish();
+        }
+
+        onChunk?.Invoke(new GenerationChunk(row.Index, text, id));
+    }
+
+    private static GenerationResult Result(DecodeRow row, string? prompt, TextStream? stream) => new(
+        prompt, stream?.Text ?? "", [.. row.Ids.Skip(row.PromptLength)], row.PromptLength, row.Finished ?? FinishReason.Length);
+
+    /// <summary>What ends a text: generation_config.json, else config.json, else the tokenizer.</summary>
+    private IReadOnlyList<int> EndOfTextIds()
+    {
+        if (model.GenerationDefaults is { } defaults && new ModelConfig(defaults).TokenIds("eos_token_id") is { Count: > 0 } fromDefaults)
+        {
+            return fromDefaults;
+        }
+
+        if (model.Config.TokenIds("eos_token_id") is { Count: > 0 } fromConfig)
+        {
+            return fromConfig;
+        }
+
+        return model.Tokenizer?.EosTokenId is { } id ? [id] : [];
+    }
+}

@@ -1,0 +1,125 @@
+using System.Text.Json.Nodes;
+using Peft.Adapters;
+using Peft.Generation;
+using Peft.Models;
+using Peft.Tests.Golden;
+using TorchSharp;
+
+namespace Peft.Tests.Generation;
+
+/// <summary>Continuing texts with the embedded model.</summary>
+public sealed class TextGeneratorTests : IDisposable
+{
+    private static readonly string s_folder = Path.Combine(GoldenCases.Repository, "assets", "pocket-llama");
+    private readonly PeftModel model = PeftModel.Load(s_folder, new LoadOptions { DataType = torch.ScalarType.Float32 });
+
+    public void Dispose() => model.Dispose();
+
+    [Fact]
+    public void Rows_padded_on_the_left_continue_as_they_do_alone()
+    {
+        var prompts = new[] { "The people of the United States", "Call me", "whale: " };
+        var options = new GenerationOptions { MaxNewTokens = 16 };
+        var generator = new TextGenerator(model);
+        var together = generator.Generate(prompts, options);
+        for (var i = 0; i < prompts.Length; i++)
+        {
+            Assert.Equal(generator.Generate([prompts[i]], options)[0].TokenIds, together[i].TokenIds);
+        }
+    }
+
+    [Fact]
+    public void The_cache_changes_nothing()
+    {
+        var options = new GenerationOptions { MaxNewTokens = 24 };
+        var generator = new TextGenerator(model);
+        Assert.Equal(
+            generator.Generate(["It was a dark night at sea"], options with { UseCache = false })[0].TokenIds,
+            generator.Generate(["It was a dark night at sea"], options)[0].TokenIds);
+    }
+
+    [Fact]
+    public void A_seed_repeats_a_draw_and_does_not_depend_on_neighbours()
+    {
+        var options = new GenerationOptions { MaxNewTokens = 12, Sample = true, Temperature = 1.2, TopK = 50, TopP = 0.95, Seed = 7 };
+        var generator = new TextGenerator(model);
+        var alone = generator.Generate(["The whale"], options)[0];
+        Assert.Equal(alone.TokenIds, generator.Generate(["The whale"], options)[0].TokenIds);
+        Assert.Equal(alone.TokenIds, generator.Generate(["The whale", "My fellow citizens"], options)[0].TokenIds);
+        Assert.NotEqual(alone.TokenIds, generator.Generate(["The whale"], options with { Seed = 8 })[0].TokenIds);
+    }
+
+    [Fact]
+    public void A_stop_string_ends_a_row_alone()
+    {
+        var options = new GenerationOptions { MaxNewTokens = 20 };
+        var generator = new TextGenerator(model);
+        var whole = generator.Generate(["The people of the United States", "Call me"], options);
+        var stop = whole[0].Text[3..6];
+        var stopped = generator.Generate(["The people of the United States", "Call me"], options with { StopStrings = [stop] });
+        Assert.Equal(FinishReason.StopString, stopped[0].FinishReason);
+        Assert.Equal(whole[0].Text[..whole[0].Text.IndexOf(stop, StringComparison.Ordinal)], stopped[0].Text);
+    }
+
+    [Fact]
+    public void Streamed_pieces_are_the_text()
+    {
+        var pieces = new List<GenerationChunk>();
+        var result = new TextGenerator(model).Generate(["whale: "], new GenerationOptions { MaxNewTokens = 20 }, onChunk: pieces.Add)[0];
+        Assert.Equal(result.Text, string.Concat(pieces.Select(piece => piece.Text)));
+        Assert.Equal(result.TokenIds, pieces.Select(piece => piece.TokenId));
+    }
+
+    [Fact]
+    public void Cancelling_ends_the_work_and_leaves_the_model_usable()
+    {
+        using var source = new CancellationTokenSource();
+        var generator = new TextGenerator(model);
+        Assert.ThrowsAny<OperationCanceledException>(() => generator.Generate(
+            ["whale: "], new GenerationOptions { MaxNewTokens = 100 }, onChunk: _ => source.Cancel(), cancellation: source.Token));
+        Assert.Single(generator.Generate(["whale: "], new GenerationOptions { MaxNewTokens = 2 }));
+    }
+
+    [Fact]
+    public void A_second_operation_on_the_same_model_is_refused()
+    {
+        var generator = new TextGenerator(model);
+        var error = Assert.Throws<PeftException>(() => generator.Generate(
+            ["whale: "],
+            new GenerationOptions { MaxNewTokens = 2 },
+            onChunk: _ => Task.Run(() => generator.Generate(["x"], new GenerationOptions())).GetAwaiter().GetResult()));
+        Assert.Equal("PeftModelBusy", error.ErrorId);
+    }
+
+    [Fact]
+    public void Two_hundred_tokens_leave_no_tensor_behind()
+    {
+        var generator = new TextGenerator(model);
+        generator.Generate(["whale: "], new GenerationOptions { MaxNewTokens = 3 });
+        var before = torch.Tensor.TotalCount;
+        generator.Generate(["whale: ", "Call me"], new GenerationOptions { MaxNewTokens = 200, MinNewTokens = 200 });
+        Assert.Equal(before, torch.Tensor.TotalCount);
+    }
+
+    [SkippableFact]
+    public void Perplexity_is_the_peers()
+    {
+        var passage = Path.Combine(GoldenCases.Repository, "..", "shared", "models", "smollm2-135m-instruct-gguf", "passage.txt");
+        var reference = Path.Combine(GoldenCases.Repository, "..", "shared", "models", "pocket-llama", "reference.json");
+        Skip.IfNot(File.Exists(passage) && File.Exists(reference), "the reference passage is not beside this checkout");
+        var expected = JsonNode.Parse(File.ReadAllText(reference))!["perplexity"]!;
+        var found = PerplexityResult.Measure(model, File.ReadAllText(passage), windowLength: 256);
+        Assert.Equal((int)expected["tokens"]!, found.Tokens);
+        Assert.Equal((double)expected["value"]!, found.Value, 0.01);
+    }
+
+    [Theory]
+    [InlineData(0, 1, 1)]
+    [InlineData(5, 0, 1)]
+    [InlineData(5, 1, 0)]
+    public void Options_that_cannot_be_are_named(int tokens, double temperature, double topP)
+    {
+        var error = Assert.Throws<PeftException>(() => new GenerationOptions { MaxNewTokens = tokens, Temperature = temperature, TopP = topP }.Validate());
+        Assert.Equal("GenerationOptionInvalid", error.ErrorId);
+    }
+}
