@@ -2,6 +2,7 @@ using System.Text.Json.Nodes;
 using Peft.Adapters;
 using Peft.Tensors;
 using Peft.Training.Checkpoints;
+using Peft.Training.Data;
 using Peft.Training.Optimizers;
 using Peft.Training.Reports;
 using Peft.Training.Schedules;
@@ -50,6 +51,7 @@ internal sealed class TrainingOutput : IDisposable
         }
 
         Directory.CreateDirectory(folder);
+        (request.Data as TokenizedDataset)?.Template?.Save(folder);
         var output = new TrainingOutput(folder, adapter, request.Options, identity);
         if (!request.Resume)
         {

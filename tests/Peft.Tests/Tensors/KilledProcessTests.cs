@@ -21,7 +21,7 @@ public sealed class KilledProcessTests : IDisposable
         string path = _folder["model.safetensors"];
         SafetensorsWriter.Write(path, [("x", ones(1000))]);
 
-        var start = new ProcessStartInfo(host, ["exec", typeof(KilledProcessTests).Assembly.Location]) { RedirectStandardError = true, RedirectStandardOutput = true };
+        var start = new ProcessStartInfo(host, ["exec", typeof(KilledProcessTests).Assembly.Location]) { UseShellExecute = false, RedirectStandardError = true, RedirectStandardOutput = true };
         start.Environment[TargetVariable] = path;
         using Process child = Process.Start(start)!;
         Task<string> output = child.StandardOutput.ReadToEndAsync();

@@ -23,6 +23,15 @@ public sealed record TokenizationOptions
 
     /// <summary>Whether padding stands in front. Default: behind, as in TRL, whatever the tokenizer does when it generates.</summary>
     public bool PadLeft { get; init; }
+
+    /// <summary>What a training's options say about length and packing.</summary>
+    /// <param name="options">The training's options; packing there is <see cref="PackingStrategy.BestFit"/>.</param>
+    /// <returns>The same for the data.</returns>
+    public static TokenizationOptions Of(TrainingOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        return new TokenizationOptions { MaxLength = options.MaxLength, Packing = options.Packing ? PackingStrategy.BestFit : PackingStrategy.None };
+    }
 }
 
 /// <summary>A data set in a model's tokens, ready to be learnt.</summary>
@@ -44,6 +53,9 @@ public sealed class TokenizedDataset : ITrainingData
 
     /// <summary>The examples, in the order of their rows.</summary>
     public IReadOnlyList<TrainingExample> Examples { get; }
+
+    /// <summary>What made prompts of the rows, if anything did: it belongs beside the adapter that is trained on them.</summary>
+    public PromptTemplate? Template { get; internal init; }
 
     /// <summary>Rows that gave no example, and why.</summary>
     public IReadOnlyList<DroppedRow> Dropped { get; }

@@ -118,7 +118,7 @@ public sealed class TrainingDataset
         }
 
         return examples.Any(example => example.LearnedCount > 0)
-            ? new TokenizedDataset(examples, dropped, options, tokenizer.PadTokenId ?? tokenizer.EosTokenId ?? 0)
+            ? new TokenizedDataset(examples, dropped, options, tokenizer.PadTokenId ?? tokenizer.EosTokenId ?? 0) { Template = Template }
             : throw AllMasked(options.MaxLength);
     }
 
