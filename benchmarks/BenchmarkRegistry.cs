@@ -1,3 +1,7 @@
+using Peft.Benchmarks.Generation;
+using Peft.Benchmarks.Training;
+using static TorchSharp.torch.ScalarType;
+
 namespace Peft.Benchmarks;
 
 /// <summary>Every job there is: a new one is a file and a line here.</summary>
@@ -6,5 +10,12 @@ internal static class BenchmarkRegistry
     /// <summary>All jobs in the order they are run.</summary>
     public static IReadOnlyList<Benchmark> All { get; } =
     [
+        TrainingBenchmark.Job(ModelShape.SmolLm2, Float32, steps: 6),
+        TrainingBenchmark.Job(ModelShape.SmolLm2, BFloat16, steps: 6),
+        TrainingBenchmark.Job(ModelShape.SmolLm2, Float32, steps: 6, checkpointing: true),
+        TrainingBenchmark.Job(ModelShape.Pocket, Float32, steps: 12),
+        TrainingBenchmark.Job(ModelShape.Pocket, BFloat16, steps: 12),
+        GenerationBenchmark.Job(ModelShape.SmolLm2, Float32),
+        GenerationBenchmark.Job(ModelShape.SmolLm2, BFloat16),
     ];
 }

@@ -53,6 +53,13 @@ public abstract class PretrainedModel : Module
         return Find(dot < 0 ? "" : path[..dot])?.Parameters.FirstOrDefault(parameter => parameter.Name == path[(dot + 1)..]);
     }
 
+    /// <summary>Makes a model ready whose weights were assigned one by one: ties what shares weights, joins what is used together.</summary>
+    public void Prepare()
+    {
+        Tie();
+        AfterLoad();
+    }
+
     /// <summary>Lets the followers of <see cref="TiedParameters"/> share their owners' weights.</summary>
     internal void Tie()
     {

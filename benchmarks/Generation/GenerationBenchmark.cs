@@ -1,0 +1,52 @@
+using System.Diagnostics;
+using Peft.Models;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Benchmarks.Generation;
+
+/// <summary>Greedy continuation of one sequence by 128 tokens: the model's part of it.</summary>
+internal static class GenerationBenchmark
+{
+    private const int Prompt = 32;
+    private const int Tokens = 128;
+
+    /// <summary>The job on a shape in a type, beside the peer's.</summary>
+    public static Benchmark Job(ModelShape shape, ScalarType type)
+    {
+        var (label, name) = type == ScalarType.BFloat16 ? ("bf16", "bfloat16") : ("fp32", "float32");
+        return new Benchmark(
+            $"generate-{shape.Name}-{label}", "tokens/s", () => Measure(shape, type), ["generate", "--shape", shape.Name, "--dtype", name, "--tokens", $"{Tokens}"]);
+    }
+
+    /// <summary>Tokens a second: the median of three runs after one to warm up.</summary>
+    public static BenchmarkFigure Measure(ModelShape shape, ScalarType type)
+    {
+        using var noGrad = no_grad();
+        using var model = shape.Create(type);
+        using var prompt = randint(5, model.VocabularySize, [1, Prompt], ScalarType.Int64);
+        Run(model, prompt);
+        var speeds = Enumerable.Range(0, 3).Select(_ => Tokens / Run(model, prompt)).Order().ToArray();
+        return new BenchmarkFigure(speeds[1]);
+    }
+
+    private static double Run(CausalModel model, Tensor prompt)
+    {
+        var clock = Stopwatch.StartNew();
+        using var cache = new KeyValueCache();
+        var context = new ForwardContext { Cache = cache };
+        var next = prompt.alias();
+        for (var i = 0; i < Tokens; i++)
+        {
+            using var scope = NewDisposeScope();
+            var hidden = model.Hidden(next, context);
+            var token = model.Logits(hidden.narrow(0, hidden.size(0) - 1, 1), context).argmax(1, keepdim: true);
+            next.Dispose();
+            next = token.MoveToOuterDisposeScope();
+            next.item<long>();
+        }
+
+        next.Dispose();
+        return clock.Elapsed.TotalSeconds;
+    }
+}

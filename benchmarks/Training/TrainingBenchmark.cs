@@ -1,0 +1,63 @@
+using Peft.Adapters;
+using Peft.Adapters.Lora;
+using Peft.Training;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Benchmarks.Training;
+
+/// <summary>LoRA of rank 8 on every linear layer, 4 x 512 random tokens a step, through the product's own trainer.</summary>
+internal static class TrainingBenchmark
+{
+    private const int WarmUp = 2;
+    private const int Rows = 4;
+    private const int Length = 512;
+
+    /// <summary>The job on a shape in a type, beside the peer's.</summary>
+    public static Benchmark Job(ModelShape shape, ScalarType type, int steps, bool checkpointing = false)
+    {
+        var (label, name) = type == ScalarType.BFloat16 ? ("bf16", "bfloat16") : ("fp32", "float32");
+        string[] arguments = ["train", "--shape", shape.Name, "--dtype", name, "--steps", $"{steps}"];
+        return new Benchmark(
+            $"train-{shape.Name}-{label}{(checkpointing ? "-checkpointing" : "")}",
+            "tokens/s",
+            () => Measure(shape, type, steps, checkpointing),
+            checkpointing ? [.. arguments, "--checkpointing"] : arguments);
+    }
+
+    /// <summary>Tokens a second: the median over the steps after two to warm up.</summary>
+    public static BenchmarkFigure Measure(ModelShape shape, ScalarType type, int steps, bool checkpointing = false)
+    {
+        using var model = new PeftModel(shape.Create(type), shape.Name);
+        model.AddAdapter(new LoraConfig { Rank = 8, Alpha = 16, TargetModules = ModuleNames.AllLinear, TaskType = "CAUSAL_LM" });
+        var record = new Trainer(new TrainingRequest
+        {
+            Model = model,
+            AdapterName = "default",
+            Data = new RandomRows((long)shape.Config["vocab_size"]!, Rows * (steps + WarmUp)),
+            Options = new TrainingOptions { LearningRate = 1e-4, BatchSize = Rows, MaxSteps = steps + WarmUp, GradientCheckpointing = checkpointing },
+        }).Train();
+
+        var seconds = record.Steps.Zip(record.Steps.Skip(1), static (before, after) => after.Seconds - before.Seconds).Skip(WarmUp - 1).Order().ToArray();
+        var speed = Rows * Length / seconds[seconds.Length / 2];
+        var peak = new BenchmarkFigure(speed).PeakBytes;
+
+        // Forward and the gradient of the input: two products a matrix; none for frozen weights.
+        var share = 2 * 2 * shape.ProductsPerToken() * speed / MatrixProductRate.Measure(type);
+        return new BenchmarkFigure(speed, share) { PeakBytes = peak };
+    }
+
+    /// <summary>Full rows of random tokens, every one of which is learnt.</summary>
+    private sealed class RandomRows(long vocabulary, int count) : ITrainingData
+    {
+        public int Count => count;
+
+        public string Fingerprint => "random";
+
+        public TrainingBatch Collate(IReadOnlyList<int> rows, Device device)
+        {
+            var ids = randint(5, vocabulary, [rows.Count, Length], ScalarType.Int64, device);
+            return new TrainingBatch(ids, ids.clone()) { TokenCount = ids.numel(), TargetCount = rows.Count * (Length - 1) };
+        }
+    }
+}
