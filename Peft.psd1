@@ -16,9 +16,36 @@
     FunctionsToExport    = @()
     VariablesToExport    = @()
     CmdletsToExport      = @(
+        'Add-PeftAdapter'
+        'ConvertFrom-ModelToken'
+        'ConvertTo-ChatPrompt'
+        'ConvertTo-ModelToken'
+        'Disable-PeftAdapter'
+        'Enable-PeftAdapter'
+        'Export-PeftAdapter'
+        'Export-PeftModel'
+        'Get-ModelModule'
+        'Get-PeftAdapter'
         'Get-PeftDevice'
+        'Get-PeftModel'
+        'Import-PeftAdapter'
+        'Import-PeftModel'
+        'Import-TrainingDataset'
+        'Invoke-LoraTraining'
+        'Measure-ModelParameter'
+        'Merge-LoraAdapter'
+        'New-LoraConfig'
+        'Remove-PeftAdapter'
+        'Remove-PeftModel'
+        'Set-ActiveAdapter'
+        'Show-TrainingExample'
+        'Undo-LoraMerge'
     )
-    AliasesToExport      = @()
+    AliasesToExport      = @(
+        'Invoke-PeftTraining'
+        'Merge-PeftAdapter'
+        'Undo-PeftMerge'
+    )
 
     PrivateData          = @{
         PSData = @{

@@ -1,0 +1,37 @@
+using System.Management.Automation;
+using Peft.Adapters;
+using Peft.Module.Completion;
+
+namespace Peft.Module.Commands;
+
+/// <summary>Get-PeftModel: the models that are loaded and what they occupy.</summary>
+[Cmdlet(VerbsCommon.Get, "PeftModel")]
+[OutputType(typeof(PeftModel))]
+public sealed class GetPeftModelCommand : PeftCmdlet
+{
+    /// <summary>Names to list; wildcards are allowed. Without it all models are listed.</summary>
+    [Parameter(Position = 0, ValueFromPipeline = true)]
+    [SupportsWildcards]
+    [ArgumentCompleter(typeof(ModelNameCompleter))]
+    [ValidateNotNullOrEmpty]
+    public string[] Name { get; set; } = ["*"];
+
+    /// <inheritdoc/>
+    protected override void Process()
+    {
+        foreach (var name in Name)
+        {
+            var models = LoadedModels.Named(name).ToList();
+            if (models.Count == 0 && !WildcardPattern.ContainsWildcardCharacters(name))
+            {
+                WriteError(new PeftException("ModelNotFound", $"No model named '{name}' is loaded.")
+                {
+                    Target = name,
+                    RecommendedAction = "Import-PeftModel loads one; Get-PeftModel without a name lists those that are loaded.",
+                });
+            }
+
+            WriteObject(models, enumerateCollection: true);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+using System.Management.Automation;
+using Peft.Module.Completion;
+using Peft.Training.Data;
+
+namespace Peft.Module.Commands;
+
+/// <summary>Import-TrainingDataset: reads examples to learn from, from files or from the pipeline.</summary>
+[Cmdlet(VerbsData.Import, "TrainingDataset", DefaultParameterSetName = PathSet)]
+[OutputType(typeof(TrainingDataset))]
+public sealed class ImportTrainingDatasetCommand : PeftCmdlet
+{
+    private const string PathSet = "Path";
+    private const string LiteralSet = "LiteralPath";
+    private const string RowSet = "InputObject";
+
+    private readonly List<IReadOnlyDictionary<string, object?>> rows = [];
+
+    /// <summary>JSONL, JSON, CSV or text files, each a data set of its own; wildcards are allowed.</summary>
+    [Parameter(Mandatory = true, Position = 0, ParameterSetName = PathSet)]
+    [SupportsWildcards]
+    [ValidateNotNullOrEmpty]
+    public string[] Path { get; set; } = [];
+
+    /// <summary>Files, taken as they are written.</summary>
+    [Parameter(Mandatory = true, ParameterSetName = LiteralSet)]
+    [Alias("PSPath", "LP")]
+    [ValidateNotNullOrEmpty]
+    public string[] LiteralPath { get; set; } = [];
+
+    /// <summary>Rows of one data set, such as Import-Csv gives them: objects or tables with the columns' values, or plain texts. Files from Get-ChildItem are read.</summary>
+    [Parameter(Mandatory = true, ParameterSetName = RowSet, ValueFromPipeline = true)]
+    [ValidateNotNull]
+    public PSObject[] InputObject { get; set; } = [];
+
+    /// <summary>How the rows are written: <c>Automatic</c> goes by the file's extension.</summary>
+    [Parameter]
+    [PSDefaultValue(Value = DatasetFormat.Automatic, Help = "Automatic")]
+    public DatasetFormat Format { get; set; }
+
+    /// <summary>What separates the values of a CSV file. Without it the first line tells.</summary>
+    [Parameter]
+    public char? Delimiter { get; set; }
+
+    /// <summary>Encoding of the text, such as <c>utf-8</c>, <c>utf-16</c> or <c>shift_jis</c>. Without it the bytes tell.</summary>
+    [Parameter]
+    [ArgumentCompleter(typeof(EncodingCompleter))]
+    [ValidateNotNullOrEmpty]
+    public string? Encoding { get; set; }
+
+    /// <summary>Column that holds a whole text; by default <c>text</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? TextColumn { get; set; }
+
+    /// <summary>Column that holds the prompt; by default <c>prompt</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? PromptColumn { get; set; }
+
+    /// <summary>Column that holds what follows the prompt; by default <c>completion</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? CompletionColumn { get; set; }
+
+    /// <summary>Column that holds an instruction; by default <c>instruction</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? InstructionColumn { get; set; }
+
+    /// <summary>Column that holds what the instruction is about; by default <c>input</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? InputColumn { get; set; }
+
+    /// <summary>Column that holds the answer to the instruction; by default <c>output</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? OutputColumn { get; set; }
+
+    /// <summary>Column that holds a conversation; by default <c>messages</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? MessagesColumn { get; set; }
+
+    /// <summary>Makes a prompt of a row: text with columns in braces, such as <c>Question: {question}\nAnswer:</c>. Rows with an instruction have a template by default.</summary>
+    [Parameter]
+    [ArgumentCompleter(typeof(PromptTemplateCompleter))]
+    [ValidateNotNullOrEmpty]
+    public string? Template { get; set; }
+
+    /// <summary>The most tokens an example keeps. Without it the training's own limit counts.</summary>
+    [Parameter]
+    [ValidateRange(2, int.MaxValue)]
+    public int? MaxLength { get; set; }
+
+    /// <summary>Which tokens are learnt: those of the answer, or all.</summary>
+    [Parameter]
+    [PSDefaultValue(Value = LossTokens.Answer, Help = "Answer")]
+    public LossTokens Loss { get; set; }
+
+    /// <inheritdoc/>
+    protected override void Process()
+    {
+        switch (ParameterSetName)
+        {
+            case RowSet:
+                foreach (var item in InputObject)
+                {
+                    if (item.BaseObject is FileInfo file)
+                    {
+                        Read(file.FullName, () => [file.FullName]);
+                    }
+                    else
+                    {
+                        rows.Add(DatasetRow.From(item));
+                    }
+                }
+
+                break;
+            case LiteralSet:
+                LiteralPath.ForEach(path => Read(path, () => [PathResolution.ResolveLiteral(this, path)]));
+                break;
+            default:
+                Path.ForEach(path => Read(path, () => PathResolution.Resolve(this, path)));
+                break;
+        }
+    }
+
+    /// <inheritdoc/>
+    protected override void End()
+    {
+        if (rows.Count > 0)
+        {
+            WriteObject(TrainingDataset.FromRows(rows, Options(), "the pipeline"));
+        }
+    }
+
+    private void Read(string given, Func<IReadOnlyList<string>> resolve)
+    {
+        try
+        {
+            foreach (var path in resolve())
+            {
+                WriteObject(Run(_ => TrainingDataset.FromFile(path, Options())));
+            }
+        }
+        catch (Exception error) when (ErrorMapping.IsOurs(error))
+        {
+            WriteError(error, given);
+        }
+    }
+
+    private DatasetOptions Options() => new()
+    {
+        Format = Format,
+        Delimiter = Delimiter,
+        Encoding = Encoding,
+        TextColumn = TextColumn,
+        PromptColumn = PromptColumn,
+        CompletionColumn = CompletionColumn,
+        InstructionColumn = InstructionColumn,
+        InputColumn = InputColumn,
+        OutputColumn = OutputColumn,
+        MessagesColumn = MessagesColumn,
+        Template = Template is null ? null : new PromptTemplate(Template),
+        MaxLength = MaxLength,
+        Loss = Loss,
+    };
+}

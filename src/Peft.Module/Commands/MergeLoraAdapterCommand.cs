@@ -1,0 +1,79 @@
+using System.Management.Automation;
+using Peft.Adapters;
+using Peft.Module.Completion;
+
+namespace Peft.Module.Commands;
+
+/// <summary>Merge-LoraAdapter: adds adapters into the weights of their model.</summary>
+[Cmdlet(VerbsData.Merge, "LoraAdapter", SupportsShouldProcess = true, DefaultParameterSetName = AdapterSet)]
+[Alias("Merge-PeftAdapter")]
+[OutputType(typeof(PeftModel))]
+public sealed class MergeLoraAdapterCommand : AdapterCommand
+{
+    private readonly List<PeftAdapter> adapters = [];
+    private readonly List<PeftModel> models = [];
+
+    /// <summary>Names of the model's adapters to merge, in order. Without it the active ones are merged.</summary>
+    [Parameter(Position = 0, ParameterSetName = ModelSet)]
+    [SupportsWildcards]
+    [ArgumentCompleter(typeof(AdapterNameCompleter))]
+    [ValidateNotNullOrEmpty]
+    public string[]? AdapterName { get; set; }
+
+    /// <summary>Makes the merge final: the model is a plain model from then on and all its adapters are dropped.</summary>
+    [Parameter]
+    public SwitchParameter Unload { get; set; }
+
+    /// <summary>Checks every merged weight first and changes nothing when one is not a finite number.</summary>
+    [Parameter]
+    [Alias("safe_merge")]
+    public SwitchParameter Safe { get; set; }
+
+    /// <summary>Type that the weights take before the changes are added; <c>auto</c> keeps theirs. The sum is formed in float32 at least.</summary>
+    [Parameter]
+    [ValidateSet("auto", "float32", "bfloat16", "float16")]
+    [PSDefaultValue(Value = "auto", Help = "auto")]
+    public string DataType { get; set; } = "auto";
+
+    /// <inheritdoc/>
+    protected override void Process()
+    {
+        var chosen = ParameterSetName == ModelSet && AdapterName is null
+            ? [.. Model.ActiveAdapters.Select(name => Model[name])]
+            : Chosen(AdapterName ?? []);
+        adapters.AddRange(chosen);
+        models.AddRange((ParameterSetName == ModelSet ? [Model] : chosen.Select(static adapter => adapter.Model)).Except(models));
+    }
+
+    /// <inheritdoc/>
+    protected override void End()
+    {
+        var options = new MergeOptions { Unload = Unload, Safe = Safe, DataType = EngineNames.DataType(DataType) };
+        foreach (var model in models)
+        {
+            string[] names = [.. adapters.Where(adapter => ReferenceEquals(adapter.Model, model)).Select(static adapter => adapter.Name).Distinct(StringComparer.Ordinal)];
+            if (ShouldProcess(model.Name, $"Merge {string.Join(", ", names)} into the weights{(Unload ? " for good" : "")}"))
+            {
+                Run(output => model.Merge(names, options).Messages.ForEach(output.WriteWarning));
+                WriteObject(model);
+            }
+        }
+    }
+}
+
+/// <summary>Undo-LoraMerge: takes merged adapters out of the weights again, bit for bit.</summary>
+[Cmdlet(VerbsCommon.Undo, "LoraMerge", SupportsShouldProcess = true)]
+[Alias("Undo-PeftMerge")]
+[OutputType(typeof(PeftModel))]
+public sealed class UndoLoraMergeCommand : ModelCommand
+{
+    /// <inheritdoc/>
+    protected override void Process()
+    {
+        if (ShouldProcess(Model.Name, "Restore the weights as they were before the merge"))
+        {
+            Run(output => Model.UndoMerge().ForEach(output.WriteWarning));
+            WriteObject(Model);
+        }
+    }
+}

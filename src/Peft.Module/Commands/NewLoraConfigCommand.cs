@@ -1,0 +1,124 @@
+using System.Collections;
+using System.Globalization;
+using System.Management.Automation;
+using Peft.Adapters;
+using Peft.Adapters.Lora;
+
+namespace Peft.Module.Commands;
+
+/// <summary>New-LoraConfig: describes a LoRA adapter; nothing is loaded or changed.</summary>
+[Cmdlet(VerbsCommon.New, "LoraConfig")]
+[OutputType(typeof(LoraConfig))]
+public sealed class NewLoraConfigCommand : NewAdapterConfigCommand
+{
+    /// <summary>Rank of the change: the inner size of its two factors. Trainable parameters grow with it.</summary>
+    [Parameter]
+    [Alias("r")]
+    [ValidateRange(1, int.MaxValue)]
+    [PSDefaultValue(Value = 8, Help = "8")]
+    public int Rank { get; set; } = 8;
+
+    /// <summary>Strength of the change: it is multiplied by alpha / rank.</summary>
+    [Parameter]
+    [Alias("lora_alpha", "LoraAlpha")]
+    [PSDefaultValue(Value = 8, Help = "8")]
+    public double Alpha { get; set; } = 8;
+
+    /// <summary>Probability with which an input of the change is dropped in training.</summary>
+    [Parameter]
+    [Alias("lora_dropout", "LoraDropout")]
+    [ValidateRange(0.0, 1.0)]
+    [PSDefaultValue(Value = 0, Help = "0")]
+    public double Dropout { get; set; }
+
+    /// <summary>Which biases of the base are trained: <c>none</c>, <c>all</c>, or <c>lora_only</c> for those of adapted layers.</summary>
+    [Parameter]
+    [ValidateSet("none", "all", "lora_only")]
+    [PSDefaultValue(Value = "none", Help = "none")]
+    public string Bias { get; set; } = "none";
+
+    /// <summary>Gives the second factor a bias that is trained.</summary>
+    [Parameter]
+    [Alias("lora_bias")]
+    public SwitchParameter LoraBias { get; set; }
+
+    /// <summary>Multiplies the change by alpha / √rank instead (rank-stabilised LoRA), which keeps high ranks trainable.</summary>
+    [Parameter]
+    [Alias("use_rslora", "UseRslora")]
+    public SwitchParameter RankStabilized { get; set; }
+
+    /// <summary>Other ranks for some modules: a table of name, path ending or regular expression to rank.</summary>
+    [Parameter]
+    [Alias("rank_pattern")]
+    [ValidateNotNull]
+    public IDictionary? RankPattern { get; set; }
+
+    /// <summary>Other alphas for some modules: a table of name, path ending or regular expression to alpha.</summary>
+    [Parameter]
+    [Alias("alpha_pattern")]
+    [ValidateNotNull]
+    public IDictionary? AlphaPattern { get; set; }
+
+    /// <summary>
+    /// How the factors start: <c>true</c> leaves the base's output as it is at first, <c>gaussian</c> too with a normal draw, <c>false</c> draws both (for tests).
+    /// </summary>
+    [Parameter]
+    [Alias("init_lora_weights")]
+    [ValidateSet("true", "false", "gaussian")]
+    [PSDefaultValue(Value = "true", Help = "true")]
+    public string Initialization { get; set; } = "true";
+
+    /// <summary>Says that linear layers hold their weight as [in, out], as GPT-2's do; corrected by what a layer is.</summary>
+    [Parameter]
+    [Alias("fan_in_fan_out")]
+    public SwitchParameter FanInFanOut { get; set; }
+
+    /// <inheritdoc/>
+    protected override void Process()
+    {
+        var config = new LoraConfig
+        {
+            TaskType = TaskType,
+            TargetModules = Targets(),
+            ExcludeModules = Exclusions(),
+            LayersToTransform = LayerIndex,
+            LayersPattern = LayersPattern,
+            ModulesToSave = ModulesToSave,
+            Rank = Rank,
+            Alpha = Alpha,
+            Dropout = Dropout,
+            Bias = Bias switch { "all" => BiasTraining.All, "lora_only" => BiasTraining.Adapted, _ => BiasTraining.None },
+            LoraBias = LoraBias,
+            UseRslora = RankStabilized,
+            RankPattern = Numbers(RankPattern, nameof(RankPattern), static value => Convert.ToInt32(value, CultureInfo.InvariantCulture)),
+            AlphaPattern = Numbers(AlphaPattern, nameof(AlphaPattern), static value => Convert.ToDouble(value, CultureInfo.InvariantCulture)),
+            Initialisation = Initialization.ToUpperInvariant() switch
+            {
+                "FALSE" => LoraInitialisation.Random,
+                "GAUSSIAN" => LoraInitialisation.Gaussian,
+                _ => LoraInitialisation.Zero,
+            },
+            FanInFanOut = FanInFanOut,
+        };
+        config.Validate();
+        WriteObject(config);
+    }
+
+    private static Dictionary<string, T> Numbers<T>(IDictionary? table, string parameter, Func<object?, T> convert)
+    {
+        var numbers = new Dictionary<string, T>(StringComparer.Ordinal);
+        foreach (DictionaryEntry entry in table ?? new Hashtable())
+        {
+            try
+            {
+                numbers[entry.Key.ToString()!] = convert(entry.Value is PSObject wrapped ? wrapped.BaseObject : entry.Value);
+            }
+            catch (Exception error) when (error is FormatException or InvalidCastException or OverflowException)
+            {
+                throw new PeftException("PatternValueInvalid", $"-{parameter} gives '{entry.Value}' for '{entry.Key}', which is no number.", error) { Target = entry.Key };
+            }
+        }
+
+        return numbers;
+    }
+}

@@ -1,0 +1,28 @@
+using System.Management.Automation;
+using Peft.Module.Completion;
+
+namespace Peft.Module.Commands;
+
+/// <summary>Remove-PeftAdapter: takes adapters off their model and frees them; files stay.</summary>
+[Cmdlet(VerbsCommon.Remove, "PeftAdapter", SupportsShouldProcess = true, DefaultParameterSetName = AdapterSet)]
+public sealed class RemovePeftAdapterCommand : AdapterCommand
+{
+    /// <summary>Names of the model's adapters to remove; wildcards are allowed.</summary>
+    [Parameter(Mandatory = true, Position = 0, ParameterSetName = ModelSet)]
+    [SupportsWildcards]
+    [ArgumentCompleter(typeof(AdapterNameCompleter))]
+    [ValidateNotNullOrEmpty]
+    public string[] AdapterName { get; set; } = [];
+
+    /// <inheritdoc/>
+    protected override void Process()
+    {
+        foreach (var adapter in Chosen(AdapterName))
+        {
+            if (ShouldProcess(adapter.Model.Name, $"Remove the adapter '{adapter.Name}'"))
+            {
+                adapter.Model.RemoveAdapter(adapter.Name).ForEach(WriteWarning);
+            }
+        }
+    }
+}

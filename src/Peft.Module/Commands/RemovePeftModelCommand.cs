@@ -1,0 +1,38 @@
+using System.Management.Automation;
+using Peft.Adapters;
+using Peft.Module.Completion;
+
+namespace Peft.Module.Commands;
+
+/// <summary>Remove-PeftModel: frees a model's weights and its adapters.</summary>
+[Cmdlet(VerbsCommon.Remove, "PeftModel", SupportsShouldProcess = true, DefaultParameterSetName = ModelSet)]
+public sealed class RemovePeftModelCommand : PeftCmdlet
+{
+    private const string ModelSet = "Model";
+    private const string NameSet = "Name";
+
+    /// <summary>The model to free.</summary>
+    [Parameter(Mandatory = true, ParameterSetName = ModelSet, ValueFromPipeline = true)]
+    [ModelArgument]
+    public PeftModel Model { get; set; } = null!;
+
+    /// <summary>Names of loaded models to free; wildcards are allowed.</summary>
+    [Parameter(Mandatory = true, Position = 0, ParameterSetName = NameSet)]
+    [SupportsWildcards]
+    [ArgumentCompleter(typeof(ModelNameCompleter))]
+    [ValidateNotNullOrEmpty]
+    public string[] Name { get; set; } = [];
+
+    /// <inheritdoc/>
+    protected override void Process()
+    {
+        foreach (var model in ParameterSetName == NameSet ? [.. LoadedModels.Named(Name)] : (PeftModel[])[Model])
+        {
+            if (ShouldProcess(model.Name, "Free the weights"))
+            {
+                model.Dispose();
+                LoadedModels.Remove(model);
+            }
+        }
+    }
+}

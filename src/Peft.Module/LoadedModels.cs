@@ -1,0 +1,53 @@
+using System.Management.Automation;
+using Peft.Adapters;
+
+namespace Peft.Module;
+
+/// <summary>
+/// The models of this process, for Get-PeftModel and for completion. It doesn't keep a model alive: one that no variable holds any more
+/// is freed like any other object, and Remove-PeftModel frees its weights at once.
+/// </summary>
+internal static class LoadedModels
+{
+    private static readonly Lock Gate = new();
+    private static readonly List<WeakReference<PeftModel>> Entries = [];
+
+    /// <summary>The models that are loaded, in the order of loading.</summary>
+    public static IReadOnlyList<PeftModel> All
+    {
+        get
+        {
+            lock (Gate)
+            {
+                Entries.RemoveAll(static entry => !entry.TryGetTarget(out _));
+                return [.. Entries.Select(static entry => entry.TryGetTarget(out var model) ? model : null).OfType<PeftModel>()];
+            }
+        }
+    }
+
+    /// <summary>Adds a model.</summary>
+    public static void Add(PeftModel model)
+    {
+        lock (Gate)
+        {
+            Entries.Add(new(model));
+        }
+    }
+
+    /// <summary>Takes a model off the list.</summary>
+    public static void Remove(PeftModel model)
+    {
+        lock (Gate)
+        {
+            Entries.RemoveAll(entry => !entry.TryGetTarget(out var other) || ReferenceEquals(other, model));
+        }
+    }
+
+    /// <summary>Models whose name matches one of these wildcards.</summary>
+    public static IEnumerable<PeftModel> Named(params IReadOnlyList<string> patterns) =>
+        All.Where(model => patterns.Any(pattern => Matches(pattern, model.Name)));
+
+    /// <summary>Whether a name matches a wildcard, whatever its case.</summary>
+    public static bool Matches(string pattern, string name) =>
+        new WildcardPattern(pattern, WildcardOptions.IgnoreCase | WildcardOptions.CultureInvariant).IsMatch(name);
+}
