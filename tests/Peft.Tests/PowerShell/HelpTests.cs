@@ -57,7 +57,7 @@ public sealed class HelpTests(ModuleHost host) : IClassFixture<ModuleHost>
             var help = host.Output($"Get-Help {cmdlet.Name} -Full")[0];
             var page = HelpPage.Parse(System.IO.File.ReadAllText(Path.Combine(Pages, cmdlet.Name + ".md")));
             Assert.Equal(page.Synopsis.Replace("`", "", StringComparison.Ordinal), help.Properties["Synopsis"].Value.ToString());
-            var shown = host.Output("$args[0].parameters.parameter | ForEach-Object { , @($_.name, $_.description.Text, $_.defaultValue) }", help)
+            var shown = host.Output("foreach ($entry in $args[0].parameters.parameter) { , @($entry.name, $entry.description.Text, $entry.defaultValue) }", help)
                 .Select(static item => (object[])item.BaseObject)
                 .ToDictionary(static row => row[0].ToString()!);
             foreach (var parameter in new CmdletHelp(cmdlet).Parameters)
