@@ -65,6 +65,22 @@ public sealed class TrainingDatasetTests : IDisposable
         Assert.Equal("DatasetEncodingUnknown", Assert.Throws<PeftException>(() => TrainingDataset.FromFile(path, new DatasetOptions { Encoding = "no-such" })).ErrorId);
     }
 
+    [Fact]
+    public void AnotherEncodingThatHappensToBeValidShiftJisIsNotTakenForIt()
+    {
+        string path = _folder.Write("a.csv", [.. "text\nd"u8, 0xE9, .. "cor\n"u8]);
+        Assert.Equal("DatasetEncodingUnknown", Error(() => TrainingDataset.FromFile(path)));
+        Assert.Equal("décor", TrainingDataset.FromFile(path, new DatasetOptions { Encoding = "windows-1252" }).Rows[0].Text("text"));
+    }
+
+    [Fact]
+    public void QuotesInsideAValueAreText()
+    {
+        TrainingDataset data = TrainingDataset.FromFile(_folder.Write("a.csv", "prompt,completion\na 12\" pipe,\"he said \"\"no\"\", twice\"\n"));
+        Assert.Equal("a 12\" pipe", data.Rows[0].Text("prompt"));
+        Assert.Equal("he said \"no\", twice", data.Rows[0].Text("completion"));
+    }
+
     [Theory]
     [InlineData("a.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}\n{\"prompt\":\"a\"}", "line 2", "completion")]
     [InlineData("a.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}\n{\"prompt\":\"a\",\"completion\":null}", "line 2", "completion")]

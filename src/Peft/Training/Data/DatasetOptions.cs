@@ -42,7 +42,7 @@ public sealed record DatasetOptions
 
     /// <summary>
     /// Name of the text's encoding, such as <c>utf-8</c>, <c>utf-16</c> or <c>shift_jis</c>; null: told by the byte order mark, else UTF-8
-    /// where the bytes are valid UTF-8, else Shift-JIS where they are valid Shift-JIS.
+    /// where the bytes are valid UTF-8, else Shift-JIS where they are Japanese text in it.
     /// </summary>
     public string? Encoding { get; init; }
 

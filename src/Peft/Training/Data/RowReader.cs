@@ -197,7 +197,15 @@ internal static class RowReader
         {
             Separator = delimiter ?? (Path.GetExtension(path).Equals(".tsv", StringComparison.OrdinalIgnoreCase) ? '\t' : null),
             TrackLineNumbers = true,
-            MalformedData = CsvMalformedDataHandling.Throw,
+
+            // A quote in the middle of a value is a quote; anything else that is wrong with quotes would swallow rows.
+            OnMalformedRecord = record =>
+            {
+                if (record.Reason != CsvMalformedReason.StrayQuote)
+                {
+                    throw Invalid(path, (int)record.LineNumber, $"the quotes are wrong ({record.Reason}).");
+                }
+            },
         };
         try
         {

@@ -29,16 +29,20 @@ internal static class TextEncoding
             return marked;
         }
 
-        foreach (Encoding candidate in (Encoding[])[new UTF8Encoding(false, true), Strict(ShiftJis)])
+        var utf8 = new UTF8Encoding(false, true);
+        if (IsValid(stream, utf8, out _))
         {
-            stream.Position = 0;
-            if (IsValid(stream, candidate))
-            {
-                return candidate;
-            }
+            return utf8;
         }
 
-        throw new PeftException("DatasetEncodingUnknown", $"'{path}' is neither UTF-8 nor Shift-JIS, and has no byte order mark.")
+        // Latin letters with accents may be valid Shift-JIS by chance, but give no kana; Japanese text is full of them.
+        Encoding shiftJis = Strict(ShiftJis);
+        if (IsValid(stream, shiftJis, out bool hasKana) && hasKana)
+        {
+            return shiftJis;
+        }
+
+        throw new PeftException("DatasetEncodingUnknown", $"'{path}' is neither UTF-8 nor Japanese text in Shift-JIS, and has no byte order mark.")
         {
             Target = path,
             RecommendedAction = "Name its encoding, for instance windows-1252.",
@@ -77,8 +81,10 @@ internal static class TextEncoding
 
     private static Encoding Strict(int codePage) => Encoding.GetEncoding(codePage, EncoderFallback.ExceptionFallback, DecoderFallback.ExceptionFallback);
 
-    private static bool IsValid(Stream stream, Encoding encoding)
+    private static bool IsValid(Stream stream, Encoding encoding, out bool hasKana)
     {
+        hasKana = false;
+        stream.Position = 0;
         Decoder decoder = encoding.GetDecoder();
         var bytes = new byte[1 << 16];
         var characters = new char[encoding.GetMaxCharCount(bytes.Length)];
@@ -86,7 +92,8 @@ internal static class TextEncoding
         {
             while (stream.Read(bytes) is var count && count > 0)
             {
-                decoder.GetChars(bytes.AsSpan(0, count), characters, flush: false);
+                int decoded = decoder.GetChars(bytes.AsSpan(0, count), characters, flush: false);
+                hasKana |= characters.AsSpan(0, decoded).ContainsAnyInRange('\u3041', '\u30FA');
             }
 
             decoder.GetChars([], characters, flush: true);
