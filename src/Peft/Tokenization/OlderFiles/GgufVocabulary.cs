@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Text.Json.Nodes;
+using Peft.Tokenization.PreTokenizers;
 using Peft.Tokenization.Text;
 
 namespace Peft.Tokenization.OlderFiles;
@@ -8,8 +9,6 @@ namespace Peft.Tokenization.OlderFiles;
 internal static class GgufVocabulary
 {
     private const string Keys = "tokenizer.ggml.";
-
-    private const string Llama3Pattern = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
     private const string CasePattern = "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+{0}|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*{0}|\\p{N}{1}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
@@ -55,8 +54,8 @@ internal static class GgufVocabulary
         var vocabulary = Vocabulary(tokens.Select(token => IsSpelled(token) ? token : Spelled(token)));
         var pattern = (metadata.TryGetValue(Keys + "pre", out var pre) ? pre as string : null) switch
         {
-            "llama3" or "llama-v3" or "llama-bpe" or "falcon3" or "falcon-h1" or "pixtral" or "lfm2" or "dbrx" or "smaug-bpe" => Llama3Pattern,
-            "qwen2" or "deepseek-r1-qwen" or "megrez" => VocabularyFiles.QwenPattern,
+            "llama3" or "llama-v3" or "llama-bpe" or "falcon3" or "falcon-h1" or "pixtral" or "lfm2" or "dbrx" or "smaug-bpe" => Gpt4Scanner.ThreeDigits,
+            "qwen2" or "deepseek-r1-qwen" or "megrez" => Gpt4Scanner.SingleDigits,
             "tekken" => Case("", ""),
             "gpt-4o" or "llama4" => Case("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "{1,3}"),
             _ => null,

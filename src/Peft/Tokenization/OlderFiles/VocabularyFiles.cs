@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Peft.Tokenization.PreTokenizers;
 
 namespace Peft.Tokenization.OlderFiles;
 
@@ -8,12 +9,7 @@ namespace Peft.Tokenization.OlderFiles;
 /// </summary>
 internal static class VocabularyFiles
 {
-    private const string Gpt2Pattern = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
-
     private const string ClipPattern = @"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+";
-
-    /// <summary>The pattern of Qwen2 and its relatives.</summary>
-    public static string QwenPattern => Gpt2Pattern;
 
     /// <summary>The special tokens that a class has where its configuration doesn't name them.</summary>
     public static IReadOnlyDictionary<string, string> DefaultTokens(string? tokenizerClass, bool wordPieces) => Family(tokenizerClass, wordPieces) switch
@@ -47,7 +43,7 @@ internal static class VocabularyFiles
         {
             case "qwen2":
                 result["normalizer"] = new JsonObject { ["type"] = "NFC" };
-                result["pre_tokenizer"] = SplitThenBytes(Gpt2Pattern);
+                result["pre_tokenizer"] = SplitThenBytes(Gpt4Scanner.SingleDigits);
                 break;
             case "clip":
                 result["normalizer"] = Sequence("normalizers", new JsonObject { ["type"] = "NFC" }, Replace(@"\s+", " "), new JsonObject { ["type"] = "Lowercase" });

@@ -27,7 +27,7 @@ internal sealed class PatternMatcher : Matcher
     {
         try
         {
-            return pattern == Gpt2Scanner.Pattern ? Gpt2Scanner.Instance : new PatternMatcher(pattern);
+            return pattern == Gpt2Scanner.Pattern ? Gpt2Scanner.Instance : Gpt4Scanner.For(pattern) ?? (Matcher)new PatternMatcher(pattern);
         }
         catch (NotSupportedByPeftException error)
         {
