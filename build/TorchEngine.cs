@@ -125,7 +125,7 @@ internal sealed class TorchEngine
         if (code != 0)
         {
             var lines = output.Split('\n', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
-            var reason = lines.FirstOrDefault(line => line.Contains("error ", StringComparison.Ordinal)) ?? lines.FirstOrDefault();
+            var reason = lines.FirstOrDefault(line => line.Contains("error ", StringComparison.Ordinal)) ?? lines.LastOrDefault();
             Console.WriteLine($"  not to be had here: {reason}");
         }
 
