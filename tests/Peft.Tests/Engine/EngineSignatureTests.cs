@@ -7,26 +7,26 @@ using TorchSharp;
 namespace Peft.Tests.Engine;
 
 /// <summary>
-/// Peft compiles unchanged against TorchSharp and against the assembly over the system's libtorch only while the latter has no public
-/// member that TorchSharp lacks or spells otherwise.
+/// Peft compiles unchanged against TorchSharp and against the assembly over the system's libtorch. Two tests keep it so, whichever of the
+/// two was built: the latter has no public member that TorchSharp lacks or spells otherwise, and lacks none that Peft calls.
 /// </summary>
 public class EngineSignatureTests
 {
     private const BindingFlags Declared = BindingFlags.Public | BindingFlags.NonPublic | BindingFlags.Instance | BindingFlags.Static | BindingFlags.DeclaredOnly;
 
+    // The tests' project lays the assembly there where it isn't the engine itself.
+    private static readonly string Other = Path.Combine(AppContext.BaseDirectory, "SystemLibtorch", "TorchSharp.dll");
+
     [SkippableFact]
     public void Every_public_member_over_the_system_libtorch_is_TorchSharps_own()
     {
-        Skip.IfNot(EngineFacts.IsSystemLibtorch, "runs with TorchEngine=SystemLibtorch");
-        var path = PublishedTorchSharp();
+        var ours = EngineFacts.IsSystemLibtorch ? typeof(torch).Assembly.Location : Other;
+        var path = EngineFacts.IsSystemLibtorch ? FromCache("TorchSharp") : typeof(torch).Assembly.Location;
         Skip.If(path is null, "TorchSharp's package is not in the NuGet cache");
-
-        var context = new AssemblyLoadContext("TorchSharp as published", isCollectible: true);
-        context.Resolving += (loader, name) => FromCache(name.Name!) is string found ? loader.LoadFromAssemblyPath(found) : null;
-        var published = context.LoadFromAssemblyPath(path!);
+        var published = Load(path!);
 
         var strangers = new List<string>();
-        foreach (var type in typeof(torch).Assembly.GetExportedTypes())
+        foreach (var type in Load(ours).GetExportedTypes())
         {
             var original = published.GetType(type.FullName!);
             if (original is null)
@@ -40,6 +40,59 @@ public class EngineSignatureTests
         }
 
         Assert.True(strangers.Count == 0, $"{strangers.Count} members that TorchSharp lacks:\n{string.Join('\n', strangers)}");
+    }
+
+    [SkippableFact]
+    public void Everything_Peft_calls_exists_over_the_system_libtorch()
+    {
+        Skip.If(EngineFacts.IsSystemLibtorch, "Peft was compiled against it");
+        var missing = new List<string>();
+        var peft = Load(typeof(PeftException).Assembly.Location, torchSharp: Other).ManifestModule;
+        foreach (var table in (int[])[0x01000000, 0x0A000000])
+        {
+            for (var row = 1; TryResolve(peft, table + row, missing); row++)
+            {
+            }
+        }
+
+        Assert.True(missing.Count == 0, $"{missing.Count} things that src/TorchSharp.SystemLibtorch lacks:\n{string.Join('\n', missing)}");
+    }
+
+    // False behind the table's last row.
+    private static bool TryResolve(System.Reflection.Module module, int token, List<string> missing)
+    {
+        try
+        {
+            var member = module.ResolveMember(token);
+            Assert.NotSame(typeof(torch).Assembly, member?.Module.Assembly);
+        }
+        catch (Exception e) when (e is MissingMemberException or TypeLoadException)
+        {
+            missing.Add(e.Message);
+        }
+        catch (ArgumentOutOfRangeException)
+        {
+            return false;
+        }
+        catch (ArgumentException e) when (e.InnerException is BadImageFormatException)
+        {
+            // A member of a generic type, which only its user's type arguments complete.
+            return true;
+        }
+
+        return true;
+    }
+
+    private static Assembly Load(string path, string? torchSharp = null)
+    {
+        var context = new AssemblyLoadContext(path);
+        if (torchSharp is not null)
+        {
+            context.LoadFromAssemblyPath(torchSharp);
+        }
+
+        context.Resolving += (loader, name) => FromCache(name.Name!) is string found ? loader.LoadFromAssemblyPath(found) : null;
+        return context.LoadFromAssemblyPath(path);
     }
 
     private static IEnumerable<string> Members(Type type)
@@ -88,8 +141,6 @@ public class EngineSignatureTests
         var names = provider.GetCustomAttributes(typeof(TupleElementNamesAttribute), false).Cast<TupleElementNamesAttribute>().FirstOrDefault();
         return names is null ? "" : $"({string.Join(",", names.TransformNames)})";
     }
-
-    private static string? PublishedTorchSharp() => FromCache("TorchSharp");
 
     private static string? FromCache(string assembly)
     {
