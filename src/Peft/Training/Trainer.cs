@@ -82,6 +82,12 @@ public sealed class Trainer
         tokens = 0;
         try
         {
+            if (steps > 0 && IsEvaluationDue(session, steps) && !evaluations.Exists(evaluation => evaluation.Step == steps))
+            {
+                // The training was stopped while it evaluated.
+                evaluations.Add(Evaluate(session, steps));
+            }
+
             while (steps < session.Plan.TotalSteps)
             {
                 var record = session.Loop.Step(steps, time, secondsBefore);

@@ -1,0 +1,156 @@
+using System.Globalization;
+using System.Text.Json.Nodes;
+using Peft.Adapters;
+using Peft.Tests.Adapters;
+using Peft.Training;
+
+namespace Peft.Tests.Training;
+
+public sealed class CheckpointTests : IDisposable
+{
+    private static readonly TrainingOptions s_options = new()
+    {
+        LearningRate = 5e-2, BatchSize = 2, GradientAccumulation = 2, MaxSteps = 9, Seed = 5, Warmup = 2, CheckpointInterval = 2, CheckpointLimit = 3,
+    };
+
+    private readonly string output = Directory.CreateTempSubdirectory("peft-checkpoints-").FullName;
+
+    private string Adapter => Path.Combine(output, "tuned");
+
+    [Theory]
+    [InlineData("adamw_torch", "linear", 0)]
+    [InlineData("sgd", "cosine", 0)]
+    [InlineData("adafactor", "reduce_lr_on_plateau", 2)]
+    public void A_training_that_was_stopped_goes_on_to_the_weights_of_one_that_was_not(string optimizer, string schedule, int evaluationInterval)
+    {
+        var options = s_options with { Optimizer = optimizer, Schedule = schedule, EvaluationInterval = evaluationInterval, EvaluationSplit = evaluationInterval > 0 ? 0.2 : 0 };
+        using var whole = TrainerTests.Model(dropout: 0.2);
+        var expected = new Trainer(TrainerTests.Request(whole, options)).Train();
+
+        using (var stopped = TrainerTests.Model(dropout: 0.2))
+        {
+            Stop(stopped, options, 11);
+        }
+
+        using var resumed = TrainerTests.Model(dropout: 0.2);
+        var record = new Trainer(Request(resumed, options) with { Resume = true }).Train();
+        Assert.InRange(record.ResumedFrom, 3, 6);
+        Assert.Equal(TrainerTests.Weights(whole), TrainerTests.Weights(resumed));
+        Assert.Equal(expected.Losses, record.Losses);
+        Assert.Equal(expected.Evaluations, record.Evaluations);
+    }
+
+    [Fact]
+    public void Stopping_leaves_the_checkpoint_of_the_last_whole_step()
+    {
+        using var model = TrainerTests.Model();
+        Stop(model, s_options with { CheckpointInterval = 0 }, 7);
+        var checkpoint = Assert.Single(Directory.GetDirectories(Path.Combine(Adapter, "checkpoints")));
+        Assert.Equal("step-3", Path.GetFileName(checkpoint));
+        using var other = TrainerTests.Model();
+        other.LoadAdapter(checkpoint, "tuned");
+        Assert.Equal(TrainerTests.Weights(model), TrainerTests.Weights(other));
+    }
+
+    [Fact]
+    public void Checkpoints_beyond_the_limit_go_and_half_written_ones_are_swept_away()
+    {
+        Directory.CreateDirectory(Path.Combine(Adapter, "checkpoints", ".unfinished-0"));
+        using var model = TrainerTests.Model();
+        new Trainer(Request(model, s_options) with { Resume = true }).Train();
+        Assert.Equal(["step-6", "step-8", "step-9"], Checkpoints());
+    }
+
+    [Fact]
+    public void A_damaged_checkpoint_is_passed_over()
+    {
+        using var model = TrainerTests.Model();
+        Stop(model, s_options, 11);
+        Assert.Equal(["step-2", "step-4", "step-5"], Checkpoints());
+        var newest = Path.Combine(Adapter, "checkpoints", "step-5", "training_state.safetensors");
+        File.WriteAllBytes(newest, File.ReadAllBytes(newest)[..100]);
+        File.Delete(Path.Combine(Adapter, "checkpoints", "step-4", "training_state.json"));
+        using var resumed = TrainerTests.Model();
+        var record = new Trainer(Request(resumed, s_options) with { Resume = true }).Train();
+        Assert.Equal(2, record.ResumedFrom);
+        Assert.Equal(2, record.Messages.Count(message => message.Contains("passed over", StringComparison.Ordinal)));
+    }
+
+    [Fact]
+    public void Changed_options_and_data_are_refused_by_name()
+    {
+        using var model = TrainerTests.Model();
+        Stop(model, s_options, 11);
+        var options = Assert.Throws<PeftException>(() => new Trainer(Request(model, s_options with { LearningRate = 0.1, LoggingInterval = 7 }) with { Resume = true }).Train());
+        Assert.Equal("ResumeOptionsChanged", options.ErrorId);
+        Assert.Contains("learning_rate (was 0.05, is 0.1)", options.Message, StringComparison.Ordinal);
+        Assert.DoesNotContain("logging_steps", options.Message, StringComparison.Ordinal);
+        var other = Request(model, s_options) with { Resume = true, Data = new RandomRows(8, TinyLlama.Vocabulary, fingerprint: "others") };
+        Assert.Equal("ResumeDataChanged", Assert.Throws<PeftException>(() => new Trainer(other).Train()).ErrorId);
+    }
+
+    [Fact]
+    public void Existing_output_is_left_alone_unless_it_may_be_replaced()
+    {
+        using var model = TrainerTests.Model();
+        new Trainer(Request(model, s_options)).Train();
+        Assert.Equal("OutputExists", Assert.Throws<PeftException>(() => new Trainer(Request(model, s_options)).Train()).ErrorId);
+        new Trainer(Request(model, s_options with { MaxSteps = 1 }) with { Force = true }).Train();
+        Assert.Equal(["step-1"], Checkpoints());
+        Assert.True(File.Exists(Path.Combine(Adapter, "adapter_model.safetensors")));
+        Assert.Equal(1, TrainingOptions.FromFile(Path.Combine(Adapter, "training_options.json")).MaxSteps);
+    }
+
+    [Fact]
+    public void A_checkpoint_that_can_not_be_written_is_an_error_that_names_it_and_keeps_the_older_ones()
+    {
+        using var model = TrainerTests.Model();
+        var data = new RandomRows(8, TinyLlama.Vocabulary);
+        data.Before = batch =>
+        {
+            if (batch == 7)
+            {
+                // A file stands where the checkpoint's folder should come.
+                File.WriteAllText(Path.Combine(Adapter, "checkpoints", "step-4"), "");
+            }
+        };
+        Assert.Equal("CheckpointWriteFailed", Assert.Throws<PeftException>(() => new Trainer(Request(model, s_options) with { Data = data }).Train()).ErrorId);
+        Assert.Contains("step-2", Checkpoints());
+        Assert.False(model["tuned"].TrainableParameters[0].Parameter.IsTrained);
+    }
+
+    [Theory]
+    [InlineData("ja-JP")]
+    [InlineData("tr-TR")]
+    public void The_log_has_a_line_for_every_step_and_is_the_same_in_every_culture(string culture)
+    {
+        var before = CultureInfo.CurrentCulture;
+        try
+        {
+            CultureInfo.CurrentCulture = CultureInfo.GetCultureInfo(culture);
+            using var model = TrainerTests.Model();
+            var record = new Trainer(Request(model, s_options)).Train();
+            var lines = File.ReadAllLines(Path.Combine(Adapter, "training_log.jsonl")).Select(line => JsonNode.Parse(line)!).ToArray();
+            Assert.Equal(record.Losses, lines.Select(line => (double)line["loss"]!));
+            Assert.Equal(record.Steps.Select(step => step.LearningRate), lines.Select(line => (double)line["learning_rate"]!));
+        }
+        finally
+        {
+            CultureInfo.CurrentCulture = before;
+        }
+    }
+
+    public void Dispose() => Directory.Delete(output, recursive: true);
+
+    private void Stop(PeftModel model, TrainingOptions options, int batch)
+    {
+        using var stop = new CancellationTokenSource();
+        var data = new RandomRows(8, TinyLlama.Vocabulary) { Before = made => TrainerTests.StopAt(made, batch, stop) };
+        Assert.ThrowsAny<OperationCanceledException>(() => new Trainer(Request(model, options) with { Data = data }).Train(stop.Token));
+    }
+
+    private TrainingRequest Request(PeftModel model, TrainingOptions options) => TrainerTests.Request(model, options) with { OutputPath = output };
+
+    private string[] Checkpoints() =>
+        [.. Directory.GetDirectories(Path.Combine(Adapter, "checkpoints")).Select(folder => Path.GetFileName(folder)!).Order(StringComparer.Ordinal)];
+}
