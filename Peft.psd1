@@ -17,6 +17,7 @@
     VariablesToExport    = @()
     CmdletsToExport      = @(
         'Add-PeftAdapter'
+        'Compare-ModelOutput'
         'ConvertFrom-ModelToken'
         'ConvertTo-ChatPrompt'
         'ConvertTo-ModelToken'
@@ -32,7 +33,9 @@
         'Import-PeftModel'
         'Import-TrainingDataset'
         'Invoke-LoraTraining'
+        'Invoke-TextGeneration'
         'Measure-ModelParameter'
+        'Measure-Perplexity'
         'Merge-LoraAdapter'
         'New-LoraConfig'
         'Remove-PeftAdapter'
