@@ -19,7 +19,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     public string Name { get; } = name;
 
     /// <summary>The configuration, its targets resolved once the adapter is declared.</summary>
-    public AdapterConfig Config { get; private set; } = config;
+    public AdapterConfig Config { get; protected set; } = config;
 
     /// <summary>The adapted layers, in the model's order.</summary>
     public IReadOnlyList<AdaptedLayer> Layers => layers;
@@ -45,12 +45,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
         var named = model.NamedParameters().ToArray();
         foreach (var (path, module) in TargetMatcher.Match(Config, model, messages))
         {
-            var layer = AdaptableLayer.Of(module, path) ?? throw new PeftException(
-                "TargetKindNotSupported", $"'{path}' is a {module.ClassName}, which {Config.PeftType} can't adapt.")
-            {
-                Target = path,
-                RecommendedAction = "Target the layers inside it, or train it in full with modules_to_save.",
-            };
+            var layer = AdaptableLayer.Of(module, path) ?? throw KindRefused(module, path);
             AddLayer(layer, messages);
             TakeAlongOrWarn(layer, named, messages);
         }
@@ -161,6 +156,16 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <summary>The error for a kind of layer the method exists for elsewhere but not here.</summary>
     protected NotSupportedByPeftException KindNotSupported(AdaptableLayer layer) => new(
         "LayerKindNotSupported", $"{Config.PeftType} on a layer of the kind {layer.Module.ClassName} ('{layer.Path}') is not supported.") { Target = layer.Path };
+
+    /// <summary>The error for a kind of layer the method doesn't exist for.</summary>
+    protected PeftException KindRefused(AdaptableLayer layer) => KindRefused(layer.Module, layer.Path);
+
+    private PeftException KindRefused(Module module, string path) => new(
+        "TargetKindNotSupported", $"'{path}' is a {module.ClassName}, which {Config.PeftType} can't adapt.")
+    {
+        Target = path,
+        RecommendedAction = "Target the layers inside it, or train it in full with modules_to_save.",
+    };
 
     /// <summary>Modules to save, the classification head among them where the task has one.</summary>
     private IReadOnlyList<string>? SavedNames() => Config.TaskType is "SEQ_CLS" or "TOKEN_CLS"

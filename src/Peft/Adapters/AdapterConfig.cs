@@ -144,14 +144,33 @@ public abstract record AdapterConfig
     /// <summary>An error about values that don't go together.</summary>
     protected static PeftException Contradiction(string message) => new("AdapterConfigContradictory", message);
 
+    /// <summary>Takes the keys that all methods share, and then whatever nobody asked for.</summary>
+    protected AdapterConfig WithShared(ConfigReader reader) => this with
+    {
+        TaskType = reader.String("task_type"),
+        BaseModelName = reader.String("base_model_name_or_path"),
+        Revision = reader.String("revision"),
+        TargetModules = reader.Names("target_modules"),
+        ExcludeModules = reader.Names("exclude_modules"),
+        LayersToTransform = reader.Integers("layers_to_transform"),
+        LayersPattern = reader.Strings("layers_pattern"),
+        ModulesToSave = reader.Strings("modules_to_save"),
+        OtherKeys = reader.Rest(),
+    };
+
     /// <summary>Writes the keys by which modules are chosen.</summary>
     protected void WriteTargets(JsonObject fields)
     {
         fields["target_modules"] = Json(TargetModules);
         fields["exclude_modules"] = Json(ExcludeModules);
+        fields["modules_to_save"] = Json(ModulesToSave);
+    }
+
+    /// <summary>Writes the keys by which layers are chosen, for methods whose file has them.</summary>
+    protected void WriteLayers(JsonObject fields)
+    {
         fields["layers_to_transform"] = LayersToTransform is { } layers ? new JsonArray([.. layers.Select(static layer => JsonValue.Create(layer))]) : null;
         fields["layers_pattern"] = Json(LayersPattern);
-        fields["modules_to_save"] = Json(ModulesToSave);
     }
 
     /// <summary>Names as JSON: an array, or the pattern.</summary>

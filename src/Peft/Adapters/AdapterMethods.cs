@@ -1,3 +1,6 @@
+using Peft.Adapters.IA3;
+using Peft.Adapters.LoHa;
+using Peft.Adapters.LoKr;
 using Peft.Adapters.Lora;
 
 namespace Peft.Adapters;
@@ -7,6 +10,9 @@ public static class AdapterMethods
 {
     private static readonly Dictionary<string, Func<ConfigReader, AdapterConfig>> s_readers = new(StringComparer.Ordinal)
     {
+        ["IA3"] = IA3Config.Read,
+        ["LOHA"] = LoHaConfig.Read,
+        ["LOKR"] = LoKrConfig.Read,
         ["LORA"] = LoraConfig.Read,
     };
 

@@ -50,10 +50,79 @@ public static class DefaultTargets
         ["xlm-roberta"] = ModuleNames.Of("query", "value"),
     };
 
+    private static readonly Dictionary<string, ModuleNames> s_ia3 = new(StringComparer.Ordinal)
+    {
+        ["bart"] = ModuleNames.Of("q_proj", "v_proj", "fc2"),
+        ["bert"] = ModuleNames.Of("key", "value", "output.dense"),
+        ["bloom"] = ModuleNames.Of("query_key_value", "mlp.dense_4h_to_h"),
+        ["deberta"] = ModuleNames.Of("in_proj", "output.dense"),
+        ["deberta-v2"] = ModuleNames.Of("key_proj", "value_proj", "output.dense"),
+        ["falcon"] = ModuleNames.Of("query_key_value", "dense_4h_to_h"),
+        ["gemma"] = ModuleNames.Of("q_proj", "v_proj", "down_proj"),
+        ["gemma2"] = ModuleNames.Of("q_proj", "v_proj", "down_proj"),
+        ["gemma3_text"] = ModuleNames.Of("q_proj", "v_proj", "down_proj"),
+        ["gpt2"] = ModuleNames.Of("c_attn", "mlp.c_proj"),
+        ["gpt_bigcode"] = ModuleNames.Of("c_attn", "mlp.c_proj"),
+        ["gpt_neo"] = ModuleNames.Of("q_proj", "v_proj", "c_proj"),
+        ["gpt_neox"] = ModuleNames.Of("query_key_value", "dense_4h_to_h"),
+        ["gptj"] = ModuleNames.Of("q_proj", "v_proj", "fc_out"),
+        ["llama"] = ModuleNames.Of("k_proj", "v_proj", "down_proj"),
+        ["llama4"] = ModuleNames.Of("q_proj", "v_proj", "down_proj"),
+        ["mistral"] = ModuleNames.Of("k_proj", "v_proj", "down_proj"),
+        ["mixtral"] = ModuleNames.Of("k_proj", "v_proj", "w2"),
+        ["mt5"] = ModuleNames.Of("k", "v", "wi_1"),
+        ["opt"] = ModuleNames.Of("q_proj", "k_proj", "fc2"),
+        ["phi"] = ModuleNames.Of("q_proj", "v_proj", "fc2"),
+        ["qwen2"] = ModuleNames.Of("q_proj", "v_proj", "down_proj"),
+        ["qwen3"] = ModuleNames.Of("q_proj", "v_proj", "down_proj"),
+        ["RefinedWeb"] = ModuleNames.Of("query_key_value", "dense_4h_to_h"),
+        ["RefinedWebModel"] = ModuleNames.Of("query_key_value", "dense_4h_to_h"),
+        ["roberta"] = ModuleNames.Of("key", "value", "output.dense"),
+        ["t5"] = ModuleNames.Of("k", "v", "wo"),
+    };
+
+    private static readonly Dictionary<string, ModuleNames> s_ia3Feedforward = new(StringComparer.Ordinal)
+    {
+        ["bart"] = ModuleNames.Of("fc2"),
+        ["bert"] = ModuleNames.Of("output.dense"),
+        ["bloom"] = ModuleNames.Of("mlp.dense_4h_to_h"),
+        ["deberta"] = ModuleNames.Of("output.dense"),
+        ["deberta-v2"] = ModuleNames.Of("output.dense"),
+        ["falcon"] = ModuleNames.Of("dense_4h_to_h"),
+        ["gemma"] = ModuleNames.Of("down_proj"),
+        ["gemma2"] = ModuleNames.Of("down_proj"),
+        ["gemma3_text"] = ModuleNames.Of("down_proj"),
+        ["gpt2"] = ModuleNames.Of("mlp.c_proj"),
+        ["gpt_bigcode"] = ModuleNames.Of("mlp.c_proj"),
+        ["gpt_neo"] = ModuleNames.Of("c_proj"),
+        ["gpt_neox"] = ModuleNames.Of("dense_4h_to_h"),
+        ["gptj"] = ModuleNames.Of("fc_out"),
+        ["llama"] = ModuleNames.Of("down_proj"),
+        ["llama4"] = ModuleNames.Of("down_proj"),
+        ["mistral"] = ModuleNames.Of("down_proj"),
+        ["mixtral"] = ModuleNames.Of("w2"),
+        ["mt5"] = ModuleNames.Of(),
+        ["opt"] = ModuleNames.Of("fc2"),
+        ["phi"] = ModuleNames.Of("fc2"),
+        ["qwen2"] = ModuleNames.Of("down_proj"),
+        ["qwen3"] = ModuleNames.Of("down_proj"),
+        ["RefinedWeb"] = ModuleNames.Of("dense_4h_to_h"),
+        ["RefinedWebModel"] = ModuleNames.Of("dense_4h_to_h"),
+        ["roberta"] = ModuleNames.Of("output.dense"),
+        ["t5"] = ModuleNames.Of("wo"),
+    };
+
     private static readonly Dictionary<string, Dictionary<string, ModuleNames>> s_methods = new(StringComparer.Ordinal)
     {
+        ["IA3"] = s_ia3,
+        ["LOHA"] = s_lora,
+        ["LOKR"] = s_lora,
         ["LORA"] = s_lora,
     };
+
+    /// <summary>The targets whose input IA3 scales instead of their output, or null when there are no defaults.</summary>
+    /// <param name="modelType">The model's <c>model_type</c>.</param>
+    public static ModuleNames? Feedforward(string modelType) => s_ia3Feedforward.GetValueOrDefault(modelType);
 
     /// <summary>The default targets, or null when there are none.</summary>
     /// <param name="modelType">The model's <c>model_type</c>.</param>

@@ -65,14 +65,13 @@ public sealed partial class PeftModel : IDisposable
     public int Version { get; private set; }
 
     /// <summary>Whether only the structure exists, without weights.</summary>
-    public bool IsStructureOnly => Base.NamedParameters().Any(static named => named.Parameter.Value is null);
+    public bool IsStructureOnly => !Base.IsLoaded;
 
     /// <summary>Where the weights are.</summary>
-    public Device Device => Base.NamedParameters().Select(static named => named.Parameter.Value).FirstOrDefault(static value => value is not null)?.device ?? CPU;
+    public Device Device => Base.Find(Base.InputEmbeddings)?.Parameters[0].Value?.device ?? CPU;
 
-    /// <summary>Element type of the base's weights.</summary>
-    public ScalarType DataType => Base.NamedParameters().Select(static named => named.Parameter.DataType)
-        .FirstOrDefault(static type => type is ScalarType.Float32 or ScalarType.BFloat16 or ScalarType.Float16 or ScalarType.Float64, ScalarType.Float32);
+    /// <summary>Element type in which the base computes.</summary>
+    public ScalarType DataType => Base.DataType;
 
     /// <summary>Memory that the weights of base and adapters take.</summary>
     public long MemoryBytes => Base.NamedParameters().Where(static named => named.Parameter.IsOwner).Select(static named => named.Parameter)

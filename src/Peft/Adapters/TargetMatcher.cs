@@ -82,6 +82,11 @@ public static class TargetMatcher
            select new NamedModule(path, module),
     ];
 
+    /// <summary>Whether a path ends in one of the names, in the middle of a name part too, or matches the pattern.</summary>
+    public static bool EndsIn(ModuleNames names, string path) => names.Pattern is { } pattern
+        ? IsMatch(path, Whole(pattern), pattern)
+        : names.Names!.Any(name => path.EndsWith(name, StringComparison.Ordinal));
+
     /// <summary>The value of the first key of a pattern table that matches a path in whole name parts, or the given one.</summary>
     /// <exception cref="PeftException"><c>TargetPatternInvalid</c>.</exception>
     public static T Lookup<T>(IReadOnlyDictionary<string, T> pattern, string path, T otherwise)

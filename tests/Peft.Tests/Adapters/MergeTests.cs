@@ -1,4 +1,7 @@
 using Peft.Adapters;
+using Peft.Adapters.IA3;
+using Peft.Adapters.LoHa;
+using Peft.Adapters.LoKr;
 using Peft.Adapters.Lora;
 using static TorchSharp.torch;
 
@@ -6,14 +9,19 @@ namespace Peft.Tests.Adapters;
 
 public class MergeTests
 {
-    private static readonly Dictionary<string, LoraConfig> s_configs = new()
+    private static readonly LoraConfig s_plain = new() { Rank = 2, Alpha = 4, TargetModules = ModuleNames.Of("q_proj", "down_proj") };
+
+    private static readonly Dictionary<string, AdapterConfig> s_configs = new()
     {
-        ["plain"] = new() { Rank = 2, Alpha = 4, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
-        ["wide"] = new() { Rank = 3, Alpha = 2, UseRslora = true, TargetModules = ModuleNames.AllLinear },
-        ["embedding"] = new() { Rank = 2, Alpha = 3, TargetModules = ModuleNames.Of("embed_tokens", "lm_head") },
-        ["biased"] = new() { Rank = 2, Alpha = 2, LoraBias = true, TargetModules = ModuleNames.Of("k_proj", "o_proj") },
-        ["biases"] = new() { Rank = 2, Alpha = 2, Bias = BiasTraining.All, TargetModules = ModuleNames.Of("v_proj") },
-        ["saved"] = new() { Rank = 2, Alpha = 2, TargetModules = ModuleNames.Of("up_proj"), ModulesToSave = ["lm_head", "input_layernorm"] },
+        ["plain"] = s_plain,
+        ["wide"] = new LoraConfig { Rank = 3, Alpha = 2, UseRslora = true, TargetModules = ModuleNames.AllLinear },
+        ["embedding"] = new LoraConfig { Rank = 2, Alpha = 3, TargetModules = ModuleNames.Of("embed_tokens", "lm_head") },
+        ["biased"] = new LoraConfig { Rank = 2, Alpha = 2, LoraBias = true, TargetModules = ModuleNames.Of("k_proj", "o_proj") },
+        ["biases"] = new LoraConfig { Rank = 2, Alpha = 2, Bias = BiasTraining.All, TargetModules = ModuleNames.Of("v_proj") },
+        ["saved"] = new LoraConfig { Rank = 2, Alpha = 2, TargetModules = ModuleNames.Of("up_proj"), ModulesToSave = ["lm_head", "input_layernorm"] },
+        ["ia3"] = new IA3Config { TargetModules = ModuleNames.Of("k_proj", "q_proj", "down_proj"), FeedforwardModules = ModuleNames.Of("down_proj") },
+        ["loha"] = new LoHaConfig { Rank = 2, Alpha = 3, TargetModules = ModuleNames.Of("q_proj", "up_proj") },
+        ["lokr"] = new LoKrConfig { Rank = 2, Alpha = 3, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
     };
 
     public static IEnumerable<object[]> Combinations() =>
@@ -102,7 +110,7 @@ public class MergeTests
     public void Merging_into_one_of_two_tied_layers_leaves_the_other_as_it_was(string target)
     {
         using var model = TinyLlama.Create(tied: true);
-        model.AddAdapter(s_configs["plain"] with { TargetModules = ModuleNames.Of(target) }, seed: 1).Perturb(2);
+        model.AddAdapter(s_plain with { TargetModules = ModuleNames.Of(target) }, seed: 1).Perturb(2);
         var inputs = TinyLlama.Inputs();
         var before = ModelBits.Of(model.Base);
         using var beside = ModelRun.Logits(model, inputs);
@@ -123,7 +131,7 @@ public class MergeTests
     public void A_saved_module_of_tied_layers_stays_tied_where_the_configuration_asks_for_it()
     {
         using var model = TinyLlama.Create(tied: true);
-        model.AddAdapter(s_configs["plain"] with { ModulesToSave = ["embed_tokens"], EnsureWeightTying = true }, seed: 1).Perturb(2);
+        model.AddAdapter(s_plain with { ModulesToSave = ["embed_tokens"], EnsureWeightTying = true }, seed: 1).Perturb(2);
         using var beside = ModelRun.Logits(model, TinyLlama.Inputs());
 
         model.Merge();

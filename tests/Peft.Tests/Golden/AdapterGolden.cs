@@ -66,7 +66,7 @@ internal static class AdapterGolden
         var copy = (JsonObject)config.DeepClone();
         copy.Remove("peft_version");
         copy.Remove("base_model_name_or_path");
-        foreach (var set in new[] { "target_modules", "exclude_modules", "modules_to_save" })
+        foreach (var set in new[] { "target_modules", "exclude_modules", "modules_to_save", "feedforward_modules" })
         {
             if (copy[set] is JsonArray names)
             {

@@ -65,16 +65,8 @@ public sealed record LoraConfig : AdapterConfig
     public LoraInitialisation Initialisation { get; init; }
 
     /// <summary>Reads the keys of a file.</summary>
-    internal static LoraConfig Read(ConfigReader reader) => new()
+    internal static AdapterConfig Read(ConfigReader reader) => new LoraConfig
     {
-        TaskType = reader.String("task_type"),
-        BaseModelName = reader.String("base_model_name_or_path"),
-        Revision = reader.String("revision"),
-        TargetModules = reader.Names("target_modules"),
-        ExcludeModules = reader.Names("exclude_modules"),
-        LayersToTransform = reader.Integers("layers_to_transform"),
-        LayersPattern = reader.Strings("layers_pattern"),
-        ModulesToSave = reader.Strings("modules_to_save"),
         Bias = reader.Bias("lora_only"),
         FanInFanOut = reader.Flag("fan_in_fan_out"),
         Rank = reader.Integer("r", 8),
@@ -86,8 +78,7 @@ public sealed record LoraConfig : AdapterConfig
         LoraBias = reader.Flag("lora_bias"),
         Initialisation = ReadInitialisation(reader),
         EnsureWeightTying = reader.Flag("ensure_weight_tying"),
-        OtherKeys = reader.Rest(),
-    };
+    }.WithShared(reader);
 
     /// <inheritdoc/>
     public override void Validate()
@@ -134,6 +125,7 @@ public sealed record LoraConfig : AdapterConfig
     protected override void Write(JsonObject fields)
     {
         WriteTargets(fields);
+        WriteLayers(fields);
         fields["bias"] = Bias switch { BiasTraining.All => "all", BiasTraining.Adapted => "lora_only", _ => "none" };
         fields["fan_in_fan_out"] = FanInFanOut;
         fields["r"] = Rank;
