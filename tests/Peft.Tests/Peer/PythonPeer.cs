@@ -17,7 +17,7 @@ internal static class PythonPeer
         var site = string.IsNullOrEmpty(named) ? unpacked : Environment.GetEnvironmentVariable("PEFT_PEER_SITE");
         Skip.If(string.IsNullOrEmpty(named) && !Directory.Exists(unpacked), "no Python peer (PEFT_PEER_PYTHON names one)");
 
-        var start = new ProcessStartInfo(string.IsNullOrEmpty(named) ? "python3.11" : named) { RedirectStandardError = true, RedirectStandardOutput = true };
+        var start = new ProcessStartInfo(string.IsNullOrEmpty(named) ? "python3.11" : named) { UseShellExecute = false, RedirectStandardError = true, RedirectStandardOutput = true };
         start.Environment["HF_HUB_OFFLINE"] = "1";
         if (!string.IsNullOrEmpty(site))
         {
