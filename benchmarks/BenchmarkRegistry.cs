@@ -1,4 +1,5 @@
 using Peft.Benchmarks.Generation;
+using Peft.Benchmarks.Tokenizers;
 using Peft.Benchmarks.Training;
 using static TorchSharp.torch.ScalarType;
 
@@ -17,5 +18,6 @@ internal static class BenchmarkRegistry
         TrainingBenchmark.Job(ModelShape.Pocket, BFloat16, steps: 12),
         GenerationBenchmark.Job(ModelShape.SmolLm2, Float32),
         GenerationBenchmark.Job(ModelShape.SmolLm2, BFloat16),
+        .. TokenizerBenchmark.Jobs(),
     ];
 }

@@ -1,6 +1,5 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
-using Peft.Tokenization.AddedTokens;
 using Peft.Tokenization.OlderFiles;
 using Peft.Tokenization.SentencePiece;
 

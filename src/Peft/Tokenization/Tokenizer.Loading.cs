@@ -1,5 +1,3 @@
-using System.Text.Json;
-
 namespace Peft.Tokenization;
 
 public sealed partial class Tokenizer

@@ -1,6 +1,4 @@
-using System.Text;
 using Peft.Tokenization.AddedTokens;
-using Peft.Tokenization.ChatTemplates;
 using Peft.Tokenization.Decoders;
 using Peft.Tokenization.Models;
 using Peft.Tokenization.PostProcessors;

@@ -74,8 +74,7 @@ internal sealed class AddedVocabulary
             var piece = whole.Slice(start, end);
             if (token is not null)
             {
-                piece.TokenId = token.Id;
-                next.Add(piece);
+                next.Add(piece with { TokenId = token.Id });
             }
             else if (start < end)
             {
@@ -106,11 +105,9 @@ internal sealed class AddedVocabulary
 
         foreach (var (start, end, token) in _normalized.Matches(piece.Span.ToString(), plainSpecials))
         {
-            var part = piece.Slice(start, end);
-            part.TokenId = token?.Id ?? -1;
             if (token is not null || start < end)
             {
-                next.Add(part);
+                next.Add(piece.Slice(start, end) with { TokenId = token?.Id ?? -1 });
             }
         }
     }

@@ -128,7 +128,8 @@ internal static partial class TemplateFilters
         }
         catch (InvalidOperationException error) when (error.InnerException is TemplateException inner)
         {
-            throw inner;
+            System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(inner);
+            throw;
         }
     }
 

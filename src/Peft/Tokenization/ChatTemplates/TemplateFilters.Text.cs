@@ -6,6 +6,8 @@ namespace Peft.Tokenization.ChatTemplates;
 
 internal static partial class TemplateFilters
 {
+    private static readonly System.Buffers.SearchValues<char> s_noAttributeName = System.Buffers.SearchValues.Create(" \t\n\r\f/>=");
+
     private static void AddTextFilters(Dictionary<string, Func<object?, CallArguments, TemplateRun, object?>> filters)
     {
         Text("upper", (s, _, _) => Tokenization.Text.Casing.Upper(s));
@@ -271,7 +273,7 @@ internal static partial class TemplateFilters
         foreach (var (key, item) in entries)
         {
             var name = PythonText.Str(key, run);
-            if (name.AsSpan().IndexOfAny(" \t\n\r\f/>=") >= 0)
+            if (name.AsSpan().IndexOfAny(s_noAttributeName) >= 0)
             {
                 throw TemplateErrors.Type($"Invalid character in attribute name: '{name}'");
             }

@@ -26,7 +26,7 @@ public sealed class MicrosoftTokenizer : Microsoft.ML.Tokenizers.Tokenizer
     public Tokenizer Inner { get; }
 
     /// <inheritdoc/>
-    public override string? Decode(IEnumerable<int> ids)
+    public override string Decode(IEnumerable<int> ids)
     {
         ArgumentNullException.ThrowIfNull(ids);
         return Inner.Decode([.. ids], skipSpecialTokens: false);

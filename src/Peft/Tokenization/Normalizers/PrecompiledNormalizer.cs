@@ -1,6 +1,5 @@
 using System.Buffers.Binary;
 using System.Globalization;
-using System.Text;
 using Peft.Tokenization.Text;
 
 namespace Peft.Tokenization.Normalizers;

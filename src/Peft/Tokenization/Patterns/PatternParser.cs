@@ -1,4 +1,3 @@
-using System.Globalization;
 using Peft.Tokenization.Text;
 
 namespace Peft.Tokenization.Patterns;

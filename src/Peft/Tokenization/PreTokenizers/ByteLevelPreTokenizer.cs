@@ -14,7 +14,7 @@ internal sealed class ByteLevelPreTokenizer(bool addPrefixSpace, bool usePattern
             piece = Prefixed.With(piece, " ");
         }
 
-        piece.Bytes = true;
+        piece = piece with { Bytes = true };
         if (!usePattern)
         {
             next.Add(piece);
