@@ -114,23 +114,17 @@ public sealed class SafetensorsFile : TensorStore
     protected override Tensor ReadStored(TensorEntry entry)
     {
         SafetensorsTensor stored = Find(entry);
-        if (stored.Type.IsFloat8)
+        return TensorMemory.Create(entry, tensor =>
         {
-            return ReadFloat8(stored);
-        }
-
-        Tensor tensor = empty([.. entry.Shape], entry.ScalarType);
-        try
-        {
-            TensorMemory.CopyFrom(tensor, (target, offset) => ReadExactly(_file, Path, target, stored.Offset + offset));
-        }
-        catch
-        {
-            tensor.Dispose();
-            throw;
-        }
-
-        return tensor;
+            if (stored.Type.IsFloat8)
+            {
+                ReadFloat8(stored, tensor);
+            }
+            else
+            {
+                TensorMemory.CopyFrom(tensor, (target, offset) => ReadExactly(_file, Path, target, stored.Offset + offset));
+            }
+        });
     }
 
     /// <inheritdoc/>
@@ -197,9 +191,8 @@ public sealed class SafetensorsFile : TensorStore
         }
     }
 
-    private Tensor ReadFloat8(SafetensorsTensor stored)
+    private void ReadFloat8(SafetensorsTensor stored, Tensor tensor)
     {
-        Tensor tensor = empty([.. stored.Entry.Shape], ScalarType.Float32);
         byte[] bytes = new byte[Math.Min(stored.Length, 1 << 16)];
         TensorMemory.CopyFrom(tensor, (target, offset) =>
         {
@@ -211,7 +204,6 @@ public sealed class SafetensorsFile : TensorStore
                 Float8.Decode(stored.Type, piece, values[done..]);
             }
         });
-        return tensor;
     }
 
     private SafetensorsTensor Find(TensorEntry entry)

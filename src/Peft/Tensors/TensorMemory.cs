@@ -14,6 +14,25 @@ internal static unsafe class TensorMemory
     /// <param name="offset">How many bytes came before.</param>
     public delegate void Fill(Span<byte> target, long offset);
 
+    /// <summary>Makes a tensor and fills it; where filling fails, nothing of it is left.</summary>
+    /// <param name="entry">Its shape and type.</param>
+    /// <param name="fill">Fills it.</param>
+    /// <returns>The tensor, contiguous and on the CPU.</returns>
+    public static Tensor Create(TensorEntry entry, Action<Tensor> fill)
+    {
+        Tensor tensor = empty([.. entry.Shape], entry.ScalarType);
+        try
+        {
+            fill(tensor);
+            return tensor;
+        }
+        catch
+        {
+            tensor.Dispose();
+            throw;
+        }
+    }
+
     /// <summary>Where a tensor's elements begin.</summary>
     /// <param name="tensor">Contiguous and on the CPU.</param>
     /// <returns>The address, or null for a tensor without elements. Valid as long as the tensor lives.</returns>

@@ -78,6 +78,13 @@ public sealed class PickleTests : IDisposable
         Assert.Equal("PickleInvalid", Assert.Throws<PeftException>(() => store.Read("w")).ErrorId);
     }
 
+    [Fact]
+    public void AStorageThatClaimsMoreThanThereIsMemoryIsRefusedBeforeMemoryIsAsked()
+    {
+        using TensorStore store = OpenZip(Program().Tensor("w", "FloatStorage", 1L << 50, 0, "1125899906842624", "1"), Floats(4));
+        Assert.Equal("PickleInvalid", Assert.Throws<PeftException>(() => store.Read("w")).ErrorId);
+    }
+
     [Theory]
     [InlineData("")]
     [InlineData("not a pickle at all")]

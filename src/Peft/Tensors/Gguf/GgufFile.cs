@@ -112,18 +112,18 @@ public sealed unsafe class GgufFile : TensorStore
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
         GgufTensor stored = _tensors[entry.Name];
-        Tensor tensor = empty([.. entry.Shape], entry.ScalarType);
-        byte* target = TensorMemory.Pointer(tensor);
-        if (stored.Type.Reader is { } reader)
+        return TensorMemory.Create(entry, tensor =>
         {
-            Dequantise(stored, reader, (float*)target);
-        }
-        else
-        {
-            Buffer.MemoryCopy(_start + stored.Offset, target, stored.Length, stored.Length);
-        }
-
-        return tensor;
+            byte* target = TensorMemory.Pointer(tensor);
+            if (stored.Type.Reader is { } reader)
+            {
+                Dequantise(stored, reader, (float*)target);
+            }
+            else
+            {
+                Buffer.MemoryCopy(_start + stored.Offset, target, stored.Length, stored.Length);
+            }
+        });
     }
 
     /// <inheritdoc/>

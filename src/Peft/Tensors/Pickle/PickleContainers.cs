@@ -11,7 +11,13 @@ internal interface IPickleContainer : IDisposable
     /// <summary>What the pickle holds.</summary>
     object? Root { get; }
 
-    /// <summary>Reads bytes of a storage.</summary>
+    /// <summary>Makes sure that a storage is there and long enough.</summary>
+    /// <param name="storage">The storage.</param>
+    /// <param name="length">The bytes it must hold.</param>
+    /// <exception cref="PeftException"><c>PickleInvalid</c>.</exception>
+    void Demand(PickleStorage storage, long length);
+
+    /// <summary>Reads bytes of a storage, which <see cref="Demand"/> allowed.</summary>
     /// <param name="storage">The storage.</param>
     /// <param name="offset">The first byte.</param>
     /// <param name="target">What to fill.</param>
@@ -74,18 +80,20 @@ internal sealed class ZipPickle : IPickleContainer
         new("PickleFormatNotSupported", $"'{path}' is {what}, which Peft does not read.") { Target = path, RecommendedAction = "Use the model's safetensors files." };
 
     /// <inheritdoc/>
+    public void Demand(PickleStorage storage, long length)
+    {
+        if (Entry(storage).Length < length)
+        {
+            throw PickleMachine.Invalid(_path, $"storage '{storage.Key}' has {Entry(storage).Length} bytes, but {length} are asked for.");
+        }
+    }
+
+    /// <inheritdoc/>
     public void Read(PickleStorage storage, long offset, Span<byte> target)
     {
-        ZipArchiveEntry entry = _zip.GetEntry($"{_prefix}data/{storage.Key}")
-            ?? throw PickleMachine.Invalid(_path, $"storage '{storage.Key}' is missing.");
-        if (entry.Length < offset + target.Length)
-        {
-            throw PickleMachine.Invalid(_path, $"storage '{storage.Key}' has {entry.Length} bytes, but {offset + target.Length} are asked for.");
-        }
-
         try
         {
-            using Stream stream = entry.Open();
+            using Stream stream = Entry(storage).Open();
             if (stream.CanSeek)
             {
                 stream.Position = offset;
@@ -108,6 +116,9 @@ internal sealed class ZipPickle : IPickleContainer
 
     /// <inheritdoc/>
     public void Dispose() => _zip.Dispose();
+
+    private ZipArchiveEntry Entry(PickleStorage storage) =>
+        _zip.GetEntry($"{_prefix}data/{storage.Key}") ?? throw PickleMachine.Invalid(_path, $"storage '{storage.Key}' is missing.");
 
     private byte[] Whole(ZipArchiveEntry entry, long limit)
     {
@@ -178,15 +189,19 @@ internal sealed class LegacyPickle : IPickleContainer
     public object? Root { get; }
 
     /// <inheritdoc/>
+    public void Demand(PickleStorage storage, long length)
+    {
+        long available = _storages.GetValueOrDefault(storage.Key).Length;
+        if (available < length)
+        {
+            throw PickleMachine.Invalid(_path, $"storage '{storage.Key}' has {available} bytes, but {length} are asked for.");
+        }
+    }
+
+    /// <inheritdoc/>
     public void Read(PickleStorage storage, long offset, Span<byte> target)
     {
-        (long position, long length) = _storages.GetValueOrDefault(storage.Key);
-        if (length < offset + target.Length)
-        {
-            throw PickleMachine.Invalid(_path, $"storage '{storage.Key}' has {length} bytes, but {offset + target.Length} are asked for.");
-        }
-
-        _stream.Position = position + offset;
+        _stream.Position = _storages[storage.Key].Position + offset;
         _stream.ReadExactly(target);
     }
 

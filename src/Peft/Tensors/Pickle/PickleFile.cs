@@ -67,30 +67,12 @@ public sealed class PickleFile : TensorStore
     protected override Tensor ReadStored(TensorEntry entry)
     {
         PickleTensor stored = _tensors[entry.Name];
-        long start = stored.Offset * stored.Type.Size;
-        Tensor tensor = empty([.. entry.Shape], entry.ScalarType);
         lock (_container)
         {
-            if (stored.IsContiguous && !stored.Type.IsFloat8)
-            {
-                TensorMemory.CopyFrom(tensor, (target, offset) => _container.Read(stored.Storage, start + offset, target));
-                return tensor;
-            }
-
-            byte[] bytes = new byte[checked(stored.Extent * stored.Type.Size)];
-            _container.Read(stored.Storage, start, bytes);
-            bytes = stored.IsContiguous ? bytes : Gathered(stored, bytes);
-            if (stored.Type.IsFloat8)
-            {
-                Float8.Decode(stored.Type, bytes, TensorMemory.Span<float>(tensor));
-            }
-            else
-            {
-                TensorMemory.CopyFrom(tensor, (target, offset) => bytes.AsSpan((int)offset, target.Length).CopyTo(target));
-            }
+            // Before memory is asked for: a pickle may claim any length.
+            _container.Demand(stored.Storage, (stored.Offset + stored.Extent) * stored.Type.Size);
+            return TensorMemory.Create(entry, tensor => Fill(tensor, stored));
         }
-
-        return tensor;
     }
 
     /// <inheritdoc/>
@@ -144,6 +126,28 @@ public sealed class PickleFile : TensorStore
 
         _tensors[name] = tensor;
         _entries[name] = new TensorEntry(name, tensor.Type.ScalarType!.Value, tensor.Shape, tensor.Type.Name);
+    }
+
+    private void Fill(Tensor tensor, PickleTensor stored)
+    {
+        long start = stored.Offset * stored.Type.Size;
+        if (stored.IsContiguous && !stored.Type.IsFloat8)
+        {
+            TensorMemory.CopyFrom(tensor, (target, offset) => _container.Read(stored.Storage, start + offset, target));
+            return;
+        }
+
+        byte[] bytes = new byte[checked(stored.Extent * stored.Type.Size)];
+        _container.Read(stored.Storage, start, bytes);
+        bytes = stored.IsContiguous ? bytes : Gathered(stored, bytes);
+        if (stored.Type.IsFloat8)
+        {
+            Float8.Decode(stored.Type, bytes, TensorMemory.Span<float>(tensor));
+        }
+        else
+        {
+            TensorMemory.CopyFrom(tensor, (target, offset) => bytes.AsSpan((int)offset, target.Length).CopyTo(target));
+        }
     }
 
     private static byte[] Gathered(PickleTensor stored, byte[] bytes)
