@@ -1,6 +1,5 @@
 using System.Text.Json.Nodes;
 using Peft.Models.Layers;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Models;

@@ -1,4 +1,3 @@
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Models;
@@ -340,13 +339,13 @@ internal sealed class PlainPiece : Piece
         using var scope = NewDisposeScope();
         using var grad = enable_grad();
         var arguments = inputs.ToArray();
-        var leafInputs = Enumerable.Range(0, inputs.Count).Where(i => needs[i]).ToArray();
-        foreach (var i in leafInputs)
+        var asked = Enumerable.Range(0, inputs.Count).Where(i => needs[i]).ToArray();
+        foreach (var i in asked)
         {
             arguments[i] = inputs[i].detach().requires_grad_(true);
         }
 
-        return new PlainPiece([.. leafInputs.Select(i => arguments[i])], leafInputs, trained, function(arguments));
+        return new PlainPiece([.. asked.Select(i => arguments[i])], asked, trained, function(arguments));
     }
 
     public Tensor DetachedOutput() => output.detach();

@@ -77,6 +77,18 @@ public static class GoldenCases
             .Order(StringComparer.Ordinal);
     }
 
+    /// <summary>The JSON files in a folder of a domain, by name without extension, sorted. Empty where the folder is missing.</summary>
+    public static IEnumerable<string> Files(string domain, string folder)
+    {
+        var pattern = Environment.GetEnvironmentVariable("PEFT_GOLDEN_PATTERN");
+        return DomainFolder(domain) is { } root && Directory.Exists(Path.Combine(root, folder))
+            ? Directory.EnumerateFiles(Path.Combine(root, folder), "*.json")
+                .Select(static file => Path.GetFileNameWithoutExtension(file))
+                .Where(name => Matches(domain, $"{folder}/{name}", pattern))
+                .Order(StringComparer.Ordinal)
+            : [];
+    }
+
     /// <summary>
     /// Runs one case: hands its full folder to <paramref name="body"/> and turns the product's own not-supported error into a skip.
     /// </summary>

@@ -41,6 +41,20 @@ public sealed class GoldenDataAttribute(string domain, string under = "") : Data
     public override IEnumerable<object[]> GetData(MethodInfo testMethod) => Cases().Select(path => new object[] { path });
 }
 
+/// <summary>The JSON files in a folder of a domain, by name without extension, one test each.</summary>
+[AttributeUsage(AttributeTargets.Method)]
+public sealed class GoldenFilesAttribute(string domain, string folder) : DataAttribute
+{
+    /// <summary>The domain's name.</summary>
+    public string Domain { get; } = domain;
+
+    /// <summary>The folder, relative to the domain's.</summary>
+    public string Folder { get; } = folder;
+
+    /// <inheritdoc/>
+    public override IEnumerable<object[]> GetData(MethodInfo testMethod) => GoldenCases.Files(Domain, Folder).Select(name => new object[] { name });
+}
+
 /// <summary>Leaves a theory without any case out instead of failing it.</summary>
 public sealed class GoldenTheoryDiscoverer(IMessageSink messages) : IXunitTestCaseDiscoverer
 {

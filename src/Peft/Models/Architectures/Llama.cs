@@ -1,20 +1,19 @@
 using Peft.Models.Layers;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Architectures;
 
-/// <summary>What a Llama's configuration says (Touvron et al. 2023; Grattafiori et al. 2024).</summary>
+/// <summary>What a Llama's configuration says; what it leaves out is as in the 7B model, which is the peer's default (Touvron et al. 2023; Grattafiori et al. 2024).</summary>
 internal sealed class LlamaConfig
 {
     public LlamaConfig(ModelConfig config)
     {
         Source = config;
-        VocabularySize = config.RequiredInteger("vocab_size");
-        HiddenSize = config.RequiredInteger("hidden_size");
-        InnerSize = config.RequiredInteger("intermediate_size");
-        Layers = checked((int)config.RequiredInteger("num_hidden_layers"));
-        var heads = config.RequiredInteger("num_attention_heads");
+        VocabularySize = config.Integer("vocab_size") ?? 32000;
+        HiddenSize = config.Integer("hidden_size") ?? 4096;
+        InnerSize = config.Integer("intermediate_size") ?? 11008;
+        Layers = checked((int)(config.Integer("num_hidden_layers") ?? 32));
+        var heads = config.Integer("num_attention_heads") ?? 32;
         var headSize = config.Integer("head_dim") ?? HiddenSize / heads;
         Attention = new AttentionShape(heads, config.Integer("num_key_value_heads") ?? heads, headSize, 1 / Math.Sqrt(headSize));
         if (heads % Attention.KeyValueHeads != 0)

@@ -1,4 +1,3 @@
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -16,7 +15,7 @@ public sealed class LinearGroup : IDisposable
     private Tensor? weight;
     private Tensor? bias;
 
-    /// <summary>Makes a group; it runs its members one by one until <see cref="Fuse"/>.</summary>
+    /// <summary>Makes a group; it runs its members one by one until <see cref="Fuse()"/>.</summary>
     /// <param name="members">Layers in the order of their columns in the output.</param>
     public LinearGroup(params Linear[] members)
     {

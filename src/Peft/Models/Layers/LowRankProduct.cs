@@ -1,4 +1,3 @@
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -27,17 +26,17 @@ internal sealed class LowRankProduct
     public static LowRankProduct Forward(Tensor x, Tensor y, LowRankTerm[] terms, ForwardContext context)
     {
         var type = x.dtype;
-        var stacked = Stack(terms, type);
-        Tensor?[]? masks = null;
-        Tensor products;
+        var down = Stack(terms, type);
+        Tensor?[]? drawn = null;
+        Tensor inner;
         if (context.IsTraining && Array.Exists(terms, static term => term.Change.Dropout > 0))
         {
-            masks = [.. terms.Select(term => Mask(x, term.Change.Dropout, context.Generator))];
-            products = cat([.. terms.Select((term, i) => Masked(x, masks[i]).matmul(stacked.narrow(0, term.RankStart, term.Rank).t()))], 1);
+            drawn = [.. terms.Select(term => Mask(x, term.Change.Dropout, context.Generator))];
+            inner = cat([.. terms.Select((term, i) => Masked(x, drawn[i]).matmul(down.narrow(0, term.RankStart, term.Rank).t()))], 1);
         }
         else
         {
-            products = x.matmul(stacked.t());
+            inner = x.matmul(down.t());
         }
 
         for (var i = 0; i < terms.Length; i++)
@@ -45,14 +44,14 @@ internal sealed class LowRankProduct
             var term = terms[i];
             var slice = y.narrow(1, term.Column, term.Width);
             var b = LinearProduct.Cast(term.Change.B.Required, type);
-            slice.addmm_(products.narrow(1, term.RankStart, term.Rank), b.t(), 1, Scale(term, masks?[i]));
+            slice.addmm_(inner.narrow(1, term.RankStart, term.Rank), b.t(), 1, Scale(term, drawn?[i]));
             if (term.Change.Bias is { } bias)
             {
                 slice.add_(bias.Required, term.Change.Scale);
             }
         }
 
-        return new LowRankProduct(terms, stacked, products, masks);
+        return new LowRankProduct(terms, down, inner, drawn);
     }
 
     /// <summary>Hands over the tensors that must live until the backward pass.</summary>

@@ -1,0 +1,34 @@
+using Peft.Models;
+using Peft.Tests.Adapters;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Models;
+
+/// <summary>What a training step leaves behind; alone, for the count is the process's.</summary>
+[Collection(LiveTensors.Name)]
+public class StepLifetimeTests
+{
+    [SkippableFact]
+    public void AStepLeavesNoTensorBehind()
+    {
+        var folder = SharedModels.Folder("pocket-llama");
+        using var noGrad = no_grad();
+        using var model = (CausalModel)ModelLoader.Load(folder, new LoadOptions { DataType = ScalarType.Float32 });
+        var trained = model.FindParameter("model.layers.2.self_attn.q_proj.weight")!;
+        using var gradient = zeros([.. trained.Shape]).DetachFromDisposeScope();
+        trained.Gradient = gradient;
+        Step();
+        var before = Tensor.TotalCount;
+        Step();
+        Assert.Equal(before, Tensor.TotalCount);
+
+        void Step()
+        {
+            using var scope = NewDisposeScope();
+            using var tape = new Tape();
+            var context = new ForwardContext { Tape = tape, IsTraining = true };
+            var ids = randint(5, 4000, [2, 40], ScalarType.Int64);
+            tape.Backward(model.Loss(model.Hidden(ids, context), ids, null, context));
+        }
+    }
+}
