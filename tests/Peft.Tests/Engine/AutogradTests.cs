@@ -5,7 +5,7 @@ using static TorchSharp.torch;
 namespace Peft.Tests.Engine;
 
 /// <summary>Gradients against finite differences, and the switches that turn recording on and off.</summary>
-public class AutogradTests : IDisposable
+public sealed class AutogradTests : IDisposable
 {
     private readonly DisposeScope scope = NewDisposeScope();
 

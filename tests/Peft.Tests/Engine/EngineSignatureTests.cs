@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Reflection;
 using System.Runtime.CompilerServices;
 using System.Runtime.Loader;
@@ -10,7 +11,7 @@ namespace Peft.Tests.Engine;
 /// Peft compiles unchanged against TorchSharp and against the assembly over the system's libtorch. Two tests keep it so, whichever of the
 /// two was built: the latter has no public member that TorchSharp lacks or spells otherwise, and lacks none that Peft calls.
 /// </summary>
-public class EngineSignatureTests
+public sealed class EngineSignatureTests
 {
     private const BindingFlags Declared = BindingFlags.Public | BindingFlags.NonPublic | BindingFlags.Instance | BindingFlags.Static | BindingFlags.DeclaredOnly;
 
@@ -99,7 +100,7 @@ public class EngineSignatureTests
     {
         if (type.IsEnum)
         {
-            return Enum.GetNames(type).Select(name => $"{name} = {Convert.ToInt64(Enum.Parse(type, name))}");
+            return Enum.GetNames(type).Select(name => $"{name} = {Convert.ToInt64(Enum.Parse(type, name), CultureInfo.InvariantCulture)}");
         }
 
         // What every object has, and what an interface only makes visible, needs no counterpart.

@@ -5,7 +5,7 @@ using static TorchSharp.torch;
 namespace Peft.Tests.Engine;
 
 /// <summary>Who owns a tensor: dispose scopes, their statistics, and the count of live tensors.</summary>
-public class LifetimeTests
+public sealed class LifetimeTests
 {
     [Fact]
     public void A_scope_disposes_what_was_made_in_it()

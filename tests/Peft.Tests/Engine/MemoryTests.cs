@@ -7,7 +7,7 @@ using static TorchSharp.torch;
 namespace Peft.Tests.Engine;
 
 /// <summary>Tensors made from .NET's memory, and .NET's view of a tensor's memory.</summary>
-public class MemoryTests : IDisposable
+public sealed class MemoryTests : IDisposable
 {
     private readonly DisposeScope scope = NewDisposeScope();
 

@@ -5,7 +5,7 @@ using static TorchSharp.torch;
 namespace Peft.Tests.Engine;
 
 /// <summary>Operators against values worked out by hand. They run on whichever engine was built.</summary>
-public class OperatorTests : IDisposable
+public sealed class OperatorTests : IDisposable
 {
     private readonly DisposeScope scope = NewDisposeScope();
 

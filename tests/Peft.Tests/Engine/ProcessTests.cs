@@ -7,7 +7,7 @@ using static TorchSharp.torch;
 namespace Peft.Tests.Engine;
 
 /// <summary>What belongs to the process: random numbers, threads, and errors that must end as exceptions.</summary>
-public class ProcessTests : IDisposable
+public sealed class ProcessTests : IDisposable
 {
     private readonly DisposeScope scope = NewDisposeScope();
 
