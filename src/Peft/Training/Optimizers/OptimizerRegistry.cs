@@ -1,5 +1,3 @@
-using System.Text.Json.Nodes;
-
 namespace Peft.Training.Optimizers;
 
 /// <summary>The optimisers by Hugging Face's names (<c>optim</c>). A new one is a file, and a line here.</summary>
