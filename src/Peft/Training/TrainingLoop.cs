@@ -48,7 +48,8 @@ internal sealed class TrainingLoop : IDisposable
 
     /// <summary>Makes one optimiser step. Until its last line nothing of the model has changed.</summary>
     /// <param name="step">Counted from 0.</param>
-    /// <param name="time">Time since the training began.</param>
+    /// <param name="time">Time since this run began.</param>
+    /// <param name="secondsBefore">Time of the runs before it, of which this is the continuation.</param>
     /// <exception cref="PeftException"><c>TrainingDiverged</c>: the loss or a gradient is no number any more; the weights are those of the step before.</exception>
     public StepRecord Step(int step, Stopwatch time, double secondsBefore)
     {

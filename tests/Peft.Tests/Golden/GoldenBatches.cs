@@ -1,7 +1,6 @@
 using System.Globalization;
 using Peft.Tensors;
 using Peft.Training;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Golden;

@@ -4,7 +4,6 @@ using Peft.Models;
 using Peft.Tensors;
 using Peft.Training;
 using Peft.Training.Objectives;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Golden;

@@ -1,7 +1,6 @@
 using Peft.Models;
 using Peft.Training;
 using Peft.Training.Optimizers;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Training;

@@ -3,7 +3,6 @@ using Peft.Adapters.Lora;
 using Peft.Models;
 using Peft.Tests.Adapters;
 using Peft.Training;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Training;

@@ -9,6 +9,6 @@ internal static partial class WeightDecay
     public static bool Spares(TrainedParameter trained) =>
         trained.Module?.ClassName is "LayerNorm" || SparedName().IsMatch(trained.Name);
 
-    [GeneratedRegex(@"bias|layernorm|rmsnorm|(^|\.)norm($|\.)|_norm($|\.)", RegexOptions.IgnoreCase | RegexOptions.CultureInvariant, matchTimeoutMilliseconds: 1000)]
+    [GeneratedRegex(@"bias|layernorm|rmsnorm|(^|\.)norm($|\.)|_norm($|\.)", RegexOptions.IgnoreCase | RegexOptions.CultureInvariant | RegexOptions.ExplicitCapture, matchTimeoutMilliseconds: 1000)]
     private static partial Regex SparedName();
 }
