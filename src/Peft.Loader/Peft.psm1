@@ -3,11 +3,21 @@
 $null = [System.Reflection.Assembly]::LoadFrom([System.IO.Path]::Combine($PSScriptRoot, 'Peft.Loader.dll'))
 $cmdlets = Microsoft.PowerShell.Core\Import-Module -Assembly ([Peft.Loader.ModuleLoader]::Load()) -PassThru
 
-# On a second import in the same process PowerShell takes the nested module from its cache and leaves its cmdlets out of this one.
+# On a second import in the same process PowerShell takes the nested module from its cache: it leaves its cmdlets and
+# aliases out of this one and looks for their help in this module's folder alone.
+$help = [System.IO.Path]::Combine($PSScriptRoot, 'lib', 'en-US', 'Peft.Module.dll-Help.xml')
+$helpFile = [System.Management.Automation.CmdletInfo].GetProperty('HelpFile')
 $addCmdlet = [System.Management.Automation.PSModuleInfo].GetMethod('AddExportedCmdlet', [System.Reflection.BindingFlags]'Instance, NonPublic')
 foreach ($cmdlet in $cmdlets.ExportedCmdlets.Values) {
+    $helpFile.SetValue($cmdlet, $help)
     if (-not $ExecutionContext.SessionState.Module.ExportedCmdlets.ContainsKey($cmdlet.Name)) {
         $null = $addCmdlet.Invoke($ExecutionContext.SessionState.Module, @(, $cmdlet))
+    }
+
+    foreach ($attribute in $cmdlet.ImplementingType.GetCustomAttributes([System.Management.Automation.AliasAttribute], $false)) {
+        foreach ($alias in $attribute.AliasNames) {
+            $null = $ExecutionContext.InvokeProvider.Item.Set("alias:$alias", $cmdlet.Name)
+        }
     }
 }
 
