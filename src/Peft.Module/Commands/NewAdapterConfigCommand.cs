@@ -8,7 +8,7 @@ namespace Peft.Module.Commands;
 public abstract class NewAdapterConfigCommand : PeftCmdlet
 {
     /// <summary>Characters that no module's name has and that a regular expression mostly has.</summary>
-    private const string PatternCharacters = "*+?^$|()[]{}\\";
+    private static readonly System.Buffers.SearchValues<char> s_patternCharacters = System.Buffers.SearchValues.Create("*+?^$|()[]{}\\");
 
     /// <summary>
     /// Modules to adapt: a name such as <c>q_proj</c>, the ending of a path such as <c>self_attn.q_proj</c>, or <c>all-linear</c> for every
@@ -79,7 +79,7 @@ public abstract class NewAdapterConfigCommand : PeftCmdlet
             return null;
         }
 
-        if (Array.Find(names, static name => name.AsSpan().ContainsAny(PatternCharacters)) is { } pattern)
+        if (Array.Find(names, static name => name.AsSpan().ContainsAny(s_patternCharacters)) is { } pattern)
         {
             throw new PeftException("TargetModuleInvalid", $"'{pattern}' is no name of a module.")
             {
