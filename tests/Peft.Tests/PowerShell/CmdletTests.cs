@@ -1,0 +1,234 @@
+using System.Diagnostics;
+using System.Globalization;
+using System.Management.Automation;
+
+namespace Peft.Tests.PowerShell;
+
+/// <summary>What a user does with the cmdlets, on the embedded model.</summary>
+public sealed class CmdletTests : IClassFixture<ModuleHost>, IDisposable
+{
+    private readonly ModuleHost host;
+    private readonly DirectoryInfo folder = Directory.CreateTempSubdirectory("peft-cmdlets");
+    private readonly object model;
+
+    public CmdletTests(ModuleHost host)
+    {
+        this.host = host;
+        host.Output("$null = $ExecutionContext.SessionState.Path.SetLocation($args[0])", folder.FullName);
+        model = host.Output("Import-PeftModel $args[0] -DataType float32", Path.Combine(ModuleHost.Root, "assets", "pocket-llama"))[0];
+    }
+
+    [Fact]
+    public void A_config_can_be_splatted_in_Hugging_Face_spelling()
+    {
+        var config = host.Output("""
+            $lora = @{ r = 4; lora_alpha = 16; lora_dropout = 0.05; target_modules = 'q_proj', 'v_proj'; bias = 'none'; task_type = 'CAUSAL_LM'; use_rslora = $true; init_lora_weights = $true }
+            New-LoraConfig @lora
+            """)[0];
+        Assert.Equal(4, config.Properties["Rank"].Value);
+        Assert.Equal(16.0, config.Properties["Alpha"].Value);
+        Assert.Equal(true, config.Properties["UseRslora"].Value);
+        Assert.Equal("q_proj, v_proj", config.Properties["TargetModules"].Value.ToString());
+    }
+
+    [Fact]
+    public void Modules_are_summed_up_and_counted()
+    {
+        var linear = host.Output("$args[0] | Get-ModelModule -Kind Linear -Summary | ForEach-Object Name", model).Select(static name => name.ToString());
+        Assert.Contains("q_proj", linear);
+        var first = host.Output("$args[0] | Get-ModelModule *.layers.0.self_attn.q_proj", model);
+        Assert.Equal("Linear", Assert.Single(first).Properties["Kind"].Value);
+
+        host.Output("$args[0] | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj -Rank 2) a", model);
+        Assert.Matches(@"^trainable params: [\d,]+ \|\| all params: [\d,]+ \|\| trainable%: \d+\.\d{4}$", host.Output("$args[0] | Measure-ModelParameter", model)[0].ToString());
+    }
+
+    [Fact]
+    public void Adapters_come_down_the_pipeline_and_go_to_files_relative_to_PWD()
+    {
+        host.Output("$args[0] | Add-PeftAdapter (New-LoraConfig -TargetModule all-linear -Rank 2) a -Seed 1 | Export-PeftAdapter ./saved", model);
+        Assert.True(File.Exists(Path.Combine(folder.FullName, "saved", "adapter_config.json")));
+
+        var active = host.Output("$args[0] | Import-PeftAdapter ./sav* -AdapterName again | Set-ActiveAdapter -PassThru", model);
+        Assert.Equal("again", Assert.Single(active).Properties["Name"].Value);
+        Assert.Equal("AdapterExists,Peft.Module.Commands.ImportPeftAdapterCommand", host.Run("$args[0] | Import-PeftAdapter ./saved again", model).Errors[0].FullyQualifiedErrorId);
+        Assert.Equal("OutputExists,Peft.Module.Commands.ExportPeftAdapterCommand", host.Run("$args[0] | Export-PeftAdapter ./saved -AdapterName again", model).Errors[0].FullyQualifiedErrorId);
+        Assert.Equal(["a", "again"], host.Output("($args[0] | Get-PeftAdapter).Name", model).Select(static name => name.ToString()));
+    }
+
+    [Fact]
+    public void Merging_puts_out_the_same_model_and_is_undone()
+    {
+        host.Output("$args[0] | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj -Initialization false) a -Seed 1", model);
+        Assert.Equal(true, host.Output("$m = $args[0]; $n = $m | Get-PeftAdapter a | Merge-LoraAdapter; [object]::ReferenceEquals($m, $n) -and $m.IsMerged", model)[0].BaseObject);
+        Assert.Equal(false, host.Output("($args[0] | Undo-LoraMerge).IsMerged", model)[0].BaseObject);
+        Assert.Equal(0, host.Output("$m = $args[0] | Merge-LoraAdapter -Unload; $m.Adapters.Count", model)[0].BaseObject);
+    }
+
+    [Fact]
+    public void WhatIf_changes_nothing()
+    {
+        var config = "(New-LoraConfig -TargetModule q_proj)";
+        host.Output($"$args[0] | Add-PeftAdapter {config} -WhatIf", model);
+        Assert.Empty(host.Output("$args[0] | Get-PeftAdapter", model));
+        host.Output("$args[0] | Export-PeftModel ./never -WhatIf", model);
+        Assert.False(Directory.Exists(Path.Combine(folder.FullName, "never")));
+        host.Output("$args[0] | Remove-PeftModel -WhatIf", model);
+        Assert.Equal(false, host.Output("$args[0].IsStructureOnly", model)[0].BaseObject);
+    }
+
+    [Fact]
+    public void Every_cmdlet_that_changes_something_asks()
+    {
+        string[] reading = ["Get", "Measure", "New", "ConvertTo", "ConvertFrom", "Show", "Compare"];
+        string[] loading = ["Import-PeftModel", "Import-TrainingDataset", "Invoke-TextGeneration"];
+        foreach (var cmdlet in host.Output("(Get-Module Peft).ExportedCmdlets.Values").Select(static item => (CmdletInfo)item.BaseObject))
+        {
+            Assert.True(reading.Contains(cmdlet.Verb) || loading.Contains(cmdlet.Name) || cmdlet.Parameters.ContainsKey("WhatIf"), cmdlet.Name);
+        }
+    }
+
+    [Fact]
+    public void Names_complete_from_the_model_in_the_pipeline()
+    {
+        host.Output("$global:completed = $args[0]; $completed | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj) capitals", model);
+        Assert.Contains("capitals", host.Complete("$completed | Set-ActiveAdapter -AdapterName "));
+        Assert.Contains("base", host.Complete("$completed | Invoke-TextGeneration 'x' -AdapterName "));
+        Assert.Contains("q_proj", host.Complete("New-LoraConfig -TargetModule q"));
+        Assert.Contains("all-linear", host.Complete("New-LoraConfig -TargetModule "));
+        Assert.Contains("Linear", host.Complete("$completed | Get-ModelModule -Kind "));
+        Assert.Contains("cosine", host.Complete("$completed | Invoke-LoraTraining -Schedule cos"));
+        Assert.Contains("pocket-llama", host.Complete("Get-PeftModel "));
+        Assert.Contains("cpu", host.Complete("Import-PeftModel x -Device "));
+    }
+
+    [Fact]
+    public void Training_writes_the_adapter_and_shows_what_is_learnt()
+    {
+        var result = host.Run("""
+            $data = @{ prompt = 'A'; completion = ' b' }, [pscustomobject]@{ prompt = 'C'; completion = ' d' } | Import-TrainingDataset
+            $adapter = $args[0] | Invoke-LoraTraining (New-LoraConfig -TargetModule q_proj -Rank 2) $data -AdapterName tiny -Epoch 2 -BatchSize 1 -OutputPath ./out
+            $adapter; $adapter.TrainingRecord.StepCount; $adapter.TrainingRecord.FinalLoss -gt 0
+            """, model);
+        Assert.Empty(result.Errors);
+        Assert.Equal("tiny", result.Output[0].Properties["Name"].Value);
+        Assert.Equal(4, result.Output[1].BaseObject);
+        Assert.Equal(true, result.Output[2].BaseObject);
+        Assert.Contains(result.Information, static line => line.MessageData.ToString()!.Contains("learn |", StringComparison.Ordinal));
+        Assert.NotEmpty(result.Progress);
+        Assert.True(File.Exists(Path.Combine(folder.FullName, "out", "tiny", "adapter_model.safetensors")));
+
+        var again = host.Run("$args[0] | Invoke-LoraTraining (New-LoraConfig) ('x' | Import-TrainingDataset) -AdapterName tiny", model);
+        Assert.Equal("AdapterExists,Peft.Module.Commands.InvokeLoraTrainingCommand", again.Errors[0].FullyQualifiedErrorId);
+    }
+
+    [Fact]
+    public void A_training_that_cannot_begin_leaves_the_model_as_it_was()
+    {
+        var result = host.Run("""
+            $data = @{ prompt = 'A'; completion = ' b' } | Import-TrainingDataset
+            [IO.Directory]::CreateDirectory([IO.Path]::Combine($PWD, 'full/x/y'))
+            $args[0] | Invoke-LoraTraining (New-LoraConfig -TargetModule q_proj) $data -AdapterName x -OutputPath ./full
+            """, model);
+        Assert.Equal("OutputExists,Peft.Module.Commands.InvokeLoraTrainingCommand", Assert.Single(result.Errors).FullyQualifiedErrorId);
+        Assert.Empty(host.Output("$args[0] | Get-PeftAdapter", model));
+    }
+
+    [Fact]
+    public void Stopping_a_training_gives_the_prompt_back_within_two_seconds_and_leaves_the_model_usable()
+    {
+        using var shell = host.Create("""
+            $data = @{ prompt = 'A'; completion = ' b' } | Import-TrainingDataset
+            $args[0] | Invoke-LoraTraining (New-LoraConfig -TargetModule q_proj) $data -AdapterName endless -MaxSteps 1000000
+            """, model);
+        using var began = new ManualResetEventSlim();
+        shell.Streams.Progress.DataAdded += (_, _) => began.Set();
+        var invocation = shell.BeginInvoke();
+        Assert.True(began.Wait(TimeSpan.FromSeconds(60)), "the training shows progress");
+
+        var clock = Stopwatch.StartNew();
+        shell.Stop();
+        Assert.True(clock.Elapsed < TimeSpan.FromSeconds(2), clock.Elapsed.ToString());
+        Assert.Throws<PipelineStoppedException>(() => shell.EndInvoke(invocation));
+
+        // Where the machine is busy the last native call may end a moment later than the prompt is back.
+        SpinWait.SpinUntil(() => host.Run("$args[0] | Remove-PeftAdapter -AdapterName endless", model).Errors.Count == 0, TimeSpan.FromSeconds(30));
+        Assert.Single(host.Output("$args[0] | Invoke-TextGeneration 'A' -MaxNewTokens 1", model));
+    }
+
+    [Fact]
+    public void Text_is_generated_streamed_and_compared_without_switching()
+    {
+        host.Output("$args[0] | Add-PeftAdapter (New-LoraConfig -TargetModule all-linear -Initialization false) a -Seed 1", model);
+        var whole = host.Output("$args[0] | Invoke-TextGeneration 'Once upon' -MaxNewTokens 6 -AdapterName base", model)[0];
+        var pieces = host.Output("$args[0] | Invoke-TextGeneration 'Once upon' -MaxNewTokens 6 -AdapterName base -Stream", model);
+        Assert.Equal(whole.ToString(), string.Concat(pieces.Select(static piece => piece.ToString())));
+
+        var compared = host.Output("$args[0] | Compare-ModelOutput 'Once upon' base, a -MaxNewTokens 3", model);
+        Assert.Equal(["base", "a"], compared.Select(static row => row.Properties["AdapterName"].Value));
+        Assert.True((double)compared[1].Properties["LargestDifference"].Value > 0);
+        Assert.Equal("a", host.Output("$args[0].ActiveAdapters", model)[0].ToString());
+        Assert.True((double)host.Output("$args[0] | Measure-Perplexity 'Once upon a time' -AdapterName base", model)[0].Properties["Value"].Value > 1);
+    }
+
+    [Fact]
+    public void A_second_operation_on_a_busy_model_is_an_error_not_a_wait()
+    {
+        var result = host.Run("$m = $args[0]; $m | Invoke-TextGeneration 'Once upon' -MaxNewTokens 200 -Stream | ForEach-Object { $m | Invoke-TextGeneration 'x' }", model);
+        Assert.Contains(result.Errors, static error => error.FullyQualifiedErrorId.StartsWith("PeftModelBusy,", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public void Tokens_go_there_and_back()
+    {
+        Assert.Equal("Hello world", host.Output("$args[0] | ConvertTo-ModelToken 'Hello world' -IdOnly | ConvertFrom-ModelToken -Model $args[0]", model)[0].BaseObject);
+        var tokens = host.Output("$args[0] | ConvertTo-ModelToken 'Hello world'", model);
+        Assert.Equal("Hello world", string.Concat(tokens.Select(static token => token.Properties["Text"].Value)));
+    }
+
+    [Fact]
+    public void A_copy_from_another_process_is_named_as_such()
+    {
+        var copy = PSSerializer.Deserialize(PSSerializer.Serialize(model, depth: 1));
+        var error = Assert.Single(host.Run("Measure-ModelParameter -Model $args[0]", copy).Errors);
+        Assert.Contains("ModelDeserialized", error.Exception.Message, StringComparison.Ordinal);
+        var piped = host.Run("$args[0] | Measure-ModelParameter", copy).Errors;
+        Assert.Contains("ModelDeserialized", Assert.Single(piped).Exception.Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("ja-JP")]
+    [InlineData("tr-TR")]
+    public void Files_and_figures_are_the_same_in_every_culture(string culture)
+    {
+        var before = CultureInfo.CurrentCulture;
+        try
+        {
+            CultureInfo.CurrentCulture = CultureInfo.GetCultureInfo(culture);
+            host.Output("[System.Threading.Thread]::CurrentThread.CurrentCulture = $args[1]; $args[0] | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj -Dropout 0.25 -Alpha 0.5) i | Export-PeftAdapter ./culture", model, CultureInfo.CurrentCulture);
+            var text = File.ReadAllText(Path.Combine(folder.FullName, "culture", "adapter_config.json"));
+            Assert.Contains("0.25", text, StringComparison.Ordinal);
+            Assert.Contains("\"LORA\"", text, StringComparison.Ordinal);
+            Assert.Matches(@"trainable%: \d+\.\d{4}$", host.Output("$args[0] | Measure-ModelParameter", model)[0].ToString());
+        }
+        finally
+        {
+            CultureInfo.CurrentCulture = before;
+        }
+    }
+
+    [Fact]
+    public void Bad_rows_say_file_line_and_field()
+    {
+        File.WriteAllText(Path.Combine(folder.FullName, "bad.jsonl"), "{\"prompt\":\"a\",\"completion\":\"b\"}\n{\"prompt\":\"c\",\"completion\":null}\n");
+        var error = Assert.Single(host.Run("Import-TrainingDataset ./bad.jsonl").Errors);
+        Assert.StartsWith("DatasetRowInvalid,", error.FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.Contains("bad.jsonl, line 2, field 'completion'", error.Exception.Message, StringComparison.Ordinal);
+    }
+
+    public void Dispose()
+    {
+        host.Run("$args[0] | Remove-PeftModel; $null = $ExecutionContext.SessionState.Path.SetLocation($args[1])", model, Path.GetTempPath());
+        folder.Delete(recursive: true);
+    }
+}
