@@ -1,5 +1,4 @@
 using Peft.Tokenization.AddedTokens;
-using Peft.Tokenization.Decoders;
 using Peft.Tokenization.Models;
 using Peft.Tokenization.PostProcessors;
 using Peft.Tokenization.PreTokenizers;

@@ -1,6 +1,3 @@
-using System.Text.Json;
-using Peft.Tokenization;
-
 namespace Peft.Tests.Golden;
 
 /// <summary>Tokenizer files of every kind, held to what the peer's packages made of them.</summary>

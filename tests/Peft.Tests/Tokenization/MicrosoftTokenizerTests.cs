@@ -1,6 +1,4 @@
 #if MICROSOFT_ML_TOKENIZERS
-using Peft.Tests.Golden;
-using Peft.Tokenization;
 using Peft.Tokenization.Interop;
 
 namespace Peft.Tests.Tokenization;

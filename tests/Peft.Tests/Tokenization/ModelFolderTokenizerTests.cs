@@ -1,4 +1,3 @@
-using System.Text.Json;
 using Peft.Tests.Golden;
 using Peft.Tokenization;
 

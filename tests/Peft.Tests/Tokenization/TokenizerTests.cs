@@ -1,7 +1,3 @@
-using System.Text.Json;
-using System.Text.Json.Nodes;
-using FsCheck;
-using FsCheck.Fluent;
 using FsCheck.Xunit;
 using Peft.Tests.Golden;
 using Peft.Tokenization;
