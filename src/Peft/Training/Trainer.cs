@@ -53,7 +53,7 @@ public sealed class Trainer
         var plan = new TrainingPlan(options, rows);
         var objective = request.Objective ?? ObjectiveRegistry.Create("causal_language_modelling", options);
         var identity = new TrainingIdentity(
-            JsonNode.Parse(options.ToJson())!.AsObject(), request.Data.Fingerprint, request.EvaluationData?.Fingerprint, objective.Name);
+            Parsed(options.ToJson()), Parsed(adapter.Config.ToJson().ToJsonString()), request.Data.Fingerprint, request.EvaluationData?.Fingerprint, objective.Name);
         using var output = request.OutputPath is null ? null : TrainingOutput.Open(request, adapter, identity);
         var schedule = ScheduleRegistry.Create(
             options.Schedule, options.LearningRate, options.WarmupStepsOf(plan.TotalSteps), plan.TotalSteps, options.ScheduleOptions);
@@ -129,6 +129,9 @@ public sealed class Trainer
 
     private IEnumerable<TrainedParameter> TrainedParameters(PeftAdapter adapter) => adapter.TrainableParameters
         .Select(parameter => new TrainedParameter(parameter.FullKey, parameter.Parameter, request.Model.Base.Find(parameter.Path)));
+
+    /// <summary>In a form that compares equal to what was read from a file.</summary>
+    private static JsonObject Parsed(string json) => JsonNode.Parse(json)!.AsObject();
 
     private void RefuseUnfit()
     {

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text.Json.Nodes;
 using Peft.Adapters;
+using Peft.Adapters.Lora;
 using Peft.Tests.Adapters;
 using Peft.Training;
 
@@ -85,6 +86,10 @@ public sealed class CheckpointTests : IDisposable
         Assert.Equal("ResumeOptionsChanged", options.ErrorId);
         Assert.Contains("learning_rate (was 0.05, is 0.1)", options.Message, StringComparison.Ordinal);
         Assert.DoesNotContain("logging_steps", options.Message, StringComparison.Ordinal);
+        using var scaled = TinyLlama.Create();
+        scaled.AddAdapter(new LoraConfig { Rank = 4, Alpha = 16, TargetModules = ModuleNames.AllLinear }, "tuned");
+        var adapter = Assert.Throws<PeftException>(() => new Trainer(Request(scaled, s_options) with { Resume = true }).Train());
+        Assert.Contains("lora_alpha (was 8, is 16)", adapter.Message, StringComparison.Ordinal);
         var other = Request(model, s_options) with { Resume = true, Data = new RandomRows(8, TinyLlama.Vocabulary, fingerprint: "others") };
         Assert.Equal("ResumeDataChanged", Assert.Throws<PeftException>(() => new Trainer(other).Train()).ErrorId);
     }

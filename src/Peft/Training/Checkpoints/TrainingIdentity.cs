@@ -4,24 +4,28 @@ namespace Peft.Training.Checkpoints;
 
 /// <summary>What must be the same for a training to go on from a checkpoint.</summary>
 /// <param name="Options">The options as JSON.</param>
+/// <param name="Adapter">The adapter's configuration as JSON.</param>
 /// <param name="Data">Fingerprint of the training data.</param>
 /// <param name="EvaluationData">Fingerprint of the evaluation data, or null.</param>
 /// <param name="Objective">Name of the objective.</param>
-internal sealed record TrainingIdentity(JsonObject Options, string Data, string? EvaluationData, string Objective)
+internal sealed record TrainingIdentity(JsonObject Options, JsonObject Adapter, string Data, string? EvaluationData, string Objective)
 {
     /// <summary>Options that say what is shown and kept, not what is computed.</summary>
-    private static readonly string[] s_free = ["logging_steps", "save_steps", "save_total_limit", "per_device_eval_batch_size"];
+    private static readonly string[] s_free =
+    [
+        "logging_steps", "save_steps", "save_total_limit", "per_device_eval_batch_size", "base_model_name_or_path", "inference_mode", "revision",
+    ];
 
     /// <summary>As it stands in a checkpoint.</summary>
     public JsonObject ToJson() => new()
     {
-        ["options"] = Options.DeepClone(), ["data"] = Data, ["evaluation_data"] = EvaluationData, ["objective"] = Objective,
+        ["options"] = Options.DeepClone(), ["adapter"] = Adapter.DeepClone(), ["data"] = Data, ["evaluation_data"] = EvaluationData, ["objective"] = Objective,
     };
 
     /// <summary>Refuses a checkpoint that something else was trained into.</summary>
     /// <param name="stored">What <see cref="ToJson"/> gave when it was written.</param>
     /// <param name="folder">The checkpoint.</param>
-    /// <exception cref="PeftException"><c>ResumeDataChanged</c> or <c>ResumeOptionsChanged</c>, naming what changed.</exception>
+    /// <exception cref="PeftException"><c>ResumeDataChanged</c> or <c>ResumeOptionsChanged</c>, naming what changed (the adapter's configuration counts as options).</exception>
     public void RefuseOther(JsonObject stored, string folder)
     {
         if ((string?)stored["data"] != Data || (string?)stored["evaluation_data"] != EvaluationData)
@@ -34,11 +38,7 @@ internal sealed record TrainingIdentity(JsonObject Options, string Data, string?
             };
         }
 
-        var before = stored["options"] as JsonObject ?? [];
-        var changed = Options.Select(static entry => entry.Key).Union(before.Select(static entry => entry.Key), StringComparer.Ordinal)
-            .Where(name => !s_free.Contains(name, StringComparer.Ordinal) && !JsonNode.DeepEquals(Options[name], before[name]))
-            .Select(name => $"{name} (was {before[name]?.ToJsonString() ?? "absent"}, is {Options[name]?.ToJsonString() ?? "absent"})")
-            .ToList();
+        var changed = Changes(Options, stored["options"] as JsonObject ?? []).Concat(Changes(Adapter, stored["adapter"] as JsonObject ?? [])).ToList();
         if ((string?)stored["objective"] is var objective && objective != Objective)
         {
             changed.Add($"objective (was {objective}, is {Objective})");
@@ -53,4 +53,9 @@ internal sealed record TrainingIdentity(JsonObject Options, string Data, string?
             };
         }
     }
+
+    private static IEnumerable<string> Changes(JsonObject now, JsonObject before) =>
+        from name in now.Select(static entry => entry.Key).Union(before.Select(static entry => entry.Key), StringComparer.Ordinal)
+        where !s_free.Contains(name, StringComparer.Ordinal) && !JsonNode.DeepEquals(now[name], before[name])
+        select $"{name} (was {before[name]?.ToJsonString() ?? "absent"}, is {now[name]?.ToJsonString() ?? "absent"})";
 }
