@@ -3,6 +3,9 @@ namespace Peft.Adapters.Lora;
 /// <summary>LoRA on a model: a pair of factors for each targeted layer.</summary>
 public sealed class LoraAdapter(string name, LoraConfig config) : Adapter(name, config)
 {
+    private bool saysLayout;
+    private bool saysBias;
+
     /// <inheritdoc/>
     protected override LayerAdapter CreateLayer(AdaptableLayer layer, ICollection<string> messages)
     {
@@ -11,13 +14,15 @@ public sealed class LoraAdapter(string name, LoraConfig config) : Adapter(name, 
         switch (layer.Kind)
         {
             case LayerKind.Linear or LayerKind.Conv1D:
-                if (resolved.FanInFanOut != (layer.Kind == LayerKind.Conv1D))
+                if (resolved.FanInFanOut != (layer.Kind == LayerKind.Conv1D) && !saysLayout)
                 {
-                    messages.Add($"fan_in_fan_out is {resolved.FanInFanOut}, but '{layer.Path}' is a {layer.Module.ClassName}: taken as {!resolved.FanInFanOut} there.");
+                    saysLayout = true;
+                    messages.Add($"fan_in_fan_out is {resolved.FanInFanOut}, but '{layer.Path}' is a {layer.Module.ClassName}: taken as {!resolved.FanInFanOut} there and in layers like it.");
                 }
 
-                if (resolved.LoraBias && layer.Bias is null)
+                if (resolved.LoraBias && layer.Bias is null && !saysBias)
                 {
+                    saysBias = true;
                     messages.Add($"lora_bias is set, but '{layer.Path}' has no bias: the adapter can't be merged.");
                 }
 
