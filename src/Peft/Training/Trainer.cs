@@ -158,7 +158,7 @@ public sealed class Trainer
 
     private bool IsEvaluationDue(Session session, int steps) => session.HeldOut.Length > 0
         && (request.Options.EvaluationInterval > 0
-            ? steps % request.Options.EvaluationInterval == 0
+            ? steps % request.Options.EvaluationInterval == 0 || steps == session.Plan.TotalSteps
             : session.Plan.EndsEpoch(steps - 1) || steps == session.Plan.TotalSteps);
 
     private EvaluationRecord Evaluate(Session session, int steps)

@@ -98,7 +98,7 @@ public sealed record TrainingOptions
     [JsonPropertyName("eval_split")]
     public double EvaluationSplit { get; init; }
 
-    /// <summary>Steps between evaluations, or 0 (default) for one at the end of each epoch.</summary>
+    /// <summary>Steps between evaluations, or 0 (default) for one at the end of each epoch. The last step is always followed by one.</summary>
     [JsonPropertyName("eval_steps")]
     public int EvaluationInterval { get; init; }
 
