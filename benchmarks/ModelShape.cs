@@ -20,11 +20,11 @@ internal sealed record ModelShape(string Name, JsonObject Config)
     public CausalModel Create(ScalarType type)
     {
         using var noGrad = no_grad();
-        using var scope = NewDisposeScope();
         var model = (CausalModel)ArchitectureRegistry.Create(new ModelConfig((JsonObject)Config.DeepClone()));
         using var generator = new Generator(1);
         foreach (var (_, parameter, _) in model.NamedParameters())
         {
+            using var scope = NewDisposeScope();
             var isNorm = parameter.Shape.Count == 1;
             parameter.Assign(isNorm ? ones([.. parameter.Shape], type) : randn([.. parameter.Shape], ScalarType.Float32, generator: generator).mul_(0.02).to(type));
         }
