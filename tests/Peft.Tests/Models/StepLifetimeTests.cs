@@ -18,6 +18,7 @@ public class StepLifetimeTests
         using var gradient = zeros([.. trained.Shape]).DetachFromDisposeScope();
         trained.Gradient = gradient;
         Step();
+        LiveTensors.Settle();
         var before = Tensor.TotalCount;
         Step();
         Assert.Equal(before, Tensor.TotalCount);

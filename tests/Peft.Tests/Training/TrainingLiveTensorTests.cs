@@ -12,6 +12,7 @@ public class TrainingLiveTensorTests
     public void Nothing_stays_behind_after_200_steps()
     {
         using var model = TrainerTests.Model(dropout: 0.1);
+        LiveTensors.Settle();
         var data = new RandomRows(8, TinyLlama.Vocabulary);
         List<long> live = [];
         data.Before = batch =>
