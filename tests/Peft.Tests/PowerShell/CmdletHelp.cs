@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Management.Automation;
 using System.Text;
 using System.Text.RegularExpressions;
@@ -51,7 +52,7 @@ public sealed class CmdletHelp
             facts.AddRange(parameter.Values.Count > 0 ? ["one of " + string.Join(", ", parameter.Values.Select(static choice => $"`{choice}`"))] : []);
             facts.AddRange(parameter.TakesWildcards ? ["wildcards"] : []);
             facts.AddRange(parameter.Aliases.Count > 0 ? ["aliases: " + string.Join(", ", parameter.Aliases)] : []);
-            text.Append($"### -{parameter.Info.Name}\n\n{parameter.Comment("`")}\n\n{string.Join(" · ", facts)}\n\n");
+            text.Append(CultureInfo.InvariantCulture, $"### -{parameter.Info.Name}\n\n{parameter.Comment("`")}\n\n{string.Join(" · ", facts)}\n\n");
         }
 
         text.Append(SupportsShouldProcess ? "`-WhatIf`, `-Confirm` and the common parameters are there as well." : "The common parameters are there as well.");

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text;
 
 namespace Peft.Tests.PowerShell;
@@ -73,7 +74,7 @@ public sealed class HelpPage
         var text = new StringBuilder($"# {Name}\n\n{Synopsis}\n");
         foreach (var (title, content) in sections)
         {
-            text.Append($"\n## {title}\n\n{content}\n");
+            text.Append(CultureInfo.InvariantCulture, $"\n## {title}\n\n{content}\n");
         }
 
         return text.ToString();

@@ -5,8 +5,6 @@ using Peft.Module;
 
 namespace Peft.Tests.PowerShell;
 
-using Engine = System.Management.Automation.PowerShell;
-
 /// <summary>What every cmdlet inherits: work on its own thread, its end, and errors as records.</summary>
 public sealed class PeftCmdletTests
 {
@@ -104,11 +102,11 @@ public sealed class PeftCmdletTests
         Assert.Contains("report", record.ErrorDetails.RecommendedAction, StringComparison.Ordinal);
     }
 
-    private static Engine Create(string script)
+    private static System.Management.Automation.PowerShell Create(string script)
     {
         var state = InitialSessionState.CreateDefault2();
         state.Commands.Add(new SessionStateCmdletEntry("Test-Work", typeof(TestWorkCommand), helpFileName: null));
-        return Engine.Create(state).AddScript(script);
+        return System.Management.Automation.PowerShell.Create(state).AddScript(script);
     }
 }
 
