@@ -10,7 +10,7 @@ namespace Peft.Tests.Golden;
 public class RandomGoldenTests
 {
     public static IEnumerable<object[]> Draws() => (Rows() ?? []).SelectMany(static row => ((JsonObject)row!)
-            .Where(static entry => entry.Key != "seed").Select(entry => new object[] { (long)row["seed"]!, entry.Key }))
+            .Where(static entry => entry.Key != "seed").Select(entry => new object[] { (long)row!["seed"]!, entry.Key }))
         .DefaultIfEmpty([-1L, ""]);
 
     [SkippableTheory]
