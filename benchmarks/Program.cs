@@ -45,6 +45,7 @@ foreach (var job in chosen)
     AddRow(table, results, job, ours, theirs, rates);
 }
 
+AnsiConsole.Profile.Width = Math.Max(AnsiConsole.Profile.Width, 120);
 AnsiConsole.Write(table);
 var file = Path.Combine(repository, "artifacts", "bench.json");
 Directory.CreateDirectory(Path.GetDirectoryName(file)!);
