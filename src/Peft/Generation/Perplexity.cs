@@ -8,7 +8,7 @@ namespace Peft.Generation;
 /// <summary>How well a model predicts a text.</summary>
 /// <param name="Value">exp of <paramref name="Loss"/>.</param>
 /// <param name="Loss">Mean negative log-likelihood of a token, in nats.</param>
-/// <param name="Tokens">Tokens of the text; the first of them is not predicted.</param>
+/// <param name="Tokens">Tokens that were predicted: all of the text's but the first.</param>
 public sealed record PerplexityResult(double Value, double Loss, int Tokens)
 {
     /// <summary>Measures the perplexity of a text: windows of at most <paramref name="windowLength"/> tokens, each starting at the last token of the one before, so that every token but the first is predicted once.</summary>
@@ -45,8 +45,9 @@ public sealed record PerplexityResult(double Value, double Loss, int Tokens)
         using var lease = model.Acquire("Measuring perplexity");
         using var noGrad = no_grad();
         var context = new ForwardContext { Selection = selection ?? model.CurrentSelection, Rows = 1, Cancellation = cancellation };
+        var predicted = ids.Length - 1;
         var sum = 0.0;
-        for (var start = 0; start < ids.Length - 1; start += window - 1)
+        for (var start = 0; start < predicted; start += window - 1)
         {
             cancellation.ThrowIfCancellationRequested();
             using var scope = NewDisposeScope();
@@ -57,7 +58,7 @@ public sealed record PerplexityResult(double Value, double Loss, int Tokens)
             onProgress?.Invoke(start + length);
         }
 
-        var loss = sum / (ids.Length - 1);
-        return new PerplexityResult(Math.Exp(loss), loss, ids.Length);
+        var loss = sum / predicted;
+        return new PerplexityResult(Math.Exp(loss), loss, predicted);
     }
 }

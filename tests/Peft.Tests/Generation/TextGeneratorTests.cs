@@ -3,7 +3,7 @@ using Peft.Adapters;
 using Peft.Generation;
 using Peft.Models;
 using Peft.Tests.Adapters;
-using Peft.Tests.Golden;
+using Peft.Tests.Models;
 using TorchSharp;
 
 namespace Peft.Tests.Generation;
@@ -12,8 +12,7 @@ namespace Peft.Tests.Generation;
 [Collection(LiveTensors.Name)]
 public sealed class TextGeneratorTests : IDisposable
 {
-    private static readonly string s_folder = Path.Combine(GoldenCases.Repository, "assets", "pocket-llama");
-    private readonly PeftModel model = PeftModel.Load(s_folder, new LoadOptions { DataType = torch.ScalarType.Float32 });
+    private readonly PeftModel model = PeftModel.Load(PocketLlama.Folder, new LoadOptions { DataType = torch.ScalarType.Float32 });
 
     public void Dispose() => model.Dispose();
 
@@ -108,14 +107,11 @@ public sealed class TextGeneratorTests : IDisposable
         Assert.Equal(before, torch.Tensor.TotalCount);
     }
 
-    [SkippableFact]
+    [Fact]
     public void Perplexity_is_the_peers()
     {
-        var passage = Path.Combine(GoldenCases.Repository, "..", "shared", "models", "smollm2-135m-instruct-gguf", "passage.txt");
-        var reference = Path.Combine(GoldenCases.Repository, "..", "shared", "models", "pocket-llama", "reference.json");
-        Skip.IfNot(File.Exists(passage) && File.Exists(reference), "the reference passage is not beside this checkout");
-        var expected = JsonNode.Parse(File.ReadAllText(reference))!["perplexity"]!;
-        var found = PerplexityResult.Measure(model, File.ReadAllText(passage), windowLength: 256);
+        var expected = JsonNode.Parse(File.ReadAllText(PocketLlama.Reference("reference.json")))!["perplexity"]!;
+        var found = PerplexityResult.Measure(model, File.ReadAllText(PocketLlama.Reference((string)expected["passage"]!)), windowLength: 256);
         Assert.Equal((int)expected["tokens"]!, found.Tokens);
         Assert.Equal((double)expected["value"]!, found.Value, 0.01);
     }

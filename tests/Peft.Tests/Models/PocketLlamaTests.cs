@@ -8,15 +8,14 @@ namespace Peft.Tests.Models;
 /// <summary>The embedded base model against what transformers computes with it.</summary>
 public class PocketLlamaTests
 {
-    [SkippableFact]
+    [Fact]
     public void ItsLogitsAndGreedyContinuationsAreTransformers()
     {
-        var folder = SharedModels.Folder("pocket-llama");
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
-        using var model = (CausalModel)ModelLoader.Load(folder, new LoadOptions { DataType = ScalarType.Float32 });
-        using var reference = TensorStore.OpenFile(Path.Combine(folder, "reference.safetensors"));
-        var tolerance = JsonFile.ReadObject(Path.Combine(folder, "reference.json")).GetProperty("tolerance");
+        using var model = (CausalModel)ModelLoader.Load(PocketLlama.Folder, new LoadOptions { DataType = ScalarType.Float32 });
+        using var reference = TensorStore.OpenFile(PocketLlama.Reference("reference.safetensors"));
+        var tolerance = JsonFile.ReadObject(PocketLlama.Reference("reference.json")).GetProperty("tolerance");
 
         foreach (var name in reference.Names.Where(static name => name.EndsWith(".input_ids", StringComparison.Ordinal)))
         {

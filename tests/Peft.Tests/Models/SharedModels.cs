@@ -8,13 +8,9 @@ internal static class SharedModels
     /// <summary>The model's folder; skips the test where it is missing.</summary>
     public static string Folder(string name)
     {
-        string[] roots =
-        [
-            Path.Combine(GoldenCases.Repository, "assets"),
-            Path.Combine(Environment.GetEnvironmentVariable("PEFT_SHARED") ?? Path.Combine(GoldenCases.Repository, "..", "shared"), "models"),
-        ];
-        var folder = roots.Select(root => Path.Combine(root, name)).FirstOrDefault(static folder => File.Exists(Path.Combine(folder, "reference.json")));
-        Skip.If(folder is null, $"The reference model '{name}' is neither in the checkout nor under PEFT_SHARED.");
-        return folder!;
+        var root = Environment.GetEnvironmentVariable("PEFT_SHARED") ?? Path.Combine(GoldenCases.Repository, "..", "shared");
+        var folder = Path.Combine(root, "models", name);
+        Skip.IfNot(File.Exists(Path.Combine(folder, "reference.json")), $"The reference model '{name}' is neither beside the checkout nor under PEFT_SHARED.");
+        return folder;
     }
 }
