@@ -11,9 +11,9 @@ internal static class BenchmarkRegistry
     /// <summary>All jobs in the order they are run.</summary>
     public static IReadOnlyList<Benchmark> All { get; } =
     [
-        TrainingBenchmark.Job(ModelShape.SmolLm2, Float32, steps: 6),
-        TrainingBenchmark.Job(ModelShape.SmolLm2, BFloat16, steps: 6),
-        TrainingBenchmark.Job(ModelShape.SmolLm2, Float32, steps: 6, checkpointing: true),
+        TrainingBenchmark.Job(ModelShape.SmolLm2, Float32, steps: 4),
+        TrainingBenchmark.Job(ModelShape.SmolLm2, BFloat16, steps: 4),
+        TrainingBenchmark.Job(ModelShape.SmolLm2, Float32, steps: 4, checkpointing: true),
         TrainingBenchmark.Job(ModelShape.Pocket, Float32, steps: 12),
         TrainingBenchmark.Job(ModelShape.Pocket, BFloat16, steps: 12),
         GenerationBenchmark.Job(ModelShape.SmolLm2, Float32),

@@ -6,13 +6,16 @@ using Peft.Benchmarks.Peer;
 using Spectre.Console;
 
 CultureInfo.CurrentCulture = CultureInfo.InvariantCulture;
-if (args is ["--job", var name])
+if (args is ["--job", var single])
 {
-    Console.WriteLine(BenchmarkRegistry.All.First(job => job.Name == name).Run().ToJson());
+    Console.WriteLine(BenchmarkRegistry.All.First(job => job.Name == single).Run().ToJson());
     return 0;
 }
 
-var chosen = BenchmarkRegistry.All.Where(job => args.Length == 0 || args.Any(prefix => job.Name.StartsWith(prefix, StringComparison.Ordinal))).ToArray();
+// A whole name selects that job alone, the beginning of names all that begin so.
+var chosen = BenchmarkRegistry.All.Where(job => args.Length == 0 || args.Any(name => BenchmarkRegistry.All.Any(other => other.Name == name)
+    ? job.Name == name
+    : job.Name.StartsWith(name, StringComparison.Ordinal))).ToArray();
 if (chosen.Length == 0)
 {
     Console.Error.WriteLine($"No benchmark is called '{string.Join(' ', args)}'. There are: {string.Join(", ", BenchmarkRegistry.All.Select(job => job.Name))}.");
@@ -37,19 +40,19 @@ foreach (var column in table.Columns.Skip(1))
     column.Alignment = Justify.Right;
 }
 
+var file = Path.Combine(repository, "artifacts", "bench.json");
+Directory.CreateDirectory(Path.GetDirectoryName(file)!);
 var results = new JsonArray();
 foreach (var job in chosen)
 {
     Console.Error.WriteLine($"Running {job.Name} …");
     var (ours, theirs) = RunInTurns(job, peer);
     AddRow(table, results, job, ours, theirs, rates);
+    File.WriteAllText(file, results.ToJsonString(new JsonSerializerOptions { WriteIndented = true }));
 }
 
 AnsiConsole.Profile.Width = Math.Max(AnsiConsole.Profile.Width, 120);
 AnsiConsole.Write(table);
-var file = Path.Combine(repository, "artifacts", "bench.json");
-Directory.CreateDirectory(Path.GetDirectoryName(file)!);
-File.WriteAllText(file, results.ToJsonString(new JsonSerializerOptions { WriteIndented = true }));
 Console.WriteLine("Written to artifacts/bench.json.");
 return 0;
 
