@@ -14,6 +14,7 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
     private const string RowSet = "InputObject";
 
     private readonly List<IReadOnlyDictionary<string, object?>> rows = [];
+    private bool hasInput;
 
     /// <summary>JSONL, JSON, CSV or text files, each a data set of its own; wildcards are allowed.</summary>
     [Parameter(Mandatory = true, Position = 0, ParameterSetName = PathSet)]
@@ -82,13 +83,13 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
     [ValidateNotNullOrEmpty]
     public string? MessagesColumn { get; set; }
 
-    /// <summary>Makes a prompt of a row: text with columns in braces, such as <c>Question: {question}\nAnswer:</c>. Rows with an instruction have a template by default.</summary>
+    /// <summary>Makes a prompt of a row: text with columns in braces, such as <c>"Question: {question}`nAnswer:"</c>. Rows with an instruction have a template by default.</summary>
     [Parameter]
     [ArgumentCompleter(typeof(PromptTemplateCompleter))]
     [ValidateNotNullOrEmpty]
     public string? Template { get; set; }
 
-    /// <summary>The most tokens an example keeps. Without it the training's own limit counts.</summary>
+    /// <summary>Maximum length of an example, in tokens. Without it the training's own maximum counts.</summary>
     [Parameter]
     [ValidateRange(2, int.MaxValue)]
     public int? MaxLength { get; set; }
@@ -104,6 +105,7 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
         switch (ParameterSetName)
         {
             case RowSet:
+                hasInput = true;
                 foreach (var item in InputObject)
                 {
                     if (item.BaseObject is FileInfo file)
@@ -129,24 +131,26 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
     /// <inheritdoc/>
     protected override void End()
     {
-        if (rows.Count > 0)
+        // A pipeline without any object, such as Import-Csv makes of an empty file, is a data set without rows.
+        if (rows.Count > 0 || (MyInvocation.ExpectingInput && !hasInput))
         {
             WriteObject(TrainingDataset.FromRows(rows, Options(), "the pipeline"));
         }
     }
 
-    private void Read(string given, Func<IReadOnlyList<string>> resolve)
+    private void Read(string given, Func<IReadOnlyList<string>> resolve) =>
+        Try(given, () => resolve().ForEach(path => Try(path, () => WriteObject(Run(_ => TrainingDataset.FromFile(path, Options()))))));
+
+    /// <summary>A file that can't be read doesn't keep the others from being read.</summary>
+    private void Try(string path, Action read)
     {
         try
         {
-            foreach (var path in resolve())
-            {
-                WriteObject(Run(_ => TrainingDataset.FromFile(path, Options())));
-            }
+            read();
         }
         catch (Exception error) when (ErrorMapping.IsOurs(error))
         {
-            WriteError(error, given);
+            WriteError(error, path);
         }
     }
 

@@ -111,7 +111,7 @@ public sealed class NewLoraConfigCommand : NewAdapterConfigCommand
         {
             try
             {
-                numbers[entry.Key.ToString()!] = convert(entry.Value is PSObject wrapped ? wrapped.BaseObject : entry.Value);
+                numbers[entry.Key.ToString()!] = convert(entry.Value.Unwrap());
             }
             catch (Exception error) when (error is FormatException or InvalidCastException or OverflowException)
             {

@@ -32,10 +32,12 @@ public sealed class ShowTrainingExampleCommand : PeftCmdlet
     [ValidateRange(0, int.MaxValue)]
     public int[]? Index { get; set; }
 
-    /// <summary>The most tokens an example keeps, where the data set doesn't say; what a training would get as its <c>-MaxLength</c>.</summary>
+    /// <summary>Maximum length of an example, in tokens, where the data set doesn't say; what a training would get as its <c>-MaxLength</c>.</summary>
     [Parameter]
+    [Alias("max_length", "max_seq_length")]
     [ValidateRange(2, int.MaxValue)]
-    public int? MaxLength { get; set; }
+    [PSDefaultValue(Value = 1024, Help = "1024")]
+    public int MaxLength { get; set; } = 1024;
 
     /// <inheritdoc/>
     protected override void Process()
@@ -48,7 +50,11 @@ public sealed class ShowTrainingExampleCommand : PeftCmdlet
         {
             if (index >= Dataset.Count)
             {
-                WriteError(new PeftException("ExampleNotFound", $"The data set has {Dataset.Count} examples; there is none with index {index}.") { Target = index });
+                WriteError(new PeftException("ExampleNotFound", $"The data set has {Dataset.Count} examples; there is none with index {index}.")
+                {
+                    Target = index,
+                    RecommendedAction = FormattableString.Invariant($"Give indices from 0 to {Dataset.Count - 1}."),
+                });
                 continue;
             }
 

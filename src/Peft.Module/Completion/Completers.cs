@@ -26,7 +26,7 @@ public abstract class TextCompleter : IArgumentCompleter
     private protected static IReadOnlyList<PeftModel> Models(CommandAst command, IDictionary boundParameters)
     {
         var value = boundParameters["Model"] ?? boundParameters["Adapter"] ?? ValueOfPipelineStart(command);
-        return (value is PSObject wrapped ? wrapped.BaseObject : value) switch
+        return value.Unwrap() switch
         {
             PeftModel model => [model],
             PeftAdapter adapter => [adapter.Model],

@@ -1,0 +1,73 @@
+namespace Peft.Tests.PowerShell;
+
+/// <summary>Import-TrainingDataset and Show-TrainingExample.</summary>
+public sealed class DatasetCmdletTests : IClassFixture<ModuleHost>, IDisposable
+{
+    private readonly ModuleHost host;
+    private readonly DirectoryInfo folder = Directory.CreateTempSubdirectory("peft-datasets");
+
+    public DatasetCmdletTests(ModuleHost host)
+    {
+        this.host = host;
+        host.Output("$null = $ExecutionContext.SessionState.Path.SetLocation($args[0])", folder.FullName);
+    }
+
+    [Fact]
+    public void An_object_in_a_row_becomes_its_text_and_its_own_properties_are_left_alone()
+    {
+        var values = host.Output("""
+            $data = [pscustomobject]@{ text = [IO.DirectoryInfo] $args[0]; list = @{ file = [IO.FileInfo] 'a' }, 1 } | Import-TrainingDataset
+            $data.Rows[0].Values['text']; $data.Rows[0].Values['list'][0]['file']
+            """, folder.FullName);
+        Assert.Equal([folder.FullName, "a"], values.Select(static value => value.BaseObject));
+    }
+
+    [Theory]
+    [InlineData("[IO.DirectoryInfo] $args[0] | Import-TrainingDataset")]
+    [InlineData("$table = @{ text = 'x' }; $table.again = $table; $table | Import-TrainingDataset")]
+    [InlineData("$list = [Collections.ArrayList]::new(); $null = $list.Add($list); @{ text = 'x'; list = $list } | Import-TrainingDataset")]
+    public void A_folder_and_what_holds_itself_are_no_rows(string script)
+    {
+        var error = host.Run(script, folder.FullName).Errors[0];
+        Assert.Equal("DatasetRowInvalid,Peft.Module.Commands.ImportTrainingDatasetCommand", error.FullyQualifiedErrorId);
+        Assert.NotEmpty(error.ErrorDetails.RecommendedAction);
+    }
+
+    [Fact]
+    public void A_pipeline_without_rows_is_an_empty_data_set()
+    {
+        Assert.StartsWith("DatasetEmpty,", Assert.Single(host.Run("@() | Import-TrainingDataset").Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
+        File.WriteAllText(Path.Combine(folder.FullName, "a.txt"), "a\n");
+        Assert.Single(host.Output("[IO.FileInfo] $args[0] | Import-TrainingDataset", Path.Combine(folder.FullName, "a.txt")));
+    }
+
+    [Fact]
+    public void A_bad_file_does_not_keep_the_others_from_being_read()
+    {
+        File.WriteAllText(Path.Combine(folder.FullName, "1.jsonl"), "{");
+        File.WriteAllText(Path.Combine(folder.FullName, "2.jsonl"), "{\"text\":\"a\"}\n");
+        var result = host.Run("Import-TrainingDataset ./*.jsonl, ./nothing.txt, ./2.jsonl");
+        Assert.Equal(2, result.Output.Count);
+        Assert.Equal(["DatasetRowInvalid", "PathNotFound"], result.Errors.Select(static error => error.FullyQualifiedErrorId.Split(',')[0]));
+    }
+
+    [Fact]
+    public void An_example_is_shown_as_long_as_a_training_would_take_it()
+    {
+        var shown = host.Output("""
+            $model = Import-PeftModel $args[0] -StructureOnly
+            $data = 'word ' * 1500 | Import-TrainingDataset
+            $data | Show-TrainingExample -Model $model
+            $data | Show-TrainingExample -Model $model -MaxLength 2000
+            $model | Remove-PeftModel
+            """, Path.Combine(ModuleHost.Root, "assets", "pocket-llama"));
+        Assert.Equal([1024, 1501], shown.Select(static view => Math.Min(1501, (int)view.Properties["TokenCount"].Value)));
+        Assert.Equal([true, false], shown.Select(static view => view.Properties["IsCut"].Value));
+    }
+
+    public void Dispose()
+    {
+        host.Run("$null = $ExecutionContext.SessionState.Path.SetLocation($args[0])", Path.GetTempPath());
+        folder.Delete(recursive: true);
+    }
+}
