@@ -17,7 +17,7 @@ public abstract class AdapterCommand : PeftCmdlet
 
     /// <summary>Adapters, from Invoke-LoraTraining, Import-PeftAdapter, Add-PeftAdapter or Get-PeftAdapter.</summary>
     [Parameter(Mandatory = true, ParameterSetName = AdapterSet, ValueFromPipeline = true)]
-    [ModelArgument]
+    [AdapterArgument]
     [ValidateNotNullOrEmpty]
     public PeftAdapter[] Adapter { get; set; } = [];
 

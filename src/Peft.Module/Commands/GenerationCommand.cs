@@ -23,7 +23,7 @@ public abstract class TextModelCommand : PeftCmdlet
 
     /// <summary>An adapter that acts alone on its model for this command; what is active on the model stays as it is.</summary>
     [Parameter(Mandatory = true, ParameterSetName = AdapterSet, ValueFromPipeline = true)]
-    [ModelArgument]
+    [AdapterArgument]
     public PeftAdapter Adapter { get; set; } = null!;
 
     /// <summary>The model that is meant.</summary>
