@@ -25,7 +25,7 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
 
     /// <summary>An adapter to train further.</summary>
     [Parameter(Mandatory = true, ParameterSetName = AdapterSet, ValueFromPipeline = true)]
-    [ModelArgument]
+    [AdapterArgument]
     public PeftAdapter Adapter { get; set; } = null!;
 
     /// <summary>What the new adapter is made of, from New-LoraConfig. Without it an adapter that the model has is trained further.</summary>
@@ -49,6 +49,7 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
 
     /// <summary>Folder for the results: <c>NAME/</c> with the adapter and its log, and <c>NAME/checkpoints/step-N</c>. Without it nothing is written.</summary>
     [Parameter]
+    [Alias("output_dir")]
     [ValidateNotNullOrEmpty]
     public string? OutputPath { get; set; }
 
@@ -66,8 +67,17 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
     /// <inheritdoc/>
     protected override void Process()
     {
+        if (Resume && OutputPath is null)
+        {
+            throw new PeftException("ParametersContradict", "-Resume goes on from a checkpoint under -OutputPath, which wasn't given.")
+            {
+                Target = nameof(Resume),
+                RecommendedAction = "Give the -OutputPath of the training to resume, or leave -Resume out.",
+            };
+        }
+
         var model = ParameterSetName == AdapterSet ? Adapter.Model : Model;
-        var name = ParameterSetName == AdapterSet ? Adapter.Name : AdapterName;
+        var name = ParameterSetName == AdapterSet ? Adapter.Name : NameOn(model);
         var options = ReadOptions();
         var folder = OutputPath is null ? null : PathResolution.Target(this, OutputPath);
         if (!ShouldProcess(model.Name, $"Train the adapter '{name}' on {Dataset.Count} examples"))
@@ -80,45 +90,63 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
             WriteWarning("The model is on the CPU while a GPU lies idle; Import-PeftModel -Device cuda puts it there.");
         }
 
-        var adapter = Run(output =>
-        {
-            using var held = model.Acquire("training");
-            var isNew = Prepare(model, name);
-            try
-            {
-                var request = new TrainingRequest
-                {
-                    Model = model,
-                    AdapterName = name,
-                    Data = Tokenize(Dataset, model, options, output),
-                    EvaluationData = EvaluationDataset is null ? null : Tokenize(EvaluationDataset, model, options, output),
-                    Options = options,
-                    OutputPath = folder,
-                    Resume = Resume,
-                    Force = Force,
-                    Progress = new Reporter(output, name),
-                };
-                Announce(request, output);
-                return Train(request, output);
-            }
-            catch (Exception error) when (isNew && error is not OperationCanceledException and not PeftException { ErrorId: "TrainingDiverged" })
-            {
-                // Nothing was learnt: the model is left as it was found.
-                model.RemoveAdapter(name);
-                throw;
-            }
-        });
-        WriteObject(adapter);
+        WriteObject(Run(output => Train(model, name, options, folder, output)));
     }
 
+    private PeftAdapter Train(PeftModel model, string name, TrainingOptions options, string? folder, WorkOutput output)
+    {
+        using var held = model.Acquire("training");
+        using var added = Prepare(model, name);
+        Trainer? trainer = null;
+        try
+        {
+            var progress = new Reporter(output, name);
+            var request = new TrainingRequest
+            {
+                Model = model,
+                AdapterName = name,
+                Data = Tokenize(Dataset, model, options, output),
+                EvaluationData = EvaluationDataset is null ? null : Tokenize(EvaluationDataset, model, options, output),
+                Options = options,
+                OutputPath = folder,
+                Resume = Resume,
+                Force = Force,
+                Progress = progress,
+                OnMessage = output.WriteWarning,
+            };
+            Announce(request, output);
+            trainer = new Trainer(request);
+            trainer.Train(output.Cancellation);
+            progress.Complete();
+        }
+        catch when (trainer is not { StepsMade: > 0 })
+        {
+            // Nothing was learnt: the model is left as it was found.
+            added?.Undo();
+            throw;
+        }
+        catch (Exception error) when (trainer is not null && error is not OperationCanceledException)
+        {
+            output.WriteWarning($"The training ended in an error after step {trainer.StepsMade}. The adapter '{name}' stays in the model with what it has learnt; Export-PeftAdapter saves it.");
+            throw;
+        }
+
+        model.SetActive(name);
+        return model[name];
+    }
+
+    /// <summary>The adapter's name as the model spells it, for case doesn't count.</summary>
+    private string NameOn(PeftModel model) =>
+        model.Adapters.FirstOrDefault(adapter => adapter.Name.Equals(AdapterName, StringComparison.OrdinalIgnoreCase))?.Name ?? AdapterName;
+
     /// <summary>Sees that the model has the adapter.</summary>
-    /// <returns>Whether it was added.</returns>
-    private bool Prepare(PeftModel model, string name)
+    /// <returns>What was added, or null where an adapter that the model has is trained further.</returns>
+    private AdapterReplacement? Prepare(PeftModel model, string name)
     {
         var exists = model.Adapters.Any(adapter => adapter.Name == name);
         if (Config is null)
         {
-            return exists ? false : throw new PeftException("AdapterNotFound", $"The model '{model.Name}' has no adapter '{name}' to train, and no configuration for a new one was given.")
+            return exists ? null : throw new PeftException("AdapterNotFound", $"The model '{model.Name}' has no adapter '{name}' to train, and no configuration for a new one was given.")
             {
                 Target = name,
                 RecommendedAction = "Give -Config (New-LoraConfig), or the name of an adapter that Get-PeftAdapter lists.",
@@ -127,32 +155,21 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
 
         if (exists && Resume)
         {
-            return false;
+            return null;
         }
 
-        if (exists && !Force)
+        return !exists || Force ? model.ReplaceAdapter(Config, name, (ulong)Seed) : throw new PeftException("AdapterExists", $"The model '{model.Name}' has an adapter '{name}' already.")
         {
-            throw new PeftException("AdapterExists", $"The model '{model.Name}' has an adapter '{name}' already.")
-            {
-                Target = name,
-                RecommendedAction = "Choose another -AdapterName, replace it with -Force, go on with -Resume, or leave -Config out to train it further.",
-            };
-        }
-
-        if (exists)
-        {
-            model.RemoveAdapter(name);
-        }
-
-        model.AddAdapter(Config, name, (ulong)Seed);
-        return true;
+            Target = name,
+            RecommendedAction = "Choose another -AdapterName, replace it with -Force, go on with -Resume, or leave -Config out to train it further.",
+        };
     }
 
     private static TokenizedDataset Tokenize(TrainingDataset dataset, PeftModel model, TrainingOptions options, WorkOutput output)
     {
         var tokenized = dataset.Tokenize(
             TokenizerOf(model),
-            new TokenizationOptions { MaxLength = options.MaxLength, Packing = options.Packing ? PackingStrategy.BestFit : PackingStrategy.None },
+            TokenizationOptions.Of(options),
             output.Cancellation);
         if (tokenized.Dropped is [var first, ..])
         {
@@ -180,20 +197,6 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
         }
     }
 
-    private PeftAdapter Train(TrainingRequest request, WorkOutput output)
-    {
-        var record = new Trainer(request).Train(output.Cancellation);
-        ((Reporter)request.Progress!).Complete();
-        record.Messages.ForEach(output.WriteWarning);
-        if (record.OutputPath is { } folder)
-        {
-            Dataset.Template?.Save(folder);
-        }
-
-        request.Model.SetActive(request.AdapterName);
-        return request.Model[request.AdapterName];
-    }
-
     /// <summary>Shows the training's progress.</summary>
     private sealed class Reporter(WorkOutput output, string adapter) : IProgress<TrainingProgress>
     {
@@ -204,7 +207,7 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
             value.TotalSteps,
             string.Create(
                 CultureInfo.InvariantCulture,
-                $"step {value.Step} of {value.TotalSteps}, epoch {value.Epoch:0.0}, loss {value.Loss:0.0000}, {value.TokensPerSecond:N0} tokens/s, {value.Remaining:h\\:mm\\:ss} left"),
+                $"step {value.Step} of {value.TotalSteps}, epoch {value.Epoch:0.0}, loss {value.Loss:0.0000}, {value.TokensPerSecond:N0} tokens/s, {(int)value.Remaining.TotalHours}:{value.Remaining:mm\\:ss} left"),
             value.Remaining);
 
         public void Complete() => line.Complete();

@@ -9,12 +9,12 @@ namespace Peft.Module.Commands;
 /// </summary>
 public abstract class TrainingCommand : PeftCmdlet
 {
-    /// <summary>Options to start from, as a training saved them: an object, or the path of a <c>training_options.json</c>. Other parameters go before them.</summary>
+    /// <summary>Options to start from, as a training saved them: an object, or the path of a <c>training_options.json</c>. Other parameters take precedence.</summary>
     [Parameter]
     [TrainingOptionsArgument]
     public TrainingOptions? Options { get; set; }
 
-    /// <summary>How often the data is gone through; may be a fraction.</summary>
+    /// <summary>Number of passes over the data; may be a fraction.</summary>
     [Parameter]
     [Alias("num_train_epochs", "Epochs")]
     [PSDefaultValue(Value = 3, Help = "3")]
@@ -110,7 +110,7 @@ public abstract class TrainingCommand : PeftCmdlet
     [PSDefaultValue(Value = 0, Help = "0")]
     public int EvaluationInterval { get; set; }
 
-    /// <summary>The most tokens an example keeps, where the data set doesn't say.</summary>
+    /// <summary>Maximum length of an example, in tokens, where the data set doesn't say.</summary>
     [Parameter]
     [Alias("max_length", "max_seq_length")]
     [ValidateRange(2, int.MaxValue)]
@@ -121,7 +121,7 @@ public abstract class TrainingCommand : PeftCmdlet
     [Parameter]
     public SwitchParameter Packing { get; set; }
 
-    /// <summary>Type that the frozen weights compute in. Without it, the type the model was loaded in.</summary>
+    /// <summary>Type that the model has to be loaded in; any other is an error. Without it, the model is trained in the type it has.</summary>
     [Parameter]
     [ValidateSet("float32", "bfloat16")]
     public string? Precision { get; set; }
@@ -135,8 +135,8 @@ public abstract class TrainingCommand : PeftCmdlet
     [Parameter]
     [Alias("save_steps")]
     [ValidateRange(0, int.MaxValue)]
-    [PSDefaultValue(Value = 0, Help = "0")]
-    public int CheckpointInterval { get; set; }
+    [PSDefaultValue(Value = 500, Help = "500")]
+    public int CheckpointInterval { get; set; } = 500;
 
     /// <summary>How many checkpoints are kept, the newest ones.</summary>
     [Parameter]
@@ -180,28 +180,4 @@ public abstract class TrainingCommand : PeftCmdlet
     private T Pick<T>(string parameter, T given, T otherwise) => Given(parameter) ? given : otherwise;
 
     private bool Given(string parameter) => MyInvocation.BoundParameters.ContainsKey(parameter);
-}
-
-/// <summary>Lets <c>-Options</c> take the path of the file that a training saved.</summary>
-[AttributeUsage(AttributeTargets.Property)]
-public sealed class TrainingOptionsArgumentAttribute : ArgumentTransformationAttribute
-{
-    /// <inheritdoc/>
-    public override object? Transform(EngineIntrinsics engineIntrinsics, object? inputData)
-    {
-        if ((inputData is PSObject wrapped ? wrapped.BaseObject : inputData) is not string path)
-        {
-            return inputData;
-        }
-
-        try
-        {
-            var full = engineIntrinsics.SessionState.Path.GetUnresolvedProviderPathFromPSPath(path);
-            return TrainingOptions.FromFile(Directory.Exists(full) ? Path.Combine(full, "training_options.json") : full);
-        }
-        catch (Exception error) when (error is PeftException or IOException or SessionStateException)
-        {
-            throw new ArgumentTransformationMetadataException(error.Message, error);
-        }
-    }
 }

@@ -121,24 +121,7 @@ public sealed partial class PeftModel : IDisposable
             };
         }
 
-        List<string> messages = [];
-        var adapter = Build(config, name, messages);
-        try
-        {
-            RefuseTiedLayers(adapter);
-            if (!IsStructureOnly)
-            {
-                using var generator = MakeGenerator(seed);
-                adapter.Initialise(generator, static _ => true);
-            }
-        }
-        catch
-        {
-            adapter.Dispose();
-            throw;
-        }
-
-        return Take(adapter, null, new LoadReport([], [], messages), adapters.Count);
+        return Take(Create(config, name, seed, out var report), null, report, adapters.Count);
     }
 
     /// <summary>Loads an adapter from a folder as PEFT saved it. One of the same name is replaced.</summary>
@@ -217,6 +200,30 @@ public sealed partial class PeftModel : IDisposable
     private static Generator MakeGenerator(ulong? seed) => seed is { } given
         ? new Generator(given)
         : new Generator((ulong)System.Random.Shared.NextInt64());
+
+    /// <summary>Makes an adapter with its starting values; the model doesn't know of it yet.</summary>
+    private Adapter Create(AdapterConfig config, string name, ulong? seed, out LoadReport report)
+    {
+        List<string> messages = [];
+        var adapter = Build(config, name, messages);
+        try
+        {
+            RefuseTiedLayers(adapter);
+            if (!IsStructureOnly)
+            {
+                using var generator = MakeGenerator(seed);
+                adapter.Initialise(generator, static _ => true);
+            }
+        }
+        catch
+        {
+            adapter.Dispose();
+            throw;
+        }
+
+        report = new LoadReport([], [], messages);
+        return adapter;
+    }
 
     private Adapter Build(AdapterConfig config, string name, List<string> messages)
     {

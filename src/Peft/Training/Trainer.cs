@@ -28,6 +28,9 @@ public sealed class Trainer
         this.request = request;
     }
 
+    /// <summary>Steps that the adapter has learnt from, those of a checkpoint that was taken up included. After an error it says whether anything was learnt.</summary>
+    public int StepsMade { get; private set; }
+
     /// <summary>Runs the training.</summary>
     /// <param name="cancellation">
     /// Ends it between two layers of a pass. The adapter then is as after the last whole step, and where an output path is given
@@ -54,7 +57,7 @@ public sealed class Trainer
         var objective = request.Objective ?? ObjectiveRegistry.Create("causal_language_modelling", options);
         var identity = new TrainingIdentity(
             Parsed(options.ToJson()), Parsed(adapter.Config.ToJson().ToJsonString()), request.Data.Fingerprint, request.EvaluationData?.Fingerprint, objective.Name);
-        using var output = request.OutputPath is null ? null : TrainingOutput.Open(request, adapter, identity);
+        using var output = request.OutputPath is null ? null : new TrainingOutput(request, adapter, identity);
         var schedule = ScheduleRegistry.Create(
             options.Schedule, options.LearningRate, options.WarmupStepsOf(plan.TotalSteps), plan.TotalSteps, options.ScheduleOptions);
         TrainingRecord record;
@@ -75,8 +78,8 @@ public sealed class Trainer
 
     private TrainingRecord Run(Session session, IObjective objective)
     {
-        var (steps, records, evaluations) = session.Output?.Begin(request.Resume, session.Optimizer, session.Schedule) ?? (0, [], []);
-        var first = steps;
+        var (steps, records, evaluations) = session.Output?.Begin(session.Optimizer, session.Schedule) ?? (0, [], []);
+        var first = StepsMade = steps;
         var secondsBefore = records.Count > 0 ? records[^1].Seconds : 0;
         var time = Stopwatch.StartNew();
         tokens = 0;
@@ -91,7 +94,7 @@ public sealed class Trainer
             while (steps < session.Plan.TotalSteps)
             {
                 var record = session.Loop.Step(steps, time, secondsBefore);
-                steps++;
+                StepsMade = ++steps;
                 records.Add(record);
                 session.Output?.Write(record);
                 Report(session.Plan, record, first, time);

@@ -14,11 +14,14 @@ namespace Peft.Training;
 /// </summary>
 public sealed record TrainingOptions
 {
+    /// <summary>Name of the file in an adapter's folder.</summary>
+    public const string FileName = "training_options.json";
+
     /// <summary>Peak learning rate. Default 2e-4, usual for LoRA.</summary>
     [JsonPropertyName("learning_rate")]
     public double LearningRate { get; init; } = 2e-4;
 
-    /// <summary>How often the data is gone through; may be a fraction. Default 3. Ignored where <see cref="MaxSteps"/> is given.</summary>
+    /// <summary>Number of passes over the data; may be a fraction. Default 3. Ignored where <see cref="MaxSteps"/> is given.</summary>
     [JsonPropertyName("num_train_epochs")]
     public double Epochs { get; init; } = 3;
 
@@ -110,7 +113,7 @@ public sealed record TrainingOptions
     [JsonPropertyName("packing")]
     public bool Packing { get; init; }
 
-    /// <summary>Element type the frozen weights compute in: <c>float32</c>, <c>bfloat16</c>, or null (default) for the type the model was loaded in.</summary>
+    /// <summary>Type that the model has to be loaded in: <c>float32</c>, <c>bfloat16</c>, or null (default) for whichever it is.</summary>
     [JsonPropertyName("precision")]
     public string? Precision { get; init; }
 

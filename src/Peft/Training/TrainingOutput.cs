@@ -12,21 +12,22 @@ namespace Peft.Training;
 /// <summary>The folder of one training: the adapter, its options, the log of every step, and the checkpoints.</summary>
 internal sealed class TrainingOutput : IDisposable
 {
+    private readonly TrainingRequest request;
     private readonly Adapter adapter;
-    private readonly TrainingOptions options;
     private readonly TrainingIdentity identity;
     private readonly CheckpointStore checkpoints;
     private readonly List<string> messages = [];
     private TrainingLog? log;
     private int savedStep = -1;
 
-    private TrainingOutput(string folder, PeftAdapter adapter, TrainingOptions options, TrainingIdentity identity)
+    /// <summary>Says where the output goes; <see cref="Begin"/> is the first to write.</summary>
+    public TrainingOutput(TrainingRequest request, PeftAdapter adapter, TrainingIdentity identity)
     {
-        Folder = folder;
+        this.request = request;
         this.adapter = adapter.Adapter;
-        this.options = options;
         this.identity = identity;
-        checkpoints = new CheckpointStore(Path.Combine(folder, "checkpoints"));
+        Folder = Path.GetFullPath(Path.Combine(request.OutputPath!, request.AdapterName));
+        checkpoints = new CheckpointStore(Path.Combine(Folder, "checkpoints"));
     }
 
     /// <summary>The adapter's folder.</summary>
@@ -35,43 +36,24 @@ internal sealed class TrainingOutput : IDisposable
     /// <summary>What the user should know.</summary>
     public IReadOnlyList<string> Messages => messages;
 
-    /// <summary>Prepares the folder, and refuses to touch one that is in use unless asked to.</summary>
-    /// <exception cref="PeftException"><c>OutputExists</c>.</exception>
-    public static TrainingOutput Open(TrainingRequest request, PeftAdapter adapter, TrainingIdentity identity)
-    {
-        var folder = Path.GetFullPath(Path.Combine(request.OutputPath!, request.AdapterName));
-        var isUsed = Directory.Exists(folder) && Directory.EnumerateFileSystemEntries(folder).Any();
-        if (isUsed && !request.Resume && !request.Force)
-        {
-            throw new PeftException("OutputExists", $"'{folder}' exists already and was left as it is.")
-            {
-                Target = folder,
-                RecommendedAction = "Resume that training, replace it with -Force, or choose another output path.",
-            };
-        }
-
-        Directory.CreateDirectory(folder);
-        (request.Data as TokenizedDataset)?.Template?.Save(folder);
-        var output = new TrainingOutput(folder, adapter, request.Options, identity);
-        if (!request.Resume)
-        {
-            output.checkpoints.Clear();
-        }
-
-        return output;
-    }
-
-    /// <summary>Goes on from the newest valid checkpoint, if there is one and it is asked for, and opens the log.</summary>
+    /// <summary>Goes on from the newest valid checkpoint, if there is one and it is asked for, or prepares an empty folder; and opens the log.</summary>
     /// <returns>The steps made before, and what the log says of them.</returns>
-    /// <exception cref="PeftException"><c>ResumeDataChanged</c>, <c>ResumeOptionsChanged</c> or <c>CheckpointMismatch</c>.</exception>
-    public (int Steps, List<StepRecord> Records, List<EvaluationRecord> Evaluations) Begin(bool resume, Optimizer optimizer, Schedule schedule)
+    /// <exception cref="PeftException"><c>OutputExists</c>, <c>ResumeDataChanged</c>, <c>ResumeOptionsChanged</c> or <c>CheckpointMismatch</c>.</exception>
+    public (int Steps, List<StepRecord> Records, List<EvaluationRecord> Evaluations) Begin(Optimizer optimizer, Schedule schedule)
     {
-        var steps = resume ? LoadNewest(optimizer, schedule) : 0;
+        var steps = request.Resume ? LoadNewest(optimizer, schedule) : 0;
+        if (steps == 0)
+        {
+            StartAnew();
+        }
+
+        Directory.CreateDirectory(Folder);
+        (request.Data as TokenizedDataset)?.Template?.Save(Folder);
         var path = Path.Combine(Folder, TrainingLog.FileName);
         var (records, evaluations) = TrainingLog.Read(path, steps);
         log = TrainingLog.Open(path, steps);
         savedStep = steps > 0 ? steps : -1;
-        AtomicFile.WriteText(Path.Combine(Folder, "training_options.json"), options.ToJson() + "\n");
+        AtomicFile.WriteText(Path.Combine(Folder, TrainingOptions.FileName), request.Options.ToJson() + "\n");
         return (steps, records, evaluations);
     }
 
@@ -89,7 +71,7 @@ internal sealed class TrainingOutput : IDisposable
             return;
         }
 
-        checkpoints.Save(steps, options.CheckpointLimit, folder =>
+        checkpoints.Save(steps, request.Options.CheckpointLimit, folder =>
         {
             AdapterFile.Save(adapter, folder, embeddings: null);
             TrainingState.Save(folder, steps, optimizer, schedule, identity);
@@ -106,7 +88,7 @@ internal sealed class TrainingOutput : IDisposable
         {
             if (TrainingState.ReadDescription(folder) is not { } description)
             {
-                messages.Add($"The checkpoint '{folder}' is not complete and was passed over.");
+                Say($"The checkpoint '{folder}' is not complete and was passed over.");
                 continue;
             }
 
@@ -114,7 +96,40 @@ internal sealed class TrainingOutput : IDisposable
             return TrainingState.Load(folder, description, optimizer, schedule);
         }
 
-        messages.Add($"There is no checkpoint in '{checkpoints.Folder}'; the training starts anew.");
         return 0;
+    }
+
+    private void StartAnew()
+    {
+        if (!request.Force && IsUsed())
+        {
+            throw new PeftException("OutputExists", request.Resume
+                ? $"'{Folder}' exists already but holds no checkpoint to go on from; it was left as it is."
+                : $"'{Folder}' exists already and was left as it is.")
+            {
+                Target = Folder,
+                RecommendedAction = $"{(request.Resume ? "Replace it" : "Resume that training, replace it")} with -Force, or choose another output path.",
+            };
+        }
+
+        if (request.Resume)
+        {
+            Say($"There is no checkpoint in '{checkpoints.Folder}'; the training starts anew.");
+        }
+
+        checkpoints.Clear();
+    }
+
+    /// <summary>Whether there is anything to lose. What a training left that broke off before its first checkpoint is nothing to one that resumes it.</summary>
+    private bool IsUsed() => Directory.Exists(Folder) && Directory.EnumerateFileSystemEntries(Folder).Any(entry => !request.Resume || Path.GetFileName(entry) switch
+    {
+        TrainingLog.FileName or TrainingOptions.FileName or PromptTemplate.FileName => false,
+        _ => entry != checkpoints.Folder || checkpoints.NewestFirst().Count > 0,
+    });
+
+    private void Say(string message)
+    {
+        messages.Add(message);
+        request.OnMessage?.Invoke(message);
     }
 }

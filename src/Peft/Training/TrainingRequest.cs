@@ -27,7 +27,7 @@ public sealed record TrainingRequest
     /// <summary>Folder that gets <c>NAME/</c> with the adapter, its log and <c>checkpoints/step-N</c>; null to write nothing.</summary>
     public string? OutputPath { get; init; }
 
-    /// <summary>Whether to go on from the newest valid checkpoint there; without one the training starts anew.</summary>
+    /// <summary>Whether to go on from the newest valid checkpoint there. Without one the training starts anew, unless that would replace more than a log.</summary>
     public bool Resume { get; init; }
 
     /// <summary>Whether an existing output may be replaced.</summary>
@@ -35,6 +35,9 @@ public sealed record TrainingRequest
 
     /// <summary>Told how the training stands, on the training's own thread.</summary>
     public IProgress<TrainingProgress>? Progress { get; init; }
+
+    /// <summary>Told at once, on the training's own thread, what the user should know although it is no error; <see cref="TrainingRecord.Messages"/> collects it.</summary>
+    public Action<string>? OnMessage { get; init; }
 
     /// <summary>Sees each step before its gradients are clipped.</summary>
     internal Action<StepDetails>? OnStep { get; init; }

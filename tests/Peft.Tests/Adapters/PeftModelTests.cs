@@ -83,6 +83,33 @@ public class PeftModelTests
     }
 
     [Fact]
+    public void A_replacement_that_is_undone_brings_the_old_adapter_back_as_it_acted()
+    {
+        using var model = TinyLlama.Create();
+        var inputs = TinyLlama.Inputs();
+        var old = model.AddAdapter(s_config with { ModulesToSave = ["lm_head"] }, "a").Perturb(1);
+        model.AddAdapter(s_config, "b").Perturb(2);
+        model.SetActive([new Active("a", 0.5f), new Active("b")]);
+        using var before = ModelRun.Logits(model, inputs);
+        using (var replacement = model.ReplaceAdapter(s_config, "a"))
+        {
+            Assert.Same(replacement.Adapter, model["a"]);
+            using var replaced = ModelRun.Logits(model, inputs);
+            Assert.NotEqual(0, before.sub(replaced).abs().max().item<float>());
+            replacement.Undo();
+        }
+
+        using var after = ModelRun.Logits(model, inputs);
+        Assert.Equal(0, before.sub(after).abs().max().item<float>());
+        Assert.Same(old, model.Adapters[0]);
+
+        var kept = model.ReplaceAdapter(s_config, "a");
+        kept.Dispose();
+        Assert.Same(kept.Adapter, model.Adapters[0]);
+        Assert.Null(old.TrainableParameters[0].Parameter.Value);
+    }
+
+    [Fact]
     public void Removing_the_last_adapter_leaves_the_base_with_empty_slots()
     {
         using var model = TinyLlama.Create();

@@ -107,6 +107,35 @@ public sealed class CheckpointTests : IDisposable
     }
 
     [Fact]
+    public void Resuming_without_a_checkpoint_replaces_nothing_but_a_broken_off_trainings_log()
+    {
+        using var model = TrainerTests.Model();
+        List<string> messages = [];
+        var request = Request(model, s_options with { MaxSteps = 1 }) with { Resume = true, OnMessage = messages.Add };
+        Directory.CreateDirectory(Adapter);
+        File.WriteAllText(Path.Combine(Adapter, "training_log.jsonl"), "{\"step\":1}\n");
+        new Trainer(request with { Progress = new Saying(() => Assert.Contains("starts anew", Assert.Single(messages), StringComparison.Ordinal)) }).Train();
+
+        Directory.Delete(Path.Combine(Adapter, "checkpoints"), recursive: true);
+        var weights = File.ReadAllBytes(Path.Combine(Adapter, "adapter_model.safetensors"));
+        var trainer = new Trainer(request);
+        Assert.Equal("OutputExists", Assert.Throws<PeftException>(() => trainer.Train()).ErrorId);
+        Assert.Equal(0, trainer.StepsMade);
+        Assert.Equal(weights, File.ReadAllBytes(Path.Combine(Adapter, "adapter_model.safetensors")));
+        new Trainer(request with { Force = true }).Train();
+    }
+
+    [Fact]
+    public void What_cannot_be_trained_leaves_the_older_checkpoints()
+    {
+        using var model = TrainerTests.Model();
+        new Trainer(Request(model, s_options with { MaxSteps = 1 })).Train();
+        var trainer = new Trainer(Request(model, s_options with { Precision = "bfloat16" }) with { Force = true });
+        Assert.Equal("PrecisionNotSupported", Assert.ThrowsAny<PeftException>(() => trainer.Train()).ErrorId);
+        Assert.Equal(["step-1"], Checkpoints());
+    }
+
+    [Fact]
     public void A_checkpoint_that_can_not_be_written_is_an_error_that_names_it_and_keeps_the_older_ones()
     {
         using var model = TrainerTests.Model();
@@ -119,7 +148,9 @@ public sealed class CheckpointTests : IDisposable
                 File.WriteAllText(Path.Combine(Adapter, "checkpoints", "step-4"), "");
             }
         };
-        Assert.Equal("CheckpointWriteFailed", Assert.Throws<PeftException>(() => new Trainer(Request(model, s_options) with { Data = data }).Train()).ErrorId);
+        var trainer = new Trainer(Request(model, s_options) with { Data = data });
+        Assert.Equal("CheckpointWriteFailed", Assert.Throws<PeftException>(() => trainer.Train()).ErrorId);
+        Assert.Equal(4, trainer.StepsMade);
         Assert.Contains("step-2", Checkpoints());
         Assert.False(model["tuned"].TrainableParameters[0].Parameter.IsTrained);
     }
@@ -158,4 +189,9 @@ public sealed class CheckpointTests : IDisposable
 
     private string[] Checkpoints() =>
         [.. Directory.GetDirectories(Path.Combine(Adapter, "checkpoints")).Select(folder => Path.GetFileName(folder)!).Order(StringComparer.Ordinal)];
+
+    private sealed class Saying(Action say) : IProgress<TrainingProgress>
+    {
+        public void Report(TrainingProgress value) => say();
+    }
 }

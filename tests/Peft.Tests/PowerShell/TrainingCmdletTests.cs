@@ -1,0 +1,98 @@
+namespace Peft.Tests.PowerShell;
+
+/// <summary>Invoke-LoraTraining, above all what becomes of the model and of older results when a training doesn't come to its end.</summary>
+public sealed class TrainingCmdletTests : IClassFixture<ModuleHost>, IDisposable
+{
+    private const string Data = "$data = @{ prompt = 'One two three'; completion = ' b' }, @{ prompt = 'Four five six'; completion = ' d' } | Import-TrainingDataset;";
+    private const string Config = "(New-LoraConfig -TargetModule q_proj -Rank 2)";
+
+    private readonly ModuleHost host;
+    private readonly DirectoryInfo folder = Directory.CreateTempSubdirectory("peft-training");
+    private readonly object model;
+
+    public TrainingCmdletTests(ModuleHost host)
+    {
+        this.host = host;
+        host.Output("$null = $ExecutionContext.SessionState.Path.SetLocation($args[0])", folder.FullName);
+        model = host.Output("Import-PeftModel $args[0] -DataType float32", Path.Combine(ModuleHost.Root, "assets", "pocket-llama"))[0];
+    }
+
+    private string Adapter => Path.Combine(folder.FullName, "out", "default");
+
+    [Fact]
+    public void A_failure_after_a_step_keeps_the_adapter_with_what_it_has_learnt()
+    {
+        // A folder stands where the trained adapter's file should come.
+        Directory.CreateDirectory(Path.Combine(Adapter, "adapter_config.json"));
+        var result = host.Run($"{Data} $args[0] | Invoke-LoraTraining {Config} $data -MaxSteps 2 -OutputPath out -Force", model);
+        Assert.Single(result.Errors);
+        Assert.Contains(result.Warnings, static warning => warning.Message.Contains("after step 2", StringComparison.Ordinal));
+        Assert.Equal(2, host.Output("($args[0] | Get-PeftAdapter).TrainingRecord.StepCount", model)[0].BaseObject);
+    }
+
+    [Theory]
+    [InlineData("-Precision bfloat16", "PrecisionNotSupported")]
+    [InlineData("-MaxLength 2", "DatasetAllMasked")]
+    [InlineData("-TargetModule nothing", "NoModuleMatched")]
+    public void Force_keeps_the_old_adapter_until_the_training_begins(string argument, string errorId)
+    {
+        host.Output($"$args[0] | Add-PeftAdapter {Config} a; $args[0] | Add-PeftAdapter {Config} b; $args[0] | Set-ActiveAdapter a, b", model);
+        var (config, option) = argument.StartsWith("-Target", StringComparison.Ordinal) ? ($"(New-LoraConfig {argument})", "") : (Config, argument);
+        var result = host.Run($"{Data} $args[0] | Invoke-LoraTraining {config} $data -AdapterName a -Force {option}", model);
+        Assert.StartsWith(errorId, Assert.Single(result.Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.Equal(["a", "b"], host.Output("$args[0].Adapters.Name", model).Select(static name => name.ToString()));
+        Assert.Equal(["a", "b"], host.Output("$args[0].ActiveAdapters", model).Select(static name => name.ToString()));
+        Assert.Single(host.Output("$args[0] | Invoke-TextGeneration 'A' -MaxNewTokens 1 -AdapterName a", model));
+    }
+
+    [Fact]
+    public void Force_replaces_an_adapter_and_activates_the_new_one()
+    {
+        host.Output($"$args[0] | Add-PeftAdapter {Config} a", model);
+        var after = host.Output($"{Data} $old = $args[0] | Get-PeftAdapter a; $new = $args[0] | Invoke-LoraTraining {Config} $data -AdapterName A -Force -MaxSteps 1; [object]::ReferenceEquals($old, $new); $new.Name; $new.IsActive; $args[0].Adapters.Count", model);
+        Assert.Equal([false, "a", true, 1], after.Select(static value => value.BaseObject));
+    }
+
+    [Theory]
+    [InlineData(Config + " -AdapterName a -Force")]
+    [InlineData("-AdapterName a")]
+    public void A_merged_model_is_not_trained_and_stays_merged(string arguments)
+    {
+        host.Output($"$null = $args[0] | Add-PeftAdapter {Config} a | Merge-LoraAdapter", model);
+        var result = host.Run($"{Data} $args[0] | Invoke-LoraTraining -Dataset $data {arguments.Replace(Config, "-Config " + Config, StringComparison.Ordinal)}", model);
+        Assert.StartsWith("ModelIsMerged,", Assert.Single(result.Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.Equal(true, host.Output("$args[0].IsMerged", model)[0].BaseObject);
+    }
+
+    [Fact]
+    public void Resuming_needs_an_output_path()
+    {
+        var error = Assert.Single(host.Run($"{Data} $args[0] | Invoke-LoraTraining {Config} $data -Resume", model).Errors);
+        Assert.StartsWith("ParametersContradict,", error.FullyQualifiedErrorId, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_training_goes_on_from_its_checkpoint_with_the_options_of_its_file()
+    {
+        host.Output($"{Data} $args[0] | Invoke-LoraTraining {Config} $data -MaxSteps 2 -LearningRate 0.01 -output_dir out; $args[0] | Remove-PeftAdapter -AdapterName default", model);
+        var result = host.Run($"{Data} ($args[0] | Invoke-LoraTraining {Config} $data -Options ./out/default -OutputPath out -Resume).TrainingRecord", model);
+        Assert.Empty(result.Errors);
+        Assert.Equal(2, result.Output[0].Properties["ResumedFrom"].Value);
+
+        var changed = host.Run($"{Data} $args[0] | Invoke-LoraTraining {Config} $data -Options ./out/default/training_options.json -LearningRate 0.1 -OutputPath out -Resume", model);
+        Assert.StartsWith("ResumeOptionsChanged,", Assert.Single(changed.Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_name_given_for_an_adapter_object_is_not_taken_for_a_models()
+    {
+        var error = Assert.Single(host.Run("Export-PeftAdapter ./x -Adapter capitals").Errors);
+        Assert.DoesNotContain("No model named", error.Exception.Message, StringComparison.Ordinal);
+    }
+
+    public void Dispose()
+    {
+        host.Run("$args[0] | Remove-PeftModel; $null = $ExecutionContext.SessionState.Path.SetLocation($args[1])", model, Path.GetTempPath());
+        folder.Delete(recursive: true);
+    }
+}
