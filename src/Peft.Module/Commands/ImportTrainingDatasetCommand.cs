@@ -83,7 +83,7 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
     [ValidateNotNullOrEmpty]
     public string? MessagesColumn { get; set; }
 
-    /// <summary>Makes a prompt of a row: text with columns in braces, such as <c>"Question: {question}`nAnswer:"</c>. Rows with an instruction have a template by default.</summary>
+    /// <summary>Makes a prompt of a row: text with columns in braces, such as <c>Question: {question} Answer:</c>. Rows with an instruction have a template by default.</summary>
     [Parameter]
     [ArgumentCompleter(typeof(PromptTemplateCompleter))]
     [ValidateNotNullOrEmpty]

@@ -8,7 +8,7 @@ namespace Peft.Module.Commands;
 public abstract class NewAdapterConfigCommand : PeftCmdlet
 {
     /// <summary>Characters that no module's name has and that a regular expression mostly has.</summary>
-    private static readonly System.Buffers.SearchValues<char> s_patternCharacters = System.Buffers.SearchValues.Create("*+?^$|()[]{}\\");
+    private static readonly System.Buffers.SearchValues<char> PatternCharacters = System.Buffers.SearchValues.Create("*+?^$|()[]{}\\");
 
     /// <summary>
     /// Modules to adapt: a name such as <c>q_proj</c>, the ending of a path such as <c>self_attn.q_proj</c>, or <c>all-linear</c> for every
@@ -63,7 +63,11 @@ public abstract class NewAdapterConfigCommand : PeftCmdlet
     {
         if (TargetPattern is not null && TargetModule is not null)
         {
-            throw new PeftException("ParametersContradict", "-TargetModule and -TargetPattern can't both say which modules are adapted.");
+            throw new PeftException("ParametersContradict", "-TargetModule and -TargetPattern can't both say which modules are adapted.")
+            {
+                Target = nameof(TargetPattern),
+                RecommendedAction = "Leave one of them out.",
+            };
         }
 
         return TargetPattern is not null ? ModuleNames.Matching(TargetPattern) : Names(TargetModule, nameof(TargetModule));
@@ -79,7 +83,7 @@ public abstract class NewAdapterConfigCommand : PeftCmdlet
             return null;
         }
 
-        if (Array.Find(names, static name => name.AsSpan().ContainsAny(s_patternCharacters)) is { } pattern)
+        if (Array.Find(names, static name => name.AsSpan().ContainsAny(PatternCharacters)) is { } pattern)
         {
             throw new PeftException("TargetModuleInvalid", $"'{pattern}' is no name of a module.")
             {

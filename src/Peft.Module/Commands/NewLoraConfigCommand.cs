@@ -1,6 +1,8 @@
 using System.Collections;
 using System.Globalization;
 using System.Management.Automation;
+using System.Text.Json;
+using System.Text.Json.Nodes;
 using Peft.Adapters;
 using Peft.Adapters.Lora;
 
@@ -9,8 +11,10 @@ namespace Peft.Module.Commands;
 /// <summary>New-LoraConfig: describes a LoRA adapter; nothing is loaded or changed.</summary>
 [Cmdlet(VerbsCommon.New, "LoraConfig")]
 [OutputType(typeof(LoraConfig))]
-public sealed class NewLoraConfigCommand : NewAdapterConfigCommand
+public sealed class NewLoraConfigCommand : NewAdapterConfigCommand, IDynamicParameters
 {
+    private readonly RuntimeDefinedParameterDictionary others = [];
+
     /// <summary>Rank of the change: the inner size of its two factors. Trainable parameters grow with it.</summary>
     [Parameter]
     [Alias("r")]
@@ -60,7 +64,7 @@ public sealed class NewLoraConfigCommand : NewAdapterConfigCommand
     public IDictionary? AlphaPattern { get; set; }
 
     /// <summary>
-    /// How the factors start: <c>true</c> leaves the base's output as it is at first, <c>gaussian</c> too with a normal draw, <c>false</c> draws both (for tests).
+    /// How the factors start: <c>true</c> leaves the base's output as it is at first, <c>gaussian</c> too but draws from a normal distribution, <c>false</c> draws both factors (for tests).
     /// </summary>
     [Parameter]
     [Alias("init_lora_weights")]
@@ -68,7 +72,7 @@ public sealed class NewLoraConfigCommand : NewAdapterConfigCommand
     [PSDefaultValue(Value = "true", Help = "true")]
     public string Initialization { get; set; } = "true";
 
-    /// <summary>Says that linear layers hold their weight as [in, out], as GPT-2's do; corrected by what a layer is.</summary>
+    /// <summary>Says that linear layers hold their weight as [in, out], as GPT-2's do. Peft sees that by itself, so a wrong value does no harm.</summary>
     [Parameter]
     [Alias("fan_in_fan_out")]
     public SwitchParameter FanInFanOut { get; set; }
@@ -78,7 +82,7 @@ public sealed class NewLoraConfigCommand : NewAdapterConfigCommand
     {
         var config = new LoraConfig
         {
-            TaskType = TaskType,
+            TaskType = TaskType.ToUpperInvariant(),
             TargetModules = Targets(),
             ExcludeModules = Exclusions(),
             LayersToTransform = LayerIndex,
@@ -87,7 +91,7 @@ public sealed class NewLoraConfigCommand : NewAdapterConfigCommand
             Rank = Rank,
             Alpha = Alpha,
             Dropout = Dropout,
-            Bias = Bias switch { "all" => BiasTraining.All, "lora_only" => BiasTraining.Adapted, _ => BiasTraining.None },
+            Bias = Bias.ToUpperInvariant() switch { "ALL" => BiasTraining.All, "LORA_ONLY" => BiasTraining.Adapted, _ => BiasTraining.None },
             LoraBias = LoraBias,
             UseRslora = RankStabilized,
             RankPattern = Numbers(RankPattern, nameof(RankPattern), static value => Convert.ToInt32(value, CultureInfo.InvariantCulture)),
@@ -99,10 +103,35 @@ public sealed class NewLoraConfigCommand : NewAdapterConfigCommand
                 _ => LoraInitialisation.Zero,
             },
             FanInFanOut = FanInFanOut,
+            BaseModelName = Other("base_model_name_or_path") as string,
+            Revision = Other("revision") as string,
+            EnsureWeightTying = Other("ensure_weight_tying") is true,
+            OtherKeys = new JsonObject(LoraConfig.VariantKeys.Where(key => others[key].IsSet).Select(key => KeyValuePair.Create(key, JsonSerializer.SerializeToNode(Other(key))))),
         };
         config.Validate();
         WriteObject(config);
     }
+
+    /// <summary>
+    /// The rest of what PEFT's LoraConfig takes, so that its arguments can be splatted as they stand: variants without code in their unused
+    /// values, and what says nothing here.
+    /// </summary>
+    object IDynamicParameters.GetDynamicParameters()
+    {
+        (string Key, Type Type)[] known =
+        [
+            ("base_model_name_or_path", typeof(string)), ("revision", typeof(string)), ("ensure_weight_tying", typeof(bool)),
+            ("inference_mode", typeof(bool)), ("auto_mapping", typeof(object)), ("peft_type", typeof(string)),
+        ];
+        foreach (var (key, type) in known.Concat(LoraConfig.VariantKeys.Select(static key => (key, typeof(object)))))
+        {
+            others[key] = new RuntimeDefinedParameter(key, type, [new ParameterAttribute { DontShow = true }]);
+        }
+
+        return others;
+    }
+
+    private object? Other(string key) => DatasetRow.Value(others[key].Value);
 
     private static Dictionary<string, T> Numbers<T>(IDictionary? table, string parameter, Func<object?, T> convert)
     {
@@ -115,7 +144,11 @@ public sealed class NewLoraConfigCommand : NewAdapterConfigCommand
             }
             catch (Exception error) when (error is FormatException or InvalidCastException or OverflowException)
             {
-                throw new PeftException("PatternValueInvalid", $"-{parameter} gives '{entry.Value}' for '{entry.Key}', which is no number.", error) { Target = entry.Key };
+                throw new PeftException("PatternValueInvalid", $"-{parameter} gives '{entry.Value}' for '{entry.Key}', which is no number.", error)
+                {
+                    Target = entry.Key,
+                    RecommendedAction = "Give a table of module names and numbers, such as @{ q_proj = 16 }.",
+                };
             }
         }
 

@@ -21,7 +21,7 @@ public sealed class CmdletHelp
         Parameters = [.. cmdlet.ParameterSets
             .OrderByDescending(static set => set.IsDefault)
             .SelectMany(static set => set.Parameters)
-            .Where(static parameter => !CommonParameters.Contains(parameter.Name))
+            .Where(static parameter => !CommonParameters.Contains(parameter.Name) && !IsHidden(parameter))
             .DistinctBy(static parameter => parameter.Name)
             .Select(parameter => new ParameterHelp(cmdlet, parameter))
             .OrderByDescending(static parameter => parameter.Info.IsMandatory)
@@ -37,7 +37,8 @@ public sealed class CmdletHelp
     /// <summary>The section Syntax of a page.</summary>
     public string SyntaxSection() => "```\n" + string.Join("\n\n", Cmdlet.ParameterSets
         .OrderByDescending(static set => set.IsDefault)
-        .Select(set => HelpPage.Join($"{Cmdlet.Name} {set}"))) + "\n```";
+        .Select(set => HelpPage.Join(set.Parameters.Where(IsHidden).Aggregate(
+            $"{Cmdlet.Name} {set}", static (text, hidden) => Regex.Replace(text, $@" \[-{hidden.Name}[^\]]*>\]", ""))))) + "\n```";
 
     /// <summary>The section Parameters of a page.</summary>
     public string ParametersSection()
@@ -62,6 +63,9 @@ public sealed class CmdletHelp
     /// <summary>A comment as text; code is put between <paramref name="quote"/>.</summary>
     internal static string Comment(string member, string quote) =>
         Comments.Value.TryGetValue(member, out var summary) ? HelpPage.Join(string.Concat(summary.Nodes().Select(node => Text(node, quote)))) : "";
+
+    /// <summary>Whether a parameter is there for arguments that are splatted, not for people.</summary>
+    private static bool IsHidden(CommandParameterInfo parameter) => parameter.Attributes.OfType<ParameterAttribute>().Any(static attribute => attribute.DontShow);
 
     private static string Text(XNode node, string quote) => node switch
     {

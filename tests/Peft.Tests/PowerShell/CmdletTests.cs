@@ -32,6 +32,27 @@ public sealed class CmdletTests : IClassFixture<ModuleHost>, IDisposable
     }
 
     [Fact]
+    public void A_config_takes_every_argument_that_PEFT_takes_but_no_variant_without_code()
+    {
+        var config = host.Output("""
+            $lora = @{ r = 4; inference_mode = $false; use_dora = $false; layer_replication = $null; loftq_config = @{}; peft_type = 'LORA'; revision = 'main'; qalora_group_size = 16 }
+            New-LoraConfig @lora
+            """)[0];
+        Assert.Equal("main", config.Properties["Revision"].Value);
+        Assert.Equal("", config.Properties["UnknownKeys"].Value is IEnumerable<string> keys ? string.Join(' ', keys) : null);
+        Assert.StartsWith("LoraVariantNotSupported,", Assert.Single(host.Run("New-LoraConfig -use_dora $true").Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.DoesNotContain("-use_dora", host.Complete("New-LoraConfig -use_"));
+    }
+
+    [Fact]
+    public void Words_of_a_config_are_taken_in_any_case()
+    {
+        var config = host.Output("New-LoraConfig -Bias All -TaskType causal_lm; New-LoraConfig -Bias Lora_Only");
+        Assert.Equal(["All", "Adapted"], config.Select(static value => value.Properties["Bias"].Value.ToString()));
+        Assert.Equal("CAUSAL_LM", config[0].Properties["TaskType"].Value);
+    }
+
+    [Fact]
     public void Modules_are_summed_up_and_counted()
     {
         var linear = host.Output("$args[0] | Get-ModelModule -Kind Linear -Summary | ForEach-Object Name", model).Select(static name => name.ToString());

@@ -37,6 +37,9 @@ public sealed record LoraConfig : AdapterConfig
         ["qalora_group_size"] = "16",
     };
 
+    /// <summary>PEFT's keys that this record doesn't interpret: those of variants, which only their unused values pass.</summary>
+    public static IReadOnlyCollection<string> VariantKeys { get; } = [.. s_variants.Keys, .. s_idle.Keys];
+
     /// <inheritdoc/>
     public override string PeftType => "LORA";
 
