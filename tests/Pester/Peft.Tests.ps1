@@ -81,6 +81,12 @@ Describe 'A model and its adapters' {
         }
     }
 
+    It 'counts the hours of a long training beyond a day' {
+        $step = [Peft.Training.StepRecord]::new(1, 1, 0.5, 0, 0, 1, 1, 26 * 3600 + 184)
+        [Peft.Training.TrainingRecord]@{ AdapterName = 'a'; Options = [Peft.Training.TrainingOptions]::new(); Objective = 'o'; Steps = [Peft.Training.StepRecord[]]$step; Evaluations = [Peft.Training.EvaluationRecord[]]@(); TrainedParameters = 1 } |
+            Out-String | Should -Match '26:03:04'
+    }
+
     It 'ends its work with Select-Object -First' {
         $clock = [System.Diagnostics.Stopwatch]::StartNew()
         $piece = $model | Invoke-TextGeneration 'Once upon a time' -MaxNewTokens 100000 -Stream | Select-Object -First 1
