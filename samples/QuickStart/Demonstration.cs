@@ -131,13 +131,8 @@ internal sealed class Demonstration
     /// <summary>The scores of the token after a prompt: what merging must not change.</summary>
     private static float[] NextScores(PeftModel model, string prompt)
     {
-        using var noGrad = torch.no_grad();
-        using var scope = torch.NewDisposeScope();
-        long[] ids = [.. TextOf(model).EncodeIds(prompt).Select(static id => (long)id)];
-        var network = (CausalModel)model.Base;
-        var context = new ForwardContext { Selection = model.CurrentSelection, Rows = 1, Length = ids.Length };
-        var hidden = network.Hidden(torch.tensor(ids, [1, ids.Length]), context);
-        return network.Logits(hidden.narrow(0, ids.Length - 1, 1), context).view(-1).data<float>().ToArray();
+        using var scores = OutputComparison.NextScores(model, prompt, model.CurrentSelection);
+        return scores.data<float>().ToArray();
     }
 
     private static double Largest(float[] a, float[] b) => a.Zip(b, static (x, y) => (double)Math.Abs(x - y)).Max();

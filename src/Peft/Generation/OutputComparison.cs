@@ -47,9 +47,17 @@ public sealed record OutputComparison(string Prompt, string AdapterName, string 
         return results;
     }
 
-    /// <summary>Scores over the vocabulary for the token after a prompt, float32 [vocabulary]; the caller owns it.</summary>
-    internal static Tensor NextScores(PeftModel model, string prompt, Selection selection, CancellationToken cancellation)
+    /// <summary>Forms the scores of the token after a prompt: what two adapters, or a model before and after a merge, are compared by.</summary>
+    /// <param name="model">A causal language model with a tokenizer.</param>
+    /// <param name="prompt">The prompt.</param>
+    /// <param name="selection">Adapters that act, such as <see cref="PeftModel.CurrentSelection"/>.</param>
+    /// <param name="cancellation">Ends the work between two layers.</param>
+    /// <returns>Logits over the vocabulary, float32 [vocabulary], on the model's device; the caller owns them.</returns>
+    /// <exception cref="PeftException"><c>TokenizerMissing</c>, <c>PeftModelBusy</c>.</exception>
+    public static Tensor NextScores(PeftModel model, string prompt, Selection selection, CancellationToken cancellation = default)
     {
+        ArgumentNullException.ThrowIfNull(model);
+        ArgumentNullException.ThrowIfNull(prompt);
         using var lease = model.Acquire("Comparing outputs");
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
