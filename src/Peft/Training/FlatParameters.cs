@@ -66,7 +66,10 @@ public sealed class FlatParameters : IDisposable
 
         if (total == 0)
         {
-            throw new PeftException("NothingToTrain", "The adapter has no parameter to train.");
+            throw new PeftException("NothingToTrain", "The adapter has no parameter to train.")
+            {
+                RecommendedAction = "Make an adapter that targets at least one module.",
+            };
         }
 
         Entries = entries;

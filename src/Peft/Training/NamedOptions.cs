@@ -76,6 +76,7 @@ public sealed class NamedOptions
                 $"The {owner} has no option '{unknown}'. {(read.Count == 0 ? "It takes none." : $"It takes {string.Join(", ", read.Order(StringComparer.Ordinal))}.")}")
             {
                 Target = unknown,
+                RecommendedAction = "Leave it out, or correct its name.",
             };
         }
     }
@@ -87,5 +88,9 @@ public sealed class NamedOptions
     }
 
     private PeftException Invalid(string name, string expected) =>
-        new("TrainingOptionInvalid", $"Option '{name}' of the {owner} must be {expected}, but is {values[name]?.ToJsonString()}.") { Target = name };
+        new("TrainingOptionInvalid", $"Option '{name}' of the {owner} must be {expected}, but is {values[name]?.ToJsonString()}.")
+        {
+            Target = name,
+            RecommendedAction = "Give such a value, or leave the option out.",
+        };
 }

@@ -138,6 +138,7 @@ internal sealed class TrainingLoop : IDisposable
             throw new NotSupportedByPeftException(
                 "PrecisionNotSupported", $"'{request.Model.Name}' is loaded in {request.Model.DataType}; training it in {wanted} is not supported.")
             {
+                Target = "precision",
                 RecommendedAction = "Import the model in the type to train in.",
             };
         }

@@ -153,7 +153,11 @@ public sealed record TrainingOptions
         }
         catch (JsonException error)
         {
-            throw new PeftException("TrainingOptionInvalid", $"The training options in {source} can't be read: {error.Message}", error);
+            throw new PeftException("TrainingOptionInvalid", $"The training options in {source} can't be read: {error.Message}", error)
+            {
+                Target = source,
+                RecommendedAction = "Mend the value that the message names; training_options.json of a finished training shows how each is written.",
+            };
         }
     }
 
@@ -203,6 +207,7 @@ public sealed record TrainingOptions
                 "TrainingOptionInvalid", $"The training option {name} must be {allowed}, but is {value.ToString("R", CultureInfo.InvariantCulture)}.")
             {
                 Target = name,
+                RecommendedAction = "Give such a value, or leave the option out.",
             };
         }
     }
@@ -215,6 +220,7 @@ public sealed record TrainingOptions
                 "TrainingOptionInvalid", $"The training option {name} must be one of {string.Join(", ", allowed.ToArray())}, but is '{value}'.")
             {
                 Target = name,
+                RecommendedAction = "Give such a value, or leave the option out.",
             };
         }
     }

@@ -18,7 +18,10 @@ internal sealed class TrainingPlan
     {
         if (rows.Length == 0)
         {
-            throw new PeftException("DatasetEmpty", "There is no row to train on.");
+            throw new PeftException("DatasetEmpty", "There is no row to train on.")
+            {
+                RecommendedAction = "Give at least one row.",
+            };
         }
 
         this.options = options;
@@ -63,7 +66,11 @@ internal sealed class TrainingPlan
         if (held > 0 && held >= count)
         {
             throw new PeftException(
-                "EvaluationSplitTooLarge", FormattableString.Invariant($"An evaluation split of {options.EvaluationSplit} leaves none of the {count} rows to train on."));
+                "EvaluationSplitTooLarge", FormattableString.Invariant($"An evaluation split of {options.EvaluationSplit} leaves none of the {count} rows to train on."))
+            {
+                Target = "eval_split",
+                RecommendedAction = "Set a smaller share apart, or give more rows.",
+            };
         }
 
         var shuffled = held > 0 ? DataOrder.Shuffle(count, options.Seed, -1) : [.. Enumerable.Range(0, count)];

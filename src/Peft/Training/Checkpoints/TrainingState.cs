@@ -63,7 +63,11 @@ internal static class TrainingState
     {
         if (!JsonNode.DeepEquals(description["parameters"], Layout(optimizer.Parameters)))
         {
-            throw new PeftException("CheckpointMismatch", $"The checkpoint '{folder}' trains other parameters than this training.") { Target = folder };
+            throw new PeftException("CheckpointMismatch", $"The checkpoint '{folder}' trains other parameters than this training.")
+            {
+                Target = folder,
+                RecommendedAction = "Give the adapter's configuration that the training began with, or start anew without resuming.",
+            };
         }
 
         using var noGrad = no_grad();

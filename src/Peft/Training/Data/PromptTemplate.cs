@@ -75,7 +75,11 @@ public sealed record PromptTemplate(
         JsonElement json = JsonFile.ReadObject(path);
         return json.TryGetProperty("prompt", out JsonElement prompt) && prompt.ValueKind == JsonValueKind.String
             ? json.Deserialize<PromptTemplate>()
-            : throw new PeftException("PromptTemplateInvalid", $"'{path}' has no text 'prompt'.") { Target = path };
+            : throw new PeftException("PromptTemplateInvalid", $"'{path}' has no text 'prompt'.")
+            {
+                Target = path,
+                RecommendedAction = "Put the template into a JSON object as \"prompt\", with columns in braces.",
+            };
     }
 
     private static PeftException Invalid(string text, int position) =>

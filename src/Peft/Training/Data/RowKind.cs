@@ -36,7 +36,11 @@ public sealed record DatasetColumns(RowKind Kind, string? Text = null, string? P
         string? absent = given.FirstOrDefault(name => name is not null && !columns.Contains(name));
         if (absent is not null)
         {
-            throw new PeftException("DatasetColumnMissing", $"'{origin}' has no column '{absent}'. Its columns: {string.Join(", ", columns)}.") { Target = absent };
+            throw new PeftException("DatasetColumnMissing", $"'{origin}' has no column '{absent}'. Its columns: {string.Join(", ", columns)}.")
+            {
+                Target = absent,
+                RecommendedAction = "Name one of the columns there are.",
+            };
         }
 
         string? Column(string? chosen, string usual) => chosen ?? (columns.Contains(usual) ? usual : null);

@@ -12,7 +12,11 @@ public sealed class TrainingDataset
     {
         if (rows.Count == 0)
         {
-            throw new PeftException("DatasetEmpty", $"'{origin}' has no rows.") { Target = origin };
+            throw new PeftException("DatasetEmpty", $"'{origin}' has no rows.")
+            {
+                Target = origin,
+                RecommendedAction = "Give at least one row.",
+            };
         }
 
         Rows = rows;

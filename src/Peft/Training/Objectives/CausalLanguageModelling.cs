@@ -21,7 +21,11 @@ public sealed class CausalLanguageModelling(double labelSmoothing = 0, double? n
         if (model is not CausalModel causal)
         {
             throw new NotSupportedByPeftException(
-                "ObjectiveNotSupported", $"Language modelling needs a model that continues text; {model?.ClassName} does not.");
+                "ObjectiveNotSupported", $"Language modelling needs a model that continues text; {model?.ClassName} does not.")
+            {
+                Target = model?.ClassName,
+                RecommendedAction = "Import a model with a language modelling head, such as LlamaForCausalLM.",
+            };
         }
 
         var hidden = noiseAlpha is { } alpha && context.IsTraining

@@ -17,5 +17,9 @@ public static class ObjectiveRegistry
     /// <exception cref="NotSupportedByPeftException"><c>ObjectiveNotSupported</c>: nobody knows the name.</exception>
     public static IObjective Create(string name, TrainingOptions options) => s_factories.TryGetValue(name, out var factory)
         ? factory(options)
-        : throw new NotSupportedByPeftException("ObjectiveNotSupported", $"There is no objective '{name}'. Choose one of {string.Join(", ", Names)}.");
+        : throw new NotSupportedByPeftException("ObjectiveNotSupported", $"There is no objective '{name}'. Choose one of {string.Join(", ", Names)}.")
+        {
+            Target = name,
+            RecommendedAction = "Correct the name.",
+        };
 }

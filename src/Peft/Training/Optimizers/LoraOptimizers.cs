@@ -11,7 +11,11 @@ internal static class LoraPlus
     public static GroupSettings Group(TrainedParameter trained, OptimizerSettings settings)
     {
         var ratio = settings.Own.Number("loraplus_lr_ratio")
-            ?? throw new PeftException("TrainingOptionInvalid", "The optimiser 'loraplus' needs loraplus_lr_ratio among its options: the rate of B over that of A.");
+            ?? throw new PeftException("TrainingOptionInvalid", "The optimiser 'loraplus' needs loraplus_lr_ratio among its options: the rate of B over that of A.")
+            {
+                Target = "loraplus_lr_ratio",
+                RecommendedAction = "Put loraplus_lr_ratio into optim_args; 16 is usual.",
+            };
         var embedding = settings.Own.Number("loraplus_lr_embedding") ?? 1e-6;
         var decay = settings.Own.Number("loraplus_weight_decay") ?? 0;
         var rate = settings.Training.LearningRate;

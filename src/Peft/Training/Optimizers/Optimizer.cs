@@ -50,7 +50,11 @@ public abstract class Optimizer : IDisposable
         {
             if (!stored.TryGetValue(name, out var given) || given.numel() != tensor.numel())
             {
-                throw new PeftException("CheckpointMismatch", $"The checkpoint has no fitting '{name}' for this optimiser.") { Target = name };
+                throw new PeftException("CheckpointMismatch", $"The checkpoint has no fitting '{name}' for this optimiser.")
+                {
+                    Target = name,
+                    RecommendedAction = "Give the optimiser and the adapter that the training began with, or start anew without resuming.",
+                };
             }
 
             tensor.copy_(given.view(tensor.shape));

@@ -49,7 +49,11 @@ public static class OptimizerRegistry
     {
         if (!s_kinds.ContainsKey(name))
         {
-            throw new NotSupportedByPeftException("OptimizerNotSupported", $"There is no optimiser '{name}'. Choose one of {string.Join(", ", Names)}.");
+            throw new NotSupportedByPeftException("OptimizerNotSupported", $"There is no optimiser '{name}'. Choose one of {string.Join(", ", Names)}.")
+            {
+                Target = name,
+                RecommendedAction = "Correct the name.",
+            };
         }
     }
 

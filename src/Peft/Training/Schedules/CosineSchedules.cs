@@ -64,7 +64,11 @@ internal static class CosineSchedules
         {
             ({ } absolute, null) => absolute / arguments.Rate,
             (null, { } relative) => relative,
-            _ => throw new PeftException("TrainingOptionInvalid", "This schedule needs either min_lr or min_lr_rate among its options, and not both."),
+            _ => throw new PeftException("TrainingOptionInvalid", "This schedule needs either min_lr or min_lr_rate among its options, and not both.")
+            {
+                Target = "min_lr",
+                RecommendedAction = "Put one of them into lr_scheduler_kwargs.",
+            },
         };
     }
 }

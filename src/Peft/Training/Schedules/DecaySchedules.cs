@@ -19,7 +19,11 @@ internal static class DecaySchedules
         if (end >= arguments.Rate)
         {
             throw new PeftException(
-                "TrainingOptionInvalid", FormattableString.Invariant($"lr_end ({end}) must be smaller than the learning rate ({arguments.Rate})."));
+                "TrainingOptionInvalid", FormattableString.Invariant($"lr_end ({end}) must be smaller than the learning rate ({arguments.Rate})."))
+            {
+                Target = "lr_end",
+                RecommendedAction = "Lower lr_end in lr_scheduler_kwargs, or raise the learning rate.",
+            };
         }
 
         var decaySteps = arguments.TotalSteps - arguments.WarmupSteps;

@@ -37,7 +37,11 @@ internal sealed class ReduceOnPlateau : Schedule
         smallest = options.Number("eps") ?? 1e-8;
         if (factor is <= 0 or >= 1)
         {
-            throw new PeftException("TrainingOptionInvalid", FormattableString.Invariant($"The schedule's factor must lie between 0 and 1, but is {factor}."));
+            throw new PeftException("TrainingOptionInvalid", FormattableString.Invariant($"The schedule's factor must lie between 0 and 1, but is {factor}."))
+            {
+                Target = "factor",
+                RecommendedAction = "Give another factor in lr_scheduler_kwargs; 0.1 is usual.",
+            };
         }
     }
 

@@ -36,7 +36,11 @@ public static class ScheduleRegistry
         if (!s_factories.TryGetValue(name, out var factory))
         {
             throw new NotSupportedByPeftException(
-                "ScheduleNotSupported", $"There is no learning-rate schedule '{name}'. Choose one of {string.Join(", ", Names)}.");
+                "ScheduleNotSupported", $"There is no learning-rate schedule '{name}'. Choose one of {string.Join(", ", Names)}.")
+            {
+                Target = name,
+                RecommendedAction = "Correct the name.",
+            };
         }
 
         var named = new NamedOptions($"schedule '{name}'", options);

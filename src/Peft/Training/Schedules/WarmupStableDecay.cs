@@ -14,7 +14,11 @@ internal static class WarmupStableDecay
         var least = options.Number("min_lr_ratio") ?? 0;
         var cycles = options.Number("num_cycles") ?? 0.5;
         var decaySteps = options.Integer("num_decay_steps")
-            ?? throw new PeftException("TrainingOptionInvalid", "The schedule 'warmup_stable_decay' needs num_decay_steps among its options.");
+            ?? throw new PeftException("TrainingOptionInvalid", "The schedule 'warmup_stable_decay' needs num_decay_steps among its options.")
+            {
+                Target = "num_decay_steps",
+                RecommendedAction = "Put num_decay_steps into lr_scheduler_kwargs.",
+            };
         var decayStart = arguments.WarmupSteps
             + (options.Integer("num_stable_steps") ?? arguments.TotalSteps - arguments.WarmupSteps - decaySteps);
         return new FormulaSchedule(step =>
