@@ -139,7 +139,7 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
     }
 
     private void Read(string given, Func<IReadOnlyList<string>> resolve) =>
-        Try(given, () => resolve().ForEach(path => Try(path, () => WriteObject(Run(_ => TrainingDataset.FromFile(path, Options()))))));
+        Try(given, () => resolve().ForEach(path => Try(path, () => WriteObject(Run(output => TrainingDataset.FromFile(path, Options(), output.Cancellation))))));
 
     /// <summary>A file that can't be read doesn't keep the others from being read.</summary>
     private void Try(string path, Action read)

@@ -53,11 +53,11 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
     [ValidateNotNullOrEmpty]
     public string? OutputPath { get; set; }
 
-    /// <summary>Goes on from the newest checkpoint under <c>-OutputPath</c>. Data or options that changed are refused.</summary>
+    /// <summary>Goes on from the newest checkpoint under <c>-OutputPath</c>. Data or options that changed are refused. Without a checkpoint the training starts anew, unless older results would be lost.</summary>
     [Parameter]
     public SwitchParameter Resume { get; set; }
 
-    /// <summary>Starts anew where the adapter or its output exists already.</summary>
+    /// <summary>Starts anew where the adapter or its output exists already; both stay until the training begins.</summary>
     [Parameter]
     public SwitchParameter Force { get; set; }
 
@@ -167,10 +167,7 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
 
     private static TokenizedDataset Tokenize(TrainingDataset dataset, PeftModel model, TrainingOptions options, WorkOutput output)
     {
-        var tokenized = dataset.Tokenize(
-            TokenizerOf(model),
-            TokenizationOptions.Of(options),
-            output.Cancellation);
+        var tokenized = dataset.Tokenize(TokenizerOf(model), TokenizationOptions.Of(options), output.Cancellation);
         if (tokenized.Dropped is [var first, ..])
         {
             output.WriteWarning(FormattableString.Invariant(

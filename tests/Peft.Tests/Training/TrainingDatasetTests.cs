@@ -113,6 +113,13 @@ public sealed class TrainingDatasetTests : IDisposable
         Assert.Equal("DatasetRowInvalid", Assert.Throws<PeftException>(() => TrainingDataset.FromFile(_folder.Write("a.json", deep))).ErrorId);
     }
 
+    [Theory]
+    [InlineData("a.jsonl", "{\"text\":\"x\"}")]
+    [InlineData("a.txt", "x")]
+    [InlineData("a.csv", "text\nx")]
+    public void ReadingStopsBetweenRows(string name, string content) =>
+        Assert.Throws<OperationCanceledException>(() => TrainingDataset.FromFile(_folder.Write(name, content), cancellation: new CancellationToken(canceled: true)));
+
     [Fact]
     public void WhatIsNoDataSetIsNamed()
     {

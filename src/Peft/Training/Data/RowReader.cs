@@ -14,12 +14,13 @@ internal static class RowReader
     /// <summary>Reads all rows.</summary>
     /// <param name="path">The file.</param>
     /// <param name="options">Format, delimiter and encoding.</param>
+    /// <param name="cancellation">Stops between rows.</param>
     /// <returns>The rows in order.</returns>
     /// <exception cref="PeftException">
     /// <c>FileNotFound</c>, <c>FileUnreadable</c>, <c>DatasetEncodingUnknown</c>, <c>DatasetEncodingInvalid</c> or <c>DatasetRowInvalid</c>.
     /// </exception>
     /// <exception cref="NotSupportedByPeftException"><c>DatasetFormatNotSupported</c>.</exception>
-    public static List<TrainingRow> Read(string path, DatasetOptions options)
+    public static List<TrainingRow> Read(string path, DatasetOptions options, CancellationToken cancellation)
     {
         DatasetFormat format = options.Format == DatasetFormat.Automatic ? FormatOf(path) : options.Format;
         try
@@ -27,10 +28,10 @@ internal static class RowReader
             using var reader = new StreamReader(path, TextEncoding.Of(path, options.Encoding), detectEncodingFromByteOrderMarks: false);
             return format switch
             {
-                DatasetFormat.JsonLines => JsonLines(reader, path),
+                DatasetFormat.JsonLines => JsonLines(reader, path, cancellation),
                 DatasetFormat.Json => JsonArray(reader, path),
-                DatasetFormat.Csv => Csv(reader, path, options.Delimiter),
-                _ => Lines(reader, path),
+                DatasetFormat.Csv => Csv(reader, path, options.Delimiter, cancellation),
+                _ => Lines(reader, path, cancellation),
             };
         }
         catch (DecoderFallbackException error)
@@ -92,11 +93,12 @@ internal static class RowReader
             RecommendedAction = "Mend or remove the row.",
         };
 
-    private static List<TrainingRow> Lines(StreamReader reader, string path)
+    private static List<TrainingRow> Lines(StreamReader reader, string path, CancellationToken cancellation)
     {
         var rows = new List<TrainingRow>();
         for (int line = 1; reader.ReadLine() is { } text; line++)
         {
+            cancellation.ThrowIfCancellationRequested();
             if (!string.IsNullOrWhiteSpace(text))
             {
                 rows.Add(new TrainingRow(new Dictionary<string, object?> { ["text"] = text }, path, line));
@@ -106,11 +108,12 @@ internal static class RowReader
         return rows;
     }
 
-    private static List<TrainingRow> JsonLines(StreamReader reader, string path)
+    private static List<TrainingRow> JsonLines(StreamReader reader, string path, CancellationToken cancellation)
     {
         var rows = new List<TrainingRow>();
         for (int line = 1; reader.ReadLine() is { } text; line++)
         {
+            cancellation.ThrowIfCancellationRequested();
             if (string.IsNullOrWhiteSpace(text))
             {
                 continue;
@@ -191,7 +194,7 @@ internal static class RowReader
         return lines;
     }
 
-    private static List<TrainingRow> Csv(StreamReader reader, string path, char? delimiter)
+    private static List<TrainingRow> Csv(StreamReader reader, string path, char? delimiter, CancellationToken cancellation)
     {
         var options = new CsvReaderOptions
         {
@@ -219,6 +222,7 @@ internal static class RowReader
             var rows = new List<TrainingRow>();
             while (csv.Read())
             {
+                cancellation.ThrowIfCancellationRequested();
                 rows.Add(CsvRow(csv, names, path));
             }
 

@@ -59,17 +59,18 @@ public sealed class TrainingDataset
     /// <summary>Reads a file.</summary>
     /// <param name="path">A JSONL, JSON, CSV or text file.</param>
     /// <param name="options">How to read it; null lets the file tell.</param>
+    /// <param name="cancellation">Stops between rows.</param>
     /// <returns>The data set.</returns>
     /// <exception cref="PeftException">
     /// <c>FileNotFound</c>, <c>FileUnreadable</c>, <c>DatasetEmpty</c>, <c>DatasetEncodingUnknown</c>, <c>DatasetEncodingInvalid</c>,
     /// <c>DatasetRowInvalid</c> (with file, line and field), <c>DatasetColumnMissing</c>, <c>DatasetColumnsUnknown</c> or <c>PromptTemplateInvalid</c>.
     /// </exception>
     /// <exception cref="NotSupportedByPeftException"><c>DatasetFormatNotSupported</c>.</exception>
-    public static TrainingDataset FromFile(string path, DatasetOptions? options = null)
+    public static TrainingDataset FromFile(string path, DatasetOptions? options = null, CancellationToken cancellation = default)
     {
         ArgumentException.ThrowIfNullOrEmpty(path);
         options ??= new DatasetOptions();
-        return new TrainingDataset(RowReader.Read(path, options), path, options);
+        return new TrainingDataset(RowReader.Read(path, options, cancellation), path, options);
     }
 
     /// <summary>Takes rows that are in memory already, such as objects of a pipeline.</summary>
