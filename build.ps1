@@ -8,7 +8,7 @@
 .PARAMETER Task
     Demo trains, switches and merges adapters on the embedded model. Test runs xUnit and Pester. Build compiles everything into bin,
     so that Import-Module ./Peft.psd1 works. Bench measures speed and memory. Golden runs reference cases. Pack makes
-    artifacts/Peft/<version>. Clean removes everything that the other tasks made.
+    artifacts/Peft/<version>. Clean removes what the other tasks made, but for the build's own program.
 .PARAMETER Argument
     Golden: the folder of the cases and, if wanted, a wildcard for their paths. Bench: the names of the benchmarks.
 .PARAMETER Engine
@@ -36,7 +36,11 @@ param(
     [string] $Backend
 )
 
-if (-not (Get-Command dotnet -CommandType Application -ErrorAction Ignore)) {
+$sdk = if (Get-Command dotnet -CommandType Application -ErrorAction Ignore) {
+    & dotnet --list-sdks | Where-Object { $_ -match '^(\d+)\.' -and [int]$Matches[1] -ge 10 }
+}
+
+if (-not $sdk) {
     throw 'Peft is built with the .NET SDK 10 or later, which is not on the path. Install it (https://dotnet.microsoft.com/download) and try again.'
 }
 

@@ -18,14 +18,18 @@ powershell_home() {
         'if ($PSVersionTable.PSVersion -ge [version]"7.6") { [Console]::Out.Write($PSHOME) } else { exit 1 }' 2>/dev/null
 }
 
-# Restores PowerShell as a dotnet tool, once; what came of it is remembered in artifacts/powershell (build.sh clean forgets it).
+# Restores PowerShell as a dotnet tool. Where it was found is remembered in artifacts/powershell; that there was none, for a day.
 restore_powershell() {
     mkdir -p "$root/artifacts"
     local home=""
     if (cd "$root" && dotnet tool restore --verbosity quiet) >/dev/null 2>&1; then
         home="$(cd "$root" && powershell_home dotnet tool run pwsh --)" || home=""
     fi
-    echo "$home" > "$remembered"
+    printf %s "$home" > "$remembered"
+}
+
+remembers_powershell() {
+    [[ -s "$remembered" && -f "$(cat "$remembered")/pwsh.dll" ]] || [[ -n "$(find "$remembered" -size -2c -mmin -1440 2>/dev/null)" ]]
 }
 
 hand_over() {
@@ -38,9 +42,12 @@ if [[ "${1:-}" != clean && $# -gt 0 ]]; then
         hand_over pwsh
     fi
 
-    [[ -f "$remembered" ]] || { echo "No PowerShell 7.6 on the path: trying dotnet tool restore, once."; restore_powershell; }
+    if ! remembers_powershell; then
+        echo "No PowerShell 7.6 on the path: trying dotnet tool restore."
+        restore_powershell
+    fi
     home="$(cat "$remembered")"
-    if [[ -n "$home" && -f "$home/pwsh.dll" ]]; then
+    if [[ -n "$home" ]]; then
         hand_over dotnet "$home/pwsh.dll"
     fi
 

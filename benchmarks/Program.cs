@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Peft;
 using Peft.Benchmarks;
 using Peft.Benchmarks.Peer;
 using Spectre.Console;
@@ -22,7 +23,7 @@ if (chosen.Length == 0)
     return 2;
 }
 
-var repository = FindRepository();
+var repository = RepositoryRoot.Folder;
 var peer = PythonPeer.Find(repository);
 var rates = new Dictionary<string, double>
 {
@@ -53,6 +54,11 @@ foreach (var job in chosen)
 
 AnsiConsole.Profile.Width = Math.Max(AnsiConsole.Profile.Width, 120);
 AnsiConsole.Write(table);
+foreach (var result in results.Where(static result => result!["note"] is not null))
+{
+    Console.WriteLine($"{result!["name"]}: {result["note"]}");
+}
+
 Console.WriteLine("Written to artifacts/bench.json.");
 return 0;
 
@@ -99,17 +105,4 @@ static void AddRow(Table table, JsonArray results, Benchmark job, BenchmarkFigur
         ["matrix_product_bfloat16"] = rates["bfloat16"],
         ["note"] = ours.Note,
     });
-}
-
-static string FindRepository()
-{
-    for (var folder = new DirectoryInfo(AppContext.BaseDirectory); folder is not null; folder = folder.Parent)
-    {
-        if (File.Exists(Path.Combine(folder.FullName, "PeftModule.sln")))
-        {
-            return folder.FullName;
-        }
-    }
-
-    return Environment.CurrentDirectory;
 }

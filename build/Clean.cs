@@ -3,8 +3,8 @@ namespace Peft.Build;
 /// <summary>Removes what the other tasks made.</summary>
 internal static class Clean
 {
-    private static readonly string[] s_made = ["bin", "artifacts", "out", "merged"];
-    private static readonly string[] s_projects = ["src", "tests", "samples", "benchmarks"];
+    private static readonly string[] s_made = ["bin", "artifacts"];
+    private static readonly string[] s_projects = ["src", "tests", "samples", "benchmarks", "build/probe"];
 
     /// <summary>Outputs, artifacts and the remembered choice of engine; not the build program itself, which is running.</summary>
     public static void Everything()

@@ -8,7 +8,7 @@ const string Usage = """
       bench [NAME...]          measure speed and memory
       golden FOLDER [PATTERN]  run the reference cases under a folder
       pack                     make artifacts/Peft/VERSION
-      clean                    remove everything that the other tasks made
+      clean                    remove what the other tasks made, but for this program itself
     TorchEngine=NuGet|SystemLibtorch and TorchBackend=cpu|cuda-windows|cuda-linux in the environment choose the engine.
     """;
 

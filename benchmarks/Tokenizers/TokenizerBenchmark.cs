@@ -23,7 +23,7 @@ internal static class TokenizerBenchmark
         Job("wordpiece", Kind("bert_uncased")),
     ];
 
-    private static string Work => Path.Combine(Repository(), "artifacts", "bench");
+    private static string Work => Path.Combine(RepositoryRoot.Folder, "artifacts", "bench");
 
     private static string TextPath => Path.Combine(Work, "text-10mb.txt");
 
@@ -52,8 +52,8 @@ internal static class TokenizerBenchmark
     /// <summary>SmolLM2's tokenizer where it lies beside the checkout, else the embedded model's.</summary>
     private static string LargeVocabulary()
     {
-        var large = Path.Combine(Repository(), "..", "shared", "models", "smollm2-135m-instruct-gguf", "tokenizer.json");
-        return File.Exists(large) ? Path.GetFullPath(large) : Path.Combine(Repository(), "assets", "pocket-llama", "tokenizer.json");
+        var large = Path.Combine(RepositoryRoot.Folder, "..", "shared", "models", "smollm2-135m-instruct-gguf", "tokenizer.json");
+        return File.Exists(large) ? Path.GetFullPath(large) : Path.Combine(RepositoryRoot.Folder, "assets", "pocket-llama", "tokenizer.json");
     }
 
     private static string Kind(string name) => Path.Combine(Work, "tokenizers", "kinds", name, "tokenizer.json");
@@ -64,7 +64,7 @@ internal static class TokenizerBenchmark
         Directory.CreateDirectory(Work);
         if (!Directory.Exists(Path.Combine(Work, "tokenizers")))
         {
-            using var archive = new GZipStream(File.OpenRead(Path.Combine(Repository(), "tests", "golden", "tokenizers.tar.gz")), CompressionMode.Decompress);
+            using var archive = new GZipStream(File.OpenRead(Path.Combine(RepositoryRoot.Folder, "tests", "golden", "tokenizers.tar.gz")), CompressionMode.Decompress);
             TarFile.ExtractToDirectory(archive, Work, overwriteFiles: true);
         }
 
@@ -74,7 +74,7 @@ internal static class TokenizerBenchmark
         }
 
         var files = new[] { "src", "docs", "tests/golden/generate", "assets/data" }
-            .Select(folder => Path.Combine(Repository(), folder))
+            .Select(folder => Path.Combine(RepositoryRoot.Folder, folder))
             .Where(Directory.Exists)
             .SelectMany(folder => Directory.EnumerateFiles(folder, "*", SearchOption.AllDirectories))
             .Where(file => Path.GetExtension(file) is ".cs" or ".md" or ".py" or ".jsonl" && !file.Contains("/obj/", StringComparison.Ordinal))
@@ -92,18 +92,5 @@ internal static class TokenizerBenchmark
         }
 
         File.WriteAllText(TextPath, text.ToString(0, Math.Min(text.Length, TextBytes)));
-    }
-
-    private static string Repository()
-    {
-        for (var folder = new DirectoryInfo(AppContext.BaseDirectory); folder is not null; folder = folder.Parent)
-        {
-            if (File.Exists(Path.Combine(folder.FullName, "PeftModule.sln")))
-            {
-                return folder.FullName;
-            }
-        }
-
-        return Environment.CurrentDirectory;
     }
 }

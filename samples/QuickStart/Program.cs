@@ -12,7 +12,7 @@ if (args is [var option, ..] && option is "-h" or "--help")
 
 try
 {
-    return new Demonstration(Checkout.Find(), args.ElementAtOrDefault(0)).Run() ? 0 : 1;
+    return new Demonstration(RepositoryRoot.Folder, args.ElementAtOrDefault(0)).Run() ? 0 : 1;
 }
 catch (PeftException error)
 {

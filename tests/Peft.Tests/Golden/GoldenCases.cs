@@ -18,14 +18,13 @@ public static class GoldenCases
     private static readonly string[] s_domains =
         ["families", "adapters", "training", "initialisation", "quantisation", "tokenizers", "gguf", "diffusion"];
 
-    private static readonly Lazy<string> s_repository = new(FindRepository);
     private static readonly Lazy<string> s_root = new(FindRoot);
 
     /// <summary>The folder that holds the domain folders (or is one of them).</summary>
     public static string Root => s_root.Value;
 
     /// <summary>The root of the checkout.</summary>
-    public static string Repository => s_repository.Value;
+    public static string Repository => RepositoryRoot.Folder;
 
     /// <summary>Every domain that exists.</summary>
     public static IReadOnlyList<string> Domains => s_domains;
@@ -109,19 +108,6 @@ public static class GoldenCases
         string.IsNullOrEmpty(pattern)
         || FileSystemName.MatchesSimpleExpression(pattern, path, ignoreCase: false)
         || FileSystemName.MatchesSimpleExpression(pattern, domain + "/" + path, ignoreCase: false);
-
-    private static string FindRepository()
-    {
-        for (var folder = new DirectoryInfo(AppContext.BaseDirectory); folder is not null; folder = folder.Parent)
-        {
-            if (File.Exists(Path.Combine(folder.FullName, "PeftModule.sln")))
-            {
-                return folder.FullName;
-            }
-        }
-
-        throw new DirectoryNotFoundException($"no PeftModule.sln above {AppContext.BaseDirectory}");
-    }
 
     private static string FindRoot()
     {

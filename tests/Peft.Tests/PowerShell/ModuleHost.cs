@@ -1,5 +1,4 @@
 using System.Collections.ObjectModel;
-using System.Globalization;
 using System.Management.Automation;
 using System.Management.Automation.Runspaces;
 
@@ -22,7 +21,7 @@ public sealed class ModuleHost : IDisposable
     }
 
     /// <summary>The repository's root: the folder that holds Peft.psd1.</summary>
-    public static string Root { get; } = FindRoot();
+    public static string Root => RepositoryRoot.Folder;
 
     public static string ManifestPath => Path.Combine(Root, "Peft.psd1");
 
@@ -71,19 +70,6 @@ public sealed class ModuleHost : IDisposable
     }
 
     public void Dispose() => runspace.Dispose();
-
-    private static string FindRoot()
-    {
-        for (var folder = new DirectoryInfo(AppContext.BaseDirectory); folder is not null; folder = folder.Parent)
-        {
-            if (File.Exists(Path.Combine(folder.FullName, "Peft.psd1")))
-            {
-                return folder.FullName;
-            }
-        }
-
-        throw new InvalidOperationException(string.Create(CultureInfo.InvariantCulture, $"No Peft.psd1 above {AppContext.BaseDirectory}."));
-    }
 }
 
 /// <summary>What a script wrote.</summary>
