@@ -19,8 +19,12 @@ public class PeftException : Exception
     /// <summary>What the error is about (a path, a tensor's name, a module's path), or null.</summary>
     public object? Target { get; init; }
 
-    /// <summary>What to do about it in one sentence, or null where the message says it.</summary>
-    public string? RecommendedAction { get; init; }
+    /// <summary>What to do about it in one sentence, or null where the message says it. Default: what helps against every error of this id.</summary>
+    public string? RecommendedAction
+    {
+        get => field ?? RecommendedActions.For(ErrorId);
+        init;
+    }
 }
 
 /// <summary>

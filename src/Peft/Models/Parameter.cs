@@ -48,8 +48,7 @@ public sealed class Parameter
 
     /// <summary>The weights.</summary>
     /// <exception cref="PeftException"><c>WeightsNotLoaded</c>: only the structure exists.</exception>
-    public Tensor Required => Value ?? throw new PeftException(
-        "WeightsNotLoaded", $"The weights of '{Name}' are not loaded. Import the model without -StructureOnly to compute with it.");
+    public Tensor Required => Value ?? throw new PeftException("WeightsNotLoaded", $"The weights of '{Name}' are not loaded.") { Target = Name };
 
     /// <summary>
     /// Where the backward pass adds this parameter's gradient: a view into the trainer's flat buffer, of the shape of

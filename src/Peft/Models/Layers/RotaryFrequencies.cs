@@ -31,7 +31,11 @@ public sealed class RotaryFrequencies
         kind = values.String("rope_type") ?? values.String("type") ?? "default";
         if (kind is not ("default" or "linear" or "dynamic" or "yarn" or "llama3" or "longrope" or "su"))
         {
-            throw new NotSupportedByPeftException("RotaryScalingNotSupported", $"Rotary scaling '{kind}' is not supported (rope_parameters of the model's configuration).");
+            throw new NotSupportedByPeftException("RotaryScalingNotSupported", $"Rotary scaling '{kind}' is not supported (rope_parameters of the model's configuration).")
+            {
+                Target = kind,
+                RecommendedAction = "Supported are: default, linear, dynamic, yarn, llama3, longrope and su.",
+            };
         }
 
         theta = values.Number("rope_theta") ?? config.Number("rope_theta") ?? 10000;

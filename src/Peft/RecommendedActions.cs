@@ -1,0 +1,75 @@
+using System.Collections.Frozen;
+
+namespace Peft;
+
+/// <summary>
+/// What to do about an error wherever it is thrown: the text of <see cref="PeftException.RecommendedAction"/> for ids whose throwers have
+/// nothing more precise to say.
+/// </summary>
+internal static class RecommendedActions
+{
+    private const string FetchModel = "Fetch the model's files again; they are cut off, damaged, or of different models.";
+    private const string FetchTokenizer = "Fetch the tokenizer's files again from where the model comes from.";
+    private const string NoCodeForTokenizer = "Use the tokenizer file in another form that the model is offered with (tokenizer.json, tokenizer.model), or another model.";
+    private const string UnknownToken = "Fetch the tokenizer's files again, or leave these characters out of the text.";
+    private const string ConfigOfWeights = "Use the config.json that belongs to these weights; fetch it again if it was edited.";
+    private const string Template = "Give another template by name or as text, or correct the one in the tokenizer's folder (chat_template.jinja or tokenizer_config.json).";
+    private const string LongerTruncation = "Raise the maximum length, or truncate LongestFirst.";
+
+    private static readonly FrozenDictionary<string, string> Texts = new Dictionary<string, string>(StringComparer.Ordinal)
+    {
+        ["ChatMessageInvalid"] = "Give each message as an object with a role and a content, and a conversation as a list of these.",
+        ["ChatTemplateArithmetic"] = Template,
+        ["ChatTemplateFailed"] = Template,
+        ["ChatTemplateLimit"] = Template,
+        ["ChatTemplateMissing"] = "Name one of the tokenizer's templates, or give the text of a template; where the model has none, train on prompts and completions instead.",
+        ["ChatTemplateRefused"] = "Change the messages as the template's own words ask: often their order of roles, or a system message that it doesn't take.",
+        ["ChatTemplateSyntax"] = Template,
+        ["ChatTemplateType"] = Template,
+        ["ChatTemplateUndefined"] = Template,
+        ["ChatTemplateUnsafe"] = Template,
+        ["ControlTokenNotPlain"] = "Take the token's spelling out of the message, or trust the messages and leave PlainControlTokens out.",
+        ["FileChanged"] = "Load the model again.",
+        ["FileWriteFailed"] = "Choose the name of a file.",
+        ["FolderNotFound"] = "Check the path, or create the folder first.",
+        ["GgufHeadsInvalid"] = FetchModel,
+        ["GgufKeyMissing"] = FetchModel,
+        ["GgufTokenizerInvalid"] = "Fetch the file again, or use the model's safetensors files with their tokenizer.json.",
+        ["GgufTokenizerNotSupported"] = "Use the model's safetensors files with their tokenizer.json.",
+        ["GgufTypeNotSupported"] = "Use the model's safetensors files, or a GGUF file of another quantisation.",
+        ["GgufValueInvalid"] = FetchModel,
+        ["GgufVersionNotSupported"] = "Convert the model again with a newer converter, or use its safetensors files.",
+        ["JsonInvalid"] = "Fetch or write the file again, in UTF-8.",
+        ["JsonNotAnObject"] = "Check that the file is the one that was meant; fetch or write it again.",
+        ["ModelConfigIncomplete"] = ConfigOfWeights,
+        ["ModelConfigInvalid"] = ConfigOfWeights,
+        ["ModelConfigMissing"] = "Point to the folder that holds the model's config.json beside its weights, or to a GGUF file.",
+        ["PaddingTokenMissing"] = "Classify one row at a time, or put the tokenizer's pad_token_id into the model's config.json.",
+        ["PickleNoTensors"] = "Point to the file with the weights; Peft reads a saved state_dict, not a whole pickled model.",
+        ["PickleTruncated"] = "Fetch the file again, or use the model's safetensors files.",
+        ["SafetensorsDuplicateName"] = "Give each tensor a name of its own.",
+        ["SafetensorsTypeNotSupported"] = "Convert the tensor to float32, float16 or bfloat16.",
+        ["SafetensorsUnknownType"] = "Fetch the file again, or convert the tensor to float32, float16 or bfloat16.",
+        ["ShapeMismatch"] = ConfigOfWeights,
+        ["ShardIndexInvalid"] = FetchModel,
+        ["ShardLacksTensor"] = FetchModel,
+        ["ShardOutsideFolder"] = "Fetch the model from a source you trust: an index names only files beside it.",
+        ["TensorNotFound"] = FetchModel,
+        ["TokenizerComponentNotSupported"] = NoCodeForTokenizer,
+        ["TokenizerFileInvalid"] = FetchTokenizer,
+        ["TokenizerFileUnreadable"] = "Check that it is a file, that you may read it and that no other program holds it open.",
+        ["TokenizerFormatNotSupported"] = "Give a tokenizer.json, a SentencePiece .model, a vocab.txt, or the folder that holds them.",
+        ["TokenizerNotFound"] = "Put the tokenizer's files into this folder, or point to the one that holds them.",
+        ["TokenizerPatternInvalid"] = FetchTokenizer,
+        ["TokenizerPatternNotSupported"] = NoCodeForTokenizer,
+        ["TokenizerPatternTooSlow"] = "Split the text into shorter pieces.",
+        ["TokenizerUnknownTokenMissing"] = UnknownToken,
+        ["TruncationPairMissing"] = "Truncate the first text, or LongestFirst.",
+        ["TruncationStrideTooLong"] = "Choose a smaller stride or a larger maximum length.",
+        ["TruncationTooShort"] = LongerTruncation,
+        ["WeightsNotLoaded"] = "Import the model again without -StructureOnly.",
+    }.ToFrozenDictionary(StringComparer.Ordinal);
+
+    /// <summary>The action for an id, or null where it depends on the place.</summary>
+    public static string? For(string errorId) => Texts.GetValueOrDefault(errorId);
+}
