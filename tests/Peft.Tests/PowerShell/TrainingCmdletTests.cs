@@ -1,3 +1,5 @@
+using System.Management.Automation;
+
 namespace Peft.Tests.PowerShell;
 
 /// <summary>Invoke-LoraTraining, above all what becomes of the model and of older results when a training doesn't come to its end.</summary>
@@ -28,6 +30,22 @@ public sealed class TrainingCmdletTests : IClassFixture<ModuleHost>, IDisposable
         Assert.Single(result.Errors);
         Assert.Contains(result.Warnings, static warning => warning.Message.Contains("after step 2", StringComparison.Ordinal));
         Assert.Equal(2, host.Output("($args[0] | Get-PeftAdapter).TrainingRecord.StepCount", model)[0].BaseObject);
+    }
+
+    [Fact]
+    public void Stopping_before_the_first_step_is_made_leaves_no_adapter()
+    {
+        using var shell = host.Create($"""
+            $data = 'word ' * 1000 | ForEach-Object {"{ $_; $_; $_; $_; $_; $_; $_; $_ }"} | Import-TrainingDataset
+            $args[0] | Invoke-LoraTraining {Config} $data
+            """, model);
+        using var began = new ManualResetEventSlim();
+        shell.Streams.Information.DataAdded += (_, _) => began.Set();
+        var invocation = shell.BeginInvoke();
+        Assert.True(began.Wait(TimeSpan.FromSeconds(60)), "the training says that it begins");
+        shell.Stop();
+        Assert.Throws<PipelineStoppedException>(() => shell.EndInvoke(invocation));
+        Assert.True(SpinWait.SpinUntil(() => host.Output("$args[0].Adapters.Count", model)[0].BaseObject is 0, TimeSpan.FromSeconds(30)));
     }
 
     [Theory]
