@@ -121,7 +121,7 @@ public abstract class TrainingCommand : PeftCmdlet
     [Parameter]
     public SwitchParameter Packing { get; set; }
 
-    /// <summary>Type that the model has to be loaded in; any other is an error. Without it, the model is trained in the type it has.</summary>
+    /// <summary>Type that the frozen weights compute in; they are converted for the time of the training. Without it, the type the model was loaded in.</summary>
     [Parameter]
     [ValidateSet("float32", "bfloat16")]
     public string? Precision { get; set; }

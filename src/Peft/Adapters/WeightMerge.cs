@@ -18,6 +18,7 @@ internal sealed class WeightMerge : IDisposable
     private readonly Stack<Action> undo = [];
     private readonly List<Tensor> originals = [];
     private readonly ILookup<Parameter, Parameter> tied;
+    private WeightConversion? conversion;
 
     private WeightMerge(PretrainedModel model, IReadOnlyList<string> names, MergeOptions options)
     {
@@ -37,7 +38,7 @@ internal sealed class WeightMerge : IDisposable
         try
         {
             using var noGradients = no_grad();
-            merge.Convert();
+            merge.conversion = options.DataType is { } type ? WeightConversion.Apply(model, type) : null;
             foreach (var module in model.Descendants())
             {
                 merge.MergeModule(module);
@@ -63,6 +64,7 @@ internal sealed class WeightMerge : IDisposable
             step();
         }
 
+        conversion?.Restore();
         MarkSlots([]);
         Dispose();
     }
@@ -77,6 +79,7 @@ internal sealed class WeightMerge : IDisposable
 
         originals.Clear();
         undo.Clear();
+        conversion?.Discard();
     }
 
     private static void RefuseObstacles(PretrainedModel model, IReadOnlyList<string> names)
@@ -99,28 +102,6 @@ internal sealed class WeightMerge : IDisposable
         {
             (parameter.Slot as AdapterSlot)?.SetMerged(merged);
         }
-    }
-
-    private void Convert()
-    {
-        if (options.DataType is not { } type)
-        {
-            return;
-        }
-
-        undo.Push(model.AfterLoad);
-        foreach (var parameter in model.NamedParameters().Select(static named => named.Parameter).Where(static parameter => parameter.IsOwner).Distinct())
-        {
-            var current = parameter.Required;
-            if (current.is_floating_point() && current.dtype != type)
-            {
-                var original = Keep(current.alias());
-                parameter.Assign(current.to(type));
-                undo.Push(() => parameter.Assign(original.alias()));
-            }
-        }
-
-        model.AfterLoad();
     }
 
     private void MergeModule(Module module)

@@ -14,6 +14,7 @@ namespace Peft.Models;
 public sealed class Parameter
 {
     private readonly long[] shape;
+    private ScalarType dataType;
     private Tensor? value;
     private Tensor? gradient;
 
@@ -25,7 +26,7 @@ public sealed class Parameter
     {
         Name = name;
         this.shape = [.. shape];
-        DataType = dataType;
+        this.dataType = dataType;
     }
 
     /// <summary>Local name inside its module, such as <c>weight</c>.</summary>
@@ -38,7 +39,7 @@ public sealed class Parameter
     public long Count => shape.Aggregate(1L, static (product, size) => checked(product * size));
 
     /// <summary>Element type of the weights.</summary>
-    public ScalarType DataType { get; private set; }
+    public ScalarType DataType => TiedTo is { } other ? other.DataType : dataType;
 
     /// <summary>The parameter of another module whose weights this one shares, or null.</summary>
     public Parameter? TiedTo { get; private set; }
@@ -100,7 +101,7 @@ public sealed class Parameter
             value = weights.DetachFromDisposeScope();
         }
 
-        DataType = weights.dtype;
+        dataType = weights.dtype;
         Version++;
     }
 
@@ -110,7 +111,6 @@ public sealed class Parameter
         value?.Dispose();
         value = null;
         TiedTo = other.TiedTo ?? other;
-        DataType = other.DataType;
         Version++;
     }
 

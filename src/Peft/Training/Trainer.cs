@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Text.Json.Nodes;
 using Peft.Adapters;
+using Peft.Models;
 using Peft.Training.Checkpoints;
 using Peft.Training.Objectives;
 using Peft.Training.Optimizers;
@@ -38,7 +39,7 @@ public sealed class Trainer
     /// </param>
     /// <returns>What happened; also on the adapter's <see cref="PeftAdapter.TrainingRecord"/>.</returns>
     /// <exception cref="PeftException">
-    /// <c>ModelIsMerged</c>, <c>PeftModelBusy</c>, <c>AdapterNotFound</c>, <c>WeightsNotLoaded</c>, <c>DatasetEmpty</c>, <c>OutputExists</c>, <c>ResumeDataChanged</c>,
+    /// <c>ModelIsMerged</c>, <c>PeftModelBusy</c>, <c>AdapterNotFound</c>, <c>WeightsNotLoaded</c>, <c>DatasetEmpty</c>, <c>OutputExists</c>, <c>ResumeModelChanged</c>, <c>ResumeDataChanged</c>,
     /// <c>ResumeOptionsChanged</c>, or <c>TrainingDiverged</c>.
     /// </exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
@@ -48,6 +49,28 @@ public sealed class Trainer
         var adapter = request.Model[request.AdapterName];
         RefuseUnfit();
         using var noGrad = no_grad();
+        var conversion = Convert();
+        TrainingRecord record;
+        try
+        {
+            record = Train(adapter, cancellation);
+        }
+        finally
+        {
+            conversion?.Restore();
+        }
+
+        adapter.TrainingRecord = record;
+        if (record.OutputPath is { } folder)
+        {
+            request.Model.SaveAdapter(adapter.Name, folder);
+        }
+
+        return record;
+    }
+
+    private TrainingRecord Train(PeftAdapter adapter, CancellationToken cancellation)
+    {
         using var scope = NewDisposeScope();
         var options = request.Options;
         var (rows, heldOut) = request.EvaluationData is null
@@ -56,25 +79,23 @@ public sealed class Trainer
         var plan = new TrainingPlan(options, rows);
         var objective = request.Objective ?? ObjectiveRegistry.Create("causal_language_modelling", options);
         var identity = new TrainingIdentity(
-            Parsed(options.ToJson()), Parsed(adapter.Config.ToJson().ToJsonString()), request.Data.Fingerprint, request.EvaluationData?.Fingerprint, objective.Name);
+            Parsed(options.ToJson()), Parsed(adapter.Config.ToJson().ToJsonString()), request.Data.Fingerprint, request.EvaluationData?.Fingerprint, objective.Name,
+            ModelFingerprint.Of(request.Model.Base));
         using var output = request.OutputPath is null ? null : new TrainingOutput(request, adapter, identity);
         var schedule = ScheduleRegistry.Create(
             options.Schedule, options.LearningRate, options.WarmupStepsOf(plan.TotalSteps), plan.TotalSteps, options.ScheduleOptions);
-        TrainingRecord record;
-        using (var optimizer = OptimizerRegistry.Create(TrainedParameters(adapter), options))
-        {
-            using var loop = new TrainingLoop(request, adapter, objective, optimizer, schedule, plan, cancellation);
-            record = Run(new Session(loop, plan, optimizer, schedule, output, heldOut), objective);
-        }
-
-        adapter.TrainingRecord = record;
-        if (output is not null)
-        {
-            request.Model.SaveAdapter(adapter.Name, output.Folder);
-        }
-
-        return record;
+        using var optimizer = OptimizerRegistry.Create(TrainedParameters(adapter), options);
+        using var loop = new TrainingLoop(request, adapter, objective, optimizer, schedule, plan, cancellation);
+        return Run(new Session(loop, plan, optimizer, schedule, output, heldOut), objective);
     }
+
+    /// <summary>Puts the frozen weights into the type that the options ask for, where the model was loaded in another.</summary>
+    private WeightConversion? Convert() => (request.Options.Precision, request.Model.DataType) switch
+    {
+        ("bfloat16", not ScalarType.BFloat16) => WeightConversion.ApplyToLinear(request.Model.Base, ScalarType.BFloat16),
+        ("float32", not ScalarType.Float32) => WeightConversion.Apply(request.Model.Base, ScalarType.Float32),
+        _ => null,
+    };
 
     private TrainingRecord Run(Session session, IObjective objective)
     {
@@ -167,6 +188,11 @@ public sealed class Trainer
     private EvaluationRecord Evaluate(Session session, int steps)
     {
         var loss = session.Loop.Evaluate(request.EvaluationData ?? request.Data, session.HeldOut);
+        if (!double.IsFinite(loss))
+        {
+            throw TrainingLoop.Diverged(FormattableString.Invariant($"After step {steps} the loss on the evaluation data is {loss}"));
+        }
+
         var evaluation = new EvaluationRecord(steps, session.Plan.EpochsAfter(steps), loss);
         session.Schedule.OnEvaluation(loss);
         session.Output?.Write(evaluation);

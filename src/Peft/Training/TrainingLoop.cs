@@ -38,7 +38,6 @@ internal sealed class TrainingLoop : IDisposable
         this.schedule = schedule;
         this.plan = plan;
         device = request.Model.Device;
-        RefuseOtherPrecision();
         generator = new Generator((ulong)options.Seed, device);
         context = new ForwardContext
         {
@@ -107,6 +106,13 @@ internal sealed class TrainingLoop : IDisposable
         return sum / counted;
     }
 
+    /// <summary>The error of a training whose numbers are none any more.</summary>
+    /// <param name="what">What was found, as a sentence without its full stop.</param>
+    public static PeftException Diverged(string what) => new("TrainingDiverged", $"{what}: the training has diverged.")
+    {
+        RecommendedAction = "Lower the learning rate, lengthen the warm-up, clip gradients, or compute in float32, and start again from a checkpoint.",
+    };
+
     /// <inheritdoc/>
     public void Dispose() => generator.Dispose();
 
@@ -130,33 +136,12 @@ internal sealed class TrainingLoop : IDisposable
         Packing = batch.Packing,
     };
 
-    private void RefuseOtherPrecision()
-    {
-        var wanted = options.Precision switch { null => request.Model.DataType, "bfloat16" => ScalarType.BFloat16, _ => ScalarType.Float32 };
-        if (wanted != request.Model.DataType)
-        {
-            throw new NotSupportedByPeftException(
-                "PrecisionNotSupported", $"'{request.Model.Name}' is loaded in {request.Model.DataType}; training it in {wanted} is not supported.")
-            {
-                Target = "precision",
-                RecommendedAction = "Import the model in the type to train in.",
-            };
-        }
-    }
-
     private static void RefuseNotFinite(int step, double loss, double norm)
     {
-        if (double.IsFinite(loss) && double.IsFinite(norm))
+        if (!double.IsFinite(loss) || !double.IsFinite(norm))
         {
-            return;
+            throw Diverged(FormattableString.Invariant(
+                $"In step {step + 1} the loss is {loss} and the norm of the gradients {norm}; the weights are those of step {step}"));
         }
-
-        throw new PeftException(
-            "TrainingDiverged",
-            FormattableString.Invariant(
-                $"In step {step + 1} the loss is {loss} and the norm of the gradients {norm}: the training has diverged. The weights are those of step {step}."))
-        {
-            RecommendedAction = "Lower the learning rate, lengthen the warm-up, clip gradients, or compute in float32, and start again from a checkpoint.",
-        };
     }
 }

@@ -95,6 +95,19 @@ public sealed class CheckpointTests : IDisposable
     }
 
     [Fact]
+    public void Another_base_model_and_another_precision_are_refused()
+    {
+        using var model = TrainerTests.Model();
+        Stop(model, s_options, 11);
+        using var other = TrainerTests.Model();
+        other.Base.FindParameter("model.norm.weight")!.Required.mul_(2);
+        var request = Request(other, s_options) with { Resume = true };
+        Assert.Equal("ResumeModelChanged", Assert.Throws<PeftException>(() => new Trainer(request).Train()).ErrorId);
+        request = Request(model, s_options with { Precision = "bfloat16" }) with { Resume = true };
+        Assert.Equal("ResumeModelChanged", Assert.Throws<PeftException>(() => new Trainer(request).Train()).ErrorId);
+    }
+
+    [Fact]
     public void Existing_output_is_left_alone_unless_it_may_be_replaced()
     {
         using var model = TrainerTests.Model();
@@ -130,8 +143,8 @@ public sealed class CheckpointTests : IDisposable
     {
         using var model = TrainerTests.Model();
         new Trainer(Request(model, s_options with { MaxSteps = 1 })).Train();
-        var trainer = new Trainer(Request(model, s_options with { Precision = "bfloat16" }) with { Force = true });
-        Assert.Equal("PrecisionNotSupported", Assert.ThrowsAny<PeftException>(() => trainer.Train()).ErrorId);
+        var trainer = new Trainer(Request(model, s_options with { Optimizer = "no-such" }) with { Force = true });
+        Assert.Equal("OptimizerNotSupported", Assert.ThrowsAny<PeftException>(() => trainer.Train()).ErrorId);
         Assert.Equal(["step-1"], Checkpoints());
     }
 

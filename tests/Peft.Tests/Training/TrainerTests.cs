@@ -73,6 +73,17 @@ public class TrainerTests
     }
 
     [Fact]
+    public void Training_in_bfloat16_learns_nearly_what_float32_does()
+    {
+        using var narrow = Model();
+        using var wide = Model();
+        var found = new Trainer(Request(narrow, s_options with { LearningRate = 5e-3, Precision = "bfloat16" })).Train();
+        var expected = new Trainer(Request(wide, s_options with { LearningRate = 5e-3 })).Train();
+        Assert.NotEqual(expected.Losses, found.Losses);
+        Assert.All(expected.Losses.Zip(found.Losses), pair => Assert.Equal(pair.First, pair.Second, 0.05));
+    }
+
+    [Fact]
     public void A_merged_model_is_refused()
     {
         using var model = Model();
@@ -94,12 +105,17 @@ public class TrainerTests
         Assert.Equal("PeftModelBusy", error?.ErrorId);
     }
 
-    [Fact]
-    public void Only_the_adapter_changes()
+    [Theory]
+    [InlineData(null)]
+    [InlineData("bfloat16")]
+    public void Only_the_adapter_changes(string? precision)
     {
         using var model = Model();
         var before = model.Base.NamedParameters().Select(named => named.Parameter.Required.clone()).ToArray();
-        new Trainer(Request(model, s_options)).Train();
+        var ties = model.Base.NamedParameters().Select(named => named.Parameter.TiedTo).ToArray();
+        new Trainer(Request(model, s_options with { Precision = precision })).Train();
+        Assert.Equal(ties, model.Base.NamedParameters().Select(named => named.Parameter.TiedTo));
+        Assert.All(model.Base.NamedParameters(), named => Assert.Equal(ScalarType.Float32, named.Parameter.DataType));
         Assert.All(model.Base.NamedParameters().Zip(before), pair => Assert.True(pair.First.Parameter.Required.equal(pair.Second).all().item<bool>(), pair.First.Path));
     }
 

@@ -207,6 +207,7 @@ public sealed class TrainingDatasetTests : IDisposable
         PeftException error = Assert.Throws<PeftException>(() => TrainingDataset.FromRows(rows, new DatasetOptions { MaxLength = 1 }).Tokenize(tokenizer));
         Assert.Equal("DatasetAllMasked", error.ErrorId);
         Assert.Contains("1 tokens", error.RecommendedAction, StringComparison.Ordinal);
+        Assert.Equal("DatasetAllMasked", Error(() => TrainingDataset.FromRows(rows[..1]).Tokenize(tokenizer, new TokenizationOptions { MaxLength = 2, Packing = PackingStrategy.BestFit })));
         Assert.Equal("PackingWithoutLength", Error(() => TrainingDataset.FromRows(rows).Tokenize(tokenizer, new TokenizationOptions { Packing = PackingStrategy.BestFit })));
     }
 

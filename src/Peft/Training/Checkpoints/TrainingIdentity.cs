@@ -8,7 +8,8 @@ namespace Peft.Training.Checkpoints;
 /// <param name="Data">Fingerprint of the training data.</param>
 /// <param name="EvaluationData">Fingerprint of the evaluation data, or null.</param>
 /// <param name="Objective">Name of the objective.</param>
-internal sealed record TrainingIdentity(JsonObject Options, JsonObject Adapter, string Data, string? EvaluationData, string Objective)
+/// <param name="Model">Fingerprint of the base model, from <see cref="ModelFingerprint"/>.</param>
+internal sealed record TrainingIdentity(JsonObject Options, JsonObject Adapter, string Data, string? EvaluationData, string Objective, string Model)
 {
     /// <summary>Options that say what is shown and kept, not what is computed.</summary>
     private static readonly string[] s_free =
@@ -20,14 +21,24 @@ internal sealed record TrainingIdentity(JsonObject Options, JsonObject Adapter, 
     public JsonObject ToJson() => new()
     {
         ["options"] = Options.DeepClone(), ["adapter"] = Adapter.DeepClone(), ["data"] = Data, ["evaluation_data"] = EvaluationData, ["objective"] = Objective,
+        ["model"] = Model,
     };
 
     /// <summary>Refuses a checkpoint that something else was trained into.</summary>
     /// <param name="stored">What <see cref="ToJson"/> gave when it was written.</param>
     /// <param name="folder">The checkpoint.</param>
-    /// <exception cref="PeftException"><c>ResumeDataChanged</c> or <c>ResumeOptionsChanged</c>, naming what changed (the adapter's configuration counts as options).</exception>
+    /// <exception cref="PeftException"><c>ResumeModelChanged</c>, <c>ResumeDataChanged</c> or <c>ResumeOptionsChanged</c>, naming what changed (the adapter's configuration counts as options).</exception>
     public void RefuseOther(JsonObject stored, string folder)
     {
+        if ((string?)stored["model"] != Model)
+        {
+            throw new PeftException("ResumeModelChanged", $"The checkpoint '{folder}' was made with another base model, or with this one in another precision.")
+            {
+                Target = folder,
+                RecommendedAction = "Import the model that the training began with, in the same type, or start anew without resuming.",
+            };
+        }
+
         if ((string?)stored["data"] != Data || (string?)stored["evaluation_data"] != EvaluationData)
         {
             var which = (string?)stored["data"] != Data ? "training" : "evaluation";

@@ -63,6 +63,9 @@ public sealed class TokenizedDataset : ITrainingData
     /// <summary>What batches are made of: an example each, or several where they are packed.</summary>
     public IReadOnlyList<TokenRow> Rows { get; }
 
+    /// <summary>Whether any token of any row carries loss. Packing may cut off all that would.</summary>
+    internal bool HasLearnedTokens => Rows.Any(static row => row.Labels.AsSpan(Math.Min(1, row.Labels.Length)).ContainsAnyExcept(TrainingExample.Ignored));
+
     /// <inheritdoc/>
     public int Count => Rows.Count;
 

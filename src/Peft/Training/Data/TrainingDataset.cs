@@ -122,9 +122,8 @@ public sealed class TrainingDataset
             }
         }
 
-        return examples.Any(example => example.LearnedCount > 0)
-            ? new TokenizedDataset(examples, dropped, options, tokenizer.PadTokenId ?? tokenizer.EosTokenId ?? 0) { Template = Template }
-            : throw AllMasked(options.MaxLength);
+        var tokenized = new TokenizedDataset(examples, dropped, options, tokenizer.PadTokenId ?? tokenizer.EosTokenId ?? 0) { Template = Template };
+        return tokenized.HasLearnedTokens ? tokenized : throw AllMasked(options.MaxLength);
     }
 
     /// <summary>The example of one row, as the training will see it.</summary>

@@ -24,8 +24,8 @@ public sealed record TrainingExample(TrainingRow Row, int[] InputIds, int[] Labe
     /// <summary>Whether the row was cut at the maximum length.</summary>
     public bool IsCut => UncutLength > InputIds.Length;
 
-    /// <summary>How many tokens carry loss.</summary>
-    public int LearnedCount => Labels.Count(label => label != Ignored);
+    /// <summary>How many tokens carry loss. The first one never does: nothing stands before it that could predict it.</summary>
+    public int LearnedCount => Labels.Skip(1).Count(label => label != Ignored);
 
     /// <summary>Splits the example where loss begins and ends.</summary>
     /// <param name="tokenizer">The tokenizer that made it.</param>
