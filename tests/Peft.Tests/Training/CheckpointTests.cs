@@ -143,8 +143,8 @@ public sealed class CheckpointTests : IDisposable
     {
         using var model = TrainerTests.Model();
         new Trainer(Request(model, s_options with { MaxSteps = 1 })).Train();
-        var trainer = new Trainer(Request(model, s_options with { Optimizer = "no-such" }) with { Force = true });
-        Assert.Equal("OptimizerNotSupported", Assert.ThrowsAny<PeftException>(() => trainer.Train()).ErrorId);
+        var trainer = new Trainer(Request(model, s_options with { OptimizerOptions = new JsonObject { ["no_such"] = 1 } }) with { Force = true });
+        Assert.Equal("TrainingOptionUnknown", Assert.ThrowsAny<PeftException>(() => trainer.Train()).ErrorId);
         Assert.Equal(["step-1"], Checkpoints());
     }
 
