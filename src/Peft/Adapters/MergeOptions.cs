@@ -16,6 +16,9 @@ public sealed record MergeOptions
     /// The sum itself is always formed in float32 at least.
     /// </summary>
     public ScalarType? DataType { get; init; }
+
+    /// <summary>Looked at between modules; a merge that it ends leaves every weight as it was.</summary>
+    public CancellationToken Cancellation { get; init; }
 }
 
 /// <summary>What a merge did.</summary>

@@ -1,3 +1,4 @@
+using System.Buffers;
 using Peft.Models;
 using static TorchSharp.torch;
 
@@ -9,6 +10,9 @@ namespace Peft.Adapters;
 /// </summary>
 public sealed partial class PeftModel : IDisposable
 {
+    /// <summary>A name becomes part of the keys of a file, and a folder on any system.</summary>
+    private static readonly SearchValues<char> NotInNames = SearchValues.Create("./\\:*?\"<>|");
+
     private readonly List<PeftAdapter> adapters = [];
     private readonly ModelLease lease;
     private IReadOnlyList<Active> active = [];
@@ -64,6 +68,9 @@ public sealed partial class PeftModel : IDisposable
     /// <summary>Rises whenever the model computes something else than before; caches and optimisers compare it.</summary>
     public int Version { get; private set; }
 
+    /// <summary>Whether base and adapters were freed; every operation is an error then.</summary>
+    public bool IsDisposed { get; private set; }
+
     /// <summary>Whether only the structure exists, without weights.</summary>
     public bool IsStructureOnly => !Base.IsLoaded;
 
@@ -100,8 +107,18 @@ public sealed partial class PeftModel : IDisposable
     /// <summary>Holds the model for one operation. A second operation meanwhile gets an error, never a wait.</summary>
     /// <param name="operation">What is going on, for the other's error message: <c>training</c>, <c>generation</c>.</param>
     /// <returns>Dispose it when the operation is over. Take it on the thread that does the work: calls from that thread go through.</returns>
-    /// <exception cref="PeftException"><c>PeftModelBusy</c>.</exception>
-    public IDisposable Acquire(string operation) => lease.Acquire(operation);
+    /// <exception cref="PeftException"><c>PeftModelBusy</c> or <c>ModelDisposed</c>.</exception>
+    public IDisposable Acquire(string operation)
+    {
+        var held = lease.Acquire(operation);
+        if (!IsDisposed)
+        {
+            return held;
+        }
+
+        held.Dispose();
+        throw Disposed(operation);
+    }
 
     /// <summary>Adds a new adapter. The first one of a model becomes active; later ones wait for <see cref="SetActive(IEnumerable{Active})"/>.</summary>
     /// <param name="config">The configuration.</param>
@@ -185,7 +202,13 @@ public sealed partial class PeftModel : IDisposable
     /// <summary>Frees base and adapters.</summary>
     public void Dispose()
     {
-        using var held = Acquire("removing the model");
+        using var held = lease.Acquire("removing the model");
+        if (IsDisposed)
+        {
+            return;
+        }
+
+        IsDisposed = true;
         merge?.Dispose();
         foreach (var adapter in adapters)
         {
@@ -288,18 +311,26 @@ public sealed partial class PeftModel : IDisposable
 
     private static void RefuseName(string name)
     {
-        if (string.IsNullOrWhiteSpace(name) || name == Selection.BaseRow || name.AsSpan().IndexOfAny("./\\") >= 0)
+        if (string.IsNullOrWhiteSpace(name) || name == Selection.BaseRow || name.AsSpan().ContainsAny(NotInNames) || name.Any(char.IsControl))
         {
-            throw new PeftException("AdapterNameInvalid", $"'{name}' can't be the name of an adapter: it must not be empty, hold a dot or a slash, or be {Selection.BaseRow}.")
+            throw new PeftException("AdapterNameInvalid", $"'{name}' can't be the name of an adapter: it must not be empty, hold a dot, a slash or one of : * ? \" < > |, or be {Selection.BaseRow}.")
             {
                 Target = name,
+                RecommendedAction = "Choose a name of letters, digits, - and _.",
             };
         }
     }
 
-    private PeftException NotFound(string name) => new(
+    private PeftException Disposed(string operation) => new("ModelDisposed", $"The weights of '{Name}' were freed; {operation} needs them.")
+    {
+        Target = Name,
+        RecommendedAction = "Import the model again.",
+    };
+
+    private PeftException NotFound(string name) => IsDisposed ? Disposed($"the adapter '{name}'") : new(
         "AdapterNotFound", $"The model '{Name}' has no adapter '{name}'; it has {(adapters.Count == 0 ? "none" : string.Join(", ", adapters.Select(static adapter => adapter.Name)))}.")
     {
         Target = name,
+        RecommendedAction = adapters.Count == 0 ? "Add, load or train one first." : "Give the name of one that it has.",
     };
 }

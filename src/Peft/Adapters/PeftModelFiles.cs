@@ -53,18 +53,20 @@ public sealed partial class PeftModel
     /// <summary>Saves the base as it is now, with what is merged into it, its configuration, generation defaults and tokenizer.</summary>
     /// <param name="folder">The folder; made when it isn't there.</param>
     /// <param name="dataType">Type to save in; null for each weight's own.</param>
-    /// <param name="maxShardBytes">The most bytes a file of weights holds.</param>
+    /// <param name="maxShardBytes">Maximum size of a file of weights, in bytes.</param>
+    /// <param name="onProgress">Sees the bytes of weights that are written, and how many there are.</param>
+    /// <param name="cancellation">Looked at after each tensor; what was in the folder stays as it was.</param>
     /// <returns>Paths of the model's files.</returns>
     /// <exception cref="PeftException"><c>NotAFolder</c>, <c>WeightsNotLoaded</c>, or what writing throws.</exception>
-    public IReadOnlyList<string> Save(string folder, ScalarType? dataType = null, long maxShardBytes = 50_000_000_000)
+    public IReadOnlyList<string> Save(string folder, ScalarType? dataType = null, long maxShardBytes = ModelLoader.DefaultShardBytes, Action<long, long>? onProgress = null, CancellationToken cancellation = default)
     {
         using var held = Acquire("saving the model");
         if (File.Exists(folder))
         {
-            throw new PeftException("NotAFolder", $"'{folder}' is a file; a model is saved into a folder.") { Target = folder };
+            throw new PeftException("NotAFolder", $"'{folder}' is a file; a model is saved into a folder.") { Target = folder, RecommendedAction = "Give the path of a folder." };
         }
 
-        var written = ModelLoader.Save(Base, folder, dataType, maxShardBytes);
+        var written = ModelLoader.Save(Base, folder, dataType, maxShardBytes, onProgress, cancellation);
         Tokenizer?.Save(folder);
         return written;
     }

@@ -41,6 +41,7 @@ internal sealed class WeightMerge : IDisposable
             merge.conversion = options.DataType is { } type ? WeightConversion.Apply(model, type) : null;
             foreach (var module in model.Descendants())
             {
+                options.Cancellation.ThrowIfCancellationRequested();
                 merge.MergeModule(module);
             }
 

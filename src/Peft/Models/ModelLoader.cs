@@ -22,6 +22,9 @@ public sealed record LoadOptions
     /// <summary>PEFT's task type (<c>SEQ_CLS</c>) to choose the head by; null for what the configuration names.</summary>
     public string? Task { get; init; }
 
+    /// <summary>Sees how many parameters have their weights, and how many there are.</summary>
+    public Action<long, long>? OnProgress { get; init; }
+
     /// <summary>Looked at between tensors.</summary>
     public CancellationToken Cancellation { get; init; }
 }
@@ -29,6 +32,9 @@ public sealed record LoadOptions
 /// <summary>Loads and saves models in Hugging Face's folder layout.</summary>
 public static class ModelLoader
 {
+    /// <summary>Maximum size of a file of weights where none is asked for, in bytes: 5 GB.</summary>
+    public const long DefaultShardBytes = 5L << 30;
+
     private const string ConfigName = "config.json";
     private const string GenerationConfigName = "generation_config.json";
 
@@ -80,6 +86,8 @@ public static class ModelLoader
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
         List<string> missing = [];
+        var total = options.OnProgress is null ? 0 : model.CountParameters();
+        var done = 0L;
         foreach (var (path, parameter, module) in model.NamedParameters())
         {
             options.Cancellation.ThrowIfCancellationRequested();
@@ -96,6 +104,9 @@ public static class ModelLoader
             {
                 missing.Add(path);
             }
+
+            done += parameter.Count;
+            options.OnProgress?.Invoke(done, total);
         }
 
         model.Tie();
@@ -116,15 +127,33 @@ public static class ModelLoader
     /// <param name="model">A loaded model.</param>
     /// <param name="folder">Created where it is not there.</param>
     /// <param name="dataType">Type to save in; null for each weight's own.</param>
-    /// <param name="maxShardBytes">The most bytes a file holds.</param>
+    /// <param name="maxShardBytes">Maximum size of a file, in bytes.</param>
+    /// <param name="onProgress">Sees the bytes of weights that are written, and how many there are.</param>
+    /// <param name="cancellation">Looked at after each tensor; what was in the folder stays as it was.</param>
     /// <returns>Paths of the files written.</returns>
-    public static IReadOnlyList<string> Save(PretrainedModel model, string folder, ScalarType? dataType = null, long maxShardBytes = 50_000_000_000)
+    public static IReadOnlyList<string> Save(
+        PretrainedModel model,
+        string folder,
+        ScalarType? dataType = null,
+        long maxShardBytes = DefaultShardBytes,
+        Action<long, long>? onProgress = null,
+        CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(model);
         Directory.CreateDirectory(folder);
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
-        List<string> written = [];
+        cancellation.ThrowIfCancellationRequested();
+        var tensors = model.NamedParameters()
+            .Where(static named => named.Parameter.IsOwner)
+            .Select(named => (named.Path, dataType is { } type ? named.Parameter.Required.to(type) : named.Parameter.Required));
+        List<string> written = [.. SafetensorsWriter.WriteFolder(folder, tensors, maxShardBytes: maxShardBytes, onTensor: (done, total) =>
+        {
+            cancellation.ThrowIfCancellationRequested();
+            onProgress?.Invoke(done, total);
+        })];
+
+        // After the weights, for a folder with a configuration counts as a model.
         var config = (JsonObject)model.Config.Document.DeepClone();
         config.Remove("torch_dtype");
         config["dtype"] = TypeName(dataType ?? model.DataType);
@@ -134,10 +163,6 @@ public static class ModelLoader
             written.Add(WriteJson(folder, GenerationConfigName, generation));
         }
 
-        var tensors = model.NamedParameters()
-            .Where(static named => named.Parameter.IsOwner)
-            .Select(named => (named.Path, dataType is { } type ? named.Parameter.Required.to(type) : named.Parameter.Required));
-        written.AddRange(SafetensorsWriter.WriteFolder(folder, tensors, maxShardBytes: maxShardBytes));
         return written;
     }
 

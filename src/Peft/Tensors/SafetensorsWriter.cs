@@ -36,23 +36,28 @@ public static class SafetensorsWriter
     /// <param name="metadata">Strings to put into each file; null is <see cref="PyTorchMetadata"/>.</param>
     /// <param name="stem">File name without extension.</param>
     /// <param name="maxShardBytes">The most bytes of tensors a file holds, unless a single tensor is larger; default 50 GB as in transformers.</param>
+    /// <param name="onTensor">Sees, after each tensor, the bytes of tensors that are written, and how many there are; what it throws ends the writing, and the folder stays as it was.</param>
     /// <returns>The paths of the files that were written.</returns>
     public static IReadOnlyList<string> WriteFolder(
         string folder,
         IEnumerable<(string Name, Tensor Value)> tensors,
         IReadOnlyDictionary<string, string>? metadata = null,
         string stem = "model",
-        long maxShardBytes = 50_000_000_000)
+        long maxShardBytes = 50_000_000_000,
+        Action<long, long>? onTensor = null)
     {
         ArgumentNullException.ThrowIfNull(tensors);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(maxShardBytes);
         List<List<Row>> shards = Split(tensors, maxShardBytes);
+        long total = shards.Sum(shard => shard.Sum(row => row.Length));
+        long done = 0;
+        Action<Row>? onRow = onTensor is null ? null : row => onTensor(done += row.Length, total);
         List<(string Name, Action<Stream> Write)> files = [];
         for (int i = 0; i < shards.Count; i++)
         {
             List<Row> rows = shards[i];
             string name = shards.Count == 1 ? $"{stem}.safetensors" : ShardName(stem, i + 1, shards.Count);
-            files.Add((name, stream => WriteTo(stream, rows, metadata ?? PyTorchMetadata)));
+            files.Add((name, stream => WriteTo(stream, rows, metadata ?? PyTorchMetadata, onRow)));
         }
 
         string index = $"{stem}.safetensors.index.json";
@@ -161,7 +166,7 @@ public static class SafetensorsWriter
         }
     }
 
-    private static void WriteTo(Stream stream, List<Row> rows, IReadOnlyDictionary<string, string> metadata)
+    private static void WriteTo(Stream stream, List<Row> rows, IReadOnlyDictionary<string, string> metadata, Action<Row>? onRow = null)
     {
         byte[] header = Header(rows, metadata);
         Span<byte> length = stackalloc byte[8];
@@ -171,6 +176,7 @@ public static class SafetensorsWriter
         foreach (Row row in rows)
         {
             TensorMemory.CopyTo(row.Value, stream);
+            onRow?.Invoke(row);
         }
     }
 
