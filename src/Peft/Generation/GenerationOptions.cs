@@ -5,10 +5,10 @@ namespace Peft.Generation;
 /// <summary>How a text is continued. Names and meanings are those of transformers' <c>generate</c>; every rule that isn't set is off.</summary>
 public sealed record GenerationOptions
 {
-    /// <summary>Most tokens to add. Default 128.</summary>
+    /// <summary>Maximum number of tokens to add. Default 128.</summary>
     public int MaxNewTokens { get; init; } = 128;
 
-    /// <summary>Fewest tokens to add: the end of the text is forbidden before.</summary>
+    /// <summary>Minimum number of tokens to add: the end of the text is forbidden before.</summary>
     public int MinNewTokens { get; init; }
 
     /// <summary>Draw the next token instead of taking the likeliest. Default false: greedy.</summary>
@@ -101,7 +101,7 @@ public sealed record GenerationOptions
     {
         Require(MaxNewTokens >= 1, nameof(MaxNewTokens), "at least 1");
         Require(MinNewTokens >= 0 && MinNewTokens <= MaxNewTokens, nameof(MinNewTokens), "between 0 and MaxNewTokens");
-        Require(Temperature > 0, nameof(Temperature), "above 0; for the likeliest token each time leave sampling off");
+        Require(Temperature > 0, nameof(Temperature), "above 0 (for the likeliest token each time leave sampling off)");
         Require(TopK >= 0, nameof(TopK), "0 (off) or more");
         Require(TopP is > 0 and <= 1, nameof(TopP), "above 0 and at most 1");
         Require(MinP is >= 0 and <= 1, nameof(MinP), "between 0 and 1");
@@ -109,7 +109,7 @@ public sealed record GenerationOptions
         Require(EpsilonCutoff is >= 0 and < 1, nameof(EpsilonCutoff), "at least 0 and below 1");
         Require(EtaCutoff is >= 0 and < 1, nameof(EtaCutoff), "at least 0 and below 1");
         Require(TopH is null or (> 0 and <= 1), nameof(TopH), "above 0 and at most 1");
-        Require(RepetitionPenalty > 0, nameof(RepetitionPenalty), "above 0; 1 is off");
+        Require(RepetitionPenalty > 0, nameof(RepetitionPenalty), "above 0 (1 is off)");
         Require(NoRepeatNgramSize >= 0, nameof(NoRepeatNgramSize), "0 (off) or more");
         Require(BadWords.All(static word => word.Count > 0), nameof(BadWords), "sequences of at least one token");
         Require(SequenceBias.All(static bias => bias.Sequence.Count > 0), nameof(SequenceBias), "sequences of at least one token");
@@ -120,7 +120,7 @@ public sealed record GenerationOptions
     {
         if (!holds)
         {
-            throw new PeftException("GenerationOptionInvalid", $"{option} must be {range}.");
+            throw new PeftException("GenerationOptionInvalid", $"{option} must be {range}.") { Target = option, RecommendedAction = $"Give {option} another value, or leave it out." };
         }
     }
 }

@@ -20,21 +20,23 @@ public sealed record OutputComparison(string Prompt, string AdapterName, string 
     /// <param name="prompts">Prompts.</param>
     /// <param name="adapterNames">Adapters in the order to compare, <see cref="BaseName"/> for the base alone.</param>
     /// <param name="options">How to continue.</param>
+    /// <param name="onChunk">Sees each added token, on the thread that decodes.</param>
     /// <param name="cancellation">Ends the work between two layers.</param>
     /// <returns>Prompt by prompt, adapter by adapter.</returns>
-    /// <exception cref="PeftException"><c>AdapterNotFound</c>, <c>TokenizerMissing</c>, <c>ModelCannotGenerate</c>.</exception>
+    /// <exception cref="PeftException"><c>AdapterNotFound</c>, <c>ModelIsMerged</c>, <c>TokenizerMissing</c>, <c>ModelCannotGenerate</c>, <c>PromptEmpty</c>.</exception>
     public static IReadOnlyList<OutputComparison> Compare(
         PeftModel model,
         IReadOnlyList<string> prompts,
         IReadOnlyList<string> adapterNames,
         GenerationOptions options,
+        Action<GenerationChunk>? onChunk = null,
         CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(adapterNames);
         var generator = new TextGenerator(model);
         var selections = adapterNames.Select(name => SelectionOf(model, name)).ToArray();
-        var texts = selections.Select(selection => generator.Generate(prompts, options, selection, null, cancellation)).ToArray();
+        var texts = selections.Select(selection => generator.Generate(prompts, options, selection, onChunk, cancellation)).ToArray();
         var results = new List<OutputComparison>();
         for (var p = 0; p < prompts.Count; p++)
         {
@@ -47,30 +49,26 @@ public sealed record OutputComparison(string Prompt, string AdapterName, string 
         return results;
     }
 
-    /// <summary>Forms the scores of the token after a prompt: what two adapters, or a model before and after a merge, are compared by.</summary>
+    /// <summary>Scores over the vocabulary for the token after a prompt.</summary>
     /// <param name="model">A causal language model with a tokenizer.</param>
     /// <param name="prompt">The prompt.</param>
-    /// <param name="selection">Adapters that act, such as <see cref="PeftModel.CurrentSelection"/>.</param>
+    /// <param name="selection">Which adapters act; null for those active on the model.</param>
     /// <param name="cancellation">Ends the work between two layers.</param>
-    /// <returns>Logits over the vocabulary, float32 [vocabulary], on the model's device; the caller owns them.</returns>
-    /// <exception cref="PeftException"><c>TokenizerMissing</c>, <c>PeftModelBusy</c>.</exception>
-    public static Tensor NextScores(PeftModel model, string prompt, Selection selection, CancellationToken cancellation = default)
+    /// <returns>float32 [vocabulary]; the caller owns it.</returns>
+    /// <exception cref="PeftException"><c>TokenizerMissing</c>, <c>ModelCannotGenerate</c>, <c>PromptEmpty</c>, <c>PeftModelBusy</c>.</exception>
+    public static Tensor NextScores(PeftModel model, string prompt, Selection? selection = null, CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(model);
-        ArgumentNullException.ThrowIfNull(prompt);
         using var lease = model.Acquire("Comparing outputs");
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
-        var ids = TextGenerator.RequireTokenizer(model).EncodeIds(prompt).Select(static id => (long)id).ToArray();
-        var context = new ForwardContext { Selection = selection, Rows = 1, Length = ids.Length, Cancellation = cancellation };
-        var network = (CausalModel)model.Base;
+        var ids = TextGenerator.EncodePrompt(TextGenerator.RequireTokenizer(model), prompt).Select(static id => (long)id).ToArray();
+        var context = new ForwardContext { Selection = selection ?? model.CurrentSelection, Rows = 1, Length = ids.Length, Cancellation = cancellation };
+        var network = TextGenerator.RequireNetwork(model);
         var hidden = network.Hidden(tensor(ids, [1, ids.Length], device: model.Device), context);
         return network.Logits(hidden.narrow(0, ids.Length - 1, 1), context).view(-1).to_type(ScalarType.Float32).clone().MoveToOuterDisposeScope();
     }
 
-    private static Selection SelectionOf(PeftModel model, string name) => name switch
-    {
-        BaseName when !model.Adapters.Any(static adapter => adapter.Name == BaseName) => Selection.Base,
-        _ => Selection.Of(model[name].Name),
-    };
+    private static Selection SelectionOf(PeftModel model, string name) =>
+        name == BaseName && model.Adapters.All(static adapter => adapter.Name != BaseName) ? model.Select() : model.Select(name);
 }

@@ -28,18 +28,17 @@ public sealed record PerplexityResult(double Value, double Loss, int Tokens)
         CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(model);
-        var network = model.Base as CausalModel ?? throw new PeftException(
-            "ModelCannotGenerate", $"'{model.Name}' is a {model.Base.ClassName}; perplexity is defined for causal language models.");
+        var network = TextGenerator.RequireNetwork(model);
         var ids = TextGenerator.RequireTokenizer(model).EncodeIds(text, addSpecialTokens: false);
         if (ids.Length < 2)
         {
-            throw new PeftException("TextTooShort", "The text has fewer than two tokens; there is nothing to predict.");
+            throw new PeftException("TextTooShort", "The text has fewer than two tokens; there is nothing to predict.") { Target = text, RecommendedAction = "Give a longer text." };
         }
 
         var window = windowLength ?? (int)Math.Min(2048, model.Config.Integer("max_position_embeddings") ?? 2048);
         if (window < 2)
         {
-            throw new PeftException("WindowTooShort", "A window must hold at least two tokens.");
+            throw new PeftException("WindowTooShort", "A window must hold at least two tokens.") { Target = window, RecommendedAction = "Give a longer window, or none." };
         }
 
         using var lease = model.Acquire("Measuring perplexity");

@@ -11,13 +11,12 @@ public sealed class TextGenerator
     private readonly CausalModel network;
 
     /// <summary>Makes a generator for a causal language model.</summary>
-    /// <exception cref="PeftException"><c>ModelCannotGenerate</c>: the model isn't one, or holds no weights.</exception>
+    /// <exception cref="PeftException"><c>ModelCannotGenerate</c>: the model isn't one.</exception>
     public TextGenerator(PeftModel model)
     {
         ArgumentNullException.ThrowIfNull(model);
         this.model = model;
-        network = model.Base as CausalModel ?? throw new PeftException(
-            "ModelCannotGenerate", $"'{model.Name}' is a {model.Base.ClassName}, which does not continue text. Import a causal language model.");
+        network = RequireNetwork(model);
     }
 
     /// <summary>Continues texts, in one batch.</summary>
@@ -36,10 +35,12 @@ public sealed class TextGenerator
         CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(prompts);
-        var tokenizer = RequireTokenizer(model);
-        var ids = prompts.Select(prompt => EncodePrompt(tokenizer, prompt)).ToArray();
-        return Generate(ids, prompts, tokenizer, options, selection, onChunk, cancellation);
+        return Generate([.. prompts.Select(Encode)], prompts, model.Tokenizer, options, selection, onChunk, cancellation);
     }
+
+    /// <summary>The ids of a prompt; those of an empty one are what begins a text.</summary>
+    /// <exception cref="PeftException"><c>TokenizerMissing</c> or <c>PromptEmpty</c>.</exception>
+    public IReadOnlyList<int> Encode(string prompt) => EncodePrompt(RequireTokenizer(model), prompt);
 
     /// <summary>Continues rows of ids, in one batch. Needs no tokenizer unless there are stop strings.</summary>
     /// <inheritdoc cref="Generate(IReadOnlyList{string}, GenerationOptions, Selection?, Action{GenerationChunk}?, CancellationToken)"/>
@@ -55,10 +56,21 @@ public sealed class TextGenerator
         return Generate(prompts, null, tokenizer, options, selection, onChunk, cancellation);
     }
 
-    internal static Tokenizer RequireTokenizer(PeftModel model) => model.Tokenizer ?? throw new PeftException(
-        "TokenizerMissing", $"'{model.Name}' has no tokenizer. Put the tokenizer files beside its weights, or give token ids.");
+    internal static CausalModel RequireNetwork(PeftModel model) => model.Base as CausalModel ?? throw new PeftException(
+        "ModelCannotGenerate", $"'{model.Name}' is a {model.Base.ClassName}, which does not predict text.")
+    {
+        Target = model.Name,
+        RecommendedAction = "Import a causal language model.",
+    };
 
-    private static int[] EncodePrompt(Tokenizer tokenizer, string prompt)
+    internal static Tokenizer RequireTokenizer(PeftModel model) => model.Tokenizer ?? throw new PeftException(
+        "TokenizerMissing", $"'{model.Name}' has no tokenizer.")
+    {
+        Target = model.Name,
+        RecommendedAction = "Put the tokenizer's files beside the weights and import the model again.",
+    };
+
+    internal static int[] EncodePrompt(Tokenizer tokenizer, string prompt)
     {
         var ids = tokenizer.EncodeIds(prompt);
         if (ids.Length == 0 && tokenizer.BosTokenId is { } begin)
@@ -66,9 +78,10 @@ public sealed class TextGenerator
             return [begin];
         }
 
-        return ids.Length > 0 ? ids : throw new PeftException(
-            "PromptEmpty", "An empty prompt has no tokens, and this tokenizer has no token that begins a text. Give at least one character.");
+        return ids.Length > 0 ? ids : throw PromptEmpty("An empty prompt has no tokens, and this tokenizer has no token that begins a text.");
     }
+
+    private static PeftException PromptEmpty(string message) => new("PromptEmpty", message) { RecommendedAction = "Give a prompt of at least one character." };
 
     private GenerationResult[] Generate(
         IReadOnlyList<IReadOnlyList<int>> ids,
@@ -87,7 +100,7 @@ public sealed class TextGenerator
 
         if (ids.Any(static row => row.Count == 0))
         {
-            throw new PeftException("PromptEmpty", "A prompt has no tokens. Give at least one.");
+            throw PromptEmpty("A prompt has no tokens.");
         }
 
         using var lease = model.Acquire("Text generation");

@@ -92,7 +92,11 @@ internal static class Penalties
     {
         if ((uint)id >= (uint)scores.Length)
         {
-            throw new PeftException("TokenIdOutOfRange", $"Token id {id} is outside the model's vocabulary of {scores.Length}.");
+            throw new PeftException("TokenIdOutOfRange", $"Token id {id} is outside the model's vocabulary of {scores.Length}.")
+            {
+                Target = id,
+                RecommendedAction = "Give ids of the model's own tokenizer.",
+            };
         }
     }
 }

@@ -23,29 +23,13 @@ internal static class RowReader
     public static List<TrainingRow> Read(string path, DatasetOptions options, CancellationToken cancellation)
     {
         DatasetFormat format = options.Format == DatasetFormat.Automatic ? FormatOf(path) : options.Format;
-        try
+        return TextFile.Read(path, options.Encoding, reader => format switch
         {
-            using var reader = new StreamReader(path, TextEncoding.Of(path, options.Encoding), detectEncodingFromByteOrderMarks: false);
-            return format switch
-            {
-                DatasetFormat.JsonLines => JsonLines(reader, path, cancellation),
-                DatasetFormat.Json => JsonArray(reader, path),
-                DatasetFormat.Csv => Csv(reader, path, options.Delimiter, cancellation),
-                _ => Lines(reader, path, cancellation),
-            };
-        }
-        catch (DecoderFallbackException error)
-        {
-            throw new PeftException("DatasetEncodingInvalid", $"'{path}' has bytes that are not valid in the encoding it is read in: {error.Message}", error)
-            {
-                Target = path,
-                RecommendedAction = "Name the encoding in which the file was saved.",
-            };
-        }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
-        {
-            throw FileErrors.Unreadable(path, error);
-        }
+            DatasetFormat.JsonLines => JsonLines(reader, path, cancellation),
+            DatasetFormat.Json => JsonArray(reader, path),
+            DatasetFormat.Csv => Csv(reader, path, options.Delimiter, cancellation),
+            _ => Lines(reader, path, cancellation),
+        });
     }
 
     /// <summary>A JSON value as plain .NET objects.</summary>
