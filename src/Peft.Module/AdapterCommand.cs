@@ -31,11 +31,5 @@ public abstract class AdapterCommand : PeftCmdlet
     /// <param name="names">Names on <see cref="Model"/>; wildcards are allowed.</param>
     /// <exception cref="PeftException"><c>AdapterNotFound</c>.</exception>
     private protected IReadOnlyList<PeftAdapter> Chosen(IEnumerable<string> names) =>
-        ParameterSetName == AdapterSet ? Adapter : [.. names.SelectMany(name => Named(Model, name)).Distinct()];
-
-    /// <summary>Adapters of a model whose name matches; a name without wildcards has to.</summary>
-    /// <exception cref="PeftException"><c>AdapterNotFound</c>.</exception>
-    private protected static IEnumerable<PeftAdapter> Named(PeftModel model, string name) => WildcardPattern.ContainsWildcardCharacters(name)
-        ? model.Adapters.Where(adapter => LoadedModels.Matches(name, adapter.Name))
-        : [model.Adapters.FirstOrDefault(adapter => adapter.Name.Equals(name, StringComparison.OrdinalIgnoreCase)) ?? model[name]];
+        ParameterSetName == AdapterSet ? Adapter : AdapterNames.Resolve(Model, names);
 }

@@ -10,12 +10,22 @@ internal static class ErrorMapping
     /// <summary>Endings of error ids and what category they stand for; the first that fits decides.</summary>
     private static readonly (string Ending, ErrorCategory Category)[] Categories =
     [
+        ("OptionInvalid", ErrorCategory.InvalidArgument),
+        ("TargetModuleInvalid", ErrorCategory.InvalidArgument),
+        ("AdapterNameInvalid", ErrorCategory.InvalidArgument),
+        ("ParametersContradict", ErrorCategory.InvalidArgument),
+        ("PathNotOnFileSystem", ErrorCategory.InvalidArgument),
+        ("TextMissing", ErrorCategory.InvalidArgument),
         ("NotFound", ErrorCategory.ObjectNotFound),
         ("NotCached", ErrorCategory.ObjectNotFound),
         ("NotSupported", ErrorCategory.NotImplemented),
         ("Busy", ErrorCategory.ResourceBusy),
         ("Exists", ErrorCategory.ResourceExists),
         ("Unavailable", ErrorCategory.ResourceUnavailable),
+        ("Unreadable", ErrorCategory.ReadError),
+        ("WriteFailed", ErrorCategory.WriteError),
+        ("DiskFull", ErrorCategory.WriteError),
+        ("ReadOnly", ErrorCategory.PermissionDenied),
         ("Merged", ErrorCategory.InvalidOperation),
         ("NotLoaded", ErrorCategory.InvalidOperation),
         ("Disposed", ErrorCategory.InvalidOperation),
@@ -38,23 +48,24 @@ internal static class ErrorMapping
     {
         PeftException peft => Describe(
             new ErrorRecord(peft, peft.ErrorId, CategoryOf(peft), peft.Target ?? target), peft.RecommendedAction),
-        FileNotFoundException or DirectoryNotFoundException => new ErrorRecord(error, "PathNotFound", ErrorCategory.ObjectNotFound, target),
+        FileNotFoundException or DirectoryNotFoundException => Describe(
+            new ErrorRecord(error, "PathNotFound", ErrorCategory.ObjectNotFound, target),
+            "Relative paths start at $PWD; see that the file is still there."),
         UnauthorizedAccessException or SecurityException => Describe(
             new ErrorRecord(error, "AccessDenied", ErrorCategory.PermissionDenied, target),
             "Choose a path that you may read and write."),
         IOException => Describe(
-            new ErrorRecord(error, "FileAccessFailed", ErrorCategory.WriteError, target),
+            new ErrorRecord(error, "FileAccessFailed", error is EndOfStreamException ? ErrorCategory.ReadError : ErrorCategory.ResourceUnavailable, target),
             "See that the disk has room and that no other program holds the file."),
-        ArgumentException => new ErrorRecord(error, "ArgumentInvalid", ErrorCategory.InvalidArgument, target),
+        ArgumentException => Describe(
+            new ErrorRecord(error, "ArgumentInvalid", ErrorCategory.InvalidArgument, target),
+            "Give another value; Get-Help says what the parameter takes."),
         OutOfMemoryException => Describe(
             new ErrorRecord(error, "OutOfMemory", ErrorCategory.LimitsExceeded, target),
             "Use a smaller batch or shorter examples, or free models with Remove-PeftModel."),
         ExternalException => Describe(
             new ErrorRecord(error, "EngineFailed", ErrorCategory.InvalidOperation, target),
             "This is libtorch's own message. If memory ran out, use a smaller batch; otherwise please report it with the command."),
-        ObjectDisposedException => Describe(
-            new ErrorRecord(error, "ModelDisposed", ErrorCategory.InvalidOperation, target),
-            "The model's weights were freed by Remove-PeftModel; import it again."),
         OperationCanceledException => new ErrorRecord(error, "OperationCanceled", ErrorCategory.OperationStopped, target),
         _ => Describe(
             new ErrorRecord(error, "UnexpectedError", ErrorCategory.NotSpecified, target),

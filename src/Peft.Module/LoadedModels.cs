@@ -47,6 +47,13 @@ internal static class LoadedModels
     public static IEnumerable<PeftModel> Named(params IReadOnlyList<string> patterns) =>
         All.Where(model => patterns.Any(pattern => Matches(pattern, model.Name)));
 
+    /// <summary>The error for a name that no model has.</summary>
+    public static PeftException NotFound(string name) => new("ModelNotFound", $"No model named '{name}' is loaded.")
+    {
+        Target = name,
+        RecommendedAction = "Import-PeftModel loads one; Get-PeftModel without a name lists those that are loaded.",
+    };
+
     /// <summary>Whether a name matches a wildcard, whatever its case.</summary>
     public static bool Matches(string pattern, string name) =>
         new WildcardPattern(pattern, WildcardOptions.IgnoreCase | WildcardOptions.CultureInvariant).IsMatch(name);

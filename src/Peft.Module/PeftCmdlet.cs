@@ -11,6 +11,7 @@ namespace Peft.Module;
 public abstract class PeftCmdlet : PSCmdlet, IDisposable
 {
     private readonly CancellationTokenSource cancellation = new();
+    private readonly Lock gate = new();
     private bool disposed;
 
     /// <summary>Cancelled by Ctrl-C, and when the pipeline ends before the work does.</summary>
@@ -84,6 +85,22 @@ public abstract class PeftCmdlet : PSCmdlet, IDisposable
         return true;
     });
 
+    /// <summary>Does something with each of several inputs. What fails is written as an error about that input, and the others have their turn.</summary>
+    private protected void Each<T>(IEnumerable<T> inputs, Action<T> act)
+    {
+        foreach (var input in inputs)
+        {
+            try
+            {
+                act(input);
+            }
+            catch (Exception error) when (ErrorMapping.IsOurs(error) && error is not OperationCanceledException)
+            {
+                WriteError(error, input);
+            }
+        }
+    }
+
     /// <summary>A line for the person at the host, which is not part of the output: shown as <c>Write-Host</c> shows it.</summary>
     internal void WriteLine(string text) =>
         WriteInformation(new HostInformationMessage { Message = text }, ["PSHOST"]);
@@ -110,19 +127,28 @@ public abstract class PeftCmdlet : PSCmdlet, IDisposable
     /// <summary>Ends work that still runs.</summary>
     protected virtual void Dispose(bool disposing)
     {
-        if (disposing && !disposed)
+        if (!disposing)
+        {
+            return;
+        }
+
+        Cancel();
+        lock (gate)
         {
             disposed = true;
-            cancellation.Cancel();
             cancellation.Dispose();
         }
     }
 
     private void Cancel()
     {
-        if (!disposed)
+        // Ctrl-C comes on another thread than the end of the pipeline.
+        lock (gate)
         {
-            cancellation.Cancel();
+            if (!disposed)
+            {
+                cancellation.Cancel();
+            }
         }
     }
 

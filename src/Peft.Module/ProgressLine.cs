@@ -22,7 +22,7 @@ internal sealed class ProgressLine(WorkOutput output, string activity, bool plai
     /// <param name="done">What is done.</param>
     /// <param name="total">What there is to do; 0 when nobody knows.</param>
     /// <param name="status">What to say about it.</param>
-    /// <param name="remaining">Time left, where it can be told.</param>
+    /// <param name="remaining">Time left; by default what is told by the time that the work took so far.</param>
     public void Show(long done, long total, string status, TimeSpan? remaining = null)
     {
         var now = clock.Elapsed;
@@ -39,10 +39,11 @@ internal sealed class ProgressLine(WorkOutput output, string activity, bool plai
         }
 
         shown = now;
+        var left = remaining ?? (total > 0 && done > 0 ? now * (Math.Max(0, total - done) / (double)done) : null);
         output.WriteProgress(new ProgressRecord(id, activity, status)
         {
             PercentComplete = total > 0 ? (int)(100 * Math.Min(done, total) / total) : -1,
-            SecondsRemaining = remaining is { } left ? (int)Math.Min(left.TotalSeconds, int.MaxValue) : -1,
+            SecondsRemaining = left is { } time ? (int)Math.Min(time.TotalSeconds, int.MaxValue) : -1,
         });
     }
 

@@ -11,10 +11,12 @@ public sealed class CompareModelOutputCommand : GenerationCommand
 {
     /// <summary>Texts to continue.</summary>
     [Parameter(Mandatory = true, Position = 0, ValueFromPipeline = true, ValueFromPipelineByPropertyName = true)]
+    [AllowEmptyString]
     public string[] Prompt { get; set; } = [];
 
-    /// <summary>Adapters to compare, in this order; <c>base</c> for the model without any. Without it the base and every adapter are compared.</summary>
-    [Parameter(Position = 1)]
+    /// <summary>Adapters to compare, in this order; wildcards are allowed, and <c>base</c> for the model without any. Without it the base and every adapter are compared.</summary>
+    [Parameter(Position = 1, ParameterSetName = ModelSet)]
+    [SupportsWildcards]
     [ArgumentCompleter(typeof(AdapterOrBaseCompleter))]
     [ValidateNotNullOrEmpty]
     public string[]? AdapterName { get; set; }
@@ -23,8 +25,30 @@ public sealed class CompareModelOutputCommand : GenerationCommand
     protected override void Process()
     {
         var options = Options();
-        string[] names = AdapterName
-            ?? (ParameterSetName == AdapterSet ? [OutputComparison.BaseName, Adapter.Name] : [OutputComparison.BaseName, .. Model.Adapters.Select(static adapter => adapter.Name)]);
-        WriteObject(Run(output => OutputComparison.Compare(TheModel, Prompt, names, options, output.Cancellation)), enumerateCollection: true);
+        string[] names = Names();
+        WriteObject(
+            Run(output =>
+            {
+                var progress = new ProgressLine(output, "Comparing outputs");
+                var total = (long)options.MaxNewTokens * Prompt.Length * names.Length;
+                var added = 0L;
+                var compared = OutputComparison.Compare(
+                    TheModel, Prompt, names, options, _ => progress.Show(++added, total, FormattableString.Invariant($"{added} tokens")), output.Cancellation);
+                progress.Complete();
+                return compared;
+            }),
+            enumerateCollection: true);
+    }
+
+    private string[] Names()
+    {
+        if (ParameterSetName == AdapterSet)
+        {
+            return [OutputComparison.BaseName, Adapter.Name];
+        }
+
+        return AdapterName is null
+            ? [OutputComparison.BaseName, .. Model.Adapters.Select(static adapter => adapter.Name)]
+            : [.. AdapterName.SelectMany(name => AdapterNames.IsBase(Model, name) ? [OutputComparison.BaseName] : AdapterNames.Resolve(Model, [name]).Select(static adapter => adapter.Name))];
     }
 }

@@ -1,21 +1,22 @@
-using System.Collections;
 using System.Management.Automation;
 using Peft.Module.Completion;
 using Peft.Tokenization.ChatTemplates;
+using Peft.Training.Data;
 
 namespace Peft.Module.Commands;
 
 /// <summary>ConvertTo-ChatPrompt: puts a conversation into the form that the model was trained on.</summary>
-[Cmdlet(VerbsData.ConvertTo, "ChatPrompt")]
+[Cmdlet(VerbsData.ConvertTo, "ChatPrompt", DefaultParameterSetName = InputSet)]
 [OutputType(typeof(string))]
-public sealed class ConvertToChatPromptCommand : ModelCommand
+public sealed class ConvertToChatPromptCommand : TextInputCommand
 {
-    private readonly List<ChatMessage> messages = [];
+    private readonly PerModel<ChatMessage> messages = new();
 
     /// <summary>
-    /// The conversation, in order: texts are the user's, tables or objects have a <c>role</c> and a <c>content</c>.
+    /// The conversation, in order: texts, and files from Get-ChildItem, are the user's; tables or objects have a <c>role</c> and a <c>content</c>, and any
+    /// other field that the template knows.
     /// </summary>
-    [Parameter(Mandatory = true, Position = 0, ValueFromPipeline = true)]
+    [Parameter(Mandatory = true, Position = 0, ParameterSetName = InputSet, ValueFromPipeline = true)]
     [ValidateNotNull]
     public PSObject[] Message { get; set; } = [];
 
@@ -35,39 +36,30 @@ public sealed class ConvertToChatPromptCommand : ModelCommand
     public string? Template { get; set; }
 
     /// <inheritdoc/>
-    protected override void Process() => messages.AddRange(Message.Select(Read));
+    protected override void Process() => messages.Add(Model, Inputs(Message).Select(Read).ToList());
 
     /// <inheritdoc/>
     protected override void End()
     {
-        if (SystemMessage is not null)
-        {
-            messages.Insert(0, new("system", SystemMessage));
-        }
-
         var options = new ChatTemplateOptions { AddGenerationPrompt = !NoGenerationPrompt, Template = Template };
-        WriteObject(TokenizerOf(Model).RenderChat(messages, options).Text);
+        Each(messages.Groups, conversation =>
+        {
+            ChatMessage[] whole = SystemMessage is null ? [.. conversation.Items] : [new("system", SystemMessage), .. conversation.Items];
+            WriteObject(TokenizerOf(conversation.Model).RenderChat(whole, options).Text);
+        });
     }
 
-    private static ChatMessage Read(PSObject message)
+    private ChatMessage Read(PSObject item)
     {
-        if (message.BaseObject is string text)
+        if (item.BaseObject is string or FileInfo)
         {
-            return new("user", text);
+            return new("user", item.BaseObject is FileInfo file ? Run(_ => TextFile.Read(file.FullName)) : (string)item.BaseObject);
         }
 
-        if (message.BaseObject is ChatMessage known)
+        return TextInput.Message(item) ?? throw new PeftException("ChatMessageInvalid", "A message of a conversation needs a role and a content.")
         {
-            return known;
-        }
-
-        object? Field(string name) => message.BaseObject is IDictionary table ? table[name] : message.Properties[name]?.Value;
-        return Field("role") is { } role && Field("content") is { } content
-            ? new(role.ToString()!, content.ToString()!)
-            : throw new PeftException("ChatMessageInvalid", "A message of a conversation needs a role and a content.")
-            {
-                Target = message,
-                RecommendedAction = "Give @{ role = 'user'; content = '…' }, or a text for the user's message.",
-            };
+            Target = item,
+            RecommendedAction = "Give @{ role = 'user'; content = '…' }, or a text for the user's message.",
+        };
     }
 }

@@ -33,23 +33,26 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
     public SwitchParameter PassThru { get; set; }
 
     /// <inheritdoc/>
-    protected override void Process() => adapters.AddRange(Chosen(AdapterName));
+    protected override void Process() => adapters.AddRange(Chosen(AdapterName).Except(adapters));
 
     /// <inheritdoc/>
     protected override void End()
     {
         var root = PathResolution.Target(this, Path);
-        foreach (var adapter in adapters)
+        HashSet<string> written = new(StringComparer.OrdinalIgnoreCase);
+        Each(adapters, adapter =>
         {
-            try
+            if (!written.Add(adapter.Name))
             {
-                Export(adapter, adapters.Count == 1 ? root : System.IO.Path.Combine(root, adapter.Name));
+                throw new PeftException("OutputExists", $"Another of the adapters is named '{adapter.Name}' too and has been written to '{System.IO.Path.Combine(root, adapter.Name)}'.")
+                {
+                    Target = adapter,
+                    RecommendedAction = "Export the adapters of each model into a folder of its own.",
+                };
             }
-            catch (Exception error) when (ErrorMapping.IsOurs(error))
-            {
-                WriteError(error, adapter);
-            }
-        }
+
+            Export(adapter, adapters.Count == 1 ? root : System.IO.Path.Combine(root, adapter.Name));
+        });
     }
 
     private void Export(PeftAdapter adapter, string folder)

@@ -1,5 +1,6 @@
 using System.Management.Automation;
 using Peft.Adapters;
+using Peft.Models;
 
 namespace Peft.Module.Commands;
 
@@ -19,11 +20,11 @@ public sealed class ExportPeftModelCommand : ModelCommand
     [PSDefaultValue(Value = "auto", Help = "auto")]
     public string DataType { get; set; } = "auto";
 
-    /// <summary>Most bytes in one weights file, such as <c>5GB</c>; a larger model is written in several files with an index.</summary>
+    /// <summary>Maximum size of a file of weights, such as <c>5GB</c>; a larger model is written in several files with an index.</summary>
     [Parameter]
     [ValidateRange(1L, long.MaxValue)]
-    [PSDefaultValue(Value = 5L << 30, Help = "5GB")]
-    public long MaxShardSize { get; set; } = 5L << 30;
+    [PSDefaultValue(Value = ModelLoader.DefaultShardBytes, Help = "5GB")]
+    public long MaxShardSize { get; set; } = ModelLoader.DefaultShardBytes;
 
     /// <summary>Writes over a model that is in the folder already.</summary>
     [Parameter]
@@ -48,10 +49,23 @@ public sealed class ExportPeftModelCommand : ModelCommand
 
         if (ShouldProcess(folder, $"Write the model '{Model.Name}'"))
         {
+            string[] leftOut = [.. Model.ActiveAdapters.Except(Model.MergedAdapters)];
+            if (leftOut.Length > 0)
+            {
+                WriteWarning($"{string.Join(", ", leftOut)}: active, but not merged, so the model is written without. Merge-LoraAdapter puts adapters into the weights.");
+            }
+
             Run(output =>
             {
                 output.WriteVerbose($"Writing '{Model.Name}' to '{folder}'.");
-                Model.Save(folder, EngineNames.DataType(DataType), MaxShardSize);
+                var progress = new ProgressLine(output, $"Exporting '{Model.Name}'");
+                Model.Save(
+                    folder,
+                    EngineNames.DataType(DataType),
+                    MaxShardSize,
+                    (done, total) => progress.Show(done, total, FormattableString.Invariant($"{done / 1e6:N0} of {total / 1e6:N0} MB")),
+                    output.Cancellation);
+                progress.Complete();
             });
             if (PassThru)
             {

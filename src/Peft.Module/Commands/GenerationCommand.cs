@@ -1,47 +1,12 @@
 using System.Management.Automation;
-using Peft.Adapters;
 using Peft.Generation;
-using Peft.Models;
-using Peft.Module.Completion;
 
 namespace Peft.Module.Commands;
-
-/// <summary>What the cmdlets share that run a model on text: the model, or one of its adapters, comes down the pipeline.</summary>
-public abstract class TextModelCommand : PeftCmdlet
-{
-    /// <summary>Name of the parameter set that takes a model.</summary>
-    protected const string ModelSet = "Model";
-
-    /// <summary>Name of the parameter set that takes an adapter.</summary>
-    protected const string AdapterSet = "Adapter";
-
-    /// <summary>The model, with the adapters that are active on it; a loaded model's name does as well.</summary>
-    [Parameter(Mandatory = true, ParameterSetName = ModelSet, ValueFromPipeline = true)]
-    [ModelArgument]
-    [ArgumentCompleter(typeof(ModelNameCompleter))]
-    public PeftModel Model { get; set; } = null!;
-
-    /// <summary>An adapter that acts alone on its model for this command; what is active on the model stays as it is.</summary>
-    [Parameter(Mandatory = true, ParameterSetName = AdapterSet, ValueFromPipeline = true)]
-    [AdapterArgument]
-    public PeftAdapter Adapter { get; set; } = null!;
-
-    /// <summary>The model that is meant.</summary>
-    private protected PeftModel TheModel => ParameterSetName == AdapterSet ? Adapter.Model : Model;
-
-    /// <summary>Which adapters act, where it isn't those that are active; <c>base</c> alone stands for none.</summary>
-    private protected Selection? SelectionOf(IReadOnlyList<string>? names) => names switch
-    {
-        null => ParameterSetName == AdapterSet ? Adapter.Model.Select(Adapter.Name) : null,
-        [OutputComparison.BaseName] when Model.Adapters.All(static adapter => adapter.Name != OutputComparison.BaseName) => Model.Select(),
-        _ => Model.Select(names),
-    };
-}
 
 /// <summary>What Invoke-TextGeneration and Compare-ModelOutput share: how texts are continued.</summary>
 public abstract class GenerationCommand : TextModelCommand
 {
-    /// <summary>Most tokens to add to each prompt.</summary>
+    /// <summary>Maximum number of tokens to add to each prompt.</summary>
     [Parameter]
     [Alias("max_new_tokens", "MaxNewToken")]
     [ValidateRange(1, int.MaxValue)]
@@ -53,7 +18,7 @@ public abstract class GenerationCommand : TextModelCommand
     [Alias("do_sample")]
     public SwitchParameter Sample { get; set; }
 
-    /// <summary>Divides the scores before a token is drawn: below 1 bolder, above 1 more even.</summary>
+    /// <summary>Divides the scores before a token is drawn: below 1 stays closer to the likeliest, above 1 is more even.</summary>
     [Parameter]
     [PSDefaultValue(Help = "the model's own, else 1")]
     public double Temperature { get; set; }

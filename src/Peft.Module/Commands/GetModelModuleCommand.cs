@@ -32,9 +32,17 @@ public sealed partial class GetModelModuleCommand : ModelCommand
     /// <inheritdoc/>
     protected override void Process()
     {
+        foreach (var name in Name.Where(name => !WildcardPattern.ContainsWildcardCharacters(name) && !Model.Base.Descendants().Any(module => IsNamed(module, name))))
+        {
+            WriteError(new PeftException("ModuleNotFound", $"The model '{Model.Name}' has no module '{name}'.")
+            {
+                Target = name,
+                RecommendedAction = "Get-ModelModule -Summary lists the names there are.",
+            });
+        }
+
         var modules = Model.Base.Descendants()
-            .Where(module => Kind.Any(kind => LoadedModels.Matches(kind, module.ClassName))
-                && Name.Any(name => LoadedModels.Matches(name, module.Path) || LoadedModels.Matches(name, module.Name)))
+            .Where(module => Kind.Any(kind => LoadedModels.Matches(kind, module.ClassName)) && Name.Any(name => IsNamed(module, name)))
             .Select(Describe)
             .ToList();
         if (Summary)
@@ -46,6 +54,8 @@ public sealed partial class GetModelModuleCommand : ModelCommand
             WriteObject(modules, enumerateCollection: true);
         }
     }
+
+    private static bool IsNamed(ModelNode module, string name) => LoadedModels.Matches(name, module.Path) || LoadedModels.Matches(name, module.Name);
 
     private ModelModule Describe(ModelNode module) => new(
         module.Path,

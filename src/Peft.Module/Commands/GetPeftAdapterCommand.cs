@@ -31,7 +31,11 @@ public sealed class GetPeftAdapterCommand : PeftCmdlet
             var named = adapters.Where(adapter => LoadedModels.Matches(name, adapter.Name)).ToList();
             if (named.Count == 0 && !WildcardPattern.ContainsWildcardCharacters(name))
             {
-                WriteError(new PeftException("AdapterNotFound", $"There is no adapter '{name}' on {(Model is null ? "any loaded model" : $"'{Model.Name}'")}.") { Target = name });
+                WriteError(new PeftException("AdapterNotFound", $"There is no adapter '{name}' on {(Model is null ? "any loaded model" : $"'{Model.Name}'")}.")
+                {
+                    Target = name,
+                    RecommendedAction = "Get-PeftAdapter without a name lists those there are.",
+                });
             }
 
             WriteObject(named, enumerateCollection: true);

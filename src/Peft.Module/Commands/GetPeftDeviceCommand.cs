@@ -19,11 +19,11 @@ public sealed class GetPeftDeviceCommand : PeftCmdlet
 }
 
 /// <summary>A processor that a model can run on.</summary>
-/// <param name="Name">What <c>Import-PeftModel -Device</c> takes: <c>cpu</c>, <c>cuda:0</c>, <c>mps</c>.</param>
-/// <param name="Kind"><c>CPU</c>, <c>CUDA</c> or <c>MPS</c>.</param>
+/// <param name="Name">What <c>Import-PeftModel -Device</c> takes: <c>cpu</c>, <c>cuda:0</c>.</param>
+/// <param name="Kind"><c>CPU</c> or <c>CUDA</c>.</param>
 /// <param name="IsDefault">Whether a model goes there when no device is named.</param>
 /// <param name="Threads">Threads that the engine uses there; null for a GPU.</param>
-/// <param name="MemoryBytes">Memory that this process may use there, in bytes; null where the engine can't tell.</param>
+/// <param name="MemoryBytes">Memory that this process may use there, in bytes; null for a GPU, for the engine doesn't tell.</param>
 /// <param name="Engine">The engine and its version.</param>
 public sealed record DeviceInformation(string Name, string Kind, bool IsDefault, int? Threads, long? MemoryBytes, string Engine)
 {

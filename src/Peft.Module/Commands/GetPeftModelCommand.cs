@@ -24,11 +24,7 @@ public sealed class GetPeftModelCommand : PeftCmdlet
             var models = LoadedModels.Named(name).ToList();
             if (models.Count == 0 && !WildcardPattern.ContainsWildcardCharacters(name))
             {
-                WriteError(new PeftException("ModelNotFound", $"No model named '{name}' is loaded.")
-                {
-                    Target = name,
-                    RecommendedAction = "Import-PeftModel loads one; Get-PeftModel without a name lists those that are loaded.",
-                });
+                WriteError(LoadedModels.NotFound(name));
             }
 
             WriteObject(models, enumerateCollection: true);

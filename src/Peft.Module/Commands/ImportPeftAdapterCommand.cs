@@ -1,6 +1,5 @@
 using System.Management.Automation;
 using Peft.Adapters;
-using Peft.Hub;
 using Peft.Module.Completion;
 
 namespace Peft.Module.Commands;
@@ -8,35 +7,19 @@ namespace Peft.Module.Commands;
 /// <summary>Import-PeftAdapter: loads an adapter that Peft or PEFT saved onto a model.</summary>
 [Cmdlet(VerbsData.Import, "PeftAdapter", DefaultParameterSetName = PathSet, SupportsShouldProcess = true)]
 [OutputType(typeof(PeftAdapter))]
-public sealed class ImportPeftAdapterCommand : ModelCommand
+public sealed class ImportPeftAdapterCommand : ImportCommand
 {
-    private const string PathSet = "Path";
-    private const string LiteralSet = "LiteralPath";
-    private const string HubSet = "Hub";
+    /// <summary>The model, from Import-PeftModel; a loaded model's name does as well.</summary>
+    [Parameter(Mandatory = true, ValueFromPipeline = true, ValueFromPipelineByPropertyName = true)]
+    [ModelArgument]
+    [ArgumentCompleter(typeof(ModelNameCompleter))]
+    public PeftModel Model { get; set; } = null!;
 
     /// <summary>Folders that hold <c>adapter_config.json</c>; wildcards are allowed.</summary>
     [Parameter(Mandatory = true, Position = 0, ParameterSetName = PathSet)]
     [SupportsWildcards]
     [ValidateNotNullOrEmpty]
-    public string[] Path { get; set; } = [];
-
-    /// <summary>Folders, taken as they are written.</summary>
-    [Parameter(Mandatory = true, ParameterSetName = LiteralSet)]
-    [Alias("PSPath", "LP")]
-    [ValidateNotNullOrEmpty]
-    public string[] LiteralPath { get; set; } = [];
-
-    /// <summary>Name of an adapter in the hub's cache on this machine, such as <c>owner/adapter</c>.</summary>
-    [Parameter(Mandatory = true, ParameterSetName = HubSet)]
-    [ArgumentCompleter(typeof(HubNameCompleter))]
-    [ValidateNotNullOrEmpty]
-    public string HubName { get; set; } = "";
-
-    /// <summary>Branch, tag or commit on the hub.</summary>
-    [Parameter(ParameterSetName = HubSet)]
-    [PSDefaultValue(Value = "main", Help = "main")]
-    [ValidateNotNullOrEmpty]
-    public string Revision { get; set; } = "main";
+    public override string[] Path { get; set; } = [];
 
     /// <summary>What to call the adapter on this model. Without it the folder's name is taken.</summary>
     [Parameter(Position = 1)]
@@ -48,29 +31,10 @@ public sealed class ImportPeftAdapterCommand : ModelCommand
     public SwitchParameter Force { get; set; }
 
     /// <inheritdoc/>
-    protected override void Process()
+    private protected override void Import(string path, string name)
     {
-        IEnumerable<string> folders = ParameterSetName switch
-        {
-            HubSet => [HubCache.Find(HubName, Revision)],
-            LiteralSet => LiteralPath.Select(path => PathResolution.ResolveLiteral(this, path)),
-            _ => Path.SelectMany(path => PathResolution.Resolve(this, path)),
-        };
-        foreach (var folder in folders)
-        {
-            try
-            {
-                Import(folder, AdapterName ?? NameOf(ParameterSetName == HubSet ? HubName : folder));
-            }
-            catch (Exception error) when (ErrorMapping.IsOurs(error))
-            {
-                WriteError(error, folder);
-            }
-        }
-    }
-
-    private void Import(string folder, string name)
-    {
+        // A dot can't be in an adapter's name, for names become part of keys.
+        name = AdapterName ?? name.Replace('.', '_');
         if (!Force && Model.Adapters.Any(adapter => adapter.Name == name))
         {
             throw new PeftException("AdapterExists", $"The model '{Model.Name}' has an adapter '{name}' already.")
@@ -80,18 +44,14 @@ public sealed class ImportPeftAdapterCommand : ModelCommand
             };
         }
 
-        if (ShouldProcess(Model.Name, $"Load the adapter '{name}' from '{folder}'"))
+        if (ShouldProcess(Model.Name, $"Load the adapter '{name}' from '{path}'"))
         {
             WriteObject(Run(output =>
             {
-                var adapter = Model.LoadAdapter(folder, name);
+                var adapter = Model.LoadAdapter(path, name);
                 adapter.Report.Messages.ForEach(output.WriteWarning);
                 return adapter;
             }));
         }
     }
-
-    /// <summary>A folder's name without what an adapter's name may not hold.</summary>
-    private static string NameOf(string path) =>
-        System.IO.Path.GetFileName(System.IO.Path.TrimEndingDirectorySeparator(path)).Replace('.', '_');
 }

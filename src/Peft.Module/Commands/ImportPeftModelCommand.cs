@@ -1,6 +1,5 @@
 using System.Management.Automation;
 using Peft.Adapters;
-using Peft.Hub;
 using Peft.Models;
 using Peft.Module.Completion;
 
@@ -9,35 +8,13 @@ namespace Peft.Module.Commands;
 /// <summary>Import-PeftModel: loads a model from a folder in Hugging Face's layout, from a GGUF file or from the hub's cache.</summary>
 [Cmdlet(VerbsData.Import, "PeftModel", DefaultParameterSetName = PathSet)]
 [OutputType(typeof(PeftModel))]
-public sealed class ImportPeftModelCommand : PeftCmdlet
+public sealed class ImportPeftModelCommand : ImportCommand
 {
-    private const string PathSet = "Path";
-    private const string LiteralSet = "LiteralPath";
-    private const string HubSet = "Hub";
-
     /// <summary>Folders that hold <c>config.json</c> and weights, or <c>.gguf</c> files; wildcards are allowed.</summary>
     [Parameter(Mandatory = true, Position = 0, ParameterSetName = PathSet, ValueFromPipeline = true, ValueFromPipelineByPropertyName = true)]
     [SupportsWildcards]
     [ValidateNotNullOrEmpty]
-    public string[] Path { get; set; } = [];
-
-    /// <summary>Folders or files, taken as they are written.</summary>
-    [Parameter(Mandatory = true, ParameterSetName = LiteralSet, ValueFromPipelineByPropertyName = true)]
-    [Alias("PSPath", "LP")]
-    [ValidateNotNullOrEmpty]
-    public string[] LiteralPath { get; set; } = [];
-
-    /// <summary>Name of a model in the hub's cache on this machine, such as <c>HuggingFaceTB/SmolLM2-135M</c>.</summary>
-    [Parameter(Mandatory = true, ParameterSetName = HubSet)]
-    [ArgumentCompleter(typeof(HubNameCompleter))]
-    [ValidateNotNullOrEmpty]
-    public string HubName { get; set; } = "";
-
-    /// <summary>Branch, tag or commit on the hub.</summary>
-    [Parameter(ParameterSetName = HubSet)]
-    [PSDefaultValue(Value = "main", Help = "main")]
-    [ValidateNotNullOrEmpty]
-    public string Revision { get; set; } = "main";
+    public override string[] Path { get; set; } = [];
 
     /// <summary>What to call the model in this session. Without it the folder's name is taken.</summary>
     [Parameter]
@@ -63,49 +40,47 @@ public sealed class ImportPeftModelCommand : PeftCmdlet
     public SwitchParameter StructureOnly { get; set; }
 
     /// <inheritdoc/>
-    protected override void Process()
+    private protected override void Import(string path, string name)
     {
-        switch (ParameterSetName)
-        {
-            case HubSet:
-                Import(HubName, () => [HubCache.Find(HubName, Revision)], Name ?? HubName.Split('/')[^1]);
-                break;
-            case LiteralSet:
-                foreach (var path in LiteralPath)
-                {
-                    Import(path, () => [PathResolution.ResolveLiteral(this, path)], Name);
-                }
-
-                break;
-            default:
-                foreach (var path in Path)
-                {
-                    Import(path, () => PathResolution.Resolve(this, path), Name);
-                }
-
-                break;
-        }
-    }
-
-    private void Import(string given, Func<IReadOnlyList<string>> resolve, string? name)
-    {
+        PeftModel? model = null;
         try
         {
-            foreach (var path in resolve())
-            {
-                var options = new LoadOptions { DataType = EngineNames.DataType(DataType), Device = EngineNames.Device(Device), StructureOnly = StructureOnly };
-                var model = Run(output =>
-                {
-                    output.WriteVerbose($"Loading '{path}'.");
-                    return PeftModel.Load(path, options, name);
-                });
-                LoadedModels.Add(model);
-                WriteObject(model);
-            }
+            Run(output => model = Load(path, name, output));
         }
-        catch (Exception error) when (ErrorMapping.IsOurs(error))
+        catch (PipelineStoppedException)
         {
-            WriteError(error, given);
+            // It may be there already, but nobody waits for it any more.
+            model?.Dispose();
+            throw;
+        }
+
+        LoadedModels.Add(model!);
+        WriteObject(model);
+    }
+
+    private PeftModel Load(string path, string name, WorkOutput output)
+    {
+        output.WriteVerbose($"Loading '{path}'.");
+        var progress = new ProgressLine(output, $"Importing '{name}'");
+        var options = new LoadOptions
+        {
+            DataType = EngineNames.DataType(DataType),
+            Device = EngineNames.Device(Device),
+            StructureOnly = StructureOnly,
+            OnProgress = (done, total) => progress.Show(done, total, FormattableString.Invariant($"{done:N0} of {total:N0} parameters")),
+            Cancellation = output.Cancellation,
+        };
+        var model = PeftModel.Load(path, options, Name ?? name);
+        try
+        {
+            progress.Complete();
+            output.Cancellation.ThrowIfCancellationRequested();
+            return model;
+        }
+        catch (OperationCanceledException)
+        {
+            model.Dispose();
+            throw;
         }
     }
 }

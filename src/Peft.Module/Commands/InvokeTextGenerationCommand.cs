@@ -1,6 +1,7 @@
-using System.Globalization;
 using System.Management.Automation;
+using Peft.Adapters;
 using Peft.Generation;
+using Peft.Models;
 using Peft.Module.Completion;
 using Peft.Tokenization.ChatTemplates;
 
@@ -11,13 +12,17 @@ namespace Peft.Module.Commands;
 [OutputType(typeof(GenerationResult), typeof(string))]
 public sealed class InvokeTextGenerationCommand : GenerationCommand
 {
+    private readonly List<(string Text, IReadOnlyList<int> Ids)> waiting = [];
+    private Request? request;
+
     /// <summary>Texts to continue.</summary>
     [Parameter(Mandatory = true, Position = 0, ValueFromPipeline = true, ValueFromPipelineByPropertyName = true)]
     [AllowEmptyString]
     public string[] Prompt { get; set; } = [];
 
-    /// <summary>Adapters that act for this command, in order, whatever is active on the model; <c>base</c> for none.</summary>
+    /// <summary>Adapters that act for this command, in order, whatever is active on the model; wildcards are allowed, and <c>base</c> for none.</summary>
     [Parameter(ParameterSetName = ModelSet)]
+    [SupportsWildcards]
     [ArgumentCompleter(typeof(AdapterOrBaseCompleter))]
     [ValidateNotNullOrEmpty]
     public string[]? AdapterName { get; set; }
@@ -31,7 +36,7 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
     [ValidateNotNullOrEmpty]
     public string? SystemMessage { get; set; }
 
-    /// <summary>Prompts that are continued at once.</summary>
+    /// <summary>Prompts that are continued at once: those of the pipeline wait until there are so many, or no more come.</summary>
     [Parameter]
     [ValidateRange(1, int.MaxValue)]
     [PSDefaultValue(Value = 8, Help = "8")]
@@ -42,51 +47,94 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
     public SwitchParameter Stream { get; set; }
 
     /// <inheritdoc/>
-    protected override void Process()
+    protected override void Begin()
     {
-        var options = Options();
-        var selection = SelectionOf(AdapterName);
-        foreach (var prompts in Prompt.Chunk(Stream ? 1 : BatchSize))
+        if (SystemMessage is not null && !Chat)
         {
-            var results = Run(output =>
+            throw new PeftException("ParametersContradict", "-SystemMessage says nothing without -Chat: only a chat template has a place for it.")
             {
-                var progress = new ProgressLine(output, "Generating text");
-                var added = 0;
-                void Show(GenerationChunk chunk)
-                {
-                    added++;
-                    if (Stream)
-                    {
-                        if (chunk.Text.Length > 0)
-                        {
-                            output.WriteObject(chunk.Text);
-                        }
-                    }
-                    else
-                    {
-                        progress.Show(added, options.MaxNewTokens * prompts.Length, string.Create(CultureInfo.InvariantCulture, $"{added} tokens"));
-                    }
-                }
-
-                var generator = new TextGenerator(TheModel);
-                var results = Chat
-                    ? generator.Generate([.. prompts.Select(Encode)], options, selection, Show, output.Cancellation)
-                        .Select((result, index) => result with { Prompt = prompts[index] }).ToList()
-                    : generator.Generate(prompts, options, selection, Show, output.Cancellation);
-                progress.Complete();
-                return results;
-            });
-            if (!Stream)
-            {
-                WriteObject(results, enumerateCollection: true);
-            }
+                Target = SystemMessage,
+                RecommendedAction = "Add -Chat, or write the message into the prompt.",
+            };
         }
     }
 
-    private IReadOnlyList<int> Encode(string prompt)
+    /// <inheritdoc/>
+    protected override void Process()
     {
-        var tokenizer = TokenizerOf(TheModel);
+        var wanted = (TheModel, ParameterSetName == AdapterSet ? Adapter : null, TheModel.Version);
+        if (request is null || request.Key != wanted)
+        {
+            Flush();
+            request = new Request(wanted, new TextGenerator(TheModel), Options(), SelectionOf(AdapterName) ?? TheModel.CurrentSelection);
+        }
+
+        Each(Prompt, prompt =>
+        {
+            waiting.Add((prompt, Encode(request, prompt)));
+            if (Stream || waiting.Count == BatchSize)
+            {
+                Flush();
+            }
+        });
+    }
+
+    /// <inheritdoc/>
+    protected override void End() => Flush();
+
+    /// <summary>Continues the prompts that wait for each other, in one batch.</summary>
+    private void Flush()
+    {
+        if (waiting.Count > 0)
+        {
+            (string Text, IReadOnlyList<int> Ids)[] batch = [.. waiting];
+            waiting.Clear();
+            Each([request!], what => Generate(what, batch));
+        }
+    }
+
+    private void Generate(Request what, (string Text, IReadOnlyList<int> Ids)[] batch)
+    {
+        var results = Run(output =>
+        {
+            var progress = new ProgressLine(output, "Generating text");
+            var total = (long)what.Options.MaxNewTokens * batch.Length;
+            var added = 0L;
+            void Show(GenerationChunk chunk)
+            {
+                added++;
+                if (!Stream)
+                {
+                    progress.Show(added, total, FormattableString.Invariant($"{added} tokens"));
+                }
+                else if (chunk.Text.Length > 0)
+                {
+                    output.WriteObject(chunk.Text);
+                }
+            }
+
+            var results = what.Generator.Generate([.. batch.Select(static prompt => prompt.Ids)], what.Options, what.Selection, Show, output.Cancellation);
+            progress.Complete();
+            return results;
+        });
+        if (!Stream)
+        {
+            WriteObject(results.Select((result, index) => result with { Prompt = batch[index].Text }), enumerateCollection: true);
+        }
+    }
+
+    private IReadOnlyList<int> Encode(Request what, string prompt)
+    {
+        if (!Chat)
+        {
+            return what.Generator.Encode(prompt);
+        }
+
+        var tokenizer = TokenizerOf(what.Key.Model);
         ChatMessage[] messages = SystemMessage is null ? [new("user", prompt)] : [new("system", SystemMessage), new("user", prompt)];
         return tokenizer.EncodeIds(tokenizer.ApplyChatTemplate(messages, addGenerationPrompt: true), addSpecialTokens: false);
     }
+
+    /// <summary>How prompts are continued. What changes the model between two prompts makes another request.</summary>
+    private sealed record Request((PeftModel Model, PeftAdapter? Adapter, int Version) Key, TextGenerator Generator, GenerationOptions Options, Selection Selection);
 }

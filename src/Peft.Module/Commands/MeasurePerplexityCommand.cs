@@ -1,6 +1,9 @@
 using System.Management.Automation;
+using Peft.Adapters;
 using Peft.Generation;
+using Peft.Models;
 using Peft.Module.Completion;
+using Peft.Training.Data;
 
 namespace Peft.Module.Commands;
 
@@ -9,19 +12,26 @@ namespace Peft.Module.Commands;
 [OutputType(typeof(PerplexityResult))]
 public sealed class MeasurePerplexityCommand : TextModelCommand
 {
-    /// <summary>Texts to measure, each on its own.</summary>
-    [Parameter(Position = 0, ValueFromPipeline = true, ValueFromPipelineByPropertyName = true)]
+    /// <summary>Texts to measure, or files from Get-ChildItem, each on its own.</summary>
+    [Parameter(Position = 0, ValueFromPipeline = true)]
     [ValidateNotNullOrEmpty]
-    public string[]? Text { get; set; }
+    public PSObject[] Text { get; set; } = [];
 
-    /// <summary>Text files to measure, each on its own; wildcards are allowed.</summary>
+    /// <summary>Text files to measure, each on its own, in the encoding that their bytes tell; wildcards are allowed.</summary>
     [Parameter]
     [SupportsWildcards]
     [ValidateNotNullOrEmpty]
-    public string[]? Path { get; set; }
+    public string[] Path { get; set; } = [];
 
-    /// <summary>Adapters that act for this command, whatever is active on the model; <c>base</c> for none.</summary>
+    /// <summary>Text files to measure, taken as they are written.</summary>
+    [Parameter]
+    [Alias("PSPath", "LP")]
+    [ValidateNotNullOrEmpty]
+    public string[] LiteralPath { get; set; } = [];
+
+    /// <summary>Adapters that act for this command, whatever is active on the model; wildcards are allowed, and <c>base</c> for none.</summary>
     [Parameter(ParameterSetName = ModelSet)]
+    [SupportsWildcards]
     [ArgumentCompleter(typeof(AdapterOrBaseCompleter))]
     [ValidateNotNullOrEmpty]
     public string[]? AdapterName { get; set; }
@@ -35,23 +45,29 @@ public sealed class MeasurePerplexityCommand : TextModelCommand
     /// <inheritdoc/>
     protected override void Process()
     {
-        if (Text is null && Path is null)
+        // The model itself, or the adapter, arrives as a text as well where it comes down the pipeline.
+        PSObject[] texts = [.. Text.Where(static text => text.BaseObject is not (PeftModel or PeftAdapter))];
+        if (texts.Length == 0 && Path.Length == 0 && LiteralPath.Length == 0)
         {
             throw new PeftException("TextMissing", "There is no text to measure.") { RecommendedAction = "Give a text, or a file with -Path." };
         }
 
         var selection = SelectionOf(AdapterName);
-        var texts = (Text ?? []).Concat((Path ?? []).SelectMany(path => PathResolution.Resolve(this, path)).Select(File.ReadAllText));
-        foreach (var text in texts)
+        Each(texts, text => Measure(() => text.BaseObject is FileInfo file ? TextFile.Read(file.FullName) : TextInput.Text(text), selection));
+        Each(Path, pattern => Each(PathResolution.Resolve(this, pattern), path => Measure(() => TextFile.Read(path), selection)));
+        Each(LiteralPath, given =>
         {
-            WriteObject(Run(output =>
-            {
-                var progress = new ProgressLine(output, "Measuring perplexity");
-                var result = PerplexityResult.Measure(
-                    TheModel, text, WindowLength, selection, done => progress.Show(done, total: 0, $"{done} tokens"), output.Cancellation);
-                progress.Complete();
-                return result;
-            }));
-        }
+            var path = PathResolution.ResolveLiteral(this, given);
+            Measure(() => TextFile.Read(path), selection);
+        });
     }
+
+    private void Measure(Func<string> text, Selection? selection) => WriteObject(Run(output =>
+    {
+        var progress = new ProgressLine(output, "Measuring perplexity");
+        var result = PerplexityResult.Measure(
+            TheModel, text(), WindowLength, selection, done => progress.Show(done, total: 0, FormattableString.Invariant($"{done} tokens")), output.Cancellation);
+        progress.Complete();
+        return result;
+    }));
 }

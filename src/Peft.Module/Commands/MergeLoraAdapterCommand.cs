@@ -38,9 +38,18 @@ public sealed class MergeLoraAdapterCommand : AdapterCommand
     /// <inheritdoc/>
     protected override void Process()
     {
-        var chosen = ParameterSetName == ModelSet && AdapterName is null
+        IReadOnlyList<PeftAdapter> chosen = ParameterSetName == ModelSet && AdapterName is null
             ? [.. Model.ActiveAdapters.Select(name => Model[name])]
             : Chosen(AdapterName ?? []);
+        if (chosen.Count == 0)
+        {
+            throw new PeftException("NothingToMerge", $"The model '{Model.Name}' has no active adapter to merge.")
+            {
+                Target = Model,
+                RecommendedAction = "Name the adapters to merge with -AdapterName, or activate them with Set-ActiveAdapter.",
+            };
+        }
+
         adapters.AddRange(chosen);
         models.AddRange((ParameterSetName == ModelSet ? [Model] : chosen.Select(static adapter => adapter.Model)).Except(models));
     }
@@ -48,8 +57,8 @@ public sealed class MergeLoraAdapterCommand : AdapterCommand
     /// <inheritdoc/>
     protected override void End()
     {
-        var options = new MergeOptions { Unload = Unload, Safe = Safe, DataType = EngineNames.DataType(DataType) };
-        foreach (var model in models)
+        var options = new MergeOptions { Unload = Unload, Safe = Safe, DataType = EngineNames.DataType(DataType), Cancellation = Cancellation };
+        Each(models, model =>
         {
             string[] names = [.. adapters.Where(adapter => ReferenceEquals(adapter.Model, model)).Select(static adapter => adapter.Name).Distinct(StringComparer.Ordinal)];
             if (ShouldProcess(model.Name, $"Merge {string.Join(", ", names)} into the weights{(Unload ? " for good" : "")}"))
@@ -57,23 +66,6 @@ public sealed class MergeLoraAdapterCommand : AdapterCommand
                 Run(output => model.Merge(names, options).Messages.ForEach(output.WriteWarning));
                 WriteObject(model);
             }
-        }
-    }
-}
-
-/// <summary>Undo-LoraMerge: takes merged adapters out of the weights again, bit for bit.</summary>
-[Cmdlet(VerbsCommon.Undo, "LoraMerge", SupportsShouldProcess = true)]
-[Alias("Undo-PeftMerge")]
-[OutputType(typeof(PeftModel))]
-public sealed class UndoLoraMergeCommand : ModelCommand
-{
-    /// <inheritdoc/>
-    protected override void Process()
-    {
-        if (ShouldProcess(Model.Name, "Restore the weights as they were before the merge"))
-        {
-            Run(output => Model.UndoMerge().ForEach(output.WriteWarning));
-            WriteObject(Model);
-        }
+        });
     }
 }

@@ -1,4 +1,5 @@
 using System.Management.Automation;
+using Peft.Adapters;
 using Peft.Module.Completion;
 
 namespace Peft.Module.Commands;
@@ -17,12 +18,22 @@ public sealed class RemovePeftAdapterCommand : AdapterCommand
     /// <inheritdoc/>
     protected override void Process()
     {
-        foreach (var adapter in Chosen(AdapterName))
+        if (ParameterSetName == AdapterSet)
         {
-            if (ShouldProcess(adapter.Model.Name, $"Remove the adapter '{adapter.Name}'"))
-            {
-                adapter.Model.RemoveAdapter(adapter.Name).ForEach(WriteWarning);
-            }
+            Each(Adapter, Remove);
+            return;
+        }
+
+        // A wildcard may fit none, as with other Remove cmdlets.
+        Each(AdapterName, name => Each(
+            WildcardPattern.ContainsWildcardCharacters(name) ? AdapterNames.Find(Model, name) : AdapterNames.Resolve(Model, [name]), Remove));
+    }
+
+    private void Remove(PeftAdapter adapter)
+    {
+        if (ShouldProcess(adapter.Model.Name, $"Remove the adapter '{adapter.Name}'"))
+        {
+            adapter.Model.RemoveAdapter(adapter.Name).ForEach(WriteWarning);
         }
     }
 }

@@ -26,13 +26,30 @@ public sealed class RemovePeftModelCommand : PeftCmdlet
     /// <inheritdoc/>
     protected override void Process()
     {
-        foreach (var model in ParameterSetName == NameSet ? [.. LoadedModels.Named(Name)] : (PeftModel[])[Model])
+        if (ParameterSetName == ModelSet)
         {
-            if (ShouldProcess(model.Name, "Free the weights"))
+            Remove(Model);
+            return;
+        }
+
+        Each(Name, name =>
+        {
+            PeftModel[] named = [.. LoadedModels.Named(name)];
+            if (named.Length == 0 && !WildcardPattern.ContainsWildcardCharacters(name))
             {
-                model.Dispose();
-                LoadedModels.Remove(model);
+                throw LoadedModels.NotFound(name);
             }
+
+            Each(named, Remove);
+        });
+    }
+
+    private void Remove(PeftModel model)
+    {
+        if (ShouldProcess(model.Name, "Free the weights"))
+        {
+            model.Dispose();
+            LoadedModels.Remove(model);
         }
     }
 }

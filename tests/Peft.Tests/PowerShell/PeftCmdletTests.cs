@@ -77,6 +77,10 @@ public sealed class PeftCmdletTests
     [InlineData("OutputExists", ErrorCategory.ResourceExists)]
     [InlineData("SafetensorsHeaderTooLong", ErrorCategory.InvalidData)]
     [InlineData("ModelMerged", ErrorCategory.InvalidOperation)]
+    [InlineData("GenerationOptionInvalid", ErrorCategory.InvalidArgument)]
+    [InlineData("ParametersContradict", ErrorCategory.InvalidArgument)]
+    [InlineData("FileUnreadable", ErrorCategory.ReadError)]
+    [InlineData("CheckpointWriteFailed", ErrorCategory.WriteError)]
     public void Categories_follow_from_ids(string id, ErrorCategory category)
     {
         using var shell = Create($"Test-Work -Fail {id}");

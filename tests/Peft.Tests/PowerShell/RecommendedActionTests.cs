@@ -7,7 +7,9 @@ namespace Peft.Tests.PowerShell;
 public sealed partial class RecommendedActionTests
 {
     [Theory]
+    [InlineData("Peft/Generation")]
     [InlineData("Peft/Training")]
+    [InlineData("Peft.Module")]
     public void Every_error_has_one(string folder)
     {
         var root = Path.Combine(ModuleHost.Root, "src", folder);

@@ -4,57 +4,6 @@ using Peft.Module.Completion;
 
 namespace Peft.Module.Commands;
 
-/// <summary>What Enable-PeftAdapter and Disable-PeftAdapter share: a model, on its own or through one of its adapters.</summary>
-public abstract class SwitchPeftAdapterCommand : ModelCommand
-{
-    /// <summary>Puts the model out again.</summary>
-    [Parameter]
-    public SwitchParameter PassThru { get; set; }
-
-    /// <inheritdoc/>
-    protected override void Process()
-    {
-        if (ShouldProcess(Model.Name, Action))
-        {
-            Switch(Model).ForEach(WriteWarning);
-            if (PassThru)
-            {
-                WriteObject(Model);
-            }
-        }
-    }
-
-    /// <summary>What happens to the model, for <c>-WhatIf</c>.</summary>
-    private protected abstract string Action { get; }
-
-    /// <summary>Does it and returns what the user should know.</summary>
-    private protected abstract IReadOnlyList<string> Switch(PeftModel model);
-}
-
-/// <summary>Enable-PeftAdapter: lets the active adapters of a model act again.</summary>
-[Cmdlet(VerbsLifecycle.Enable, "PeftAdapter", SupportsShouldProcess = true)]
-[OutputType(typeof(PeftModel))]
-public sealed class EnablePeftAdapterCommand : SwitchPeftAdapterCommand
-{
-    /// <inheritdoc/>
-    private protected override string Action => "Let the active adapters act";
-
-    /// <inheritdoc/>
-    private protected override IReadOnlyList<string> Switch(PeftModel model) => model.Enable();
-}
-
-/// <summary>Disable-PeftAdapter: lets the base model speak alone and keeps the active set.</summary>
-[Cmdlet(VerbsLifecycle.Disable, "PeftAdapter", SupportsShouldProcess = true)]
-[OutputType(typeof(PeftModel))]
-public sealed class DisablePeftAdapterCommand : SwitchPeftAdapterCommand
-{
-    /// <inheritdoc/>
-    private protected override string Action => "Switch all adapters off";
-
-    /// <inheritdoc/>
-    private protected override IReadOnlyList<string> Switch(PeftModel model) => model.Disable();
-}
-
 /// <summary>Set-ActiveAdapter: chooses the adapters that act, in order and strength.</summary>
 [Cmdlet(VerbsCommon.Set, "ActiveAdapter", SupportsShouldProcess = true, DefaultParameterSetName = AdapterSet)]
 [OutputType(typeof(PeftAdapter))]
@@ -63,8 +12,9 @@ public sealed class SetActiveAdapterCommand : AdapterCommand
     private readonly List<PeftAdapter> adapters = [];
     private readonly HashSet<PeftModel> models = [];
 
-    /// <summary>Names of the model's adapters in the order in which they act; an empty list leaves the base alone.</summary>
+    /// <summary>Names of the model's adapters in the order in which they act; wildcards are allowed. An empty list leaves the base alone.</summary>
     [Parameter(Mandatory = true, Position = 0, ParameterSetName = ModelSet)]
+    [SupportsWildcards]
     [ArgumentCompleter(typeof(AdapterNameCompleter))]
     [AllowEmptyCollection]
     public string[] AdapterName { get; set; } = [];
@@ -97,7 +47,7 @@ public sealed class SetActiveAdapterCommand : AdapterCommand
             };
         }
 
-        foreach (var model in models)
+        Each(models, model =>
         {
             var set = adapters.Select((adapter, index) => (adapter, active: new Models.Active(adapter.Name, Weight?[index] ?? 1f)))
                 .Where(entry => ReferenceEquals(entry.adapter.Model, model)).ToList();
@@ -115,6 +65,6 @@ public sealed class SetActiveAdapterCommand : AdapterCommand
                     WriteObject(set.Select(static entry => entry.adapter), enumerateCollection: true);
                 }
             }
-        }
+        });
     }
 }

@@ -1,0 +1,152 @@
+using System.Management.Automation;
+
+namespace Peft.Tests.PowerShell;
+
+/// <summary>Models and adapters: how they are found, imported, exported, merged and removed, and what is said where that can't be.</summary>
+public sealed class ModelCmdletTests : IClassFixture<ModuleHost>, IDisposable
+{
+    private static readonly string PocketLlama = Path.Combine(ModuleHost.Root, "assets", "pocket-llama");
+
+    private readonly ModuleHost host;
+    private readonly DirectoryInfo folder = Directory.CreateTempSubdirectory("peft-models");
+    private readonly object model;
+
+    public ModelCmdletTests(ModuleHost host)
+    {
+        this.host = host;
+        host.Output("$null = $ExecutionContext.SessionState.Path.SetLocation($args[0])", folder.FullName);
+        model = host.Output("Import-PeftModel $args[0]", PocketLlama)[0];
+    }
+
+    [Theory]
+    [InlineData("Invoke-TextGeneration 'x'")]
+    [InlineData("Invoke-TextGeneration 'x' -AdapterName a")]
+    [InlineData("Measure-Perplexity 'one two'")]
+    [InlineData("Export-PeftModel ./gone")]
+    [InlineData("Add-PeftAdapter (New-LoraConfig -TargetModule q_proj)")]
+    public void A_removed_model_is_named_as_such(string command)
+    {
+        host.Output("$args[0] | Remove-PeftModel; $args[0] | Remove-PeftModel", model);
+        var error = Assert.Single(host.Run("$args[0] | " + command, model).Errors);
+        Assert.StartsWith("ModelDisposed,", error.FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.Contains("Import the model again", error.ErrorDetails.RecommendedAction, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("Remove-PeftModel nosuch", "ModelNotFound")]
+    [InlineData("$args[0] | Get-ModelModule nosuch", "ModuleNotFound")]
+    [InlineData("$args[0] | Merge-LoraAdapter no*", "AdapterNotFound")]
+    [InlineData("$args[0] | Merge-LoraAdapter", "NothingToMerge")]
+    [InlineData("$args[0] | Export-PeftAdapter ./none", "AdapterNotFound")]
+    [InlineData("$args[0] | Set-ActiveAdapter no*", "AdapterNotFound")]
+    [InlineData("$args[0] | Remove-PeftAdapter nosuch", "AdapterNotFound")]
+    [InlineData("$args[0] | Get-PeftAdapter nosuch", "AdapterNotFound")]
+    [InlineData("$args[0] | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj) 'a:b'", "AdapterNameInvalid")]
+    public void What_is_not_there_is_an_error_with_a_way_out(string command, string id)
+    {
+        var error = Assert.Single(host.Run(command, model).Errors);
+        Assert.StartsWith(id + ",", error.FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.NotEmpty(error.ErrorDetails.RecommendedAction);
+    }
+
+    [Fact]
+    public void Removing_by_a_wildcard_that_fits_nothing_is_no_error() =>
+        host.Output("Remove-PeftModel nosuch*; $args[0] | Remove-PeftAdapter *; $args[0] | Get-ModelModule no*", model);
+
+    [Fact]
+    public void A_path_that_fails_leaves_the_others_their_turn()
+    {
+        folder.CreateSubdirectory("models/1-broken");
+        Directory.CreateSymbolicLink(Path.Combine(folder.FullName, "models", "2-whole"), PocketLlama);
+        var wild = host.Run("Import-PeftModel ./models/* -StructureOnly");
+        Assert.StartsWith("ModelConfigMissing,", Assert.Single(wild.Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.Equal("2-whole", Assert.Single(wild.Output).Properties["Name"].Value);
+
+        host.Output("$args[0] | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj) a | Export-PeftAdapter ./a", model);
+        var listed = host.Run("$args[0] | Import-PeftAdapter ./nowhere, ./a -Force", model);
+        Assert.StartsWith("PathNotFound,", Assert.Single(listed.Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.Equal("a", Assert.Single(listed.Output).Properties["Name"].Value);
+        Assert.Single(host.Run("Remove-PeftModel nosuch, 2-whole").Errors);
+        Assert.Empty(host.Output("Get-PeftModel 2-w*"));
+    }
+
+    [Fact]
+    public void Paths_are_taken_literally_and_names_from_the_hubs_cache()
+    {
+        Directory.CreateSymbolicLink(Path.Combine(folder.FullName, "m[1]"), PocketLlama);
+        Assert.Equal("m[1]", host.Output("Import-PeftModel -LiteralPath './m[1]' -StructureOnly")[0].Properties["Name"].Value);
+        host.Output("$args[0] | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj) a | Export-PeftAdapter './a[1]'", model);
+        Assert.Equal("a[1]", host.Output("$args[0] | Import-PeftAdapter -LiteralPath './a[1]'", model)[0].Properties["Name"].Value);
+        Assert.StartsWith("HubModelNotCached,", Assert.Single(host.Run("Import-PeftModel -HubName nobody/nothing").Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Importing_and_exporting_show_their_progress()
+    {
+        Assert.Contains(host.Run("Import-PeftModel $args[0]", PocketLlama).Progress, static record => record.PercentComplete == 100);
+        Assert.Contains(host.Run("$args[0] | Export-PeftModel ./out", model).Progress, static record => record.PercentComplete == 100);
+    }
+
+    [Fact]
+    public void Exporting_says_which_active_adapters_are_left_out()
+    {
+        host.Output("$args[0] | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj) a", model);
+        Assert.StartsWith("a: active, but not merged", Assert.Single(host.Run("$args[0] | Export-PeftModel ./base", model).Warnings).Message, StringComparison.Ordinal);
+        Assert.Empty(host.Run("$args[0] | Merge-LoraAdapter | Export-PeftModel ./merged", model).Warnings);
+    }
+
+    [Fact]
+    public void Adapters_of_one_name_are_not_written_over_each_other()
+    {
+        var other = host.Output("Import-PeftModel $args[0] -Name other", PocketLlama)[0];
+        var result = host.Run("$a = $args[0], $args[1] | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj) a; $a | Export-PeftAdapter ./both -Force -PassThru", model, other);
+        Assert.StartsWith("OutputExists,", Assert.Single(result.Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.Single(result.Output);
+    }
+
+    [Fact]
+    public void Adapters_switch_their_model_once()
+    {
+        host.Output("$null = $args[0] | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj) a; $null = $args[0] | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj) b", model);
+        var disabled = host.Output("$args[0] | Get-PeftAdapter | Disable-PeftAdapter -PassThru", model);
+        Assert.Equal(false, Assert.Single(disabled).Properties["AdaptersEnabled"].Value);
+        Assert.Equal("a", host.Output("$args[0].ActiveAdapters", model)[0].ToString());
+        Assert.Equal(true, Assert.Single(host.Output("$args[0] | Enable-PeftAdapter -PassThru", model)).Properties["AdaptersEnabled"].Value);
+    }
+
+    [Fact]
+    public void Aliases_run_the_cmdlets_they_stand_for()
+    {
+        host.Output("$null = $args[0] | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj) a; $null = $args[0] | Merge-PeftAdapter", model);
+        Assert.Equal(false, host.Output("($args[0] | Undo-PeftMerge).IsMerged", model)[0].BaseObject);
+        Assert.Equal("Invoke-LoraTraining", host.Output("(Get-Command Invoke-PeftTraining).Definition")[0].BaseObject);
+    }
+
+    [Fact]
+    public void A_stopped_import_leaves_no_model()
+    {
+        using var shell = host.Create("Import-PeftModel $args[0] -Name stopped -Verbose", PocketLlama);
+        using var began = new ManualResetEventSlim();
+        using var stopping = new ManualResetEventSlim();
+        shell.Streams.Verbose.DataAdded += (_, _) =>
+        {
+            // The pipeline's thread stays here until the stop is under way; meanwhile the weights are read.
+            began.Set();
+            stopping.Wait();
+            Thread.Sleep(300);
+        };
+        var invocation = shell.BeginInvoke();
+        began.Wait();
+        var stop = shell.BeginStop(null, null);
+        stopping.Set();
+        shell.EndStop(stop);
+        Assert.Throws<PipelineStoppedException>(() => shell.EndInvoke(invocation));
+        Assert.Empty(host.Output("Get-PeftModel stop*"));
+    }
+
+    public void Dispose()
+    {
+        host.Run("$args[0] | Remove-PeftModel; $null = $ExecutionContext.SessionState.Path.SetLocation($args[1])", model, Path.GetTempPath());
+        folder.Delete(recursive: true);
+    }
+}
