@@ -7,6 +7,9 @@ namespace Peft.Tensors;
 /// <summary>Tensors spread over several files, with an index (<c>model.safetensors.index.json</c>) that says which file holds which.</summary>
 public sealed class ShardedTensorStore : TensorStore
 {
+    /// <summary>How the name of an index ends.</summary>
+    internal const string IndexEnding = ".index.json";
+
     private readonly Dictionary<string, TensorStore> _stores = [];
     private readonly Dictionary<string, TensorStore> _storeOf = [];
 
@@ -83,6 +86,16 @@ public sealed class ShardedTensorStore : TensorStore
         if (fileName.Length == 0 || fileName != System.IO.Path.GetFileName(fileName))
         {
             throw new PeftException("ShardOutsideFolder", $"'{Path}' says that tensor '{tensorName}' lies in '{fileName}', which is no file name of its own folder.") { Target = Path };
+        }
+
+        // An index may name itself, or another one that names it.
+        if (fileName.EndsWith(IndexEnding, StringComparison.OrdinalIgnoreCase))
+        {
+            throw new PeftException("ShardIndexInvalid", $"'{Path}' says that tensor '{tensorName}' lies in '{fileName}', which is an index itself.")
+            {
+                Target = Path,
+                RecommendedAction = "Fetch the index again: it names weight files only.",
+            };
         }
 
         if (!_stores.TryGetValue(fileName, out TensorStore? store))

@@ -119,7 +119,7 @@ public abstract class TensorStore : IDisposable
     {
         ArgumentException.ThrowIfNullOrEmpty(path);
         string name = System.IO.Path.GetFileName(path);
-        if (name.EndsWith(".index.json", StringComparison.OrdinalIgnoreCase))
+        if (name.EndsWith(ShardedTensorStore.IndexEnding, StringComparison.OrdinalIgnoreCase))
         {
             return ShardedTensorStore.Open(path);
         }

@@ -85,6 +85,50 @@ public sealed class PickleTests : IDisposable
         Assert.Equal("PickleInvalid", Assert.Throws<PeftException>(() => store.Read("w")).ErrorId);
     }
 
+    [Fact]
+    public void AnElementTypeOfOneByteIsReadThroughItsTableWhateverTheStrides()
+    {
+        PickleProgram program = Program().Raw("}(").Raw("U\u0001wctorch._utils\n_rebuild_tensor_v3\n((U\u0007storagectorch\nUntypedStorage\nU\u00010U\u0003cpuL4L\ntQ")
+            .Raw("L0L\n(L2L\nL2L\nt(L1L\nL2L\nt\u0089}ctorch\nfloat8_e5m2\ntRu");
+        using TensorStore store = OpenZip(program, [0x3C, 0x40, 0x42, 0x44]);
+        Assert.Equal([1f, 3f, 2f, 4f], store.Read("w").data<float>().ToArray());
+    }
+
+    /// <summary>As deep as one would have to go to run out of stack, in a megabyte of pickle.</summary>
+    [Fact]
+    public void AWrapperAroundItselfIsRefused()
+    {
+        const int Depth = 100_000;
+        const string Wrap = "ctorch._tensor\n_rebuild_from_type_v2\nq\u00010ctorch\nTensor\nq\u00020";
+        PickleProgram program = Program().Raw(Wrap).Raw("h\u0001").Raw(string.Concat(Enumerable.Repeat("(h\u0001h\u0002", Depth))).Raw(")").Raw(string.Concat(Enumerable.Repeat("t", Depth))).Raw("R");
+        Assert.Equal("PickleRefused", Assert.Throws<PeftException>(() => OpenZip(program, [])).ErrorId);
+    }
+
+    [Fact]
+    public void ADictionaryThatHoldsItselfManyTimesIsWalkedOnce()
+    {
+        string itself = string.Concat(Enumerable.Range(0, 1000).Select(static key => string.Create(CultureInfo.InvariantCulture, $"L{key}L\nh\u0001")));
+        using TensorStore store = OpenZip(Program().Raw("}q\u0001(").Raw(itself).Raw("u(").Tensor("w", "FloatStorage", 4, 0, "4", "1"), Floats(4));
+        Assert.Equal(["w"], store.Names);
+    }
+
+    [Theory]
+    [InlineData(CompressionLevel.NoCompression)]
+    [InlineData(CompressionLevel.Optimal)]
+    public void AContainerThatLiesAboutASizeIsRefusedBeforeMemoryIsAsked(CompressionLevel level)
+    {
+        const uint Claimed = 0xFFFF_FFF0;
+        byte[] zip = Zip(Program().Tensor("w", "FloatStorage", Claimed / 4, 0, (Claimed / 4).ToString(CultureInfo.InvariantCulture), "1"), Floats(400), level);
+
+        // The last entry of the table of contents; 46 bytes and its name before the end record of 22.
+        int entry = zip.Length - 22 - 46 - "a/data/0".Length;
+        BinaryPrimitives.WriteUInt32LittleEndian(zip.AsSpan(entry + 24), Claimed);
+        using TensorStore store = TensorStore.OpenFile(_folder.Write("a.bin", zip));
+        PeftException error = Assert.Throws<PeftException>(() => store.Read("w"));
+        Assert.Contains("claims", error.Message, StringComparison.Ordinal);
+        Assert.Equal("PickleInvalid", error.ErrorId);
+    }
+
     [Theory]
     [InlineData("")]
     [InlineData("not a pickle at all")]
@@ -144,14 +188,14 @@ public sealed class PickleTests : IDisposable
         return bytes;
     }
 
-    private static byte[] Zip(PickleProgram program, byte[] storage)
+    private static byte[] Zip(PickleProgram program, byte[] storage, CompressionLevel level = CompressionLevel.NoCompression)
     {
         using var stream = new MemoryStream();
         using (var zip = new ZipArchive(stream, ZipArchiveMode.Create, leaveOpen: true))
         {
             foreach ((string name, byte[] content) in ((string, byte[])[])[("a/data.pkl", program.End()), ("a/byteorder", "little"u8.ToArray()), ("a/data/0", storage)])
             {
-                using Stream entry = zip.CreateEntry(name, CompressionLevel.NoCompression).Open();
+                using Stream entry = zip.CreateEntry(name, level).Open();
                 entry.Write(content);
             }
         }

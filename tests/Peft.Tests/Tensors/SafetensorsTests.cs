@@ -210,6 +210,8 @@ public sealed class SafetensorsTests : IDisposable
 
     [Theory]
     [InlineData("ShardIndexInvalid", """{"weights":{}}""")]
+    [InlineData("ShardIndexInvalid", """{"weight_map":{"a":"model.safetensors.index.json"}}""")]
+    [InlineData("ShardIndexInvalid", """{"weight_map":{"a":"other.INDEX.json"}}""")]
     [InlineData("ShardMissing", """{"weight_map":{"a":"absent.safetensors"}}""")]
     [InlineData("ShardOutsideFolder", """{"weight_map":{"a":"../a.safetensors"}}""")]
     [InlineData("ShardOutsideFolder", """{"weight_map":{"a":3}}""")]

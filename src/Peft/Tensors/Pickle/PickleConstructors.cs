@@ -89,7 +89,10 @@ internal static class PickleConstructors
         ("_rebuild_tensor_v3", [PickleStorage storage, long offset, PickleTuple shape, PickleTuple strides, _, _, PickleGlobal type, ..]) when IsElementType(type) =>
             Tensor(storage, ElementType.Find(ElementTypes[type.Name])!, offset, shape, strides, path),
         ("_rebuild_parameter" or "_rebuild_parameter_with_state", [PickleTensor tensor, ..]) => tensor,
-        ("_rebuild_from_type_v2", [PickleGlobal inner, PickleGlobal { Name: "Tensor" or "Parameter" }, PickleTuple innerArguments, ..]) when inner.Name.StartsWith("_rebuild_", StringComparison.Ordinal) =>
+
+        // What it wraps is never itself: a pickle nested in its own arguments would exhaust the stack.
+        ("_rebuild_from_type_v2", [PickleGlobal inner, PickleGlobal { Name: "Tensor" or "Parameter" }, PickleTuple innerArguments, ..])
+            when inner.Name.StartsWith("_rebuild_", StringComparison.Ordinal) && inner.Name != "_rebuild_from_type_v2" =>
             Call(inner, innerArguments.Items, path),
         ("Parameter", [PickleTensor tensor, ..]) => tensor,
         ("Size", [PickleTuple sizes]) => sizes,

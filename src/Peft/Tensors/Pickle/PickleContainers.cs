@@ -31,11 +31,13 @@ internal sealed class ZipPickle : IPickleContainer
     private readonly string _path;
     private readonly ZipArchive _zip;
     private readonly string _prefix;
+    private readonly long _length;
 
     /// <summary>Opens the container and reads its pickle.</summary>
     public ZipPickle(FileStream stream, string path)
     {
         _path = path;
+        _length = stream.Length;
         try
         {
             _zip = new ZipArchive(stream, ZipArchiveMode.Read);
@@ -117,12 +119,21 @@ internal sealed class ZipPickle : IPickleContainer
     /// <inheritdoc/>
     public void Dispose() => _zip.Dispose();
 
-    private ZipArchiveEntry Entry(PickleStorage storage) =>
-        _zip.GetEntry($"{_prefix}data/{storage.Key}") ?? throw PickleMachine.Invalid(_path, $"storage '{storage.Key}' is missing.");
+    private ZipArchiveEntry Entry(PickleStorage storage) => Believable(
+        _zip.GetEntry($"{_prefix}data/{storage.Key}") ?? throw PickleMachine.Invalid(_path, $"storage '{storage.Key}' is missing."));
+
+    /// <summary>The container's table of contents may claim any length; what is packed can't grow by more than a known ratio.</summary>
+    private ZipArchiveEntry Believable(ZipArchiveEntry entry)
+    {
+        const int MaxDeflateRatio = 1032;
+        return entry.CompressedLength <= _length && entry.Length / MaxDeflateRatio <= entry.CompressedLength
+            ? entry
+            : throw PickleMachine.Invalid(_path, $"'{entry.Name}' claims {entry.Length} bytes in a file of {_length}.");
+    }
 
     private byte[] Whole(ZipArchiveEntry entry, long limit)
     {
-        if (entry.Length > limit)
+        if (Believable(entry).Length > limit)
         {
             throw PickleMachine.Invalid(_path, $"'{entry.Name}' claims {entry.Length} bytes.");
         }

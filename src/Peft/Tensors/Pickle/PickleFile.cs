@@ -1,5 +1,6 @@
 using System.Diagnostics.CodeAnalysis;
 using System.Globalization;
+using System.Runtime.InteropServices;
 using static TorchSharp.torch;
 
 namespace Peft.Tensors.Pickle;
@@ -14,6 +15,7 @@ public sealed class PickleFile : TensorStore
     private const int MaxDepth = 8;
     private const int MaxTensors = 1_000_000;
     private readonly IPickleContainer _container;
+    private readonly HashSet<PickleDictionary> _walked = [];
     private readonly Dictionary<string, PickleTensor> _tensors = [];
     private readonly Dictionary<string, TensorEntry> _entries = [];
 
@@ -103,6 +105,12 @@ public sealed class PickleFile : TensorStore
 
     private void AddTensors(PickleDictionary dictionary, string prefix, int depth)
     {
+        // One that holds itself many times over would be walked for ever; a dictionary counts where it comes first.
+        if (!_walked.Add(dictionary))
+        {
+            return;
+        }
+
         foreach ((object? key, object? value) in dictionary.Items)
         {
             string name = prefix + Convert.ToString(key, CultureInfo.InvariantCulture);
@@ -130,46 +138,33 @@ public sealed class PickleFile : TensorStore
 
     private void Fill(Tensor tensor, PickleTensor stored)
     {
-        long start = stored.Offset * stored.Type.Size;
-        if (stored.IsContiguous && !stored.Type.IsFloat8)
+        if (stored.IsContiguous)
         {
-            TensorMemory.CopyFrom(tensor, (target, offset) => _container.Read(stored.Storage, start + offset, target));
+            ReadRun(tensor, stored);
             return;
         }
 
-        byte[] bytes = new byte[checked(stored.Extent * stored.Type.Size)];
-        _container.Read(stored.Storage, start, bytes);
-        bytes = stored.IsContiguous ? bytes : Gathered(stored, bytes);
-        if (stored.Type.IsFloat8)
-        {
-            Float8.Decode(stored.Type, bytes, TensorMemory.Span<float>(tensor));
-        }
-        else
-        {
-            TensorMemory.CopyFrom(tensor, (target, offset) => bytes.AsSpan((int)offset, target.Length).CopyTo(target));
-        }
+        using Tensor run = empty([stored.Extent], tensor.dtype);
+        ReadRun(run, stored);
+        using Tensor view = run.as_strided(stored.Shape, stored.Strides);
+        tensor.copy_(view);
     }
 
-    private static byte[] Gathered(PickleTensor stored, byte[] bytes)
+    /// <summary>Reads the elements that lie one after another from the view's first to its last one.</summary>
+    private void ReadRun(Tensor run, PickleTensor stored)
     {
-        int size = stored.Type.Size;
-        var result = new byte[stored.Count * size];
-        var index = new long[stored.Shape.Length];
-        for (long at = 0; at < result.Length; at += size)
+        long start = stored.Offset * stored.Type.Size;
+        TensorMemory.CopyFrom(run, (target, offset) =>
         {
-            long from = 0;
-            for (int i = 0; i < index.Length; i++)
+            if (!stored.Type.IsFloat8)
             {
-                from += index[i] * stored.Strides[i];
+                _container.Read(stored.Storage, start + offset, target);
+                return;
             }
 
-            bytes.AsSpan((int)(from * size), size).CopyTo(result.AsSpan((int)at));
-            for (int i = index.Length - 1; i >= 0 && ++index[i] == stored.Shape[i]; i--)
-            {
-                index[i] = 0;
-            }
-        }
-
-        return result;
+            var bytes = new byte[target.Length / sizeof(float)];
+            _container.Read(stored.Storage, start + (offset / sizeof(float)), bytes);
+            Float8.Decode(stored.Type, bytes, MemoryMarshal.Cast<byte, float>(target));
+        });
     }
 }
