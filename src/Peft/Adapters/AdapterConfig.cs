@@ -72,7 +72,7 @@ public abstract record AdapterConfig
     /// <summary>Reads an <c>adapter_config.json</c>.</summary>
     /// <exception cref="PeftException"><c>AdapterConfigInvalid</c>, or what reading the file throws.</exception>
     /// <exception cref="NotSupportedByPeftException"><c>MethodNotSupported</c>.</exception>
-    public static AdapterConfig FromFile(string path) => FromJson(JsonObject.Create(JsonFile.ReadObject(path))!, path);
+    public static AdapterConfig FromFile(string path) => FromJson(JsonFile.ReadNode(path), path);
 
     /// <summary>Reads a configuration from an object in PEFT's spelling.</summary>
     /// <param name="document">The object; keys it lacks take PEFT's defaults.</param>

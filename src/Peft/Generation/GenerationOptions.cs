@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Peft.Models;
 
 namespace Peft.Generation;
 
@@ -76,22 +77,18 @@ public sealed record GenerationOptions
 
     /// <summary>Takes over what a model's <c>generation_config.json</c> says of sampling.</summary>
     /// <param name="defaults">The file's document, or null.</param>
+    /// <exception cref="PeftException"><c>ModelConfigInvalid</c>: a value of another kind.</exception>
     public static GenerationOptions FromDefaults(JsonObject? defaults)
     {
-        var options = new GenerationOptions();
-        if (defaults is null)
+        var values = new ModelConfig(defaults ?? []);
+        return new GenerationOptions
         {
-            return options;
-        }
-
-        return options with
-        {
-            Sample = (bool?)defaults["do_sample"] ?? false,
-            Temperature = (double?)defaults["temperature"] ?? 1,
-            TopK = (int?)defaults["top_k"] ?? 0,
-            TopP = (double?)defaults["top_p"] ?? 1,
-            MinP = (double?)defaults["min_p"] ?? 0,
-            RepetitionPenalty = (double?)defaults["repetition_penalty"] ?? 1,
+            Sample = values.Boolean("do_sample") ?? false,
+            Temperature = values.Number("temperature") ?? 1,
+            TopK = (int)Math.Clamp(values.Integer("top_k") ?? 0, -1, int.MaxValue),
+            TopP = values.Number("top_p") ?? 1,
+            MinP = values.Number("min_p") ?? 0,
+            RepetitionPenalty = values.Number("repetition_penalty") ?? 1,
         };
     }
 

@@ -1,6 +1,8 @@
 using System.Globalization;
+using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Peft.Tensors;
 
 namespace Peft.Models;
 
@@ -9,6 +11,13 @@ namespace Peft.Models;
 /// </summary>
 public sealed class ModelConfig
 {
+    // Beyond any published width or vocabulary, and small enough that no product of a weight's sizes overflows.
+    internal const long MaxSize = 1 << 22;
+    private const string Remedy = "Fetch the model's config.json again, or mend it.";
+
+    // Whole numbers up to here are exact as doubles.
+    private const double MaxWhole = 1L << 53;
+
     /// <summary>Wraps a document.</summary>
     public ModelConfig(JsonObject document)
     {
@@ -22,26 +31,18 @@ public sealed class ModelConfig
     public string ModelType => String("model_type") ?? "";
 
     /// <summary>First of <c>architectures</c>, such as <c>LlamaForCausalLM</c>, or null.</summary>
-    public string? Architecture => Document["architectures"] is JsonArray { Count: > 0 } names ? (string?)names[0] : null;
+    public string? Architecture => Document["architectures"] is JsonArray { Count: > 0 } names 
+        && names[0] is JsonValue first && first.TryGetValue<string>(out var name) ? name : null;
 
     /// <summary>Reads a <c>config.json</c>.</summary>
-    /// <exception cref="PeftException"><c>ModelConfigInvalid</c>: the file is not a JSON object.</exception>
-    public static ModelConfig FromFile(string path)
-    {
-        try
-        {
-            return FromText(File.ReadAllText(path));
-        }
-        catch (JsonException error)
-        {
-            throw new PeftException("ModelConfigInvalid", $"'{path}' is not a valid model configuration: {error.Message}");
-        }
-    }
+    /// <exception cref="PeftException"><c>FileNotFound</c>, <c>FileUnreadable</c>, <c>JsonInvalid</c> or <c>JsonNotAnObject</c>.</exception>
+    public static ModelConfig FromFile(string path) => new(JsonFile.ReadNode(path));
 
     /// <summary>Parses the text of a <c>config.json</c>.</summary>
+    /// <exception cref="PeftException"><c>JsonInvalid</c> or <c>ModelConfigInvalid</c>: no object.</exception>
     public static ModelConfig FromText(string json) => new(
-        JsonNode.Parse(json, documentOptions: new JsonDocumentOptions { MaxDepth = 64, AllowTrailingCommas = true }) as JsonObject
-        ?? throw new JsonException("The document is not an object."));
+        JsonFile.Node(JsonFile.Parse(Encoding.UTF8.GetBytes(json), "the model's configuration")) as JsonObject
+        ?? throw new PeftException("ModelConfigInvalid", "The model's configuration is not a JSON object.") { RecommendedAction = Remedy });
 
     /// <summary>The value under a key, or null when it is absent or null.</summary>
     public JsonNode? Node(string key) => Document[key];
@@ -50,7 +51,18 @@ public sealed class ModelConfig
     public string? String(string key) => Document[key] is JsonValue value && value.TryGetValue<string>(out var text) ? text : null;
 
     /// <summary>An integer, or null when absent.</summary>
-    public long? Integer(string key) => Number(key) is { } number ? checked((long)number) : null;
+    /// <exception cref="PeftException"><c>ModelConfigInvalid</c>: not a whole number of 64 bits.</exception>
+    public long? Integer(string key) => Number(key) is { } number ? Whole(key, number) : null;
+
+    /// <summary>A size that a file may lie about: without a bound, a number alone could ask for more memory than there is.</summary>
+    /// <param name="key">The key.</param>
+    /// <param name="fallback">The value where the key is absent.</param>
+    /// <param name="least">The least it can be.</param>
+    /// <param name="most">The most it can be.</param>
+    /// <exception cref="PeftException"><c>ModelConfigInvalid</c>.</exception>
+    public long Size(string key, long fallback, long least = 1, long most = MaxSize) => Integer(key) is not { } size ? fallback
+        : size >= least && size <= most ? size
+        : throw Invalid(key, string.Create(CultureInfo.InvariantCulture, $"a whole number from {least} to {most}"));
 
     /// <summary>An integer that the architecture can't do without.</summary>
     /// <exception cref="PeftException"><c>ModelConfigIncomplete</c>.</exception>
@@ -58,18 +70,46 @@ public sealed class ModelConfig
         "ModelConfigIncomplete", $"The model's configuration has no '{key}', which '{ModelType}' needs.");
 
     /// <summary>A number, or null when absent.</summary>
-    public double? Number(string key) => Document[key] is JsonValue value && value.GetValueKind() == JsonValueKind.Number
-        ? double.Parse(value.ToJsonString(), NumberStyles.Float, CultureInfo.InvariantCulture)
-        : null;
+    /// <exception cref="PeftException"><c>ModelConfigInvalid</c>: something else.</exception>
+    public double? Number(string key) => Document[key] is { } node ? Number(key, node) : null;
 
     /// <summary>A truth value, or null when absent.</summary>
-    public bool? Boolean(string key) => Document[key] is JsonValue value && value.TryGetValue<bool>(out var flag) ? flag : null;
+    /// <exception cref="PeftException"><c>ModelConfigInvalid</c>: something else.</exception>
+    public bool? Boolean(string key) => Document[key] switch
+    {
+        null => null,
+        JsonValue value when value.TryGetValue<bool>(out var flag) => flag,
+        _ => throw Invalid(key, "true or false"),
+    };
 
     /// <summary>One or several token ids (<c>eos_token_id</c> may be either).</summary>
+    /// <exception cref="PeftException"><c>ModelConfigInvalid</c>: something else.</exception>
     public IReadOnlyList<int> TokenIds(string key) => Document[key] switch
     {
-        JsonArray several => [.. several.Select(static id => (int)id!)],
-        JsonValue => [checked((int)RequiredInteger(key))],
-        _ => [],
+        null => [],
+        JsonArray several => [.. several.Select(id => TokenId(key, id))],
+        var one => [TokenId(key, one)],
+    };
+
+    /// <summary>Numbers, or null when there is no list.</summary>
+    /// <exception cref="PeftException"><c>ModelConfigInvalid</c>: the list holds something else.</exception>
+    public IReadOnlyList<double>? Numbers(string key) => Document[key] is JsonArray list ? [.. list.Select(entry => Number(key, entry))] : null;
+
+    private static int TokenId(string key, JsonNode? node) => Whole(key, Number(key, node)) is var id and >= int.MinValue and <= int.MaxValue
+        ? (int)id
+        : throw Invalid(key, "a token's id");
+
+    private static long Whole(string key, double number) => number is >= -MaxWhole and <= MaxWhole && Math.Truncate(number) == number
+        ? (long)number
+        : throw Invalid(key, "a whole number");
+
+    private static double Number(string key, JsonNode? node) => node is JsonValue value && value.GetValueKind() == JsonValueKind.Number
+        ? value.TryGetValue<double>(out var real) ? real : double.Parse(value.ToJsonString(), NumberStyles.Float, CultureInfo.InvariantCulture)
+        : throw Invalid(key, "a number");
+
+    private static PeftException Invalid(string key, string expected) => new("ModelConfigInvalid", $"'{key}' of the model's configuration must be {expected}.")
+    {
+        Target = key,
+        RecommendedAction = Remedy,
     };
 }

@@ -189,7 +189,7 @@ public static class ModelLoader
     private static JsonObject? ReadGenerationConfig(string folder)
     {
         var path = Path.Combine(folder, GenerationConfigName);
-        return File.Exists(path) ? JsonObject.Create(JsonFile.ReadObject(path)) : null;
+        return File.Exists(path) ? JsonFile.ReadNode(path) : null;
     }
 
     private static string? NameInStore(PretrainedModel model, TensorStore store, string path)

@@ -11,7 +11,7 @@ public abstract class SequenceClassificationModel : PretrainedModel
     protected SequenceClassificationModel(ModelConfig config)
         : base(config)
     {
-        LabelCount = config.Integer("num_labels") ?? (config.Node("id2label") as JsonObject)?.Count ?? 2;
+        LabelCount = config.Size("num_labels", (config.Node("id2label") as JsonObject)?.Count ?? 2);
     }
 
     /// <summary>Number of labels.</summary>

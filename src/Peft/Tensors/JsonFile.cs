@@ -1,5 +1,6 @@
 using System.Buffers;
 using System.Text.Json;
+using System.Text.Json.Nodes;
 
 namespace Peft.Tensors;
 
@@ -49,6 +50,34 @@ public static class JsonFile
         return value.ValueKind == JsonValueKind.Object
             ? value
             : throw new PeftException("JsonNotAnObject", $"'{path}' should hold a JSON object but holds {Describe(value.ValueKind)}.") { Target = path };
+    }
+
+    /// <summary>Reads a file that holds one JSON object, for those who change it or keep it.</summary>
+    /// <param name="path">The file.</param>
+    /// <returns>The object as a tree. Of duplicate properties the last one counts.</returns>
+    /// <exception cref="PeftException">As <see cref="ReadObject"/>.</exception>
+    public static JsonObject ReadNode(string path) => (JsonObject)Node(ReadObject(path))!;
+
+    /// <summary>The tree of a value. What the framework makes of an element throws at the first look where a property stands twice.</summary>
+    /// <param name="value">The value.</param>
+    /// <returns>The tree; null for null.</returns>
+    public static JsonNode? Node(JsonElement value)
+    {
+        switch (value.ValueKind)
+        {
+            case JsonValueKind.Object:
+                var result = new JsonObject();
+                foreach (JsonProperty property in value.EnumerateObject())
+                {
+                    result[property.Name] = Node(property.Value);
+                }
+
+                return result;
+            case JsonValueKind.Array:
+                return new JsonArray([.. value.EnumerateArray().Select(Node)]);
+            default:
+                return JsonValue.Create(value);
+        }
     }
 
     /// <summary>Parses JSON that was read from somewhere.</summary>

@@ -123,6 +123,7 @@ public sealed class AtomicFileTests : IDisposable
         string path = _folder.Write("config.json", "\uFEFF{\"a\": NaN, \"b\": [Infinity, -Infinity], \"c\": \"NaN \\\" Infinity\", \"a\": 1}");
         System.Text.Json.JsonElement value = JsonFile.ReadObject(path);
         Assert.Equal(1, value.GetProperty("a").GetInt32());
+        Assert.Equal(1, (int?)JsonFile.ReadNode(path)["a"]);
         Assert.Equal(double.PositiveInfinity, value.GetProperty("b")[0].GetDouble());
         Assert.Equal(double.NegativeInfinity, value.GetProperty("b")[1].GetDouble());
         Assert.Equal("NaN \" Infinity", value.GetProperty("c").GetString());

@@ -1,4 +1,5 @@
 using System.Text;
+using Peft.Models;
 using Peft.Tensors.Gguf;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -98,6 +99,26 @@ public sealed class GgufTests : IDisposable
         bytes.Text("general.architecture", "mamba");
         NotSupportedByPeftException error = Assert.Throws<NotSupportedByPeftException>(() => GgufModel.Open(_folder.Write("a.gguf", bytes.Bytes())));
         Assert.Contains("mamba", error.Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("GgufShapeInvalid", "scalar")]
+    [InlineData("GgufValueInvalid", "epsilon")]
+    [InlineData("ModelConfigInvalid", "layers")]
+    [InlineData("ModelConfigInvalid", "width")]
+    public void AModelThatLiesIsRefused(string errorId, string lie)
+    {
+        GgufBytes bytes = new();
+        bytes.Text("general.architecture", "llama");
+        bytes.Number("llama.attention.head_count", 2);
+        bytes.Number("llama.embedding_length", lie == "width" ? 0u : 4);
+        bytes.Number("llama.feed_forward_length", 8);
+        bytes.Number("llama.block_count", lie == "layers" ? 1_000_000_000u : 1);
+        bytes.Number("llama.context_length", 16);
+        bytes.Value("llama.attention.layer_norm_rms_epsilon", 6, BitConverter.GetBytes(lie == "epsilon" ? float.NaN : 1e-5f));
+        bytes.Data = new byte[64];
+        bytes.Tensor("token_embd.weight", 0, 0, lie == "scalar" ? [] : [4, 2]);
+        Assert.Equal(errorId, Assert.ThrowsAny<PeftException>(() => ModelLoader.Load(_folder.Write("a.gguf", bytes.Bytes()))).ErrorId);
     }
 
     private static GgufBytes Sample()

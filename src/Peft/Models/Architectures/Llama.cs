@@ -9,16 +9,21 @@ internal sealed class LlamaConfig
     public LlamaConfig(ModelConfig config)
     {
         Source = config;
-        VocabularySize = config.Integer("vocab_size") ?? 32000;
-        HiddenSize = config.Integer("hidden_size") ?? 4096;
-        InnerSize = config.Integer("intermediate_size") ?? 11008;
-        Layers = checked((int)(config.Integer("num_hidden_layers") ?? 32));
-        var heads = config.Integer("num_attention_heads") ?? 32;
-        var headSize = config.Integer("head_dim") ?? HiddenSize / heads;
-        Attention = new AttentionShape(heads, config.Integer("num_key_value_heads") ?? heads, headSize, 1 / Math.Sqrt(headSize));
+        VocabularySize = config.Size("vocab_size", 32000);
+        HiddenSize = config.Size("hidden_size", 4096);
+        InnerSize = config.Size("intermediate_size", 11008);
+        Layers = (int)config.Size("num_hidden_layers", 32, least: 0, most: 10_000);
+        var heads = config.Size("num_attention_heads", 32);
+        var headSize = config.Size("head_dim", HiddenSize / heads);
+        Attention = new AttentionShape(heads, config.Size("num_key_value_heads", heads), headSize, 1 / Math.Sqrt(headSize));
         if (heads % Attention.KeyValueHeads != 0)
         {
-            throw new PeftException("ModelConfigInvalid", $"{heads} attention heads can't share {Attention.KeyValueHeads} key and value heads evenly.");
+            throw Invalid($"{heads} attention heads can't share {Attention.KeyValueHeads} key and value heads evenly.");
+        }
+
+        if (headSize == 0 || heads * headSize > ModelConfig.MaxSize)
+        {
+            throw Invalid($"{heads} attention heads of width {headSize} are no sound shape for a model of width {HiddenSize}.");
         }
 
         NormEpsilon = config.Number("rms_norm_eps") ?? 1e-6;
@@ -49,6 +54,11 @@ internal sealed class LlamaConfig
     public bool MlpBias { get; }
 
     public bool TiesEmbeddings { get; }
+
+    private static PeftException Invalid(string message) => new("ModelConfigInvalid", message)
+    {
+        RecommendedAction = "Fetch the model's config.json again, or mend it.",
+    };
 }
 
 /// <summary>What all layers of a pass share: positions and who sees whom.</summary>

@@ -1,5 +1,4 @@
 using System.Globalization;
-using System.Text.Json;
 using System.Text.Json.Nodes;
 
 namespace Peft.Models.Layers;
@@ -23,6 +22,7 @@ public sealed class RotaryFrequencies
     /// <param name="headSize">Width of an attention head.</param>
     /// <param name="partial">Share of the head that turns where the configuration doesn't say; 1 for all.</param>
     /// <param name="parameters">The <c>rope_parameters</c> to read where a model has several; null for the configuration's own.</param>
+    /// <exception cref="PeftException"><c>ModelConfigInvalid</c>.</exception>
     /// <exception cref="NotSupportedByPeftException"><c>RotaryScalingNotSupported</c>.</exception>
     public RotaryFrequencies(ModelConfig config, long headSize, double partial = 1, JsonObject? parameters = null)
     {
@@ -41,6 +41,15 @@ public sealed class RotaryFrequencies
         theta = values.Number("rope_theta") ?? config.Number("rope_theta") ?? 10000;
         var share = values.Number("partial_rotary_factor") ?? config.Number("partial_rotary_factor") ?? partial;
         Size = kind == "default" && partial == 1 ? headSize : (long)(headSize * share);
+        if (Size < 0 || Size > headSize || Size % 2 != 0)
+        {
+            throw new PeftException("ModelConfigInvalid", string.Create(CultureInfo.InvariantCulture, $"Rotary positions can't turn {Size} of the {headSize} elements of a head: they come in pairs."))
+            {
+                Target = "partial_rotary_factor",
+                RecommendedAction = "Fetch the model's config.json again, or mend it.",
+            };
+        }
+
         maximum = config.Integer("max_position_embeddings") ?? 2048;
         original = values.Number("original_max_position_embeddings") ?? config.Number("original_max_position_embeddings") ?? maximum;
         factor = values.Number("factor") ?? maximum / original;
@@ -140,12 +149,12 @@ public sealed class RotaryFrequencies
     private float[] LongRope(double[] plain, long length)
     {
         var key = length > original ? "long_factor" : "short_factor";
-        if (values.Node(key) is not JsonArray factors || factors.Count != plain.Length)
+        if (values.Numbers(key) is not { } factors || factors.Count != plain.Length)
         {
             throw new PeftException("ModelConfigInvalid", string.Create(CultureInfo.InvariantCulture, $"'{key}' of the rotary scaling must hold {plain.Length} numbers."));
         }
 
-        return [.. plain.Select((frequency, i) => (float)(frequency / factors[i]!.GetValue<JsonElement>().GetDouble()))];
+        return [.. plain.Select((frequency, i) => (float)(frequency / factors[i]))];
     }
 
     private double AttentionFactor()

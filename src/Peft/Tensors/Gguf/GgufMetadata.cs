@@ -99,7 +99,7 @@ public sealed class GgufMetadata : IReadOnlyDictionary<string, object>
     /// <exception cref="PeftException"><c>GgufKeyMissing</c> or <c>GgufValueInvalid</c>.</exception>
     public double GetNumber(string key, double? fallback = null) => Get(key, fallback, value => value is string or bool or Array
         ? throw new InvalidCastException()
-        : Convert.ToDouble(value, CultureInfo.InvariantCulture));
+        : Convert.ToDouble(value, CultureInfo.InvariantCulture) is var number && double.IsFinite(number) ? number : throw new InvalidCastException());
 
     /// <summary>A truth value.</summary>
     /// <param name="key">The key.</param>

@@ -103,7 +103,7 @@ public sealed partial class GgufModel : TensorStore
         {
             ["architectures"] = new JsonArray("LlamaForCausalLM"),
             ["model_type"] = "llama",
-            ["vocab_size"] = Entry("model.embed_tokens.weight").Shape[0],
+            ["vocab_size"] = Entry("model.embed_tokens.weight").Shape is [var vocabulary, _] ? vocabulary : throw NotAMatrix("token_embd"),
             ["hidden_size"] = hidden,
             ["intermediate_size"] = metadata.GetInteger("llama.feed_forward_length"),
             ["num_hidden_layers"] = metadata.GetInteger("llama.block_count"),
@@ -184,8 +184,12 @@ public sealed partial class GgufModel : TensorStore
     /// </summary>
     private Tensor WithoutInterleaving(Tensor weight, long heads)
     {
-        long rows = weight.shape[0];
-        if (rows % (2 * heads) != 0)
+        if (weight.shape is not [var rows, ..])
+        {
+            throw NotAMatrix("attn_q or attn_k");
+        }
+
+        if (rows == 0 || rows % (2 * heads) != 0)
         {
             throw new PeftException("GgufHeadsInvalid", $"'{Path}' has query or key weights of {rows} rows, which {heads} heads can't share.") { Target = Path };
         }
@@ -196,6 +200,9 @@ public sealed partial class GgufModel : TensorStore
         using Tensor contiguous = halves.contiguous();
         return contiguous.view(weight.shape);
     }
+
+    private PeftException NotAMatrix(string name) =>
+        new("GgufShapeInvalid", $"'{Path}' has a tensor {name} that is no matrix.") { Target = Path, RecommendedAction = "Fetch the file again." };
 
     private string Translate(string name)
     {

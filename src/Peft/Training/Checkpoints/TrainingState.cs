@@ -47,7 +47,7 @@ internal static class TrainingState
         try
         {
             using var tensors = SafetensorsFile.Open(Path.Combine(folder, TensorFileName));
-            return tensors.Contains(WeightsName) ? JsonObject.Create(JsonFile.ReadObject(file)) : null;
+            return tensors.Contains(WeightsName) ? JsonFile.ReadNode(file) : null;
         }
         catch (PeftException error)
         {
