@@ -12,7 +12,8 @@ public sealed record MergeOptions
     public bool Unload { get; init; }
 
     /// <summary>
-    /// The type all weights of the model take before changes are added, so that the sum isn't rounded to a narrower one; null keeps each weight's own.
+    /// The type all weights of the model take before changes are added, so that the sum isn't rounded to a narrower one; null keeps each weight's own,
+    /// or what an earlier merge that is still in the weights gave them.
     /// The sum itself is always formed in float32 at least.
     /// </summary>
     public ScalarType? DataType { get; init; }

@@ -122,6 +122,7 @@ public sealed partial class PeftModel
     {
         using var held = Acquire("merging");
         options ??= new MergeOptions();
+        options = options with { DataType = options.DataType ?? merge?.Options.DataType };
         string[] asked = [.. names ?? ActiveAdapters];
         string[] wanted = [.. MergedAdapters.Union(asked, StringComparer.Ordinal)];
         RefuseConflicts(wanted);
@@ -131,7 +132,7 @@ public sealed partial class PeftModel
         }
 
         List<string> messages = [];
-        if (wanted.Length == MergedAdapters.Count && !options.Unload)
+        if (wanted.Length == MergedAdapters.Count && options.DataType == merge?.Options.DataType && !options.Unload)
         {
             messages.Add($"{string.Join(", ", asked)}: merged already, nothing was done.");
             return new MergeReport(MergedAdapters, [], messages);
@@ -178,6 +179,7 @@ public sealed partial class PeftModel
     private void Exchange(string[] wanted, MergeOptions options)
     {
         var before = MergedAdapters;
+        var optionsBefore = merge?.Options;
         activeBeforeMerge = IsMerged ? activeBeforeMerge : active;
         merge?.Undo();
         merge = null;
@@ -187,7 +189,7 @@ public sealed partial class PeftModel
         }
         catch
         {
-            merge = before.Count > 0 ? WeightMerge.Apply(Base, before, new MergeOptions()) : null;
+            merge = optionsBefore is null ? null : WeightMerge.Apply(Base, before, optionsBefore with { Safe = false });
             throw;
         }
 

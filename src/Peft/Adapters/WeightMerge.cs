@@ -14,7 +14,6 @@ internal sealed class WeightMerge : IDisposable
 
     private readonly PretrainedModel model;
     private readonly IReadOnlyList<string> names;
-    private readonly MergeOptions options;
     private readonly Stack<Action> undo = [];
     private readonly List<Tensor> originals = [];
     private readonly ILookup<Parameter, Parameter> tied;
@@ -24,10 +23,13 @@ internal sealed class WeightMerge : IDisposable
     {
         this.model = model;
         this.names = names;
-        this.options = options;
+        Options = options;
         tied = model.NamedParameters().Select(static named => named.Parameter).Where(static parameter => parameter.TiedTo is not null)
             .Distinct().ToLookup(static parameter => parameter.TiedTo!);
     }
+
+    /// <summary>How it was merged.</summary>
+    public MergeOptions Options { get; }
 
     /// <summary>Merges adapters in the given order. What fails on the way leaves every weight as it was.</summary>
     /// <exception cref="PeftException"><c>MergeNotPossible</c>, <c>MergeNotFinite</c> or <c>WeightsNotLoaded</c>.</exception>
@@ -193,7 +195,7 @@ internal sealed class WeightMerge : IDisposable
 
     private void RefuseNotFinite(Module module, Parameter parameter, Tensor merged)
     {
-        if (!options.Safe)
+        if (!Options.Safe)
         {
             return;
         }

@@ -17,6 +17,7 @@ public class MergeTests
         ["wide"] = new LoraConfig { Rank = 3, Alpha = 2, UseRslora = true, TargetModules = ModuleNames.AllLinear },
         ["embedding"] = new LoraConfig { Rank = 2, Alpha = 3, TargetModules = ModuleNames.Of("embed_tokens", "lm_head") },
         ["biased"] = new LoraConfig { Rank = 2, Alpha = 2, LoraBias = true, TargetModules = ModuleNames.Of("k_proj", "o_proj") },
+        ["adapted-biases"] = new LoraConfig { Rank = 2, Alpha = 2, Bias = BiasTraining.Adapted, TargetModules = ModuleNames.Of("o_proj", "up_proj") },
         ["biases"] = new LoraConfig { Rank = 2, Alpha = 2, Bias = BiasTraining.All, TargetModules = ModuleNames.Of("v_proj") },
         ["saved"] = new LoraConfig { Rank = 2, Alpha = 2, TargetModules = ModuleNames.Of("up_proj"), ModulesToSave = ["lm_head", "input_layernorm"] },
         ["ia3"] = new IA3Config { TargetModules = ModuleNames.Of("k_proj", "q_proj", "down_proj"), FeedforwardModules = ModuleNames.Of("down_proj") },
@@ -27,7 +28,7 @@ public class MergeTests
     public static IEnumerable<object[]> Combinations() =>
         from first in s_configs.Keys
         from second in s_configs.Keys
-        where first != second
+        where first != second && (s_configs[first].Bias == BiasTraining.None || s_configs[second].Bias == BiasTraining.None) // two copies of a bias conflict
         from third in new[] { null, "plain" }
         where third != first && third != second
         from type in new[] { ScalarType.Float32, ScalarType.BFloat16 }
@@ -155,6 +156,34 @@ public class MergeTests
         model.UndoMerge();
         Assert.Equal(ScalarType.BFloat16, model.DataType);
         Assert.Equal(before, ModelBits.Of(model.Base));
+    }
+
+    [Fact]
+    public void What_follows_a_merge_in_a_wider_type_keeps_the_type()
+    {
+        using var model = TinyLlama.Create(type: ScalarType.BFloat16);
+        Add(model, ["plain", "wide"]);
+        model.Merge(["plain"], new MergeOptions { DataType = ScalarType.Float32 });
+        var before = ModelBits.Of(model.Base);
+        var broken = model["wide"].TrainableParameters[0].Parameter.Required[0, 0];
+        broken.fill_(float.NaN);
+
+        Assert.Throws<PeftException>(() => model.Merge(["wide"], new MergeOptions { Safe = true }));
+        Assert.Equal(before, ModelBits.Of(model.Base));
+
+        model.Merge(options: new MergeOptions { Unload = true });
+        Assert.Equal(ScalarType.Float32, model.DataType);
+        Assert.Equal(before, ModelBits.Of(model.Base));
+    }
+
+    [Fact]
+    public void Merging_again_in_another_type_is_no_repetition()
+    {
+        using var model = TinyLlama.Create(type: ScalarType.BFloat16);
+        Add(model, ["plain"]);
+        model.Merge();
+        model.Merge(options: new MergeOptions { DataType = ScalarType.Float32 });
+        Assert.Equal(ScalarType.Float32, model.DataType);
     }
 
     [Fact]
