@@ -147,12 +147,18 @@ public sealed class Tape : IDisposable
             var entry = entries[i];
             using var scope = NewDisposeScope();
             var call = new PieceGradients(gradients, entry.Inputs, entry.Outputs, entry.Needs);
-            if (call.HasOutput)
+            try
             {
-                entry.Piece.Backward(call);
+                if (call.HasOutput)
+                {
+                    entry.Piece.Backward(call);
+                }
+            }
+            finally
+            {
+                call.DisposeOutputs();
             }
 
-            call.DisposeOutputs();
             entry.Piece.Dispose();
             entries.RemoveAt(i);
         }

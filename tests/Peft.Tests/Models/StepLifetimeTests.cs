@@ -9,7 +9,25 @@ namespace Peft.Tests.Models;
 public class StepLifetimeTests
 {
     [Fact]
-    public void AStepLeavesNoTensorBehind()
+    public void AStepLeavesNoTensorBehind() => AssertNothingStays(static (model, ids) =>
+    {
+        using var tape = new Tape();
+        var context = new ForwardContext { Tape = tape, IsTraining = true };
+        tape.Backward(model.Loss(model.Hidden(ids, context), ids, null, context));
+    });
+
+    [Fact]
+    public void AStepCancelledWhileABlockRunsAgainLeavesNoTensorBehind() => AssertNothingStays(static (model, ids) =>
+    {
+        using var source = new CancellationTokenSource();
+        using var tape = new Tape();
+        var context = new ForwardContext { Tape = tape, IsTraining = true, Checkpointing = true, Cancellation = source.Token };
+        var hidden = model.Hidden(ids, context);
+        source.Cancel();
+        Assert.Throws<OperationCanceledException>(() => tape.Backward(model.Loss(hidden, ids, null, context)));
+    });
+
+    private static void AssertNothingStays(Action<CausalModel, Tensor> step)
     {
         using var noGrad = no_grad();
         using var model = (CausalModel)ModelLoader.Load(PocketLlama.Folder, new LoadOptions { DataType = ScalarType.Float32 });
@@ -25,10 +43,7 @@ public class StepLifetimeTests
         void Step()
         {
             using var scope = NewDisposeScope();
-            using var tape = new Tape();
-            var context = new ForwardContext { Tape = tape, IsTraining = true };
-            var ids = randint(5, 4000, [2, 40], ScalarType.Int64);
-            tape.Backward(model.Loss(model.Hidden(ids, context), ids, null, context));
+            step(model, randint(5, 4000, [2, 40], ScalarType.Int64));
         }
     }
 }
