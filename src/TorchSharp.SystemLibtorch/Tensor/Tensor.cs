@@ -49,7 +49,7 @@ public static partial class torch
 
         public long ElementSize => dtype.ElementSize();
 
-        public ScalarType dtype => (ScalarType)Native.peft_dtype(Handle);
+        public ScalarType dtype => (ScalarType)Native.Check(Native.peft_dtype(Handle));
 
         public DeviceType device_type => (DeviceType)Native.peft_device_type(Handle);
 

@@ -183,7 +183,11 @@ SHIM int32_t peft_call(void* op, const Value* arguments, int32_t count, Value* r
     readyThread();
     const auto& callee = *static_cast<Operator*>(op);
     thread_local torch::jit::Stack stack;
-    stack.clear();
+    // Whatever is thrown, nothing holds the arguments longer than the call.
+    struct Emptied {
+      torch::jit::Stack& stack;
+      ~Emptied() { stack.clear(); }
+    } emptied{stack};
     const auto total = static_cast<int32_t>(callee.defaults.size());
     TORCH_CHECK(count <= total, "too many arguments for ", callee.handle.schema().name());
     for (int32_t i = 0; i < count; i++) stack.push_back(toIValue(arguments[i], callee.isFloat[i]));
@@ -191,7 +195,6 @@ SHIM int32_t peft_call(void* op, const Value* arguments, int32_t count, Value* r
     callee.handle.callBoxed(&stack);
     const auto returned = static_cast<int32_t>(stack.size());
     for (int32_t i = 0; i < returned && i < capacity; i++) results[i] = toValue(std::move(stack[i]));
-    stack.clear();
     return returned;
   });
 }
@@ -207,7 +210,7 @@ SHIM void peft_release(void* tensor) {
 
 SHIM int64_t peft_dim(void* tensor) { return guarded<int64_t>(-1, [&] { return impl(tensor)->dim(); }); }
 SHIM int64_t peft_numel(void* tensor) { return guarded<int64_t>(-1, [&] { return impl(tensor)->numel(); }); }
-SHIM int32_t peft_dtype(void* tensor) { return static_cast<int32_t>(c10::typeMetaToScalarType(impl(tensor)->dtype())); }
+SHIM int32_t peft_dtype(void* tensor) { return guarded(-1, [&] { return static_cast<int32_t>(c10::typeMetaToScalarType(impl(tensor)->dtype())); }); }
 SHIM int32_t peft_device_type(void* tensor) { return guarded(-1, [&] { return static_cast<int32_t>(impl(tensor)->device().type()); }); }
 SHIM int32_t peft_device_index(void* tensor) { return guarded(-1, [&] { return static_cast<int32_t>(impl(tensor)->device().index()); }); }
 SHIM int32_t peft_is_contiguous(void* tensor) { return guarded(-1, [&] { return impl(tensor)->is_contiguous() ? 1 : 0; }); }

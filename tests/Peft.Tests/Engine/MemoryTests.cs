@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 
 using TorchSharp;
@@ -46,6 +47,26 @@ public sealed class MemoryTests : IDisposable
         OperatorTests.Same([3, 4], view);
 
         static Tensor Over() => from_array(new float[,] { { 1, 2 }, { 3, 4 } })[1];
+    }
+
+    [Fact]
+    public void An_operator_that_fails_holds_its_arguments_no_longer()
+    {
+        var array = Fail();
+        GC.Collect();
+        GC.WaitForPendingFinalizers();
+        GC.Collect();
+        Assert.False(array.IsAlive);
+
+        [MethodImpl(MethodImplOptions.NoInlining)]
+        static WeakReference Fail()
+        {
+            var array = new float[100];
+            using var x = from_array(array);
+            using var other = zeros(3);
+            Assert.Throws<ExternalException>(() => x.add(other));
+            return new WeakReference(array);
+        }
     }
 
     [Fact]
