@@ -90,7 +90,7 @@ internal abstract class LycorisLayer(AdaptableLayer layer, LycorisConfig config,
         var training = call.Context.IsTraining;
         if (training && config.ModuleDropout > 0)
         {
-            using var drawn = empty(1).uniform_(0, 1, call.Context.Generator);
+            using var drawn = empty(1, device: y.device).uniform_(0, 1, call.Context.Generator);
             if (drawn.item<float>() <= config.ModuleDropout)
             {
                 return y;

@@ -108,7 +108,7 @@ public sealed class TextGenerator
         var rows = ids.Select((row, index) => new DecodeRow(index, row, new TokenSampler(options, endOfText, index))).ToArray();
         var streams = rows.Select(_ => tokenizer is null ? null : new TextStream(tokenizer, options)).ToArray();
         var loop = new DecodeLoop(
-            network, selection ?? model.CurrentSelection, options, endOfText, options.PadTokenId ?? (int?)model.Config.Integer("pad_token_id") ?? 0);
+            network, selection ?? model.CurrentSelection, options, endOfText, options.PadTokenId ?? PadTokenId());
         loop.Run(rows, (row, id) => Add(row, id, streams[row.Index], endOfText, onChunk), model.Device, cancellation);
         return [.. rows.Select(row => Result(row, prompts?[row.Index], streams[row.Index]))];
     }
@@ -136,6 +136,9 @@ public sealed class TextGenerator
 
     private static GenerationResult Result(DecodeRow row, string? prompt, TextStream? stream) => new(
         prompt, stream?.Text ?? "", [.. row.Ids.Skip(row.PromptLength)], row.PromptLength, row.Finished ?? FinishReason.Length);
+
+    /// <summary>Padding is masked, so any token will do where the model's own lies outside its vocabulary (-1 in some published files).</summary>
+    private int PadTokenId() => model.Config.Integer("pad_token_id") is { } id && id >= 0 && id < network.VocabularySize ? (int)id : 0;
 
     /// <summary>What ends a text: generation_config.json, else config.json, else the tokenizer.</summary>
     private IReadOnlyList<int> EndOfTextIds()

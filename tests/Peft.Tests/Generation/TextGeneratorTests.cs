@@ -29,6 +29,16 @@ public sealed class TextGeneratorTests : IDisposable
         }
     }
 
+    [Theory]
+    [InlineData(-1)]
+    [InlineData(1_000_000)]
+    public void A_padding_token_outside_the_vocabulary_does_no_harm(int padding)
+    {
+        model.Config.Document["pad_token_id"] = padding;
+        var results = new TextGenerator(model).Generate(["The people of the United States", "Call me"], new GenerationOptions { MaxNewTokens = 2 });
+        Assert.All(results, static result => Assert.NotEmpty(result.TokenIds));
+    }
+
     [Fact]
     public void The_cache_changes_nothing()
     {

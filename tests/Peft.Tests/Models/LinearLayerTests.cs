@@ -81,6 +81,21 @@ public class LinearLayerTests
             new ForwardContext { IsTraining = true, Generator = generator });
     }
 
+    [Fact]
+    public void DropoutOfEverythingLeavesTheBaseAlone()
+    {
+        using var check = new BackwardCheck();
+        using var layer = new Linear(12, 10);
+        check.Fill(layer.Weight, isTrained: false);
+        var change = Change(check, 12, 10, 3, 1.5, dropout: 1);
+        layer.Weight.Slot = new FixedSlot(change);
+        var x = check.Input(9, 12);
+        check.Run(
+            context => layer.Forward(x, context),
+            (inputs, value) => Plain(layer, inputs[0], value).add(value(change.B).sum().add(value(change.A).sum()).mul(0)),
+            new ForwardContext { IsTraining = true });
+    }
+
     [Theory]
     [InlineData(true)]
     [InlineData(false)]

@@ -145,6 +145,7 @@ internal sealed class LowRankProduct
 
     private static Tensor Masked(Tensor x, Tensor? mask) => mask is null ? x : x.mul(mask);
 
-    // What dropout leaves is scaled up to keep the mean; the factor joins the change's own.
-    private static float Scale(LowRankTerm term, Tensor? mask) => (float)(mask is null ? term.Change.Scale : term.Change.Scale / (1 - term.Change.Dropout));
+    // What dropout leaves is scaled up to keep the mean; the factor joins the change's own. Where it leaves nothing there is no mean to keep.
+    private static float Scale(LowRankTerm term, Tensor? mask) => (float)(
+        mask is null ? term.Change.Scale : term.Change.Dropout < 1 ? term.Change.Scale / (1 - term.Change.Dropout) : 0);
 }
