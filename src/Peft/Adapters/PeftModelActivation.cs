@@ -189,7 +189,7 @@ public sealed partial class PeftModel
         }
         catch
         {
-            merge = optionsBefore is null ? null : WeightMerge.Apply(Base, before, optionsBefore with { Safe = false });
+            merge = optionsBefore is null ? null : WeightMerge.Apply(Base, before, optionsBefore with { Safe = false, Cancellation = default });
             throw;
         }
 

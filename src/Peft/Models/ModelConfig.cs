@@ -13,7 +13,6 @@ public sealed class ModelConfig
 {
     // Beyond any published width or vocabulary, and small enough that no product of a weight's sizes overflows.
     internal const long MaxSize = 1 << 22;
-    private const string Remedy = "Fetch the model's config.json again, or mend it.";
 
     // Whole numbers up to here are exact as doubles.
     private const double MaxWhole = 1L << 53;
@@ -42,7 +41,7 @@ public sealed class ModelConfig
     /// <exception cref="PeftException"><c>JsonInvalid</c> or <c>ModelConfigInvalid</c>: no object.</exception>
     public static ModelConfig FromText(string json) => new(
         JsonFile.Node(JsonFile.Parse(Encoding.UTF8.GetBytes(json), "the model's configuration")) as JsonObject
-        ?? throw new PeftException("ModelConfigInvalid", "The model's configuration is not a JSON object.") { RecommendedAction = Remedy });
+        ?? throw new PeftException("ModelConfigInvalid", "The model's configuration is not a JSON object."));
 
     /// <summary>The value under a key, or null when it is absent or null.</summary>
     public JsonNode? Node(string key) => Document[key];
@@ -110,6 +109,5 @@ public sealed class ModelConfig
     private static PeftException Invalid(string key, string expected) => new("ModelConfigInvalid", $"'{key}' of the model's configuration must be {expected}.")
     {
         Target = key,
-        RecommendedAction = Remedy,
     };
 }

@@ -55,10 +55,7 @@ internal sealed class LlamaConfig
 
     public bool TiesEmbeddings { get; }
 
-    private static PeftException Invalid(string message) => new("ModelConfigInvalid", message)
-    {
-        RecommendedAction = "Fetch the model's config.json again, or mend it.",
-    };
+    private static PeftException Invalid(string message) => new("ModelConfigInvalid", message);
 }
 
 /// <summary>What all layers of a pass share: positions and who sees whom.</summary>

@@ -43,11 +43,7 @@ public sealed class RotaryFrequencies
         Size = kind == "default" && partial == 1 ? headSize : (long)(headSize * share);
         if (Size < 0 || Size > headSize || Size % 2 != 0)
         {
-            throw new PeftException("ModelConfigInvalid", string.Create(CultureInfo.InvariantCulture, $"Rotary positions can't turn {Size} of the {headSize} elements of a head: they come in pairs."))
-            {
-                Target = "partial_rotary_factor",
-                RecommendedAction = "Fetch the model's config.json again, or mend it.",
-            };
+            throw new PeftException("ModelConfigInvalid", string.Create(CultureInfo.InvariantCulture, $"Rotary positions can't turn {Size} of the {headSize} elements of a head: they come in pairs.")) { Target = "partial_rotary_factor" };
         }
 
         maximum = config.Integer("max_position_embeddings") ?? 2048;
