@@ -72,7 +72,7 @@ internal sealed class Demonstration
         {
             Model = model,
             AdapterName = name,
-            Data = dataset.Tokenize(TextOf(model)),
+            Data = dataset.Tokenize(model.RequiredTokenizer),
             Options = new TrainingOptions { Epochs = 60, BatchSize = 10, LearningRate = 6e-3 },
             OutputPath = output,
             Force = true,
@@ -136,9 +136,6 @@ internal sealed class Demonstration
     }
 
     private static double Largest(float[] a, float[] b) => a.Zip(b, static (x, y) => (double)Math.Abs(x - y)).Max();
-
-    private static Tokenization.Tokenizer TextOf(PeftModel model) =>
-        model.Tokenizer ?? throw new PeftException("TokenizerMissing", $"'{model.Name}' has no tokenizer.");
 
     private string DataFile(string name) => Path.Combine(root, "assets", "data", name);
 

@@ -1,6 +1,4 @@
 using System.Management.Automation;
-using Peft.Adapters;
-using Peft.Tokenization;
 
 namespace Peft.Module;
 
@@ -108,14 +106,8 @@ public abstract class PeftCmdlet : PSCmdlet, IDisposable
     /// <summary>Writes an error about one of several inputs; the command goes on.</summary>
     protected void WriteError(Exception error, object? target = null) => WriteError(ErrorMapping.ToRecord(error, target));
 
-    /// <summary>A model's tokenizer.</summary>
-    /// <exception cref="PeftException"><c>TokenizerMissing</c>.</exception>
-    private protected static Tokenizer TokenizerOf(PeftModel model) => model.Tokenizer ?? throw new PeftException(
-        "TokenizerMissing", $"'{model.Name}' has no tokenizer.")
-    {
-        Target = model,
-        RecommendedAction = "Put the tokenizer's files beside the weights and import the model again.",
-    };
+    /// <summary>Whether the user gave a parameter.</summary>
+    private protected bool Given(string parameter) => MyInvocation.BoundParameters.ContainsKey(parameter);
 
     /// <inheritdoc/>
     public void Dispose()

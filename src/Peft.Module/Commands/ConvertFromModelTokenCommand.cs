@@ -22,5 +22,5 @@ public sealed class ConvertFromModelTokenCommand : ModelCommand
 
     /// <inheritdoc/>
     protected override void End() => Each(ids.Groups, text =>
-        WriteObject(TokenizerOf(text.Model).Decode([.. text.Items], skipSpecialTokens: !ShowSpecialToken)));
+        WriteObject(text.Model.RequiredTokenizer.Decode([.. text.Items], skipSpecialTokens: !ShowSpecialToken)));
 }

@@ -45,7 +45,7 @@ public sealed class ConvertToChatPromptCommand : TextInputCommand
         Each(messages.Groups, conversation =>
         {
             ChatMessage[] whole = SystemMessage is null ? [.. conversation.Items] : [new("system", SystemMessage), .. conversation.Items];
-            WriteObject(TokenizerOf(conversation.Model).RenderChat(whole, options).Text);
+            WriteObject(conversation.Model.RequiredTokenizer.RenderChat(whole, options).Text);
         });
     }
 

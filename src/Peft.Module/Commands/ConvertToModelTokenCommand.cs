@@ -33,7 +33,7 @@ public sealed class ConvertToModelTokenCommand : TextInputCommand
     /// <inheritdoc/>
     protected override void Process()
     {
-        var tokenizer = TokenizerOf(Model);
+        var tokenizer = Model.RequiredTokenizer;
         Each(Inputs(Text), item =>
         {
             if (TextInput.Message(item) is { } message)
@@ -51,7 +51,7 @@ public sealed class ConvertToModelTokenCommand : TextInputCommand
     protected override void End() => Each(messages.Groups, conversation =>
     {
         // The template writes the special tokens itself.
-        var tokenizer = TokenizerOf(conversation.Model);
+        var tokenizer = conversation.Model.RequiredTokenizer;
         Write(tokenizer, tokenizer.ApplyChatTemplate(conversation.Items, addGenerationPrompt: true), addSpecialTokens: false);
     });
 

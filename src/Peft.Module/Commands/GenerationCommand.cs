@@ -78,6 +78,4 @@ public abstract class GenerationCommand : TextModelCommand
         options.Validate();
         return options;
     }
-
-    private bool Given(string parameter) => MyInvocation.BoundParameters.ContainsKey(parameter);
 }

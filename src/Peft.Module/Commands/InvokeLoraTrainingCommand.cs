@@ -167,7 +167,7 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
 
     private static TokenizedDataset Tokenize(TrainingDataset dataset, PeftModel model, TrainingOptions options, WorkOutput output)
     {
-        var tokenized = dataset.Tokenize(TokenizerOf(model), TokenizationOptions.Of(options), output.Cancellation);
+        var tokenized = dataset.Tokenize(model.RequiredTokenizer, TokenizationOptions.Of(options), output.Cancellation);
         if (tokenized.Dropped is [var first, ..])
         {
             output.WriteWarning(FormattableString.Invariant(
@@ -185,7 +185,7 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
             CultureInfo.InvariantCulture,
             $"Training '{request.AdapterName}' on {data.Examples.Count:N0} examples: {data.Examples.Sum(static example => (long)example.InputIds.Length):N0} tokens, of which {data.Examples.Sum(static example => (long)example.LearnedCount):N0} are learnt."));
         var example = data.Examples[0];
-        output.WriteLine(TrainingExampleView.Of(0, example, TokenizerOf(request.Model)).ToString());
+        output.WriteLine(TrainingExampleView.Of(0, example, request.Model.RequiredTokenizer).ToString());
         if (request.OutputPath is not null)
         {
             var folder = System.IO.Path.Combine(request.OutputPath, request.AdapterName);

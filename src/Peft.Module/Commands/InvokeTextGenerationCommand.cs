@@ -130,7 +130,7 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
             return what.Generator.Encode(prompt);
         }
 
-        var tokenizer = TokenizerOf(what.Key.Model);
+        var tokenizer = what.Key.Model.RequiredTokenizer;
         ChatMessage[] messages = SystemMessage is null ? [new("user", prompt)] : [new("system", SystemMessage), new("user", prompt)];
         return tokenizer.EncodeIds(tokenizer.ApplyChatTemplate(messages, addGenerationPrompt: true), addSpecialTokens: false);
     }

@@ -66,7 +66,7 @@ public sealed class MeasurePerplexityCommand : TextModelCommand
     {
         var progress = new ProgressLine(output, "Measuring perplexity");
         var result = PerplexityResult.Measure(
-            TheModel, text(), WindowLength, selection, done => progress.Show(done, total: 0, FormattableString.Invariant($"{done} tokens")), output.Cancellation);
+            TheModel, text(), WindowLength, selection, (done, total) => progress.Show(done, total, FormattableString.Invariant($"{done:N0} of {total:N0} tokens")), output.Cancellation);
         progress.Complete();
         return result;
     }));

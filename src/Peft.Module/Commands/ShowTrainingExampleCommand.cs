@@ -42,10 +42,11 @@ public sealed class ShowTrainingExampleCommand : PeftCmdlet
     /// <inheritdoc/>
     protected override void Process()
     {
-        var tokenizer = TokenizerOf(Model ?? (LoadedModels.All is [var only] ? only : throw new PeftException("ModelMissing", "Examples take their form from a model's tokenizer and chat template.")
+        var model = Model ?? (LoadedModels.All is [var only] ? only : throw new PeftException("ModelMissing", "Examples take their form from a model's tokenizer and chat template.")
         {
             RecommendedAction = "Give the model with -Model.",
-        }));
+        });
+        var tokenizer = model.RequiredTokenizer;
         foreach (var index in Index ?? [.. Enumerable.Range(0, Math.Min(First, Dataset.Count))])
         {
             if (index >= Dataset.Count)

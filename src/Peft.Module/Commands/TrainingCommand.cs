@@ -178,6 +178,4 @@ public abstract class TrainingCommand : PeftCmdlet
     }
 
     private T Pick<T>(string parameter, T given, T otherwise) => Given(parameter) ? given : otherwise;
-
-    private bool Given(string parameter) => MyInvocation.BoundParameters.ContainsKey(parameter);
 }

@@ -34,6 +34,14 @@ public sealed partial class PeftModel
         }
     }
 
+    /// <summary>The model's tokenizer.</summary>
+    /// <exception cref="PeftException"><c>TokenizerMissing</c>, or as <see cref="Tokenizer"/>.</exception>
+    public Tokenizer RequiredTokenizer => Tokenizer ?? throw new PeftException("TokenizerMissing", $"'{Name}' has no tokenizer.")
+    {
+        Target = Name,
+        RecommendedAction = "Put the tokenizer's files beside the weights and import the model again.",
+    };
+
     /// <summary>What <c>generation_config.json</c> says, or null.</summary>
     public JsonObject? GenerationDefaults => Base.GenerationConfig;
 

@@ -62,7 +62,7 @@ public sealed record OutputComparison(string Prompt, string AdapterName, string 
         using var lease = model.Acquire("Comparing outputs");
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
-        var ids = TextGenerator.EncodePrompt(TextGenerator.RequireTokenizer(model), prompt).Select(static id => (long)id).ToArray();
+        var ids = TextGenerator.EncodePrompt(model.RequiredTokenizer, prompt).Select(static id => (long)id).ToArray();
         var context = new ForwardContext { Selection = selection ?? model.CurrentSelection, Rows = 1, Length = ids.Length, Cancellation = cancellation };
         var network = TextGenerator.RequireNetwork(model);
         var hidden = network.Hidden(tensor(ids, [1, ids.Length], device: model.Device), context);

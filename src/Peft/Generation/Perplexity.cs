@@ -16,7 +16,7 @@ public sealed record PerplexityResult(double Value, double Loss, int Tokens)
     /// <param name="text">The text; encoded without special tokens.</param>
     /// <param name="windowLength">Tokens in a window; null for the model's longest context, at most 2,048.</param>
     /// <param name="selection">Which adapters act; null for those active on the model.</param>
-    /// <param name="onProgress">Sees how many tokens are done.</param>
+    /// <param name="onProgress">Sees how many tokens are predicted, and how many there are to predict.</param>
     /// <param name="cancellation">Ends the work between two layers.</param>
     /// <exception cref="PeftException"><c>TokenizerMissing</c>, <c>ModelCannotGenerate</c>, <c>TextTooShort</c>, <c>PeftModelBusy</c>.</exception>
     public static PerplexityResult Measure(
@@ -24,12 +24,12 @@ public sealed record PerplexityResult(double Value, double Loss, int Tokens)
         string text,
         int? windowLength = null,
         Selection? selection = null,
-        Action<int>? onProgress = null,
+        Action<long, long>? onProgress = null,
         CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(model);
         var network = TextGenerator.RequireNetwork(model);
-        var ids = TextGenerator.RequireTokenizer(model).EncodeIds(text, addSpecialTokens: false);
+        var ids = model.RequiredTokenizer.EncodeIds(text, addSpecialTokens: false);
         if (ids.Length < 2)
         {
             throw new PeftException("TextTooShort", "The text has fewer than two tokens; there is nothing to predict.") { Target = text, RecommendedAction = "Give a longer text." };
@@ -54,7 +54,7 @@ public sealed record PerplexityResult(double Value, double Loss, int Tokens)
             var row = tensor(ids.Skip(start).Take(length).Select(static id => (long)id).ToArray(), [1, length], device: model.Device);
             var pass = context with { Length = length };
             sum += network.Loss(network.Hidden(row, pass), row, divisor: 1, pass).ToDouble();
-            onProgress?.Invoke(start + length);
+            onProgress?.Invoke(start + length - 1, predicted);
         }
 
         var loss = sum / predicted;

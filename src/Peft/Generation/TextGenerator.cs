@@ -40,7 +40,7 @@ public sealed class TextGenerator
 
     /// <summary>The ids of a prompt; those of an empty one are what begins a text.</summary>
     /// <exception cref="PeftException"><c>TokenizerMissing</c> or <c>PromptEmpty</c>.</exception>
-    public IReadOnlyList<int> Encode(string prompt) => EncodePrompt(RequireTokenizer(model), prompt);
+    public IReadOnlyList<int> Encode(string prompt) => EncodePrompt(model.RequiredTokenizer, prompt);
 
     /// <summary>Continues rows of ids, in one batch. Needs no tokenizer unless there are stop strings.</summary>
     /// <inheritdoc cref="Generate(IReadOnlyList{string}, GenerationOptions, Selection?, Action{GenerationChunk}?, CancellationToken)"/>
@@ -52,7 +52,7 @@ public sealed class TextGenerator
         CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(options);
-        var tokenizer = options.StopStrings.Count > 0 ? RequireTokenizer(model) : model.Tokenizer;
+        var tokenizer = options.StopStrings.Count > 0 ? model.RequiredTokenizer : model.Tokenizer;
         return Generate(prompts, null, tokenizer, options, selection, onChunk, cancellation);
     }
 
@@ -61,13 +61,6 @@ public sealed class TextGenerator
     {
         Target = model.Name,
         RecommendedAction = "Import a causal language model.",
-    };
-
-    internal static Tokenizer RequireTokenizer(PeftModel model) => model.Tokenizer ?? throw new PeftException(
-        "TokenizerMissing", $"'{model.Name}' has no tokenizer.")
-    {
-        Target = model.Name,
-        RecommendedAction = "Put the tokenizer's files beside the weights and import the model again.",
     };
 
     internal static int[] EncodePrompt(Tokenizer tokenizer, string prompt)

@@ -105,6 +105,20 @@ public class MergeTests
         Assert.Equal(before, ModelBits.Of(model.Base));
     }
 
+    [Fact]
+    public void A_stopped_merge_leaves_the_weights_and_the_merge_before_it()
+    {
+        using var model = TinyLlama.Create();
+        Add(model, ["plain", "wide"]);
+        model.Merge(["plain"]);
+        var before = ModelBits.Of(model.Base);
+
+        Assert.Throws<OperationCanceledException>(() => model.Merge(["wide"], new MergeOptions { Cancellation = new CancellationToken(canceled: true) }));
+
+        Assert.Equal(["plain"], model.MergedAdapters);
+        Assert.Equal(before, ModelBits.Of(model.Base));
+    }
+
     [Theory]
     [InlineData("lm_head")]
     [InlineData("embed_tokens")]

@@ -21,6 +21,38 @@ public class PeftModelTests
     }
 
     [Fact]
+    public void A_freed_model_refuses_every_operation_and_may_be_freed_twice()
+    {
+        var model = TinyLlama.Create();
+        model.Dispose();
+        model.Dispose();
+        Assert.True(model.IsDisposed);
+        Assert.Equal("ModelDisposed", Assert.Throws<PeftException>(() => model.AddAdapter(s_config)).ErrorId);
+        Assert.Equal("ModelDisposed", Assert.Throws<PeftException>(() => model["a"]).ErrorId);
+    }
+
+    [Fact]
+    public void A_stopped_save_leaves_no_model_and_no_part_of_one()
+    {
+        using var model = TinyLlama.Create();
+        using var stop = new CancellationTokenSource();
+        var folder = Directory.CreateTempSubdirectory("peft-save");
+        try
+        {
+            Assert.Throws<OperationCanceledException>(() => model.Save(folder.FullName, onProgress: (_, _) => stop.Cancel(), cancellation: stop.Token));
+            Assert.Empty(folder.EnumerateFiles());
+
+            List<(long Done, long Total)> seen = [];
+            model.Save(folder.FullName, onProgress: (done, total) => seen.Add((done, total)));
+            Assert.Equal(seen[^1].Total, seen[^1].Done);
+        }
+        finally
+        {
+            folder.Delete(recursive: true);
+        }
+    }
+
+    [Fact]
     public void A_new_adapter_changes_nothing_until_it_is_trained()
     {
         using var model = TinyLlama.Create();
