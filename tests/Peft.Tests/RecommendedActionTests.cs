@@ -6,6 +6,7 @@ namespace Peft.Tests;
 public sealed partial class RecommendedActionTests
 {
     [Theory]
+    [InlineData("Adapters")]
     [InlineData("Models")]
     [InlineData("Tensors")]
     [InlineData("Tokenization")]
