@@ -41,6 +41,9 @@ internal static class Module
             File.Copy(file, Path.Combine(target, Path.GetFileName(file)));
         }
 
+        // Before the module is loaded Get-Help looks for topics beside the manifest alone.
+        Copy(Checkout.At("bin", "lib", "en-US"), Path.Combine(target, "en-US"));
+
         Console.WriteLine($"The module is in {target}");
     }
 

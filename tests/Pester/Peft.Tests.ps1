@@ -62,6 +62,32 @@ Describe 'A model and its adapters' {
         (TabExpansion2 $line $line.Length).CompletionMatches.CompletionText | Should -Contain 'gate_proj'
     }
 
+    It 'is switched off and on' {
+        $adapter = $model | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj) a
+        ($model | Disable-PeftAdapter -PassThru).AdaptersEnabled | Should -BeFalse
+        $model | Enable-PeftAdapter | Should -BeNullOrEmpty
+        $model.AdaptersEnabled | Should -BeTrue
+        $adapter.IsActive | Should -BeTrue
+    }
+
+    It 'is listed until it is removed' {
+        (Get-PeftModel pocket*).Name | Should -Contain 'pocket-llama'
+        $other = Import-PeftModel -LiteralPath "$root/assets/pocket-llama" -StructureOnly -Name 'other[1]'
+        $other | Remove-PeftModel
+        Get-PeftModel other* | Should -BeNullOrEmpty
+    }
+
+    It 'is trained, merged and restored under the names for every method' {
+        $data = @{ prompt = 'A'; completion = ' b' } | Import-TrainingDataset
+        $adapter = $model | Invoke-PeftTraining (New-LoraConfig -TargetModule q_proj) $data -MaxSteps 1
+        ($adapter | Merge-PeftAdapter).IsMerged | Should -BeTrue
+        ($model | Undo-PeftMerge).IsMerged | Should -BeFalse
+    }
+
+    It 'puts a conversation into the form of its template' {
+        'Name a bird.' | ConvertTo-ChatPrompt -Model $model -SystemMessage 'Be brief.' | Should -Be '<|system|>Be brief.<|user|>Name a bird.<|assistant|>'
+    }
+
     It 'is shared with thread jobs and parallel loops' {
         Start-ThreadJob { Import-Module "$using:root/Peft.psd1"; ($using:model | Measure-ModelParameter).Total } | Receive-Job -Wait -AutoRemoveJob | Should -BeGreaterThan 0
         $totals = 1..2 | ForEach-Object -Parallel { Import-Module "$using:root/Peft.psd1"; ($using:model | Measure-ModelParameter).Total }
@@ -112,6 +138,12 @@ Describe 'A model and its adapters' {
     }
 }
 
+Describe 'The help' {
+    It 'says what the module is about' {
+        Get-Help about_Peft | Should -Match 'SHORT DESCRIPTION'
+    }
+}
+
 Describe 'A redirected host' {
     It 'writes no escape codes and plain progress lines' {
         $script = @"
@@ -132,12 +164,12 @@ Import-PeftModel '$root/assets/pocket-llama' | Invoke-LoraTraining (New-LoraConf
 Describe 'The README' {
     It 'begins with a block that runs as it stands' {
         $readme = Get-Content "$root/README.md" -Raw
-        $block = [regex]::Match($readme, '(?s)```powershell\r?\n(.*?Import-Module.*?)```').Groups[1].Value
+        $block = [regex]::Match($readme, '(?s)```powershell\r?\n(.*?)```').Groups[1].Value
         $block | Should -Not -BeNullOrEmpty
         $place = New-Item -ItemType Directory (Join-Path $TestDrive 'readme')
-        New-Item -ItemType SymbolicLink -Path "$place/assets" -Target "$root/assets" | Out-Null
+        foreach ($name in 'Peft.psd1', 'bin', 'assets') { New-Item -ItemType SymbolicLink -Path "$place/$name" -Target "$root/$name" | Out-Null }
         $file = Join-Path $place 'block.ps1'
-        Set-Content $file ($block -replace 'Import-Module \S+', "Import-Module '$root/Peft.psd1'")
+        Set-Content $file $block
         Push-Location $place
         try { $text = & $pwsh -NoProfile -File $file 2>&1 | Out-String } finally { Pop-Location }
         $text | Should -Match 'Austin'

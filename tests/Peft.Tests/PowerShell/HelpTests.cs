@@ -71,6 +71,16 @@ public sealed class HelpTests(ModuleHost host) : IClassFixture<ModuleHost>
         }
     }
 
+    [Fact]
+    public void Get_Help_shows_what_the_module_is_about()
+    {
+        var topic = host.Output("Get-Help about_Peft")[0].ToString();
+        Assert.Contains("SHORT DESCRIPTION", topic, StringComparison.Ordinal);
+        Assert.All(topic.Split('\n'), static line => Assert.True(line.TrimEnd().Length <= 80, line));
+        var named = System.Text.RegularExpressions.Regex.Matches(topic, @"\b[A-Z][a-z]+-[A-Z]\w+").Select(static match => match.Value).Distinct();
+        Assert.All(named.Except(["Get-Command"]), name => Assert.Single(host.Output($"Get-Command {name} -Module Peft")));
+    }
+
     private IReadOnlyList<CmdletInfo> Cmdlets() =>
         [.. host.Output("(Get-Module Peft).ExportedCmdlets.Values").Select(static item => (CmdletInfo)item.BaseObject).OrderBy(static cmdlet => cmdlet.Name, StringComparer.Ordinal)];
 

@@ -1,0 +1,57 @@
+namespace Peft.Tests.PowerShell;
+
+/// <summary>Cmdlets that list, switch and talk to a model, by what they do to its answers.</summary>
+public sealed class SwitchingCmdletTests : IClassFixture<ModuleHost>, IDisposable
+{
+    private const string Answer = "($args[0] | Invoke-TextGeneration 'Once upon a' -MaxNewTokens 8).Text";
+
+    private readonly ModuleHost host;
+    private readonly object model;
+
+    public SwitchingCmdletTests(ModuleHost host)
+    {
+        this.host = host;
+        model = host.Output("Import-PeftModel $args[0] -DataType float32", Path.Combine(ModuleHost.Root, "assets", "pocket-llama"))[0];
+    }
+
+    [Fact]
+    public void Disabling_lets_the_base_speak_and_enabling_gives_the_adapters_back()
+    {
+        var plain = host.Output(Answer, model)[0].BaseObject;
+        host.Output("$args[0] | Add-PeftAdapter (New-LoraConfig -TargetModule all-linear -Rank 8 -Alpha 64 -Initialization false) a -Seed 1", model);
+        var adapted = host.Output(Answer, model)[0].BaseObject;
+        Assert.NotEqual(plain, adapted);
+
+        Assert.Same(((System.Management.Automation.PSObject)model).BaseObject, host.Output("$args[0] | Disable-PeftAdapter -PassThru", model)[0].BaseObject);
+        Assert.Equal(plain, host.Output(Answer, model)[0].BaseObject);
+        Assert.Equal("a", Assert.Single(host.Output("$args[0].ActiveAdapters", model)).ToString());
+
+        Assert.Empty(host.Output("$args[0] | Enable-PeftAdapter", model));
+        Assert.Equal(adapted, host.Output(Answer, model)[0].BaseObject);
+        host.Output("$args[0] | Disable-PeftAdapter -WhatIf", model);
+        Assert.Equal(true, host.Output("$args[0].AdaptersEnabled", model)[0].BaseObject);
+    }
+
+    [Fact]
+    public void Loaded_models_are_listed_by_name_until_they_are_removed()
+    {
+        var other = host.Output("Import-PeftModel $args[0] -StructureOnly -Name other", Path.Combine(ModuleHost.Root, "assets", "pocket-llama"))[0];
+        Assert.Equal(["other"], host.Output("(Get-PeftModel OTH*).Name").Select(static name => name.ToString()));
+        Assert.Contains("other", host.Output("(Get-PeftModel).Name").Select(static name => name.ToString()));
+        host.Output("$args[0] | Remove-PeftModel", other);
+        Assert.Empty(host.Output("Get-PeftModel oth*"));
+        Assert.StartsWith("ModelNotFound,", Assert.Single(host.Run("Get-PeftModel other").Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_conversation_takes_the_form_of_the_models_template()
+    {
+        var prompt = host.Output("'Name a bird.' | ConvertTo-ChatPrompt -Model $args[0] -SystemMessage 'Be brief.'", model)[0].ToString();
+        Assert.Equal("<|system|>Be brief.<|user|>Name a bird.<|assistant|>", prompt);
+        var said = host.Output("@{ role = 'user'; content = 'A' }, [pscustomobject]@{ role = 'assistant'; content = 'B' } | ConvertTo-ChatPrompt -Model $args[0] -NoGenerationPrompt", model)[0].ToString();
+        Assert.StartsWith("<|user|>A<|assistant|>B", said, StringComparison.Ordinal);
+        Assert.StartsWith("ChatMessageInvalid,", host.Run("@{ role = 'user' } | ConvertTo-ChatPrompt -Model $args[0]", model).Errors[0].FullyQualifiedErrorId, StringComparison.Ordinal);
+    }
+
+    public void Dispose() => host.Run("$args[0] | Remove-PeftModel", model);
+}
