@@ -64,28 +64,12 @@ internal static class AdapterFile
             throw new PeftException("NotAFolder", $"'{folder}' is a file; an adapter is saved into a folder.") { Target = folder };
         }
 
-        MakeFolder(folder);
+        AtomicFile.MakeFolder(folder);
         using var scope = NewDisposeScope();
         List<(string, Tensor)> tensors = [.. adapter.Parameters().Select(static parameter => (parameter.FullKey, parameter.Parameter.Required))];
         tensors.AddRange(BaseWeights(adapter, embeddings ?? NamesEmbeddings(adapter)));
         SafetensorsWriter.Write(Path.Combine(folder, Stem + ".safetensors"), tensors);
         JsonFile.Write(Path.Combine(folder, AdapterConfig.FileName), adapter.Config.ToJson());
-    }
-
-    private static void MakeFolder(string folder)
-    {
-        try
-        {
-            Directory.CreateDirectory(folder);
-        }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
-        {
-            throw new PeftException("FileWriteFailed", $"The folder '{folder}' could not be made: {error.Message}", error)
-            {
-                Target = folder,
-                RecommendedAction = "Check that you may write there, or save somewhere else.",
-            };
-        }
     }
 
     private static Dictionary<string, string> Keys(TensorStore store) =>

@@ -140,7 +140,7 @@ public static class ModelLoader
         CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(model);
-        Directory.CreateDirectory(folder);
+        AtomicFile.MakeFolder(folder);
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
         cancellation.ThrowIfCancellationRequested();
@@ -232,8 +232,7 @@ public static class ModelLoader
     private static string WriteJson(string folder, string name, JsonObject document)
     {
         var path = Path.Combine(folder, name);
-        var bytes = JsonSerializer.SerializeToUtf8Bytes(document, JsonFile.WriteOptions);
-        AtomicFile.Write(path, stream => stream.Write(bytes));
+        JsonFile.Write(path, document);
         return path;
     }
 

@@ -8,6 +8,7 @@ namespace Peft.Tensors;
 public static class AtomicFile
 {
     private const int BufferSize = 1 << 20;
+    private static readonly DateTime Started = System.Diagnostics.Process.GetCurrentProcess().StartTime.ToUniversalTime();
 
     /// <summary>Writes a file through a stream.</summary>
     /// <param name="path">The file to create or replace; its folder must exist.</param>
@@ -38,6 +39,25 @@ public static class AtomicFile
         Write(path, stream => stream.Write(System.Text.Encoding.UTF8.GetBytes(text)));
     }
 
+    /// <summary>Makes a folder for files to come, where it isn't there yet.</summary>
+    /// <param name="folder">The folder.</param>
+    /// <exception cref="PeftException"><c>FileWriteFailed</c>.</exception>
+    internal static void MakeFolder(string folder)
+    {
+        try
+        {
+            Directory.CreateDirectory(folder);
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            throw new PeftException("FileWriteFailed", $"The folder '{folder}' could not be made: {error.Message}", error)
+            {
+                Target = folder,
+                RecommendedAction = "Check that you may write there, or save somewhere else.",
+            };
+        }
+    }
+
     /// <summary>First half of <see cref="Write"/>, for those who write several files and then rename them together.</summary>
     /// <param name="path">The target, whose folder takes the temporary file.</param>
     /// <param name="write">Writes the whole content.</param>
@@ -47,6 +67,7 @@ public static class AtomicFile
         string full = Path.GetFullPath(path);
         RefuseUnwritable(full);
         string folder = Path.GetDirectoryName(full)!;
+        Sweep(folder);
         string temporary = Path.Combine(folder, $".peft-{Path.GetRandomFileName()}.partial");
         try
         {
@@ -98,6 +119,22 @@ public static class AtomicFile
         catch (UnauthorizedAccessException)
         {
             System.Diagnostics.Trace.TraceWarning($"The temporary file {temporary} could not be deleted.");
+        }
+    }
+
+    /// <summary>Deletes what a killed process left: a model's worth of bytes, perhaps. What another process is writing is locked, or newer than this one.</summary>
+    private static void Sweep(string folder)
+    {
+        foreach (string left in Directory.EnumerateFiles(folder, ".peft-*.partial").Where(path => File.GetLastWriteTimeUtc(path) < Started))
+        {
+            try
+            {
+                using var deleted = new FileStream(left, FileMode.Open, FileAccess.ReadWrite, FileShare.None, 1, FileOptions.DeleteOnClose);
+            }
+            catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+            {
+                System.Diagnostics.Trace.TraceWarning($"The temporary file {left} was left alone: {error.Message}");
+            }
         }
     }
 

@@ -1,3 +1,5 @@
+using Peft.Tensors;
+
 namespace Peft.Tokenization;
 
 public sealed partial class Tokenizer
@@ -68,14 +70,12 @@ public sealed partial class Tokenizer
     public void Save(string folder)
     {
         ArgumentException.ThrowIfNullOrEmpty(folder);
-        Directory.CreateDirectory(folder);
+        AtomicFile.MakeFolder(folder);
         foreach (var (name, bytes) in _files.Contents)
         {
             var path = Path.Combine(folder, name);
-            Directory.CreateDirectory(Path.GetDirectoryName(path)!);
-            var beside = path + ".new";
-            File.WriteAllBytes(beside, bytes);
-            File.Move(beside, path, overwrite: true);
+            AtomicFile.MakeFolder(Path.GetDirectoryName(path)!);
+            AtomicFile.Write(path, stream => stream.Write(bytes));
         }
     }
 

@@ -1,4 +1,6 @@
+using Peft.Adapters;
 using Peft.Tensors;
+using Peft.Tests.Adapters;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Tensors;
@@ -49,6 +51,29 @@ public sealed class AtomicFileTests : IDisposable
 
         AtomicFile.WriteText(path, "new");
         Assert.Equal("new", File.ReadAllText(path));
+    }
+
+    [Fact]
+    public void WhatAKilledProcessLeftIsSweptAwayAndWhatAnotherIsWritingStays()
+    {
+        string path = _folder["model.safetensors"];
+        string left = _folder.Write(".peft-left.partial", "half"), locked = _folder.Write(".peft-locked.partial", "half"), young = _folder.Write(".peft-young.partial", "half");
+        using (new FileStream(locked, FileMode.Open, FileAccess.ReadWrite, FileShare.None))
+        {
+            File.SetLastWriteTimeUtc(left, DateTime.UtcNow.AddDays(-1));
+            File.SetLastWriteTimeUtc(locked, DateTime.UtcNow.AddDays(-1));
+            AtomicFile.WriteText(path, "new");
+        }
+
+        Assert.Equal(((string[])[locked, young, path]).Order(), Directory.GetFiles(_folder.Path).Order());
+    }
+
+    [Fact]
+    public void AFolderThatCannotBeMadeIsNamed()
+    {
+        string file = _folder.Write("a.json", "old");
+        using PeftModel model = TinyLlama.Create();
+        Assert.Equal("FileWriteFailed", Assert.Throws<PeftException>(() => model.Save(Path.Combine(file, "inside"))).ErrorId);
     }
 
     [Fact]

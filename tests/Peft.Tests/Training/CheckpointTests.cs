@@ -4,6 +4,7 @@ using Peft.Adapters;
 using Peft.Adapters.Lora;
 using Peft.Tests.Adapters;
 using Peft.Training;
+using Peft.Training.Checkpoints;
 
 namespace Peft.Tests.Training;
 
@@ -51,6 +52,19 @@ public sealed class CheckpointTests : IDisposable
         using var other = TrainerTests.Model();
         other.LoadAdapter(checkpoint, "tuned");
         Assert.Equal(TrainerTests.Weights(model), TrainerTests.Weights(other));
+    }
+
+    [Fact]
+    public void A_checkpoint_that_cannot_be_written_leaves_nothing()
+    {
+        var store = new CheckpointStore(output);
+        store.Save(1, 2, static _ => { });
+        Assert.Throws<InvalidOperationException>(() => store.Save(2, 2, static folder =>
+        {
+            File.WriteAllText(Path.Combine(folder, "half"), "");
+            throw new InvalidOperationException("cancelled in the middle");
+        }));
+        Assert.Equal(["step-1"], Directory.GetFileSystemEntries(output).Select(Path.GetFileName));
     }
 
     [Fact]

@@ -55,8 +55,14 @@ internal sealed class CheckpointStore
                 Directory.Delete(folder, recursive: true);
             }
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        catch (Exception error)
         {
+            Discard(unfinished);
+            if (error is not (IOException or UnauthorizedAccessException))
+            {
+                throw;
+            }
+
             throw new PeftException("CheckpointWriteFailed", $"The checkpoint '{target}' could not be written: {error.Message}", error)
             {
                 Target = target,
@@ -73,6 +79,19 @@ internal sealed class CheckpointStore
         if (Directory.Exists(Folder))
         {
             Directory.Delete(Folder, recursive: true);
+        }
+    }
+
+    /// <summary>Deletes what could not be finished and keeps silent if even that fails, for an error is already on its way.</summary>
+    private static void Discard(string unfinished)
+    {
+        try
+        {
+            Directory.Delete(unfinished, recursive: true);
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            System.Diagnostics.Trace.TraceWarning($"The unfinished checkpoint {unfinished} could not be deleted: {error.Message}");
         }
     }
 
