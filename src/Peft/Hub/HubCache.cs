@@ -22,8 +22,7 @@ public static class HubCache
     /// <exception cref="PeftException"><c>HubNameInvalid</c> or <c>HubModelNotCached</c>.</exception>
     public static string Find(string name, string revision = "main", string? cacheFolder = null)
     {
-        if (name.Length == 0 || name.Split('/').Length > 2 || name.Contains("..", StringComparison.Ordinal)
-            || revision.Contains("..", StringComparison.Ordinal) || name.Any(static letter => !IsNameLetter(letter)))
+        if (!IsName(name) || name.Split('/').Length > 2 || !IsName(revision))
         {
             throw new PeftException("HubNameInvalid", $"'{name}' at revision '{revision}' is not a name on the hub.")
             {
@@ -58,5 +57,7 @@ public static class HubCache
 
     private static string? Variable(string name) => Environment.GetEnvironmentVariable(name) is { Length: > 0 } value ? value : null;
 
-    private static bool IsNameLetter(char letter) => char.IsAsciiLetterOrDigit(letter) || letter is '/' or '-' or '_' or '.';
+    /// <summary>Whether a path made of this stays inside the cache: no root, no way up.</summary>
+    private static bool IsName(string name) => name.Length > 0 && name[0] != '/' && !name.Contains("..", StringComparison.Ordinal)
+        && name.All(static letter => char.IsAsciiLetterOrDigit(letter) || letter is '/' or '-' or '_' or '.');
 }

@@ -35,6 +35,17 @@ public sealed class HubCacheTests : IDisposable
     public void Refuses_what_is_no_name(string name) =>
         Assert.Equal("HubNameInvalid", Assert.Throws<PeftException>(() => HubCache.Find(name, cacheFolder: cache.FullName)).ErrorId);
 
+    [Theory]
+    [InlineData("")]
+    [InlineData("/etc/hostname")]
+    [InlineData("refs/../../other")]
+    [InlineData("C:main")]
+    public void Refuses_a_revision_that_leads_elsewhere(string revision)
+    {
+        Add("owner/model", "0123abc");
+        Assert.Equal("HubNameInvalid", Assert.Throws<PeftException>(() => HubCache.Find("owner/model", revision, cache.FullName)).ErrorId);
+    }
+
     public void Dispose() => cache.Delete(recursive: true);
 
     private string Add(string name, string commit)
