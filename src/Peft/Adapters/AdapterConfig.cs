@@ -41,6 +41,12 @@ public abstract record AdapterConfig
     /// <summary>Names of the list of layers in module paths (<c>layers</c>, <c>h</c>), for <see cref="LayersToTransform"/>; null to take any number in a path.</summary>
     public IReadOnlyList<string>? LayersPattern { get; init; }
 
+    /// <summary>Whether the file gave the only one of <see cref="LayersToTransform"/> without a list, and gets it back so.</summary>
+    private bool HasSingleLayer { get; init; }
+
+    /// <summary>The same for <see cref="LayersPattern"/>.</summary>
+    private bool HasSinglePattern { get; init; }
+
     /// <summary>Modules that are trained in full and saved beside the adapter; null for none.</summary>
     public IReadOnlyList<string>? ModulesToSave { get; init; }
 
@@ -154,6 +160,8 @@ public abstract record AdapterConfig
         ExcludeModules = reader.Names("exclude_modules"),
         LayersToTransform = reader.Integers("layers_to_transform"),
         LayersPattern = reader.Strings("layers_pattern"),
+        HasSingleLayer = reader.IsSingle("layers_to_transform"),
+        HasSinglePattern = reader.IsSingle("layers_pattern"),
         ModulesToSave = reader.Strings("modules_to_save"),
         OtherKeys = reader.Rest(),
     };
@@ -169,8 +177,13 @@ public abstract record AdapterConfig
     /// <summary>Writes the keys by which layers are chosen, for methods whose file has them.</summary>
     protected void WriteLayers(JsonObject fields)
     {
-        fields["layers_to_transform"] = LayersToTransform is { } layers ? new JsonArray([.. layers.Select(static layer => JsonValue.Create(layer))]) : null;
-        fields["layers_pattern"] = Json(LayersPattern);
+        fields["layers_to_transform"] = LayersToTransform switch
+        {
+            null => null,
+            [var only] when HasSingleLayer => JsonValue.Create(only),
+            var layers => new JsonArray([.. layers.Select(static layer => JsonValue.Create(layer))]),
+        };
+        fields["layers_pattern"] = HasSinglePattern && LayersPattern is [var name] ? JsonValue.Create(name) : Json(LayersPattern);
     }
 
     /// <summary>Names as JSON: an array, or the pattern.</summary>

@@ -54,6 +54,9 @@ public sealed class ConfigReader(JsonObject document, string origin)
         _ => throw Invalid(key, "should be a list of names or a regular expression"),
     };
 
+    /// <summary>Whether a single value stands where a list may stand.</summary>
+    public bool IsSingle(string key) => Node(key) is not (null or JsonArray);
+
     /// <summary>Texts (a single one may stand without a list), or null.</summary>
     public IReadOnlyList<string>? Strings(string key) => Node(key) switch
     {

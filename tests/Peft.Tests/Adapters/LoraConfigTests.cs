@@ -115,5 +115,16 @@ public class LoraConfigTests
         }
     }
 
+    [Theory]
+    [InlineData("0", "\"h\"")]
+    [InlineData("[0]", "[\"h\"]")]
+    [InlineData("[0,1]", "null")]
+    public void A_single_value_is_written_as_it_stood(string layers, string pattern)
+    {
+        var written = Read($$"""{"peft_type":"LORA","target_modules":["q_proj"],"layers_to_transform":{{layers}},"layers_pattern":{{pattern}}}""").ToJson();
+        Assert.Equal(layers, written["layers_to_transform"]!.ToJsonString());
+        Assert.Equal(pattern, written["layers_pattern"]?.ToJsonString() ?? "null");
+    }
+
     private static AdapterConfig Read(string json) => AdapterConfig.FromJson((JsonObject)JsonNode.Parse(json)!);
 }
