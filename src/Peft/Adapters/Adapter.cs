@@ -41,6 +41,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <exception cref="PeftException">The configuration doesn't fit the model.</exception>
     public virtual void Declare(PretrainedModel model, ICollection<string> messages)
     {
+        var asked = Config.ModulesToSave;
         Config = Config with { TargetModules = TargetMatcher.Resolve(Config, model), ModulesToSave = SavedNames() };
         var named = model.NamedParameters().ToArray();
         foreach (var (path, module) in TargetMatcher.Match(Config, model, messages))
@@ -51,6 +52,11 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
         }
 
         DeclareSavedModules(model, named);
+        foreach (var idle in IdleNames(asked ?? [], model))
+        {
+            messages.Add($"modules_to_save names '{idle}', which matches no module.");
+        }
+
         DeclareBiases(model);
     }
 
@@ -171,6 +177,11 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     private IReadOnlyList<string>? SavedNames() => Config.TaskType is "SEQ_CLS" or "TOKEN_CLS"
         ? [.. (Config.ModulesToSave ?? []).Union(s_classificationHeads, StringComparer.Ordinal)]
         : Config.ModulesToSave;
+
+    /// <summary>Names that save nothing. Where the task has a classification head, its usual names stand there whatever the model calls it.</summary>
+    private IEnumerable<string> IdleNames(IReadOnlyList<string> asked, Module model) => asked
+        .Where(name => Config.TaskType is not ("SEQ_CLS" or "TOKEN_CLS") || !s_classificationHeads.Contains(name))
+        .Where(name => TargetMatcher.MatchSaved([name], model).Count == 0);
 
     private void AddLayer(AdaptableLayer layer, ICollection<string> messages)
     {

@@ -80,10 +80,13 @@ public sealed partial class PeftModel : IDisposable
     /// <summary>Element type in which the base computes.</summary>
     public ScalarType DataType => Base.DataType;
 
-    /// <summary>Memory that the weights of base and adapters take.</summary>
+    /// <summary>Memory that the weights of base and adapters take, with the originals that a merge keeps.</summary>
     public long MemoryBytes => Base.NamedParameters().Where(static named => named.Parameter.IsOwner).Select(static named => named.Parameter)
         .Concat(adapters.SelectMany(static adapter => adapter.TrainableParameters.Select(static parameter => parameter.Parameter)))
-        .Distinct().Sum(static parameter => parameter.Value is { } value ? value.NumberOfElements * value.ElementSize : 0);
+        .Concat(adapters.SelectMany(static adapter => adapter.Adapter.Overlays.Select(static overlay => overlay.Copy)))
+        .Distinct().Select(static parameter => parameter.Value).OfType<Tensor>()
+        .Concat(merge?.Originals ?? [])
+        .Sum(static tensor => tensor.NumberOfElements * tensor.ElementSize);
 
     /// <summary>Counts parameters as PEFT does.</summary>
     public ParameterCounts ParameterCounts
@@ -158,6 +161,7 @@ public sealed partial class PeftModel : IDisposable
             using var noGradients = no_grad();
             using var generator = MakeGenerator(0);
             report = IsStructureOnly ? new LoadReport([], [], messages) : AdapterFile.Load(adapter, folder, generator, messages);
+            RefuseConflicts(adapter);
         }
         catch
         {
@@ -232,6 +236,7 @@ public sealed partial class PeftModel : IDisposable
         try
         {
             RefuseTiedLayers(adapter);
+            RefuseConflicts(adapter);
             if (!IsStructureOnly)
             {
                 using var generator = MakeGenerator(seed);

@@ -237,16 +237,30 @@ public sealed partial class PeftModel
             throw new PeftException("AdapterNamedTwice", $"The adapter '{twice.Key}' is named twice.") { Target = twice.Key };
         }
 
-        Dictionary<Parameter, string> replaced = [];
-        foreach (var name in names)
+        RefuseConflicts(names.Select(name => this[name].Adapter));
+    }
+
+    /// <summary>An adapter that takes the place of an active one acts at once.</summary>
+    private void RefuseConflicts(Adapter replacement)
+    {
+        if (active.Any(entry => entry.Name == replacement.Name))
         {
-            foreach (var target in this[name].Adapter.Overlays.SelectMany(static overlay => overlay.Targets))
+            RefuseConflicts(active.Select(entry => entry.Name == replacement.Name ? replacement : this[entry.Name].Adapter));
+        }
+    }
+
+    private static void RefuseConflicts(IEnumerable<Adapter> together)
+    {
+        Dictionary<Parameter, string> replaced = [];
+        foreach (var adapter in together)
+        {
+            foreach (var target in adapter.Overlays.SelectMany(static overlay => overlay.Targets))
             {
-                if (!replaced.TryAdd(target.Parameter, name))
+                if (!replaced.TryAdd(target.Parameter, adapter.Name))
                 {
                     throw new PeftException(
                         "OverlaysConflict",
-                        $"'{replaced[target.Parameter]}' and '{name}' each have their own {target.Path}.{target.Parameter.Name} (modules_to_save, or a trained bias): only one can act at a time.")
+                        $"'{replaced[target.Parameter]}' and '{adapter.Name}' each have their own {target.Path}.{target.Parameter.Name} (modules_to_save, or a trained bias): only one can act at a time.")
                     {
                         Target = target.Path,
                     };

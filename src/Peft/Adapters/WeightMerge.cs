@@ -31,6 +31,9 @@ internal sealed class WeightMerge : IDisposable
     /// <summary>How it was merged.</summary>
     public MergeOptions Options { get; }
 
+    /// <summary>What is kept of the weights as they were.</summary>
+    public IEnumerable<Tensor> Originals => originals.Concat(conversion?.Originals ?? []);
+
     /// <summary>Merges adapters in the given order. What fails on the way leaves every weight as it was.</summary>
     /// <exception cref="PeftException"><c>MergeNotPossible</c>, <c>MergeNotFinite</c> or <c>WeightsNotLoaded</c>.</exception>
     public static WeightMerge Apply(PretrainedModel model, IReadOnlyList<string> names, MergeOptions options)

@@ -14,6 +14,9 @@ internal sealed class WeightConversion
         this.model = model;
     }
 
+    /// <summary>What is kept of the weights as they were.</summary>
+    public IEnumerable<Tensor> Originals => originals.Select(static kept => kept.Original).OfType<Tensor>();
+
     /// <summary>Converts every weight that has another type. What fails on the way leaves every weight as it was.</summary>
     /// <param name="model">A model whose weights are loaded.</param>
     /// <param name="type">The type to compute in.</param>

@@ -170,6 +170,46 @@ public class PeftModelTests
     }
 
     [Fact]
+    public void An_adapter_in_the_place_of_an_active_one_must_not_conflict_with_the_others()
+    {
+        using var model = TinyLlama.Create();
+        using var folder = new TemporaryFolder();
+        model.AddAdapter(s_config with { ModulesToSave = ["lm_head"] }, "a");
+        model.SaveAdapter("a", folder.Path);
+        var old = model.AddAdapter(s_config, "b");
+        model.SetActive("a", "b");
+        Assert.Equal("OverlaysConflict", Assert.Throws<PeftException>(() => model.LoadAdapter(folder.Path, "b")).ErrorId);
+        Assert.Equal("OverlaysConflict", Assert.Throws<PeftException>(() => model.ReplaceAdapter(s_config with { ModulesToSave = ["lm_head"] }, "b")).ErrorId);
+        Assert.Same(old, model["b"]);
+        Assert.Equal(["a", "b"], model.ActiveAdapters);
+        model.SetActive("a");
+        model.LoadAdapter(folder.Path, "b");
+    }
+
+    [Fact]
+    public void What_a_merge_keeps_counts_as_memory()
+    {
+        using var model = TinyLlama.Create();
+        var adapter = model.AddAdapter(s_config);
+        var before = model.MemoryBytes;
+        model.Merge();
+        Assert.Equal(before + adapter.Adapter.Layers.Sum(static layer => layer.Layer.Weight.Count * sizeof(float)), model.MemoryBytes);
+        model.UndoMerge();
+        Assert.Equal(before, model.MemoryBytes);
+    }
+
+    [Theory]
+    [InlineData(null, "lm_haed", true)]
+    [InlineData(null, "lm_head", false)]
+    [InlineData("SEQ_CLS", "classifier", false)]
+    public void A_module_to_save_that_is_not_there_is_named(string? task, string name, bool isNamed)
+    {
+        using var model = TinyLlama.CreateStructure();
+        var messages = model.AddAdapter(s_config with { ModulesToSave = [name], TaskType = task }).Report.Messages;
+        Assert.Equal(isNamed, messages.Any(message => message.Contains($"modules_to_save names '{name}'", StringComparison.Ordinal)));
+    }
+
+    [Fact]
     public void Disabling_keeps_the_active_set_and_every_change_of_what_acts_moves_the_version()
     {
         using var model = TinyLlama.Create();

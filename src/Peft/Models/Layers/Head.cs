@@ -4,7 +4,8 @@ namespace Peft.Models.Layers;
 
 /// <summary>
 /// From hidden states to the logits of the next token and to their cross-entropy. The loss forms logits at labelled positions alone,
-/// in chunks, and with them their gradient, so that logits are never kept.
+/// in chunks, and with them their gradient, so that logits are never kept. The exception: an adapter on the output layer needs a backward pass
+/// of its own, so the logits of all labelled positions of a batch stand in memory at once, and their gradient.
 /// </summary>
 public sealed class Head
 {
