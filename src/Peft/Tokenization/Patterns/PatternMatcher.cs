@@ -31,11 +31,11 @@ internal sealed class PatternMatcher : Matcher
         }
         catch (NotSupportedByPeftException error)
         {
-            throw new NotSupportedByPeftException(error.ErrorId, $"{path}: {error.Message}", error);
+            throw new NotSupportedByPeftException(error.ErrorId, $"{path}: {error.Message}", error) { RecommendedAction = error.RecommendedAction };
         }
         catch (PeftException error)
         {
-            throw new PeftException(error.ErrorId, $"{path}: {error.Message}", error);
+            throw new PeftException(error.ErrorId, $"{path}: {error.Message}", error) { RecommendedAction = error.RecommendedAction };
         }
     }
 
