@@ -49,7 +49,7 @@ public sealed class TrainingCmdletTests : IClassFixture<ModuleHost>, IDisposable
     }
 
     [Theory]
-    [InlineData("-Precision bfloat16", "PrecisionNotSupported")]
+    [InlineData("-EvaluationSplit 0.9", "EvaluationSplitTooLarge")]
     [InlineData("-MaxLength 2", "DatasetAllMasked")]
     [InlineData("-TargetModule nothing", "NoModuleMatched")]
     public void Force_keeps_the_old_adapter_until_the_training_begins(string argument, string errorId)
