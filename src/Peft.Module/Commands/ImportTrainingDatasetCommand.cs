@@ -110,7 +110,7 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
                 {
                     if (item.BaseObject is FileInfo file)
                     {
-                        Read(file.FullName, () => [file.FullName]);
+                        Each([file.FullName], Read);
                     }
                     else
                     {
@@ -120,10 +120,10 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
 
                 break;
             case LiteralSet:
-                LiteralPath.ForEach(path => Read(path, () => [PathResolution.ResolveLiteral(this, path)]));
+                Each(LiteralPath, path => Read(PathResolution.ResolveLiteral(this, path)));
                 break;
             default:
-                Path.ForEach(path => Read(path, () => PathResolution.Resolve(this, path)));
+                Each(Path, pattern => Each(PathResolution.Resolve(this, pattern), Read));
                 break;
         }
     }
@@ -138,21 +138,7 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
         }
     }
 
-    private void Read(string given, Func<IReadOnlyList<string>> resolve) =>
-        Try(given, () => resolve().ForEach(path => Try(path, () => WriteObject(Run(output => TrainingDataset.FromFile(path, Options(), output.Cancellation))))));
-
-    /// <summary>A file that can't be read doesn't keep the others from being read.</summary>
-    private void Try(string path, Action read)
-    {
-        try
-        {
-            read();
-        }
-        catch (Exception error) when (ErrorMapping.IsOurs(error))
-        {
-            WriteError(error, path);
-        }
-    }
+    private void Read(string path) => WriteObject(Run(output => TrainingDataset.FromFile(path, Options(), output.Cancellation)));
 
     private DatasetOptions Options() => new()
     {
