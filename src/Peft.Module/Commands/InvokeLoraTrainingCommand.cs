@@ -136,8 +136,7 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
     }
 
     /// <summary>The adapter's name as the model spells it, for case doesn't count.</summary>
-    private string NameOn(PeftModel model) =>
-        model.Adapters.FirstOrDefault(adapter => adapter.Name.Equals(AdapterName, StringComparison.OrdinalIgnoreCase))?.Name ?? AdapterName;
+    private string NameOn(PeftModel model) => AdapterNames.Find(model, AdapterName) is [var known] ? known.Name : AdapterName;
 
     /// <summary>Sees that the model has the adapter.</summary>
     /// <returns>What was added, or null where an adapter that the model has is trained further.</returns>

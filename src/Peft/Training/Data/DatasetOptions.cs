@@ -70,7 +70,7 @@ public sealed record DatasetOptions
     /// <summary>How a row becomes a prompt; null: <see cref="PromptTemplate.Instruction"/> for instructions, the prompt as it is otherwise.</summary>
     public PromptTemplate? Template { get; init; }
 
-    /// <summary>The most tokens an example keeps; null leaves it to the training.</summary>
+    /// <summary>Maximum length of an example, in tokens; null leaves it to the training.</summary>
     public int? MaxLength { get; init; }
 
     /// <summary>Which tokens carry loss. Default: the answer only.</summary>

@@ -27,7 +27,7 @@ public static class Packing
 {
     /// <summary>Packs examples.</summary>
     /// <param name="examples">The examples.</param>
-    /// <param name="length">The most tokens a row holds.</param>
+    /// <param name="length">Maximum length of a row, in tokens.</param>
     /// <param name="strategy">How.</param>
     /// <returns>The rows.</returns>
     public static IReadOnlyList<TokenRow> Pack(IReadOnlyList<TokenRow> examples, int length, PackingStrategy strategy)

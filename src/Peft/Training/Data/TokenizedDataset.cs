@@ -9,7 +9,7 @@ namespace Peft.Training.Data;
 /// <summary>How tokenised examples become batches.</summary>
 public sealed record TokenizationOptions
 {
-    /// <summary>The most tokens an example, or a packed row, keeps; null keeps all. A data set's own maximum goes before it.</summary>
+    /// <summary>Maximum length of an example, or of a packed row, in tokens; null keeps all. A data set's own maximum takes precedence.</summary>
     public int? MaxLength { get; init; }
 
     /// <summary>How short examples share a row. Default: they don't.</summary>

@@ -50,7 +50,7 @@ public sealed class TrainingDataset
     /// <summary>Makes prompts of rows; null where the prompt column, text or conversation is taken as it is.</summary>
     public PromptTemplate? Template { get; }
 
-    /// <summary>The most tokens an example keeps; null leaves it to the training.</summary>
+    /// <summary>Maximum length of an example, in tokens; null leaves it to the training.</summary>
     public int? MaxLength { get; }
 
     /// <summary>Which tokens carry loss.</summary>
@@ -129,7 +129,7 @@ public sealed class TrainingDataset
     /// <summary>The example of one row, as the training will see it.</summary>
     /// <param name="index">The row's index.</param>
     /// <param name="tokenizer">The tokenizer.</param>
-    /// <param name="maxLength">The most tokens it keeps where the data set has no maximum of its own; null keeps all.</param>
+    /// <param name="maxLength">Maximum length where the data set has none of its own; null keeps all.</param>
     /// <returns>The example; it may carry no loss at all.</returns>
     public TrainingExample Example(int index, Tokenizer tokenizer, int? maxLength = null) =>
         Cut(new ExampleBuilder(Columns, Template, Loss, tokenizer).Build(Rows[index]), MaxLength ?? maxLength);
