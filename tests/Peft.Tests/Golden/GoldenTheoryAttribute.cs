@@ -1,4 +1,5 @@
 using System.Reflection;
+using Peft.Tensors;
 using Xunit.Abstractions;
 using Xunit.Sdk;
 
@@ -33,12 +34,26 @@ public sealed class GoldenDataAttribute(string domain, string under = "") : Data
     /// <summary>Keeps only the cases that hold this file.</summary>
     public string? Holding { get; init; }
 
+    /// <summary>Keeps only the cases whose <see cref="Holding"/>, a safetensors file then, has this tensor.</summary>
+    public string? HoldingTensor { get; init; }
+
     /// <summary>The cases.</summary>
     public IEnumerable<string> Cases() => GoldenCases.Enumerate(Domain, Under)
-        .Where(path => Holding is null || File.Exists(Path.Combine(GoldenCases.PathOf(Domain, path), Holding)));
+        .Where(path => Holding is null || Holds(Path.Combine(GoldenCases.PathOf(Domain, path), Holding)));
 
     /// <inheritdoc/>
     public override IEnumerable<object[]> GetData(MethodInfo testMethod) => Cases().Select(path => new object[] { path });
+
+    private bool Holds(string file)
+    {
+        if (HoldingTensor is null || !File.Exists(file))
+        {
+            return File.Exists(file);
+        }
+
+        using var tensors = SafetensorsFile.Open(file);
+        return tensors.Contains(HoldingTensor);
+    }
 }
 
 /// <summary>The JSON files in a folder of a domain, by name without extension, one test each.</summary>

@@ -1,6 +1,7 @@
 using System.Text.Json.Nodes;
 using System.Text.RegularExpressions;
 using Peft.Adapters;
+using Peft.Models;
 using Peft.Tests.Adapters;
 using static TorchSharp.torch;
 
@@ -40,6 +41,8 @@ public class SeveralAdaptersGoldenTests
             .ToDictionary(static entry => entry.Key["input.".Length..], static entry => entry.Value);
 
         private readonly List<IDisposable> opened = [];
+        private readonly HashSet<string> held = [];
+        private int checks;
         private PeftModel? model;
 
         private string Layer => steps.Select(static step => Find((string)step!["how"]!, @"weight is ([\w.]+)")).First(static name => name is not null)!;
@@ -55,7 +58,12 @@ public class SeveralAdaptersGoldenTests
                 }
             }
 
-            Step((JsonObject)steps[index]!, hold: true);
+            held.Clear();
+            checks = 0;
+            var step = (JsonObject)steps[index]!;
+            Step(step, hold: true);
+            Assert.Equal(results.Keys.Where(key => key.StartsWith($"{step["step"]}.", StringComparison.Ordinal)).Order(StringComparer.Ordinal), held.Order(StringComparer.Ordinal));
+            Assert.True(checks > 0, "The step was held to nothing.");
         }
 
         public void Dispose()
@@ -93,6 +101,10 @@ public class SeveralAdaptersGoldenTests
             {
                 Replace(step);
             }
+            else if (step["error"] is not null && (how.StartsWith("while ", StringComparison.Ordinal) || how.StartsWith("in training", StringComparison.Ordinal)))
+            {
+                RefuseMixedBatch(how);
+            }
             else if (how.StartsWith("after prepare_model", StringComparison.Ordinal))
             {
                 Open((string)steps[steps.IndexOf(step) + 1]!["first"]!);
@@ -115,6 +127,7 @@ public class SeveralAdaptersGoldenTests
         private void Act(JsonObject step, string how, bool hold)
         {
             var name = (string)step["step"]!;
+            var same = how.EndsWith("once more", StringComparison.Ordinal) ? ModelBits.Of(model!.Base) : null;
             var before = how.Contains("safe_merge=True", StringComparison.Ordinal) ? null : Change(step, how, name);
             if (how.Contains("safe_merge=True", StringComparison.Ordinal))
             {
@@ -127,8 +140,14 @@ public class SeveralAdaptersGoldenTests
                 return;
             }
 
+            if (same is not null)
+            {
+                Assert.Equal(same, ModelBits.Of(model!.Base));
+                checks++;
+            }
+
             Hold(name, "logits", () => ModelRun.Logits(model!, inputs));
-            Hold(name, "weight", () => model!.Base.FindParameter(Layer + ".weight")!.Required.alias());
+            HoldWeight(name);
             if (step["active"] is JsonArray active && !(step["remaining"] is JsonArray { Count: 0 }))
             {
                 Assert.Equal(AdapterGolden.Strings(active), model!.ActiveAdapters);
@@ -136,6 +155,7 @@ public class SeveralAdaptersGoldenTests
 
             if (step["remaining"] is JsonArray remaining)
             {
+                checks++;
                 Assert.Equal(AdapterGolden.Strings(remaining), model!.Adapters.Select(static adapter => adapter.Name).Order(StringComparer.Ordinal));
             }
 
@@ -190,6 +210,10 @@ public class SeveralAdaptersGoldenTests
                 model!.Disable();
                 return () => model.Enable();
             }
+            else if (how.StartsWith("the same without", StringComparison.Ordinal))
+            {
+                UnsafeMerge(step, (string)steps[steps.IndexOf(step) - 1]!["how"]!);
+            }
             else if (how.Contains("merge", StringComparison.Ordinal) || how.StartsWith("unload", StringComparison.Ordinal))
             {
                 return Merge(how, names);
@@ -206,7 +230,8 @@ public class SeveralAdaptersGoldenTests
             }
             else if (how.StartsWith("unload", StringComparison.Ordinal))
             {
-                Open();
+                Open("unloaded");
+                model!.RemoveAdapter("unloaded");
             }
             else if (how.StartsWith("merge_and_unload", StringComparison.Ordinal))
             {
@@ -220,11 +245,6 @@ public class SeveralAdaptersGoldenTests
                 model.Disable();
                 return () => model.Enable();
             }
-            else if (how.StartsWith("the same without", StringComparison.Ordinal))
-            {
-                // What the peer does to the weights then is nothing to repeat.
-                return null;
-            }
             else if (names.Length > 0)
             {
                 Ensure(names);
@@ -236,20 +256,59 @@ public class SeveralAdaptersGoldenTests
 
                 model!.Merge(names);
             }
+
             return null;
         }
 
         private void SafeMerge(string how)
         {
-            var name = Names(how)[0];
-            Open(name);
-            var factor = model![name].Adapter.Parameters()[0].Parameter;
-            factor.Required[0, 0].fill_(how.Contains("nan", StringComparison.Ordinal) ? float.NaN : float.PositiveInfinity);
-            var before = ModelBits.Of(model.Base);
+            var name = OpenBroken(how);
+            var before = ModelBits.Of(model!.Base);
             var error = Assert.Throws<PeftException>(() => model.Merge([name], new MergeOptions { Safe = true }));
             Assert.Equal("MergeNotFinite", error.ErrorId);
             Assert.Equal(before, ModelBits.Of(model.Base));
             Assert.False(model.IsMerged);
+            checks++;
+        }
+
+        private void UnsafeMerge(JsonObject step, string how)
+        {
+            model!.Dispose();
+            var name = OpenBroken(how);
+            model.Merge([name]);
+            var layer = model[name].Adapter.Layers[0].Layer.Weight;
+            using var finite = layer.Required.isfinite().all();
+            Assert.Equal((bool)step["weight_is_finite"]!, finite.item<bool>());
+            checks++;
+        }
+
+        /// <summary>A model with one adapter that has a value that is not finite.</summary>
+        private string OpenBroken(string how)
+        {
+            var name = Names(how)[0];
+            Open(name);
+            var factor = model![name].Adapter.Parameters()[0].Parameter;
+            factor.Required[0, 0].fill_(how.Contains("nan", StringComparison.Ordinal) ? float.NaN : float.PositiveInfinity);
+            return name;
+        }
+
+        private void RefuseMixedBatch(string how)
+        {
+            const string name = "one";
+            Open(name);
+            var rows = Enumerable.Repeat(name, (int)inputs["input_ids"].shape[0]).ToArray();
+            if (how.StartsWith("while ", StringComparison.Ordinal))
+            {
+                model!.Merge([name]);
+                Assert.Equal("ModelIsMerged", Assert.Throws<PeftException>(() => model.SelectRows(rows)).ErrorId);
+            }
+            else
+            {
+                var context = new ForwardContext { Selection = model!.SelectRows(rows), IsTraining = true };
+                Assert.Equal("MixedBatchInTraining", Assert.Throws<PeftException>(() => ((CausalModel)model.Base).Hidden(inputs["input_ids"], context)).ErrorId);
+            }
+
+            checks++;
         }
 
         private void MixedBatch(JsonObject step)
@@ -260,6 +319,8 @@ public class SeveralAdaptersGoldenTests
             {
                 // The peer ignores the names and applies the adapter to every row; here that is refused.
                 Assert.Equal("MixedBatchNotPossible", Assert.Throws<PeftException>(() => model!.SelectRows(names)).ErrorId);
+                held.Add($"{step["step"]}.logits");
+                checks++;
             }
             else if (step["error"] is null)
             {
@@ -268,6 +329,7 @@ public class SeveralAdaptersGoldenTests
             else
             {
                 Assert.ThrowsAny<PeftException>(() => ModelRun.Logits(model!, inputs, model!.SelectRows(names)));
+                checks++;
             }
         }
 
@@ -277,9 +339,15 @@ public class SeveralAdaptersGoldenTests
             var first = (string)step["first"]!;
             Open(first);
             model!.LoadAdapter(AdapterPath((string)step["second"]!), first);
-            if (step["error"] is null)
+            Hold((string)step["step"]!, "logits", () => ModelRun.Logits(model, inputs));
+            if (step["error"] is not null)
             {
-                Hold((string)step["step"]!, "logits", () => ModelRun.Logits(model, inputs));
+                using var replaced = ModelRun.Logits(model, inputs);
+                Open();
+                model.LoadAdapter(AdapterPath((string)step["second"]!), first);
+                using var alone = ModelRun.Logits(model, inputs);
+                AdapterGolden.AssertClose(alone, replaced, record["tolerance"]!, "replaced against alone");
+                checks++;
             }
         }
 
@@ -296,14 +364,18 @@ public class SeveralAdaptersGoldenTests
                     .Where(other => $"_{name}_".Contains($"_{other}_", StringComparison.Ordinal)).Order(StringComparer.Ordinal)];
             Open(names);
             model!.SetActive(names);
-            if (step["error"] is not null)
-            {
-                return;
-            }
-
             Hold(name, "logits", () => ModelRun.Logits(model, inputs));
+            using var beside = ModelRun.Logits(model, inputs);
             model.Merge();
             Hold(name, "merged_logits", () => ModelRun.Logits(model, inputs));
+            HoldWeight(name);
+            if (step["error"] is not null)
+            {
+                // What the peer refuses to mix acts here like anything else.
+                using var merged = ModelRun.Logits(model, inputs);
+                AdapterGolden.AssertClose(beside, merged, record["tolerance"]!, "merged against beside");
+                checks++;
+            }
         }
 
         private void Save(JsonObject step, string how)
@@ -316,6 +388,7 @@ public class SeveralAdaptersGoldenTests
                 model!.SaveAdapters(folder, key == "selected" ? Names(how) : null);
                 var found = Directory.EnumerateFiles(folder, "*", SearchOption.AllDirectories).Select(file => Path.GetRelativePath(folder, file).Replace('\\', '/'));
                 Assert.Equal(AdapterGolden.Strings(step[key]), found.Order(StringComparer.Ordinal));
+                checks++;
                 Directory.Delete(folder, recursive: true);
             }
         }
@@ -326,6 +399,7 @@ public class SeveralAdaptersGoldenTests
             if (refused)
             {
                 Assert.Throws<PeftException>(() => model!.SetActive(names));
+                checks++;
             }
             else
             {
@@ -362,8 +436,12 @@ public class SeveralAdaptersGoldenTests
             {
                 using var found = actual();
                 AdapterGolden.AssertClose(expected, found, record["tolerance"]!, $"{step}.{key}");
+                held.Add($"{step}.{key}");
+                checks++;
             }
         }
+
+        private void HoldWeight(string step) => Hold(step, "weight", () => model!.Base.FindParameter(Layer + ".weight")!.Required.alias());
 
         private static string[] Names(string how) => [.. Regex.Matches(how, @"(?<=')\w+(?=')", RegexOptions.None, s_patience).Select(static match => match.Value)];
 
