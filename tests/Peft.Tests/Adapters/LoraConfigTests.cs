@@ -116,6 +116,16 @@ public class LoraConfigTests
     }
 
     [Theory]
+    [InlineData("AdapterConfigContradictory", """{"peft_type":"LORA","target_modules":["q_proj"],"layers_pattern":"layers"}""")]
+    [InlineData("AdapterConfigContradictory", """{"peft_type":"LORA","target_modules":".*q_proj","layers_to_transform":[0]}""")]
+    [InlineData("AdapterConfigContradictory", """{"peft_type":"LORA","target_modules":".*q_proj","layers_pattern":"layers"}""")]
+    [InlineData("TaskTypeUnknown", """{"peft_type":"LORA","target_modules":["q_proj"],"task_type":"POETRY"}""")]
+    [InlineData("LoraVariantNotSupported", """{"peft_type":"LORA","target_modules":["q_proj"],"use_dora":true,"lora_bias":true}""")]
+    [InlineData("AdapterConfigContradictory", """{"peft_type":"IA3","target_modules":["q_proj"],"feedforward_modules":["down_proj"]}""")]
+    public void Values_that_the_peers_own_configuration_refuses_are_refused(string errorId, string json) =>
+        Assert.Equal(errorId, Assert.ThrowsAny<PeftException>(Read(json).Validate).ErrorId);
+
+    [Theory]
     [InlineData("0", "\"h\"")]
     [InlineData("[0]", "[\"h\"]")]
     [InlineData("[0,1]", "null")]

@@ -20,6 +20,7 @@ public class AdapterExchangeTests
             RankPattern = new Dictionary<string, int> { ["k_proj"] = 4 }, AlphaPattern = new Dictionary<string, double> { [@"layers\.1.*q_proj"] = 1.5 },
         },
         ["saved"] = new() { Rank = 2, Alpha = 4, TaskType = "CAUSAL_LM", TargetModules = ModuleNames.Of("v_proj"), ModulesToSave = ["lm_head", "norm"] },
+        ["adapted-biases"] = new() { Rank = 2, Alpha = 4, TaskType = "CAUSAL_LM", TargetModules = ModuleNames.Of("q_proj", "o_proj"), Bias = BiasTraining.Adapted },
         ["biases"] = new() { Rank = 2, Alpha = 4, TaskType = "CAUSAL_LM", TargetModules = ModuleNames.Of("v_proj"), Bias = BiasTraining.All },
         ["embedding"] = new() { Rank = 2, Alpha = 4, TaskType = "CAUSAL_LM", TargetModules = ModuleNames.Of("embed_tokens", "lm_head") },
     };
