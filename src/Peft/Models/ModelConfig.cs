@@ -30,7 +30,7 @@ public sealed class ModelConfig
     public string ModelType => String("model_type") ?? "";
 
     /// <summary>First of <c>architectures</c>, such as <c>LlamaForCausalLM</c>, or null.</summary>
-    public string? Architecture => Document["architectures"] is JsonArray { Count: > 0 } names 
+    public string? Architecture => Document["architectures"] is JsonArray { Count: > 0 } names
         && names[0] is JsonValue first && first.TryGetValue<string>(out var name) ? name : null;
 
     /// <summary>Reads a <c>config.json</c>.</summary>
