@@ -32,6 +32,9 @@ public abstract record AdapterConfig
     /// <summary>Modules to adapt; null for the defaults of the base's family.</summary>
     public ModuleNames? TargetModules { get; init; }
 
+    /// <summary>What is adapted, by the base's <c>model_type</c>, where <see cref="TargetModules"/> is null.</summary>
+    public virtual IReadOnlyDictionary<string, ModuleNames> DefaultTargetModules => DefaultTargets.Lora;
+
     /// <summary>Modules to leave out although they are targeted; null for none.</summary>
     public ModuleNames? ExcludeModules { get; init; }
 

@@ -112,20 +112,12 @@ public static class DefaultTargets
         ["t5"] = ModuleNames.Of("wo"),
     };
 
-    private static readonly Dictionary<string, Dictionary<string, ModuleNames>> s_methods = new(StringComparer.Ordinal)
-    {
-        ["IA3"] = s_ia3,
-        ["LOHA"] = s_lora,
-        ["LOKR"] = s_lora,
-        ["LORA"] = s_lora,
-    };
+    /// <summary>LoRA's targets by <c>model_type</c>, which most methods share.</summary>
+    public static IReadOnlyDictionary<string, ModuleNames> Lora => s_lora;
 
-    /// <summary>The targets whose input IA3 scales instead of their output, or null when there are no defaults.</summary>
-    /// <param name="modelType">The model's <c>model_type</c>.</param>
-    public static ModuleNames? Feedforward(string modelType) => s_ia3Feedforward.GetValueOrDefault(modelType);
+    /// <summary>IA3's targets by <c>model_type</c>.</summary>
+    public static IReadOnlyDictionary<string, ModuleNames> IA3 => s_ia3;
 
-    /// <summary>The default targets, or null when there are none.</summary>
-    /// <param name="modelType">The model's <c>model_type</c>.</param>
-    /// <param name="peftType">PEFT's name of the method.</param>
-    public static ModuleNames? For(string modelType, string peftType) => s_methods.GetValueOrDefault(peftType)?.GetValueOrDefault(modelType);
+    /// <summary>The targets whose input IA3 scales instead of their output, by <c>model_type</c>.</summary>
+    public static IReadOnlyDictionary<string, ModuleNames> IA3Feedforward => s_ia3Feedforward;
 }

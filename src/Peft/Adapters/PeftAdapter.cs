@@ -36,7 +36,7 @@ public sealed class PeftAdapter
     public IReadOnlyList<AdapterParameter> TrainableParameters => [.. Adapter.Parameters().DistinctBy(static parameter => parameter.Parameter)];
 
     /// <summary>How it was trained, where it was trained here; set by the trainer.</summary>
-    public object? TrainingRecord { get; set; }
+    public ITrainingRecord? TrainingRecord { get; internal set; }
 
     /// <summary>The adapter itself, for those who compute with it.</summary>
     public Adapter Adapter { get; }

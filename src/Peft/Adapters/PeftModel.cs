@@ -65,7 +65,7 @@ public sealed partial class PeftModel : IDisposable
     /// <summary>Whether adapters are in the weights and can be taken out again.</summary>
     public bool IsMerged => merge is not null;
 
-    /// <summary>Rises whenever the model computes something else than before; caches and optimisers compare it.</summary>
+    /// <summary>Rises whenever the model computes something else than before, for whoever keeps what depends on it.</summary>
     public int Version { get; private set; }
 
     /// <summary>Whether base and adapters were freed; every operation is an error then.</summary>

@@ -18,7 +18,7 @@ public static class TargetMatcher
     {
         if (config.TargetModules is not { } targets)
         {
-            return DefaultTargets.For(model.Config.ModelType, config.PeftType)
+            return config.DefaultTargetModules.GetValueOrDefault(model.Config.ModelType)
                 ?? throw new PeftException("TargetsMissing", $"No target modules were given, and there are no defaults for a model of the type '{model.Config.ModelType}'.")
                 {
                     RecommendedAction = "Name the modules to adapt (Get-ModelModule lists them), or give all-linear.",

@@ -77,7 +77,7 @@ public sealed class Parameter
     /// <summary>What adapters put on this parameter; null until something is attached, so an empty slot costs one null check.</summary>
     public Slot? Slot { get; set; }
 
-    /// <summary>Rises whenever the weights are replaced or edited; what caches a form of them compares it.</summary>
+    /// <summary>Rises whenever the weights are replaced or edited, so that a kept form of them (packed, quantised) can tell that it is out of date.</summary>
     public int Version { get; private set; }
 
     /// <summary>Whether the weights are this parameter's own: not tied to another's.</summary>

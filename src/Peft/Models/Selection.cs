@@ -21,7 +21,4 @@ public sealed record Selection(IReadOnlyList<Active> Order, IReadOnlyList<string
 
     /// <summary>Adapters by name, each at full strength.</summary>
     public static Selection Of(params IEnumerable<string> names) => new([.. names.Select(static name => new Active(name))]);
-
-    /// <summary>Whether the adapter of this name acts on any row.</summary>
-    public bool Contains(string name) => Order.Any(active => active.Name == name) || RowNames?.Contains(name) == true;
 }

@@ -1,3 +1,5 @@
+using Peft.Adapters;
+
 namespace Peft.Training;
 
 /// <summary>What one optimiser step did.</summary>
@@ -29,7 +31,7 @@ public readonly record struct TrainingProgress(
     int Step, int TotalSteps, double Epoch, double Loss, double LearningRate, double TokensPerSecond, TimeSpan Remaining);
 
 /// <summary>What a finished training leaves on its adapter.</summary>
-public sealed record TrainingRecord
+public sealed record TrainingRecord : ITrainingRecord
 {
     /// <summary>The adapter's name.</summary>
     public required string AdapterName { get; init; }

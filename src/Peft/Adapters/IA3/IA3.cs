@@ -13,6 +13,9 @@ public sealed record IA3Config : AdapterConfig
     /// <inheritdoc/>
     public override string PeftType => "IA3";
 
+    /// <inheritdoc/>
+    public override IReadOnlyDictionary<string, ModuleNames> DefaultTargetModules => DefaultTargets.IA3;
+
     /// <summary>Those of the targets whose input is scaled; null for the defaults of the base's family.</summary>
     public ModuleNames? FeedforwardModules { get; init; }
 
@@ -57,7 +60,7 @@ public sealed class IA3Adapter(string name, IA3Config config) : Adapter(name, co
     public override void Declare(PretrainedModel model, ICollection<string> messages)
     {
         var given = (IA3Config)Config;
-        Config = given with { FeedforwardModules = given.FeedforwardModules ?? DefaultTargets.Feedforward(model.Config.ModelType) ?? ModuleNames.Of() };
+        Config = given with { FeedforwardModules = given.FeedforwardModules ?? DefaultTargets.IA3Feedforward.GetValueOrDefault(model.Config.ModelType) ?? ModuleNames.Of() };
         base.Declare(model, messages);
     }
 

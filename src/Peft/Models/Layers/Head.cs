@@ -106,6 +106,7 @@ public sealed class Head
 
     private Tensor ProjectedLoss(Tensor selected, Tensor targets, double scale, ForwardContext context, double smoothing)
     {
+        context.InputObserver?.Invoke(projection, selected);
         var parameter = projection.Weight.Effective(context);
         var bias = projection.Bias?.Effective(context);
         var type = projection.ComputeType(selected);
