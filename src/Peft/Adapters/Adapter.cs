@@ -10,8 +10,6 @@ namespace Peft.Adapters;
 /// <remarks>A method derives this and makes layers; everything else is the same for all methods that act on layers.</remarks>
 public abstract class Adapter(string name, AdapterConfig config) : IDisposable
 {
-    private static readonly string[] s_classificationHeads = ["classifier", "score"];
-
     private readonly List<AdaptedLayer> layers = [];
     private readonly List<Overlay> overlays = [];
 
@@ -175,12 +173,12 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
 
     /// <summary>Modules to save, the classification head among them where the task has one.</summary>
     private IReadOnlyList<string>? SavedNames() => Config.TaskType is "SEQ_CLS" or "TOKEN_CLS"
-        ? [.. (Config.ModulesToSave ?? []).Union(s_classificationHeads, StringComparer.Ordinal)]
+        ? [.. (Config.ModulesToSave ?? []).Union(TargetMatcher.ClassificationHeads, StringComparer.Ordinal)]
         : Config.ModulesToSave;
 
     /// <summary>Names that save nothing. Where the task has a classification head, its usual names stand there whatever the model calls it.</summary>
     private IEnumerable<string> IdleNames(IReadOnlyList<string> asked, Module model) => asked
-        .Where(name => Config.TaskType is not ("SEQ_CLS" or "TOKEN_CLS") || !s_classificationHeads.Contains(name))
+        .Where(name => Config.TaskType is not ("SEQ_CLS" or "TOKEN_CLS") || !TargetMatcher.ClassificationHeads.Contains(name))
         .Where(name => TargetMatcher.MatchSaved([name], model).Count == 0);
 
     private void AddLayer(AdaptableLayer layer, ICollection<string> messages)

@@ -153,6 +153,15 @@ public abstract record AdapterConfig
     /// <summary>An error about values that don't go together.</summary>
     protected static PeftException Contradiction(string message) => new("AdapterConfigContradictory", message);
 
+    /// <summary>Refuses ranks below 1.</summary>
+    private protected static void RefuseRanks(IEnumerable<int> ranks)
+    {
+        foreach (var rank in ranks.Where(static rank => rank <= 0))
+        {
+            throw new PeftException("RankInvalid", $"The rank (r, and every value of rank_pattern) has to be at least 1; {rank} was given.") { Target = "r" };
+        }
+    }
+
     /// <summary>Takes the keys that all methods share, and then whatever nobody asked for.</summary>
     protected AdapterConfig WithShared(ConfigReader reader) => this with
     {

@@ -35,13 +35,7 @@ public abstract record LycorisConfig : AdapterConfig
     public override void Validate()
     {
         base.Validate();
-        foreach (var rank in RankPattern.Values.Prepend(Rank))
-        {
-            if (rank <= 0)
-            {
-                throw new PeftException("RankInvalid", $"The rank (r, and every value of rank_pattern) has to be at least 1; {rank} was given.") { Target = "r" };
-            }
-        }
+        RefuseRanks(RankPattern.Values.Prepend(Rank));
     }
 
     /// <summary>Rank and scale of a layer, patterns applied.</summary>

@@ -8,7 +8,9 @@ namespace Peft.Adapters;
 public static class TargetMatcher
 {
     private static readonly TimeSpan s_patternTime = TimeSpan.FromSeconds(1);
-    private static readonly string[] s_classificationHeads = ["score", "classifier"];
+
+    /// <summary>What families call the head of a classifier.</summary>
+    internal static IReadOnlyList<string> ClassificationHeads { get; } = ["classifier", "score"];
 
     /// <summary>Says which modules a configuration means, once defaults and "all-linear" are resolved.</summary>
     /// <param name="config">The configuration.</param>
@@ -105,7 +107,7 @@ public static class TargetMatcher
     private static ModuleNames AllLinear(AdapterConfig config, PretrainedModel model)
     {
         var head = model.OutputEmbeddings
-            ?? (config.TaskType == "SEQ_CLS" ? Array.Find(s_classificationHeads, name => model.Find(name) is not null) : null);
+            ?? (config.TaskType == "SEQ_CLS" ? ClassificationHeads.FirstOrDefault(name => model.Find(name) is not null) : null);
         var paths = model.Descendants()
             .Where(static module => AdaptableLayer.KindOf(module) is LayerKind.Linear or LayerKind.Conv1D)
             .Select(static module => module.Path)

@@ -1,7 +1,6 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Peft.Tensors;
-using Peft.Tensors.Gguf;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -69,7 +68,7 @@ public static class ModelLoader
 
         var model = ArchitectureRegistry.Create(ModelConfig.FromFile(configPath), options.Task);
         model.GenerationConfig = ReadGenerationConfig(path);
-        using var store = options.StructureOnly ? null : TensorStore.OpenFolder(path);
+        using var store = options.StructureOnly ? null : OpenWeights(path);
         return Complete(model, store, options);
     }
 
@@ -183,6 +182,19 @@ public static class ModelLoader
         {
             model.Dispose();
             throw;
+        }
+    }
+
+    /// <summary>The folder's weights; where it holds none in the usual formats, its only GGUF file.</summary>
+    private static TensorStore OpenWeights(string folder)
+    {
+        try
+        {
+            return TensorStore.OpenFolder(folder);
+        }
+        catch (PeftException error) when (error.ErrorId == "WeightsNotFound" && Directory.GetFiles(folder, "*.gguf").Length == 1)
+        {
+            return GgufModel.Open(Directory.GetFiles(folder, "*.gguf")[0]);
         }
     }
 

@@ -1,3 +1,4 @@
+using Peft.Tensors;
 using static TorchSharp.torch;
 
 namespace Peft.Models;
@@ -36,7 +37,7 @@ public sealed class Parameter
     public IReadOnlyList<long> Shape => shape;
 
     /// <summary>Number of elements.</summary>
-    public long Count => shape.Aggregate(1L, static (product, size) => checked(product * size));
+    public long Count => TensorEntry.Product(shape);
 
     /// <summary>Element type of the weights.</summary>
     public ScalarType DataType => TiedTo is { } other ? other.DataType : dataType;

@@ -190,10 +190,10 @@ internal sealed class SafetensorsHeader
             throw Lie(id, $"tensor '{name}' lies at bytes {begin} to {end}, but the file holds {_dataLength} bytes of data");
         }
 
-        long length = type.Size;
+        long length;
         try
         {
-            length = shape.Aggregate(length, (product, size) => checked(product * size));
+            length = TensorEntry.Product(shape, type.Size);
         }
         catch (OverflowException error)
         {

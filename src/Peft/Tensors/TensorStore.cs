@@ -13,7 +13,11 @@ namespace Peft.Tensors;
 public sealed record TensorEntry(string Name, ScalarType ScalarType, IReadOnlyList<long> Shape, string StoredType)
 {
     /// <summary>The number of elements.</summary>
-    public long Count { get; } = Shape.Aggregate(1L, (product, size) => checked(product * size));
+    public long Count { get; } = Product(Shape);
+
+    /// <summary>The product of sizes, times the bytes of an element or whatever is asked for.</summary>
+    /// <exception cref="OverflowException">It takes more than 64 bits.</exception>
+    internal static long Product(IEnumerable<long> shape, long unit = 1) => shape.Aggregate(unit, static (product, size) => checked(product * size));
 }
 
 /// <summary>
@@ -80,8 +84,7 @@ public abstract class TensorStore : IDisposable
     /// <param name="stem">File name without extension: <c>model</c>, <c>adapter_model</c>, <c>diffusion_pytorch_model</c>.</param>
     /// <param name="pickleStem">The same for pickles; null is <c>pytorch_model</c> beside <c>model</c>, else the stem itself.</param>
     /// <returns>
-    /// The first of <c>STEM.safetensors</c>, <c>STEM.safetensors.index.json</c>, <c>PICKLESTEM.bin</c>, <c>PICKLESTEM.bin.index.json</c>; for
-    /// <c>model</c> also the only GGUF file of the folder, under Hugging Face's names.
+    /// The first of <c>STEM.safetensors</c>, <c>STEM.safetensors.index.json</c>, <c>PICKLESTEM.bin</c>, <c>PICKLESTEM.bin.index.json</c>.
     /// </returns>
     /// <exception cref="PeftException"><c>WeightsNotFound</c> or <c>FolderNotFound</c>, or what opening the file throws.</exception>
     public static TensorStore OpenFolder(string folder, string stem = "model", string? pickleStem = null)
@@ -95,14 +98,8 @@ public abstract class TensorStore : IDisposable
         pickleStem ??= stem == "model" ? "pytorch_model" : stem;
         string[] candidates = [$"{stem}.safetensors", $"{stem}.safetensors.index.json", $"{pickleStem}.bin", $"{pickleStem}.bin.index.json"];
         string? found = candidates.Select(name => System.IO.Path.Combine(folder, name)).FirstOrDefault(File.Exists);
-        if (found is not null)
-        {
-            return OpenFile(found);
-        }
-
-        string[] gguf = stem == "model" ? Directory.GetFiles(folder, "*.gguf") : [];
-        return gguf.Length == 1
-            ? GgufModel.Open(gguf[0])
+        return found is not null
+            ? OpenFile(found)
             : throw new PeftException("WeightsNotFound", $"The folder '{folder}' holds no weights: none of {string.Join(", ", candidates)}.")
             {
                 Target = folder,

@@ -121,6 +121,16 @@ public sealed class GgufTests : IDisposable
         Assert.Equal(errorId, Assert.ThrowsAny<PeftException>(() => ModelLoader.Load(_folder.Write("a.gguf", bytes.Bytes()))).ErrorId);
     }
 
+    [Fact]
+    public void AFolderWithoutOtherWeightsTakesItsOnlyGgufFile()
+    {
+        _folder.Write("config.json", """{ "model_type": "llama", "vocab_size": 8, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4 }""");
+        _folder.Write("a.gguf", Sample().Bytes());
+        Assert.Equal("GgufArchitectureNotSupported", Assert.ThrowsAny<PeftException>(() => ModelLoader.Load(_folder.Path)).ErrorId);
+        _folder.Write("b.gguf", Sample().Bytes());
+        Assert.Equal("WeightsNotFound", Assert.ThrowsAny<PeftException>(() => ModelLoader.Load(_folder.Path)).ErrorId);
+    }
+
     private static GgufBytes Sample()
     {
         GgufBytes bytes = new();

@@ -87,13 +87,7 @@ public sealed record LoraConfig : AdapterConfig
     public override void Validate()
     {
         base.Validate();
-        foreach (var rank in RankPattern.Values.Prepend(Rank))
-        {
-            if (rank <= 0)
-            {
-                throw new PeftException("RankInvalid", $"The rank (r, and every value of rank_pattern) has to be at least 1; {rank} was given.") { Target = "r" };
-            }
-        }
+        RefuseRanks(RankPattern.Values.Prepend(Rank));
 
         if (Dropout is not (>= 0 and <= 1))
         {

@@ -13,7 +13,7 @@ namespace Peft.Tensors.Gguf;
 internal sealed record GgufTensor(TensorEntry Entry, GgufType Type, long Offset, long Length);
 
 /// <summary>
-/// A GGUF file (version 2 or 3) open for reading, with its own tensor names; <see cref="GgufModel"/> gives Hugging Face's. The file is
+/// A GGUF file (version 2 or 3) open for reading, with its own tensor names; a model's family gives Hugging Face's. The file is
 /// mapped; quantised tensors are dequantised to float32 while they are read.
 /// </summary>
 public sealed unsafe class GgufFile : TensorStore
@@ -303,8 +303,8 @@ public sealed unsafe class GgufFile : TensorStore
         long length;
         try
         {
-            length = checked(shape.Aggregate(1L, (product, size) => checked(product * size)) / type.BlockValues * type.BlockBytes);
-            _ = checked(shape.Aggregate(8L, (product, size) => checked(product * size)));
+            length = checked(TensorEntry.Product(shape) / type.BlockValues * type.BlockBytes);
+            _ = TensorEntry.Product(shape, sizeof(double));
         }
         catch (OverflowException)
         {

@@ -58,7 +58,7 @@ internal sealed record PickleStorage(string Key, ElementType Type, long Count);
 internal sealed record PickleTensor(PickleStorage Storage, ElementType Type, long Offset, long[] Shape, long[] Strides)
 {
     /// <summary>The number of elements.</summary>
-    public long Count => Shape.Aggregate(1L, (product, size) => checked(product * size));
+    public long Count => TensorEntry.Product(Shape);
 
     /// <summary>How many elements of the storage the view reaches over, from its first to its last one.</summary>
     public long Extent

@@ -1,9 +1,11 @@
 using System.Diagnostics.CodeAnalysis;
 using System.Text.Json.Nodes;
 using System.Text.RegularExpressions;
+using Peft.Tensors;
+using Peft.Tensors.Gguf;
 using static TorchSharp.torch;
 
-namespace Peft.Tensors.Gguf;
+namespace Peft.Models;
 
 /// <summary>
 /// A model in a GGUF file as Hugging Face sees it: a configuration, and tensors under the names and in the order of rows that
