@@ -1,4 +1,3 @@
-using System.Text.Json;
 using System.Text.Json.Nodes;
 using Peft.Tensors;
 using TorchSharp;
@@ -146,23 +145,25 @@ public static class ModelLoader
         var tensors = model.NamedParameters()
             .Where(static named => named.Parameter.IsOwner)
             .Select(named => (named.Path, dataType is { } type ? named.Parameter.Required.to(type) : named.Parameter.Required));
-        List<string> written = [.. SafetensorsWriter.WriteFolder(folder, tensors, maxShardBytes: maxShardBytes, onTensor: (done, total) =>
-        {
-            cancellation.ThrowIfCancellationRequested();
-            onProgress?.Invoke(done, total);
-        })];
-
-        // After the weights, for a folder with a configuration counts as a model.
         var config = (JsonObject)model.Config.Document.DeepClone();
         config.Remove("torch_dtype");
         config["dtype"] = TypeName(dataType ?? model.DataType);
-        written.Add(WriteJson(folder, ConfigName, config));
+        List<(string, JsonObject)> documents = [(ConfigName, config)];
         if (model.GenerationConfig is { } generation)
         {
-            written.Add(WriteJson(folder, GenerationConfigName, generation));
+            documents.Add((GenerationConfigName, generation));
         }
 
-        return written;
+        return SafetensorsWriter.WriteFolder(
+            folder,
+            tensors,
+            maxShardBytes: maxShardBytes,
+            onTensor: (done, total) =>
+            {
+                cancellation.ThrowIfCancellationRequested();
+                onProgress?.Invoke(done, total);
+            },
+            documents: documents);
     }
 
     private static PretrainedModel Complete(PretrainedModel model, TensorStore? store, LoadOptions options)
@@ -239,13 +240,6 @@ public static class ModelLoader
         var deviation = model.Config.Number("initializer_range") ?? 0.02;
         var weights = parameter.Shape.Count == 1 ? zeros([.. parameter.Shape]) : randn([.. parameter.Shape]).mul_(deviation);
         return Placed(weights.to(type), options.Device);
-    }
-
-    private static string WriteJson(string folder, string name, JsonObject document)
-    {
-        var path = Path.Combine(folder, name);
-        JsonFile.Write(path, document);
-        return path;
     }
 
     private static string TypeName(ScalarType type) => type switch

@@ -125,13 +125,13 @@ public static class JsonFile
     /// <typeparam name="T">The value's type.</typeparam>
     /// <param name="path">The file to create or replace.</param>
     /// <param name="value">The value.</param>
-    public static void Write<T>(string path, T value)
+    public static void Write<T>(string path, T value) => AtomicFile.Write(path, stream => Write(stream, value));
+
+    /// <summary>Writes a value as indented JSON.</summary>
+    internal static void Write<T>(Stream stream, T value)
     {
-        AtomicFile.Write(path, stream =>
-        {
-            JsonSerializer.Serialize(stream, value, WriteOptions);
-            stream.WriteByte((byte)'\n');
-        });
+        JsonSerializer.Serialize(stream, value, WriteOptions);
+        stream.WriteByte((byte)'\n');
     }
 
     private static JsonElement ParseStrict(ReadOnlyMemory<byte> utf8)

@@ -1,6 +1,7 @@
 using System.Buffers.Binary;
 using System.Globalization;
 using System.Text.Json;
+using System.Text.Json.Nodes;
 using static TorchSharp.torch;
 
 namespace Peft.Tensors;
@@ -37,6 +38,7 @@ public static class SafetensorsWriter
     /// <param name="stem">File name without extension.</param>
     /// <param name="maxShardBytes">The most bytes of tensors a file holds, unless a single tensor is larger; default 50 GB as in transformers.</param>
     /// <param name="onTensor">Sees, after each tensor, the bytes of tensors that are written, and how many there are; what it throws ends the writing, and the folder stays as it was.</param>
+    /// <param name="documents">JSON files that belong to the weights, by name: they are replaced together with them, and last.</param>
     /// <returns>The paths of the files that were written.</returns>
     public static IReadOnlyList<string> WriteFolder(
         string folder,
@@ -44,7 +46,8 @@ public static class SafetensorsWriter
         IReadOnlyDictionary<string, string>? metadata = null,
         string stem = "model",
         long maxShardBytes = 50_000_000_000,
-        Action<long, long>? onTensor = null)
+        Action<long, long>? onTensor = null,
+        IEnumerable<(string Name, JsonObject Document)>? documents = null)
     {
         ArgumentNullException.ThrowIfNull(tensors);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(maxShardBytes);
@@ -66,6 +69,7 @@ public static class SafetensorsWriter
             files.Add((index, stream => WriteIndex(stream, shards, stem)));
         }
 
+        files.AddRange((documents ?? []).Select(static file => (file.Name, (Action<Stream>)(stream => JsonFile.Write(stream, file.Document)))));
         ReplaceTogether(folder, files);
         DeleteStale(folder, stem, [.. files.Select(file => file.Name)]);
         return [.. files.Select(file => Path.Combine(folder, file.Name))];
@@ -123,8 +127,7 @@ public static class SafetensorsWriter
         }
 
         long total = shards.Sum(shard => shard.Sum(row => row.Length));
-        JsonSerializer.Serialize(stream, new { metadata = new { total_size = total }, weight_map = map }, JsonFile.WriteOptions);
-        stream.WriteByte((byte)'\n');
+        JsonFile.Write(stream, new { metadata = new { total_size = total }, weight_map = map });
     }
 
     private static List<List<Row>> Split(IEnumerable<(string Name, Tensor Value)> tensors, long maxShardBytes)

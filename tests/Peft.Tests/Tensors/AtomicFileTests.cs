@@ -100,6 +100,25 @@ public sealed class AtomicFileTests : IDisposable
     }
 
     [Fact]
+    public void AConfigurationThatCannotBeWrittenLeavesTheWholeOldModel()
+    {
+        using PeftModel model = TinyLlama.Create();
+        model.Save(_folder.Path);
+        byte[] before = File.ReadAllBytes(_folder["model.safetensors"]);
+        File.SetAttributes(_folder["config.json"], FileAttributes.ReadOnly);
+        try
+        {
+            using PeftModel other = TinyLlama.Create(seed: 2);
+            Assert.Equal("FileReadOnly", Assert.Throws<PeftException>(() => other.Save(_folder.Path)).ErrorId);
+            Assert.Equal(before, File.ReadAllBytes(_folder["model.safetensors"]));
+        }
+        finally
+        {
+            File.SetAttributes(_folder["config.json"], FileAttributes.Normal);
+        }
+    }
+
+    [Fact]
     public void AReadOnlyFileIsNotReplaced()
     {
         string path = _folder.Write("a.json", "old");
