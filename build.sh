@@ -7,6 +7,9 @@ root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 remembered="$root/artifacts/powershell"
 export DOTNET_NOLOGO=1 DOTNET_CLI_TELEMETRY_OPTOUT=1
 
+# PowerShell writes colour codes into files and pipes as well unless it is told not to.
+[[ -t 1 ]] || export NO_COLOR=1
+
 if ! { command -v dotnet && dotnet --list-sdks | grep -qE '^[1-9][0-9]+\.'; } >/dev/null 2>&1; then
     echo "Peft is built with the .NET SDK 10 or later, which is not on the path. Install it (https://dotnet.microsoft.com/download) and try again." >&2
     exit 1

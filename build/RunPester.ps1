@@ -24,7 +24,8 @@ if (-not $pester -and -not (Test-Path $ModulePath)) {
     New-Item $ModulePath -ItemType Directory | Out-Null
     if (Get-Command Save-PSResource -ErrorAction Ignore) {
         Write-Host 'No Pester 5 here: saving it from the PowerShell Gallery into artifacts.'
-        Save-PSResource -Name Pester -Version '[5.5.0,6.0.0)' -Path $ModulePath -TrustRepository -ErrorAction Continue
+        Save-PSResource -Name Pester -Version '[5.5.0,6.0.0)' -Path $ModulePath -TrustRepository -ErrorAction SilentlyContinue -ErrorVariable refused
+        $refused | ForEach-Object { Write-Host "  not to be had: $_" }
         $pester = Find-Pester
     }
 }

@@ -101,13 +101,13 @@ internal sealed class Demonstration
         var before = NextScores(model, questions[0].Prompt);
         model.Merge(["capitals"], new MergeOptions { Safe = true, Unload = true });
         var difference = Largest(before, NextScores(model, questions[0].Prompt));
-        Console.WriteLine($"  largest difference between adapted and merged scores: {difference:E1}");
+        Console.WriteLine($"  largest difference between adapted and merged scores: {difference:0.0E-0}");
         var folder = Path.Combine(output, "merged");
         model.Save(folder);
 
         using var again = PeftModel.Load(folder);
         var reloaded = Largest(before, NextScores(again, questions[0].Prompt));
-        Console.WriteLine($"  loaded again from disk:                               {reloaded:E1}");
+        Console.WriteLine($"  loaded again from disk:                               {reloaded:0.0E-0}");
         Console.WriteLine($"  {questions[0].Prompt.Replace("\n", " ", StringComparison.Ordinal)}{Answer(again, questions[0].Prompt)}");
         Title($"Written, in {clock.Elapsed.TotalSeconds:F0} seconds in all");
         foreach (var path in (string[])["capitals", "sentences", "merged"])
