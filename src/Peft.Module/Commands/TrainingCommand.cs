@@ -121,7 +121,7 @@ public abstract class TrainingCommand : PeftCmdlet
     [Parameter]
     public SwitchParameter Packing { get; set; }
 
-    /// <summary>Type that the frozen weights compute in; they are converted for the time of the training. Without it, the type the model was loaded in.</summary>
+    /// <summary>Type that the frozen weights compute in: float32 converts them for the time of the training, bfloat16 needs a model that was imported in it. Without it, the type the model was loaded in.</summary>
     [Parameter]
     [ValidateSet("float32", "bfloat16")]
     public string? Precision { get; set; }

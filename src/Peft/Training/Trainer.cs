@@ -89,10 +89,15 @@ public sealed class Trainer
         return Run(new Session(loop, plan, optimizer, schedule, output, heldOut), objective);
     }
 
-    /// <summary>Puts the frozen weights into the type that the options ask for, where the model was loaded in another.</summary>
+    /// <summary>Puts the frozen weights into float32 where the options ask for it and the model was loaded in another type.</summary>
     private WeightConversion? Convert() => (request.Options.Precision, request.Model.DataType) switch
     {
-        ("bfloat16", not ScalarType.BFloat16) => WeightConversion.ApplyToLinear(request.Model.Base, ScalarType.BFloat16),
+        ("bfloat16", not ScalarType.BFloat16) => throw new NotSupportedByPeftException(
+            "PrecisionNotSupported", $"'{request.Model.Name}' is loaded in {request.Model.DataType}; training it in BFloat16 is not supported.")
+        {
+            Target = "precision",
+            RecommendedAction = "Import the model in bfloat16 to train in bfloat16.",
+        },
         ("float32", not ScalarType.Float32) => WeightConversion.Apply(request.Model.Base, ScalarType.Float32),
         _ => null,
     };

@@ -114,9 +114,9 @@ public sealed record TrainingOptions
     public bool Packing { get; init; }
 
     /// <summary>
-    /// Element type the frozen weights compute in: <c>float32</c>, <c>bfloat16</c>, or null (default) for the type the model was loaded in. In another type than that
-    /// they are converted for the time of the training, with the originals kept beside. <c>bfloat16</c> on a model in float32 is mixed precision: linear layers
-    /// compute in bfloat16, what flows between the blocks stays in float32. The adapter's own weights are float32 always.
+    /// Element type the frozen weights compute in: <c>float32</c>, <c>bfloat16</c>, or null (default) for the type the model was loaded in. <c>float32</c> converts
+    /// a model in another type for the time of the training, with the originals kept beside; <c>bfloat16</c> needs a model that was loaded in it. The adapter's own
+    /// weights are float32 always.
     /// </summary>
     [JsonPropertyName("precision")]
     public string? Precision { get; init; }

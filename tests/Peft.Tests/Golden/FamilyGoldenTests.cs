@@ -119,8 +119,10 @@ internal static class CausalFamilyCase
         });
         var tolerance = expected.GetProperty("generation").GetProperty("tolerance");
         Generation(model, recorded, tolerance, "generate", useCache: true);
+
+        // Logits without a cache are recorded where the tokens differ; where only the tokens are the same (positions that depend on the length), they alone are held.
         var without = recorded.Contains("generate_without_cache.sequences") ? "generate_without_cache" : "generate";
-        Generation(model, recorded, tolerance, without, useCache: false);
+        Generation(model, recorded, without == "generate" ? null : tolerance, without, useCache: false);
     }
 
     private static void Outputs(CausalModel model, TensorStore recorded, JsonElement tolerance, string batch)
@@ -145,7 +147,7 @@ internal static class CausalFamilyCase
         }
     }
 
-    private static void Generation(CausalModel model, TensorStore recorded, JsonElement tolerance, string name, bool useCache)
+    private static void Generation(CausalModel model, TensorStore recorded, JsonElement? tolerance, string name, bool useCache)
     {
         var ids = recorded.Read("generate.input_ids");
         var mask = recorded.Read("generate.attention_mask");
@@ -165,7 +167,11 @@ internal static class CausalFamilyCase
             };
             var hidden = model.Hidden(input, context).view(input.size(0), input.size(1), -1);
             var logits = model.Logits(hidden.select(1, input.size(1) - 1), context);
-            TensorAssert.Close(wanted[step], logits, tolerance, $"{name} step {step.ToString(CultureInfo.InvariantCulture)}");
+            if (tolerance is { } allowed)
+            {
+                TensorAssert.Close(wanted[step], logits, allowed, $"{name} step {step.ToString(CultureInfo.InvariantCulture)}");
+            }
+
             next = logits.argmax(1, keepdim: true);
             all = cat([all, next], 1);
             mask = cat([mask, ones_like(next)], 1);

@@ -21,11 +21,41 @@ namespace Peft.Tests.Golden;
 [TraitDiscoverer("Peft.Tests.Golden.GoldenTraitDiscoverer", "Peft.Tests")]
 public sealed class GoldenTheoryAttribute : TheoryAttribute, ITraitAttribute;
 
-/// <summary>The case folders of a domain, relative to it, one test each.</summary>
-[AttributeUsage(AttributeTargets.Method, AllowMultiple = true)]
-public sealed class GoldenDataAttribute(string domain, string under = "") : DataAttribute
+/// <summary>Says which cases a test runs.</summary>
+public interface IGoldenClaim
 {
     /// <summary>The domain's name.</summary>
+    string Domain { get; }
+
+    /// <summary>The cases, relative to the domain.</summary>
+    IEnumerable<string> Cases();
+}
+
+/// <summary>The cases that a class of tests runs by data of its own.</summary>
+[AttributeUsage(AttributeTargets.Class)]
+public sealed class GoldenClaimAttribute(string domain, string under = "") : Attribute, IGoldenClaim
+{
+    /// <inheritdoc/>
+    public string Domain { get; } = domain;
+
+    /// <summary>What the relative paths have to start with.</summary>
+    public string Under { get; } = under;
+
+    /// <summary>Only the cases that hold this safetensors file with <see cref="HoldingTensor"/> in it.</summary>
+    public string? Holding { get; init; }
+
+    /// <summary>The tensor.</summary>
+    public string? HoldingTensor { get; init; }
+
+    /// <inheritdoc/>
+    public IEnumerable<string> Cases() => new GoldenDataAttribute(Domain, Under) { Holding = Holding, HoldingTensor = HoldingTensor }.Cases();
+}
+
+/// <summary>The case folders of a domain, relative to it, one test each.</summary>
+[AttributeUsage(AttributeTargets.Method, AllowMultiple = true)]
+public sealed class GoldenDataAttribute(string domain, string under = "") : DataAttribute, IGoldenClaim
+{
+    /// <inheritdoc/>
     public string Domain { get; } = domain;
 
     /// <summary>What the relative paths have to start with.</summary>
@@ -37,7 +67,7 @@ public sealed class GoldenDataAttribute(string domain, string under = "") : Data
     /// <summary>Keeps only the cases whose <see cref="Holding"/>, a safetensors file then, has this tensor.</summary>
     public string? HoldingTensor { get; init; }
 
-    /// <summary>The cases.</summary>
+    /// <inheritdoc/>
     public IEnumerable<string> Cases() => GoldenCases.Enumerate(Domain, Under)
         .Where(path => Holding is null || Holds(Path.Combine(GoldenCases.PathOf(Domain, path), Holding)));
 

@@ -8,6 +8,7 @@ namespace Peft.Tests.Golden;
 
 /// <summary>The sampling rules against what transformers makes of the same scores.</summary>
 [Trait("Category", "Golden")]
+[GoldenClaim("families", Holding = "io.safetensors", HoldingTensor = "scores")]
 public sealed class LogitsProcessorGoldenTests
 {
     public static IEnumerable<object[]> Cases() => GoldenCases.Enumerate("families")

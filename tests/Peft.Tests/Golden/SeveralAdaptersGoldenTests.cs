@@ -11,6 +11,7 @@ namespace Peft.Tests.Golden;
 /// Several adapters on one model, step by step as the case's <c>how</c> says. Each step is a test; the steps before it bring the model into the state it starts from.
 /// </summary>
 [Trait("Category", "Golden")]
+[GoldenClaim(AdapterGolden.Domain, "multi/")]
 public class SeveralAdaptersGoldenTests
 {
     public static IEnumerable<object[]> Steps() => GoldenCases.Enumerate(AdapterGolden.Domain, "multi/")

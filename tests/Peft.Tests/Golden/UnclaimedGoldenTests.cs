@@ -14,7 +14,7 @@ public sealed class UnclaimedGoldenTests
         GoldenCases.Run(domain, path, _ => throw new NotSupportedByPeftException("CaseNotSupported", $"No test runs {domain}/{path}."));
 }
 
-/// <summary>The domain and path of every case that no <see cref="GoldenDataAttribute"/> of this assembly covers.</summary>
+/// <summary>The domain and path of every case that no <see cref="IGoldenClaim"/> of this assembly covers.</summary>
 [AttributeUsage(AttributeTargets.Method)]
 public sealed class UnclaimedGoldenDataAttribute : DataAttribute
 {
@@ -22,8 +22,8 @@ public sealed class UnclaimedGoldenDataAttribute : DataAttribute
     public override IEnumerable<object[]> GetData(MethodInfo testMethod)
     {
         var claimed = typeof(UnclaimedGoldenDataAttribute).Assembly.GetTypes()
-            .SelectMany(type => type.GetMethods())
-            .SelectMany(method => method.GetCustomAttributes<GoldenDataAttribute>(inherit: false))
+            .SelectMany(type => type.GetMethods().Append<MemberInfo>(type))
+            .SelectMany(member => member.GetCustomAttributes(inherit: false).OfType<IGoldenClaim>())
             .SelectMany(data => data.Cases().Select(path => (data.Domain, path)))
             .ToHashSet();
         return GoldenCases.Domains.SelectMany(domain => GoldenCases.Enumerate(domain)

@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Text.Json.Nodes;
 using Peft.Adapters;
 using Peft.Adapters.Lora;
+using Peft.Models;
 using Peft.Tests.Adapters;
 using Peft.Training;
 using Peft.Training.Checkpoints;
@@ -117,7 +118,9 @@ public sealed class CheckpointTests : IDisposable
         other.Base.FindParameter("model.norm.weight")!.Required.mul_(2);
         var request = Request(other, s_options) with { Resume = true };
         Assert.Equal("ResumeModelChanged", Assert.Throws<PeftException>(() => new Trainer(request).Train()).ErrorId);
-        request = Request(model, s_options with { Precision = "bfloat16" }) with { Resume = true };
+        using var narrow = TrainerTests.Model();
+        WeightConversion.Apply(narrow.Base, TorchSharp.torch.ScalarType.BFloat16).Discard();
+        request = Request(narrow, s_options) with { Resume = true };
         Assert.Equal("ResumeModelChanged", Assert.Throws<PeftException>(() => new Trainer(request).Train()).ErrorId);
     }
 

@@ -39,8 +39,8 @@ public static class Attention
         var heads = projections.view(rows, length, shape.AllHeads, shape.HeadSize);
         var turning = heads.narrow(2, 0, shape.Heads + shape.KeyValueHeads);
         var turned = rotary is null ? turning.clone() : rotary.Turn(turning);
-        var queries = LinearProduct.Cast(turned.narrow(2, 0, shape.Heads).mul_(shape.Scale), heads.dtype);
-        var keys = LinearProduct.Cast(turned.narrow(2, shape.Heads, shape.KeyValueHeads), heads.dtype).transpose(1, 2);
+        var queries = turned.narrow(2, 0, shape.Heads).mul_(shape.Scale);
+        var keys = turned.narrow(2, shape.Heads, shape.KeyValueHeads).transpose(1, 2);
         var values = heads.narrow(2, shape.Heads + shape.KeyValueHeads, shape.KeyValueHeads).transpose(1, 2);
         (keys, values) = context.Cache is { } cache ? cache.Append(layer, keys, values) : (keys.contiguous(), values.contiguous());
         var piece = new AttentionPiece(shape, rotary, plan, rows, length, queries, Flat(keys), Flat(values));

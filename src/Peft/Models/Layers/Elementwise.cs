@@ -26,28 +26,6 @@ public static class ResidualSum
     }
 }
 
-/// <summary>A change of element type on the tape: where linear layers compute in a narrower type than what flows between the blocks.</summary>
-internal static class TypeCast
-{
-    /// <summary>The tensor in a type; itself where it has it.</summary>
-    public static Tensor Forward(Tensor x, ScalarType type, ForwardContext context)
-    {
-        if (x.dtype == type)
-        {
-            return x;
-        }
-
-        var cast = x.to(type);
-        context.Tape?.Record(new CastPiece(x.dtype), [x], [cast], trains: false);
-        return cast;
-    }
-
-    private sealed class CastPiece(ScalarType type) : Piece
-    {
-        public override void Backward(PieceGradients gradients) => gradients.Add(0, gradients.Output().to(type));
-    }
-}
-
 /// <summary>Outputs of several layers side by side.</summary>
 internal static class Concatenation
 {

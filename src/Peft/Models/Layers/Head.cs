@@ -109,8 +109,7 @@ public sealed class Head
         context.InputObserver?.Invoke(projection, selected);
         var parameter = projection.Weight.Effective(context);
         var bias = projection.Bias?.Effective(context);
-        var type = projection.ComputeType(selected);
-        var weight = LinearProduct.Cast(parameter.Required, type);
+        var weight = LinearProduct.Cast(parameter.Required, selected.dtype);
         var tape = context.Tape;
         var gradient = tape is not null && tape.NeedsGradient(selected) ? empty_like(selected) : null;
         var weightGradient = tape is not null && parameter.IsTrained ? zeros_like(parameter.Required, ScalarType.Float32) : null;
@@ -120,13 +119,13 @@ public sealed class Head
         foreach (var (start, size) in Chunks(targets.size(0)))
         {
             using var chunk = NewDisposeScope();
-            var x = LinearProduct.Cast(selected.narrow(0, start, size), type);
+            var x = selected.narrow(0, start, size);
             var product = bias is null ? x.matmul(weight.t()) : addmm(LinearProduct.Cast(bias.Required, x.dtype), x, weight.t(), 1, 1);
             var target = targets.narrow(0, start, size).unsqueeze(1);
             var logitGradient = CrossEntropy(product, target, total, smoothing, keepsGradient);
             if (logitGradient is not null)
             {
-                var g = LinearProduct.Cast(logitGradient, type);
+                var g = LinearProduct.Cast(logitGradient, selected.dtype);
                 gradient?.narrow(0, start, size).copy_(g.matmul(weight));
                 weightGradient?.add_(g.t().matmul(x));
                 biasGradient?.add_(g.sum(dim: 0));

@@ -41,12 +41,6 @@ public sealed class Linear : Module
     public Tensor Forward(Tensor x, ForwardContext context, Tensor? residual = null)
     {
         CheckInput(x);
-        x = TypeCast.Forward(x, ComputeType(x), context);
-        if (residual is not null && residual.dtype != x.dtype)
-        {
-            return ResidualSum.Forward(residual, TypeCast.Forward(Forward(x, context), residual.dtype, context), context);
-        }
-
         context.InputObserver?.Invoke(this, x);
         var plan = Weight.Slot?.Plan(context) ?? SlotPlan.Empty;
         if (!plan.NeedsForward)
@@ -57,13 +51,6 @@ public sealed class Linear : Module
         var y = Weight.Slot!.Forward(x, context, (input, inner) => Product(input, Member(inner, SlotPlan.Empty), inner, residual: null));
         return residual is null ? y : ResidualSum.Forward(residual, y, context);
     }
-
-    /// <summary>
-    /// The type of the layer's products: the input's, or the weight's where that is narrower than a float32 input (mixed precision, as under
-    /// the peer's autocast: what flows between the blocks stays in float32).
-    /// </summary>
-    internal ScalarType ComputeType(Tensor x) =>
-        x.dtype == ScalarType.Float32 && Weight.DataType is ScalarType.BFloat16 or ScalarType.Float16 ? Weight.DataType : x.dtype;
 
     /// <summary>What the layer contributes to a product shared with others.</summary>
     internal LinearMember Member(ForwardContext context, SlotPlan plan) => new(Weight.Effective(context), Bias?.Effective(context), plan.LowRank);

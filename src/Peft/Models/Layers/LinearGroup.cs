@@ -47,7 +47,6 @@ public sealed class LinearGroup : IDisposable
     /// <returns>[rows, sum of the members' outputs], in the order of the members.</returns>
     public Tensor Forward(Tensor x, ForwardContext context)
     {
-        x = TypeCast.Forward(x, members[0].ComputeType(x), context);
         if (weight is not null && Shared(context) is { } shared)
         {
             members[0].CheckInput(x);
