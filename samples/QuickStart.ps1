@@ -84,7 +84,7 @@ function Measure-Difference($Model) {
 
 $inPlace = Measure-Difference $merged
 $fromDisk = Measure-Difference $again
-Write-Information ('  largest difference in loss on {0} texts: merged {1:0.0E-0}, loaded again from disk {2:E1}' -f $text.Count, $inPlace, $fromDisk)
+Write-Information ('  largest difference in loss on {0} texts: merged {1:0.0E-0}, loaded again from disk {2:0.0E-0}' -f $text.Count, $inPlace, $fromDisk)
 Write-Information "  $(($again | Invoke-TextGeneration $questions[0].prompt @answer).FullText -replace '\n', ' ')"
 if ([Math]::Max($inPlace, $fromDisk) -ge 1e-3) {
     throw 'The merged model does not say what the adapted model said.'

@@ -212,7 +212,7 @@ public sealed partial class PeftModel
         active = [];
         if (lost.Length > 0)
         {
-            messages.Add($"{string.Join(", ", lost)}: removed as well, for they were made for the weights as they were.");
+            messages.Add($"Removed with the merge, which changed the weights they were made for: {string.Join(", ", lost)}.");
         }
     }
 

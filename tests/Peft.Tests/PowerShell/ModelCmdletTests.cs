@@ -98,7 +98,7 @@ public sealed class ModelCmdletTests : IClassFixture<ModuleHost>, IDisposable
     [Fact]
     public void Adapters_of_one_name_are_not_written_over_each_other()
     {
-        var other = host.Output("Import-PeftModel $args[0] -Name other", PocketLlama)[0];
+        var other = host.Output("Import-PeftModel $args[0] -Name namesake", PocketLlama)[0];
         var result = host.Run("$a = $args[0], $args[1] | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj) a; $a | Export-PeftAdapter ./both -Force -PassThru", model, other);
         Assert.StartsWith("OutputExists,", Assert.Single(result.Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
         Assert.Single(result.Output);

@@ -35,12 +35,12 @@ public sealed class SwitchingCmdletTests : IClassFixture<ModuleHost>, IDisposabl
     [Fact]
     public void Loaded_models_are_listed_by_name_until_they_are_removed()
     {
-        var other = host.Output("Import-PeftModel $args[0] -StructureOnly -Name other", Path.Combine(ModuleHost.Root, "assets", "pocket-llama"))[0];
-        Assert.Equal(["other"], host.Output("(Get-PeftModel OTH*).Name").Select(static name => name.ToString()));
-        Assert.Contains("other", host.Output("(Get-PeftModel).Name").Select(static name => name.ToString()));
+        var other = host.Output("Import-PeftModel $args[0] -StructureOnly -Name listed", Path.Combine(ModuleHost.Root, "assets", "pocket-llama"))[0];
+        Assert.Equal(["listed"], host.Output("(Get-PeftModel LIST*).Name").Select(static name => name.ToString()));
+        Assert.Contains("listed", host.Output("(Get-PeftModel).Name").Select(static name => name.ToString()));
         host.Output("$args[0] | Remove-PeftModel", other);
-        Assert.Empty(host.Output("Get-PeftModel oth*"));
-        Assert.StartsWith("ModelNotFound,", Assert.Single(host.Run("Get-PeftModel other").Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.Empty(host.Output("Get-PeftModel list*"));
+        Assert.StartsWith("ModelNotFound,", Assert.Single(host.Run("Get-PeftModel listed").Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
     }
 
     [Fact]
