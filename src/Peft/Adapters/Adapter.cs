@@ -159,7 +159,10 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
 
     /// <summary>The error for a kind of layer the method exists for elsewhere but not here.</summary>
     protected NotSupportedByPeftException KindNotSupported(AdaptableLayer layer) => new(
-        "LayerKindNotSupported", $"{Config.PeftType} on a layer of the kind {layer.Module.ClassName} ('{layer.Path}') is not supported.") { Target = layer.Path };
+        "LayerKindNotSupported", $"{Config.PeftType} on a layer of the kind {layer.Module.ClassName} ('{layer.Path}') is not supported.")
+    {
+        Target = layer.Path,
+    };
 
     /// <summary>The error for a kind of layer the method doesn't exist for.</summary>
     protected PeftException KindRefused(AdaptableLayer layer) => KindRefused(layer.Module, layer.Path);

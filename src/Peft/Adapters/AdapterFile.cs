@@ -117,7 +117,10 @@ internal static class AdapterFile
             var target = overlay.Targets[0];
             throw new PeftException(
                 "AdapterTensorMissing",
-                $"'{path}' lacks {Prefix}{target.Path}.{target.Key}, although {AdapterConfig.FileName} names its module in modules_to_save.") { Target = target.Path };
+                $"'{path}' lacks {Prefix}{target.Path}.{target.Key}, although {AdapterConfig.FileName} names its module in modules_to_save.")
+            {
+                Target = target.Path,
+            };
         }
     }
 

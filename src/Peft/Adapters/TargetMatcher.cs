@@ -197,7 +197,10 @@ public static class TargetMatcher
         {
             return new PeftException(
                 "AllTargetsExcluded",
-                $"Every module that target_modules ({targets}) matches is left out by exclude_modules or trained in full by modules_to_save.") { Target = targets.ToString() };
+                $"Every module that target_modules ({targets}) matches is left out by exclude_modules or trained in full by modules_to_save.")
+            {
+                Target = targets.ToString(),
+            };
         }
 
         var layers = config.LayersToTransform is { } indices ? $" in the layers {string.Join(", ", indices)}" : "";

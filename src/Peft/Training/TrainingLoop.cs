@@ -41,7 +41,10 @@ internal sealed class TrainingLoop : IDisposable
         generator = new Generator((ulong)options.Seed, device);
         context = new ForwardContext
         {
-            Selection = Selection.Of(adapter.Name), Generator = generator, Checkpointing = options.GradientCheckpointing, Cancellation = cancellation,
+            Selection = Selection.Of(adapter.Name),
+            Generator = generator,
+            Checkpointing = options.GradientCheckpointing,
+            Cancellation = cancellation,
         };
     }
 

@@ -94,7 +94,7 @@ public class GgufGoldenTests
             return [TypeName(value.GetType())];
         }
 
-        List<string> inner = array is object[] and not string[] ? TypeNames(array.GetValue(0)!) : [TypeName(array.GetType().GetElementType()!)];
+        List<string> inner = array is object[] and not string[]? TypeNames(array.GetValue(0)!) : [TypeName(array.GetType().GetElementType()!)];
         return ["ARRAY", .. inner];
     }
 

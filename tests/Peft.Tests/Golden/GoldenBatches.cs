@@ -39,7 +39,10 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
         var batch = batches[Assert.Single(rows)];
         return batch with
         {
-            InputIds = batch.InputIds.alias(), Labels = batch.Labels.alias(), AttentionMask = batch.AttentionMask?.alias(), Positions = batch.Positions?.alias(),
+            InputIds = batch.InputIds.alias(),
+            Labels = batch.Labels.alias(),
+            AttentionMask = batch.AttentionMask?.alias(),
+            Positions = batch.Positions?.alias(),
         };
     }
 

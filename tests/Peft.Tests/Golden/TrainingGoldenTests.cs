@@ -21,8 +21,15 @@ public sealed class TrainingGoldenTests
 
     private static readonly Dictionary<string, string> s_optimizers = new(StringComparer.Ordinal)
     {
-        ["AdamW"] = "adamw_torch", ["Adam"] = "adam", ["SGD"] = "sgd", ["NAdam"] = "nadam", ["RAdam"] = "radam", ["adafactor"] = "adafactor",
-        ["loraplus"] = "loraplus", ["lorafa"] = "lorafa", ["riemannian"] = "riemannian",
+        ["AdamW"] = "adamw_torch",
+        ["Adam"] = "adam",
+        ["SGD"] = "sgd",
+        ["NAdam"] = "nadam",
+        ["RAdam"] = "radam",
+        ["adafactor"] = "adafactor",
+        ["loraplus"] = "loraplus",
+        ["lorafa"] = "lorafa",
+        ["riemannian"] = "riemannian",
     };
 
     [GoldenTheory]

@@ -16,8 +16,13 @@ public class AdapterExchangeTests
         ["all-linear"] = new() { Rank = 2, Alpha = 4, UseRslora = true, TaskType = "CAUSAL_LM", TargetModules = ModuleNames.AllLinear },
         ["patterns"] = new()
         {
-            Rank = 2, Alpha = 4, TaskType = "CAUSAL_LM", TargetModules = ModuleNames.Matching(@".*(q|k|up)_proj"), LoraBias = true,
-            RankPattern = new Dictionary<string, int> { ["k_proj"] = 4 }, AlphaPattern = new Dictionary<string, double> { [@"layers\.1.*q_proj"] = 1.5 },
+            Rank = 2,
+            Alpha = 4,
+            TaskType = "CAUSAL_LM",
+            TargetModules = ModuleNames.Matching(@".*(q|k|up)_proj"),
+            LoraBias = true,
+            RankPattern = new Dictionary<string, int> { ["k_proj"] = 4 },
+            AlphaPattern = new Dictionary<string, double> { [@"layers\.1.*q_proj"] = 1.5 },
         },
         ["saved"] = new() { Rank = 2, Alpha = 4, TaskType = "CAUSAL_LM", TargetModules = ModuleNames.Of("v_proj"), ModulesToSave = ["lm_head", "norm"] },
         ["adapted-biases"] = new() { Rank = 2, Alpha = 4, TaskType = "CAUSAL_LM", TargetModules = ModuleNames.Of("q_proj", "o_proj"), Bias = BiasTraining.Adapted },

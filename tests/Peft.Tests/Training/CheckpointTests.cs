@@ -13,7 +13,14 @@ public sealed class CheckpointTests : IDisposable
 {
     private static readonly TrainingOptions s_options = new()
     {
-        LearningRate = 5e-2, BatchSize = 2, GradientAccumulation = 2, MaxSteps = 9, Seed = 5, Warmup = 2, CheckpointInterval = 2, CheckpointLimit = 3,
+        LearningRate = 5e-2,
+        BatchSize = 2,
+        GradientAccumulation = 2,
+        MaxSteps = 9,
+        Seed = 5,
+        Warmup = 2,
+        CheckpointInterval = 2,
+        CheckpointLimit = 3,
     };
 
     private readonly string output = Directory.CreateTempSubdirectory("peft-checkpoints-").FullName;

@@ -11,7 +11,13 @@ public class TrainerTests
 {
     private static readonly TrainingOptions s_options = new()
     {
-        LearningRate = 5e-2, BatchSize = 2, GradientAccumulation = 2, MaxSteps = 9, Seed = 5, WeightDecay = 0.01, Warmup = 2,
+        LearningRate = 5e-2,
+        BatchSize = 2,
+        GradientAccumulation = 2,
+        MaxSteps = 9,
+        Seed = 5,
+        WeightDecay = 0.01,
+        Warmup = 2,
     };
 
     [Fact]
@@ -173,7 +179,10 @@ public class TrainerTests
 
     internal static TrainingRequest Request(PeftModel model, TrainingOptions options, ITrainingData? data = null) => new()
     {
-        Model = model, AdapterName = "tuned", Data = data ?? new RandomRows(8, TinyLlama.Vocabulary), Options = options,
+        Model = model,
+        AdapterName = "tuned",
+        Data = data ?? new RandomRows(8, TinyLlama.Vocabulary),
+        Options = options,
     };
 
     internal static float[] Weights(PeftModel model) =>

@@ -11,7 +11,11 @@ public class TrainingOptionsTests
     {
         var options = new TrainingOptions
         {
-            LearningRate = 6e-3, Epochs = 2.5, Schedule = "cosine_with_min_lr", ScheduleOptions = new JsonObject { ["min_lr_rate"] = 0.1 }, Precision = "bfloat16",
+            LearningRate = 6e-3,
+            Epochs = 2.5,
+            Schedule = "cosine_with_min_lr",
+            ScheduleOptions = new JsonObject { ["min_lr_rate"] = 0.1 },
+            Precision = "bfloat16",
         };
         var json = JsonNode.Parse(options.ToJson())!.AsObject();
         Assert.Equal(6e-3, (double)json["learning_rate"]!);

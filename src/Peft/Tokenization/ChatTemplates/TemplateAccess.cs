@@ -76,7 +76,7 @@ internal static class TemplateAccess
 
         IReadOnlyList<object?> items = value as List<object?> ?? (IReadOnlyList<object?>)TemplateOperations.Iterate(value, run).ToList();
         var part = Indices(items.Count, slice).Select(i => items[i]);
-        return value is object?[] ? part.ToArray() : part.ToList();
+        return (value is object?[]) ? part.ToArray() : part.ToList();
     }
 
     private static IEnumerable<int> Indices(int count, TemplateSlice slice)

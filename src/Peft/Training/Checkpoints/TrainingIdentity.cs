@@ -20,7 +20,11 @@ internal sealed record TrainingIdentity(JsonObject Options, JsonObject Adapter, 
     /// <summary>As it stands in a checkpoint.</summary>
     public JsonObject ToJson() => new()
     {
-        ["options"] = Options.DeepClone(), ["adapter"] = Adapter.DeepClone(), ["data"] = Data, ["evaluation_data"] = EvaluationData, ["objective"] = Objective,
+        ["options"] = Options.DeepClone(),
+        ["adapter"] = Adapter.DeepClone(),
+        ["data"] = Data,
+        ["evaluation_data"] = EvaluationData,
+        ["objective"] = Objective,
         ["model"] = Model,
     };
 
