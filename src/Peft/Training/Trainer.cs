@@ -21,11 +21,20 @@ public sealed class Trainer
 
     /// <summary>Prepares a training.</summary>
     /// <param name="request">What is trained, on what, and where the result goes.</param>
-    /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>.</exception>
+    /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>: an option, or a training that is to go on without an output path.</exception>
     public Trainer(TrainingRequest request)
     {
         ArgumentNullException.ThrowIfNull(request);
         request.Options.Validate();
+        if (request.Resume && request.OutputPath is null)
+        {
+            throw new PeftException("TrainingOptionInvalid", "Checkpoints to go on from lie under the output path, which wasn't given.")
+            {
+                Target = nameof(TrainingRequest.OutputPath),
+                RecommendedAction = "Give the output path of the training to resume.",
+            };
+        }
+
         this.request = request;
     }
 

@@ -117,6 +117,14 @@ public sealed class CheckpointTests : IDisposable
     }
 
     [Fact]
+    public void There_is_nothing_to_go_on_from_without_an_output_path()
+    {
+        using var model = TrainerTests.Model();
+        var request = Request(model, s_options) with { Resume = true, OutputPath = null };
+        Assert.Equal("TrainingOptionInvalid", Assert.Throws<PeftException>(() => new Trainer(request)).ErrorId);
+    }
+
+    [Fact]
     public void Another_base_model_and_another_precision_are_refused()
     {
         using var model = TrainerTests.Model();
