@@ -10,9 +10,10 @@ namespace Peft.Benchmarks;
 /// <param name="Run">Does the job here and returns the figure.</param>
 /// <param name="PeerArguments">Arguments of <c>Peer/bench.py</c> for the same job; null when the peer has none.</param>
 /// <param name="PeerKey">Key of the peer's figure in the line it prints.</param>
+/// <param name="UnitSize">How many of the run's and the peer's figure make one of <paramref name="Unit"/>.</param>
 /// <param name="Repeats">How often the pair is run; the median is told.</param>
 internal sealed record Benchmark(
-    string Name, string Unit, Func<BenchmarkFigure> Run, IReadOnlyList<string>? PeerArguments, string PeerKey = "tokens_per_second", int Repeats = 1);
+    string Name, string Unit, Func<BenchmarkFigure> Run, IReadOnlyList<string>? PeerArguments, string PeerKey = "tokens_per_second", double UnitSize = 1, int Repeats = 1);
 
 /// <summary>What one run of a job measured.</summary>
 /// <param name="Value">In the job's unit.</param>

@@ -3,10 +3,15 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 using Peft;
 using Peft.Benchmarks;
-using Peft.Benchmarks.Peer;
 using Spectre.Console;
 
 CultureInfo.CurrentCulture = CultureInfo.InvariantCulture;
+if (args is ["--rate", var type])
+{
+    Console.WriteLine(MatrixProductRate.Measure(Enum.Parse<TorchSharp.torch.ScalarType>(type)));
+    return 0;
+}
+
 if (args is ["--job", var single])
 {
     Console.WriteLine(BenchmarkRegistry.All.First(job => job.Name == single).Run().ToJson());
@@ -24,11 +29,21 @@ if (chosen.Length == 0)
 }
 
 var repository = RepositoryRoot.Folder;
-var peer = PythonPeer.Find(repository);
+var peer = PythonPeer.Find();
+
+// A variable for reproducible sums on unlike machines. It would measure OpenBLAS on an older processor's instructions beside a peer that
+// has its own library of matrix products and uses all that this processor has.
+const string OldKernels = "OPENBLAS_CORETYPE";
+if (Environment.GetEnvironmentVariable(OldKernels) is { Length: > 0 } kernels)
+{
+    Console.WriteLine($"{OldKernels}={kernels} is set here and left out for all jobs: OpenBLAS takes the kernels of this processor.");
+    Environment.SetEnvironmentVariable(OldKernels, null);
+}
+
 var rates = new Dictionary<string, double>
 {
-    ["float32"] = MatrixProductRate.Measure(TorchSharp.torch.ScalarType.Float32),
-    ["bfloat16"] = MatrixProductRate.Measure(TorchSharp.torch.ScalarType.BFloat16),
+    ["float32"] = RateOf(TorchSharp.torch.ScalarType.Float32),
+    ["bfloat16"] = RateOf(TorchSharp.torch.ScalarType.BFloat16),
 };
 Console.WriteLine($"Matrix products here: {rates["float32"] / 1e9:F0} GFLOP/s in float32, {rates["bfloat16"] / 1e9:F0} in bfloat16.");
 Console.WriteLine(peer is null
@@ -36,6 +51,7 @@ Console.WriteLine(peer is null
     : "Each job runs in a process of its own, in turns with the Python peer; the ratio is ours to the peer's.");
 var table = new Table().Border(TableBorder.Simple);
 table.AddColumns("job", "ours", "peer", "ratio", "peak GB", "peer GB", "ratio", "share of matmul");
+table.Columns[0].NoWrap = true;
 foreach (var column in table.Columns.Skip(1))
 {
     column.Alignment = Justify.Right;
@@ -68,11 +84,10 @@ static (BenchmarkFigure Ours, JsonNode? Theirs) RunInTurns(Benchmark job, Python
     var theirs = new List<JsonNode>();
     for (var i = 0; i < job.Repeats; i++)
     {
-        var line = PythonPeer.Run("dotnet", [typeof(Benchmark).Assembly.Location, "--job", job.Name], new Dictionary<string, string?>());
-        ours.Add(BenchmarkFigure.FromJson(JsonNode.Parse(line.Split('\n', StringSplitOptions.RemoveEmptyEntries)[^1])!));
+        ours.Add(BenchmarkFigure.FromJson(LastLine(RunSelf("--job", job.Name))));
         if (peer is not null && job.PeerArguments is not null)
         {
-            theirs.Add(peer.Run(job.PeerArguments));
+            theirs.Add(LastLine(peer.Run(Path.Combine(RepositoryRoot.Folder, "benchmarks", "Peer", "bench.py"), job.PeerArguments)));
         }
     }
 
@@ -81,20 +96,27 @@ static (BenchmarkFigure Ours, JsonNode? Theirs) RunInTurns(Benchmark job, Python
         theirs.OrderBy(line => (double)line[job.PeerKey]!).ElementAtOrDefault(theirs.Count / 2));
 }
 
+static double RateOf(TorchSharp.torch.ScalarType type) => (double)LastLine(RunSelf("--rate", $"{type}"));
+
+static string RunSelf(params string[] arguments) => PythonPeer.RunCommand("dotnet", [typeof(Benchmark).Assembly.Location, .. arguments]);
+
+static JsonNode LastLine(string output) => JsonNode.Parse(output.Split('\n', StringSplitOptions.RemoveEmptyEntries)[^1])!;
+
 static void AddRow(Table table, JsonArray results, Benchmark job, BenchmarkFigure ours, JsonNode? theirs, Dictionary<string, double> rates)
 {
-    var theirValue = (double?)theirs?[job.PeerKey];
+    var ourValue = ours.Value / job.UnitSize;
+    var theirValue = (double?)theirs?[job.PeerKey] / job.UnitSize;
     var theirPeak = (double?)theirs?["peak_bytes"];
-    var ratio = ours.Value / theirValue;
+    var ratio = ourValue / theirValue;
     var memory = ours.PeakBytes / theirPeak;
     table.AddRow(
-        job.Name, $"{ours.Value:N1} {job.Unit}", theirValue is null ? "" : $"{theirValue:N1}", ratio is null ? "" : $"{ratio:F2}",
+        job.Name, $"{ourValue:N1} {job.Unit}", theirValue is null ? "" : $"{theirValue:N1}", ratio is null ? "" : $"{ratio:F2}",
         $"{ours.PeakBytes / 1e9:F2}", theirPeak is null ? "" : $"{theirPeak / 1e9:F2}", memory is null ? "" : $"{memory:F2}",
         ours.MatrixProductShare is null ? "" : $"{ours.MatrixProductShare:P0}");
     results.Add(new JsonObject
     {
         ["name"] = job.Name,
-        ["ours"] = ours.Value,
+        ["ours"] = ourValue,
         ["peer"] = theirValue,
         ["ratio"] = ratio,
         ["unit"] = job.Unit,

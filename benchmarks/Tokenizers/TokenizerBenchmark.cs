@@ -28,7 +28,7 @@ internal static class TokenizerBenchmark
     private static string TextPath => Path.Combine(Work, "text-10mb.txt");
 
     private static Benchmark Job(string name, string tokenizer) => new(
-        "tokenizers-" + name, "bytes/s", () => Measure(tokenizer), ["tokenize", "--tokenizer", tokenizer, "--text", TextPath], "bytes_per_second");
+        "tokenizers-" + name, "MB/s", () => Measure(tokenizer), ["tokenize", "--tokenizer", tokenizer, "--text", TextPath], "bytes_per_second", UnitSize: 1e6);
 
     private static BenchmarkFigure Measure(string path)
     {
