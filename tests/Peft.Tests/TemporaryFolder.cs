@@ -1,4 +1,4 @@
-namespace Peft.Tests.Tensors;
+namespace Peft.Tests;
 
 /// <summary>A folder for one test.</summary>
 public sealed class TemporaryFolder : IDisposable
