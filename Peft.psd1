@@ -12,6 +12,7 @@
     CompatiblePSEditions = @('Core')
 
     FormatsToProcess     = @('bin/Peft.Format.ps1xml')
+    TypesToProcess       = @('bin/Peft.Types.ps1xml')
 
     FunctionsToExport    = @()
     VariablesToExport    = @()

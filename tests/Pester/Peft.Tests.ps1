@@ -107,6 +107,23 @@ Describe 'A model and its adapters' {
         }
     }
 
+    It 'shows results as texts, and as tables or lists where those are asked for' {
+        $result = $model | Invoke-TextGeneration 'The cat' -MaxNewTokens 3
+        ($result | Out-String).Trim() | Should -Be $result.Text.Trim()
+        $result | Format-Table Prompt, Text | Out-String | Should -Match 'Prompt\s+Text'
+        $result | Format-List | Out-String | Should -Match 'FinishReason\s*: Length'
+        $model | Measure-ModelParameter | Format-Table Model, Total | Out-String | Should -Match 'pocket-llama\s+3221952'
+    }
+
+    It 'shows what matters where objects of several types follow each other' {
+        $adapter = $model | Add-PeftAdapter (New-LoraConfig) style
+        $text = $model, $adapter, ($model | Invoke-TextGeneration 'The cat' -MaxNewTokens 3), (New-LoraConfig) | Out-String
+        $text | Should -Match 'Prompt\s*: The cat'
+        $text | Should -Match 'Model\s*: pocket-llama'
+        $text | Should -Not -Match 'AdaptedModules|TokenIds|OtherKeys'
+        $model, $adapter | Format-List | Out-String | Should -Match 'Class\s*: LlamaForCausalLM'
+    }
+
     It 'counts the hours of a long training beyond a day' {
         $step = [Peft.Training.StepRecord]::new(1, 1, 0.5, 0, 0, 1, 1, 26 * 3600 + 184)
         [Peft.Training.TrainingRecord]@{ AdapterName = 'a'; Options = [Peft.Training.TrainingOptions]::new(); Objective = 'o'; Steps = [Peft.Training.StepRecord[]]$step; Evaluations = [Peft.Training.EvaluationRecord[]]@(); TrainedParameters = 1 } |

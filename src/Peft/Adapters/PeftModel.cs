@@ -103,6 +103,9 @@ public sealed partial class PeftModel : IDisposable
         }
     }
 
+    /// <summary>The model's name, so that a text with a model in it, or a parameter that takes a name, gets that.</summary>
+    public override string ToString() => Name;
+
     /// <summary>The adapter of this name.</summary>
     /// <exception cref="PeftException"><c>AdapterNotFound</c>.</exception>
     public PeftAdapter this[string name] => adapters.Find(adapter => adapter.Name == name) ?? throw NotFound(name);

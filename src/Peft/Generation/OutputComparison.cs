@@ -59,7 +59,7 @@ public sealed record OutputComparison(string Prompt, string AdapterName, string 
     public static Tensor NextScores(PeftModel model, string prompt, Selection? selection = null, CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(model);
-        using var lease = model.Acquire("Comparing outputs");
+        using var lease = model.Acquire("comparing outputs");
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
         var ids = TextGenerator.EncodePrompt(model.RequiredTokenizer, prompt).Select(static id => (long)id).ToArray();

@@ -41,7 +41,7 @@ public sealed record PerplexityResult(double Value, double Loss, int Tokens)
             throw new PeftException("WindowTooShort", "A window must hold at least two tokens.") { Target = window, RecommendedAction = "Give a longer window, or none." };
         }
 
-        using var lease = model.Acquire("Measuring perplexity");
+        using var lease = model.Acquire("measuring perplexity");
         using var noGrad = no_grad();
         var context = new ForwardContext { Selection = selection ?? model.CurrentSelection, Rows = 1, Cancellation = cancellation };
         var predicted = ids.Length - 1;

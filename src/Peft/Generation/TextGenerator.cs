@@ -96,7 +96,7 @@ public sealed class TextGenerator
             throw PromptEmpty("A prompt has no tokens.");
         }
 
-        using var lease = model.Acquire("Text generation");
+        using var lease = model.Acquire("text generation");
         var endOfText = options.EndOfTextIds.Count > 0 ? options.EndOfTextIds : EndOfTextIds();
         var rows = ids.Select((row, index) => new DecodeRow(index, row, new TokenSampler(options, endOfText, index))).ToArray();
         var streams = rows.Select(_ => tokenizer is null ? null : new TextStream(tokenizer, options)).ToArray();

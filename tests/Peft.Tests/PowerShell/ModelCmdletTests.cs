@@ -18,6 +18,24 @@ public sealed class ModelCmdletTests : IClassFixture<ModuleHost>, IDisposable
         model = host.Output("Import-PeftModel $args[0]", PocketLlama)[0];
     }
 
+    [Fact]
+    public void A_model_in_a_text_is_its_name_and_finds_itself_by_it()
+    {
+        var found = host.Output("\"<$($args[0])>\"; $args[0] | Get-PeftModel", host.Output("Import-PeftModel $args[0] -Name itself", PocketLlama)[0]);
+        Assert.Equal("<itself>", found[0].BaseObject);
+        Assert.Equal("itself", found[1].Properties["Name"].Value);
+    }
+
+    [Theory]
+    [InlineData("Invoke-TextGeneration 'x'")]
+    [InlineData("Export-PeftModel ./gone")]
+    public void A_model_without_weights_says_that_only_its_structure_is_there(string command)
+    {
+        var error = Assert.Single(host.Run("Import-PeftModel $args[0] -StructureOnly -Name empty | " + command, PocketLlama).Errors);
+        Assert.StartsWith("WeightsNotLoaded,", error.FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.Contains("only its structure was loaded", error.Exception.Message, StringComparison.Ordinal);
+    }
+
     [Theory]
     [InlineData("Invoke-TextGeneration 'x'")]
     [InlineData("Invoke-TextGeneration 'x' -AdapterName a")]
