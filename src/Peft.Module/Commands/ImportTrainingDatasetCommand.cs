@@ -138,7 +138,14 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
         }
     }
 
-    private void Read(string path) => WriteObject(Run(output => TrainingDataset.FromFile(path, Options(), output.Cancellation)));
+    private void Read(string path) => WriteObject(Run(output =>
+    {
+        var progress = new ProgressLine(output, $"Importing '{System.IO.Path.GetFileName(path)}'");
+        var dataset = TrainingDataset.FromFile(
+            path, Options(), (done, total) => progress.Show(done, total, FormattableString.Invariant($"{done / 1e6:N0} of {total / 1e6:N0} MB")), output.Cancellation);
+        progress.Complete();
+        return dataset;
+    }));
 
     private DatasetOptions Options() => new()
     {

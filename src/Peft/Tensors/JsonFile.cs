@@ -80,6 +80,13 @@ public static class JsonFile
         }
     }
 
+    /// <summary>What is wrong with a JSON text, without the place that .NET adds to it, whose lines and bytes begin at 0.</summary>
+    internal static string Reason(JsonException error)
+    {
+        int end = error.Message.IndexOf(" LineNumber: ", StringComparison.Ordinal);
+        return end > 0 ? error.Message[..end] : error.Message;
+    }
+
     /// <summary>Parses JSON that was read from somewhere.</summary>
     /// <param name="utf8">The text in UTF-8.</param>
     /// <param name="origin">What to call it in an error message, usually a path.</param>
@@ -141,7 +148,7 @@ public static class JsonFile
     }
 
     private static PeftException Invalid(string origin, JsonException error) =>
-        new("JsonInvalid", $"'{origin}' is not valid JSON (line {error.LineNumber + 1}, byte {error.BytePositionInLine + 1}): {error.Message}", error)
+        new("JsonInvalid", $"'{origin}' is not valid JSON (line {error.LineNumber + 1}, byte {error.BytePositionInLine + 1}): {Reason(error)}", error)
         {
             Target = origin,
             RecommendedAction = "The file may be cut off or not be JSON at all; fetch or write it again.",

@@ -47,7 +47,7 @@ internal sealed class TrainingOutput : IDisposable
             StartAnew();
         }
 
-        Directory.CreateDirectory(Folder);
+        AtomicFile.MakeFolder(Folder);
         (request.Data as TokenizedDataset)?.Template?.Save(Folder);
         var path = Path.Combine(Folder, TrainingLog.FileName);
         var (records, evaluations) = TrainingLog.Read(path, steps);

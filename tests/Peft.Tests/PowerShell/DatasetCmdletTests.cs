@@ -1,3 +1,5 @@
+using System.Management.Automation;
+
 namespace Peft.Tests.PowerShell;
 
 /// <summary>Import-TrainingDataset and Show-TrainingExample.</summary>
@@ -50,6 +52,54 @@ public sealed class DatasetCmdletTests : IClassFixture<ModuleHost>, IDisposable
         Assert.Equal(2, result.Output.Count);
         Assert.Equal(["DatasetRowInvalid", "PathNotFound"], result.Errors.Select(static error => error.FullyQualifiedErrorId.Split(',')[0]));
     }
+
+    [Theory]
+    [InlineData("Import-TrainingDataset .", "NotAFile", "is a folder")]
+    [InlineData("Import-TrainingDataset ./a.parquet", "DatasetFormatNotSupported", "'.parquet'")]
+    [InlineData("Import-TrainingDataset ./noextension", "DatasetFormatNotSupported", "has no extension")]
+    [InlineData("Import-TrainingDataset ./bad.jsonl", "DatasetRowInvalid", "Expected a '\"'.")]
+    [InlineData("Import-TrainingDataset ./good.jsonl -Template 'Q: {question}'", "DatasetColumnMissing", "'question'")]
+    [InlineData("Import-TrainingDataset ./text.txt -Template 'Q: {text}'", "PromptTemplateUnused", "whole texts")]
+    public void What_is_wrong_with_a_file_is_said_in_words(string script, string errorId, string words)
+    {
+        foreach (var (name, text) in new[] { ("a.parquet", "PAR1"), ("noextension", "x"), ("bad.jsonl", "{oops\n"), ("good.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}\n"), ("text.txt", "a\n") })
+        {
+            File.WriteAllText(Path.Combine(folder.FullName, name), text);
+        }
+
+        var error = Assert.Single(host.Run(script).Errors);
+        Assert.Equal(errorId + ",Peft.Module.Commands.ImportTrainingDatasetCommand", error.FullyQualifiedErrorId);
+        Assert.Contains(words, error.Exception.Message, StringComparison.Ordinal);
+
+        // .NET counts lines from 0, which contradicts the line that stands in front.
+        Assert.DoesNotContain("LineNumber", error.Exception.Message, StringComparison.Ordinal);
+        Assert.NotEmpty(error.ErrorDetails.RecommendedAction);
+    }
+
+    [Fact]
+    public void A_template_may_name_the_parts_of_a_row_and_its_other_columns()
+    {
+        File.WriteAllText(Path.Combine(folder.FullName, "a.csv"), "q,a,topic\nWho?,Me,people\n");
+        Assert.Single(host.Output("Import-TrainingDataset ./a.csv -PromptColumn q -CompletionColumn a -Template '{topic}: {prompt} {q} {input}'"));
+    }
+
+    [Theory]
+    [InlineData("a.jsonl", "{\"text\":\"a\"}\n")]
+    [InlineData("a.csv", "text\n")]
+    [InlineData("a.txt", "a\n")]
+    public void A_long_reading_shows_progress(string name, string first)
+    {
+        var row = name.EndsWith("csv", StringComparison.Ordinal) ? "a\n" : first;
+        File.WriteAllText(Path.Combine(folder.FullName, name), first + string.Concat(Enumerable.Repeat(row, 2500)));
+        var progress = host.Run($"Import-TrainingDataset ./{name}").Progress;
+        Assert.Contains(progress, record => record.Activity == $"Importing '{name}'");
+        Assert.Equal(ProgressRecordType.Completed, progress[^1].RecordType);
+        Assert.Empty(host.Run("'a', 'b' | Import-TrainingDataset").Progress);
+    }
+
+    [Fact]
+    public void A_data_set_in_a_text_is_its_origin_and_size() =>
+        Assert.Equal("the pipeline (2 examples)", host.Output("\"$('a', 'b' | Import-TrainingDataset)\"")[0].BaseObject);
 
     [Fact]
     public void An_example_is_shown_as_long_as_a_training_would_take_it()

@@ -81,6 +81,10 @@ public sealed class PeftCmdletTests
     [InlineData("ParametersContradict", ErrorCategory.InvalidArgument)]
     [InlineData("FileUnreadable", ErrorCategory.ReadError)]
     [InlineData("CheckpointWriteFailed", ErrorCategory.WriteError)]
+    [InlineData("DatasetEmpty", ErrorCategory.InvalidData)]
+    [InlineData("ModelConfigMissing", ErrorCategory.InvalidData)]
+    [InlineData("DatasetEncodingUnknown", ErrorCategory.InvalidArgument)]
+    [InlineData("NotAFolder", ErrorCategory.InvalidArgument)]
     public void Categories_follow_from_ids(string id, ErrorCategory category)
     {
         using var shell = Create($"Test-Work -Fail {id}");

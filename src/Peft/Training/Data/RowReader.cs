@@ -14,21 +14,30 @@ internal static class RowReader
     /// <summary>Reads all rows.</summary>
     /// <param name="path">The file.</param>
     /// <param name="options">Format, delimiter and encoding.</param>
-    /// <param name="cancellation">Stops between rows.</param>
+    /// <param name="watch">Stops between rows, and hears how far the reading is.</param>
     /// <returns>The rows in order.</returns>
     /// <exception cref="PeftException">
     /// <c>FileNotFound</c>, <c>FileUnreadable</c>, <c>DatasetEncodingUnknown</c>, <c>DatasetEncodingInvalid</c> or <c>DatasetRowInvalid</c>.
     /// </exception>
     /// <exception cref="NotSupportedByPeftException"><c>DatasetFormatNotSupported</c>.</exception>
-    public static List<TrainingRow> Read(string path, DatasetOptions options, CancellationToken cancellation)
+    public static List<TrainingRow> Read(string path, DatasetOptions options, ReadingWatch watch)
     {
+        if (Directory.Exists(path))
+        {
+            throw new PeftException("NotAFile", $"'{path}' is a folder; a data set is read from a file.")
+            {
+                Target = path,
+                RecommendedAction = "Give the path of a file, or of several with a wildcard.",
+            };
+        }
+
         DatasetFormat format = options.Format == DatasetFormat.Automatic ? FormatOf(path) : options.Format;
         return TextFile.Read(path, options.Encoding, reader => format switch
         {
-            DatasetFormat.JsonLines => JsonLines(reader, path, cancellation),
+            DatasetFormat.JsonLines => JsonLines(reader, path, watch),
             DatasetFormat.Json => JsonArray(reader, path),
-            DatasetFormat.Csv => Csv(reader, path, options.Delimiter, cancellation),
-            _ => Lines(reader, path, cancellation),
+            DatasetFormat.Csv => Csv(reader, path, options.Delimiter, watch),
+            _ => Lines(reader, path, watch),
         });
     }
 
@@ -52,7 +61,9 @@ internal static class RowReader
         ".JSON" => DatasetFormat.Json,
         ".CSV" or ".TSV" => DatasetFormat.Csv,
         ".TXT" or ".TEXT" or ".MD" => DatasetFormat.Text,
-        var extension => throw new NotSupportedByPeftException("DatasetFormatNotSupported", $"'{path}' has the extension '{extension}', which no format of data sets goes with.")
+        _ => throw new NotSupportedByPeftException("DatasetFormatNotSupported", Path.HasExtension(path)
+            ? $"'{path}' has the extension '{Path.GetExtension(path)}', which no format of data sets goes with."
+            : $"'{path}' has no extension that says in which format it is.")
         {
             Target = path,
             RecommendedAction = "Use JSONL, JSON, CSV or text, or say which of them it is.",
@@ -77,12 +88,12 @@ internal static class RowReader
             RecommendedAction = "Mend or remove the row.",
         };
 
-    private static List<TrainingRow> Lines(StreamReader reader, string path, CancellationToken cancellation)
+    private static List<TrainingRow> Lines(StreamReader reader, string path, ReadingWatch watch)
     {
         var rows = new List<TrainingRow>();
         for (int line = 1; reader.ReadLine() is { } text; line++)
         {
-            cancellation.ThrowIfCancellationRequested();
+            watch.Row(reader);
             if (!string.IsNullOrWhiteSpace(text))
             {
                 rows.Add(new TrainingRow(new Dictionary<string, object?> { ["text"] = text }, path, line));
@@ -92,12 +103,12 @@ internal static class RowReader
         return rows;
     }
 
-    private static List<TrainingRow> JsonLines(StreamReader reader, string path, CancellationToken cancellation)
+    private static List<TrainingRow> JsonLines(StreamReader reader, string path, ReadingWatch watch)
     {
         var rows = new List<TrainingRow>();
         for (int line = 1; reader.ReadLine() is { } text; line++)
         {
-            cancellation.ThrowIfCancellationRequested();
+            watch.Row(reader);
             if (string.IsNullOrWhiteSpace(text))
             {
                 continue;
@@ -110,7 +121,7 @@ internal static class RowReader
             }
             catch (JsonException error)
             {
-                throw Invalid(path, line, $"this is not valid JSON (byte {error.BytePositionInLine + 1}): {error.Message}", error);
+                throw Invalid(path, line, $"this is not valid JSON (byte {error.BytePositionInLine + 1}): {JsonFile.Reason(error)}", error);
             }
         }
 
@@ -142,7 +153,7 @@ internal static class RowReader
         }
         catch (JsonException error)
         {
-            throw Invalid(path, (int)(error.LineNumber ?? 0) + 1, $"this is not valid JSON: {error.Message}", error);
+            throw Invalid(path, (int)(error.LineNumber ?? 0) + 1, $"this is not valid JSON (byte {error.BytePositionInLine + 1}): {JsonFile.Reason(error)}", error);
         }
     }
 
@@ -178,7 +189,7 @@ internal static class RowReader
         return lines;
     }
 
-    private static List<TrainingRow> Csv(StreamReader reader, string path, char? delimiter, CancellationToken cancellation)
+    private static List<TrainingRow> Csv(StreamReader reader, string path, char? delimiter, ReadingWatch watch)
     {
         var options = new CsvReaderOptions
         {
@@ -206,7 +217,7 @@ internal static class RowReader
             var rows = new List<TrainingRow>();
             while (csv.Read())
             {
-                cancellation.ThrowIfCancellationRequested();
+                watch.Row(reader);
                 rows.Add(CsvRow(csv, names, path));
             }
 

@@ -1,3 +1,4 @@
+using System.Globalization;
 using Peft.Tokenization;
 
 namespace Peft.Training.Data;
@@ -8,6 +9,9 @@ namespace Peft.Training.Data;
 /// </summary>
 public sealed class TrainingDataset
 {
+    /// <summary>How many rows are read or cut into tokens between two reports of progress.</summary>
+    internal const int RowsPerReport = 1000;
+
     private TrainingDataset(IReadOnlyList<TrainingRow> rows, string origin, DatasetOptions options)
     {
         if (rows.Count == 0)
@@ -26,6 +30,11 @@ public sealed class TrainingDataset
         Template = options.Template ?? (Columns.Kind == RowKind.Instruction ? PromptTemplate.Instruction : null);
         MaxLength = options.MaxLength;
         Loss = options.Loss;
+        if (options.Template is not null)
+        {
+            Check(options.Template);
+        }
+
         foreach (TrainingRow row in rows)
         {
             Check(row);
@@ -59,6 +68,7 @@ public sealed class TrainingDataset
     /// <summary>Reads a file.</summary>
     /// <param name="path">A JSONL, JSON, CSV or text file.</param>
     /// <param name="options">How to read it; null lets the file tell.</param>
+    /// <param name="onProgress">Hears now and then how many of the file's bytes are read.</param>
     /// <param name="cancellation">Stops between rows.</param>
     /// <returns>The data set.</returns>
     /// <exception cref="PeftException">
@@ -66,11 +76,12 @@ public sealed class TrainingDataset
     /// <c>DatasetRowInvalid</c> (with file, line and field), <c>DatasetColumnMissing</c>, <c>DatasetColumnsUnknown</c> or <c>PromptTemplateInvalid</c>.
     /// </exception>
     /// <exception cref="NotSupportedByPeftException"><c>DatasetFormatNotSupported</c>.</exception>
-    public static TrainingDataset FromFile(string path, DatasetOptions? options = null, CancellationToken cancellation = default)
+    public static TrainingDataset FromFile(
+        string path, DatasetOptions? options = null, Action<long, long>? onProgress = null, CancellationToken cancellation = default)
     {
         ArgumentException.ThrowIfNullOrEmpty(path);
         options ??= new DatasetOptions();
-        return new TrainingDataset(RowReader.Read(path, options, cancellation), path, options);
+        return new TrainingDataset(RowReader.Read(path, options, new ReadingWatch(onProgress, cancellation)), path, options);
     }
 
     /// <summary>Takes rows that are in memory already, such as objects of a pipeline.</summary>
@@ -88,12 +99,13 @@ public sealed class TrainingDataset
     /// <summary>Makes the examples of a model's tokenizer. Rows of which nothing is learnt are left out and listed.</summary>
     /// <param name="tokenizer">The tokenizer.</param>
     /// <param name="options">Length and packing; null keeps every example whole and apart.</param>
+    /// <param name="onRow">Hears now and then how many rows are done.</param>
     /// <param name="cancellation">Stops between rows.</param>
     /// <returns>The examples.</returns>
     /// <exception cref="PeftException">
     /// <c>DatasetAllMasked</c>: no token of any row carries loss; <c>PackingWithoutLength</c>; <c>DatasetRowInvalid</c>; <c>ChatTemplateWithoutMarks</c>.
     /// </exception>
-    public TokenizedDataset Tokenize(Tokenizer tokenizer, TokenizationOptions? options = null, CancellationToken cancellation = default)
+    public TokenizedDataset Tokenize(Tokenizer tokenizer, TokenizationOptions? options = null, Action<int>? onRow = null, CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(tokenizer);
         options ??= new TokenizationOptions();
@@ -107,9 +119,15 @@ public sealed class TrainingDataset
         var builder = new ExampleBuilder(Columns, Template, Loss, tokenizer);
         var examples = new List<TrainingExample>(Rows.Count);
         var dropped = new List<DroppedRow>();
-        foreach (TrainingRow row in Rows)
+        for (int i = 0; i < Rows.Count; i++)
         {
             cancellation.ThrowIfCancellationRequested();
+            if (i > 0 && i % RowsPerReport == 0)
+            {
+                onRow?.Invoke(i);
+            }
+
+            TrainingRow row = Rows[i];
             TrainingExample whole = builder.Build(row);
             TrainingExample example = packs ? whole : Cut(whole, options.MaxLength);
             if (packs || example.LearnedCount > 0)
@@ -145,6 +163,29 @@ public sealed class TrainingDataset
             ? "Check which column is the answer, or let every token carry loss."
             : $"The answers begin behind the maximum length of {maxLength} tokens, or are empty: raise it, or check which column is the answer.",
     };
+
+    /// <summary>Where the rows came from and how many there are.</summary>
+    public override string ToString() => string.Create(CultureInfo.InvariantCulture, $"{Origin} ({Count:N0} {(Count == 1 ? "example" : "examples")})");
+
+    /// <summary>Sees that a template has something to make, of columns that there are.</summary>
+    private void Check(PromptTemplate template)
+    {
+        if (Columns.Kind is RowKind.Text or RowKind.Messages)
+        {
+            throw new PeftException("PromptTemplateUnused", $"'{Origin}' holds {(Columns.Kind == RowKind.Text ? "whole texts" : "conversations")}, of which a template makes no prompt.")
+            {
+                Target = template,
+                RecommendedAction = "Say which columns are prompt and answer, or leave the template out.",
+            };
+        }
+
+        template.Render(column => column is "input" or "instruction" or "prompt" || ColumnNames.Contains(column) ? string.Empty : throw new PeftException(
+            "DatasetColumnMissing", $"The template names the column '{column}', which '{Origin}' does not have. Its columns: {string.Join(", ", ColumnNames)}.")
+        {
+            Target = column,
+            RecommendedAction = "Name one of the columns there are.",
+        });
+    }
 
     /// <summary>Finds bad rows before a model is loaded for them.</summary>
     private void Check(TrainingRow row)
