@@ -33,7 +33,8 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
     public AdapterConfig? Config { get; set; }
 
     /// <summary>The data set to learn, from Import-TrainingDataset.</summary>
-    [Parameter(Mandatory = true, Position = 1)]
+    [Parameter(Mandatory = true, Position = 1, ParameterSetName = ModelSet)]
+    [Parameter(Mandatory = true, Position = 0, ParameterSetName = AdapterSet)]
     public TrainingDataset Dataset { get; set; } = null!;
 
     /// <summary>Name of the adapter, and of its folder under <c>-OutputPath</c>.</summary>
@@ -80,7 +81,7 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
         var name = ParameterSetName == AdapterSet ? Adapter.Name : NameOn(model);
         var options = ReadOptions();
         var folder = OutputPath is null ? null : PathResolution.Target(this, OutputPath);
-        if (!ShouldProcess(model.Name, $"Train the adapter '{name}' on {Dataset.Count} examples"))
+        if (!ShouldProcess(model.Name, $"Train the adapter '{name}' on {Examples(Dataset.Count)}"))
         {
             return;
         }
@@ -166,7 +167,13 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
 
     private static TokenizedDataset Tokenize(TrainingDataset dataset, PeftModel model, TrainingOptions options, WorkOutput output)
     {
-        var tokenized = dataset.Tokenize(model.RequiredTokenizer, TokenizationOptions.Of(options), output.Cancellation);
+        var progress = new ProgressLine(output, "Cutting the data set into tokens");
+        var tokenized = dataset.Tokenize(
+            model.RequiredTokenizer,
+            TokenizationOptions.Of(options),
+            done => progress.Show(done, dataset.Count, FormattableString.Invariant($"{done:N0} of {dataset.Count:N0} rows")),
+            output.Cancellation);
+        progress.Complete();
         if (tokenized.Dropped is [var first, ..])
         {
             output.WriteWarning(FormattableString.Invariant(
@@ -182,7 +189,7 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
         var data = (TokenizedDataset)request.Data;
         output.WriteLine(string.Create(
             CultureInfo.InvariantCulture,
-            $"Training '{request.AdapterName}' on {data.Examples.Count:N0} examples: {data.Examples.Sum(static example => (long)example.InputIds.Length):N0} tokens, of which {data.Examples.Sum(static example => (long)example.LearnedCount):N0} are learnt."));
+            $"Training '{request.AdapterName}' on {Examples(data.Examples.Count)}: {data.Examples.Sum(static example => (long)example.InputIds.Length):N0} tokens, of which {data.Examples.Sum(static example => (long)example.LearnedCount):N0} are learnt."));
         var example = data.Examples[0];
         output.WriteLine(TrainingExampleView.Of(0, example, request.Model.RequiredTokenizer).ToString());
         if (request.OutputPath is not null)
@@ -192,6 +199,8 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
             output.WriteLine($"Checkpoints: {System.IO.Path.Combine(folder, "checkpoints")}");
         }
     }
+
+    private static string Examples(int count) => count == 1 ? "1 example" : FormattableString.Invariant($"{count:N0} examples");
 
     /// <summary>Shows the training's progress.</summary>
     private sealed class Reporter(WorkOutput output, string adapter) : IProgress<TrainingProgress>

@@ -117,9 +117,21 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
             progress.Complete();
             return results;
         });
+        WarnBeyondContext(what.Key.Model, results);
         if (!Stream)
         {
             WriteObject(results.Select((result, index) => result with { Prompt = batch[index].Text }), enumerateCollection: true);
+        }
+    }
+
+    /// <summary>Says that texts went beyond what the model was made for, where it computes on but seldom makes sense.</summary>
+    private void WarnBeyondContext(PeftModel model, IReadOnlyList<GenerationResult> results)
+    {
+        var longest = results.Max(static result => result.PromptTokens + result.TokenIds.Count);
+        if (model.Config.Integer("max_position_embeddings") is { } limit && longest > limit)
+        {
+            WriteWarning(FormattableString.Invariant(
+                $"'{model.Name}' was made for {limit:N0} tokens, prompt and continuation together; the longest text here has {longest:N0}, and what lies beyond is seldom any good."));
         }
     }
 

@@ -9,7 +9,7 @@ namespace Peft.Module.Commands;
 /// </summary>
 public abstract class TrainingCommand : PeftCmdlet
 {
-    /// <summary>Options to start from, as a training saved them: an object, or the path of a <c>training_options.json</c>. Other parameters take precedence.</summary>
+    /// <summary>Options to start from, as a training saved them: an object, the path of a <c>training_options.json</c>, or a table with the names that stand in such a file, which has room for what is no parameter (<c>lr_scheduler_kwargs</c>, <c>optim_args</c>). Other parameters take precedence.</summary>
     [Parameter]
     [TrainingOptionsArgument]
     public TrainingOptions? Options { get; set; }

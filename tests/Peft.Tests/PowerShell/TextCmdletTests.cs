@@ -75,6 +75,16 @@ public sealed class TextCmdletTests : IClassFixture<ModuleHost>, IDisposable
     }
 
     [Fact]
+    public void A_text_beyond_the_length_that_the_model_was_made_for_is_warned_about()
+    {
+        // 513 tokens of a model for 512; two shorter ones are in order.
+        var result = host.Run("$args[0] | Invoke-TextGeneration $args[1] -MaxNewTokens 1", model, string.Concat(Enumerable.Repeat(" the", 512)));
+        Assert.Contains("512", Assert.Single(result.Warnings).Message, StringComparison.Ordinal);
+        Assert.Single(result.Output);
+        Assert.Empty(host.Run("$args[0] | Invoke-TextGeneration 'a', 'b' -MaxNewTokens 1", model).Warnings);
+    }
+
+    [Fact]
     public void Prompts_of_the_pipeline_are_continued_together()
     {
         var result = host.Run("'The whale', '', 'Call me' | Invoke-TextGeneration -Model $args[0] -MaxNewTokens 3 -BatchSize 3", model);

@@ -64,6 +64,41 @@ public sealed class TrainingCmdletTests : IClassFixture<ModuleHost>, IDisposable
     }
 
     [Fact]
+    public void An_adapter_of_the_pipeline_is_trained_on_the_data_set_that_stands_first()
+    {
+        var trained = host.Output($"{Data} $args[0] | Add-PeftAdapter {Config} a | Invoke-LoraTraining $data -MaxSteps 1", model);
+        Assert.Equal("a", Assert.Single(trained).Properties["Name"].Value);
+    }
+
+    [Fact]
+    public void Options_that_are_no_parameters_come_in_a_table()
+    {
+        // Cosine to a least rate of 1e-5 in two steps: the second is half way, (2e-4 + 1e-5) / 2.
+        var rates = host.Output($$"""
+            {{Data}} ($args[0] | Invoke-LoraTraining {{Config}} $data -MaxSteps 2 -Schedule cosine_with_min_lr -Options @{ lr_scheduler_kwargs = @{ min_lr = 1e-5 } }).TrainingRecord.Steps.LearningRate
+            """, model);
+        Assert.Equal([2e-4, 1.05e-4], rates.Select(static rate => (double)rate.BaseObject), (expected, actual) => Math.Abs(expected - actual) < 1e-12);
+        Assert.Contains("learning_rate", Assert.Single(host.Run($"{Data} $args[0] | Invoke-LoraTraining {Config} $data -Options @{{ learning_rate = 'x' }}", model).Errors).Exception.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_file_in_place_of_the_output_folder_is_named()
+    {
+        File.WriteAllText(Path.Combine(folder.FullName, "file"), "");
+        var error = Assert.Single(host.Run($"{Data} $args[0] | Invoke-LoraTraining {Config} $data -OutputPath file", model).Errors);
+        Assert.StartsWith("FileWriteFailed,", error.FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.Equal(0, host.Output("$args[0].Adapters.Count", model)[0].BaseObject);
+    }
+
+    [Fact]
+    public void Cutting_many_rows_into_tokens_shows_progress()
+    {
+        var result = host.Run($"$data = 1..1500 | ForEach-Object {{ \"text $_\" }} | Import-TrainingDataset; $args[0] | Invoke-LoraTraining {Config} $data -MaxSteps 1", model);
+        Assert.Empty(result.Errors);
+        Assert.Contains(result.Progress, static record => record.Activity == "Cutting the data set into tokens" && record.StatusDescription == "1,000 of 1,500 rows");
+    }
+
+    [Fact]
     public void Force_replaces_an_adapter_and_activates_the_new_one()
     {
         host.Output($"$args[0] | Add-PeftAdapter {Config} a", model);
