@@ -33,6 +33,7 @@ internal static class RecommendedActions
         ["ChatTemplateType"] = Template,
         ["ChatTemplateUndefined"] = Template,
         ["ChatTemplateUnsafe"] = Template,
+        ["CombinationNotSupported"] = "Activate the adapters together instead: Set-ActiveAdapter takes several, with weights.",
         ["ControlTokenNotPlain"] = "Take the token's spelling out of the message, or trust the messages and leave PlainControlTokens out.",
         ["DropoutInvalid"] = "Give a dropout from 0 to 1; 0 is off.",
         ["FileChanged"] = "Load the model again.",

@@ -1,3 +1,4 @@
+using Peft.Adapters.Combination;
 using Peft.Models;
 using static TorchSharp.torch;
 
@@ -118,6 +119,30 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <param name="step">Counted from 0.</param>
     /// <returns>Whether shapes, or what is trained, changed: the optimiser has to be made anew.</returns>
     public virtual bool OnStepped(int step) => false;
+
+    /// <summary>The configuration of an adapter that combines several, this one the first of them.</summary>
+    /// <param name="parts">All of them.</param>
+    /// <param name="options">How they are combined.</param>
+    /// <exception cref="PeftException"><c>CombinationInvalid</c>.</exception>
+    /// <exception cref="NotSupportedByPeftException"><c>CombinationNotSupported</c>.</exception>
+    public virtual AdapterConfig CombinedConfig(IReadOnlyList<AdapterPart> parts, CombinationOptions options) =>
+        throw new NotSupportedByPeftException("CombinationNotSupported", $"Adapters of the method {Config.PeftType} can't be combined.") { Target = Name };
+
+    /// <summary>Gives a new adapter of the <see cref="CombinedConfig"/> its values: those of the method, and what the parts have copies of.</summary>
+    /// <param name="parts">What is combined.</param>
+    /// <param name="options">How.</param>
+    /// <param name="generator">Source of random numbers.</param>
+    public virtual void Combine(IReadOnlyList<AdapterPart> parts, CombinationOptions options, Generator generator)
+    {
+        foreach (var overlay in overlays)
+        {
+            var theirs = parts.SelectMany(static part => part.Adapter.Overlays).FirstOrDefault(other => other.Targets[0].Parameter == overlay.Targets[0].Parameter);
+            if (theirs?.Copy.Value is { } value)
+            {
+                overlay.Copy.Assign(value.clone());
+            }
+        }
+    }
 
     /// <summary>The slots the adapter sits in, each once.</summary>
     public IEnumerable<AdapterSlot> Slots() =>

@@ -30,6 +30,24 @@ public sealed record ModuleNames
     /// <summary>By a regular expression for the whole path.</summary>
     public static ModuleNames Matching(string pattern) => new(null, pattern);
 
+    /// <summary>What any of these names.</summary>
+    /// <param name="all">At least one; lists alone, or patterns alone.</param>
+    /// <exception cref="PeftException"><c>CombinationInvalid</c>: lists and patterns.</exception>
+    internal static ModuleNames Union(IReadOnlyList<ModuleNames> all)
+    {
+        if (all.All(static names => names.Names is not null))
+        {
+            return Of(all.SelectMany(static names => names.Names!).Distinct(StringComparer.Ordinal).Order(StringComparer.Ordinal));
+        }
+
+        return all.All(static names => names.Pattern is not null)
+            ? Matching(string.Join('|', all.Select(static names => names.Pattern!).Distinct(StringComparer.Ordinal).Select(static pattern => $"({pattern})")))
+            : throw new PeftException("CombinationInvalid", "Adapters whose targets are a pattern can't be combined with adapters whose targets are names.")
+            {
+                RecommendedAction = "Combine adapters that name their targets in one way.",
+            };
+    }
+
     /// <inheritdoc/>
     public bool Equals(ModuleNames? other) =>
         other is not null && Pattern == other.Pattern && (Names is null ? other.Names is null : other.Names is not null && Names.SequenceEqual(other.Names));

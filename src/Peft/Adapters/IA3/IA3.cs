@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Peft.Adapters.Combination;
 using Peft.Models;
 using static TorchSharp.torch;
 
@@ -62,6 +63,40 @@ public sealed class IA3Adapter(string name, IA3Config config) : Adapter(name, co
         var given = (IA3Config)Config;
         Config = given with { FeedforwardModules = given.FeedforwardModules ?? DefaultTargets.IA3Feedforward.GetValueOrDefault(model.Config.ModelType) ?? ModuleNames.Of() };
         base.Declare(model, messages);
+    }
+
+    /// <summary>The first part's, with the targets of all.</summary>
+    public override AdapterConfig CombinedConfig(IReadOnlyList<AdapterPart> parts, CombinationOptions options)
+    {
+        var configs = parts.Select(static part => part.Adapter.Config as IA3Config ?? throw new PeftException("CombinationInvalid", "Adapters of several methods can't be combined.")
+        {
+            RecommendedAction = "Combine adapters of one method.",
+        }).ToArray();
+        return configs[0] with
+        {
+            TargetModules = ModuleNames.Union([.. configs.Select(static config => config.TargetModules!)]),
+            FeedforwardModules = ModuleNames.Union([.. configs.Select(static config => config.FeedforwardModules!)]),
+        };
+    }
+
+    /// <summary>Factors become the weighted sum of the parts' factors, as with the peer; a part without a layer adds nothing there.</summary>
+    public override void Combine(IReadOnlyList<AdapterPart> parts, CombinationOptions options, Generator generator)
+    {
+        base.Combine(parts, options, generator);
+        foreach (var (layer, adapter) in Layers)
+        {
+            var factors = adapter.Parameters[0].Parameter;
+            factors.Required.zero_();
+            foreach (var (part, weight) in parts)
+            {
+                foreach (var (_, own) in part.Layers.Where(other => other.Layer.Path == layer.Path))
+                {
+                    factors.Required.add_(own.Parameters[0].Parameter.Required, alpha: weight);
+                }
+            }
+
+            factors.MarkChanged();
+        }
     }
 
     /// <inheritdoc/>

@@ -1,3 +1,6 @@
+using Peft.Adapters.Combination;
+using TorchSharp;
+
 namespace Peft.Adapters.Lora;
 
 /// <summary>LoRA on a model: a pair of factors for each targeted layer.</summary>
@@ -5,6 +8,20 @@ public sealed class LoraAdapter(string name, LoraConfig config) : Adapter(name, 
 {
     private bool saysLayout;
     private bool saysBias;
+
+    /// <inheritdoc/>
+    public override AdapterConfig CombinedConfig(IReadOnlyList<AdapterPart> parts, CombinationOptions options) => LoraCombination.Config(parts, options);
+
+    /// <inheritdoc/>
+    public override void Combine(IReadOnlyList<AdapterPart> parts, CombinationOptions options, torch.Generator generator)
+    {
+        base.Combine(parts, options, generator);
+        var combination = new LoraCombination(parts, options, generator);
+        foreach (var (layer, adapter) in Layers)
+        {
+            combination.Fill(layer.Path, adapter.LowRank(1)!);
+        }
+    }
 
     /// <inheritdoc/>
     protected override LayerAdapter CreateLayer(AdaptableLayer layer, ICollection<string> messages)
