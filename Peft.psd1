@@ -35,6 +35,7 @@
         'Import-TrainingDataset'
         'Invoke-LoraTraining'
         'Invoke-TextGeneration'
+        'Join-PeftAdapter'
         'Measure-ModelParameter'
         'Measure-Perplexity'
         'Merge-LoraAdapter'

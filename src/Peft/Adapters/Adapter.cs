@@ -132,7 +132,8 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <param name="parts">What is combined.</param>
     /// <param name="options">How.</param>
     /// <param name="generator">Source of random numbers.</param>
-    public virtual void Combine(IReadOnlyList<AdapterPart> parts, CombinationOptions options, Generator generator)
+    /// <param name="cancellation">Stops between layers.</param>
+    public virtual void Combine(IReadOnlyList<AdapterPart> parts, CombinationOptions options, Generator generator, CancellationToken cancellation)
     {
         foreach (var overlay in overlays)
         {

@@ -14,12 +14,15 @@ public sealed partial class PeftModel
     /// <param name="weights">A weight for each; negative ones subtract.</param>
     /// <param name="name">The new adapter's name.</param>
     /// <param name="options">How; null for PEFT's defaults.</param>
+    /// <param name="cancellation">Stops between layers; the model is then as before.</param>
     /// <exception cref="PeftException">
     /// <c>CombinationInvalid</c>: no parts, other weights than parts, a density that is missing or negative, or parts that can't be combined this way;
     /// <c>AdapterNotFound</c>, <c>AdapterExists</c>, <c>AdapterNameInvalid</c>, <c>WeightsNotLoaded</c> or <c>ModelIsMerged</c>.
     /// </exception>
     /// <exception cref="NotSupportedByPeftException"><c>CombinationNotSupported</c>: a method that has no combinations.</exception>
-    public PeftAdapter CombineAdapters(IReadOnlyList<string> names, IReadOnlyList<double> weights, string name, CombinationOptions? options = null)
+    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
+    public PeftAdapter CombineAdapters(
+        IReadOnlyList<string> names, IReadOnlyList<double> weights, string name, CombinationOptions? options = null, CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(names);
         ArgumentNullException.ThrowIfNull(weights);
@@ -45,7 +48,7 @@ public sealed partial class PeftModel
             using var noGradients = no_grad();
             using var scope = NewDisposeScope();
             using var generator = MakeGenerator(options.Seed);
-            combined.Adapter.Combine(parts, options, generator);
+            combined.Adapter.Combine(parts, options, generator, cancellation);
         }
         catch
         {

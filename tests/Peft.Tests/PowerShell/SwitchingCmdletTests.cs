@@ -33,6 +33,21 @@ public sealed class SwitchingCmdletTests : IClassFixture<ModuleHost>, IDisposabl
     }
 
     [Fact]
+    public void Adapters_are_joined_into_a_new_one_by_name_or_from_the_pipeline()
+    {
+        const string Add = "$null = $args[0] | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj -Rank 2 -Initialization false) ";
+        host.Output($"{Add} a; {Add} b", model);
+        host.Output("$args[0] | Join-PeftAdapter a, b -NewName never -WhatIf", model);
+        var joined = Assert.Single(host.Output("$args[0] | Join-PeftAdapter a, b -Weight 1, -0.5 -combination_type cat -NewName joined", model));
+        Assert.Equal(4, host.Output("$args[0].Config.Rank", joined)[0].BaseObject);
+        Assert.Equal(2, host.Output("($args[0] | Get-PeftAdapter a, b | Join-PeftAdapter -Type Ties -Density 0.5 -NewName elected).Config.Rank", model)[0].BaseObject);
+        Assert.Equal(["a", "b", "joined", "elected"], host.Output("($args[0] | Get-PeftAdapter).Name", model).Select(static name => name.ToString()));
+        Assert.Equal("a", Assert.Single(host.Output("$args[0].ActiveAdapters", model)).ToString());
+        Assert.StartsWith("CombinationInvalid,", Assert.Single(host.Run("$args[0] | Join-PeftAdapter a, b -Weight 1 -NewName c", model).Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.StartsWith("AdapterExists,", Assert.Single(host.Run("$args[0] | Join-PeftAdapter a, b -NewName a", model).Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void Loaded_models_are_listed_by_name_until_they_are_removed()
     {
         var other = host.Output("Import-PeftModel $args[0] -StructureOnly -Name listed", Path.Combine(ModuleHost.Root, "assets", "pocket-llama"))[0];

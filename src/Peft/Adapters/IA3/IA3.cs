@@ -80,9 +80,9 @@ public sealed class IA3Adapter(string name, IA3Config config) : Adapter(name, co
     }
 
     /// <summary>Factors become the weighted sum of the parts' factors, as with the peer; a part without a layer adds nothing there.</summary>
-    public override void Combine(IReadOnlyList<AdapterPart> parts, CombinationOptions options, Generator generator)
+    public override void Combine(IReadOnlyList<AdapterPart> parts, CombinationOptions options, Generator generator, CancellationToken cancellation)
     {
-        base.Combine(parts, options, generator);
+        base.Combine(parts, options, generator, cancellation);
         foreach (var (layer, adapter) in Layers)
         {
             var factors = adapter.Parameters[0].Parameter;

@@ -13,12 +13,13 @@ public sealed class LoraAdapter(string name, LoraConfig config) : Adapter(name, 
     public override AdapterConfig CombinedConfig(IReadOnlyList<AdapterPart> parts, CombinationOptions options) => LoraCombination.Config(parts, options);
 
     /// <inheritdoc/>
-    public override void Combine(IReadOnlyList<AdapterPart> parts, CombinationOptions options, torch.Generator generator)
+    public override void Combine(IReadOnlyList<AdapterPart> parts, CombinationOptions options, torch.Generator generator, CancellationToken cancellation)
     {
-        base.Combine(parts, options, generator);
+        base.Combine(parts, options, generator, cancellation);
         var combination = new LoraCombination(parts, options, generator);
         foreach (var (layer, adapter) in Layers)
         {
+            cancellation.ThrowIfCancellationRequested();
             combination.Fill(layer.Path, adapter.LowRank(1)!);
         }
     }
