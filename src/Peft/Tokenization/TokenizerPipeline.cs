@@ -81,7 +81,7 @@ internal sealed record TokenizerPipeline
     {
         var known = new Dictionary<string, int>(StringComparer.Ordinal);
         var result = new List<AddedToken>(tokens.Count);
-        var largest = -1;
+        var next = model.Size;
         foreach (var token in tokens)
         {
             if (token.Content.Length == 0 || (token.Id == OnlyIfMissing && known.ContainsKey(token.Content)))
@@ -91,11 +91,10 @@ internal sealed record TokenizerPipeline
 
             if (!known.TryGetValue(token.Content, out var id))
             {
-                id = model.TokenId(token.Content) ?? (largest >= model.Size || model.Size == 0 ? largest + 1 : model.Size);
+                id = model.TokenId(token.Content) ?? next++;
             }
 
             known[token.Content] = id;
-            largest = Math.Max(largest, id);
             result.Add(token with { Id = id });
         }
 

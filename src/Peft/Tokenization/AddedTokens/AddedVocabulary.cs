@@ -177,12 +177,22 @@ internal sealed class AddedVocabulary
                     end++;
                 }
 
+                // The spaces that the token before took can hold all of this one: then nothing is left of it.
+                if (start > end)
+                {
+                    continue;
+                }
+
                 if (last < start)
                 {
                     yield return (last, start, null);
                 }
 
-                yield return (start, end, token);
+                if (start < end)
+                {
+                    yield return (start, end, token);
+                }
+
                 last = end;
             }
 

@@ -83,7 +83,7 @@ internal sealed class BytePairDecoder(string suffix) : Decoder
     public override List<string> Decode(List<string> tokens)
     {
         var last = tokens.Count - 1;
-        return tokens.Select((token, i) => suffix.Length == 0 ? token : token.Replace(suffix, i == last ? "" : " ", StringComparison.Ordinal)).ToList();
+        return tokens.Select((token, i) => Literal.Replace(token, suffix, i == last ? "" : " ")).ToList();
     }
 }
 
@@ -103,11 +103,11 @@ internal sealed class CtcDecoder(string blank, string delimiter, bool cleanUp) :
             }
 
             previous = token;
-            var text = blank.Length == 0 ? token : token.Replace(blank, "", StringComparison.Ordinal);
+            var text = Literal.Replace(token, blank, "");
             if (cleanUp)
             {
                 text = WordPieceDecoder.CleanUp(text);
-                text = delimiter.Length == 0 ? text : text.Replace(delimiter, " ", StringComparison.Ordinal);
+                text = Literal.Replace(text, delimiter, " ");
             }
 
             if (text.Length > 0)
@@ -117,6 +117,27 @@ internal sealed class CtcDecoder(string blank, string delimiter, bool cleanUp) :
         }
 
         return result;
+    }
+}
+
+/// <summary>Replacing as the peer's language does it.</summary>
+internal static class Literal
+{
+    /// <summary>Replaces every occurrence; the empty string occurs before each character and at the end.</summary>
+    public static string Replace(string text, string old, string with)
+    {
+        if (old.Length > 0 || with.Length == 0)
+        {
+            return old.Length > 0 ? text.Replace(old, with, StringComparison.Ordinal) : text;
+        }
+
+        var builder = new StringBuilder(with);
+        foreach (var rune in text.EnumerateRunes())
+        {
+            builder.Append(rune.ToString()).Append(with);
+        }
+
+        return builder.ToString();
     }
 }
 

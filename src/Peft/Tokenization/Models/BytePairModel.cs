@@ -35,6 +35,7 @@ internal sealed class BytePairModel : TokenModel
     private readonly WordCache _cache = new();
     private readonly bool _everyByte = true;
     private readonly bool _plainBytes;
+    private readonly bool _misplaces;
     private readonly char _wordStart;
 
     /// <summary>A model; throws where a merge names a token that isn't in the vocabulary.</summary>
@@ -66,6 +67,8 @@ internal sealed class BytePairModel : TokenModel
         }
 
         _plainBytes = _everyByte && string.IsNullOrEmpty(options.ContinuingPrefix) && string.IsNullOrEmpty(options.EndOfWordSuffix);
+        var anyByte = options.ByteFallback && !_fallback.Contains(-1);
+        _misplaces = !anyByte && (options.ByteFallback || options.UnknownToken is null);
         _wordStart = WordStart(vocabulary, merges, prefix);
     }
 
@@ -206,9 +209,9 @@ internal sealed class BytePairModel : TokenModel
     private void Start(ReadOnlySpan<char> piece, SymbolList word)
     {
         var (prefix, suffix) = (_options.ContinuingPrefix, _options.EndOfWordSuffix);
-        var pending = false;
-        var (pendingStart, pendingEnd) = (0, 0);
-        var dropped = false;
+        var (pending, pendingStart, pendingEnd, pendingLength) = (false, 0, 0, 0);
+        var lengths = _misplaces ? new List<int>(piece.Length) : null;
+        var misplaced = false;
         Span<byte> bytes = stackalloc byte[4];
         for (var i = 0; i < piece.Length;)
         {
@@ -216,51 +219,54 @@ internal sealed class BytePairModel : TokenModel
             var end = i + length;
             var first = i > 0 && !string.IsNullOrEmpty(prefix) ? prefix : "";
             var last = end == piece.Length && !string.IsNullOrEmpty(suffix) ? suffix : "";
-            var id = -1;
-            var found = first.Length + last.Length == 0
-                ? TryGetId(piece[i..end], out id)
-                : TryGetId(string.Concat(first, piece[i..end], last), out id);
-            if (found)
+            if (first.Length + last.Length == 0 ? TryGetId(piece[i..end], out var id) : TryGetId(string.Concat(first, piece[i..end], last), out id))
             {
                 Flush();
                 word.Add(id, i, end);
+                lengths?.Add(CodePoints.Utf8Length(codePoint));
             }
-            else if (!(_options.ByteFallback && AddBytes(codePoint, first, last, i, end, bytes, word)))
+            else if (_options.ByteFallback && AddBytes(codePoint, first, last, i, end, bytes, word))
             {
-                if (_options.UnknownToken is null)
-                {
-                    dropped = true;
-                }
-                else if (pending && _options.FuseUnknown)
-                {
-                    pendingEnd = end;
-                }
-                else
-                {
-                    Flush();
-                    (pending, pendingStart, pendingEnd) = (true, i, end);
-                }
+                misplaced |= pending;
+                lengths?.AddRange(Enumerable.Repeat(1, word.Count - lengths.Count));
+            }
+            else if (_options.UnknownToken is null)
+            {
+                misplaced = true;
+            }
+            else if (pending && _options.FuseUnknown)
+            {
+                pendingEnd = end;
+                pendingLength += CodePoints.Utf8Length(codePoint);
+            }
+            else
+            {
+                Flush();
+                (pending, pendingStart, pendingEnd, pendingLength) = (true, i, end, CodePoints.Utf8Length(codePoint));
             }
 
             i = end;
         }
 
         Flush();
-        if (dropped)
+        if (misplaced)
         {
-            word.CloseGaps(piece);
+            word.PlaceByLength(piece, lengths!);
         }
 
         void Flush()
         {
             if (pending)
             {
-                word.Add(_unknown ?? throw new PeftException("TokenizerUnknownTokenMissing",
-                    $"The tokenizer's unknown token \"{_options.UnknownToken}\" isn't in its vocabulary, and the text needs it."), pendingStart, pendingEnd);
+                word.Add(Unknown(), pendingStart, pendingEnd);
+                lengths?.Add(pendingLength);
                 pending = false;
             }
         }
     }
+
+    private int Unknown() => _unknown ?? throw new PeftException("TokenizerUnknownTokenMissing",
+        $"The tokenizer's unknown token \"{_options.UnknownToken}\" isn't in its vocabulary, and the text needs it.");
 
     /// <summary>Adds the byte pieces of a character that the vocabulary lacks, where it has all of them.</summary>
     private bool AddBytes(int codePoint, string prefix, string suffix, int start, int end, Span<byte> bytes, SymbolList word)

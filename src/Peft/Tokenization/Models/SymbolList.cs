@@ -70,10 +70,13 @@ internal sealed class SymbolList : IDisposable
     }
 
     /// <summary>
-    /// The peer counts the UTF-8 lengths of what is left when characters were dropped, so that later tokens move to the left; this does
-    /// the same, each token taking the whole characters that its bytes touch.
+    /// The peer counts the UTF-8 lengths of the tokens in their order: where characters were dropped, or byte pieces overtook an unknown token
+    /// that waits to be joined, tokens so move away from their text. This does the same, each token taking the whole characters that its
+    /// bytes touch.
     /// </summary>
-    public void CloseGaps(ReadOnlySpan<char> piece)
+    /// <param name="piece">The text.</param>
+    /// <param name="lengths">How many bytes of UTF-8 each symbol stands for.</param>
+    public void PlaceByLength(ReadOnlySpan<char> piece, List<int> lengths)
     {
         var owners = new List<(int Start, int End)>(piece.Length);
         for (var i = 0; i < piece.Length;)
@@ -90,16 +93,9 @@ internal sealed class SymbolList : IDisposable
         var at = 0;
         for (var i = 0; i < Count; i++)
         {
-            ref var symbol = ref _symbols[i];
-            var length = 0;
-            for (var c = symbol.Start; c < symbol.End;)
-            {
-                length += CodePoints.Utf8Length(CodePoints.At(piece, c, out var units));
-                c += units;
-            }
-
-            (symbol.Start, symbol.End) = (owners[at].Start, owners[at + length - 1].End);
-            at += length;
+            var end = Math.Min(at + lengths[i], owners.Count);
+            (_symbols[i].Start, _symbols[i].End) = (owners[Math.Min(at, owners.Count - 1)].Start, owners[end - 1].End);
+            at = end;
         }
     }
 

@@ -60,7 +60,7 @@ internal sealed class StripAccentsNormalizer : Normalizer
     {
         if (!Ascii.IsValid(text.Text))
         {
-            text.Filter(codePoint => !CharacterClass.IsMark(codePoint));
+            text.Filter(codePoint => !PeerTables.IsMark(codePoint));
         }
     }
 }
@@ -152,7 +152,7 @@ internal sealed class BertNormalizer(bool cleanText, bool splitChinese, bool str
         if (stripAccents && !ascii)
         {
             UnicodeNormalization.Apply(text, compatible: false, compose: false);
-            text.Filter(codePoint => CharacterClass.Category(codePoint) != UnicodeCategory.NonSpacingMark);
+            text.Filter(codePoint => !PeerTables.IsNonspacingMark(codePoint));
         }
 
         if (lower)
@@ -191,7 +191,8 @@ internal sealed class BertNormalizer(bool cleanText, bool splitChinese, bool str
     }
 
     private static bool IsControl(int codePoint) => codePoint is not ('\t' or '\n' or '\r') && CharacterClass.Category(codePoint)
-        is UnicodeCategory.Control or UnicodeCategory.Format or UnicodeCategory.PrivateUse or UnicodeCategory.Surrogate;
+        is UnicodeCategory.Control or UnicodeCategory.Format or UnicodeCategory.PrivateUse or UnicodeCategory.Surrogate
+        && !PeerTables.KeepsFormat(codePoint);
 
     /// <summary>The ideographs that BERT puts spaces around; kana and Hangul aren't among them.</summary>
     private static bool IsChinese(int codePoint) => codePoint is (>= 0x4E00 and <= 0x9FFF) or (>= 0x3400 and <= 0x4DBF)
@@ -244,7 +245,7 @@ internal static class CharacterNormalizer
         {
             var codePoint = CodePoints.At(source, i, out var length);
             var before = lower.Length;
-            Casing.AppendLower(lower, codePoint);
+            AppendLower(lower, codePoint);
             sameLength &= lower.Length - before == length;
             i += length;
         }
@@ -260,7 +261,7 @@ internal static class CharacterNormalizer
         {
             var codePoint = CodePoints.At(source, i, out var length);
             lower.Clear();
-            Casing.AppendLower(lower, codePoint);
+            AppendLower(lower, codePoint);
             foreach (var unit in lower.ToString())
             {
                 builder.Add(unit, text.Map.Start(i), text.Map.End(i + length - 1));
@@ -270,5 +271,17 @@ internal static class CharacterNormalizer
         }
 
         text.Set(builder);
+    }
+    private static void AppendLower(StringBuilder builder, int codePoint)
+    {
+        var lower = PeerTables.Lower(codePoint);
+        if (lower == Casing.Lower(codePoint))
+        {
+            Casing.AppendLower(builder, codePoint);
+        }
+        else
+        {
+            builder.Append(CodePoints.Text(lower));
+        }
     }
 }

@@ -38,18 +38,19 @@ internal sealed partial class PatternParser
             return node;
         }
 
-        return ClassEscape() is { } set ? new SetNode(set) : Literal(CharacterEscape(), modes);
+        return ClassEscape(PatternProperties.Word) is { } set ? new SetNode(set) : Literal(CharacterEscape(), modes);
     }
 
     /// <summary>An escape that stands for a set, or null.</summary>
-    private CodePointSet? ClassEscape()
+    /// <param name="word">What <c>\w</c> is: in brackets it hasn't the superscript digits and fractions that it has outside.</param>
+    private CodePointSet? ClassEscape(CodePointSet word)
     {
         CodePointSet? set = _pattern[_at] switch
         {
             'd' => PatternProperties.Digit,
             'D' => PatternProperties.Digit.Complement(),
-            'w' => PatternProperties.Word,
-            'W' => PatternProperties.Word.Complement(),
+            'w' => word,
+            'W' => word.Complement(),
             's' => PatternProperties.Space,
             'S' => PatternProperties.Space.Complement(),
             'h' => PatternProperties.HexDigit,
@@ -246,7 +247,7 @@ internal sealed partial class PatternParser
             throw Error("it ends with a backslash");
         }
 
-        if (ClassEscape() is { } set)
+        if (ClassEscape(PatternProperties.Find("word")!) is { } set)
         {
             ranges.AddRange(set.Ranges);
             return false;

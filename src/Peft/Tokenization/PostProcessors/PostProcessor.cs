@@ -97,9 +97,13 @@ internal sealed class RobertaPostProcessor(AddedPart cls, AddedPart sep, bool tr
             Array.Clear(encoding.TypeIds);
         }
 
-        return addSpecialTokens
-            ? encodings.ConvertAll(encoding => encoding.Wrapped(encoding == encodings[0] ? cls : sep, sep, 0))
-            : encodings;
+        if (!addSpecialTokens)
+        {
+            return encodings;
+        }
+
+        encodings.ForEach(encoding => encoding.Overflowing.ForEach(part => Array.Clear(part.TypeIds)));
+        return encodings.ConvertAll(encoding => encoding.Wrapped(encoding == encodings[0] ? cls : sep, sep, 0));
     }
 }
 
@@ -153,6 +157,9 @@ internal sealed class ByteLevelPostProcessor(bool trimOffsets, bool addPrefixSpa
 
             var text = encoding.SourceText(i);
             var (start, end) = encoding.Offsets[i];
+
+            // The peer leaves the end where it is if the text before it is shorter than what is to be taken off.
+            trailing = end < trailing * 2 && CodePoints.Count(text.AsSpan(0, end)) < trailing ? 0 : trailing;
 
             // A single space at the start of the text is the prefix space, which isn't in the text: nothing is to be skipped for it.
             leading = leading == 1 && addPrefixSpace && (i == 0 || start == 0) ? 0 : leading;

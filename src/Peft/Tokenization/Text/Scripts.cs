@@ -49,6 +49,14 @@ internal static partial class Scripts
             return codePoint == ' ' ? Script.Any : s_han.Value;
         }
 
+        // The peer's older table has these elsewhere.
+        codePoint = codePoint switch
+        {
+            0x589 or 0x61C => '!',
+            0x953 or 0x954 => 0x955,
+            _ => codePoint,
+        };
+
         if (codePoint >= 0x100 && s_unknown.Value.Contains(codePoint))
         {
             return Script.Any;

@@ -51,7 +51,7 @@ internal static partial class UnicodeNormalization
         }
         catch (ArgumentException)
         {
-            // Lone surrogates have no normal form; they are kept as they are.
+            // .NET refuses lone surrogates and U+FFFE; they are kept as they are.
             return false;
         }
     }
@@ -139,20 +139,20 @@ internal static partial class UnicodeNormalization
 
         return s_composites.GetOrAdd(((long)first << 32) | (uint)second, _ =>
         {
-            if (first is >= 0xD800 and <= 0xDFFF || second is >= 0xD800 and <= 0xDFFF)
+            if (!HasForms(first) || !HasForms(second))
             {
                 return -1;
             }
 
             var composed = (CodePoints.Text(first) + CodePoints.Text(second)).Normalize(NormalizationForm.FormC);
             var codePoint = CodePoints.At(composed, 0, out var length);
-            return length == composed.Length ? codePoint : -1;
+            return length == composed.Length && PeerTables.Decomposes(codePoint) ? codePoint : -1;
         });
     }
 
     private static int[] Parts(int codePoint, bool compatible) => (compatible ? s_compatible : s_canonical).GetOrAdd(codePoint, value =>
     {
-        if (value is >= 0xD800 and <= 0xDFFF)
+        if (!HasForms(value) || !PeerTables.Decomposes(value))
         {
             return [value];
         }
@@ -167,6 +167,9 @@ internal static partial class UnicodeNormalization
 
         return [.. parts];
     });
+
+    /// <summary>Whether .NET normalizes a code point at all: lone surrogates and U+FFFE it refuses, and they have no other form.</summary>
+    private static bool HasForms(int codePoint) => codePoint is not ((>= 0xD800 and <= 0xDFFF) or 0xFFFE);
 
     private static int Class(int codePoint) => codePoint < 0x300 ? 0 : s_classes.GetValueOrDefault(codePoint);
 }
