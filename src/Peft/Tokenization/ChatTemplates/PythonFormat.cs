@@ -10,7 +10,7 @@ internal static class PythonFormat
     /// <summary><c>format % values</c></summary>
     public static string Percent(string format, object? values, TemplateRun run)
     {
-        var tuple = values as object?[] ?? [values];
+        var tuple = values as object?[] ?? (values as TemplateGroup)?.Tuple ?? [values];
         var next = 0;
         var result = new StringBuilder();
         for (var i = 0; i < format.Length; i++)
@@ -47,6 +47,12 @@ internal static class PythonFormat
                 throw TemplateErrors.Type("incomplete format");
             }
 
+            var flags = WithWidths(format[start..i], tuple, ref next);
+            if (!"diuoxXeEfFgGcrsa%".Contains(format[i], StringComparison.Ordinal))
+            {
+                throw TemplateErrors.Type($"unsupported format character '{format[i]}' (0x{(int)format[i]:x}) at index {i}");
+            }
+
             if (format[i] == '%')
             {
                 result.Append('%');
@@ -54,13 +60,26 @@ internal static class PythonFormat
             }
 
             var value = isNamed ? named : next < tuple.Length ? tuple[next++] : throw TemplateErrors.Type("not enough arguments for format string");
-            result.Append(Conversion(format[start..i], format[i], value, run));
+            result.Append(Conversion(flags, format[i], value, run));
             TemplateRun.CheckText(result.Length);
         }
 
-        return next < tuple.Length && values is not TemplateObject
+        // Whatever has items by key or index, but for tuples and texts, may give more than the format takes.
+        return next < tuple.Length && values is not (TemplateObject or List<object?> or TemplateRange or TemplateUndefined)
             ? throw TemplateErrors.Type("not all arguments converted during string formatting")
             : result.ToString();
+    }
+
+    /// <summary>The flags of a conversion with each asterisk replaced by the argument that it stands for.</summary>
+    private static string WithWidths(string flags, object?[] tuple, ref int next)
+    {
+        for (var at = flags.IndexOf('*', StringComparison.Ordinal); at >= 0; at = flags.IndexOf('*', StringComparison.Ordinal))
+        {
+            var width = next < tuple.Length && TemplateOperations.Number(tuple[next++]) is BigInteger number ? number : throw TemplateErrors.Type("* wants int");
+            flags = flags[..at] + PythonText.Integer(at > 0 && flags[at - 1] == '.' ? BigInteger.Max(width, 0) : width) + flags[(at + 1)..];
+        }
+
+        return flags;
     }
 
     /// <summary><c>format.format(*positional, **named)</c></summary>
@@ -105,14 +124,20 @@ internal static class PythonFormat
         }
 
         var spec = FormatSpecification.Parse(specification);
-        var numeric = TemplateOperations.Number(value);
-        if (value is bool && spec.Type == '\0')
+        if (TemplateOperations.Number(value) is { } numeric)
         {
-            numeric = null;
+            spec.CheckNumber(numeric is BigInteger ? "int" : "float");
+            return spec.Pad(Numeric(numeric, spec), '>');
         }
 
-        var text = numeric is null ? Truncated(PythonText.Str(value, run), spec.Precision) : Numeric(numeric, spec);
-        return spec.Pad(text, numeric is null ? '<' : '>');
+        if (value is not (string or TemplateMarkup))
+        {
+            throw TemplateErrors.Type($"unsupported format string passed to {TemplateValue.TypeName(value)}.__format__");
+        }
+
+        spec.CheckText(specification);
+        var aligned = spec.Align == '=' ? spec with { Align = '<' } : spec;
+        return aligned.Pad(Truncated(PythonText.Str(value, run), spec.Precision), '<');
     }
 
     private static int Closing(string format, int open)
@@ -195,19 +220,32 @@ internal static class PythonFormat
 
         if (type == 'c')
         {
-            var code = TemplateOperations.Number(value) is BigInteger number && number >= 0 && number <= 0x10FFFF ? Text.CodePoints.Text((int)number) : PythonText.Str(value, run);
-            return FormatSpecification.ParsePercent(flags, '\0').Pad(code, '>');
+            return FormatSpecification.ParsePercent(flags, '\0').Pad(Character(value), '>');
         }
 
         var numeric = TemplateOperations.Number(value) ?? throw TemplateErrors.Type($"%{type} format: a real number is required, not {TemplateValue.TypeName(value)}");
         var spec = FormatSpecification.ParsePercent(flags, type is 'i' or 'u' ? 'd' : type);
         if (spec.Type is 'd' or 'x' or 'X' or 'o')
         {
-            numeric = numeric is double real ? new BigInteger(Math.Truncate(real)) : numeric;
-            spec = spec with { Precision = null };
+            numeric = numeric is double real
+                ? spec.Type == 'd' && double.IsFinite(real) ? new BigInteger(Math.Truncate(real)) : throw TemplateErrors.Type($"%{type} format: an integer is required, not float")
+                : numeric;
         }
 
         return spec.Pad(Numeric(numeric, spec), '>');
+    }
+
+    private static string Character(object? value)
+    {
+        if (TemplateOperations.Number(value) is BigInteger number)
+        {
+            return number >= 0 && number <= 0x10FFFF
+                ? Text.CodePoints.Text((int)number)
+                : throw TemplateErrors.Type("%c arg not in range(0x110000)");
+        }
+
+        var text = (value as TemplateMarkup)?.Text ?? value as string;
+        return text is not null && PythonText.Length(text) == 1 ? text : throw TemplateErrors.Type("%c requires int or char");
     }
 
     private static string Truncated(string text, int? length) =>
@@ -231,12 +269,16 @@ internal static class PythonFormat
 
         return spec.Type switch
         {
-            'x' or 'X' => (spec.Alternate ? "0" + spec.Type : "") + Radix(value, 16, spec.Type == 'X'),
-            'o' => (spec.Alternate ? "0o" : "") + Radix(value, 8, false),
-            'b' => (spec.Alternate ? "0b" : "") + Radix(value, 2, false),
-            'c' => Text.CodePoints.Text((int)value),
-            _ => Grouped(PythonText.Integer(value), spec.Grouping),
+            'x' or 'X' => Based("0" + spec.Type, Radix(value, 16, spec.Type == 'X')),
+            'o' => Based("0o", Radix(value, 8, false)),
+            'b' => Based("0b", Radix(value, 2, false)),
+            'c' => Character(value),
+            _ => Grouped(Long(PythonText.Integer(value)), spec.Grouping, 3),
         };
+
+        string Based(string prefix, string digits) => (spec.Alternate ? prefix : "") + Grouped(Long(digits), spec.Grouping, 4);
+
+        string Long(string digits) => digits.PadLeft(spec.Precision ?? 0, '0');
     }
 
     private static string Real(double value, FormatSpecification spec)
@@ -263,7 +305,7 @@ internal static class PythonFormat
         }
 
         var point = text.IndexOf('.', StringComparison.Ordinal);
-        return spec.Grouping == '\0' ? text : point < 0 ? Grouped(text, spec.Grouping) : Grouped(text[..point], spec.Grouping) + text[point..];
+        return spec.Grouping == '\0' ? text : point < 0 ? Grouped(text, spec.Grouping, 3) : Grouped(text[..point], spec.Grouping, 3) + text[point..];
     }
 
     private static string Exponent(double value, int precision, char type)
@@ -306,7 +348,7 @@ internal static class PythonFormat
         return digits.ToString();
     }
 
-    private static string Grouped(string digits, char separator)
+    private static string Grouped(string digits, char separator, int size)
     {
         if (separator == '\0')
         {
@@ -314,122 +356,11 @@ internal static class PythonFormat
         }
 
         var result = new StringBuilder(digits);
-        for (var i = digits.Length - 3; i > 0; i -= 3)
+        for (var i = digits.Length - size; i > 0; i -= size)
         {
             result.Insert(i, separator);
         }
 
         return result.ToString();
-    }
-}
-
-/// <summary>Fill, alignment, sign, width, grouping, precision and type.</summary>
-internal readonly record struct FormatSpecification(char Fill, char Align, char Sign, bool Alternate, int Width, char Grouping, int? Precision, char Type)
-{
-    /// <summary>Reads the part after the colon.</summary>
-    public static FormatSpecification Parse(string text)
-    {
-        var i = 0;
-        var (fill, align) = (' ', '\0');
-        if (text.Length > 1 && "<>^=".Contains(text[1], StringComparison.Ordinal))
-        {
-            (fill, align, i) = (text[0], text[1], 2);
-        }
-        else if (text.Length > 0 && "<>^=".Contains(text[0], StringComparison.Ordinal))
-        {
-            (align, i) = (text[0], 1);
-        }
-
-        var sign = i < text.Length && text[i] is '+' or '-' or ' ' ? text[i++] : '-';
-        var alternate = i < text.Length && text[i] == '#' && i++ >= 0;
-        if (i < text.Length && text[i] == '0')
-        {
-            i++;
-            (fill, align) = align == '\0' ? ('0', '=') : (fill, align);
-        }
-
-        var width = Digits(text, ref i);
-        var grouping = i < text.Length && text[i] is ',' or '_' ? text[i++] : '\0';
-        int? precision = null;
-        if (i < text.Length && text[i] == '.')
-        {
-            i++;
-            precision = Digits(text, ref i);
-        }
-
-        var type = i < text.Length ? text[i++] : '\0';
-        return i < text.Length ? throw TemplateErrors.Type("Invalid format specifier") : new(fill, align, sign, alternate, width, grouping, precision, type);
-    }
-
-    /// <summary>Reads the flags of a % conversion.</summary>
-    public static FormatSpecification ParsePercent(string flags, char type)
-    {
-        var i = 0;
-        var (fill, align, sign, alternate) = (' ', '\0', '-', false);
-        for (; i < flags.Length && "-+ #0".Contains(flags[i], StringComparison.Ordinal); i++)
-        {
-            switch (flags[i])
-            {
-                case '-':
-                    (fill, align) = (' ', '<');
-                    break;
-                case '+' or ' ':
-                    sign = sign == '+' ? '+' : flags[i];
-                    break;
-                case '#':
-                    alternate = true;
-                    break;
-                default:
-                    (fill, align) = align == '<' || type == '\0' ? (fill, align) : ('0', '=');
-                    break;
-            }
-        }
-
-        var width = Digits(flags, ref i);
-        int? precision = null;
-        if (i < flags.Length && flags[i] == '.')
-        {
-            i++;
-            precision = Digits(flags, ref i);
-        }
-
-        return new(fill, align, sign, alternate, width, '\0', precision, type);
-    }
-
-    /// <summary>Puts the sign in front, and zeros between it and the digits.</summary>
-    public string Signed(string digits, bool negative)
-    {
-        var sign = negative ? "-" : Sign is '+' or ' ' ? Sign.ToString() : "";
-        return Align == '=' ? sign + digits.PadLeft(Math.Max(Width - sign.Length, 0), Fill) : sign + digits;
-    }
-
-    /// <summary>Fills up to the width.</summary>
-    public string Pad(string text, char otherwise)
-    {
-        var missing = Width - PythonText.Length(text);
-        if (missing <= 0)
-        {
-            return text;
-        }
-
-        var left = (Align == '\0' ? otherwise : Align) switch
-        {
-            '<' => 0,
-            '^' => missing / 2,
-            _ => missing,
-        };
-        return new string(Fill, left) + text + new string(Fill, missing - left);
-    }
-
-    private static int Digits(string text, ref int i)
-    {
-        var value = 0;
-        for (; i < text.Length && char.IsAsciiDigit(text[i]); i++)
-        {
-            value = Math.Min((value * 10) + text[i] - '0', 100_000_000);
-        }
-
-        TemplateRun.CheckText(value);
-        return value > 100_000 ? throw TemplateErrors.Limit("The chat template asks for a width that is too large.") : value;
     }
 }

@@ -29,7 +29,7 @@ internal static class PythonMethods
         ["rfind"] = (s, a, _) => Find(s, a, last: true) ?? BigInteger.MinusOne,
         ["index"] = (s, a, _) => Find(s, a, last: false) ?? throw TemplateErrors.Type("substring not found"),
         ["rindex"] = (s, a, _) => Find(s, a, last: true) ?? throw TemplateErrors.Type("substring not found"),
-        ["count"] = (s, a, _) => Count(s, a.Text(0, "sub")!),
+        ["count"] = (s, a, _) => Part(s, a, 1, out int _) is { } part ? Count(part, a.Text(0, "sub")!) : BigInteger.Zero,
         ["join"] = (s, a, run) => Join(s, a.Required(0, "iterable"), run),
         ["format"] = (s, a, run) => PythonFormat.Braces(s, a, run),
         ["partition"] = (s, a, _) => Partition(s, a.Text(0, "sep")!, last: false),
@@ -41,18 +41,18 @@ internal static class PythonMethods
         ["ljust"] = (s, a, _) => s + Fill(a.Text(1, "fillchar", " ")!, Width(a) - PythonText.Length(s)),
         ["rjust"] = (s, a, _) => Fill(a.Text(1, "fillchar", " ")!, Width(a) - PythonText.Length(s)) + s,
         ["expandtabs"] = (s, a, _) => ExpandTabs(s, a.Integer(0, "tabsize", 8)),
-        ["isdigit"] = (s, _, _) => All(s, c => CharacterClass.Category(c) == UnicodeCategory.DecimalDigitNumber || (c < 0x10000 && char.GetNumericValue((char)c) is >= 0 and <= 9 && c is 0xB2 or 0xB3 or 0xB9 or >= 0x2070 and <= 0x2089)),
+        ["isdigit"] = (s, _, _) => All(s, c => CharUnicodeInfo.GetDigitValue(CodePoints.Text(c), 0) >= 0),
         ["isdecimal"] = (s, _, _) => All(s, c => CharacterClass.Category(c) == UnicodeCategory.DecimalDigitNumber),
         ["isnumeric"] = (s, _, _) => All(s, CharacterClass.IsNumeric),
         ["isalpha"] = (s, _, _) => All(s, c => CharacterClass.Category(c) <= UnicodeCategory.OtherLetter),
         ["isalnum"] = (s, _, _) => All(s, c => CharacterClass.Category(c) <= UnicodeCategory.OtherLetter || CharacterClass.IsNumeric(c)),
         ["isspace"] = (s, _, _) => All(s, c => CharacterClass.IsWhiteSpace(c) || c is >= 0x1C and <= 0x1F),
-        ["isupper"] = (s, _, _) => Casing.HasCase(s) && Casing.Upper(s) == s,
-        ["islower"] = (s, _, _) => Casing.HasCase(s) && Casing.Lower(s) == s,
+        ["isupper"] = (s, _, _) => Casing.IsUpper(s),
+        ["islower"] = (s, _, _) => Casing.IsLower(s),
         ["istitle"] = (s, _, _) => Casing.HasCase(s) && Casing.Title(s) == s,
         ["isascii"] = (s, _, _) => Ascii.IsValid(s),
-        ["isidentifier"] = (s, _, _) => s.Length > 0 && (char.IsLetter(s[0]) || s[0] == '_') && s.All(c => char.IsLetterOrDigit(c) || c == '_'),
-        ["isprintable"] = (s, _, run) => PythonText.Repr(s, run).Length == s.Length + 2,
+        ["isidentifier"] = (s, _, _) => All(s, PythonText.IsPartOfName) && !PythonText.IsPartOfNameOnly(CodePoints.At(s, 0, out var _)),
+        ["isprintable"] = (s, _, _) => s.Length == 0 || All(s, PythonText.IsPrintable),
         ["encode"] = (_, _, _) => throw TemplateErrors.Unsafe("Chat templates have no use for bytes."),
         ["translate"] = (_, _, _) => throw TemplateErrors.Unsafe("str.translate isn't available in chat templates."),
         ["maketrans"] = (_, _, _) => throw TemplateErrors.Unsafe("str.maketrans isn't available in chat templates."),
@@ -69,9 +69,7 @@ internal static class PythonMethods
     public static TemplateFunction? OfDictionary(TemplateObject entries, string name) => name switch
     {
         "get" => new TemplateFunction(name, (a, _) => entries.TryGet(a.Required(0, "key"), out var value) ? value : a.Get(1, "default")),
-        "keys" => new TemplateFunction(name, (_, _) => entries.Keys.ToList()),
-        "values" => new TemplateFunction(name, (_, _) => entries.Values.ToList()),
-        "items" => new TemplateFunction(name, (_, _) => entries.Select(entry => (object?)new[] { entry.Key, entry.Value }).ToList()),
+        "keys" or "values" or "items" => new TemplateFunction(name, (_, _) => new TemplateView(name, entries)),
         "copy" => new TemplateFunction(name, (_, _) =>
         {
             var copy = new TemplateObject();
@@ -103,11 +101,11 @@ internal static class PythonMethods
     /// <summary>A member of a number, or null.</summary>
     public static object? OfNumber(object value, string name) => name switch
     {
+        "real" or "numerator" when value is not double => TemplateOperations.Number(value),
         "real" => value,
-        "imag" => BigInteger.Zero,
+        "imag" => value is double ? 0.0 : BigInteger.Zero,
         "bit_length" when value is BigInteger number => new TemplateFunction(name, (_, _) => new BigInteger(BigInteger.Abs(number).GetBitLength())),
         "is_integer" => new TemplateFunction(name, (_, _) => value is not double real || Math.Floor(real) == real),
-        "numerator" when value is not double => value,
         "denominator" when value is not double => BigInteger.One,
         _ => null,
     };
@@ -418,27 +416,45 @@ internal static class PythonMethods
 
     private static bool Affix(string text, CallArguments arguments, Func<string, string, bool> test)
     {
-        text = Part(text, arguments, 1);
+        var part = Part(text, arguments, 1, out _);
         return arguments.Required(0, "prefix") switch
         {
-            string part => test(text, part),
-            TemplateMarkup markup => test(text, markup.Text),
-            object?[] parts => parts.Any(part => part is string one && test(text, one)),
+            string one => part is not null && test(part, one),
+            TemplateMarkup markup => part is not null && test(part, markup.Text),
+            object?[] several => Array.Exists(several, one => one is string affix
+                ? part is not null && test(part, affix)
+                : throw TemplateErrors.Type($"tuple for startswith or endswith must only contain str, not {TemplateValue.TypeName(one)}")),
             TemplateUndefined undefined => throw undefined.Error(),
             var other => throw TemplateErrors.Type($"first arg must be str or a tuple of str, not {TemplateValue.TypeName(other)}"),
         };
     }
 
-    private static string Part(string text, CallArguments arguments, int from) => arguments.Positional.Count <= from
-        ? text
-        : (string)TemplateAccess.Slice(text, new TemplateSlice(arguments.Get(from, "start"), arguments.Get(from + 1, "end"), null), new TemplateRun())!;
+    /// <summary>The part of a text between two arguments, or null where the first lies behind the second or behind the text.</summary>
+    private static string? Part(string text, CallArguments arguments, int from, out int start)
+    {
+        start = 0;
+        if (arguments.Positional.Count <= from)
+        {
+            return text;
+        }
+
+        var length = PythonText.Length(text);
+        start = Bound(from, 0);
+        var end = Math.Min(Bound(from + 1, length), length);
+        return start > end ? null : PythonText.FromCodePoints(PythonText.ToCodePoints(text).Skip(start).Take(end - start));
+
+        int Bound(int index, int otherwise)
+        {
+            var bound = arguments.Get(index, "") is { } given ? TemplateOperations.Int32(given) : otherwise;
+            return bound < 0 ? Math.Max(bound + length, 0) : bound;
+        }
+    }
 
     private static object? Find(string text, CallArguments arguments, bool last)
     {
-        var part = arguments.Text(0, "sub")!;
-        var start = Math.Max(arguments.Integer(1, "start", 0), 0);
-        var searched = Part(text, arguments, 1);
-        var at = last ? searched.LastIndexOf(part, StringComparison.Ordinal) : searched.IndexOf(part, StringComparison.Ordinal);
+        var sought = arguments.Text(0, "sub")!;
+        var searched = Part(text, arguments, 1, out var start);
+        var at = searched is null ? -1 : last ? searched.LastIndexOf(sought, StringComparison.Ordinal) : searched.IndexOf(sought, StringComparison.Ordinal);
         return at < 0 ? null : new BigInteger(CodePoints.Count(searched.AsSpan(0, at)) + start);
     }
 

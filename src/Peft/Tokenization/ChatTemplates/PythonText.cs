@@ -171,10 +171,27 @@ internal static class PythonText
                 Items(tuple, "(", tuple.Length == 1 ? ",)" : ")", builder, run);
                 break;
             case TemplateGroup group:
-                Items([group.Grouper, group.List], "(", ")", builder, run);
+                Items(group.Tuple, "(", ")", builder, run);
                 break;
             case TemplateObject entries:
                 Entries(entries, builder, run);
+                break;
+            default:
+                ReprOther(value, builder, run);
+                break;
+        }
+    }
+
+    /// <summary>What has no literal.</summary>
+    private static void ReprOther(object? value, StringBuilder builder, TemplateRun run)
+    {
+        switch (value)
+        {
+            case TemplateView view:
+                Items(view.Items(), view.TypeName + "([", "])", builder, run);
+                break;
+            case TemplateMacro macro:
+                builder.Append("<Macro ").Append(macro.Definition.Name is { } name ? $"'{name}'" : "anonymous").Append('>');
                 break;
             case TemplateRange range:
                 builder.Append("range(").Append(Integer(range.Start)).Append(", ").Append(Integer(range.Stop));
@@ -183,9 +200,9 @@ internal static class PythonText
             case TemplateNamespace space:
                 builder.Append("<Namespace ");
                 var attributes = new TemplateObject();
-                foreach (var (name, attribute) in space.Attributes)
+                foreach (var (key, attribute) in space.Attributes)
                 {
-                    attributes.Set(name, attribute);
+                    attributes.Set(key, attribute);
                 }
 
                 Entries(attributes, builder, run);
@@ -261,9 +278,18 @@ internal static class PythonText
         builder.Append(quote);
     }
 
-    private static bool IsPrintable(int codePoint) => codePoint == ' ' || CharacterClass.Category(codePoint) is not (
+    /// <summary>Whether a code point prints as itself.</summary>
+    public static bool IsPrintable(int codePoint) => codePoint == ' ' || CharacterClass.Category(codePoint) is not (
         UnicodeCategory.Control or UnicodeCategory.Format or UnicodeCategory.Surrogate or UnicodeCategory.PrivateUse or UnicodeCategory.OtherNotAssigned
         or UnicodeCategory.LineSeparator or UnicodeCategory.ParagraphSeparator or UnicodeCategory.SpaceSeparator);
+
+    /// <summary>Whether a code point may stand in a name.</summary>
+    public static bool IsPartOfName(int codePoint) => codePoint == '_' || CharacterClass.Category(codePoint) <= UnicodeCategory.OtherLetter
+        || CharacterClass.Category(codePoint) == UnicodeCategory.LetterNumber || IsPartOfNameOnly(codePoint);
+
+    /// <summary>What may stand in a name, but not at its start.</summary>
+    public static bool IsPartOfNameOnly(int codePoint) => codePoint != '_' && CharacterClass.Category(codePoint) is UnicodeCategory.NonSpacingMark
+        or UnicodeCategory.SpacingCombiningMark or UnicodeCategory.DecimalDigitNumber or UnicodeCategory.ConnectorPunctuation;
 
     private static bool HasSurrogates(string text) => text.AsSpan().IndexOfAnyInRange('\uD800', '\uDFFF') >= 0;
 }

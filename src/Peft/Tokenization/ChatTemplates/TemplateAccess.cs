@@ -30,19 +30,24 @@ internal static class TemplateAccess
     /// <summary><c>value[index]</c>: an item, else an attribute of that name.</summary>
     public static object? Item(object? value, object? index, TemplateRun run)
     {
+        if (index is TemplateSlice && value is not (TemplateUndefined or TemplateGroup or List<object?> or object?[] or string or TemplateMarkup or TemplateRange))
+        {
+            throw TemplateErrors.Type(value is TemplateObject ? "unhashable type: 'slice'" : $"'{TemplateValue.TypeName(value)}' object is not subscriptable");
+        }
+
         switch (value)
         {
             case TemplateUndefined undefined:
                 throw undefined.Error();
             case TemplateObject entries:
-                if (entries.TryGet(index, out var item))
+                if (TemplateKey.IsHashable(index) && entries.TryGet(index, out var item))
                 {
                     return item;
                 }
 
                 break;
             case TemplateGroup group:
-                return Item((object?[])[group.Grouper, group.List], index, run);
+                return Item(group.Tuple, index, run);
             case List<object?> or object?[] or string or TemplateMarkup or TemplateRange:
                 if (index is TemplateSlice slice)
                 {
@@ -62,7 +67,7 @@ internal static class TemplateAccess
             return member;
         }
 
-        return index is TemplateUndefined missing ? throw missing.Error() : Missing(value, index as string ?? PythonText.Repr(index, run));
+        return Missing(value, index as string ?? PythonText.Repr(index, run));
     }
 
     /// <summary>A slice with Python's rules for bounds and negative steps.</summary>
@@ -96,9 +101,9 @@ internal static class TemplateAccess
         }
 
         long Clamp(long bound, bool given) => Math.Clamp(given && bound < 0 ? bound + count : bound, low, high);
-
-        static long? Bound(object? value) => value is null ? null : TemplateOperations.Int32(value);
     }
+
+    private static long? Bound(object? value) => value is null ? null : TemplateOperations.Int32(value);
 
     private static bool TryAt(object? value, BigInteger index, out object? item)
     {
@@ -147,8 +152,7 @@ internal static class TemplateAccess
             case TemplateGroup group when name is "grouper" or "list":
                 member = name == "grouper" ? group.Grouper : group.List;
                 return true;
-            case TemplateMacro macro when name is "name" or "arguments":
-                member = name == "name" ? macro.Name : macro.Parameters.Cast<object?>().ToArray();
+            case TemplateMacro macro when macro.TryGet(name, out member):
                 return true;
             case TemplateCycler cycler when name is "next" or "reset" or "current":
                 member = cycler.Member(name);

@@ -35,7 +35,7 @@ internal sealed class NameExpression(string name) : TemplateExpression
     {
         if (scope.TryGet(name, out var value))
         {
-            return value;
+            return value is MissingParameter missing ? missing.Undefined : value;
         }
 
         return name == "self" ? new TemplateSelf(run) : new TemplateUndefined($"'{name}' is undefined");
@@ -253,7 +253,7 @@ internal sealed class CallExpression(TemplateExpression target, ArgumentList arg
     public object? EvaluateWithCaller(TemplateRun run, TemplateScope scope, TemplateMacro caller)
     {
         var given = arguments.Evaluate(run, scope);
-        given.Named.Add(new("caller", caller));
+        given.Named.Insert(arguments.Named.Count, new("caller", caller));
         return TemplateOperations.Call(target.Evaluate(run, scope), given, run);
     }
 

@@ -9,11 +9,16 @@ internal static partial class TemplateFilters
         filters["length"] = filters["count"] = (value, _, _) => new BigInteger(TemplateOperations.Length(value));
         filters["list"] = (value, _, run) => TemplateOperations.Iterate(value, run).ToList();
         filters["first"] = (value, _, run) => Edge(TemplateOperations.Iterate(value, run), "first");
-        filters["last"] = (value, _, run) => Edge(Reversed(value, run), "last");
+        filters["last"] = (value, _, run) => value is TemplateGenerator
+            ? throw TemplateErrors.Type("'generator' object is not reversible")
+            : Edge(Reversed(value, run), "last");
         filters["random"] = (value, _, run) => Edge(TemplateOperations.Iterate(value, run), "random");
-        filters["reverse"] = (value, _, run) => value is string or TemplateMarkup
-            ? string.Concat(Reversed(value, run))
-            : new TemplateGenerator(Reversed(value, run));
+        filters["reverse"] = (value, _, run) => value switch
+        {
+            string or TemplateMarkup => string.Concat(Reversed(value, run)),
+            TemplateGenerator => Reversed(value, run),
+            _ => new TemplateGenerator(Reversed(value, run)),
+        };
         filters["join"] = Join;
         filters["sum"] = Sum;
         filters["min"] = (value, a, run) => Extreme(value, a, run, -1);
@@ -22,12 +27,12 @@ internal static partial class TemplateFilters
         filters["unique"] = Unique;
         filters["batch"] = Batch;
         filters["slice"] = Slice;
-        filters["items"] = (value, _, run) => value switch
+        filters["items"] = (value, _, _) => Later(() => value switch
         {
-            TemplateUndefined => new TemplateGenerator([]),
-            TemplateObject entries => new TemplateGenerator(entries.Select(entry => (object?)new[] { entry.Key, entry.Value }).ToList()),
+            TemplateUndefined => [],
+            TemplateObject entries => new TemplateView("items", entries).Items(),
             _ => throw TemplateErrors.Type("Can only get item pairs from a mapping."),
-        };
+        });
         filters["dictsort"] = DictionarySort;
         filters["groupby"] = GroupBy;
         filters["map"] = Map;
@@ -35,6 +40,20 @@ internal static partial class TemplateFilters
         filters["reject"] = (value, a, run) => Select(value, a, run, byAttribute: false, keep: false);
         filters["selectattr"] = (value, a, run) => Select(value, a, run, byAttribute: true, keep: true);
         filters["rejectattr"] = (value, a, run) => Select(value, a, run, byAttribute: true, keep: false);
+    }
+
+    /// <summary>What a generator function of Python gives: nothing is done, nor complained about, before it is walked over.</summary>
+    private static TemplateGenerator Later(Func<IEnumerable<object?>> items)
+    {
+        return new TemplateGenerator(Walk());
+
+        IEnumerable<object?> Walk()
+        {
+            foreach (var item in items())
+            {
+                yield return item;
+            }
+        }
     }
 
     private static object? Edge(IEnumerable<object?> items, string which)
@@ -47,7 +66,7 @@ internal static partial class TemplateFilters
         return new TemplateUndefined($"No {which} item, sequence was empty.");
     }
 
-    private static IEnumerable<object?> Reversed(object? value, TemplateRun run)
+    private static List<object?> Reversed(object? value, TemplateRun run)
     {
         var items = TemplateOperations.Iterate(value, run).ToList();
         items.Reverse();
@@ -137,37 +156,57 @@ internal static partial class TemplateFilters
     {
         var key = Key(arguments.Get(1, "attribute"), arguments.Flag(0, "case_sensitive"), run);
         var seen = new HashSet<TemplateKey>();
-        return new TemplateGenerator(TemplateOperations.Iterate(value, run).Where(item => seen.Add(new TemplateKey(key(item)))));
+        return Later(() => TemplateOperations.Iterate(value, run).Where(item => seen.Add(new TemplateKey(key(item)))));
     }
 
     private static object? Batch(object? value, CallArguments arguments, TemplateRun run)
     {
-        var size = Math.Max(TemplateOperations.Int32(arguments.Required(0, "linecount")), 1);
+        var size = TemplateOperations.Int32(arguments.Required(0, "linecount"));
         TemplateRun.CheckList(size);
         var fill = arguments.Get(1, "fill_with");
-        return new TemplateGenerator(TemplateOperations.Iterate(value, run).Chunk(size).Select(chunk =>
+        return new TemplateGenerator(Batches());
+
+        IEnumerable<object?> Batches()
         {
-            var list = chunk.ToList();
-            while (fill is not null && list.Count < size)
+            var batch = new List<object?>();
+            foreach (var item in TemplateOperations.Iterate(value, run))
             {
-                list.Add(fill);
+                if (batch.Count == size)
+                {
+                    yield return batch;
+                    batch = [];
+                }
+
+                batch.Add(item);
             }
 
-            return (object?)list;
-        }));
+            while (fill is not null && batch.Count > 0 && batch.Count < size)
+            {
+                batch.Add(fill);
+            }
+
+            if (batch.Count > 0)
+            {
+                yield return batch;
+            }
+        }
     }
 
     private static object? Slice(object? value, CallArguments arguments, TemplateRun run)
     {
-        var items = TemplateOperations.Iterate(value, run).ToList();
         var slices = TemplateOperations.Int32(arguments.Required(0, "slices"));
         TemplateRun.CheckList(slices);
-        if (slices <= 0)
+        var fill = arguments.Get(1, "fill_with");
+        return Later(() => Slices(TemplateOperations.Iterate(value, run).ToList(), slices, fill));
+    }
+
+    private static List<object?> Slices(List<object?> items, int slices, object? fill)
+    {
+        if (slices == 0)
         {
             throw TemplateErrors.Type("integer division or modulo by zero");
         }
 
-        var fill = arguments.Get(1, "fill_with");
         var (size, extra) = (items.Count / slices, items.Count % slices);
         var result = new List<object?>();
         var at = 0;
@@ -184,7 +223,7 @@ internal static partial class TemplateFilters
             result.Add(part);
         }
 
-        return new TemplateGenerator(result);
+        return result;
     }
 
     private static object? DictionarySort(object? value, CallArguments arguments, TemplateRun run)
@@ -228,33 +267,39 @@ internal static partial class TemplateFilters
         if (arguments.Positional.Count == 0 && arguments.TryGet(int.MaxValue, "attribute", out var attribute))
         {
             var otherwise = arguments.Get(int.MaxValue, "default");
-            return new TemplateGenerator(TemplateOperations.Iterate(value, run).Select(item => PathOr(item, attribute, otherwise, run)));
+            return Later(() => ItemsIfTrue(value, run).Select(item => PathOr(item, attribute, otherwise, run)));
         }
 
-        var name = arguments.Positional.Count > 0 && arguments.Positional[0] is string given ? given : throw TemplateErrors.Type("map requires a filter argument");
-        var rest = arguments.Skip(1);
-        return new TemplateGenerator(TemplateOperations.Iterate(value, run).Select(item => Apply(name, item, rest, run)));
+        return Later(() =>
+        {
+            var items = ItemsIfTrue(value, run);
+            var name = arguments.Positional.Count > 0 && arguments.Positional[0] is string given ? given : throw TemplateErrors.Type("map requires a filter argument");
+            var rest = arguments.Skip(1);
+            return items.Select(item => Apply(name, item, rest, run));
+        });
     }
+
+    /// <summary>The items of a value; map and select take whatever counts as false for empty.</summary>
+    private static IEnumerable<object?> ItemsIfTrue(object? value, TemplateRun run) => TemplateOperations.Truth(value) ? TemplateOperations.Iterate(value, run) : [];
 
     private static object? Select(object? value, CallArguments arguments, TemplateRun run, bool byAttribute, bool keep)
     {
-        object? attribute = null;
-        var rest = arguments;
-        if (byAttribute)
-        {
-            attribute = arguments.Required(0, "attribute");
-            rest = arguments.Skip(1);
-        }
+        return Later(() => TemplateOperations.Truth(value) ? TemplateOperations.Iterate(value, run).Where(Chooser()) : []);
 
-        Func<object?, bool> test = TemplateOperations.Truth;
-        if (rest.Positional.Count > 0)
+        Func<object?, bool> Chooser()
         {
-            var name = PythonText.Str(rest.Positional[0], run);
-            var more = rest.Skip(1);
-            test = item => TemplateTests.Apply(name, item, more, run);
-        }
+            var attribute = byAttribute ? arguments.Required(0, "attribute") : null;
+            var rest = byAttribute ? arguments.Skip(1) : arguments;
+            Func<object?, bool> test = TemplateOperations.Truth;
+            if (rest.Positional.Count > 0)
+            {
+                var name = PythonText.Str(rest.Positional[0], run);
+                var more = rest.Skip(1);
+                test = item => TemplateTests.Apply(name, item, more, run);
+            }
 
-        return new TemplateGenerator(TemplateOperations.Iterate(value, run).Where(item => test(byAttribute ? Path(item, attribute, run) : item) == keep));
+            return item => test(byAttribute ? Path(item, attribute, run) : item) == keep;
+        }
     }
 
     /// <summary>A key function: an attribute path perhaps, and lower case unless case matters.</summary>

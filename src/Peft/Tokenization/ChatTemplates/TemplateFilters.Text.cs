@@ -18,9 +18,11 @@ internal static partial class TemplateFilters
         Text("replace", (s, a, run) => PythonMethods.Replace(s, PythonText.Str(a.Required(0, "old"), run), PythonText.Str(a.Required(1, "new"), run),
             a.Get(2, "count") is { } count ? TemplateOperations.Int32(count) : -1));
         Text("center", (s, a, _) => PythonMethods.Center(s, CheckedWidth(a.Integer(0, "width", 80)), " "));
-        Text("indent", Indent);
-        Text("truncate", Truncate);
-        Text("wordwrap", WordWrap);
+        Text("indent", Indent, onlyText: true);
+        filters["truncate"] = (value, a, run) => value is string or TemplateMarkup
+            ? Kept(value, Truncate(PythonText.Str(value, run), a, run))
+            : Untruncated(value, a);
+        Text("wordwrap", WordWrap, onlyText: true);
         Text("striptags", (s, _, _) => StripTags(s));
         Text("wordcount", (s, _, _) => new BigInteger(Words().Count(s)));
         Text("format", (s, a, run) => a.Named.Count > 0 && a.Positional.Count > 0
@@ -34,14 +36,22 @@ internal static partial class TemplateFilters
         filters["xmlattr"] = XmlAttributes;
         filters["urlize"] = (_, _, _) => throw TemplateErrors.Unsafe("The filter urlize isn't available in chat templates.");
 
-        void Text(string name, Func<string, CallArguments, TemplateRun, object?> filter) => filters[name] = (value, arguments, run) =>
+        void Text(string name, Func<string, CallArguments, TemplateRun, object?> filter, bool onlyText = false) => filters[name] = (value, arguments, run) =>
         {
+            if (onlyText && value is not (string or TemplateMarkup))
+            {
+                throw Complaint(value, $"the filter {name} needs a text, not '{TemplateValue.TypeName(value)}'");
+            }
+
             var text = PythonText.Str(value, run);
             run.Steps(text.Length);
             var result = filter(text, arguments, run);
-            return value is TemplateMarkup && result is string plain ? new TemplateMarkup(plain) : result;
+            return Kept(value, result);
         };
     }
+
+    /// <summary>A result, marked as escaped where what it was made of is.</summary>
+    private static object? Kept(object? value, object? result) => value is TemplateMarkup && result is string plain ? new TemplateMarkup(plain) : result;
 
     private static TemplateObject Mapping(CallArguments arguments)
     {
@@ -68,7 +78,7 @@ internal static partial class TemplateFilters
                 continue;
             }
 
-            builder.Append(Tokenization.Text.Casing.Capitalize(text[start..i]));
+            builder.Append(UpperFirst(text[start..i]));
             if (i < text.Length)
             {
                 builder.Append(text[i]);
@@ -78,6 +88,17 @@ internal static partial class TemplateFilters
         }
 
         return builder.ToString();
+    }
+
+    private static string UpperFirst(string word)
+    {
+        if (word.Length == 0)
+        {
+            return word;
+        }
+
+        Tokenization.Text.CodePoints.At(word, 0, out var length);
+        return Tokenization.Text.Casing.Upper(word[..length]) + Tokenization.Text.Casing.Lower(word[length..]);
     }
 
     private static object? Indent(string text, CallArguments arguments, TemplateRun run)
@@ -108,25 +129,36 @@ internal static partial class TemplateFilters
         return ((List<object?>)method.Call(CallArguments.None, null!)!).ConvertAll(line => (string)line!);
     }
 
-    private static object? Truncate(string text, CallArguments arguments, TemplateRun run)
+    private static (int Length, int Leeway, string End) Limits(CallArguments arguments)
     {
         var length = arguments.Integer(0, "length", 255);
-        var killWords = arguments.Flag(1, "killwords");
         var end = arguments.Text(2, "end", "...")!;
         var leeway = arguments.Get(3, "leeway") is { } given ? TemplateOperations.Int32(given) : 5;
-        var characters = PythonText.ToCodePoints(text);
-        var endLength = PythonText.Length(end);
-        if (length < endLength || leeway < 0)
-        {
-            throw TemplateErrors.Type($"expected length >= {endLength}, got {length}");
-        }
+        return length < PythonText.Length(end) || leeway < 0
+            ? throw TemplateErrors.Type($"expected length >= {PythonText.Length(end)}, got {length}")
+            : (length, leeway, end);
+    }
 
+    /// <summary>What isn't a text goes through unchanged where it is short enough, and can't be cut.</summary>
+    private static object? Untruncated(object? value, CallArguments arguments)
+    {
+        var (length, leeway, _) = Limits(arguments);
+        return TemplateOperations.Length(value) <= (long)length + leeway
+            ? value
+            : throw TemplateErrors.Type($"the filter truncate can't cut a '{TemplateValue.TypeName(value)}'");
+    }
+
+    private static object? Truncate(string text, CallArguments arguments, TemplateRun run)
+    {
+        var (length, leeway, end) = Limits(arguments);
+        var killWords = arguments.Flag(1, "killwords");
+        var characters = PythonText.ToCodePoints(text);
         if (characters.Length <= (long)length + leeway)
         {
             return text;
         }
 
-        var cut = PythonText.FromCodePoints(characters.Take(length - endLength));
+        var cut = PythonText.FromCodePoints(characters.Take(length - PythonText.Length(end)));
         if (killWords)
         {
             return cut + end;
@@ -136,110 +168,37 @@ internal static partial class TemplateFilters
         return (space < 0 ? cut : cut[..space]) + end;
     }
 
-    private static object? WordWrap(string text, CallArguments arguments, TemplateRun run)
-    {
-        var width = arguments.Integer(0, "width", 79);
-        if (width <= 0)
-        {
-            throw TemplateErrors.Type($"invalid width {width} (must be > 0)");
-        }
-
-        var breakWords = arguments.Flag(1, "break_long_words", otherwise: true);
-        var separator = arguments.Text(2, "wrapstring") ?? "\n";
-        var breakHyphens = arguments.Flag(3, "break_on_hyphens", otherwise: true);
-        return string.Join(separator, SplitLines(text).Select(line => string.Join(separator, WrapLine(line, width, breakWords, breakHyphens))));
-    }
-
-    /// <summary>Fills lines with words; words that are too long are cut, or stand alone.</summary>
-    private static List<string> WrapLine(string line, int width, bool breakWords, bool breakHyphens)
-    {
-        var chunks = new Queue<string>(Chunks(line, breakHyphens));
-        var lines = new List<string>();
-        while (chunks.Count > 0)
-        {
-            var current = new StringBuilder();
-            while (chunks.Count > 0 && current.Length + chunks.Peek().Length <= width)
-            {
-                current.Append(chunks.Dequeue());
-            }
-
-            if (chunks.Count > 0 && chunks.Peek().Length > width)
-            {
-                var room = Math.Max(width - current.Length, 1);
-                if (breakWords)
-                {
-                    var chunk = chunks.Dequeue();
-                    current.Append(chunk, 0, room);
-                    chunks = new Queue<string>(chunks.Prepend(chunk[room..]));
-                }
-                else if (current.Length == 0)
-                {
-                    current.Append(chunks.Dequeue());
-                }
-            }
-
-            var text = current.ToString().TrimEnd(' ');
-            if (text.Length > 0 || lines.Count == 0)
-            {
-                lines.Add(text);
-            }
-
-            while (lines.Count > 0 && chunks.Count > 0 && string.IsNullOrWhiteSpace(chunks.Peek()))
-            {
-                chunks.Dequeue();
-            }
-        }
-
-        return lines;
-    }
-
-    private static IEnumerable<string> Chunks(string line, bool breakHyphens)
-    {
-        var start = 0;
-        for (var i = 1; i <= line.Length; i++)
-        {
-            var boundary = i == line.Length
-                || char.IsWhiteSpace(line[i]) != char.IsWhiteSpace(line[i - 1])
-                || (breakHyphens && line[i - 1] == '-' && i > start + 1 && char.IsLetter(line[i - 2]) && char.IsLetter(line[i]));
-            if (boundary)
-            {
-                yield return line[start..i];
-                start = i;
-            }
-        }
-    }
-
     private static string StripTags(string text)
     {
+        var words = Without(Without(text, "<!--", "-->"), "<", ">").Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries);
+        return System.Net.WebUtility.HtmlDecode(string.Join(' ', words));
+    }
+
+    /// <summary>A text without what stands between two marks, up to the first that isn't closed.</summary>
+    private static string Without(string text, string open, string close)
+    {
         var builder = new StringBuilder();
-        for (var i = 0; i < text.Length;)
+        var at = 0;
+        while (text.IndexOf(open, at, StringComparison.Ordinal) is var start and >= 0 && text.IndexOf(close, start, StringComparison.Ordinal) is var end and >= 0)
         {
-            var comment = string.CompareOrdinal(text, i, "<!--", 0, 4) == 0;
-            var end = text[i] != '<' ? -1 : text.IndexOf(comment ? "-->" : ">", i, StringComparison.Ordinal);
-            if (end < 0)
-            {
-                builder.Append(text[i++]);
-            }
-            else
-            {
-                i = end + (comment ? 3 : 1);
-            }
+            builder.Append(text, at, start - at);
+            at = end + close.Length;
         }
 
-        var words = builder.ToString().Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries);
-        return System.Net.WebUtility.HtmlDecode(string.Join(' ', words));
+        return builder.Append(text, at, text.Length - at).ToString();
     }
 
     private static object? UrlEncode(object? value, CallArguments arguments, TemplateRun run)
     {
-        if (value is string or TemplateMarkup || value is not (TemplateObject or List<object?> or object?[]))
+        if (value is string or TemplateMarkup || !TemplateTests.Apply("iterable", value, CallArguments.None, run))
         {
             return Quote(PythonText.Str(value, run), keepSlash: true);
         }
 
         var pairs = value is TemplateObject entries
             ? entries.Select(entry => (entry.Key, entry.Value))
-            : TemplateOperations.Iterate(value, run).Select(item => TemplateOperations.Iterate(item, run).ToList()).Select(pair => (Key: pair[0], Value: pair[1]));
+            : TemplateOperations.Iterate(value, run).Select(item => TemplateOperations.Iterate(item, run).Take(3).ToList())
+                .Select(pair => pair.Count == 2 ? (Key: pair[0], Value: pair[1]) : throw TemplateErrors.Type("the filter urlencode needs pairs"));
         return string.Join('&', pairs.Select(pair => Quote(PythonText.Str(pair.Key, run), false) + "=" + Quote(PythonText.Str(pair.Value, run), false)));
     }
 
@@ -272,7 +231,7 @@ internal static partial class TemplateFilters
         var items = new List<string>();
         foreach (var (key, item) in entries)
         {
-            var name = PythonText.Str(key, run);
+            var name = (key as TemplateMarkup)?.Text ?? key as string ?? throw TemplateErrors.Type($"expected string or bytes-like object, got '{TemplateValue.TypeName(key)}'");
             if (name.AsSpan().IndexOfAny(s_noAttributeName) >= 0)
             {
                 throw TemplateErrors.Type($"Invalid character in attribute name: '{name}'");

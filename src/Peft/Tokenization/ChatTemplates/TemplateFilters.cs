@@ -38,13 +38,15 @@ internal static partial class TemplateFilters
         filters["attr"] = (value, a, run) => a.Text(0, "name") is { } name ? AttributeOnly(value, name, run) : null;
         filters["default"] = filters["d"] = (value, a, _) =>
             value is TemplateUndefined || (a.Flag(1, "boolean") && !TemplateOperations.Truth(value)) ? a.Get(0, "default_value", string.Empty) : value;
-        filters["float"] = (value, a, _) => TemplateOperations.Number(value) is { } number
+        filters["float"] = (value, a, _) => value is TemplateUndefined undefined
+            ? throw undefined.Error()
+            : TemplateOperations.Number(value) is { } number
             ? TemplateOperations.ToDouble(number)
             : (value is string text ? PythonNumbers.ParseFloat(text) : null) ?? a.Get(0, "default", 0.0);
         filters["int"] = Integer;
         filters["round"] = Round;
         filters["tojson"] = (value, a, run) => TemplateJson.Write(value, a, run);
-        filters["pprint"] = (value, _, run) => PythonText.Repr(value, run);
+        filters["pprint"] = (value, _, run) => PrettyPrinted(value, run);
         filters["filesizeformat"] = (value, a, _) => FileSize(value, a.Flag(0, "binary"));
         return filters;
     }
@@ -67,6 +69,10 @@ internal static partial class TemplateFilters
                 var number = PythonNumbers.ParseInteger(text, arguments.Integer(1, "base", 10));
                 return number is { } whole ? whole
                     : PythonNumbers.ParseFloat(text) is { } real && double.IsFinite(real) ? new BigInteger(Math.Truncate(real)) : otherwise;
+            case TemplateUndefined undefined:
+                throw undefined.Error();
+            case double.PositiveInfinity or double.NegativeInfinity:
+                throw new TemplateException("cannot convert float infinity to integer", "ChatTemplateArithmetic");
             case TemplateMarkup markup:
                 return Integer(markup.Text, arguments, run);
             default:
@@ -92,12 +98,30 @@ internal static partial class TemplateFilters
         if (method == "common")
         {
             // Python rounds whole numbers to whole numbers, and real ones half to even on their exact value.
-            return number is BigInteger ? number : RoundReal((double)number, precision);
+            return number is BigInteger whole ? RoundWhole(whole, precision) : RoundReal((double)number, precision);
         }
 
         var scale = Math.Pow(10, precision);
         var scaled = TemplateOperations.ToDouble(number) * scale;
         return (method == "ceil" ? Math.Ceiling(scaled) : Math.Floor(scaled)) / scale;
+    }
+
+    private static BigInteger RoundWhole(BigInteger value, int precision)
+    {
+        if (precision >= 0)
+        {
+            return value;
+        }
+
+        if (-precision > value.GetBitLength())
+        {
+            return BigInteger.Zero;
+        }
+
+        var unit = BigInteger.Pow(10, -precision);
+        var quotient = BigInteger.DivRem(BigInteger.Abs(value), unit, out var rest);
+        var up = (rest * 2).CompareTo(unit);
+        return (up > 0 || (up == 0 && !quotient.IsEven) ? quotient + 1 : quotient) * unit * value.Sign;
     }
 
     private static double RoundReal(double value, int precision)
@@ -149,17 +173,51 @@ internal static partial class TemplateFilters
 
         if (bytes < unit)
         {
-            return string.Create(System.Globalization.CultureInfo.InvariantCulture, $"{Math.Truncate(bytes):0} Bytes");
+            return PythonText.Integer(new BigInteger(Math.Truncate(bytes))) + " Bytes";
         }
 
         var at = 0;
-        var size = bytes / unit;
-        while (size >= unit && at < names.Length - 1)
+        var next = unit * unit;
+        while (bytes >= next && at < names.Length - 1)
         {
-            size /= unit;
+            next *= unit;
             at++;
         }
 
-        return string.Create(System.Globalization.CultureInfo.InvariantCulture, $"{size:F1} {names[at]}");
+        return string.Create(System.Globalization.CultureInfo.InvariantCulture, $"{unit * bytes / next:F1} {names[at]}");
+    }
+
+    /// <summary>Python's pprint, as far as its text fits one line.</summary>
+    private static string PrettyPrinted(object? value, TemplateRun run)
+    {
+        const int Width = 80;
+        var text = PythonText.Repr(Sorted(value, run), run);
+        return PythonText.Length(text) <= Width || value is not (string or TemplateObject or List<object?> or object?[] or TemplateGroup)
+            ? text
+            : throw TemplateErrors.Unsafe($"The filter pprint isn't available in chat templates for what takes more than {Width} characters; tojson is.");
+    }
+
+    /// <summary>A value with the keys of its dictionaries in order.</summary>
+    private static object? Sorted(object? value, TemplateRun run)
+    {
+        run.Step();
+        switch (value)
+        {
+            case List<object?> list:
+                return list.ConvertAll(item => Sorted(item, run));
+            case object?[] tuple:
+                return Array.ConvertAll(tuple, item => Sorted(item, run));
+            case TemplateObject entries:
+                var sorted = new TemplateObject();
+                var items = entries.Select(entry => (object?)new[] { entry.Key, entry.Value }).ToList();
+                foreach (var item in Ordered(items, pair => ((object?[])pair!)[0], reverse: false, run).Cast<object?[]>())
+                {
+                    sorted.Set(item[0], Sorted(item[1], run));
+                }
+
+                return sorted;
+            default:
+                return value;
+        }
     }
 }

@@ -61,7 +61,7 @@ internal static class TemplateJson
                     Items(tuple, depth);
                     break;
                 case TemplateGroup group:
-                    Items([group.Grouper, group.List], depth);
+                    Items(group.Tuple, depth);
                     break;
                 case null or bool or BigInteger or double:
                     _text.Append(Scalar(value));

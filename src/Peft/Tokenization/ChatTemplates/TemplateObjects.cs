@@ -23,11 +23,16 @@ internal sealed class TemplateGenerator(IEnumerable<object?> items)
     /// <summary>What is left of it.</summary>
     public IEnumerable<object?> Rest()
     {
-        while (_items.MoveNext())
+        while (Advance())
         {
             yield return _items.Current;
         }
     }
+
+    /// <summary>Goes on to the next item; one generator may draw on another and so on, as deep as the stack allows.</summary>
+    private bool Advance() => System.Runtime.CompilerServices.RuntimeHelpers.TryEnsureSufficientExecutionStack()
+        ? _items.MoveNext()
+        : throw TemplateErrors.Limit("The chat template nests filters too deep.");
 }
 
 /// <summary>A range of whole numbers.</summary>
@@ -97,7 +102,11 @@ internal sealed class TemplateNamespace
 internal sealed record TemplateSelf(TemplateRun Run);
 
 /// <summary><c>groupby</c>'s pair of key and items, which is a tuple with names.</summary>
-internal sealed record TemplateGroup(object? Grouper, List<object?> List);
+internal sealed record TemplateGroup(object? Grouper, List<object?> List)
+{
+    /// <summary>The pair without names.</summary>
+    public object?[] Tuple => [Grouper, List];
+}
 
 /// <summary>Evaluated arguments of a call.</summary>
 internal sealed class CallArguments(List<object?> positional, List<KeyValuePair<string, object?>> named)
@@ -182,59 +191,6 @@ internal sealed class TemplateFunction(string name, Func<CallArguments, Template
 
     /// <summary>Calls it.</summary>
     public object? Call(CallArguments arguments, TemplateRun run) => body(arguments, run);
-}
-
-/// <summary>A macro, or the body of a call block.</summary>
-internal sealed class TemplateMacro(string name, List<(string Name, TemplateExpression? Default)> parameters, BodyStatement body, TemplateScope scope)
-{
-    /// <summary>The name.</summary>
-    public string Name => name;
-
-    /// <summary>The parameters' names.</summary>
-    public IEnumerable<string> Parameters => parameters.Select(parameter => parameter.Name);
-
-    /// <summary>Renders it with arguments.</summary>
-    public string Call(CallArguments arguments, TemplateRun run)
-    {
-        var inner = new TemplateScope(scope);
-        var named = arguments.Named.ToList();
-        for (var i = 0; i < parameters.Count; i++)
-        {
-            var (parameter, otherwise) = parameters[i];
-            var at = named.FindIndex(entry => entry.Key == parameter);
-            if (i < arguments.Positional.Count)
-            {
-                if (at >= 0)
-                {
-                    throw TemplateErrors.Type($"macro '{name}' got multiple values for argument '{parameter}'");
-                }
-
-                inner.Set(parameter, arguments.Positional[i]);
-            }
-            else if (at >= 0)
-            {
-                inner.Set(parameter, named[at].Value);
-                named.RemoveAt(at);
-            }
-            else
-            {
-                inner.Set(parameter, otherwise is null ? new TemplateUndefined($"parameter '{parameter}' was not provided") : otherwise.Evaluate(run, inner));
-            }
-        }
-
-        var caller = named.FindIndex(entry => entry.Key == "caller");
-        inner.Set("caller", caller >= 0 ? named[caller].Value : new TemplateUndefined("No caller defined"));
-        if (caller >= 0)
-        {
-            named.RemoveAt(caller);
-        }
-
-        var rest = new TemplateObject();
-        named.ForEach(entry => rest.Set(entry.Key, entry.Value));
-        inner.Set("varargs", arguments.Positional.Skip(parameters.Count).ToArray());
-        inner.Set("kwargs", rest);
-        return run.Capture(() => body.Execute(run, inner));
-    }
 }
 
 /// <summary><c>loop</c> inside a for loop.</summary>

@@ -23,11 +23,8 @@ internal enum TemplateOperator
 }
 
 /// <summary>What Python's operators do to the values of templates.</summary>
-internal static class TemplateOperations
+internal static partial class TemplateOperations
 {
-    /// <summary>Larger numbers than any template has.</summary>
-    private const long MostBits = 1 << 16;
-
     /// <summary>Whether a value counts as true.</summary>
     public static bool Truth(object? value) => value switch
     {
@@ -40,6 +37,7 @@ internal static class TemplateOperations
         List<object?> list => list.Count > 0,
         object?[] tuple => tuple.Length > 0,
         TemplateObject entries => entries.Count > 0,
+        TemplateView view => view.Count > 0,
         TemplateRange range => range.Count > 0,
         TemplateUndefined => false,
         _ => true,
@@ -57,6 +55,8 @@ internal static class TemplateOperations
                 return tuple;
             case TemplateObject entries:
                 return entries.Keys;
+            case TemplateView view:
+                return view.Items();
             case string text:
                 run.Steps(text.Length);
                 return PythonText.Characters(text);
@@ -69,8 +69,8 @@ internal static class TemplateOperations
                 return generator.Rest();
             case TemplateGroup group:
                 return [group.Grouper, group.List];
-            case TemplateUndefined undefined:
-                return undefined.Error().ErrorId == "ChatTemplateUnsafe" ? throw undefined.Error() : [];
+            case TemplateUndefined:
+                return [];
             default:
                 throw TemplateErrors.Type($"'{TemplateValue.TypeName(value)}' object is not iterable");
         }
@@ -82,6 +82,7 @@ internal static class TemplateOperations
         List<object?> list => list.Count,
         object?[] tuple => tuple.Length,
         TemplateObject entries => entries.Count,
+        TemplateView view => view.Count,
         string text => PythonText.Length(text),
         TemplateMarkup markup => PythonText.Length(markup.Text),
         TemplateRange range => range.Count,
@@ -177,14 +178,14 @@ internal static class TemplateOperations
     /// <summary>Arithmetic, and what it means for texts and lists.</summary>
     public static object? Binary(TemplateOperator kind, object? left, object? right, TemplateRun run)
     {
-        if (left is TemplateUndefined || right is TemplateUndefined)
-        {
-            throw ((left ?? right) as TemplateUndefined ?? (TemplateUndefined)right!).Error();
-        }
-
         if (kind == TemplateOperator.Modulo && left is string or TemplateMarkup)
         {
             return PythonFormat.Percent(PythonText.Str(left, run), right, run);
+        }
+
+        if ((left as TemplateUndefined ?? right as TemplateUndefined) is { } undefined)
+        {
+            throw undefined.Error();
         }
 
         if (Number(left) is { } a && Number(right) is { } b)
@@ -232,6 +233,9 @@ internal static class TemplateOperations
             (object?[] x, object?[] y) => x.Length == y.Length && x.Zip(y).All(pair => AreEqual(pair.First, pair.Second, run)),
             (TemplateObject x, TemplateObject y) => x.Count == y.Count
                 && x.All(entry => y.TryGet(entry.Key, out var other) && AreEqual(entry.Value, other, run)),
+            (TemplateGroup x, _) => AreEqual(x.Tuple, right, run),
+            (_, TemplateGroup y) => AreEqual(left, y.Tuple, run),
+            (TemplateView { IsSet: true } x, TemplateView { IsSet: true } y) => x.Count == y.Count && x.Items().All(item => Contains(y, item, run)),
             (TemplateRange x, TemplateRange y) => x.Items().SequenceEqual(y.Items()),
             (TemplateUndefined, TemplateUndefined) => true,
             _ => ReferenceEquals(left, right),
@@ -259,6 +263,10 @@ internal static class TemplateOperations
                 return OrderLists(x, y, sign, run);
             case (object?[] x, object?[] y):
                 return OrderLists(x, y, sign, run);
+            case (TemplateGroup x, _):
+                return Order(x.Tuple, right, sign, run);
+            case (_, TemplateGroup y):
+                return Order(left, y.Tuple, sign, run);
             case (TemplateUndefined undefined, _):
                 throw undefined.Error();
             case (_, TemplateUndefined undefined):
@@ -280,87 +288,13 @@ internal static class TemplateOperations
                         ?? TemplateErrors.Type($"'in <string>' requires string as left operand, not {TemplateValue.TypeName(item)}");
             case TemplateObject entries:
                 return entries.TryGet(item, out _);
+            case TemplateView { TypeName: "dict_keys" } keys:
+                TemplateKey.Check(item);
+                return keys.Items().Any(candidate => AreEqual(candidate, item, run));
             case TemplateNamespace or TemplateFunction or TemplateMacro or null or bool or BigInteger or double:
                 throw TemplateErrors.Type($"argument of type '{TemplateValue.TypeName(container)}' is not iterable");
             default:
                 return Iterate(container, run).Any(candidate => AreEqual(candidate, item, run));
-        }
-    }
-
-    /// <summary>A boolean, whole or real number as a number, else null.</summary>
-    public static object? Number(object? value) => value switch
-    {
-        bool flag => flag ? BigInteger.One : BigInteger.Zero,
-        BigInteger or double => value,
-        _ => null,
-    };
-
-    /// <summary>A number as a real one.</summary>
-    public static double ToDouble(object number) => number is BigInteger whole ? (double)whole : (double)number;
-
-    private static object? Whole(TemplateOperator kind, BigInteger left, BigInteger right)
-    {
-        switch (kind)
-        {
-            case TemplateOperator.Add:
-                return Limited(left + right);
-            case TemplateOperator.Subtract:
-                return Limited(left - right);
-            case TemplateOperator.Multiply:
-                CheckBits(left.GetBitLength() + right.GetBitLength());
-                return left * right;
-            case TemplateOperator.Divide:
-                return right.IsZero ? throw Zero("division by zero") : (double)left / (double)right;
-            case TemplateOperator.FloorDivide or TemplateOperator.Modulo:
-                if (right.IsZero)
-                {
-                    throw Zero("integer division or modulo by zero");
-                }
-
-                var quotient = BigInteger.DivRem(left, right, out var remainder);
-                var down = !remainder.IsZero && remainder.Sign != right.Sign;
-                return kind == TemplateOperator.FloorDivide ? (down ? quotient - 1 : quotient) : (down ? remainder + right : remainder);
-            default:
-                if (right.Sign < 0)
-                {
-                    return left.IsZero ? throw Zero("0.0 cannot be raised to a negative power") : Math.Pow((double)left, (double)right);
-                }
-
-                if (BigInteger.Abs(left) > 1)
-                {
-                    CheckBits(right > MostBits ? long.MaxValue : left.GetBitLength() * (long)right);
-                }
-
-                return right > int.MaxValue
-                    ? (left == -1 && !right.IsEven ? -BigInteger.One : left.IsZero ? BigInteger.Zero : BigInteger.One)
-                    : BigInteger.Pow(left, (int)right);
-        }
-    }
-
-    private static object? Real(TemplateOperator kind, double left, double right)
-    {
-        switch (kind)
-        {
-            case TemplateOperator.Add:
-                return left + right;
-            case TemplateOperator.Subtract:
-                return left - right;
-            case TemplateOperator.Multiply:
-                return left * right;
-            case TemplateOperator.Divide:
-                return right == 0 ? throw Zero("float division by zero") : left / right;
-            case TemplateOperator.FloorDivide:
-                return right == 0 ? throw Zero("float floor division by zero") : Math.Floor(left / right);
-            case TemplateOperator.Modulo:
-                if (right == 0)
-                {
-                    throw Zero("float modulo by zero");
-                }
-
-                var rest = left % right;
-                return rest != 0 && rest < 0 != right < 0 ? rest + right : rest;
-            default:
-                return Math.Pow(left, right);
         }
     }
 
@@ -393,6 +327,11 @@ internal static class TemplateOperations
         if (Number(times) is not BigInteger count)
         {
             return null;
+        }
+
+        if (BigInteger.Abs(count) > long.MaxValue && value is string or List<object?> or object?[])
+        {
+            throw TemplateErrors.Type("cannot fit 'int' into an index-sized integer");
         }
 
         var number = count.Sign < 0 ? 0 : count > int.MaxValue ? int.MaxValue : (int)count;
@@ -433,17 +372,6 @@ internal static class TemplateOperations
         return $"unsupported operand type(s) for {sign}: '{TemplateValue.TypeName(left)}' and '{TemplateValue.TypeName(right)}'";
     }
 
-    private static int? CompareNumbers(object left, object right)
-    {
-        if (left is BigInteger x && right is BigInteger y)
-        {
-            return x.CompareTo(y);
-        }
-
-        var (a, b) = (ToDouble(left), ToDouble(right));
-        return double.IsNaN(a) || double.IsNaN(b) ? null : a.CompareTo(b);
-    }
-
     private static int? OrderLists(IReadOnlyList<object?> left, IReadOnlyList<object?> right, string sign, TemplateRun run)
     {
         for (var i = 0; i < Math.Min(left.Count, right.Count); i++)
@@ -456,20 +384,4 @@ internal static class TemplateOperations
 
         return left.Count.CompareTo(right.Count);
     }
-
-    private static BigInteger Limited(BigInteger value)
-    {
-        CheckBits(value.GetBitLength());
-        return value;
-    }
-
-    private static void CheckBits(long bits)
-    {
-        if (bits > MostBits)
-        {
-            throw TemplateErrors.Limit("The chat template computes with numbers that are too large.");
-        }
-    }
-
-    private static TemplateException Zero(string message) => new(message, "ChatTemplateArithmetic");
 }

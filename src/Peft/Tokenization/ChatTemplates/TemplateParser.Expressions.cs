@@ -229,6 +229,7 @@ internal sealed partial class TemplateParser
         {
             case TemplateTokenKind.Name:
                 Advance();
+                _reads.Add(token.Text);
                 return token.Text switch
                 {
                     "true" or "True" => new ConstantExpression(true),

@@ -11,6 +11,7 @@ internal sealed partial class TemplateParser
     private int _at;
     private int _depth;
     private int _soft;
+    private HashSet<string> _reads = new(StringComparer.Ordinal);
 
     private TemplateParser(List<TemplateToken> tokens) => _tokens = tokens;
 
@@ -103,7 +104,7 @@ internal sealed partial class TemplateParser
                 return Set();
             case "macro":
                 var name = Name();
-                return new MacroStatement(name, Signature(), BodyTo("endmacro"));
+                return new MacroStatement(Macro(name, Signature(), "endmacro"));
             case "call":
                 return Call();
             case "filter":
@@ -204,7 +205,7 @@ internal sealed partial class TemplateParser
     {
         var parameters = Current.IsOperator("(") ? Signature() : [];
         var call = Expression() as CallExpression ?? throw Error("expected call");
-        return new CallStatement(call, parameters, BodyTo("endcall"));
+        return new CallStatement(call, Macro(null, parameters, "endcall"));
     }
 
     private WithStatement With()
@@ -252,6 +253,16 @@ internal sealed partial class TemplateParser
     }
 
     /// <summary>The parameters of a macro or call block, with their defaults.</summary>
+    private MacroDefinition Macro(string? name, List<(string Name, TemplateExpression? Default)> parameters, string ending)
+    {
+        var outer = _reads;
+        _reads = new(StringComparer.Ordinal);
+        var macro = new MacroDefinition(name, parameters, BodyTo(ending), _reads);
+        outer.UnionWith(_reads);
+        _reads = outer;
+        return macro;
+    }
+
     private List<(string Name, TemplateExpression? Default)> Signature()
     {
         var parameters = new List<(string Name, TemplateExpression? Default)>();

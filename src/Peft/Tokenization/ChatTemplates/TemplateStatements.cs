@@ -108,19 +108,23 @@ internal sealed class ForStatement(TemplateExpression target, TemplateExpression
         var loop = new LoopContext(items, depth, recursive
             ? nested => run.Capture(() => Loop(run, scope, nested, depth + 1))
             : null);
+        var finished = false;
         while (loop.Advance(out var item))
         {
             run.Step();
             var inner = new TemplateScope(scope);
             inner.Set("loop", loop);
             TemplateOperations.Assign(target, item, inner, run);
-            if (body.Execute(run, inner) == TemplateFlow.Break)
+            var flow = body.Execute(run, inner);
+            finished |= flow == TemplateFlow.Next;
+            if (flow == TemplateFlow.Break)
             {
                 break;
             }
         }
 
-        if (loop.Index < 0)
+        // As Jinja compiles it: the else part is left out only where some iteration reached the end of the body.
+        if (!finished)
         {
             otherwise?.Execute(run, new TemplateScope(scope));
         }
@@ -165,7 +169,10 @@ internal sealed class FilterStatement(TemplateExpression filter, BodyStatement b
     {
         var inner = new TemplateScope(scope);
         inner.Set(PlaceholderExpression.Name, run.Capture(() => body.Execute(run, inner)));
-        run.Write(PythonText.Str(filter.Evaluate(run, inner), run));
+        var result = filter.Evaluate(run, inner);
+        run.Write(result is string or TemplateMarkup
+            ? PythonText.Str(result, run)
+            : throw TemplateErrors.Type($"sequence item 0: expected str instance, {TemplateValue.TypeName(result)} found"));
         return TemplateFlow.Next;
     }
 }
@@ -219,23 +226,23 @@ internal sealed class BlockStatement(string name, BodyStatement body) : Template
 }
 
 /// <summary><c>{% macro %}</c></summary>
-internal sealed class MacroStatement(string name, List<(string Name, TemplateExpression? Default)> parameters, BodyStatement body) : TemplateStatement
+internal sealed class MacroStatement(MacroDefinition macro) : TemplateStatement
 {
     /// <inheritdoc/>
     public override TemplateFlow Execute(TemplateRun run, TemplateScope scope)
     {
-        scope.Set(name, new TemplateMacro(name, parameters, body, scope));
+        scope.Set(macro.Name!, new TemplateMacro(macro, scope));
         return TemplateFlow.Next;
     }
 }
 
 /// <summary><c>{% call macro() %}...{% endcall %}</c></summary>
-internal sealed class CallStatement(CallExpression call, List<(string Name, TemplateExpression? Default)> parameters, BodyStatement body) : TemplateStatement
+internal sealed class CallStatement(CallExpression call, MacroDefinition body) : TemplateStatement
 {
     /// <inheritdoc/>
     public override TemplateFlow Execute(TemplateRun run, TemplateScope scope)
     {
-        var caller = new TemplateMacro("caller", parameters, body, scope);
+        var caller = new TemplateMacro(body, scope);
         run.Write(PythonText.Str(call.EvaluateWithCaller(run, scope, caller), run));
         return TemplateFlow.Next;
     }

@@ -56,21 +56,87 @@ internal sealed class TemplateObject : IEnumerable<KeyValuePair<object?, object?
     IEnumerator IEnumerable.GetEnumerator() => GetEnumerator();
 }
 
-/// <summary>A dictionary key with Python's equality: 1, 1.0 and true are the same key.</summary>
+/// <summary>A dictionary key with Python's equality: 1, 1.0 and true are the same key, and tuples are equal where their items are.</summary>
 internal readonly record struct TemplateKey
 {
+    private const int Deepest = 50;
+    private const int MostItems = 10_000;
     private readonly object _value;
 
     /// <summary>Wraps a key.</summary>
-    public TemplateKey(object? key) => _value = key switch
+    /// <exception cref="TemplateException">It can't be one.</exception>
+    public TemplateKey(object? key)
     {
-        null => DBNull.Value,
-        bool flag => new BigInteger(flag ? 1 : 0),
-        BigInteger number => number,
-        double number when Math.Floor(number) == number && !double.IsInfinity(number) => new BigInteger(number),
-        TemplateObject or List<object?> => throw new TemplateException($"unhashable type: '{TemplateValue.TypeName(key)}'"),
-        _ => key,
-    };
+        var left = MostItems;
+        _value = Hashed(key, 0, ref left) ?? throw TemplateErrors.Type($"unhashable type: '{TemplateValue.TypeName(key)}'");
+    }
+
+    /// <summary>Throws where a value can't be a key.</summary>
+    public static void Check(object? key) => _ = new TemplateKey(key);
+
+    /// <summary>Whether a value can be a key.</summary>
+    public static bool IsHashable(object? key)
+    {
+        var left = MostItems;
+        return Hashed(key, 0, ref left) is not null;
+    }
+
+    /// <summary>What stands for a key, or null where it can't be one.</summary>
+    private static object? Hashed(object? key, int depth, ref int left)
+    {
+        if (depth > Deepest || --left < 0)
+        {
+            throw TemplateErrors.Limit("The chat template uses a tuple as a key that is too large.");
+        }
+
+        switch (key)
+        {
+            case null:
+                return DBNull.Value;
+            case bool flag:
+                return new BigInteger(flag ? 1 : 0);
+            case double number when Math.Floor(number) == number && !double.IsInfinity(number):
+                return new BigInteger(number);
+            case TemplateMarkup markup:
+                return markup.Text;
+            case TemplateUndefined:
+                return typeof(TemplateUndefined);
+            case TemplateGroup or TemplateObject or List<object?> or TemplateSlice or TemplateView { IsSet: true }:
+                return null;
+            case object?[] tuple:
+                var items = new object[tuple.Length];
+                for (var i = 0; i < items.Length; i++)
+                {
+                    if (Hashed(tuple[i], depth + 1, ref left) is not { } item)
+                    {
+                        return null;
+                    }
+
+                    items[i] = item;
+                }
+
+                return new TupleKey(items);
+            default:
+                return key;
+        }
+    }
+
+    /// <summary>A tuple as a key.</summary>
+    private sealed class TupleKey(object[] items) : IEquatable<TupleKey>
+    {
+        private object[] Items => items;
+
+        public bool Equals(TupleKey? other) => other is not null && items.AsSpan().SequenceEqual(other.Items);
+
+        public override bool Equals(object? obj) => Equals(obj as TupleKey);
+
+        public override int GetHashCode()
+        {
+            var hash = default(HashCode);
+            Array.ForEach(items, hash.Add);
+            return hash.ToHashCode();
+        }
+    }
 }
 
 /// <summary>Conversions between .NET values and the values of templates.</summary>
@@ -159,6 +225,13 @@ internal static class TemplateValue
         List<object?> => "list",
         object?[] => "tuple",
         TemplateObject => "dict",
+        TemplateView view => view.TypeName,
+        TemplateUndefined => "Undefined",
+        TemplateMacro => "Macro",
+        TemplateMarkup => "Markup",
+        TemplateRange => "range",
+        TemplateNamespace => "Namespace",
+        TemplateGenerator => "generator",
         _ => "object",
     };
 

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text;
 
 namespace Peft.Tokenization.Text;
@@ -34,7 +35,7 @@ internal static class Casing
         for (var i = 0; i < text.Length;)
         {
             var codePoint = CodePoints.At(text, i, out var length);
-            if (CaseFolding.Expanded(codePoint) is { } several && Upper(codePoint) == codePoint)
+            if (CaseFolding.Expanded(codePoint) is { } several && codePoint is not (0x130 or 0x1E9E) && (Upper(codePoint) == codePoint || HasIotaBelow(codePoint)))
             {
                 foreach (var part in several)
                 {
@@ -61,7 +62,7 @@ internal static class Casing
         {
             CodePoints.At(text, i, out var length);
             var character = text.Substring(i, length);
-            builder.Append(inside ? Lower(character) : Upper(character));
+            builder.Append(inside ? Lower(character) : TitleOf(character));
             inside = HasCase(character);
             i += length;
         }
@@ -78,7 +79,57 @@ internal static class Casing
         }
 
         CodePoints.At(text, 0, out var length);
-        return Upper(text[..length]) + Lower(text[length..]);
+        return TitleOf(text[..length]) + Lower(text[length..]);
+    }
+
+    /// <summary>A character at the start of a word: digraphs have a form of their own, Georgian letters stay, and of several letters only the first is upper case.</summary>
+    private static string TitleOf(string character)
+    {
+        var codePoint = CodePoints.At(character, 0, out _);
+        switch (codePoint)
+        {
+            case >= 0x1C4 and <= 0x1CC:
+                return CodePoints.Text(0x1C5 + ((codePoint - 0x1C4) / 3 * 3));
+            case >= 0x1F1 and <= 0x1F3:
+                return CodePoints.Text(0x1F2);
+            case 0x149:
+                return "\u02BCN";
+            case var _ when HasIotaBelow(codePoint):
+                return CodePoints.Text(Upper(codePoint));
+            case (>= 0x10D0 and <= 0x10FA) or (>= 0x10FD and <= 0x10FF):
+                return character;
+            default:
+                var upper = Upper(character);
+                CodePoints.At(upper, 0, out var length);
+                return upper[..length] + Lower(upper[length..]);
+        }
+    }
+
+    /// <summary>Greek letters with a small iota below, which stays small at the start of a word.</summary>
+    private static bool HasIotaBelow(int codePoint) => codePoint is (>= 0x1F80 and <= 0x1FAF) or 0x1FB3 or 0x1FBC or 0x1FC3 or 0x1FCC or 0x1FF3 or 0x1FFC;
+
+    /// <summary>Whether there are upper case letters and no others that have case.</summary>
+    public static bool IsUpper(string text) => HasOnly(text, UnicodeCategory.UppercaseLetter, UnicodeCategory.LowercaseLetter);
+
+    /// <summary>Whether there are lower case letters and no others that have case.</summary>
+    public static bool IsLower(string text) => HasOnly(text, UnicodeCategory.LowercaseLetter, UnicodeCategory.UppercaseLetter);
+
+    private static bool HasOnly(string text, UnicodeCategory wanted, UnicodeCategory unwanted)
+    {
+        var found = false;
+        for (var i = 0; i < text.Length;)
+        {
+            var category = CharacterClass.Category(CodePoints.At(text, i, out var length));
+            if (category == unwanted || category == UnicodeCategory.TitlecaseLetter)
+            {
+                return false;
+            }
+
+            found |= category == wanted;
+            i += length;
+        }
+
+        return found;
     }
 
     /// <summary>Full case folding.</summary>
