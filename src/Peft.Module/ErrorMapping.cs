@@ -68,6 +68,9 @@ internal static class ErrorMapping
         OutOfMemoryException => Describe(
             new ErrorRecord(error, "OutOfMemory", ErrorCategory.LimitsExceeded, target),
             "Use a smaller batch or shorter examples, or free models with Remove-PeftModel."),
+        ExternalException when error.Message.Contains("not implemented for", StringComparison.Ordinal) => Describe(
+            new ErrorRecord(error, "EngineTypeNotSupported", ErrorCategory.NotImplemented, target),
+            "The engine can't compute this on this device in the type of the model's weights. Import the model with -DataType bfloat16 or float32."),
         ExternalException => Describe(
             new ErrorRecord(error, "EngineFailed", ErrorCategory.InvalidOperation, target),
             "This is libtorch's own message. If memory ran out, use a smaller batch; otherwise please report it with the command."),

@@ -1,3 +1,4 @@
+using System.Globalization;
 using Peft.Models;
 
 namespace Peft.Adapters;
@@ -11,11 +12,20 @@ public sealed partial class PeftModel
     /// <summary>Activates adapters in this order, innermost first, and no others. What is merged is restored first.</summary>
     /// <param name="set">Names and strengths; empty for the base alone.</param>
     /// <returns>What the user should know.</returns>
-    /// <exception cref="PeftException"><c>AdapterNotFound</c>, <c>AdapterNamedTwice</c> or <c>OverlaysConflict</c>.</exception>
+    /// <exception cref="PeftException"><c>AdapterNotFound</c>, <c>AdapterNamedTwice</c>, <c>AdapterWeightInvalid</c> or <c>OverlaysConflict</c>.</exception>
     public IReadOnlyList<string> SetActive(IEnumerable<Active> set)
     {
         using var held = Acquire("choosing adapters");
         Active[] chosen = [.. set];
+        foreach (var unfit in chosen.Where(static entry => !float.IsFinite(entry.Weight)))
+        {
+            throw new PeftException("AdapterWeightInvalid", string.Create(CultureInfo.InvariantCulture, $"The strength of the adapter '{unfit.Name}' is {unfit.Weight}, which is no number to multiply with."))
+            {
+                Target = unfit.Name,
+                RecommendedAction = "Give a finite number; 1 is full strength.",
+            };
+        }
+
         RefuseConflicts([.. chosen.Select(static entry => entry.Name)]);
         List<string> messages = [];
         Restore(messages);

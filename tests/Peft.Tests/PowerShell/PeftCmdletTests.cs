@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Management.Automation;
 using System.Management.Automation.Runspaces;
+using System.Runtime.InteropServices;
 using Peft.Module;
 
 namespace Peft.Tests.PowerShell;
@@ -110,6 +111,17 @@ public sealed class PeftCmdletTests
         Assert.Contains("report", record.ErrorDetails.RecommendedAction, StringComparison.Ordinal);
     }
 
+    [Fact]
+    public void A_type_that_the_engine_cannot_compute_in_is_no_defect()
+    {
+        using var shell = Create("Test-Work -Fail Engine");
+        shell.Invoke();
+        var record = Assert.Single(shell.Streams.Error);
+        Assert.StartsWith("EngineTypeNotSupported,", record.FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.Equal(ErrorCategory.NotImplemented, record.CategoryInfo.Category);
+        Assert.Contains("-DataType bfloat16", record.ErrorDetails.RecommendedAction, StringComparison.Ordinal);
+    }
+
     private static System.Management.Automation.PowerShell Create(string script)
     {
         var state = InitialSessionState.CreateDefault2();
@@ -158,9 +170,12 @@ public sealed class TestWorkCommand : PeftCmdlet
     {
         if (Fail is not null)
         {
-            throw Fail == "Unknown"
-                ? new InvalidTimeZoneException("What is this?")
-                : new PeftException(Fail, "It failed.") { Target = "the target", RecommendedAction = "Do something else." };
+            throw Fail switch
+            {
+                "Unknown" => new InvalidTimeZoneException("What is this?"),
+                "Engine" => new ExternalException("\"addmm_impl_cpu_\" not implemented for 'Half'"),
+                _ => new PeftException(Fail, "It failed.") { Target = "the target", RecommendedAction = "Do something else." },
+            };
         }
 
         if (Count < 0)

@@ -47,6 +47,17 @@ public sealed class SwitchingCmdletTests : IClassFixture<ModuleHost>, IDisposabl
         Assert.StartsWith("AdapterExists,", Assert.Single(host.Run("$args[0] | Join-PeftAdapter a, b -NewName a", model).Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData("[float]::NaN")]
+    [InlineData("[float]::PositiveInfinity")]
+    public void A_strength_that_is_no_number_is_refused_and_the_active_set_stays(string strength)
+    {
+        host.Output("$args[0] | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj -Rank 2) strong", model);
+        var error = Assert.Single(host.Run($"$args[0] | Set-ActiveAdapter -AdapterName strong -Weight ({strength})", model).Errors);
+        Assert.StartsWith("AdapterWeightInvalid,", error.FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.Equal([1f], host.Output("$args[0].ActiveSet.Weight; $args[0] | Remove-PeftAdapter strong", model).Select(static weight => weight.BaseObject));
+    }
+
     [Fact]
     public void Loaded_models_are_listed_by_name_until_they_are_removed()
     {
