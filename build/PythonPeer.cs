@@ -29,7 +29,7 @@ internal sealed class PythonPeer
 
         const string Packed = "python3.11";
         var archive = Path.Combine(RepositoryRoot.Folder, "..", "shared", "peer", "peer-python311.tar.xz");
-        return File.Exists(archive) && Starts(Packed) ? new PythonPeer(Packed, Unpack(archive)) : null;
+        return File.Exists(archive) && Starts(Packed) && Unpack(archive) is { } unpacked ? new PythonPeer(Packed, unpacked) : null;
     }
 
     /// <summary>Runs a Python script and returns what it printed.</summary>
@@ -79,17 +79,30 @@ internal sealed class PythonPeer
         }
     }
 
-    /// <summary>Unpacks beside and renames, so that what was cut off is not taken for the whole.</summary>
-    private static string Unpack(string archive)
+    /// <summary>Unpacks beside and renames, so that what was cut off is not taken for the whole. Null where that fails, such as on a full disk.</summary>
+    private static string? Unpack(string archive)
     {
         var folder = Path.Combine(RepositoryRoot.Folder, "artifacts", "peer");
         if (!Directory.Exists(folder))
         {
-            Console.Error.WriteLine("Unpacking the Python peer into artifacts/peer (once).");
             var partial = folder + ".partial";
-            Directory.CreateDirectory(partial);
-            RunCommand("tar", ["-xJf", archive, "-C", partial]);
-            Directory.Move(partial, folder);
+            try
+            {
+                Console.Error.WriteLine("Unpacking the Python peer into artifacts/peer (once).");
+                Directory.CreateDirectory(partial);
+                RunCommand("tar", ["-xJf", archive, "-C", partial]);
+                Directory.Move(partial, folder);
+            }
+            catch (Exception error) when (error is IOException or Win32Exception or InvalidOperationException)
+            {
+                Console.Error.WriteLine($"  not possible: {error.Message}");
+                if (Directory.Exists(partial))
+                {
+                    Directory.Delete(partial, recursive: true);
+                }
+
+                return null;
+            }
         }
 
         return Path.Combine(folder, "site");
