@@ -27,25 +27,13 @@ internal sealed class PythonPeer
             return new PythonPeer(named, Environment.GetEnvironmentVariable("PEFT_PEER_SITE"));
         }
 
-        const string Packed = "python3.11";
         var archive = Path.Combine(RepositoryRoot.Folder, "..", "shared", "peer", "peer-python311.tar.xz");
-        return File.Exists(archive) && Starts(Packed) && Unpack(archive) is { } unpacked ? new PythonPeer(Packed, unpacked) : null;
+        return File.Exists(archive) && Unpack(archive) is { } unpacked && new PythonPeer("python3.11", unpacked) is var packed && packed.Imports() ? packed : null;
     }
 
     /// <summary>Runs a Python script and returns what it printed.</summary>
     /// <exception cref="InvalidOperationException">It failed.</exception>
-    public string Run(string script, params IReadOnlyList<string> arguments)
-    {
-        var environment = new Dictionary<string, string?> { ["HF_HUB_OFFLINE"] = "1" };
-        List<string> all = [script, .. arguments];
-        if (site is { Length: > 0 })
-        {
-            environment["PYTHONPATH"] = site;
-            all.Insert(0, "-S");
-        }
-
-        return RunCommand(interpreter, all, environment);
-    }
+    public string Run(string script, params IReadOnlyList<string> arguments) => RunPython([script, .. arguments]);
 
     /// <summary>Runs a command and returns its standard output.</summary>
     /// <exception cref="InvalidOperationException">It failed.</exception>
@@ -66,15 +54,30 @@ internal sealed class PythonPeer
             : throw new InvalidOperationException($"{command} {string.Join(' ', arguments)} ended with {process.ExitCode}: {errors.Result}");
     }
 
-    private static bool Starts(string interpreter)
+    private string RunPython(IReadOnlyList<string> arguments)
+    {
+        var environment = new Dictionary<string, string?> { ["HF_HUB_OFFLINE"] = "1" };
+        List<string> all = [.. arguments];
+        if (site is { Length: > 0 })
+        {
+            environment["PYTHONPATH"] = site;
+            all.Insert(0, "-S");
+        }
+
+        return RunCommand(interpreter, all, environment);
+    }
+
+    /// <summary>Whether the packages load here.</summary>
+    private bool Imports()
     {
         try
         {
-            RunCommand(interpreter, ["--version"]);
+            RunPython(["-c", "import torch, transformers, peft"]);
             return true;
         }
         catch (Exception error) when (error is Win32Exception or InvalidOperationException)
         {
+            Console.Error.WriteLine($"The packed Python peer doesn't run here: {error.Message}");
             return false;
         }
     }
