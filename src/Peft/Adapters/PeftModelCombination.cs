@@ -30,6 +30,7 @@ public sealed partial class PeftModel
         options ??= new CombinationOptions();
         RefuseCombination(names, weights, options);
         AdapterPart[] parts = [.. names.Zip(weights, (part, weight) => new AdapterPart(this[part].Adapter, weight))];
+        RefuseSeveralMethods(parts);
         RefuseSharedModules(parts);
         if (parts.Length == 1)
         {
@@ -76,6 +77,17 @@ public sealed partial class PeftModel
             {
                 Target = Name,
                 RecommendedAction = "Name at least one adapter, give each a weight, and a density between 0 and 1 where values are pruned.",
+            };
+        }
+    }
+
+    private static void RefuseSeveralMethods(AdapterPart[] parts)
+    {
+        if (Array.Exists(parts, part => part.Adapter.GetType() != parts[0].Adapter.GetType()))
+        {
+            throw new PeftException("CombinationInvalid", "Adapters of several methods can't be combined.")
+            {
+                RecommendedAction = "Combine adapters of one method.",
             };
         }
     }

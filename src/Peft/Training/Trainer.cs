@@ -87,16 +87,17 @@ public sealed class Trainer
             : ([.. Enumerable.Range(0, request.Data.Count)], [.. Enumerable.Range(0, request.EvaluationData.Count)]);
         var plan = new TrainingPlan(options, rows);
         var objective = request.Objective ?? ObjectiveRegistry.Create("causal_language_modelling", options);
-        var identity = new TrainingIdentity(
-            Parsed(options.ToJson()), Parsed(adapter.Config.ToJson().ToJsonString()), request.Data.Fingerprint, request.EvaluationData?.Fingerprint, objective.Name,
-            ModelFingerprint.Of(request.Model.Base));
-        using var output = request.OutputPath is null ? null : new TrainingOutput(request, adapter, identity);
+        using var output = request.OutputPath is null ? null : new TrainingOutput(request, adapter, IdentityOf(adapter, objective));
         var schedule = ScheduleRegistry.Create(
             options.Schedule, options.LearningRate, options.WarmupStepsOf(plan.TotalSteps), plan.TotalSteps, options.ScheduleOptions);
         using var optimizer = OptimizerRegistry.Create(TrainedParameters(adapter), options);
         using var loop = new TrainingLoop(request, adapter, objective, optimizer, schedule, plan, cancellation);
         return Run(new Session(loop, plan, optimizer, schedule, output, heldOut), objective);
     }
+
+    private TrainingIdentity IdentityOf(PeftAdapter adapter, IObjective objective) => new(
+        Parsed(request.Options.ToJson()), Parsed(adapter.Config.ToJson().ToJsonString()), request.Data.Fingerprint, request.EvaluationData?.Fingerprint, objective.Name,
+        ModelFingerprint.Of(request.Model.Base));
 
     /// <summary>Puts the frozen weights into float32 where the options ask for it and the model was loaded in another type.</summary>
     private WeightConversion? Convert() => (request.Options.Precision, request.Model.DataType) switch

@@ -68,10 +68,7 @@ public sealed class IA3Adapter(string name, IA3Config config) : Adapter(name, co
     /// <summary>The first part's, with the targets of all.</summary>
     public override AdapterConfig CombinedConfig(IReadOnlyList<AdapterPart> parts, CombinationOptions options)
     {
-        var configs = parts.Select(static part => part.Adapter.Config as IA3Config ?? throw new PeftException("CombinationInvalid", "Adapters of several methods can't be combined.")
-        {
-            RecommendedAction = "Combine adapters of one method.",
-        }).ToArray();
+        IA3Config[] configs = [.. parts.Select(static part => (IA3Config)part.Adapter.Config)];
         return configs[0] with
         {
             TargetModules = ModuleNames.Union([.. configs.Select(static config => config.TargetModules!)]),
@@ -87,11 +84,11 @@ public sealed class IA3Adapter(string name, IA3Config config) : Adapter(name, co
         {
             var factors = adapter.Parameters[0].Parameter;
             factors.Required.zero_();
-            foreach (var (part, weight) in parts)
+            foreach (var part in parts)
             {
-                foreach (var (_, own) in part.Layers.Where(other => other.Layer.Path == layer.Path))
+                if (part.On(layer.Path) is { } own)
                 {
-                    factors.Required.add_(own.Parameters[0].Parameter.Required, alpha: weight);
+                    factors.Required.add_(own.Parameters[0].Parameter.Required, alpha: part.Weight);
                 }
             }
 

@@ -13,7 +13,7 @@ internal sealed class LoraCombination(IReadOnlyList<AdapterPart> parts, Combinat
     /// <summary>The new adapter's configuration: the first part's, with the targets of all and a scale of 1 (√rank with rsLoRA).</summary>
     public static LoraConfig Config(IReadOnlyList<AdapterPart> parts, CombinationOptions options)
     {
-        LoraConfig[] configs = [.. parts.Select(static part => part.Adapter.Config as LoraConfig ?? throw Invalid("Adapters of several methods can't be combined."))];
+        LoraConfig[] configs = [.. parts.Select(static part => (LoraConfig)part.Adapter.Config)];
         if (Array.Exists(configs, static config => config.LoraBias))
         {
             throw new NotSupportedByPeftException("CombinationNotSupported", "Combining adapters with lora_bias is not supported.") { Target = "lora_bias" };
@@ -41,7 +41,7 @@ internal sealed class LoraCombination(IReadOnlyList<AdapterPart> parts, Combinat
     /// <param name="target">The new factors.</param>
     public void Fill(string path, LowRank target)
     {
-        var found = parts.SelectMany(part => part.Adapter.Layers.Where(layer => layer.Layer.Path == path).Select(layer => (Factors: layer.Adapter.LowRank(1)!, part.Weight))).ToArray();
+        var found = parts.Select(part => (Factors: part.On(path)?.LowRank(1)!, part.Weight)).Where(static part => part.Factors is not null).ToArray();
         var (a, b) = options.Type == CombinationType.Cat ? SideBySide(found)
             : options.Type.Decomposes() ? Decompose(found, (int)target.A.Shape[0])
             : OneByOne(found);
