@@ -5,19 +5,8 @@ using System.Management.Automation;
 namespace Peft.Tests.PowerShell;
 
 /// <summary>What a user does with the cmdlets, on the embedded model.</summary>
-public sealed class CmdletTests : IClassFixture<ModuleHost>, IDisposable
+public sealed class CmdletTests(ModuleHost host) : CmdletsInFolder(host, import: "-DataType float32")
 {
-    private readonly ModuleHost host;
-    private readonly DirectoryInfo folder = Directory.CreateTempSubdirectory("peft-cmdlets");
-    private readonly object model;
-
-    public CmdletTests(ModuleHost host)
-    {
-        this.host = host;
-        host.Output("$null = $ExecutionContext.SessionState.Path.SetLocation($args[0])", folder.FullName);
-        model = host.Output("Import-PeftModel $args[0] -DataType float32", Path.Combine(ModuleHost.Root, "assets", "pocket-llama"))[0];
-    }
-
     [Fact]
     public void A_config_can_be_splatted_in_Hugging_Face_spelling()
     {
@@ -245,11 +234,5 @@ public sealed class CmdletTests : IClassFixture<ModuleHost>, IDisposable
         var error = Assert.Single(host.Run("Import-TrainingDataset ./bad.jsonl").Errors);
         Assert.StartsWith("DatasetRowInvalid,", error.FullyQualifiedErrorId, StringComparison.Ordinal);
         Assert.Contains("bad.jsonl, line 2, field 'completion'", error.Exception.Message, StringComparison.Ordinal);
-    }
-
-    public void Dispose()
-    {
-        host.Run("$args[0] | Remove-PeftModel; $null = $ExecutionContext.SessionState.Path.SetLocation($args[1])", model, Path.GetTempPath());
-        folder.Delete(recursive: true);
     }
 }

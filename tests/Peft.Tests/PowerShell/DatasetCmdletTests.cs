@@ -3,17 +3,8 @@ using System.Management.Automation;
 namespace Peft.Tests.PowerShell;
 
 /// <summary>Import-TrainingDataset and Show-TrainingExample.</summary>
-public sealed class DatasetCmdletTests : IClassFixture<ModuleHost>, IDisposable
+public sealed class DatasetCmdletTests(ModuleHost host) : CmdletsInFolder(host, import: null)
 {
-    private readonly ModuleHost host;
-    private readonly DirectoryInfo folder = Directory.CreateTempSubdirectory("peft-datasets");
-
-    public DatasetCmdletTests(ModuleHost host)
-    {
-        this.host = host;
-        host.Output("$null = $ExecutionContext.SessionState.Path.SetLocation($args[0])", folder.FullName);
-    }
-
     [Fact]
     public void An_object_in_a_row_becomes_its_text_and_its_own_properties_are_left_alone()
     {
@@ -113,11 +104,5 @@ public sealed class DatasetCmdletTests : IClassFixture<ModuleHost>, IDisposable
             """, Path.Combine(ModuleHost.Root, "assets", "pocket-llama"));
         Assert.Equal([1024, 1501], shown.Select(static view => Math.Min(1501, (int)view.Properties["TokenCount"].Value)));
         Assert.Equal([true, false], shown.Select(static view => view.Properties["IsCut"].Value));
-    }
-
-    public void Dispose()
-    {
-        host.Run("$null = $ExecutionContext.SessionState.Path.SetLocation($args[0])", Path.GetTempPath());
-        folder.Delete(recursive: true);
     }
 }

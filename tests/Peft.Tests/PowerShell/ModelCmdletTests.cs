@@ -3,21 +3,8 @@ using System.Management.Automation;
 namespace Peft.Tests.PowerShell;
 
 /// <summary>Models and adapters: how they are found, imported, exported, merged and removed, and what is said where that can't be.</summary>
-public sealed class ModelCmdletTests : IClassFixture<ModuleHost>, IDisposable
+public sealed class ModelCmdletTests(ModuleHost host) : CmdletsInFolder(host, import: "")
 {
-    private static readonly string PocketLlama = Path.Combine(ModuleHost.Root, "assets", "pocket-llama");
-
-    private readonly ModuleHost host;
-    private readonly DirectoryInfo folder = Directory.CreateTempSubdirectory("peft-models");
-    private readonly object model;
-
-    public ModelCmdletTests(ModuleHost host)
-    {
-        this.host = host;
-        host.Output("$null = $ExecutionContext.SessionState.Path.SetLocation($args[0])", folder.FullName);
-        model = host.Output("Import-PeftModel $args[0]", PocketLlama)[0];
-    }
-
     [Fact]
     public void A_model_in_a_text_is_its_name_and_finds_itself_by_it()
     {
@@ -160,11 +147,5 @@ public sealed class ModelCmdletTests : IClassFixture<ModuleHost>, IDisposable
         shell.EndStop(stop);
         Assert.Throws<PipelineStoppedException>(() => shell.EndInvoke(invocation));
         Assert.Empty(host.Output("Get-PeftModel stop*"));
-    }
-
-    public void Dispose()
-    {
-        host.Run("$args[0] | Remove-PeftModel; $null = $ExecutionContext.SessionState.Path.SetLocation($args[1])", model, Path.GetTempPath());
-        folder.Delete(recursive: true);
     }
 }

@@ -4,19 +4,8 @@ using System.Text;
 namespace Peft.Tests.PowerShell;
 
 /// <summary>Cmdlets that take texts: from the pipeline, as files and as messages.</summary>
-public sealed class TextCmdletTests : IClassFixture<ModuleHost>, IDisposable
+public sealed class TextCmdletTests(ModuleHost host) : CmdletsInFolder(host, import: "-DataType float32")
 {
-    private readonly ModuleHost host;
-    private readonly DirectoryInfo folder = Directory.CreateTempSubdirectory("peft-texts");
-    private readonly object model;
-
-    public TextCmdletTests(ModuleHost host)
-    {
-        this.host = host;
-        host.Output("$null = $ExecutionContext.SessionState.Path.SetLocation($args[0])", folder.FullName);
-        model = host.Output("Import-PeftModel $args[0] -DataType float32", Path.Combine(ModuleHost.Root, "assets", "pocket-llama"))[0];
-    }
-
     [Theory]
     [InlineData("[IO.FileInfo]::new($args[1]) | ConvertTo-ModelToken -Model $args[0]")]
     [InlineData("$args[0] | ConvertTo-ModelToken -Path *.txt")]
@@ -140,12 +129,6 @@ public sealed class TextCmdletTests : IClassFixture<ModuleHost>, IDisposable
     [Fact]
     public void A_comparison_shows_its_progress() =>
         Assert.Contains(host.Run("$args[0] | Compare-ModelOutput 'x' base -MaxNewTokens 2", model).Progress, static record => record.PercentComplete == 100);
-
-    public void Dispose()
-    {
-        host.Run("$args[0] | Remove-PeftModel; $null = $ExecutionContext.SessionState.Path.SetLocation($args[1])", model, Path.GetTempPath());
-        folder.Delete(recursive: true);
-    }
 
     /// <summary>The embedded model, with a template that shows a message's fields.</summary>
     private object ModelWithTemplate()

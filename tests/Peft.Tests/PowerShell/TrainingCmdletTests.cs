@@ -3,21 +3,10 @@ using System.Management.Automation;
 namespace Peft.Tests.PowerShell;
 
 /// <summary>Invoke-LoraTraining, above all what becomes of the model and of older results when a training doesn't come to its end.</summary>
-public sealed class TrainingCmdletTests : IClassFixture<ModuleHost>, IDisposable
+public sealed class TrainingCmdletTests(ModuleHost host) : CmdletsInFolder(host, import: "-DataType float32")
 {
     private const string Data = "$data = @{ prompt = 'One two three'; completion = ' b' }, @{ prompt = 'Four five six'; completion = ' d' } | Import-TrainingDataset;";
     private const string Config = "(New-LoraConfig -TargetModule q_proj -Rank 2)";
-
-    private readonly ModuleHost host;
-    private readonly DirectoryInfo folder = Directory.CreateTempSubdirectory("peft-training");
-    private readonly object model;
-
-    public TrainingCmdletTests(ModuleHost host)
-    {
-        this.host = host;
-        host.Output("$null = $ExecutionContext.SessionState.Path.SetLocation($args[0])", folder.FullName);
-        model = host.Output("Import-PeftModel $args[0] -DataType float32", Path.Combine(ModuleHost.Root, "assets", "pocket-llama"))[0];
-    }
 
     private string Adapter => Path.Combine(folder.FullName, "out", "default");
 
@@ -141,11 +130,5 @@ public sealed class TrainingCmdletTests : IClassFixture<ModuleHost>, IDisposable
     {
         var error = Assert.Single(host.Run("Export-PeftAdapter ./x -Adapter capitals").Errors);
         Assert.DoesNotContain("No model named", error.Exception.Message, StringComparison.Ordinal);
-    }
-
-    public void Dispose()
-    {
-        host.Run("$args[0] | Remove-PeftModel; $null = $ExecutionContext.SessionState.Path.SetLocation($args[1])", model, Path.GetTempPath());
-        folder.Delete(recursive: true);
     }
 }
