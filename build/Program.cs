@@ -7,6 +7,7 @@ const string Usage = """
       build                    compile everything; then Import-Module ./Peft.psd1 works
       bench [NAME...]          measure speed and memory
       golden FOLDER [PATTERN]  run the reference cases under a folder
+      faults [SECONDS [SEED]]  run the trials of faults at length: random damage, kills, races
       pack                     make artifacts/Peft/VERSION
       clean                    remove what the other tasks made, but for this program itself
     TorchEngine=NuGet|SystemLibtorch and TorchBackend=cpu|cuda-windows|cuda-linux in the environment choose the engine.
@@ -59,6 +60,9 @@ int Run(string task, string[] rest)
         case "GOLDEN" when rest.Length is 1 or 2:
             Build();
             return Tests.Golden(rest[0], rest.ElementAtOrDefault(1));
+        case "FAULTS" when rest.Length <= 2:
+            Build();
+            return Tests.Faults(rest.ElementAtOrDefault(0), rest.ElementAtOrDefault(1));
         case "PACK":
             Module.Forget();
             Build();

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text.Json;
 
 namespace Peft.Build;
@@ -30,6 +31,27 @@ internal static class Tests
             ["PEFT_GOLDEN_PATTERN"] = pattern ?? "",
             ["PEFT_GOLDEN_STRICT"] = "1",
         });
+        return Close(results);
+    }
+
+    /// <summary>The trials of faults (xUnit's trait Category=Faults) at length; a line for each that failed and, last, the counts.</summary>
+    /// <param name="seconds">The time for all of them together, or null for twenty minutes.</param>
+    /// <param name="seed">The seed of the first trial, or null for a new one.</param>
+    /// <returns>The exit code: 0 if something passed and nothing failed.</returns>
+    public static int Faults(string? seconds, string? seed)
+    {
+        seconds ??= "1200";
+        seed ??= Random.Shared.Next(1, 1_000_000_000).ToString(CultureInfo.InvariantCulture);
+        Console.WriteLine($"Trials of faults for {seconds} seconds from seed {seed} on.");
+        return Close(XUnit(quiet: true, "Category=Faults", new Dictionary<string, string>
+        {
+            ["PEFT_FAULT_SECONDS"] = seconds,
+            ["PEFT_FAULT_SEED"] = seed,
+        }));
+    }
+
+    private static int Close(TestResults results)
+    {
         foreach (var (name, message) in results.Failures)
         {
             Console.WriteLine($"FAILED {name}: {message}");
