@@ -23,7 +23,7 @@ internal static class Module
     /// <remarks>Call <see cref="Forget"/> before the build, so that nothing of an earlier one comes along.</remarks>
     public static void Pack()
     {
-        var (code, version) = Command.Capture("dotnet", ["msbuild", Checkout.At("src", "Peft.Module"), "-getProperty:Version"]);
+        var (code, version) = Command.Capture("dotnet", ["msbuild", Checkout.At("src", "Peft.Cmdlets"), "-getProperty:Version"]);
         if (code != 0)
         {
             throw new BuildException($"The module's version could not be read: {version}");

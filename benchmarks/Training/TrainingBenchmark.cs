@@ -1,5 +1,6 @@
-using Peft.Adapters;
-using Peft.Adapters.Lora;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
+using Peft.Adapters.Targets;
 using Peft.Training;
 using TorchSharp;
 using static TorchSharp.torch;

@@ -1,6 +1,8 @@
 using System.Diagnostics;
-using Peft.Adapters;
-using Peft.Adapters.Lora;
+using Peft.Adapters.Merging;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
+using Peft.Adapters.Targets;
 using Peft.Generation;
 using Peft.Models;
 using Peft.Training;

@@ -18,8 +18,8 @@ public static class ModuleLoader
             if (cmdlets is null)
             {
                 var folder = Path.Combine(Path.GetDirectoryName(typeof(ModuleLoader).Assembly.Location)!, "lib");
-                var context = new ModuleLoadContext(Path.Combine(folder, "Peft.Module.dll"));
-                var assembly = context.LoadFromAssemblyName(new AssemblyName("Peft.Module"));
+                var context = new ModuleLoadContext(Path.Combine(folder, "Peft.Cmdlets.dll"));
+                var assembly = context.LoadFromAssemblyName(new AssemblyName("Peft.Cmdlets"));
                 AddTypeNames(assembly.GetExportedTypes());
                 AddTypeNames(context.LoadFromAssemblyName(new AssemblyName("Peft")).GetExportedTypes());
                 cmdlets = assembly;
@@ -30,7 +30,7 @@ public static class ModuleLoader
     }
 
     /// <summary>
-    /// PowerShell looks for types in the default load context only, so <c>[Peft.Adapters.PeftModel]</c> would not resolve at the prompt
+    /// PowerShell looks for types in the default load context only, so <c>[Peft.Adapters.Model.PeftModel]</c> would not resolve at the prompt
     /// and a mock, which declares the parameters again by their types' names, would not compile. A type accelerator is looked up first.
     /// </summary>
     private static void AddTypeNames(Type[] types)

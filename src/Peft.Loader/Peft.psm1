@@ -5,7 +5,7 @@ $cmdlets = Microsoft.PowerShell.Core\Import-Module -Assembly ([Peft.Loader.Modul
 
 # On a second import in the same process PowerShell takes the nested module from its cache: it leaves its cmdlets and
 # aliases out of this one and looks for their help in this module's folder alone.
-$help = [System.IO.Path]::Combine($PSScriptRoot, 'lib', 'en-US', 'Peft.Module.dll-Help.xml')
+$help = [System.IO.Path]::Combine($PSScriptRoot, 'lib', 'en-US', 'Peft.Cmdlets.dll-Help.xml')
 $helpFile = [System.Management.Automation.CmdletInfo].GetProperty('HelpFile')
 $addCmdlet = [System.Management.Automation.PSModuleInfo].GetMethod('AddExportedCmdlet', [System.Reflection.BindingFlags]'Instance, NonPublic')
 foreach ($cmdlet in $cmdlets.ExportedCmdlets.Values) {

@@ -14,7 +14,7 @@ public sealed partial class RecommendedActionTests
     [InlineData("Peft/Tensors")]
     [InlineData("Peft/Tokenization")]
     [InlineData("Peft/Training")]
-    [InlineData("Peft.Module")]
+    [InlineData("Peft.Cmdlets")]
     public void Every_error_has_one(string folder)
     {
         var root = Path.Combine(RepositoryRoot.Folder, "src", folder);

@@ -49,7 +49,7 @@ Describe 'A model and its adapters' {
     }
 
     It 'flows into a function that declares its types' {
-        function Get-Name([Peft.Adapters.PeftModel] $Model, [Peft.Adapters.PeftAdapter[]] $Adapter) { "$($Model.Name) $($Adapter.Count)" }
+        function Get-Name([Peft.Adapters.Model.PeftModel] $Model, [Peft.Adapters.Model.PeftAdapter[]] $Adapter) { "$($Model.Name) $($Adapter.Count)" }
         $adapter = $model | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj) a
         Get-Name $model $adapter | Should -Be 'pocket-llama 1'
     }

@@ -1,4 +1,7 @@
 using Peft.Adapters.Combination;
+using Peft.Adapters.Files;
+using Peft.Adapters.Slots;
+using Peft.Adapters.Targets;
 using Peft.Models;
 using static TorchSharp.torch;
 

@@ -1,5 +1,8 @@
 using System.Text.Json.Nodes;
-using Peft.Tensors;
+using Peft.Adapters.Files;
+using Peft.Adapters.Methods;
+using Peft.Adapters.Targets;
+using Peft.Files;
 
 namespace Peft.Adapters;
 

@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Peft.Files;
 using Peft.Tensors;
 using TorchSharp;
 using static TorchSharp.torch;

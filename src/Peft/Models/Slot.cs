@@ -1,10 +1,11 @@
+using Peft.Adapters.Slots;
 using static TorchSharp.torch;
 
 namespace Peft.Models;
 
 /// <summary>
 /// What a layer asks of whatever is attached to one of its parameters. Layers know nothing of adapters beyond this;
-/// <c>Peft.Adapters.AdapterSlot</c> is the one implementation.
+/// <c>Peft.Adapters.Slots.AdapterSlot</c> is the one implementation.
 /// </summary>
 public abstract class Slot
 {

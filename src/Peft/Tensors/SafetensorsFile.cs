@@ -1,6 +1,7 @@
 using System.Buffers.Binary;
 using System.Diagnostics.CodeAnalysis;
 using Microsoft.Win32.SafeHandles;
+using Peft.Files;
 using static TorchSharp.torch;
 
 namespace Peft.Tensors;

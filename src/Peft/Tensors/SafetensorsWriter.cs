@@ -2,6 +2,7 @@ using System.Buffers.Binary;
 using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Peft.Files;
 using static TorchSharp.torch;
 
 namespace Peft.Tensors;

@@ -1,5 +1,6 @@
 using System.Diagnostics.CodeAnalysis;
 using System.Text.Json;
+using Peft.Files;
 using static TorchSharp.torch;
 
 namespace Peft.Tensors;

@@ -1,4 +1,5 @@
 using System.Text.Json;
+using Peft.Tokenization.AddedTokens;
 using Peft.Tokenization.ChatTemplates;
 
 namespace Peft.Tokenization;

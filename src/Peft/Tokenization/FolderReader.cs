@@ -1,6 +1,6 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
-using Peft.Tokenization.OlderFiles;
+using Peft.Tokenization.LegacyFormats;
 using Peft.Tokenization.SentencePiece;
 
 namespace Peft.Tokenization;

@@ -1,4 +1,4 @@
-using Peft.Tensors;
+using Peft.Files;
 
 namespace Peft.Tokenization;
 

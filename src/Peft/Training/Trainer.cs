@@ -1,6 +1,6 @@
 using System.Diagnostics;
 using System.Text.Json.Nodes;
-using Peft.Adapters;
+using Peft.Adapters.Model;
 using Peft.Models;
 using Peft.Training.Checkpoints;
 using Peft.Training.Objectives;

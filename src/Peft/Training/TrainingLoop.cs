@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Peft.Adapters;
+using Peft.Adapters.Model;
 using Peft.Models;
 using Peft.Training.Objectives;
 using Peft.Training.Optimizers;

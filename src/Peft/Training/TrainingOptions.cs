@@ -2,7 +2,7 @@ using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using System.Text.Json.Serialization;
-using Peft.Tensors;
+using Peft.Files;
 using Peft.Training.Optimizers;
 using Peft.Training.Schedules;
 

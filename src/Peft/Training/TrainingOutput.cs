@@ -1,6 +1,8 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters;
-using Peft.Tensors;
+using Peft.Adapters.Files;
+using Peft.Adapters.Model;
+using Peft.Files;
 using Peft.Training.Checkpoints;
 using Peft.Training.Data;
 using Peft.Training.Optimizers;

@@ -1,4 +1,4 @@
-using Peft.Adapters;
+using Peft.Adapters.Model;
 using Peft.Training.Objectives;
 
 namespace Peft.Training;

@@ -1,4 +1,5 @@
-using Peft.Adapters;
+using Peft.Adapters.Slots;
+using Peft.Adapters.Targets;
 using Peft.Models;
 using Peft.Models.Layers;
 using static TorchSharp.torch;
@@ -74,7 +75,7 @@ public class AdapterSlotTests
     public void A_low_rank_change_beside_another_method_is_nested_with_it()
     {
         using var model = TinyLlama.Create();
-        var config = new Peft.Adapters.Lora.LoraConfig { Rank = 2, Alpha = 4, TargetModules = ModuleNames.Of("q_proj") };
+        var config = new Peft.Adapters.Methods.Lora.LoraConfig { Rank = 2, Alpha = 4, TargetModules = ModuleNames.Of("q_proj") };
         model.AddAdapter(config, "lora", 1).Perturb(1);
         using var expected = ModelRun.Logits(model, TinyLlama.Inputs());
         foreach (var slot in model["lora"].Adapter.Slots())

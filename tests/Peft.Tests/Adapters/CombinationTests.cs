@@ -1,7 +1,8 @@
-using Peft.Adapters;
 using Peft.Adapters.Combination;
-using Peft.Adapters.IA3;
-using Peft.Adapters.Lora;
+using Peft.Adapters.Methods.IA3;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
+using Peft.Adapters.Targets;
 using Peft.Models;
 using static TorchSharp.torch;
 

@@ -1,6 +1,8 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters;
-using Peft.Adapters.Lora;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
+using Peft.Adapters.Targets;
 
 namespace Peft.Tests.Adapters;
 

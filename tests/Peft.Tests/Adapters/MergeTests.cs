@@ -1,8 +1,11 @@
 using Peft.Adapters;
-using Peft.Adapters.IA3;
-using Peft.Adapters.LoHa;
-using Peft.Adapters.LoKr;
-using Peft.Adapters.Lora;
+using Peft.Adapters.Merging;
+using Peft.Adapters.Methods.IA3;
+using Peft.Adapters.Methods.LoHa;
+using Peft.Adapters.Methods.LoKr;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
+using Peft.Adapters.Targets;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Adapters;

@@ -1,4 +1,4 @@
-using Peft.Adapters;
+using Peft.Adapters.Model;
 using Peft.Models;
 using static TorchSharp.torch;
 

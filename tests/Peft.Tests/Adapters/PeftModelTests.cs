@@ -1,5 +1,6 @@
 using Peft.Adapters;
-using Peft.Adapters.Lora;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Targets;
 using Peft.Models;
 
 namespace Peft.Tests.Adapters;

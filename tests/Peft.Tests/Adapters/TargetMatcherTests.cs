@@ -1,5 +1,5 @@
-using Peft.Adapters;
-using Peft.Adapters.Lora;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Targets;
 
 namespace Peft.Tests.Adapters;
 

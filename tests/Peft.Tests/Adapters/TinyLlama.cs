@@ -1,5 +1,5 @@
 using System.Globalization;
-using Peft.Adapters;
+using Peft.Adapters.Model;
 using Peft.Models;
 using static TorchSharp.torch;
 

@@ -1,6 +1,6 @@
 using TorchSharp;
-
 using static TorchSharp.torch;
+
 
 namespace Peft.Tests.Engine;
 

@@ -1,6 +1,6 @@
 using System.Reflection;
-
 using TorchSharp;
+
 
 namespace Peft.Tests.Engine;
 

@@ -2,8 +2,8 @@ using System.Globalization;
 using System.Reflection;
 using System.Runtime.CompilerServices;
 using System.Runtime.Loader;
-
 using TorchSharp;
+
 
 namespace Peft.Tests.Engine;
 

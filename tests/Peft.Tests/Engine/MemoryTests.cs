@@ -1,9 +1,9 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
-
 using TorchSharp;
-
 using static TorchSharp.torch;
+
+
 
 namespace Peft.Tests.Engine;
 

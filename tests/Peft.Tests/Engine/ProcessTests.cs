@@ -1,8 +1,8 @@
 using System.Runtime.InteropServices;
-
 using TorchSharp;
-
 using static TorchSharp.torch;
+
+
 
 namespace Peft.Tests.Engine;
 

@@ -1,5 +1,5 @@
 using System.Text.Json.Nodes;
-using Peft.Adapters;
+using Peft.Adapters.Model;
 using Peft.Generation;
 using Peft.Models;
 using Peft.Tests.Adapters;

@@ -1,6 +1,7 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
-using Peft.Adapters;
+using Peft.Adapters.Model;
+using Peft.Files;
 using Peft.Models;
 using Peft.Tensors;
 using static TorchSharp.torch;

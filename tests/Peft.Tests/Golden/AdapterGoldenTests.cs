@@ -1,5 +1,7 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters;
+using Peft.Adapters.Merging;
+using Peft.Adapters.Model;
 using Peft.Models;
 using Peft.Tensors;
 using Peft.Tests.Adapters;

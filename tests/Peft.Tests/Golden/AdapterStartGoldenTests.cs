@@ -1,5 +1,6 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters;
+using Peft.Adapters.Model;
 using Peft.Models;
 using Peft.Models.Layers;
 using static TorchSharp.torch;

@@ -1,5 +1,6 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters;
+using Peft.Adapters.Model;
 using Peft.Tests.Adapters;
 
 namespace Peft.Tests.Golden;

@@ -1,8 +1,11 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Peft.Adapters;
+using Peft.Adapters.Model;
+using Peft.Adapters.Slots;
+using Peft.Adapters.Targets;
+using Peft.Files;
 using Peft.Models;
-using Peft.Tensors;
 
 namespace Peft.Tests.Golden;
 

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Peft.Files;
 using Peft.Models;
 using Peft.Tensors;
 using Peft.Tests.Models;

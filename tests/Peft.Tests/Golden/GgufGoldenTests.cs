@@ -1,6 +1,7 @@
 using System.Collections;
 using System.Globalization;
 using System.Text.Json;
+using Peft.Files;
 using Peft.Models;
 using Peft.Tensors;
 using Peft.Tensors.Gguf;

@@ -1,7 +1,8 @@
 using System.Text.Json.Nodes;
-using Peft.Adapters;
 using Peft.Adapters.Combination;
-using Peft.Adapters.Lora;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
+using Peft.Adapters.Slots;
 using Peft.Models;
 using Peft.Tests.Adapters;
 using static TorchSharp.torch;

@@ -1,6 +1,8 @@
 using System.Text.Json.Nodes;
 using System.Text.RegularExpressions;
 using Peft.Adapters;
+using Peft.Adapters.Merging;
+using Peft.Adapters.Model;
 using Peft.Models;
 using Peft.Tests.Adapters;
 using static TorchSharp.torch;

@@ -1,3 +1,5 @@
+using Peft.Tokenization;
+
 namespace Peft.Tests.Golden;
 
 /// <summary>Tokenizer files of every kind, held to what the peer's packages made of them.</summary>

@@ -1,4 +1,5 @@
 using System.Text.Json;
+using Peft.Files;
 using Peft.Tensors;
 using Peft.Tokenization;
 using Peft.Training;

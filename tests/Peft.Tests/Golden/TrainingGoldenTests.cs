@@ -1,5 +1,5 @@
 using System.Text.Json.Nodes;
-using Peft.Adapters;
+using Peft.Adapters.Model;
 using Peft.Models;
 using Peft.Tensors;
 using Peft.Training;

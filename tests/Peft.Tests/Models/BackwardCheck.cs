@@ -1,3 +1,4 @@
+using Peft.Adapters.Slots;
 using Peft.Models;
 using TorchSharp;
 using static TorchSharp.torch;

@@ -1,3 +1,4 @@
+using Peft.Files;
 using Peft.Models;
 using Peft.Tensors;
 using TorchSharp;

@@ -1,6 +1,9 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters;
-using Peft.Adapters.Lora;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
+using Peft.Adapters.Targets;
+using Peft.Files;
 using Peft.Tensors;
 using Peft.Tests.Adapters;
 using static TorchSharp.torch;

@@ -10,7 +10,7 @@ namespace Peft.Tests.PowerShell;
 public sealed class CmdletHelp
 {
     private static readonly Lazy<Dictionary<string, XElement>> Comments = new(static () =>
-        XDocument.Load(Path.Combine(AppContext.BaseDirectory, "Peft.Module.xml")).Descendants("member")
+        XDocument.Load(Path.Combine(AppContext.BaseDirectory, "Peft.Cmdlets.xml")).Descendants("member")
             .ToDictionary(static member => (string)member.Attribute("name")!, static member => member.Element("summary")!));
 
     private static readonly HashSet<string> CommonParameters = [.. PSCmdlet.CommonParameters, .. PSCmdlet.OptionalCommonParameters];

@@ -1,6 +1,10 @@
 using System.Diagnostics;
 using System.Globalization;
 using System.Management.Automation;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
+using Peft.Cmdlets.Commands.Model;
+using Peft.Cmdlets.Commands.Text;
 
 namespace Peft.Tests.PowerShell;
 
@@ -61,8 +65,8 @@ public sealed class CmdletTests(ModuleHost host) : CmdletsInFolder(host, import:
 
         var active = host.Output("$args[0] | Import-PeftAdapter ./sav* -AdapterName again | Set-ActiveAdapter -PassThru", model);
         Assert.Equal("again", Assert.Single(active).Properties["Name"].Value);
-        Assert.Equal("AdapterExists,Peft.Module.Commands.ImportPeftAdapterCommand", host.Run("$args[0] | Import-PeftAdapter ./saved again", model).Errors[0].FullyQualifiedErrorId);
-        Assert.Equal("OutputExists,Peft.Module.Commands.ExportPeftAdapterCommand", host.Run("$args[0] | Export-PeftAdapter ./saved -AdapterName again", model).Errors[0].FullyQualifiedErrorId);
+        Assert.Equal("AdapterExists,Peft.Cmdlets.Commands.Adapter.ImportPeftAdapterCommand", host.Run("$args[0] | Import-PeftAdapter ./saved again", model).Errors[0].FullyQualifiedErrorId);
+        Assert.Equal("OutputExists,Peft.Cmdlets.Commands.Adapter.ExportPeftAdapterCommand", host.Run("$args[0] | Export-PeftAdapter ./saved -AdapterName again", model).Errors[0].FullyQualifiedErrorId);
         Assert.Equal(["a", "again"], host.Output("($args[0] | Get-PeftAdapter).Name", model).Select(static name => name.ToString()));
     }
 
@@ -129,7 +133,7 @@ public sealed class CmdletTests(ModuleHost host) : CmdletsInFolder(host, import:
         Assert.True(File.Exists(Path.Combine(folder.FullName, "out", "tiny", "adapter_model.safetensors")));
 
         var again = host.Run("$args[0] | Invoke-LoraTraining (New-LoraConfig) ('x' | Import-TrainingDataset) -AdapterName tiny", model);
-        Assert.Equal("AdapterExists,Peft.Module.Commands.InvokeLoraTrainingCommand", again.Errors[0].FullyQualifiedErrorId);
+        Assert.Equal("AdapterExists,Peft.Cmdlets.Commands.Training.InvokeLoraTrainingCommand", again.Errors[0].FullyQualifiedErrorId);
     }
 
     [Fact]
@@ -140,7 +144,7 @@ public sealed class CmdletTests(ModuleHost host) : CmdletsInFolder(host, import:
             [IO.Directory]::CreateDirectory([IO.Path]::Combine($PWD, 'full/x/y'))
             $args[0] | Invoke-LoraTraining (New-LoraConfig -TargetModule q_proj) $data -AdapterName x -OutputPath ./full
             """, model);
-        Assert.Equal("OutputExists,Peft.Module.Commands.InvokeLoraTrainingCommand", Assert.Single(result.Errors).FullyQualifiedErrorId);
+        Assert.Equal("OutputExists,Peft.Cmdlets.Commands.Training.InvokeLoraTrainingCommand", Assert.Single(result.Errors).FullyQualifiedErrorId);
         Assert.Empty(host.Output("$args[0] | Get-PeftAdapter", model));
     }
 

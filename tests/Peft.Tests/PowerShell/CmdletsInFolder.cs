@@ -1,3 +1,5 @@
+using Peft.Adapters.Model;
+
 namespace Peft.Tests.PowerShell;
 
 /// <summary>Tests whose shell stands in a folder of their own, which is gone afterwards, where they want it with the embedded model.</summary>

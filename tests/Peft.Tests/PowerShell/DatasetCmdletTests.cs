@@ -1,4 +1,5 @@
 using System.Management.Automation;
+using Peft.Adapters.Model;
 
 namespace Peft.Tests.PowerShell;
 
@@ -22,7 +23,7 @@ public sealed class DatasetCmdletTests(ModuleHost host) : CmdletsInFolder(host, 
     public void A_folder_and_what_holds_itself_are_no_rows(string script)
     {
         var error = host.Run(script, folder.FullName).Errors[0];
-        Assert.Equal("DatasetRowInvalid,Peft.Module.Commands.ImportTrainingDatasetCommand", error.FullyQualifiedErrorId);
+        Assert.Equal("DatasetRowInvalid,Peft.Cmdlets.Commands.Training.ImportTrainingDatasetCommand", error.FullyQualifiedErrorId);
         Assert.NotEmpty(error.ErrorDetails.RecommendedAction);
     }
 
@@ -59,7 +60,7 @@ public sealed class DatasetCmdletTests(ModuleHost host) : CmdletsInFolder(host, 
         }
 
         var error = Assert.Single(host.Run(script).Errors);
-        Assert.Equal(errorId + ",Peft.Module.Commands.ImportTrainingDatasetCommand", error.FullyQualifiedErrorId);
+        Assert.Equal(errorId + ",Peft.Cmdlets.Commands.Training.ImportTrainingDatasetCommand", error.FullyQualifiedErrorId);
         Assert.Contains(words, error.Exception.Message, StringComparison.Ordinal);
 
         // .NET counts lines from 0, which contradicts the line that stands in front.

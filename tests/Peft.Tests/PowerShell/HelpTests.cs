@@ -9,7 +9,7 @@ namespace Peft.Tests.PowerShell;
 public sealed class HelpTests(ModuleHost host) : IClassFixture<ModuleHost>
 {
     private static readonly string Pages = Path.Combine(ModuleHost.Root, "docs", "commands");
-    private static readonly string File = Path.Combine(ModuleHost.Root, "src", "Peft.Module", "en-US", "Peft.Module.dll-Help.xml");
+    private static readonly string File = Path.Combine(ModuleHost.Root, "src", "Peft.Cmdlets", "Help", "en-US", "Peft.Cmdlets.dll-Help.xml");
     private static readonly bool Updates = Environment.GetEnvironmentVariable("PEFT_UPDATE_HELP") is "1";
 
     [Fact]

@@ -1,4 +1,7 @@
 using System.Management.Automation;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
+using Peft.Cmdlets.Commands.Model;
 
 namespace Peft.Tests.PowerShell;
 

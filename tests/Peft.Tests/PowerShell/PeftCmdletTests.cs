@@ -2,7 +2,7 @@ using System.Diagnostics;
 using System.Management.Automation;
 using System.Management.Automation.Runspaces;
 using System.Runtime.InteropServices;
-using Peft.Module;
+using Peft.Cmdlets.Pipeline;
 
 namespace Peft.Tests.PowerShell;
 

@@ -1,5 +1,6 @@
 using System.Management.Automation.Runspaces;
 using System.Text.RegularExpressions;
+using Peft.Adapters.Model;
 
 namespace Peft.Tests.PowerShell;
 

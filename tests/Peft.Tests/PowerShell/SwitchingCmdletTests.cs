@@ -1,3 +1,6 @@
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
+
 namespace Peft.Tests.PowerShell;
 
 /// <summary>Cmdlets that list, switch and talk to a model, by what they do to its answers.</summary>

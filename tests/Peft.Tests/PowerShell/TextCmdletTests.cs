@@ -1,5 +1,8 @@
 using System.Management.Automation;
 using System.Text;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
+using Peft.Cmdlets.Commands.Text;
 
 namespace Peft.Tests.PowerShell;
 

@@ -1,4 +1,7 @@
 using System.Management.Automation;
+using Peft.Adapters;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
 
 namespace Peft.Tests.PowerShell;
 

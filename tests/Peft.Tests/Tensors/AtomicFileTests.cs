@@ -1,4 +1,5 @@
-using Peft.Adapters;
+using Peft.Adapters.Model;
+using Peft.Files;
 using Peft.Tensors;
 using Peft.Tests.Adapters;
 using static TorchSharp.torch;

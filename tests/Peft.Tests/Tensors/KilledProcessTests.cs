@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Runtime.CompilerServices;
+using Peft.Files;
 using Peft.Tensors;
 using static TorchSharp.torch;
 

@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using System.Text;
+using Peft.Files;
 using Peft.Tensors;
 using TorchSharp;
 using static TorchSharp.torch;

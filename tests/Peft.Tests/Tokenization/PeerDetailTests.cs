@@ -1,5 +1,4 @@
 using System.Text.Json.Nodes;
-using Peft.Tokenization;
 
 namespace Peft.Tests.Tokenization;
 

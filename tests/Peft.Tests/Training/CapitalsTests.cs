@@ -1,6 +1,7 @@
 using System.Text.Json.Nodes;
-using Peft.Adapters;
-using Peft.Adapters.Lora;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
+using Peft.Adapters.Targets;
 using Peft.Models;
 using Peft.Tests.Golden;
 using Peft.Training;

@@ -1,3 +1,5 @@
+using Peft.Adapters.Slots;
+
 namespace Peft.Adapters.Combination;
 
 /// <summary>An adapter that goes into a combination.</summary>

@@ -1,3 +1,5 @@
+using Peft.Tokenization;
+
 namespace Peft.Generation.LogitsProcessors;
 
 /// <summary>One rule that changes the scores of the next token. A removed token has the score minus infinity.</summary>

@@ -1,4 +1,5 @@
 using System.Numerics.Tensors;
+using Peft.Tokenization;
 
 namespace Peft.Generation.LogitsProcessors;
 

@@ -1,6 +1,7 @@
 using System.Diagnostics.CodeAnalysis;
 using System.IO.MemoryMappedFiles;
 using System.Numerics;
+using Peft.Files;
 using static TorchSharp.torch;
 
 namespace Peft.Tensors.Gguf;

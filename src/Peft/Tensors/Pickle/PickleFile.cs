@@ -1,6 +1,7 @@
 using System.Diagnostics.CodeAnalysis;
 using System.Globalization;
 using System.Runtime.InteropServices;
+using Peft.Files;
 using static TorchSharp.torch;
 
 namespace Peft.Tensors.Pickle;

@@ -1,4 +1,4 @@
-namespace Peft.Tokenization;
+namespace Peft.Tokenization.AddedTokens;
 
 /// <summary>A token that is found in the text before the model sees it.</summary>
 public sealed record AddedToken

@@ -1,5 +1,6 @@
 #if MICROSOFT_ML_TOKENIZERS
 using System.Buffers;
+using Peft.Tokenization.AddedTokens;
 using MicrosoftToken = Microsoft.ML.Tokenizers.EncodedToken;
 
 namespace Peft.Tokenization.Interop;

@@ -1,5 +1,5 @@
 using Peft.Tokenization.AddedTokens;
-using Peft.Tokenization.OlderFiles;
+using Peft.Tokenization.LegacyFormats;
 using Peft.Tokenization.PostProcessors;
 
 namespace Peft.Tokenization.SentencePiece;

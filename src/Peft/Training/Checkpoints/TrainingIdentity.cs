@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Peft.Adapters;
 
 namespace Peft.Training.Checkpoints;
 

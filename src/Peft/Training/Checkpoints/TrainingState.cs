@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Peft.Files;
 using Peft.Tensors;
 using Peft.Training.Optimizers;
 using Peft.Training.Schedules;

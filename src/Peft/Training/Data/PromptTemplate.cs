@@ -1,7 +1,7 @@
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Serialization;
-using Peft.Tensors;
+using Peft.Files;
 
 namespace Peft.Training.Data;
 

@@ -2,7 +2,7 @@ using System.Globalization;
 using System.Text;
 using System.Text.Json;
 using CsvHelper;
-using Peft.Tensors;
+using Peft.Files;
 
 namespace Peft.Training.Data;
 

@@ -1,5 +1,5 @@
 using System.Text;
-using Peft.Tensors;
+using Peft.Files;
 
 namespace Peft.Training.Data;
 

@@ -26,7 +26,7 @@ internal sealed class TrainingLog : IDisposable
     public static TrainingLog Open(string path, int afterStep)
     {
         var kept = afterStep > 0 && File.Exists(path) ? ReadLines(path).Where(entry => StepOf(entry) <= afterStep).ToArray() : [];
-        Tensors.AtomicFile.WriteText(path, string.Concat(kept.Select(static entry => entry.ToJsonString() + "\n")));
+        Files.AtomicFile.WriteText(path, string.Concat(kept.Select(static entry => entry.ToJsonString() + "\n")));
         return new TrainingLog(new FileStream(path, FileMode.Append, FileAccess.Write, FileShare.Read));
     }
 

@@ -1,0 +1,80 @@
+using System.Management.Automation;
+using Peft.Adapters;
+using Peft.Adapters.Model;
+using Peft.Cmdlets.Arguments;
+using Peft.Cmdlets.Completion;
+
+namespace Peft.Cmdlets.Commands.Adapter;
+
+/// <summary>Export-PeftAdapter: writes adapters as PEFT reads them.</summary>
+[Cmdlet(VerbsData.Export, "PeftAdapter", SupportsShouldProcess = true, DefaultParameterSetName = AdapterSet)]
+[OutputType(typeof(PeftAdapter))]
+public sealed class ExportPeftAdapterCommand : AdapterCommand
+{
+    private readonly List<PeftAdapter> adapters = [];
+
+    /// <summary>Folder to write to. A single adapter's files go into it, those of several into a subfolder for each.</summary>
+    [Parameter(Mandatory = true, Position = 0)]
+    [ValidateNotNullOrEmpty]
+    public string Path { get; set; } = "";
+
+    /// <summary>Names of the model's adapters to write; wildcards are allowed.</summary>
+    [Parameter(ParameterSetName = ModelSet)]
+    [SupportsWildcards]
+    [ArgumentCompleter(typeof(AdapterNameCompleter))]
+    [PSDefaultValue(Value = "*", Help = "*")]
+    [ValidateNotNullOrEmpty]
+    public string[] AdapterName { get; set; } = ["*"];
+
+    /// <summary>Writes over an adapter that is in the folder already.</summary>
+    [Parameter]
+    public SwitchParameter Force { get; set; }
+
+    /// <summary>Puts the adapters out again.</summary>
+    [Parameter]
+    public SwitchParameter PassThru { get; set; }
+
+    /// <inheritdoc/>
+    protected override void Process() => adapters.AddRange(Chosen(AdapterName).Except(adapters));
+
+    /// <inheritdoc/>
+    protected override void End()
+    {
+        var root = PathResolution.Target(this, Path);
+        HashSet<string> written = new(StringComparer.OrdinalIgnoreCase);
+        Each(adapters, adapter =>
+        {
+            if (!written.Add(adapter.Name))
+            {
+                throw new PeftException("OutputExists", $"Another of the adapters is named '{adapter.Name}' too and has been written to '{System.IO.Path.Combine(root, adapter.Name)}'.")
+                {
+                    Target = adapter,
+                    RecommendedAction = "Export the adapters of each model into a folder of its own.",
+                };
+            }
+
+            Export(adapter, adapters.Count == 1 ? root : System.IO.Path.Combine(root, adapter.Name));
+        });
+    }
+
+    private void Export(PeftAdapter adapter, string folder)
+    {
+        if (!Force && File.Exists(System.IO.Path.Combine(folder, AdapterConfig.FileName)))
+        {
+            throw new PeftException("OutputExists", $"'{folder}' holds an adapter already.")
+            {
+                Target = folder,
+                RecommendedAction = "Choose another folder, or write over it with -Force.",
+            };
+        }
+
+        if (ShouldProcess(folder, $"Write the adapter '{adapter.Name}'"))
+        {
+            Run(_ => adapter.Model.SaveAdapter(adapter.Name, folder));
+            if (PassThru)
+            {
+                WriteObject(adapter);
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+using System.Management.Automation;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
+using Peft.Cmdlets.Arguments;
+using Peft.Cmdlets.Pipeline;
+using Peft.Cmdlets.Session;
+using Peft.Models;
+
+namespace Peft.Cmdlets.Commands.Model;
+
+/// <summary>Export-PeftModel: writes the model with its tokenizer as transformers reads it.</summary>
+[Cmdlet(VerbsData.Export, "PeftModel", SupportsShouldProcess = true)]
+[OutputType(typeof(PeftModel))]
+public sealed class ExportPeftModelCommand : ModelCommand
+{
+    /// <summary>Folder to write to; it is made when it isn't there.</summary>
+    [Parameter(Mandatory = true, Position = 0)]
+    [ValidateNotNullOrEmpty]
+    public string Path { get; set; } = "";
+
+    /// <summary>Type to write the weights in; <c>auto</c> keeps the model's.</summary>
+    [Parameter]
+    [ValidateSet("auto", "float32", "bfloat16", "float16")]
+    [PSDefaultValue(Value = "auto", Help = "auto")]
+    public string DataType { get; set; } = "auto";
+
+    /// <summary>Maximum size of a file of weights, such as <c>5GB</c>; a larger model is written in several files with an index.</summary>
+    [Parameter]
+    [ValidateRange(1L, long.MaxValue)]
+    [PSDefaultValue(Value = ModelLoader.DefaultShardBytes, Help = "5GB")]
+    public long MaxShardSize { get; set; } = ModelLoader.DefaultShardBytes;
+
+    /// <summary>Writes over a model that is in the folder already.</summary>
+    [Parameter]
+    public SwitchParameter Force { get; set; }
+
+    /// <summary>Puts the model out again.</summary>
+    [Parameter]
+    public SwitchParameter PassThru { get; set; }
+
+    /// <inheritdoc/>
+    protected override void Process()
+    {
+        var folder = PathResolution.Target(this, Path);
+        if (!Force && File.Exists(System.IO.Path.Combine(folder, "config.json")))
+        {
+            throw new PeftException("OutputExists", $"'{folder}' holds a model already.")
+            {
+                Target = folder,
+                RecommendedAction = "Choose another folder, or write over it with -Force.",
+            };
+        }
+
+        if (ShouldProcess(folder, $"Write the model '{Model.Name}'"))
+        {
+            string[] leftOut = [.. Model.ActiveAdapters.Except(Model.MergedAdapters)];
+            if (leftOut.Length > 0)
+            {
+                WriteWarning($"{string.Join(", ", leftOut)}: active, but not merged, so the model is written without. Merge-LoraAdapter puts adapters into the weights.");
+            }
+
+            Run(output =>
+            {
+                output.WriteVerbose($"Writing '{Model.Name}' to '{folder}'.");
+                var progress = new ProgressLine(output, $"Exporting '{Model.Name}'");
+                Model.Save(
+                    folder,
+                    EngineNames.DataType(DataType),
+                    MaxShardSize,
+                    (done, total) => progress.Show(done, total, FormattableString.Invariant($"{done / 1e6:N0} of {total / 1e6:N0} MB")),
+                    output.Cancellation);
+                progress.Complete();
+            });
+            if (PassThru)
+            {
+                WriteObject(Model);
+            }
+        }
+    }
+}

@@ -1,0 +1,65 @@
+using System.Management.Automation;
+using Peft.Adapters.Model;
+using Peft.Cmdlets.Arguments;
+using Peft.Cmdlets.Completion;
+using Peft.Cmdlets.Pipeline;
+using Peft.Hub;
+
+namespace Peft.Cmdlets.Commands.Model;
+
+/// <summary>What Import-PeftModel and Import-PeftAdapter share: folders by path, literally or from the hub's cache, each imported on its own.</summary>
+public abstract class ImportCommand : PeftCmdlet
+{
+    /// <summary>Name of the parameter set that takes paths with wildcards.</summary>
+    protected const string PathSet = "Path";
+
+    /// <summary>Name of the parameter set that takes paths as they are written.</summary>
+    protected const string LiteralSet = "LiteralPath";
+
+    private const string HubSet = "Hub";
+
+    /// <summary>What to import; wildcards are allowed.</summary>
+    public abstract string[] Path { get; set; }
+
+    /// <summary>Folders or files, taken as they are written.</summary>
+    [Parameter(Mandatory = true, ParameterSetName = LiteralSet, ValueFromPipelineByPropertyName = true)]
+    [Alias("PSPath", "LP")]
+    [ValidateNotNullOrEmpty]
+    public string[] LiteralPath { get; set; } = [];
+
+    /// <summary>Name in the hub's cache on this machine, such as <c>HuggingFaceTB/SmolLM2-135M</c>.</summary>
+    [Parameter(Mandatory = true, ParameterSetName = HubSet)]
+    [ArgumentCompleter(typeof(HubNameCompleter))]
+    [ValidateNotNullOrEmpty]
+    public string HubName { get; set; } = "";
+
+    /// <summary>Branch, tag or commit on the hub.</summary>
+    [Parameter(ParameterSetName = HubSet)]
+    [PSDefaultValue(Value = "main", Help = "main")]
+    [ValidateNotNullOrEmpty]
+    public string Revision { get; set; } = "main";
+
+    /// <inheritdoc/>
+    protected override void Process()
+    {
+        switch (ParameterSetName)
+        {
+            case HubSet:
+                Each([HubName], name => Import(HubCache.Find(name, Revision), NameOf(name)));
+                break;
+            case LiteralSet:
+                Each(LiteralPath, path => Import(PathResolution.ResolveLiteral(this, path), NameOf(path)));
+                break;
+            default:
+                Each(Path, pattern => Each(PathResolution.Resolve(this, pattern), path => Import(path, NameOf(path))));
+                break;
+        }
+    }
+
+    /// <summary>Imports one folder or file.</summary>
+    /// <param name="path">Its full path.</param>
+    /// <param name="name">What it is called where it is: the last part of the path or of the hub's name.</param>
+    private protected abstract void Import(string path, string name);
+
+    private static string NameOf(string path) => System.IO.Path.GetFileName(System.IO.Path.TrimEndingDirectorySeparator(path));
+}

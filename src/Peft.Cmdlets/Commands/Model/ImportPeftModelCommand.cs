@@ -1,0 +1,88 @@
+using System.Management.Automation;
+using Peft.Adapters.Model;
+using Peft.Cmdlets.Completion;
+using Peft.Cmdlets.Pipeline;
+using Peft.Cmdlets.Session;
+using Peft.Models;
+
+namespace Peft.Cmdlets.Commands.Model;
+
+/// <summary>Import-PeftModel: loads a model from a folder in Hugging Face's layout, from a GGUF file or from the hub's cache.</summary>
+[Cmdlet(VerbsData.Import, "PeftModel", DefaultParameterSetName = PathSet)]
+[OutputType(typeof(PeftModel))]
+public sealed class ImportPeftModelCommand : ImportCommand
+{
+    /// <summary>Folders that hold <c>config.json</c> and weights, or <c>.gguf</c> files; wildcards are allowed.</summary>
+    [Parameter(Mandatory = true, Position = 0, ParameterSetName = PathSet, ValueFromPipeline = true, ValueFromPipelineByPropertyName = true)]
+    [SupportsWildcards]
+    [ValidateNotNullOrEmpty]
+    public override string[] Path { get; set; } = [];
+
+    /// <summary>What to call the model in this session. Without it the folder's name is taken.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? Name { get; set; }
+
+    /// <summary>Type to hold the weights in; <c>auto</c> keeps the file's.</summary>
+    [Parameter]
+    [ValidateSet("auto", "float32", "bfloat16", "float16")]
+    [Alias("torch_dtype", "dtype")]
+    [PSDefaultValue(Value = "auto", Help = "auto")]
+    public string DataType { get; set; } = "auto";
+
+    /// <summary>Where the model runs: <c>auto</c>, <c>cpu</c>, <c>cuda</c>, <c>cuda:1</c>. <c>auto</c> takes a GPU where there is one.</summary>
+    [Parameter]
+    [ArgumentCompleter(typeof(DeviceCompleter))]
+    [PSDefaultValue(Value = "auto", Help = "auto")]
+    [ValidateNotNullOrEmpty]
+    public string Device { get; set; } = "auto";
+
+    /// <summary>Reads the configuration alone: modules and counts are there at once, weights are not loaded.</summary>
+    [Parameter]
+    public SwitchParameter StructureOnly { get; set; }
+
+    /// <inheritdoc/>
+    private protected override void Import(string path, string name)
+    {
+        PeftModel? model = null;
+        try
+        {
+            Run(output => model = Load(path, name, output));
+        }
+        catch (PipelineStoppedException)
+        {
+            // It may be there already, but nobody waits for it any more.
+            model?.Dispose();
+            throw;
+        }
+
+        LoadedModels.Add(model!);
+        WriteObject(model);
+    }
+
+    private PeftModel Load(string path, string name, WorkOutput output)
+    {
+        output.WriteVerbose($"Loading '{path}'.");
+        var progress = new ProgressLine(output, $"Importing '{name}'");
+        var options = new LoadOptions
+        {
+            DataType = EngineNames.DataType(DataType),
+            Device = EngineNames.Device(Device),
+            StructureOnly = StructureOnly,
+            OnProgress = (done, total) => progress.Show(done, total, FormattableString.Invariant($"{done:N0} of {total:N0} parameters")),
+            Cancellation = output.Cancellation,
+        };
+        var model = PeftModel.Load(path, options, Name ?? name);
+        try
+        {
+            progress.Complete();
+            output.Cancellation.ThrowIfCancellationRequested();
+            return model;
+        }
+        catch (OperationCanceledException)
+        {
+            model.Dispose();
+            throw;
+        }
+    }
+}

@@ -1,0 +1,81 @@
+using System.Management.Automation;
+using Peft.Generation;
+
+namespace Peft.Cmdlets.Commands.Text;
+
+/// <summary>What Invoke-TextGeneration and Compare-ModelOutput share: how texts are continued.</summary>
+public abstract class GenerationCommand : TextModelCommand
+{
+    /// <summary>Maximum number of tokens to add to each prompt.</summary>
+    [Parameter]
+    [Alias("max_new_tokens", "MaxNewToken")]
+    [ValidateRange(1, int.MaxValue)]
+    [PSDefaultValue(Value = 128, Help = "128")]
+    public int MaxNewTokens { get; set; } = 128;
+
+    /// <summary>Draws tokens instead of taking the likeliest each time. On when a temperature, <c>-TopK</c>, <c>-TopP</c> or <c>-MinP</c> is given; else the model's own setting.</summary>
+    [Parameter]
+    [Alias("do_sample")]
+    public SwitchParameter Sample { get; set; }
+
+    /// <summary>Divides the scores before a token is drawn: below 1 stays closer to the likeliest, above 1 is more even.</summary>
+    [Parameter]
+    [PSDefaultValue(Help = "the model's own, else 1")]
+    public double Temperature { get; set; }
+
+    /// <summary>Draws among this many likeliest tokens; 0 for all.</summary>
+    [Parameter]
+    [Alias("top_k")]
+    [ValidateRange(0, int.MaxValue)]
+    [PSDefaultValue(Help = "the model's own, else 0")]
+    public int TopK { get; set; }
+
+    /// <summary>Draws among the likeliest tokens that together reach this probability.</summary>
+    [Parameter]
+    [Alias("top_p")]
+    [PSDefaultValue(Help = "the model's own, else 1")]
+    public double TopP { get; set; }
+
+    /// <summary>Draws among tokens at least this fraction as likely as the likeliest.</summary>
+    [Parameter]
+    [Alias("min_p")]
+    [PSDefaultValue(Help = "the model's own, else 0")]
+    public double MinP { get; set; }
+
+    /// <summary>Makes tokens that have occurred less likely when above 1.</summary>
+    [Parameter]
+    [Alias("repetition_penalty")]
+    [PSDefaultValue(Help = "the model's own, else 1")]
+    public double RepetitionPenalty { get; set; }
+
+    /// <summary>Texts that end a continuation; they are cut off it.</summary>
+    [Parameter]
+    [Alias("stop_strings", "Stop")]
+    [ValidateNotNullOrEmpty]
+    public string[] StopString { get; set; } = [];
+
+    /// <summary>Repeats a draw exactly; without it each run draws anew.</summary>
+    [Parameter]
+    public ulong? Seed { get; set; }
+
+    /// <summary>The options that the parameters and the model's own defaults give.</summary>
+    private protected GenerationOptions Options()
+    {
+        var defaults = GenerationOptions.FromDefaults(TheModel.GenerationDefaults);
+        var draws = Given(nameof(Temperature)) || Given(nameof(TopK)) || Given(nameof(TopP)) || Given(nameof(MinP));
+        var options = defaults with
+        {
+            MaxNewTokens = MaxNewTokens,
+            Sample = Given(nameof(Sample)) ? Sample : draws || defaults.Sample,
+            Temperature = Given(nameof(Temperature)) ? Temperature : defaults.Temperature,
+            TopK = Given(nameof(TopK)) ? TopK : defaults.TopK,
+            TopP = Given(nameof(TopP)) ? TopP : defaults.TopP,
+            MinP = Given(nameof(MinP)) ? MinP : defaults.MinP,
+            RepetitionPenalty = Given(nameof(RepetitionPenalty)) ? RepetitionPenalty : defaults.RepetitionPenalty,
+            StopStrings = StopString,
+            Seed = Seed,
+        };
+        options.Validate();
+        return options;
+    }
+}

@@ -1,0 +1,75 @@
+using System.Management.Automation;
+using Peft.Adapters.Model;
+using Peft.Cmdlets.Arguments;
+using Peft.Cmdlets.Completion;
+using Peft.Cmdlets.Pipeline;
+using Peft.Generation;
+using Peft.Models;
+using Peft.Training.Data;
+
+namespace Peft.Cmdlets.Commands.Text;
+
+/// <summary>Measure-Perplexity: how well a model predicts a text.</summary>
+[Cmdlet(VerbsDiagnostic.Measure, "Perplexity", DefaultParameterSetName = ModelSet)]
+[OutputType(typeof(PerplexityResult))]
+public sealed class MeasurePerplexityCommand : TextModelCommand
+{
+    /// <summary>Texts to measure, or files from Get-ChildItem, each on its own.</summary>
+    [Parameter(Position = 0, ValueFromPipeline = true)]
+    [ValidateNotNullOrEmpty]
+    public PSObject[] Text { get; set; } = [];
+
+    /// <summary>Text files to measure, each on its own, in the encoding that their bytes tell; wildcards are allowed.</summary>
+    [Parameter]
+    [SupportsWildcards]
+    [ValidateNotNullOrEmpty]
+    public string[] Path { get; set; } = [];
+
+    /// <summary>Text files to measure, taken as they are written.</summary>
+    [Parameter]
+    [Alias("PSPath", "LP")]
+    [ValidateNotNullOrEmpty]
+    public string[] LiteralPath { get; set; } = [];
+
+    /// <summary>Adapters that act for this command, whatever is active on the model; wildcards are allowed, and <c>base</c> for none.</summary>
+    [Parameter(ParameterSetName = ModelSet)]
+    [SupportsWildcards]
+    [ArgumentCompleter(typeof(AdapterOrBaseCompleter))]
+    [ValidateNotNullOrEmpty]
+    public string[]? AdapterName { get; set; }
+
+    /// <summary>Tokens that are seen at once.</summary>
+    [Parameter]
+    [ValidateRange(2, int.MaxValue)]
+    [PSDefaultValue(Help = "the model's longest context, at most 2048")]
+    public int? WindowLength { get; set; }
+
+    /// <inheritdoc/>
+    protected override void Process()
+    {
+        // The model itself, or the adapter, arrives as a text as well where it comes down the pipeline.
+        PSObject[] texts = [.. Text.Where(static text => text.BaseObject is not (PeftModel or PeftAdapter))];
+        if (texts.Length == 0 && Path.Length == 0 && LiteralPath.Length == 0)
+        {
+            throw new PeftException("TextMissing", "There is no text to measure.") { RecommendedAction = "Give a text, or a file with -Path." };
+        }
+
+        var selection = SelectionOf(AdapterName);
+        Each(texts, text => Measure(() => text.BaseObject is FileInfo file ? TextFile.Read(file.FullName) : TextInput.Text(text), selection));
+        Each(Path, pattern => Each(PathResolution.Resolve(this, pattern), path => Measure(() => TextFile.Read(path), selection)));
+        Each(LiteralPath, given =>
+        {
+            var path = PathResolution.ResolveLiteral(this, given);
+            Measure(() => TextFile.Read(path), selection);
+        });
+    }
+
+    private void Measure(Func<string> text, Selection? selection) => WriteObject(Run(output =>
+    {
+        var progress = new ProgressLine(output, "Measuring perplexity");
+        var result = PerplexityResult.Measure(
+            TheModel, text(), WindowLength, selection, (done, total) => progress.Show(done, total, FormattableString.Invariant($"{done:N0} of {total:N0} tokens")), output.Cancellation);
+        progress.Complete();
+        return result;
+    }));
+}

@@ -1,0 +1,168 @@
+using System.Management.Automation;
+using Peft.Cmdlets.Arguments;
+using Peft.Cmdlets.Completion;
+using Peft.Cmdlets.Pipeline;
+using Peft.Training.Data;
+
+namespace Peft.Cmdlets.Commands.Training;
+
+/// <summary>Import-TrainingDataset: reads examples to learn from, from files or from the pipeline.</summary>
+[Cmdlet(VerbsData.Import, "TrainingDataset", DefaultParameterSetName = PathSet)]
+[OutputType(typeof(TrainingDataset))]
+public sealed class ImportTrainingDatasetCommand : PeftCmdlet
+{
+    private const string PathSet = "Path";
+    private const string LiteralSet = "LiteralPath";
+    private const string RowSet = "InputObject";
+
+    private readonly List<IReadOnlyDictionary<string, object?>> rows = [];
+    private bool hasInput;
+
+    /// <summary>JSONL, JSON, CSV or text files, each a data set of its own; wildcards are allowed.</summary>
+    [Parameter(Mandatory = true, Position = 0, ParameterSetName = PathSet)]
+    [SupportsWildcards]
+    [ValidateNotNullOrEmpty]
+    public string[] Path { get; set; } = [];
+
+    /// <summary>Files, taken as they are written.</summary>
+    [Parameter(Mandatory = true, ParameterSetName = LiteralSet)]
+    [Alias("PSPath", "LP")]
+    [ValidateNotNullOrEmpty]
+    public string[] LiteralPath { get; set; } = [];
+
+    /// <summary>Rows of one data set, such as Import-Csv gives them: objects or tables with the columns' values, or plain texts. Files from Get-ChildItem are read.</summary>
+    [Parameter(Mandatory = true, ParameterSetName = RowSet, ValueFromPipeline = true)]
+    [ValidateNotNull]
+    public PSObject[] InputObject { get; set; } = [];
+
+    /// <summary>How the rows are written: <c>Automatic</c> goes by the file's extension.</summary>
+    [Parameter]
+    [PSDefaultValue(Value = DatasetFormat.Automatic, Help = "Automatic")]
+    public DatasetFormat Format { get; set; }
+
+    /// <summary>What separates the values of a CSV file. Without it the first line tells.</summary>
+    [Parameter]
+    public char? Delimiter { get; set; }
+
+    /// <summary>Encoding of the text, such as <c>utf-8</c>, <c>utf-16</c> or <c>shift_jis</c>. Without it the bytes tell.</summary>
+    [Parameter]
+    [ArgumentCompleter(typeof(EncodingCompleter))]
+    [ValidateNotNullOrEmpty]
+    public string? Encoding { get; set; }
+
+    /// <summary>Column that holds a whole text; by default <c>text</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? TextColumn { get; set; }
+
+    /// <summary>Column that holds the prompt; by default <c>prompt</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? PromptColumn { get; set; }
+
+    /// <summary>Column that holds what follows the prompt; by default <c>completion</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? CompletionColumn { get; set; }
+
+    /// <summary>Column that holds an instruction; by default <c>instruction</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? InstructionColumn { get; set; }
+
+    /// <summary>Column that holds what the instruction is about; by default <c>input</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? InputColumn { get; set; }
+
+    /// <summary>Column that holds the answer to the instruction; by default <c>output</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? OutputColumn { get; set; }
+
+    /// <summary>Column that holds a conversation; by default <c>messages</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? MessagesColumn { get; set; }
+
+    /// <summary>Makes a prompt of a row: text with columns in braces, such as <c>Question: {question} Answer:</c>. Rows with an instruction have a template by default.</summary>
+    [Parameter]
+    [ArgumentCompleter(typeof(PromptTemplateCompleter))]
+    [ValidateNotNullOrEmpty]
+    public string? Template { get; set; }
+
+    /// <summary>Maximum length of an example, in tokens. Without it the training's own maximum counts.</summary>
+    [Parameter]
+    [ValidateRange(2, int.MaxValue)]
+    public int? MaxLength { get; set; }
+
+    /// <summary>Which tokens are learnt: those of the answer, or all.</summary>
+    [Parameter]
+    [PSDefaultValue(Value = LossTokens.Answer, Help = "Answer")]
+    public LossTokens Loss { get; set; }
+
+    /// <inheritdoc/>
+    protected override void Process()
+    {
+        switch (ParameterSetName)
+        {
+            case RowSet:
+                hasInput = true;
+                foreach (var item in InputObject)
+                {
+                    if (item.BaseObject is FileInfo file)
+                    {
+                        Each([file.FullName], Read);
+                    }
+                    else
+                    {
+                        rows.Add(DatasetRow.From(item));
+                    }
+                }
+
+                break;
+            case LiteralSet:
+                Each(LiteralPath, path => Read(PathResolution.ResolveLiteral(this, path)));
+                break;
+            default:
+                Each(Path, pattern => Each(PathResolution.Resolve(this, pattern), Read));
+                break;
+        }
+    }
+
+    /// <inheritdoc/>
+    protected override void End()
+    {
+        // A pipeline without any object, such as Import-Csv makes of an empty file, is a data set without rows.
+        if (rows.Count > 0 || (MyInvocation.ExpectingInput && !hasInput))
+        {
+            WriteObject(TrainingDataset.FromRows(rows, Options(), "the pipeline"));
+        }
+    }
+
+    private void Read(string path) => WriteObject(Run(output =>
+    {
+        var progress = new ProgressLine(output, $"Importing '{System.IO.Path.GetFileName(path)}'");
+        var dataset = TrainingDataset.FromFile(
+            path, Options(), (done, total) => progress.Show(done, total, FormattableString.Invariant($"{done / 1e6:N0} of {total / 1e6:N0} MB")), output.Cancellation);
+        progress.Complete();
+        return dataset;
+    }));
+
+    private DatasetOptions Options() => new()
+    {
+        Format = Format,
+        Delimiter = Delimiter,
+        Encoding = Encoding,
+        TextColumn = TextColumn,
+        PromptColumn = PromptColumn,
+        CompletionColumn = CompletionColumn,
+        InstructionColumn = InstructionColumn,
+        InputColumn = InputColumn,
+        OutputColumn = OutputColumn,
+        MessagesColumn = MessagesColumn,
+        Template = Template is null ? null : new PromptTemplate(Template),
+        MaxLength = MaxLength,
+        Loss = Loss,
+    };
+}

@@ -1,0 +1,183 @@
+using System.Management.Automation;
+using Peft.Cmdlets.Arguments;
+using Peft.Cmdlets.Completion;
+using Peft.Cmdlets.Pipeline;
+using Peft.Training;
+
+namespace Peft.Cmdlets.Commands.Training;
+
+/// <summary>
+/// What the training cmdlets share: the options of a training. Each may also be spelt as Hugging Face's TrainingArguments spell it.
+/// </summary>
+public abstract class TrainingCommand : PeftCmdlet
+{
+    /// <summary>Options to start from, as a training saved them: an object, the path of a <c>training_options.json</c>, or a table with the names that stand in such a file, which has room for what is no parameter (<c>lr_scheduler_kwargs</c>, <c>optim_args</c>). Other parameters take precedence.</summary>
+    [Parameter]
+    [TrainingOptionsArgument]
+    public TrainingOptions? Options { get; set; }
+
+    /// <summary>Number of passes over the data; may be a fraction.</summary>
+    [Parameter]
+    [Alias("num_train_epochs", "Epochs")]
+    [PSDefaultValue(Value = 3, Help = "3")]
+    public double Epoch { get; set; } = 3;
+
+    /// <summary>Number of optimiser steps, in place of <c>-Epoch</c>.</summary>
+    [Parameter]
+    [Alias("max_steps", "MaxStep")]
+    [ValidateRange(1, int.MaxValue)]
+    public int MaxSteps { get; set; }
+
+    /// <summary>Examples in a batch.</summary>
+    [Parameter]
+    [Alias("per_device_train_batch_size")]
+    [ValidateRange(1, int.MaxValue)]
+    [PSDefaultValue(Value = 8, Help = "8")]
+    public int BatchSize { get; set; } = 8;
+
+    /// <summary>Batches whose gradients are added up in one optimiser step.</summary>
+    [Parameter]
+    [Alias("gradient_accumulation_steps")]
+    [ValidateRange(1, int.MaxValue)]
+    [PSDefaultValue(Value = 1, Help = "1")]
+    public int GradientAccumulation { get; set; } = 1;
+
+    /// <summary>The highest learning rate.</summary>
+    [Parameter]
+    [Alias("learning_rate")]
+    [PSDefaultValue(Value = 2e-4, Help = "2e-4")]
+    public double LearningRate { get; set; } = 2e-4;
+
+    /// <summary>How the learning rate changes over the training, by Hugging Face's names.</summary>
+    [Parameter]
+    [Alias("lr_scheduler_type")]
+    [ArgumentCompleter(typeof(ScheduleCompleter))]
+    [PSDefaultValue(Value = "linear", Help = "linear")]
+    [ValidateNotNullOrEmpty]
+    public string Schedule { get; set; } = "linear";
+
+    /// <summary>Length of the warm-up: from 1 on a number of steps, below 1 a share of all steps.</summary>
+    [Parameter]
+    [Alias("warmup_steps", "warmup_ratio")]
+    [PSDefaultValue(Value = 0, Help = "0")]
+    public double Warmup { get; set; }
+
+    /// <summary>The optimiser, by Hugging Face's names.</summary>
+    [Parameter]
+    [Alias("optim")]
+    [ArgumentCompleter(typeof(OptimizerCompleter))]
+    [PSDefaultValue(Value = "adamw_torch", Help = "adamw_torch")]
+    [ValidateNotNullOrEmpty]
+    public string Optimizer { get; set; } = "adamw_torch";
+
+    /// <summary>How strongly weights are pulled to zero.</summary>
+    [Parameter]
+    [Alias("weight_decay")]
+    [PSDefaultValue(Value = 0, Help = "0")]
+    public double WeightDecay { get; set; }
+
+    /// <summary>Norm to which gradients are cut down; 0 for no limit.</summary>
+    [Parameter]
+    [Alias("max_grad_norm")]
+    [PSDefaultValue(Value = 1, Help = "1")]
+    public double MaxGradientNorm { get; set; } = 1;
+
+    /// <summary>Share of each target's probability that is spread over all tokens.</summary>
+    [Parameter]
+    [Alias("label_smoothing_factor")]
+    [PSDefaultValue(Value = 0, Help = "0")]
+    public double LabelSmoothing { get; set; }
+
+    /// <summary>Strength of the noise on the embeddings in training (NEFTune). Without it there is none.</summary>
+    [Parameter]
+    [Alias("neftune_noise_alpha")]
+    public double? NeftuneNoiseAlpha { get; set; }
+
+    /// <summary>Repeats a training exactly on the same engine, device and number of threads: starting values, order, dropout.</summary>
+    [Parameter]
+    [PSDefaultValue(Value = 42, Help = "42")]
+    [ValidateRange(0L, long.MaxValue)]
+    public long Seed { get; set; } = 42;
+
+    /// <summary>Share of the examples that is set apart to measure the loss on.</summary>
+    [Parameter]
+    [Alias("eval_split")]
+    [PSDefaultValue(Value = 0, Help = "0")]
+    public double EvaluationSplit { get; set; }
+
+    /// <summary>Steps between evaluations; 0 for one at the end of each epoch.</summary>
+    [Parameter]
+    [Alias("eval_steps")]
+    [ValidateRange(0, int.MaxValue)]
+    [PSDefaultValue(Value = 0, Help = "0")]
+    public int EvaluationInterval { get; set; }
+
+    /// <summary>Maximum length of an example, in tokens, where the data set doesn't say.</summary>
+    [Parameter]
+    [Alias("max_length", "max_seq_length")]
+    [ValidateRange(2, int.MaxValue)]
+    [PSDefaultValue(Value = 1024, Help = "1024")]
+    public int MaxLength { get; set; } = 1024;
+
+    /// <summary>Puts several short examples into one row, where they don't see each other.</summary>
+    [Parameter]
+    public SwitchParameter Packing { get; set; }
+
+    /// <summary>Type that the frozen weights compute in: float32 converts them for the time of the training, bfloat16 needs a model that was imported in it. Without it, the type the model was loaded in.</summary>
+    [Parameter]
+    [ValidateSet("float32", "bfloat16")]
+    public string? Precision { get; set; }
+
+    /// <summary>Keeps only the blocks' inputs and computes them again in the backward pass: less memory, a third more work.</summary>
+    [Parameter]
+    [Alias("gradient_checkpointing")]
+    public SwitchParameter GradientCheckpointing { get; set; }
+
+    /// <summary>Steps between checkpoints; 0 for one at the end.</summary>
+    [Parameter]
+    [Alias("save_steps")]
+    [ValidateRange(0, int.MaxValue)]
+    [PSDefaultValue(Value = 500, Help = "500")]
+    public int CheckpointInterval { get; set; } = 500;
+
+    /// <summary>How many checkpoints are kept, the newest ones.</summary>
+    [Parameter]
+    [Alias("save_total_limit")]
+    [ValidateRange(1, int.MaxValue)]
+    [PSDefaultValue(Value = 2, Help = "2")]
+    public int CheckpointLimit { get; set; } = 2;
+
+    /// <summary>The options that the parameters give.</summary>
+    /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>.</exception>
+    private protected TrainingOptions ReadOptions()
+    {
+        var start = Options ?? new TrainingOptions();
+        return (start with
+        {
+            Epochs = Pick(nameof(Epoch), Epoch, start.Epochs),
+            MaxSteps = Pick(nameof(MaxSteps), MaxSteps, Given(nameof(Epoch)) ? -1 : start.MaxSteps),
+            BatchSize = Pick(nameof(BatchSize), BatchSize, start.BatchSize),
+            EvaluationBatchSize = Pick(nameof(BatchSize), BatchSize, start.EvaluationBatchSize),
+            GradientAccumulation = Pick(nameof(GradientAccumulation), GradientAccumulation, start.GradientAccumulation),
+            LearningRate = Pick(nameof(LearningRate), LearningRate, start.LearningRate),
+            Schedule = Pick(nameof(Schedule), Schedule, start.Schedule),
+            Warmup = Pick(nameof(Warmup), Warmup, start.Warmup),
+            Optimizer = Pick(nameof(Optimizer), Optimizer, start.Optimizer),
+            WeightDecay = Pick(nameof(WeightDecay), WeightDecay, start.WeightDecay),
+            MaxGradientNorm = Pick(nameof(MaxGradientNorm), MaxGradientNorm, start.MaxGradientNorm),
+            LabelSmoothing = Pick(nameof(LabelSmoothing), LabelSmoothing, start.LabelSmoothing),
+            NeftuneNoiseAlpha = Pick(nameof(NeftuneNoiseAlpha), NeftuneNoiseAlpha, start.NeftuneNoiseAlpha),
+            Seed = Pick(nameof(Seed), Seed, start.Seed),
+            EvaluationSplit = Pick(nameof(EvaluationSplit), EvaluationSplit, start.EvaluationSplit),
+            EvaluationInterval = Pick(nameof(EvaluationInterval), EvaluationInterval, start.EvaluationInterval),
+            MaxLength = Pick(nameof(MaxLength), MaxLength, start.MaxLength),
+            Packing = Pick(nameof(Packing), Packing.IsPresent, start.Packing),
+            Precision = Pick(nameof(Precision), Precision?.ToLowerInvariant(), start.Precision),
+            GradientCheckpointing = Pick(nameof(GradientCheckpointing), GradientCheckpointing.IsPresent, start.GradientCheckpointing),
+            CheckpointInterval = Pick(nameof(CheckpointInterval), CheckpointInterval, start.CheckpointInterval),
+            CheckpointLimit = Pick(nameof(CheckpointLimit), CheckpointLimit, start.CheckpointLimit),
+        }).Validate();
+    }
+
+    private T Pick<T>(string parameter, T given, T otherwise) => Given(parameter) ? given : otherwise;
+}

@@ -1,0 +1,169 @@
+using System.Management.Automation;
+
+namespace Peft.Cmdlets.Pipeline;
+
+/// <summary>
+/// What every cmdlet shares: errors become records with a stable id, and long work runs on a thread of its own that ends with
+/// Ctrl-C and with <c>Select-Object -First</c>.
+/// </summary>
+public abstract class PeftCmdlet : PSCmdlet, IDisposable
+{
+    private readonly CancellationTokenSource cancellation = new();
+    private readonly Lock gate = new();
+    private bool disposed;
+
+    /// <summary>Cancelled by Ctrl-C, and when the pipeline ends before the work does.</summary>
+    protected CancellationToken Cancellation => cancellation.Token;
+
+    /// <summary>
+    /// Whether an error while processing one input object ends the command. By default it is written to the error stream and the next
+    /// object is processed.
+    /// </summary>
+    protected virtual bool EndsOnError => false;
+
+    /// <inheritdoc/>
+    protected sealed override void BeginProcessing() => Guard(Begin, ends: true);
+
+    /// <inheritdoc/>
+    protected sealed override void ProcessRecord() => Guard(Process, EndsOnError);
+
+    /// <inheritdoc/>
+    protected sealed override void EndProcessing() => Guard(End, ends: true);
+
+    /// <inheritdoc/>
+    protected sealed override void StopProcessing() => Cancel();
+
+    /// <summary>Runs once before any input arrives.</summary>
+    protected virtual void Begin()
+    {
+    }
+
+    /// <summary>Runs for each input object.</summary>
+    protected virtual void Process()
+    {
+    }
+
+    /// <summary>Runs once after the last input object.</summary>
+    protected virtual void End()
+    {
+    }
+
+    /// <summary>
+    /// Runs <paramref name="work"/> on its own thread and returns what it returned. Until then this thread writes what the work hands to
+    /// its <see cref="WorkOutput"/>.
+    /// </summary>
+    /// <exception cref="PipelineStoppedException">The command was stopped; the work has ended, or will when its native call does.</exception>
+    protected T Run<T>(Func<WorkOutput, T> work)
+    {
+        var output = new WorkOutput(Cancellation);
+        var worker = Worker<T>.Start(work, output);
+        try
+        {
+            output.Drain(this);
+            return worker.Result();
+        }
+        catch (OperationCanceledException) when (cancellation.IsCancellationRequested)
+        {
+            throw new PipelineStoppedException();
+        }
+        finally
+        {
+            if (!worker.HasEnded)
+            {
+                Cancel();
+                worker.WaitToEnd(TimeSpan.FromSeconds(1.5));
+            }
+        }
+    }
+
+    /// <summary>Runs <paramref name="work"/> as <see cref="Run{T}"/> does.</summary>
+    protected void Run(Action<WorkOutput> work) => Run(output =>
+    {
+        work(output);
+        return true;
+    });
+
+    /// <summary>Does something with each of several inputs. What fails is written as an error about that input, and the others have their turn.</summary>
+    private protected void Each<T>(IEnumerable<T> inputs, Action<T> act)
+    {
+        foreach (var input in inputs)
+        {
+            try
+            {
+                act(input);
+            }
+            catch (Exception error) when (ErrorMapping.IsOurs(error) && error is not OperationCanceledException)
+            {
+                WriteError(error, input);
+            }
+        }
+    }
+
+    /// <summary>A line for the person at the host, which is not part of the output: shown as <c>Write-Host</c> shows it.</summary>
+    internal void WriteLine(string text) =>
+        WriteInformation(new HostInformationMessage { Message = text }, ["PSHOST"]);
+
+    /// <summary>Writes an error about one of several inputs; the command goes on.</summary>
+    protected void WriteError(Exception error, object? target = null) => WriteError(ErrorMapping.ToRecord(error, target));
+
+    /// <summary>Whether the user gave a parameter.</summary>
+    private protected bool Given(string parameter) => MyInvocation.BoundParameters.ContainsKey(parameter);
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        Dispose(disposing: true);
+        GC.SuppressFinalize(this);
+    }
+
+    /// <summary>Ends work that still runs.</summary>
+    protected virtual void Dispose(bool disposing)
+    {
+        if (!disposing)
+        {
+            return;
+        }
+
+        Cancel();
+        lock (gate)
+        {
+            disposed = true;
+            cancellation.Dispose();
+        }
+    }
+
+    private void Cancel()
+    {
+        // Ctrl-C comes on another thread than the end of the pipeline.
+        lock (gate)
+        {
+            if (!disposed)
+            {
+                cancellation.Cancel();
+            }
+        }
+    }
+
+    private void Guard(Action step, bool ends)
+    {
+        try
+        {
+            step();
+        }
+        catch (Exception error) when (ErrorMapping.IsOurs(error))
+        {
+            if (cancellation.IsCancellationRequested && error is OperationCanceledException)
+            {
+                throw new PipelineStoppedException();
+            }
+
+            var record = ErrorMapping.ToRecord(error, target: null);
+            if (ends)
+            {
+                ThrowTerminatingError(record);
+            }
+
+            WriteError(record);
+        }
+    }
+}

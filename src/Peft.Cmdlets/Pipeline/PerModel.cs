@@ -1,0 +1,25 @@
+using Peft.Adapters.Model;
+
+namespace Peft.Cmdlets.Pipeline;
+
+/// <summary>What a cmdlet collects until the pipeline ends, for each model on its own.</summary>
+internal sealed class PerModel<T>
+{
+    private readonly List<(PeftModel Model, List<T> Items)> groups = [];
+
+    /// <summary>The models in the order in which they came, each with what was collected for it.</summary>
+    public IReadOnlyList<(PeftModel Model, List<T> Items)> Groups => groups;
+
+    /// <summary>Adds to what a model has.</summary>
+    public void Add(PeftModel model, params IEnumerable<T> items)
+    {
+        var index = groups.FindIndex(group => ReferenceEquals(group.Model, model));
+        if (index < 0)
+        {
+            index = groups.Count;
+            groups.Add((model, []));
+        }
+
+        groups[index].Items.AddRange(items);
+    }
+}

@@ -1,0 +1,50 @@
+using System.Collections.Concurrent;
+using System.Management.Automation;
+
+namespace Peft.Cmdlets.Pipeline;
+
+/// <summary>
+/// How work on its own thread talks to its cmdlet: a bounded queue that the pipeline thread drains, for PowerShell lets only that thread write.
+/// A full queue makes the work wait; a stopped command makes every call here end it.
+/// </summary>
+public sealed class WorkOutput
+{
+    private const int Capacity = 64;
+
+    private readonly BlockingCollection<Action<PeftCmdlet>> queue = new(Capacity);
+
+    internal WorkOutput(CancellationToken cancellation) => Cancellation = cancellation;
+
+    /// <summary>Cancelled when the command is stopped.</summary>
+    public CancellationToken Cancellation { get; }
+
+    /// <summary>Puts an object into the pipeline.</summary>
+    public void WriteObject(object? value, bool enumerate = false) => Post(cmdlet => cmdlet.WriteObject(value, enumerate));
+
+    /// <summary>Shows progress.</summary>
+    public void WriteProgress(ProgressRecord record) => Post(cmdlet => cmdlet.WriteProgress(record));
+
+    /// <summary>Shows a line with <c>-Verbose</c>.</summary>
+    public void WriteVerbose(string text) => Post(cmdlet => cmdlet.WriteVerbose(text));
+
+    /// <summary>Shows a warning.</summary>
+    public void WriteWarning(string text) => Post(cmdlet => cmdlet.WriteWarning(text));
+
+    /// <summary>Shows a line to the person at the host that is not part of the output.</summary>
+    public void WriteLine(string text) => Post(cmdlet => cmdlet.WriteLine(text));
+
+    /// <summary>Writes everything that arrives until <see cref="Complete"/>; on the pipeline thread.</summary>
+    /// <exception cref="OperationCanceledException">The command was stopped.</exception>
+    internal void Drain(PeftCmdlet cmdlet)
+    {
+        foreach (var write in queue.GetConsumingEnumerable(Cancellation))
+        {
+            write(cmdlet);
+        }
+    }
+
+    /// <summary>Says that nothing more will come.</summary>
+    internal void Complete() => queue.CompleteAdding();
+
+    private void Post(Action<PeftCmdlet> write) => queue.Add(write, Cancellation);
+}

@@ -1,0 +1,200 @@
+using Peft.Adapters.Slots;
+using Peft.Files;
+using Peft.Models;
+using Peft.Tensors;
+using static TorchSharp.torch;
+
+namespace Peft.Adapters.Files;
+
+/// <summary>Reads and writes an adapter's folder as PEFT does, key for key.</summary>
+internal static class AdapterFile
+{
+    /// <summary>What PEFT puts before every key.</summary>
+    public const string Prefix = "base_model.model.";
+
+    /// <summary>File name of the weights without extension.</summary>
+    public const string Stem = "adapter_model";
+
+    private static readonly string[] s_embeddingNames = ["embed_tokens", "lm_head"];
+
+    /// <summary>Gives a declared adapter the values of a folder.</summary>
+    /// <exception cref="PeftException"><c>AdapterShapeMismatch</c>, <c>AdapterTensorMissing</c>, or what the file's format says.</exception>
+    public static LoadReport Load(Adapter adapter, string folder, Generator generator, List<string> messages)
+    {
+        using var store = TensorStore.OpenFolder(folder, Stem);
+        var keys = Keys(store);
+        List<(Parameter Parameter, string Key)> found = [];
+        HashSet<Parameter> filled = [];
+        List<string> missing = [];
+        foreach (var parameter in adapter.Parameters())
+        {
+            if (Candidates(parameter, adapter.Name).Select(keys.GetValueOrDefault).FirstOrDefault(static key => key is not null) is { } key)
+            {
+                Fit(store.Entry(key), parameter, store.Path);
+                keys = Without(keys, key);
+                if (filled.Add(parameter.Parameter))
+                {
+                    found.Add((parameter.Parameter, key));
+                }
+            }
+            else
+            {
+                missing.Add(parameter.FullKey);
+            }
+        }
+
+        RefuseMissingModules(adapter, filled, store.Path);
+        adapter.Initialise(generator, parameter => !filled.Contains(parameter));
+        foreach (var (parameter, key) in found)
+        {
+            parameter.Assign(Place(store.Read(key, parameter.DataType), adapter));
+        }
+
+        keys = BringAlong(adapter, store, keys);
+        return Report(missing, [.. keys.Values.Order(StringComparer.Ordinal)], messages, store.Path);
+    }
+
+    /// <summary>Writes an adapter into a folder, which is made when it isn't there.</summary>
+    /// <param name="adapter">The adapter.</param>
+    /// <param name="folder">The folder.</param>
+    /// <param name="embeddings">Whether the weights of adapted embeddings and output layers go into the file; null for when the configuration names them.</param>
+    /// <exception cref="PeftException">What writing throws; a file of this name, for one.</exception>
+    public static void Save(Adapter adapter, string folder, bool? embeddings)
+    {
+        if (File.Exists(folder))
+        {
+            throw new PeftException("NotAFolder", $"'{folder}' is a file; an adapter is saved into a folder.") { Target = folder };
+        }
+
+        AtomicFile.MakeFolder(folder);
+        using var scope = NewDisposeScope();
+        List<(string, Tensor)> tensors = [.. adapter.Parameters().Select(static parameter => (parameter.FullKey, parameter.Parameter.Required))];
+        tensors.AddRange(BaseWeights(adapter, embeddings ?? NamesEmbeddings(adapter)));
+        SafetensorsWriter.Write(Path.Combine(folder, Stem + ".safetensors"), tensors);
+        JsonFile.Write(Path.Combine(folder, AdapterConfig.FileName), adapter.Config.ToJson());
+    }
+
+    private static Dictionary<string, string> Keys(TensorStore store) =>
+        store.Names.ToDictionary(static name => name, static name => name, StringComparer.Ordinal);
+
+    private static Dictionary<string, string> Without(Dictionary<string, string> keys, string key)
+    {
+        keys.Remove(key);
+        return keys;
+    }
+
+    /// <summary>The spellings of a key that PEFT's releases have used: as it is, with the adapter's name left in, with the wrapper of saved modules.</summary>
+    private static IEnumerable<string> Candidates(AdapterParameter parameter, string name)
+    {
+        yield return parameter.FullKey;
+        var start = $"{Prefix}{parameter.Path}.";
+        var dot = parameter.Key.IndexOf('.', StringComparison.Ordinal);
+        var (head, rest) = dot < 0 ? (parameter.Key, "") : (parameter.Key[..dot], parameter.Key[dot..]);
+        yield return $"{start}modules_to_save.{parameter.Key}";
+        foreach (var inserted in name == "default" ? [name] : new[] { name, "default" })
+        {
+            yield return $"{start}{head}.{inserted}{rest}";
+            yield return $"{start}modules_to_save.{inserted}.{parameter.Key}";
+        }
+    }
+
+    private static void Fit(TensorEntry entry, AdapterParameter parameter, string path)
+    {
+        if (!entry.Shape.SequenceEqual(parameter.Parameter.Shape))
+        {
+            throw new PeftException(
+                "AdapterShapeMismatch",
+                $"'{path}': {entry.Name} has the shape [{string.Join(", ", entry.Shape)}], but the model and {AdapterConfig.FileName} ask for [{string.Join(", ", parameter.Parameter.Shape)}].")
+            {
+                Target = entry.Name,
+                RecommendedAction = "Check that the adapter was made for this model and that rank and targets in its configuration are those of its weights.",
+            };
+        }
+    }
+
+    private static void RefuseMissingModules(Adapter adapter, HashSet<Parameter> filled, string path)
+    {
+        if (adapter.Overlays.FirstOrDefault(overlay => overlay.Kind == OverlayKind.SavedModule && !filled.Contains(overlay.Copy)) is { } overlay)
+        {
+            var target = overlay.Targets[0];
+            throw new PeftException(
+                "AdapterTensorMissing",
+                $"'{path}' lacks {Prefix}{target.Path}.{target.Key}, although {AdapterConfig.FileName} names its module in modules_to_save.")
+            {
+                Target = target.Path,
+            };
+        }
+    }
+
+    private static Tensor Place(Tensor tensor, Adapter adapter)
+    {
+        var device = adapter.Layers.Count > 0 ? adapter.Layers[0].Layer.Weight.Value?.device : null;
+        if (device is null || device.type == tensor.device.type)
+        {
+            return tensor;
+        }
+
+        using (tensor)
+        {
+            return tensor.to(device);
+        }
+    }
+
+    /// <summary>Weights of the base that came along count only where they differ from the model's own.</summary>
+    private static Dictionary<string, string> BringAlong(Adapter adapter, TensorStore store, Dictionary<string, string> keys)
+    {
+        foreach (var (layer, _) in adapter.Layers)
+        {
+            if (!keys.Remove($"{Prefix}{layer.Path}.base_layer.weight", out var key) || layer.Weight.Value is not { } own)
+            {
+                continue;
+            }
+
+            Fit(store.Entry(key), new AdapterParameter(layer.Path, "base_layer.weight", layer.Weight), store.Path);
+            var brought = Place(store.Read(key, own.dtype), adapter);
+            using var same = brought.eq(own).all();
+            if (same.item<bool>())
+            {
+                brought.Dispose();
+            }
+            else
+            {
+                adapter.BringAlong(layer, brought);
+            }
+        }
+
+        return keys;
+    }
+
+    private static LoadReport Report(List<string> missing, List<string> unexpected, List<string> messages, string path)
+    {
+        if (missing.Count > 0)
+        {
+            messages.Add($"'{path}' lacks {missing.Count} tensors, which keep their starting values: {string.Join(", ", missing)}.");
+        }
+
+        if (unexpected.Count > 0)
+        {
+            messages.Add($"'{path}' holds {unexpected.Count} tensors that belong to nothing in this model: {string.Join(", ", unexpected)}.");
+        }
+
+        return new LoadReport(missing, unexpected, messages);
+    }
+
+    private static bool NamesEmbeddings(Adapter adapter) => adapter.Config.TargetModules is { } targets
+        && (targets.Names is { } names
+            ? s_embeddingNames.Any(names.Contains)
+            : adapter.Layers.Any(static layer => s_embeddingNames.Contains(layer.Layer.Module.Name)));
+
+    private static IEnumerable<(string Key, Tensor Value)> BaseWeights(Adapter adapter, bool embeddings)
+    {
+        foreach (var (layer, _) in adapter.Layers)
+        {
+            var brought = adapter.Overlays.FirstOrDefault(overlay => overlay.Kind == OverlayKind.BroughtAlong && overlay.Targets[0].Parameter == layer.Weight);
+            if (brought is not null || (embeddings && (layer.Kind == LayerKind.Embedding || layer.Module.Name == "lm_head")))
+            {
+                yield return ($"{Prefix}{layer.Path}.base_layer.{layer.Weight.Name}", (brought?.Copy ?? layer.Weight).Required);
+            }
+        }
+    }
+}

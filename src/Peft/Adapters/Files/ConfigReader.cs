@@ -1,0 +1,118 @@
+using System.Globalization;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using Peft.Adapters.Targets;
+
+namespace Peft.Adapters.Files;
+
+/// <summary>Reads keys of an <c>adapter_config.json</c>, says by name which one has a value of the wrong kind, and keeps what nobody asked for.</summary>
+public sealed class ConfigReader(JsonObject document, string origin)
+{
+    private readonly HashSet<string> asked = ["peft_version", "inference_mode", "runtime_config"];
+
+    /// <summary>An error about a key.</summary>
+    public PeftException Invalid(string key, string what) => new("AdapterConfigInvalid", $"'{origin}': {key} {what}.")
+    {
+        Target = key,
+        RecommendedAction = "Mend the file, or save the adapter again.",
+    };
+
+    /// <summary>The value as it is, or null when absent or null.</summary>
+    public JsonNode? Node(string key)
+    {
+        asked.Add(key);
+        return document[key];
+    }
+
+    /// <summary>A text, or null.</summary>
+    public string? String(string key) => Node(key) switch
+    {
+        null => null,
+        JsonValue value when value.GetValueKind() == JsonValueKind.String => value.GetValue<string>(),
+        _ => throw Invalid(key, "should be a text"),
+    };
+
+    /// <summary>A truth value.</summary>
+    public bool Flag(string key, bool otherwise = false) => Node(key) switch
+    {
+        null => otherwise,
+        JsonValue value when value.GetValueKind() is JsonValueKind.True or JsonValueKind.False => value.GetValue<bool>(),
+        _ => throw Invalid(key, "should be true or false"),
+    };
+
+    /// <summary>A number.</summary>
+    public double Number(string key, double otherwise) => Node(key) is { } node ? Number(key, node) : otherwise;
+
+    /// <summary>A whole number.</summary>
+    public int Integer(string key, int otherwise) => Node(key) is { } node ? Integer(key, node) : otherwise;
+
+    /// <summary>Names, or a regular expression, or null.</summary>
+    public ModuleNames? Names(string key) => Node(key) switch
+    {
+        null => null,
+        JsonValue value when value.GetValueKind() == JsonValueKind.String => Named(value.GetValue<string>()),
+        JsonArray => ModuleNames.Of(Strings(key)!),
+        _ => throw Invalid(key, "should be a list of names or a regular expression"),
+    };
+
+    /// <summary>Whether a single value stands where a list may stand.</summary>
+    public bool IsSingle(string key) => Node(key) is not (null or JsonArray);
+
+    /// <summary>Texts (a single one may stand without a list), or null.</summary>
+    public IReadOnlyList<string>? Strings(string key) => Node(key) switch
+    {
+        null => null,
+        JsonValue value when value.GetValueKind() == JsonValueKind.String => [value.GetValue<string>()],
+        JsonArray several when several.All(static node => node?.GetValueKind() == JsonValueKind.String) => [.. several.Select(static node => node!.GetValue<string>())],
+        _ => throw Invalid(key, "should be a list of texts"),
+    };
+
+    /// <summary>Whole numbers (a single one may stand without a list), or null.</summary>
+    public IReadOnlyList<int>? Integers(string key) => Node(key) switch
+    {
+        null => null,
+        JsonArray several => [.. several.Select(node => Integer(key, node))],
+        { } single => [Integer(key, single)],
+    };
+
+    /// <summary>Numbers by name; empty when absent or null.</summary>
+    public IReadOnlyDictionary<string, double> Numbers(string key) => Node(key) switch
+    {
+        null => new Dictionary<string, double>(),
+        JsonObject entries => entries.ToDictionary(static entry => entry.Key, entry => Number(key, entry.Value)),
+        _ => throw Invalid(key, "should map names to numbers"),
+    };
+
+    /// <summary>Whole numbers by name; empty when absent or null.</summary>
+    public IReadOnlyDictionary<string, int> IntegersByName(string key) => Node(key) switch
+    {
+        null => new Dictionary<string, int>(),
+        JsonObject entries => entries.ToDictionary(static entry => entry.Key, entry => Integer(key, entry.Value)),
+        _ => throw Invalid(key, "should map names to whole numbers"),
+    };
+
+    /// <summary>Which biases are trained; the method's own spelling of "only the adapted ones" is <paramref name="adapted"/>.</summary>
+    public BiasTraining Bias(string adapted) => String("bias") switch
+    {
+        null or "none" => BiasTraining.None,
+        "all" => BiasTraining.All,
+        { } text when text == adapted => BiasTraining.Adapted,
+        { } text => throw new PeftException("BiasUnknown", $"'{origin}': bias is '{text}'; it can be none, all or {adapted}.") { Target = "bias" },
+    };
+
+    /// <summary>The keys that nobody asked for.</summary>
+    public JsonObject Rest() =>
+        new(document.Where(entry => !asked.Contains(entry.Key)).Select(static entry => KeyValuePair.Create(entry.Key, entry.Value?.DeepClone())));
+
+    private static ModuleNames Named(string text) =>
+        text.Equals("all-linear", StringComparison.OrdinalIgnoreCase) ? ModuleNames.AllLinear : ModuleNames.Matching(text);
+
+    private double Number(string key, JsonNode? node) => node?.GetValueKind() == JsonValueKind.Number
+        && double.TryParse(node.ToJsonString(), NumberStyles.Float, CultureInfo.InvariantCulture, out var number)
+        ? number
+        : throw Invalid(key, "should be a number");
+
+    private int Integer(string key, JsonNode? node) => Number(key, node) is var number && number == Math.Floor(number) && Math.Abs(number) <= int.MaxValue
+        ? (int)number
+        : throw Invalid(key, "should be a whole number");
+}

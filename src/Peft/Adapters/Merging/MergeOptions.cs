@@ -1,0 +1,29 @@
+using static TorchSharp.torch;
+
+namespace Peft.Adapters.Merging;
+
+/// <summary>How adapters are merged.</summary>
+public sealed record MergeOptions
+{
+    /// <summary>Checks every merged weight for values that are not finite, and changes nothing when there is one.</summary>
+    public bool Safe { get; init; }
+
+    /// <summary>Makes the merge final: the originals are not kept and all adapters of the model are dropped.</summary>
+    public bool Unload { get; init; }
+
+    /// <summary>
+    /// The type all weights of the model take before changes are added, so that the sum isn't rounded to a narrower one; null keeps each weight's own,
+    /// or what an earlier merge that is still in the weights gave them.
+    /// The sum itself is always formed in float32 at least.
+    /// </summary>
+    public ScalarType? DataType { get; init; }
+
+    /// <summary>Looked at between modules; a merge that it ends leaves every weight as it was.</summary>
+    public CancellationToken Cancellation { get; init; }
+}
+
+/// <summary>What a merge did.</summary>
+/// <param name="Merged">Adapters that are in the weights now, in the order they were added; the active set of the model.</param>
+/// <param name="PutToSleep">Adapters that were active before and aren't any more.</param>
+/// <param name="Messages">Sentences for a person.</param>
+public sealed record MergeReport(IReadOnlyList<string> Merged, IReadOnlyList<string> PutToSleep, IReadOnlyList<string> Messages);

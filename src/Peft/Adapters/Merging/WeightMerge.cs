@@ -1,0 +1,225 @@
+using System.Text.Json.Nodes;
+using Peft.Adapters.Slots;
+using Peft.Models;
+using static TorchSharp.torch;
+
+namespace Peft.Adapters.Merging;
+
+/// <summary>
+/// Adapters put into the weights, with everything needed to take them out again bit for bit. Weights are edited in place, so that views of them
+/// stay valid; weights that several modules share are untied where only one of them changes.
+/// </summary>
+internal sealed class WeightMerge : IDisposable
+{
+    private const string TieKey = "tie_word_embeddings";
+
+    private readonly PretrainedModel model;
+    private readonly IReadOnlyList<string> names;
+    private readonly Stack<Action> undo = [];
+    private readonly List<Tensor> originals = [];
+    private readonly ILookup<Parameter, Parameter> tied;
+    private WeightConversion? conversion;
+
+    private WeightMerge(PretrainedModel model, IReadOnlyList<string> names, MergeOptions options)
+    {
+        this.model = model;
+        this.names = names;
+        Options = options;
+        tied = model.NamedParameters().Select(static named => named.Parameter).Where(static parameter => parameter.TiedTo is not null)
+            .Distinct().ToLookup(static parameter => parameter.TiedTo!);
+    }
+
+    /// <summary>How it was merged.</summary>
+    public MergeOptions Options { get; }
+
+    /// <summary>What is kept of the weights as they were.</summary>
+    public IEnumerable<Tensor> Originals => originals.Concat(conversion?.Originals ?? []);
+
+    /// <summary>Merges adapters in the given order. What fails on the way leaves every weight as it was.</summary>
+    /// <exception cref="PeftException"><c>MergeNotPossible</c>, <c>MergeNotFinite</c> or <c>WeightsNotLoaded</c>.</exception>
+    public static WeightMerge Apply(PretrainedModel model, IReadOnlyList<string> names, MergeOptions options)
+    {
+        RefuseObstacles(model, names);
+        var merge = new WeightMerge(model, names, options);
+        try
+        {
+            using var noGradients = no_grad();
+            merge.conversion = options.DataType is { } type ? WeightConversion.Apply(model, type) : null;
+            foreach (var module in model.Descendants())
+            {
+                options.Cancellation.ThrowIfCancellationRequested();
+                merge.MergeModule(module);
+            }
+
+            merge.MarkSlots(names);
+        }
+        catch
+        {
+            merge.Undo();
+            throw;
+        }
+
+        return merge;
+    }
+
+    /// <summary>Gives every weight its original bits back.</summary>
+    public void Undo()
+    {
+        using var noGradients = no_grad();
+        while (undo.TryPop(out var step))
+        {
+            step();
+        }
+
+        conversion?.Restore();
+        MarkSlots([]);
+        Dispose();
+    }
+
+    /// <summary>Drops the originals: the merge is final.</summary>
+    public void Dispose()
+    {
+        foreach (var original in originals)
+        {
+            original.Dispose();
+        }
+
+        originals.Clear();
+        undo.Clear();
+        conversion?.Discard();
+    }
+
+    private static void RefuseObstacles(PretrainedModel model, IReadOnlyList<string> names)
+    {
+        foreach (var (path, parameter, _) in model.NamedParameters())
+        {
+            foreach (var name in parameter.Slot is AdapterSlot ? names : [])
+            {
+                if (((AdapterSlot)parameter.Slot!)[name]?.MergeObstacle is { } obstacle)
+                {
+                    throw new PeftException("MergeNotPossible", $"The adapter '{name}' can't be merged into '{path}': {obstacle}.") { Target = path };
+                }
+            }
+        }
+    }
+
+    private void MarkSlots(IReadOnlyList<string> merged)
+    {
+        foreach (var (_, parameter, _) in model.NamedParameters())
+        {
+            (parameter.Slot as AdapterSlot)?.SetMerged(merged);
+        }
+    }
+
+    private void MergeModule(Module module)
+    {
+        foreach (var parameter in module.Parameters)
+        {
+            if (parameter.Slot is AdapterSlot slot && names.Any(name => slot[name] is not null || slot.OverlayOf(name) is not null))
+            {
+                using var scope = NewDisposeScope();
+                if (names.Any(name => slot[name] is not null))
+                {
+                    MergeLayer(module, parameter, slot);
+                }
+                else if (!IsChangedWithItsLayer(module, parameter))
+                {
+                    Write(module, parameter, Current(parameter));
+                }
+            }
+        }
+    }
+
+    private void MergeLayer(Module module, Parameter weight, AdapterSlot slot)
+    {
+        var bias = module.Parameters.FirstOrDefault(static parameter => parameter.Name == "bias");
+        var type = weight.Required.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
+        var affine = new Affine(Current(weight).to(type, copy: true), bias is null ? null : Current(bias).to(type, copy: true));
+        foreach (var layer in names.Select(name => slot[name]).OfType<LayerAdapter>())
+        {
+            affine = layer.Merge(affine);
+        }
+
+        Write(module, weight, affine.Weight);
+        if (bias is not null)
+        {
+            Write(module, bias, affine.Bias!);
+        }
+    }
+
+    /// <summary>A bias is written together with the weight of its layer where an adapter changes that.</summary>
+    private bool IsChangedWithItsLayer(Module module, Parameter parameter) => parameter.Name == "bias"
+        && module.Parameters.Any(other => other != parameter && other.Slot is AdapterSlot slot && names.Any(name => slot[name] is not null));
+
+    private Parameter? Overlay(Parameter parameter) => parameter.Slot is AdapterSlot slot
+        ? names.Select(slot.OverlayOf).LastOrDefault(static copy => copy is not null)
+        : null;
+
+    private Tensor Current(Parameter parameter) => (Overlay(parameter) ?? parameter).Required;
+
+    private void Write(Module module, Parameter parameter, Tensor merged)
+    {
+        RefuseNotFinite(module, parameter, merged);
+        var owner = parameter.TiedTo ?? parameter;
+        var others = tied[owner].Append(owner).Where(other => other != parameter && (other == owner || other.TiedTo == owner)).ToArray();
+        if (others.Length > 0 && !SharesOverlay(parameter, others))
+        {
+            Untie(parameter, owner, others);
+        }
+
+        var target = parameter.Required;
+        var original = Keep(target.clone());
+        undo.Push(() =>
+        {
+            parameter.Required.copy_(original);
+            parameter.MarkChanged();
+        });
+        target.copy_(merged);
+        parameter.MarkChanged();
+    }
+
+    /// <summary>Whether all who share the weight are replaced by the same copy, so that it may stay shared.</summary>
+    private bool SharesOverlay(Parameter parameter, Parameter[] others) =>
+        Overlay(parameter) is { } copy && Array.TrueForAll(others, other => Overlay(other) == copy);
+
+    private void Untie(Parameter parameter, Parameter owner, Parameter[] others)
+    {
+        foreach (var leaving in parameter == owner ? others : [parameter])
+        {
+            leaving.Assign(owner.Required.clone());
+            undo.Push(() => leaving.TieTo(owner));
+        }
+
+        if (model.Config.Document[TieKey] is JsonValue flag && flag.TryGetValue<bool>(out var value) && value)
+        {
+            model.Config.Document[TieKey] = false;
+            undo.Push(() => model.Config.Document[TieKey] = true);
+        }
+    }
+
+    private void RefuseNotFinite(Module module, Parameter parameter, Tensor merged)
+    {
+        if (!Options.Safe)
+        {
+            return;
+        }
+
+        using var finite = merged.isfinite().all();
+        if (!finite.item<bool>())
+        {
+            throw new PeftException(
+                "MergeNotFinite",
+                $"Merging {string.Join(", ", names)} would give '{module.Path}.{parameter.Name}' values that are not finite (NaN or infinity). Nothing was changed.")
+            {
+                Target = $"{module.Path}.{parameter.Name}",
+                RecommendedAction = "The adapter is broken there: train it again with a lower learning rate, or load an earlier checkpoint.",
+            };
+        }
+    }
+
+    private Tensor Keep(Tensor tensor)
+    {
+        originals.Add(tensor.DetachFromDisposeScope());
+        return tensor;
+    }
+}

@@ -1,0 +1,82 @@
+using System.Text.Json.Nodes;
+using Peft.Adapters.Files;
+using Peft.Adapters.Slots;
+using Peft.Models;
+using static TorchSharp.torch;
+
+namespace Peft.Adapters.Methods.LoHa;
+
+/// <summary>LoHa (Hyeon-Woo et al. 2022): the change is the element-wise product of two low-rank matrices. Defaults are PEFT's.</summary>
+public sealed record LoHaConfig : LycorisConfig
+{
+    /// <inheritdoc/>
+    public override string PeftType => "LOHA";
+
+    /// <summary>Whether the change starts at zero (<c>init_weights</c>); false starts it at random, for tests.</summary>
+    public bool StartAtZero { get; init; } = true;
+
+    /// <inheritdoc/>
+    internal override bool ScalesRankDropout => true;
+
+    /// <summary>Reads the keys of a file.</summary>
+    internal static AdapterConfig Read(ConfigReader reader) => new LoHaConfig { StartAtZero = reader.Flag("init_weights", otherwise: true) }.WithRanks(reader);
+
+    /// <inheritdoc/>
+    public override Adapter CreateAdapter(string name) => new LoHaAdapter(name, this);
+
+    /// <inheritdoc/>
+    protected override void Write(JsonObject fields)
+    {
+        base.Write(fields);
+        fields["init_weights"] = StartAtZero;
+    }
+}
+
+/// <summary>LoHa on a model.</summary>
+public sealed class LoHaAdapter(string name, LoHaConfig config) : Adapter(name, config)
+{
+    /// <inheritdoc/>
+    protected override LayerAdapter CreateLayer(AdaptableLayer layer, ICollection<string> messages) => layer.Kind switch
+    {
+        LayerKind.Linear => new LoHaLayer(layer, (LoHaConfig)Config),
+        LayerKind.Convolution => throw KindNotSupported(layer),
+        _ => throw KindRefused(layer),
+    };
+}
+
+/// <summary>The factors of one layer: change = (w1_a · w1_b) ∘ (w2_a · w2_b).</summary>
+internal sealed class LoHaLayer : LycorisLayer
+{
+    private readonly LoHaConfig config;
+    private readonly Parameter[] factors;
+
+    /// <summary>Makes the factors, by shape alone: [out, rank] and [rank, in], twice.</summary>
+    public LoHaLayer(AdaptableLayer layer, LoHaConfig config)
+        : base(layer, config, config.ForLayer(layer.Path).Scale)
+    {
+        this.config = config;
+        var rank = config.ForLayer(layer.Path).Rank;
+        string[] names = ["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"];
+        factors = [.. names.Select((name, index) => new Parameter(name, index % 2 == 0 ? [layer.Outputs, rank] : [rank, layer.Inputs]))];
+        Parameters = [.. factors.Select(static factor => new LayerParameter(factor.Name, factor))];
+    }
+
+    /// <inheritdoc/>
+    public override IReadOnlyList<LayerParameter> Parameters { get; }
+
+    /// <inheritdoc/>
+    public override void Initialise(Generator generator)
+    {
+        foreach (var factor in factors)
+        {
+            factor.Assign(config.StartAtZero && factor == factors[^1] ? Zeros(factor) : Uniform(factor, generator));
+        }
+    }
+
+    /// <inheritdoc/>
+    protected override Tensor Change(ScalarType type)
+    {
+        var first = factors[0].Required.matmul(factors[1].Required);
+        return (first * factors[2].Required.matmul(factors[3].Required)).to(type);
+    }
+}

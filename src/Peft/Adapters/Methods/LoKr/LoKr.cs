@@ -1,0 +1,156 @@
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using Peft.Adapters.Files;
+using Peft.Adapters.Slots;
+using Peft.Models;
+using static TorchSharp.torch;
+
+namespace Peft.Adapters.Methods.LoKr;
+
+/// <summary>LoKr (Yeh et al. 2024): the change is the Kronecker product of two matrices, each of them low-rank where that is smaller. Defaults are PEFT's.</summary>
+public sealed record LoKrConfig : LycorisConfig
+{
+    /// <inheritdoc/>
+    public override string PeftType => "LOKR";
+
+    /// <summary>Whether the first matrix is decomposed as well.</summary>
+    public bool DecomposeBoth { get; init; }
+
+    /// <summary>What sizes are divided by; -1 for divisors near the square root.</summary>
+    public int DecomposeFactor { get; init; } = -1;
+
+    /// <summary>Whether rows that rank dropout leaves are scaled up to keep the mean.</summary>
+    public bool RankDropoutScale { get; init; }
+
+    /// <summary>How the matrices start (<c>init_weights</c>).</summary>
+    public LoKrInitialisation Initialisation { get; init; }
+
+    /// <inheritdoc/>
+    internal override bool ScalesRankDropout => RankDropoutScale;
+
+    /// <summary>Reads the keys of a file.</summary>
+    internal static AdapterConfig Read(ConfigReader reader) => new LoKrConfig
+    {
+        DecomposeBoth = reader.Flag("decompose_both"),
+        DecomposeFactor = reader.Integer("decompose_factor", -1),
+        RankDropoutScale = reader.Flag("rank_dropout_scale"),
+        Initialisation = reader.Node("init_weights") is { } node && node.GetValueKind() == JsonValueKind.String && node.GetValue<string>() == "lycoris"
+            ? LoKrInitialisation.Lycoris
+            : reader.Flag("init_weights", otherwise: true) ? LoKrInitialisation.Zero : LoKrInitialisation.Random,
+    }.WithRanks(reader);
+
+    /// <inheritdoc/>
+    public override Adapter CreateAdapter(string name) => new LoKrAdapter(name, this);
+
+    /// <inheritdoc/>
+    protected override void Write(JsonObject fields)
+    {
+        base.Write(fields);
+        fields["decompose_both"] = DecomposeBoth;
+        fields["decompose_factor"] = DecomposeFactor;
+        fields["rank_dropout_scale"] = RankDropoutScale;
+        fields["init_weights"] = Initialisation == LoKrInitialisation.Lycoris ? "lycoris" : Initialisation == LoKrInitialisation.Zero;
+    }
+}
+
+/// <summary>How LoKr's matrices start.</summary>
+public enum LoKrInitialisation
+{
+    /// <summary>The first matrix zero, all others uniform (<c>true</c>).</summary>
+    Zero,
+
+    /// <summary>All uniform, so that the output differs from the start; for tests (<c>false</c>).</summary>
+    Random,
+
+    /// <summary>The last matrix zero, all others uniform (<c>lycoris</c>).</summary>
+    Lycoris,
+}
+
+/// <summary>LoKr on a model.</summary>
+public sealed class LoKrAdapter(string name, LoKrConfig config) : Adapter(name, config)
+{
+    /// <inheritdoc/>
+    protected override LayerAdapter CreateLayer(AdaptableLayer layer, ICollection<string> messages) => layer.Kind switch
+    {
+        LayerKind.Linear => new LoKrLayer(layer, (LoKrConfig)Config),
+        LayerKind.Convolution => throw KindNotSupported(layer),
+        _ => throw KindRefused(layer),
+    };
+}
+
+/// <summary>The matrices of one layer: change = w1 ⊗ w2, with w1 [out₁, in₁] and w2 [out₂, in₂], or the factors of either.</summary>
+internal sealed class LoKrLayer : LycorisLayer
+{
+    private readonly LoKrConfig config;
+    private readonly Parameter[] first;
+    private readonly Parameter[] second;
+
+    /// <summary>Makes the matrices, by shape alone.</summary>
+    public LoKrLayer(AdaptableLayer layer, LoKrConfig config)
+        : base(layer, config, config.ForLayer(layer.Path).Scale)
+    {
+        this.config = config;
+        var rank = config.ForLayer(layer.Path).Rank;
+        var (inFirst, inSecond) = Factors(layer.Inputs, config.DecomposeFactor);
+        var (outFirst, outSecond) = Factors(layer.Outputs, config.DecomposeFactor);
+        first = Make("lokr_w1", outFirst, inFirst, rank, config.DecomposeBoth && rank < Math.Max(outFirst, inFirst) / 2.0);
+        second = Make("lokr_w2", outSecond, inSecond, rank, rank < Math.Max(outSecond, inSecond) / 2.0);
+        Parameters = [.. first.Concat(second).Select(static factor => new LayerParameter(factor.Name, factor))];
+    }
+
+    /// <inheritdoc/>
+    public override IReadOnlyList<LayerParameter> Parameters { get; }
+
+    /// <summary>Splits a size into two divisors, the first no larger than the second: the factor itself where it divides, else the pair nearest to a square below it.</summary>
+    internal static (long Small, long Large) Factors(long size, int factor)
+    {
+        if (factor > 0 && size % factor == 0)
+        {
+            return (factor, size / factor);
+        }
+
+        long limit = factor == -1 ? size : factor, small = 1;
+        for (var divisor = 2L; divisor <= limit && divisor <= size / divisor; divisor++)
+        {
+            small = size % divisor == 0 ? divisor : small;
+        }
+
+        return (small, size / small);
+    }
+
+    /// <inheritdoc/>
+    public override void Initialise(Generator generator)
+    {
+        foreach (var factor in first.Concat(second))
+        {
+            var startsAtZero = config.Initialisation switch
+            {
+                LoKrInitialisation.Zero => factor == first[0],
+                LoKrInitialisation.Lycoris => factor == second[^1],
+                _ => false,
+            };
+            factor.Assign(startsAtZero ? Zeros(factor) : Uniform(factor, generator));
+        }
+    }
+
+    /// <summary>(w1 ⊗ w2) x without forming the product: w2 on the inner index of x, w1 on the outer.</summary>
+    protected override Tensor Product(Tensor x)
+    {
+        Tensor outer = Matrix(first).to(x.dtype), inner = Matrix(second).to(x.dtype);
+        var parts = x.reshape(-1, outer.shape[1], inner.shape[1]).matmul(inner.t());
+        return outer.matmul(parts).reshape([.. x.shape[..^1], Layer.Outputs]);
+    }
+
+    /// <inheritdoc/>
+    protected override Tensor Change(ScalarType type)
+    {
+        Tensor outer = Matrix(first).to(type), inner = Matrix(second).to(type);
+        return (outer.unsqueeze(1).unsqueeze(3) * inner.unsqueeze(0).unsqueeze(2)).reshape(Layer.Outputs, Layer.Inputs);
+    }
+
+    private static Parameter[] Make(string name, long outputs, long inputs, int rank, bool decomposed) => decomposed
+        ? [new Parameter(name + "_a", [outputs, rank]), new Parameter(name + "_b", [rank, inputs])]
+        : [new Parameter(name, [outputs, inputs])];
+
+    private static Tensor Matrix(Parameter[] factors) => factors.Length == 1 ? factors[0].Required : factors[0].Required.matmul(factors[1].Required);
+}

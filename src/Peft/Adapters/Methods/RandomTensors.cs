@@ -1,0 +1,23 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Adapters.Methods;
+
+/// <summary>Random tensors with which adapters start. Drawn on the CPU, so that a seed gives the same adapter on every device.</summary>
+internal static class RandomTensors
+{
+    /// <summary>Uniform in ±bound.</summary>
+    public static Tensor Uniform(IReadOnlyList<long> shape, double bound, Generator generator, Device device) =>
+        Move(empty([.. shape]).uniform_(-bound, bound, generator), device);
+
+    /// <summary>Normal around zero.</summary>
+    public static Tensor Normal(IReadOnlyList<long> shape, double deviation, Generator generator, Device device) =>
+        Move(empty([.. shape]).normal_(0, deviation, generator), device);
+
+    /// <summary>Zero with the given probability, else 1 / (1 - probability); of the shape and type of <paramref name="like"/>.</summary>
+    public static Tensor DropoutMask(Tensor like, double probability, Generator? generator) => probability >= 1
+        ? zeros_like(like)
+        : empty_like(like).bernoulli_(1 - probability, generator).div_(1 - probability);
+
+    private static Tensor Move(Tensor tensor, Device device) => device.type == DeviceType.CPU ? tensor : tensor.to(device);
+}

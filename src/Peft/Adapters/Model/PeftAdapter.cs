@@ -1,0 +1,48 @@
+using Peft.Adapters.Files;
+
+namespace Peft.Adapters.Model;
+
+/// <summary>An adapter of a loaded model, as it flows through a pipeline.</summary>
+public sealed class PeftAdapter
+{
+    internal PeftAdapter(PeftModel model, Adapter adapter, string? path, LoadReport report)
+    {
+        Model = model;
+        Adapter = adapter;
+        Path = path;
+        Report = report;
+    }
+
+    /// <summary>The model it belongs to.</summary>
+    public PeftModel Model { get; }
+
+    /// <summary>The adapter's name.</summary>
+    public string Name => Adapter.Name;
+
+    /// <summary>Its configuration, with the target modules it found.</summary>
+    public AdapterConfig Config => Adapter.Config;
+
+    /// <summary>The folder it was loaded from or last saved to; null when it was never on disk.</summary>
+    public string? Path { get; internal set; }
+
+    /// <summary>What was worth saying when it was added or loaded.</summary>
+    public LoadReport Report { get; }
+
+    /// <summary>Whether it is among the model's active adapters. They act while <see cref="PeftModel.AdaptersEnabled"/>.</summary>
+    public bool IsActive => Model.ActiveAdapters.Contains(Name, StringComparer.Ordinal);
+
+    /// <summary>The paths of the layers it sits on.</summary>
+    public IReadOnlyList<string> AdaptedModules => [.. Adapter.Layers.Select(static layer => layer.Layer.Path)];
+
+    /// <summary>What training changes, each parameter once, in the order of keys.</summary>
+    public IReadOnlyList<AdapterParameter> TrainableParameters => [.. Adapter.Parameters().DistinctBy(static parameter => parameter.Parameter)];
+
+    /// <summary>How it was trained, where it was trained here; set by the trainer.</summary>
+    public ITrainingRecord? TrainingRecord { get; internal set; }
+
+    /// <summary>The adapter itself, for those who compute with it.</summary>
+    public Adapter Adapter { get; }
+
+    /// <inheritdoc/>
+    public override string ToString() => $"{Name} ({Config.PeftType})";
+}

@@ -1,0 +1,100 @@
+using System.Text.Json.Nodes;
+using Peft.Models;
+using Peft.Tensors.Gguf;
+using Peft.Tokenization;
+using static TorchSharp.torch;
+
+namespace Peft.Adapters.Model;
+
+/// <content>Model folders.</content>
+public sealed partial class PeftModel
+{
+    private Tokenizer? tokenizer;
+    private bool tokenizerSought;
+
+    /// <summary>The model's tokenizer, read when it is first asked for; null where the folder has none.</summary>
+    /// <exception cref="PeftException">A tokenizer file is broken.</exception>
+    public Tokenizer? Tokenizer
+    {
+        get
+        {
+            if (!tokenizerSought)
+            {
+                tokenizer = Path is null ? null : FindTokenizer(Path);
+                tokenizerSought = true;
+            }
+
+            return tokenizer;
+        }
+
+        init
+        {
+            tokenizer = value;
+            tokenizerSought = true;
+        }
+    }
+
+    /// <summary>The model's tokenizer.</summary>
+    /// <exception cref="PeftException"><c>TokenizerMissing</c>, or as <see cref="Tokenizer"/>.</exception>
+    public Tokenizer RequiredTokenizer => Tokenizer ?? throw new PeftException("TokenizerMissing", $"'{Name}' has no tokenizer.")
+    {
+        Target = Name,
+        RecommendedAction = "Put the tokenizer's files beside the weights and import the model again.",
+    };
+
+    /// <summary>What <c>generation_config.json</c> says, or null.</summary>
+    public JsonObject? GenerationDefaults => Base.GenerationConfig;
+
+    /// <summary>Loads a model from a folder in Hugging Face's layout, or from a single file whose format holds everything.</summary>
+    /// <param name="path">The folder or file.</param>
+    /// <param name="options">How; null for the file's own types on the CPU.</param>
+    /// <param name="name">What to call the model; null for the last part of the path.</param>
+    /// <exception cref="PeftException">What is wrong with the files.</exception>
+    /// <exception cref="NotSupportedByPeftException">A family or format without code.</exception>
+    public static PeftModel Load(string path, LoadOptions? options = null, string? name = null)
+    {
+        using var noGradients = no_grad();
+        var model = ModelLoader.Load(path, options);
+        return new PeftModel(model, name ?? System.IO.Path.GetFileName(System.IO.Path.TrimEndingDirectorySeparator(System.IO.Path.GetFullPath(path))), path);
+    }
+
+    /// <summary>Saves the base as it is now, with what is merged into it, its configuration, generation defaults and tokenizer.</summary>
+    /// <param name="folder">The folder; made when it isn't there.</param>
+    /// <param name="dataType">Type to save in; null for each weight's own.</param>
+    /// <param name="maxShardBytes">Maximum size of a file of weights, in bytes.</param>
+    /// <param name="onProgress">Sees the bytes of weights that are written, and how many there are.</param>
+    /// <param name="cancellation">Looked at after each tensor; what was in the folder stays as it was.</param>
+    /// <returns>Paths of the model's files.</returns>
+    /// <exception cref="PeftException"><c>NotAFolder</c>, <c>WeightsNotLoaded</c>, or what writing throws.</exception>
+    public IReadOnlyList<string> Save(string folder, ScalarType? dataType = null, long maxShardBytes = ModelLoader.DefaultShardBytes, Action<long, long>? onProgress = null, CancellationToken cancellation = default)
+    {
+        using var held = Acquire("saving the model");
+        if (File.Exists(folder))
+        {
+            throw new PeftException("NotAFolder", $"'{folder}' is a file; a model is saved into a folder.") { Target = folder, RecommendedAction = "Give the path of a folder." };
+        }
+
+        var written = ModelLoader.Save(Base, folder, dataType, maxShardBytes, onProgress, cancellation);
+        Tokenizer?.Save(folder);
+        return written;
+    }
+
+    private static Tokenizer? FindTokenizer(string path)
+    {
+        try
+        {
+            if (Directory.Exists(path))
+            {
+                return Tokenizer.FromFolder(path);
+            }
+
+            using var file = GgufFile.Open(path);
+            return Tokenizer.FromGguf(file.Metadata);
+        }
+        catch (PeftException error) when (error.ErrorId == "TokenizerNotFound")
+        {
+            // A model without a tokenizer is whole: it takes and gives token ids.
+            return null;
+        }
+    }
+}

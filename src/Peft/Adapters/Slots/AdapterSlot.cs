@@ -1,0 +1,227 @@
+using Peft.Models;
+using static TorchSharp.torch;
+
+namespace Peft.Adapters.Slots;
+
+/// <summary>
+/// What adapters put on one parameter: for the weight of a layer a <see cref="LayerAdapter"/> each, for any parameter an overlay each.
+/// Naming, choosing, mixing, weighting, per-row selection and the order of several adapters are done here once, for every method.
+/// </summary>
+public sealed class AdapterSlot : Slot
+{
+    private readonly List<(string Name, LayerAdapter Layer)> layers = [];
+    private readonly List<(string Name, Parameter Copy)> overlays = [];
+    private readonly HashSet<string> merged = [];
+    private Choice? lastChoice;
+
+    private AdapterSlot(Module module, Parameter parameter)
+    {
+        Module = module;
+        Parameter = parameter;
+    }
+
+    /// <summary>The module that holds the parameter.</summary>
+    public Module Module { get; }
+
+    /// <summary>The parameter itself.</summary>
+    public Parameter Parameter { get; }
+
+    /// <summary>Whether nothing is attached any more.</summary>
+    public bool IsEmpty => layers.Count == 0 && overlays.Count == 0;
+
+    /// <summary>Names of the adapters whose change is in the weights at the moment.</summary>
+    public IReadOnlyCollection<string> Merged => merged;
+
+    /// <summary>What the adapter of this name has here, or null.</summary>
+    public LayerAdapter? this[string name] => layers.Find(entry => entry.Name == name).Layer;
+
+    /// <summary>The slot of a parameter, made when it isn't there yet.</summary>
+    public static AdapterSlot Of(Module module, Parameter parameter) =>
+        (AdapterSlot)(parameter.Slot ??= new AdapterSlot(module, parameter));
+
+    /// <summary>Puts an adapter's layer here.</summary>
+    public void Attach(string name, LayerAdapter layer)
+    {
+        layers.Add((name, layer));
+        lastChoice = null;
+    }
+
+    /// <summary>Puts an adapter's own copy of the parameter here.</summary>
+    public void Attach(string name, Parameter copy)
+    {
+        overlays.Add((name, copy));
+        lastChoice = null;
+    }
+
+    /// <summary>Takes everything of this name away, and the slot itself off the parameter when that was the last.</summary>
+    public void Detach(string name)
+    {
+        layers.RemoveAll(entry => entry.Name == name);
+        overlays.RemoveAll(entry => entry.Name == name);
+        merged.Remove(name);
+        lastChoice = null;
+        if (IsEmpty)
+        {
+            Parameter.Slot = null;
+        }
+    }
+
+    /// <summary>The copy with which the adapter of this name replaces the parameter, or null.</summary>
+    public Parameter? OverlayOf(string name) => overlays.Find(entry => entry.Name == name).Copy;
+
+    /// <inheritdoc/>
+    public override Parameter? Overlay(ForwardContext context) => Choose(context.Selection).Overlay;
+
+    /// <inheritdoc/>
+    public override SlotPlan Plan(ForwardContext context) => Choose(context.Selection).Plan;
+
+    /// <inheritdoc/>
+    public override Tensor Forward(Tensor x, ForwardContext context, Func<Tensor, ForwardContext, Tensor> baseProduct)
+    {
+        var choice = Choose(context.Selection);
+        return choice.Rows is null ? Nest(choice.Acting, x, context, baseProduct) : ForwardRows(choice.Rows, x, context, baseProduct);
+    }
+
+    /// <summary>Says which adapters' changes are in the weights now; they no longer act beside them.</summary>
+    internal void SetMerged(IEnumerable<string> names)
+    {
+        merged.Clear();
+        merged.UnionWith(names.Where(name => this[name] is not null || OverlayOf(name) is not null));
+        lastChoice = null;
+    }
+
+    /// <summary>Inputs pass from the outermost adapter to the innermost, outputs come back.</summary>
+    private Tensor Nest(
+        IReadOnlyList<(LayerAdapter Layer, float Weight)> acting, Tensor x, ForwardContext context, Func<Tensor, ForwardContext, Tensor> baseProduct)
+    {
+        var inputs = new Tensor[acting.Count];
+        for (var i = acting.Count - 1; i >= 0; i--)
+        {
+            var (layer, weight) = acting[i];
+            inputs[i] = x;
+            if (layer.ChangesInput)
+            {
+                var call = new SlotCall(this, context, weight);
+                x = context.Tape is { } tape ? tape.Plain(given => layer.Before(given[0], call), [x], ParametersOf(layer)) : layer.Before(x, call);
+            }
+        }
+
+        var y = baseProduct(x, context);
+        for (var i = 0; i < acting.Count; i++)
+        {
+            y = After(acting[i].Layer, inputs[i], y, new SlotCall(this, context, acting[i].Weight));
+        }
+
+        return y;
+    }
+
+    private static Tensor After(LayerAdapter layer, Tensor x, Tensor y, SlotCall call)
+    {
+        if (call.Context.Tape is not { } tape)
+        {
+            return layer.After(x, y, call);
+        }
+
+        // Token ids are no tensor that a gradient could flow to, so they aren't on the tape.
+        return x.is_floating_point()
+            ? tape.Plain(given => layer.After(given[0], given[1], call), [x, y], ParametersOf(layer))
+            : tape.Plain(given => layer.After(x, given[0], call), [y], ParametersOf(layer));
+    }
+
+    private static Parameter[] ParametersOf(LayerAdapter layer) => [.. layer.Parameters.Select(static entry => entry.Parameter)];
+
+    /// <summary>A mixed batch: the layer's own product once for all rows, then every adapter on its rows.</summary>
+    private Tensor ForwardRows(IReadOnlyList<RowGroup> groups, Tensor x, ForwardContext context, Func<Tensor, ForwardContext, Tensor> baseProduct)
+    {
+        RefuseUnfitRows(context);
+        var y = baseProduct(x, context with { Selection = Selection.Base });
+
+        // Whatever the layer is given (whole rows, or the last position of each), every row of the batch has an equal share of it.
+        var xRows = x.is_floating_point() ? x.view(context.Rows, -1, x.shape[^1]) : x.view(context.Rows, -1);
+        var yRows = y.view(context.Rows, -1, y.shape[^1]);
+        foreach (var group in groups)
+        {
+            using var scope = NewDisposeScope();
+            var rows = tensor(group.Rows, device: y.device);
+            var inputs = xRows.index_select(0, rows);
+            inputs = x.is_floating_point() ? inputs.view(-1, x.shape[^1]) : x.dim() == 1 ? inputs.view(-1) : inputs;
+            var inner = context with { Selection = group.Selection, Rows = group.Rows.Length };
+            var outputs = OverlayOf(group.Name) is null ? yRows.index_select(0, rows).view(-1, y.shape[^1]) : baseProduct(inputs, inner);
+            if (this[group.Name] is { } layer)
+            {
+                outputs = layer.After(inputs, outputs, new SlotCall(this, inner, 1f));
+            }
+
+            yRows.index_copy_(0, rows, outputs.view(group.Rows.Length, -1, y.shape[^1]).to(y.dtype));
+        }
+
+        return y;
+    }
+
+    private static void RefuseUnfitRows(ForwardContext context)
+    {
+        var names = context.Selection.RowNames!;
+        if (context.IsTraining || context.Tape is not null)
+        {
+            throw new PeftException("MixedBatchInTraining", "A batch with an adapter for each row can be computed but not trained on.");
+        }
+
+        if (names.Count != context.Rows)
+        {
+            throw new PeftException(
+                "RowNamesMismatch", $"A mixed batch needs one adapter name for each row: {names.Count} names were given for {context.Rows} rows.");
+        }
+    }
+
+    private Choice Choose(Selection selection)
+    {
+        var last = lastChoice;
+        if (last is not null && ReferenceEquals(last.Selection, selection))
+        {
+            return last;
+        }
+
+        return lastChoice = selection.RowNames is null ? ChooseForAll(selection) : ChooseByRow(selection, selection.RowNames);
+    }
+
+    private Choice ChooseForAll(Selection selection)
+    {
+        List<(LayerAdapter Layer, float Weight)> acting = [];
+        Parameter? overlay = null;
+        foreach (var (name, weight) in selection.Order)
+        {
+            if (merged.Contains(name))
+            {
+                continue;
+            }
+
+            overlay = OverlayOf(name) ?? overlay;
+            if (this[name] is { } layer)
+            {
+                acting.Add((layer, weight));
+            }
+        }
+
+        var factors = acting.Select(static entry => entry.Layer.LowRank(entry.Weight)).ToArray();
+        var plan = factors.Length == 0 ? SlotPlan.Empty
+            : Array.TrueForAll(factors, static factor => factor is not null) ? new SlotPlan([.. factors.OfType<LowRank>()], NeedsForward: false)
+            : new SlotPlan([], NeedsForward: true);
+        return new Choice(selection, plan, overlay, acting, null);
+    }
+
+    private Choice ChooseByRow(Selection selection, IReadOnlyList<string> names)
+    {
+        var groups = names.Select(static (name, row) => (Name: name, Row: (long)row))
+            .GroupBy(static entry => entry.Name, static entry => entry.Row)
+            .Where(group => this[group.Key] is not null || OverlayOf(group.Key) is not null)
+            .Select(static group => new RowGroup(group.Key, Selection.Of(group.Key), [.. group]))
+            .ToArray();
+        return new Choice(selection, groups.Length == 0 ? SlotPlan.Empty : new SlotPlan([], NeedsForward: true), null, [], groups);
+    }
+
+    /// <summary>What a selection means here; kept for the next pass, for a selection is immutable and passes by the thousand.</summary>
+    private sealed record Choice(
+        Selection Selection, SlotPlan Plan, Parameter? Overlay, IReadOnlyList<(LayerAdapter Layer, float Weight)> Acting, IReadOnlyList<RowGroup>? Rows);
+
+    private sealed record RowGroup(string Name, Selection Selection, long[] Rows);
+}

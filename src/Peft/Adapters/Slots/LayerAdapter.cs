@@ -1,0 +1,74 @@
+using Peft.Models;
+using static TorchSharp.torch;
+
+namespace Peft.Adapters.Slots;
+
+/// <summary>What an adapter did to one layer: it sits in the slot of that layer's weight and knows the arithmetic of its method, nothing else.</summary>
+/// <remarks>
+/// <see cref="Before"/> and <see cref="After"/> alone make a method complete: in training the slot runs them as plain pieces.
+/// A method whose change is a product of two factors gives them as <see cref="LowRank"/> instead, and the layer computes all of them at once.
+/// </remarks>
+public abstract class LayerAdapter : IDisposable
+{
+    /// <summary>Whether <see cref="Before"/> does anything; layers that share an input can then no longer share one product.</summary>
+    public virtual bool ChangesInput => false;
+
+    /// <summary>Whether the method may act on some rows of a batch alone.</summary>
+    public virtual bool RowSelectable => false;
+
+    /// <summary>Why this layer can't be merged, or null when it can.</summary>
+    public virtual string? MergeObstacle => null;
+
+    /// <summary>The parameters with the rest of their key in an adapter file, such as <c>lora_A.weight</c>.</summary>
+    public abstract IReadOnlyList<LayerParameter> Parameters { get; }
+
+    /// <summary>Gives the parameters the values with which the method starts.</summary>
+    /// <param name="generator">Source of random numbers.</param>
+    public abstract void Initialise(Generator generator);
+
+    /// <summary>The change as two factors, or null when it isn't one.</summary>
+    /// <param name="weight">Strength from the selection; 1 is as trained.</param>
+    public virtual LowRank? LowRank(float weight) => null;
+
+    /// <summary>Changes the input on its way in. Called only when <see cref="ChangesInput"/>.</summary>
+    /// <param name="x">[..., in], as the adapter outside of this one left it.</param>
+    /// <param name="call">The pass.</param>
+    public virtual Tensor Before(Tensor x, SlotCall call) => x;
+
+    /// <summary>Changes the output on its way out.</summary>
+    /// <param name="x">The input as it reached this adapter; for an embedding int64 token ids.</param>
+    /// <param name="y">[..., out], as the layer and the adapters inside of this one made it.</param>
+    /// <param name="call">The pass.</param>
+    public abstract Tensor After(Tensor x, Tensor y, SlotCall call);
+
+    /// <summary>Puts the change into the weights; what it returns computes the same as <see cref="Before"/>, the layer and <see cref="After"/> together.</summary>
+    /// <param name="current">The layer's weights with the adapters inside of this one merged, in the precision of the merge; may be edited in place.</param>
+    public abstract Affine Merge(Affine current);
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        foreach (var (_, parameter) in Parameters)
+        {
+            parameter.Release();
+        }
+
+        GC.SuppressFinalize(this);
+    }
+}
+
+/// <summary>A parameter of a layer's adapter.</summary>
+/// <param name="Key">The part of its key in an adapter file that follows the module's path, such as <c>lora_A.weight</c>.</param>
+/// <param name="Parameter">The parameter, float32 whatever the base's type.</param>
+public readonly record struct LayerParameter(string Key, Parameter Parameter);
+
+/// <summary>One pass through a slot as a layer's adapter sees it.</summary>
+/// <param name="Slot">The slot, by which siblings can be read.</param>
+/// <param name="Context">The forward pass.</param>
+/// <param name="Weight">Strength from the selection; 1 is as trained.</param>
+public readonly record struct SlotCall(AdapterSlot Slot, ForwardContext Context, float Weight);
+
+/// <summary>The weights of a layer that maps x to x · Weightᵀ + Bias (or, for Conv1D, x · Weight + Bias).</summary>
+/// <param name="Weight">In the layer's own layout.</param>
+/// <param name="Bias">[out], or null when the layer has none.</param>
+public readonly record struct Affine(Tensor Weight, Tensor? Bias);

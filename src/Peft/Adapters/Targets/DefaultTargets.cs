@@ -1,0 +1,123 @@
+namespace Peft.Adapters.Targets;
+
+/// <summary>The modules that PEFT adapts in a family when a configuration names none.</summary>
+public static class DefaultTargets
+{
+    private static readonly ModuleNames s_queryAndValue = ModuleNames.Of("q_proj", "v_proj");
+    private static readonly ModuleNames s_fusedAttention = ModuleNames.Of("query_key_value");
+
+    private static readonly Dictionary<string, ModuleNames> s_lora = new(StringComparer.Ordinal)
+    {
+        ["bart"] = s_queryAndValue,
+        ["bert"] = ModuleNames.Of("query", "value"),
+        ["blip-2"] = ModuleNames.Of("q", "v", "q_proj", "v_proj"),
+        ["bloom"] = s_fusedAttention,
+        ["btlm"] = ModuleNames.Of("c_proj", "c_attn"),
+        ["chatglm"] = s_fusedAttention,
+        ["codegen"] = ModuleNames.Of("qkv_proj"),
+        ["deberta"] = ModuleNames.Of("in_proj"),
+        ["deberta-v2"] = ModuleNames.Of("query_proj", "value_proj"),
+        ["electra"] = ModuleNames.Of("query", "value"),
+        ["falcon"] = s_fusedAttention,
+        ["gemma"] = s_queryAndValue,
+        ["gemma2"] = s_queryAndValue,
+        ["gemma3_text"] = s_queryAndValue,
+        ["gemma4"] = ModuleNames.Matching(@".*language_model\..*\.(q_proj|v_proj)"),
+        ["gpt2"] = ModuleNames.Of("c_attn"),
+        ["gpt_bigcode"] = ModuleNames.Of("c_attn"),
+        ["gpt_neo"] = s_queryAndValue,
+        ["gpt_neox"] = s_fusedAttention,
+        ["gptj"] = s_queryAndValue,
+        ["layoutlm"] = ModuleNames.Of("query", "value"),
+        ["llama"] = s_queryAndValue,
+        ["llama4"] = s_queryAndValue,
+        ["mistral"] = s_queryAndValue,
+        ["mixtral"] = s_queryAndValue,
+        ["mpt"] = ModuleNames.Of("Wqkv"),
+        ["mt5"] = ModuleNames.Of("q", "v"),
+        ["nemotron_h"] = ModuleNames.Of("q_proj", "k_proj", "v_proj", "o_proj"),
+        ["opt"] = s_queryAndValue,
+        ["phi"] = ModuleNames.Of("q_proj", "v_proj", "fc1", "fc2"),
+        ["qwen2"] = s_queryAndValue,
+        ["qwen3"] = s_queryAndValue,
+        ["RefinedWeb"] = s_fusedAttention,
+        ["RefinedWebModel"] = s_fusedAttention,
+        ["roberta"] = ModuleNames.Of("query", "value"),
+        ["rwkv"] = ModuleNames.Of("key", "value", "receptance", "output"),
+        ["rwkv7"] = ModuleNames.Of("r_proj", "k_proj", "v_proj", "o_proj", "key", "value"),
+        ["stablelm"] = s_queryAndValue,
+        ["t5"] = ModuleNames.Of("q", "v"),
+        ["xlm-roberta"] = ModuleNames.Of("query", "value"),
+    };
+
+    private static readonly Dictionary<string, ModuleNames> s_ia3 = new(StringComparer.Ordinal)
+    {
+        ["bart"] = ModuleNames.Of("q_proj", "v_proj", "fc2"),
+        ["bert"] = ModuleNames.Of("key", "value", "output.dense"),
+        ["bloom"] = ModuleNames.Of("query_key_value", "mlp.dense_4h_to_h"),
+        ["deberta"] = ModuleNames.Of("in_proj", "output.dense"),
+        ["deberta-v2"] = ModuleNames.Of("key_proj", "value_proj", "output.dense"),
+        ["falcon"] = ModuleNames.Of("query_key_value", "dense_4h_to_h"),
+        ["gemma"] = ModuleNames.Of("q_proj", "v_proj", "down_proj"),
+        ["gemma2"] = ModuleNames.Of("q_proj", "v_proj", "down_proj"),
+        ["gemma3_text"] = ModuleNames.Of("q_proj", "v_proj", "down_proj"),
+        ["gpt2"] = ModuleNames.Of("c_attn", "mlp.c_proj"),
+        ["gpt_bigcode"] = ModuleNames.Of("c_attn", "mlp.c_proj"),
+        ["gpt_neo"] = ModuleNames.Of("q_proj", "v_proj", "c_proj"),
+        ["gpt_neox"] = ModuleNames.Of("query_key_value", "dense_4h_to_h"),
+        ["gptj"] = ModuleNames.Of("q_proj", "v_proj", "fc_out"),
+        ["llama"] = ModuleNames.Of("k_proj", "v_proj", "down_proj"),
+        ["llama4"] = ModuleNames.Of("q_proj", "v_proj", "down_proj"),
+        ["mistral"] = ModuleNames.Of("k_proj", "v_proj", "down_proj"),
+        ["mixtral"] = ModuleNames.Of("k_proj", "v_proj", "w2"),
+        ["mt5"] = ModuleNames.Of("k", "v", "wi_1"),
+        ["opt"] = ModuleNames.Of("q_proj", "k_proj", "fc2"),
+        ["phi"] = ModuleNames.Of("q_proj", "v_proj", "fc2"),
+        ["qwen2"] = ModuleNames.Of("q_proj", "v_proj", "down_proj"),
+        ["qwen3"] = ModuleNames.Of("q_proj", "v_proj", "down_proj"),
+        ["RefinedWeb"] = ModuleNames.Of("query_key_value", "dense_4h_to_h"),
+        ["RefinedWebModel"] = ModuleNames.Of("query_key_value", "dense_4h_to_h"),
+        ["roberta"] = ModuleNames.Of("key", "value", "output.dense"),
+        ["t5"] = ModuleNames.Of("k", "v", "wo"),
+    };
+
+    private static readonly Dictionary<string, ModuleNames> s_ia3Feedforward = new(StringComparer.Ordinal)
+    {
+        ["bart"] = ModuleNames.Of("fc2"),
+        ["bert"] = ModuleNames.Of("output.dense"),
+        ["bloom"] = ModuleNames.Of("mlp.dense_4h_to_h"),
+        ["deberta"] = ModuleNames.Of("output.dense"),
+        ["deberta-v2"] = ModuleNames.Of("output.dense"),
+        ["falcon"] = ModuleNames.Of("dense_4h_to_h"),
+        ["gemma"] = ModuleNames.Of("down_proj"),
+        ["gemma2"] = ModuleNames.Of("down_proj"),
+        ["gemma3_text"] = ModuleNames.Of("down_proj"),
+        ["gpt2"] = ModuleNames.Of("mlp.c_proj"),
+        ["gpt_bigcode"] = ModuleNames.Of("mlp.c_proj"),
+        ["gpt_neo"] = ModuleNames.Of("c_proj"),
+        ["gpt_neox"] = ModuleNames.Of("dense_4h_to_h"),
+        ["gptj"] = ModuleNames.Of("fc_out"),
+        ["llama"] = ModuleNames.Of("down_proj"),
+        ["llama4"] = ModuleNames.Of("down_proj"),
+        ["mistral"] = ModuleNames.Of("down_proj"),
+        ["mixtral"] = ModuleNames.Of("w2"),
+        ["mt5"] = ModuleNames.Of(),
+        ["opt"] = ModuleNames.Of("fc2"),
+        ["phi"] = ModuleNames.Of("fc2"),
+        ["qwen2"] = ModuleNames.Of("down_proj"),
+        ["qwen3"] = ModuleNames.Of("down_proj"),
+        ["RefinedWeb"] = ModuleNames.Of("dense_4h_to_h"),
+        ["RefinedWebModel"] = ModuleNames.Of("dense_4h_to_h"),
+        ["roberta"] = ModuleNames.Of("output.dense"),
+        ["t5"] = ModuleNames.Of("wo"),
+    };
+
+    /// <summary>LoRA's targets by <c>model_type</c>, which most methods share.</summary>
+    public static IReadOnlyDictionary<string, ModuleNames> Lora => s_lora;
+
+    /// <summary>IA3's targets by <c>model_type</c>.</summary>
+    public static IReadOnlyDictionary<string, ModuleNames> IA3 => s_ia3;
+
+    /// <summary>The targets whose input IA3 scales instead of their output, by <c>model_type</c>.</summary>
+    public static IReadOnlyDictionary<string, ModuleNames> IA3Feedforward => s_ia3Feedforward;
+}

@@ -1,0 +1,220 @@
+using System.Globalization;
+using System.Text.RegularExpressions;
+using Peft.Adapters.Slots;
+using Peft.Models;
+
+namespace Peft.Adapters.Targets;
+
+/// <summary>Finds the modules a configuration names, by PEFT's rules.</summary>
+public static class TargetMatcher
+{
+    private static readonly TimeSpan s_patternTime = TimeSpan.FromSeconds(1);
+
+    /// <summary>What families call the head of a classifier.</summary>
+    internal static IReadOnlyList<string> ClassificationHeads { get; } = ["classifier", "score"];
+
+    /// <summary>Says which modules a configuration means, once defaults and "all-linear" are resolved.</summary>
+    /// <param name="config">The configuration.</param>
+    /// <param name="model">The model.</param>
+    /// <exception cref="PeftException"><c>TargetsMissing</c>: none are named and the family has no defaults.</exception>
+    public static ModuleNames Resolve(AdapterConfig config, PretrainedModel model)
+    {
+        if (config.TargetModules is not { } targets)
+        {
+            return config.DefaultTargetModules.GetValueOrDefault(model.Config.ModelType)
+                ?? throw new PeftException("TargetsMissing", $"No target modules were given, and there are no defaults for a model of the type '{model.Config.ModelType}'.")
+                {
+                    RecommendedAction = "Name the modules to adapt (Get-ModelModule lists them), or give all-linear.",
+                };
+        }
+
+        return targets.IsAllLinear ? AllLinear(config, model) : targets;
+    }
+
+    /// <summary>The modules that a resolved configuration targets, in the model's order.</summary>
+    /// <param name="config">The configuration, its targets resolved.</param>
+    /// <param name="model">The model.</param>
+    /// <param name="messages">Takes what the user should know although it is no error.</param>
+    /// <exception cref="PeftException"><c>NoModuleMatched</c>, <c>AllTargetsExcluded</c> or <c>TargetPatternInvalid</c>.</exception>
+    public static IReadOnlyList<NamedModule> Match(AdapterConfig config, PretrainedModel model, ICollection<string> messages)
+    {
+        List<NamedModule> matched = [];
+        var excluded = 0;
+        foreach (var module in model.Descendants())
+        {
+            var path = module.Path;
+            if (path.Length == 0)
+            {
+                continue;
+            }
+
+            if (IsExcluded(config, path))
+            {
+                excluded++;
+            }
+            else if (IsTarget(config, path))
+            {
+                matched.Add(new NamedModule(path, module));
+            }
+        }
+
+        if (matched.Count == 0)
+        {
+            throw NothingMatched(config, model);
+        }
+
+        if (config.ExcludeModules is not null && excluded == 0)
+        {
+            messages.Add($"exclude_modules ({config.ExcludeModules}) left nothing out.");
+        }
+
+        foreach (var idle in config.TargetModules?.Names?.Where(name => !matched.Exists(match => EndsWith(match.Path, name))) ?? [])
+        {
+            messages.Add($"target_modules names '{idle}', which matches no module.");
+        }
+
+        return matched;
+    }
+
+    /// <summary>The modules named in <c>modules_to_save</c>, in the model's order. A name matches every path that ends in it.</summary>
+    public static IReadOnlyList<NamedModule> MatchSaved(IReadOnlyList<string> names, Module model) =>
+    [
+        .. from module in model.Descendants()
+           let path = module.Path
+           where path.Length > 0 && names.Any(name => path.EndsWith(name, StringComparison.Ordinal))
+           select new NamedModule(path, module),
+    ];
+
+    /// <summary>Whether a path ends in one of the names, in the middle of a name part too, or matches the pattern.</summary>
+    public static bool EndsIn(ModuleNames names, string path) => names.Pattern is { } pattern
+        ? IsMatch(path, Whole(pattern), pattern)
+        : names.Names!.Any(name => path.EndsWith(name, StringComparison.Ordinal));
+
+    /// <summary>The value of the first key of a pattern table that matches a path in whole name parts, or the given one.</summary>
+    /// <exception cref="PeftException"><c>TargetPatternInvalid</c>.</exception>
+    public static T Lookup<T>(IReadOnlyDictionary<string, T> pattern, string path, T otherwise)
+    {
+        foreach (var (key, value) in pattern)
+        {
+            if (IsMatch(path, $@"\A(?:.*\.)?(?:{key})\z", key))
+            {
+                return value;
+            }
+        }
+
+        return otherwise;
+    }
+
+    private static ModuleNames AllLinear(AdapterConfig config, PretrainedModel model)
+    {
+        var head = model.OutputEmbeddings
+            ?? (config.TaskType == "SEQ_CLS" ? ClassificationHeads.FirstOrDefault(name => model.Find(name) is not null) : null);
+        var paths = model.Descendants()
+            .Where(static module => AdaptableLayer.KindOf(module) is LayerKind.Linear or LayerKind.Conv1D)
+            .Select(static module => module.Path)
+            .Where(path => path != head)
+            .ToArray();
+
+        // Short names where they mean exactly the same modules: the file stays readable.
+        var shortNames = paths.Select(static path => path[(path.LastIndexOf('.') + 1)..]).Distinct(StringComparer.Ordinal).ToArray();
+        var meant = model.Descendants().Count(module => Array.Exists(shortNames, name => EndsWith(module.Path, name)));
+        return ModuleNames.Of(meant == paths.Length ? shortNames : paths);
+    }
+
+    private static bool IsExcluded(AdapterConfig config, string path)
+    {
+        if (config.ModulesToSave is { } saved && saved.Any(name => IsMatch(path, $@"\A(?:.*\.)?(?:{name})(?:\..*)?\z", name)))
+        {
+            return true;
+        }
+
+        return config.ExcludeModules is { } exclude
+            && (exclude.Pattern is { } pattern ? IsMatch(path, Whole(pattern), pattern) : exclude.Names!.Any(name => EndsWith(path, name)));
+    }
+
+    private static bool IsTarget(AdapterConfig config, string path)
+    {
+        var targets = config.TargetModules!;
+        if (targets.Pattern is { } pattern)
+        {
+            return IsMatch(path, Whole(pattern), pattern);
+        }
+
+        // A module named by its whole path is meant whatever its layer.
+        return targets.Names!.Contains(path) || (targets.Names!.Any(name => EndsWith(path, name)) && IsInLayers(config, path));
+    }
+
+    private static bool IsInLayers(AdapterConfig config, string path)
+    {
+        if (config.LayersToTransform is not { Count: > 0 } layers)
+        {
+            return true;
+        }
+
+        IEnumerable<string> patterns = config.LayersPattern is { Count: > 0 } names
+            ? names.Select(static name => $@"\A(?:.*?\.)?(?:{name})\.(?<idx>\d+)\.")
+            : [@"\A.*?\.[^.]*\.(?<idx>\d+)\."];
+        foreach (var pattern in patterns)
+        {
+            if (Run(path, pattern, pattern) is { Success: true } match)
+            {
+                return int.TryParse(match.Groups["idx"].ValueSpan, NumberStyles.None, CultureInfo.InvariantCulture, out var layer) && layers.Contains(layer);
+            }
+        }
+
+        return false;
+    }
+
+    private static bool EndsWith(string path, string name) =>
+        path.EndsWith(name, StringComparison.Ordinal) && (path.Length == name.Length || path[path.Length - name.Length - 1] == '.');
+
+    private static string Whole(string pattern) => $@"\A(?:{pattern})\z";
+
+    private static bool IsMatch(string path, string pattern, string given) => Run(path, pattern, given).Success;
+
+    private static Match Run(string path, string pattern, string given)
+    {
+        try
+        {
+            // Python spells named groups (?P<name>...); the rest of what model folders use means the same here.
+            return Regex.Match(path, pattern.Replace("(?P<", "(?<", StringComparison.Ordinal), RegexOptions.CultureInvariant, s_patternTime);
+        }
+        catch (Exception error) when (error is ArgumentException or RegexMatchTimeoutException)
+        {
+            throw new PeftException("TargetPatternInvalid", $"'{given}' can't be used as a regular expression for module names: {error.Message}", error) { Target = given };
+        }
+    }
+
+    private static PeftException NothingMatched(AdapterConfig config, PretrainedModel model)
+    {
+        var targets = config.TargetModules!;
+        if (targets.Names is { Count: 0 })
+        {
+            return new PeftException("NoModuleMatched", "The list of target modules is empty.") { RecommendedAction = "Name the modules to adapt, or give all-linear." };
+        }
+
+        var free = config with { ExcludeModules = null, ModulesToSave = null };
+        if (model.Descendants().Any(module => module.Path.Length > 0 && IsTarget(free, module.Path)))
+        {
+            return new PeftException(
+                "AllTargetsExcluded",
+                $"Every module that target_modules ({targets}) matches is left out by exclude_modules or trained in full by modules_to_save.")
+            {
+                Target = targets.ToString(),
+            };
+        }
+
+        var layers = config.LayersToTransform is { } indices ? $" in the layers {string.Join(", ", indices)}" : "";
+        var pattern = config.LayersPattern is { Count: > 0 } names ? $" (layers_pattern {string.Join(", ", names)})" : "";
+        return new PeftException("NoModuleMatched", $"No module of the model matches target_modules ({targets}){layers}{pattern}.")
+        {
+            Target = targets.ToString(),
+            RecommendedAction = "Get-ModelModule lists the modules; a regular expression has to match the whole path.",
+        };
+    }
+}
+
+/// <summary>A module with its path.</summary>
+/// <param name="Path">The path from the root.</param>
+/// <param name="Module">The module.</param>
+public readonly record struct NamedModule(string Path, Module Module);
