@@ -79,7 +79,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
         {
             if (overlay.Copy.Value is null && needed(overlay.Copy))
             {
-                overlay.Copy.Assign(overlay.Targets[0].Parameter.Required.clone());
+                overlay.Copy.Assign(overlay.Targets[0].Parameter.Data.clone());
             }
         }
     }

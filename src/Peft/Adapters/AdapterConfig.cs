@@ -141,14 +141,14 @@ public abstract record AdapterConfig
     }
 
     /// <summary>Keys of the file that neither Peft nor the PEFT release it follows knows; they are kept and say nothing.</summary>
-    public IReadOnlyList<string> UnknownKeys => [.. OtherKeys.Select(static entry => entry.Key).Where(key => key != "auto_mapping" && !IsPeersKey(key))];
+    public IReadOnlyList<string> UnknownKeys => [.. OtherKeys.Select(static entry => entry.Key).Where(key => key != "auto_mapping" && !IsPeftKey(key))];
 
     /// <summary>Makes the adapter that this describes; nothing is attached yet.</summary>
     /// <param name="name">The adapter's name.</param>
     public abstract Adapter CreateAdapter(string name);
 
     /// <summary>Whether PEFT's configuration of the method has a key that this record doesn't interpret.</summary>
-    protected virtual bool IsPeersKey(string key) => false;
+    protected virtual bool IsPeftKey(string key) => false;
 
     /// <summary>Adds the method's own keys in PEFT's spelling.</summary>
     protected abstract void Write(JsonObject fields);

@@ -33,7 +33,7 @@ internal sealed class DecodeRow
 /// Continues a batch token by token: prompts are padded on the left, positions count tokens alone, keys and values are kept,
 /// and rows that are finished leave the batch.
 /// </summary>
-internal sealed class DecodeLoop(CausalModel model, Selection selection, GenerationOptions options, IReadOnlyList<int> endOfText, int padTokenId)
+internal sealed class DecodeLoop(CausalModel model, AdapterSelection selection, GenerationOptions options, IReadOnlyList<int> endOfText, int padTokenId)
 {
     /// <summary>Runs to the end of every row.</summary>
     /// <param name="rows">At least one row, each with at least one id.</param>

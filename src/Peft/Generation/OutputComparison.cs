@@ -56,7 +56,7 @@ public sealed record OutputComparison(string Prompt, string AdapterName, string 
     /// <param name="cancellation">Ends the work between two layers.</param>
     /// <returns>float32 [vocabulary]; the caller owns it.</returns>
     /// <exception cref="PeftException"><c>TokenizerMissing</c>, <c>ModelCannotGenerate</c>, <c>PromptEmpty</c>, <c>PeftModelBusy</c>.</exception>
-    public static Tensor NextScores(PeftModel model, string prompt, Selection? selection = null, CancellationToken cancellation = default)
+    public static Tensor NextScores(PeftModel model, string prompt, AdapterSelection? selection = null, CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(model);
         using var lease = model.Acquire("comparing outputs");
@@ -69,6 +69,6 @@ public sealed record OutputComparison(string Prompt, string AdapterName, string 
         return network.Logits(hidden.narrow(0, ids.Length - 1, 1), context).view(-1).to_type(ScalarType.Float32).clone().MoveToOuterDisposeScope();
     }
 
-    private static Selection SelectionOf(PeftModel model, string name) =>
+    private static AdapterSelection SelectionOf(PeftModel model, string name) =>
         name == BaseName && model.Adapters.All(static adapter => adapter.Name != BaseName) ? model.Select() : model.Select(name);
 }

@@ -23,7 +23,7 @@ public sealed record PerplexityResult(double Value, double Loss, int Tokens)
         PeftModel model,
         string text,
         int? windowLength = null,
-        Selection? selection = null,
+        AdapterSelection? selection = null,
         Action<long, long>? onProgress = null,
         CancellationToken cancellation = default)
     {

@@ -30,7 +30,7 @@ public sealed class TextGenerator
     public IReadOnlyList<GenerationResult> Generate(
         IReadOnlyList<string> prompts,
         GenerationOptions options,
-        Selection? selection = null,
+        AdapterSelection? selection = null,
         Action<GenerationChunk>? onChunk = null,
         CancellationToken cancellation = default)
     {
@@ -43,11 +43,11 @@ public sealed class TextGenerator
     public IReadOnlyList<int> Encode(string prompt) => EncodePrompt(model.RequiredTokenizer, prompt);
 
     /// <summary>Continues rows of ids, in one batch. Needs no tokenizer unless there are stop strings.</summary>
-    /// <inheritdoc cref="Generate(IReadOnlyList{string}, GenerationOptions, Selection?, Action{GenerationChunk}?, CancellationToken)"/>
+    /// <inheritdoc cref="Generate(IReadOnlyList{string}, GenerationOptions, AdapterSelection?, Action{GenerationChunk}?, CancellationToken)"/>
     public IReadOnlyList<GenerationResult> Generate(
         IReadOnlyList<IReadOnlyList<int>> prompts,
         GenerationOptions options,
-        Selection? selection = null,
+        AdapterSelection? selection = null,
         Action<GenerationChunk>? onChunk = null,
         CancellationToken cancellation = default)
     {
@@ -81,7 +81,7 @@ public sealed class TextGenerator
         IReadOnlyList<string>? prompts,
         Tokenizer? tokenizer,
         GenerationOptions options,
-        Selection? selection,
+        AdapterSelection? selection,
         Action<GenerationChunk>? onChunk,
         CancellationToken cancellation)
     {

@@ -9,7 +9,7 @@ namespace Peft.Models;
 public sealed record ForwardContext
 {
     /// <summary>Which adapters act.</summary>
-    public Selection Selection { get; init; } = Selection.Base;
+    public AdapterSelection Selection { get; init; } = AdapterSelection.Base;
 
     /// <summary>Records the pieces of a pass that will run backward; null when only outputs are wanted.</summary>
     public Tape? Tape { get; init; }

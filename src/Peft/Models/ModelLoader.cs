@@ -145,7 +145,7 @@ public static class ModelLoader
         cancellation.ThrowIfCancellationRequested();
         var tensors = model.NamedParameters()
             .Where(static named => named.Parameter.IsOwner)
-            .Select(named => (named.Path, dataType is { } type ? named.Parameter.Required.to(type) : named.Parameter.Required));
+            .Select(named => (named.Path, dataType is { } type ? named.Parameter.Data.to(type) : named.Parameter.Data));
         var config = (JsonObject)model.Config.Document.DeepClone();
         config.Remove("torch_dtype");
         config["dtype"] = TypeName(dataType ?? model.DataType);

@@ -4,17 +4,17 @@ namespace Peft.Models;
 
 /// <summary>
 /// A node in the model's tree. Names are Hugging Face's, so that the path of a parameter is its key in a checkpoint,
-/// and <see cref="ClassName"/> is what the Python peer prints.
+/// and <see cref="ClassName"/> is what PyTorch prints.
 /// </summary>
 public abstract class Module : IDisposable
 {
     private readonly List<Module> children = [];
     private readonly List<Parameter> parameters = [];
 
-    /// <summary>The peer's class name, such as <c>LlamaAttention</c>.</summary>
+    /// <summary>transformers' class name, such as <c>LlamaAttention</c>.</summary>
     public virtual string ClassName => GetType().Name;
 
-    /// <summary>What the peer prints between the parentheses of a leaf, such as <c>in_features=32, out_features=16, bias=False</c>.</summary>
+    /// <summary>What transformers prints between the parentheses of a leaf, such as <c>in_features=32, out_features=16, bias=False</c>.</summary>
     public virtual string Details => "";
 
     /// <summary>Local name, such as <c>q_proj</c>; empty for the root.</summary>
@@ -26,13 +26,13 @@ public abstract class Module : IDisposable
     /// <summary>Full name from the root, such as <c>model.layers.0.self_attn.q_proj</c>; empty for the root.</summary>
     public string Path => Parent is null || Parent.Path.Length == 0 ? Name : $"{Parent.Path}.{Name}";
 
-    /// <summary>Children in the order the peer lists them.</summary>
+    /// <summary>Children in the order transformers lists them.</summary>
     public IReadOnlyList<Module> Children => children;
 
     /// <summary>This module's own parameters, without its children's.</summary>
     public IReadOnlyList<Parameter> Parameters => parameters;
 
-    /// <summary>This module and everything below it, parents first, in the peer's order.</summary>
+    /// <summary>This module and everything below it, parents first, in transformers' order.</summary>
     public IEnumerable<Module> Descendants()
     {
         yield return this;
@@ -45,7 +45,7 @@ public abstract class Module : IDisposable
         }
     }
 
-    /// <summary>Every parameter at or below this module with its full path, in the peer's order; tied ones are listed under each name.</summary>
+    /// <summary>Every parameter at or below this module with its full path, in transformers' order; tied ones are listed under each name.</summary>
     public IEnumerable<NamedParameter> NamedParameters() =>
         from module in Descendants()
         from parameter in module.Parameters

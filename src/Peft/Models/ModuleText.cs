@@ -3,7 +3,7 @@ using System.Text;
 
 namespace Peft.Models;
 
-/// <summary>A module tree as the Python peer prints it.</summary>
+/// <summary>A module tree as PyTorch prints it.</summary>
 public static class ModuleText
 {
     /// <summary>Prints a module and all below it; equal neighbours in a list are printed once with their number.</summary>

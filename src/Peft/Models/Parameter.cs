@@ -50,7 +50,7 @@ public sealed class Parameter
 
     /// <summary>The weights.</summary>
     /// <exception cref="PeftException"><c>WeightsNotLoaded</c>: only the structure exists.</exception>
-    public Tensor Required => Value ?? throw new PeftException("WeightsNotLoaded", $"The model's weights are needed, but only its structure was loaded (no values for '{Name}').") { Target = Name };
+    public Tensor Data => Value ?? throw new PeftException("WeightsNotLoaded", $"The model's weights are needed, but only its structure was loaded (no values for '{Name}').") { Target = Name };
 
     /// <summary>
     /// Where the backward pass adds this parameter's gradient: a view into the trainer's flat buffer, of the shape of

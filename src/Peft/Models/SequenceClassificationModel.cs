@@ -49,7 +49,7 @@ public abstract class SequenceClassificationModel : PretrainedModel
         ArgumentNullException.ThrowIfNull(context);
         var problem = Config.String("problem_type")
             ?? (LabelCount == 1 ? "regression" : labels.is_integral() ? "single_label_classification" : "multi_label_classification");
-        return context.Tape is { } tape ? tape.Plain(inputs => Form(inputs[0]), [logits], []) : Form(logits);
+        return context.Tape is { } tape ? tape.Autograd(inputs => Form(inputs[0]), [logits], []) : Form(logits);
 
         Tensor Form(Tensor scores)
         {
@@ -69,7 +69,7 @@ public abstract class SequenceClassificationModel : PretrainedModel
     /// <returns>[rows · length, hidden size].</returns>
     protected abstract Tensor Hidden(Tensor ids, ForwardContext context);
 
-    /// <summary>Index of each row's last token among all positions. The peer looks at token ids, not at the attention mask.</summary>
+    /// <summary>Index of each row's last token among all positions. transformers looks at token ids, not at the attention mask.</summary>
     private Tensor LastTokens(Tensor ids)
     {
         var (rows, length) = (ids.size(0), ids.size(1));

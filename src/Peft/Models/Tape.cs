@@ -66,7 +66,7 @@ public sealed class Tape : IDisposable
         if (any)
         {
             entries.Add(new Entry(piece, [.. inputs], [.. outputs], needs));
-            if (piece.CanFormAgain)
+            if (piece.CanRecompute)
             {
                 sources[outputs[0]] = piece;
             }
@@ -85,7 +85,7 @@ public sealed class Tape : IDisposable
     /// <param name="inputs">Tensors from roots or earlier pieces.</param>
     /// <param name="parameters">Parameters the function reads; frozen ones may be among them.</param>
     /// <returns>The output, detached.</returns>
-    public Tensor Plain(Func<IReadOnlyList<Tensor>, Tensor> function, IReadOnlyList<Tensor> inputs, IReadOnlyList<Parameter> parameters)
+    public Tensor Autograd(Func<IReadOnlyList<Tensor>, Tensor> function, IReadOnlyList<Tensor> inputs, IReadOnlyList<Parameter> parameters)
     {
         var trained = parameters.Where(static parameter => parameter.IsTrained).ToArray();
         if (trained.Length == 0 && !inputs.Any(NeedsGradient))
@@ -95,7 +95,7 @@ public sealed class Tape : IDisposable
             return constant;
         }
 
-        var piece = PlainPiece.Run(function, inputs, [.. inputs.Select(NeedsGradient)], trained);
+        var piece = AutogradPiece.Run(function, inputs, [.. inputs.Select(NeedsGradient)], trained);
         var output = piece.DetachedOutput();
         Record(piece, inputs, [output], trained.Length > 0);
         return output;
@@ -194,12 +194,12 @@ public abstract class Piece : IDisposable
     /// <summary>Adds the gradients of inputs to <paramref name="gradients"/> and those of parameters to <see cref="Parameter.Gradient"/>. Runs inside a dispose scope, without autograd.</summary>
     public abstract void Backward(PieceGradients gradients);
 
-    /// <summary>Whether <see cref="FormAgain"/> gives the piece's only output once more, at little cost.</summary>
-    public virtual bool CanFormAgain => false;
+    /// <summary>Whether <see cref="Recompute"/> gives the piece's only output once more, at little cost.</summary>
+    public virtual bool CanRecompute => false;
 
     /// <summary>Forms the piece's output again from what it kept; for pieces downstream, before this piece's backward pass has run.</summary>
     /// <returns>A tensor of the caller's dispose scope.</returns>
-    public virtual Tensor FormAgain() => throw new InvalidOperationException($"{GetType().Name} cannot form its output again.");
+    public virtual Tensor Recompute() => throw new InvalidOperationException($"{GetType().Name} cannot form its output again.");
 
     /// <summary>Drops what the piece kept.</summary>
     public void Dispose()
@@ -325,14 +325,14 @@ internal sealed class GradientMap : IDisposable
 }
 
 /// <summary>Autograd over one function alone.</summary>
-internal sealed class PlainPiece : Piece
+internal sealed class AutogradPiece : Piece
 {
     private readonly Tensor[] leaves;
     private readonly int[] leafInputs;
     private readonly Parameter[] trained;
     private readonly Tensor output;
 
-    private PlainPiece(Tensor[] leaves, int[] leafInputs, Parameter[] trained, Tensor output)
+    private AutogradPiece(Tensor[] leaves, int[] leafInputs, Parameter[] trained, Tensor output)
     {
         this.leaves = [.. leaves.Select(KeepOwn)];
         this.leafInputs = leafInputs;
@@ -340,7 +340,7 @@ internal sealed class PlainPiece : Piece
         this.output = KeepOwn(output);
     }
 
-    public static PlainPiece Run(Func<IReadOnlyList<Tensor>, Tensor> function, IReadOnlyList<Tensor> inputs, bool[] needs, Parameter[] trained)
+    public static AutogradPiece Run(Func<IReadOnlyList<Tensor>, Tensor> function, IReadOnlyList<Tensor> inputs, bool[] needs, Parameter[] trained)
     {
         using var scope = NewDisposeScope();
         using var grad = enable_grad();
@@ -351,7 +351,7 @@ internal sealed class PlainPiece : Piece
             arguments[i] = inputs[i].detach().requires_grad_(true);
         }
 
-        return new PlainPiece([.. asked.Select(i => arguments[i])], asked, trained, function(arguments));
+        return new AutogradPiece([.. asked.Select(i => arguments[i])], asked, trained, function(arguments));
     }
 
     public Tensor DetachedOutput() => output.detach();
@@ -364,7 +364,7 @@ internal sealed class PlainPiece : Piece
             return;
         }
 
-        var targets = leaves.Concat(trained.Select(static parameter => parameter.Required)).ToArray();
+        var targets = leaves.Concat(trained.Select(static parameter => parameter.Data)).ToArray();
         var found = autograd.grad([output], targets, [gradients.Output()], allow_unused: true);
         for (var i = 0; i < found.Count; i++)
         {

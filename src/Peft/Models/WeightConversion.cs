@@ -27,7 +27,7 @@ internal sealed class WeightConversion
         {
             foreach (var parameter in model.NamedParameters().Select(static named => named.Parameter).Where(static parameter => parameter.IsOwner).Distinct())
             {
-                var current = parameter.Required;
+                var current = parameter.Data;
                 if (current.is_floating_point() && current.dtype != type)
                 {
                     conversion.originals.Add((parameter, current.alias().DetachFromDisposeScope()));

@@ -88,7 +88,7 @@ internal static class ConfigurationReader
         }
     }
 
-    /// <summary>The padding side; the peer's Llama class pads on the left where nobody says otherwise.</summary>
+    /// <summary>The padding side; transformers' Llama class pads on the left where nobody says otherwise.</summary>
     private static PaddingDirection PaddingSide(JsonFields? configuration)
     {
         var side = configuration?.OptionalString("padding_side")
@@ -96,7 +96,7 @@ internal static class ConfigurationReader
         return side == "left" ? PaddingDirection.Left : PaddingDirection.Right;
     }
 
-    /// <summary>The model's maximum length; the peer writes 1e30 where there is none.</summary>
+    /// <summary>The model's maximum length; the tokenizers library writes 1e30 where there is none.</summary>
     private static int? MaximumLength(JsonFields? configuration)
     {
         var length = configuration?.Number("model_max_length", double.MaxValue) ?? double.MaxValue;

@@ -173,7 +173,7 @@ public sealed partial class Tokenizer
         var decoded = _pipeline.Model.DecodesIds ? DecodeByModel(ids, skipSpecialTokens) : DecodeByText(ids, skipSpecialTokens);
         if (Configuration.TokenizerClass is "CLIPTokenizer" or "CLIPTokenizerFast")
         {
-            // The peer's class does this outside of its decoder.
+            // transformers' class does this outside of its decoder.
             decoded = decoded.Replace("</w>", " ", StringComparison.Ordinal).Trim();
         }
 
@@ -232,7 +232,7 @@ public sealed partial class Tokenizer
     {
         var tokens = new TokenSink(idsOnly, (text.Length / 4) + 8);
         var model = new ModelStep(_pipeline, tokens, word);
-        IPieceSink first = _pipeline.PreTokenizer is { } splitter ? new SplitStep(splitter, model) : model;
+        ITextSpanSink first = _pipeline.PreTokenizer is { } splitter ? new SplitStep(splitter, model) : model;
         _pipeline.AddedTokens.Split(text, plainSpecialTokens, first);
         return tokens;
     }
@@ -358,9 +358,9 @@ public sealed partial class Tokenizer
     }
 
     /// <summary>Hands pieces to the pre-tokenizer, and added tokens past it.</summary>
-    private sealed class SplitStep(PreTokenizer splitter, ModelStep model) : IPieceSink
+    private sealed class SplitStep(PreTokenizer splitter, ModelStep model) : ITextSpanSink
     {
-        public void Add(in Piece piece)
+        public void Add(in TextSpan piece)
         {
             if (piece.TokenId >= 0)
             {
@@ -374,11 +374,11 @@ public sealed partial class Tokenizer
     }
 
     /// <summary>Hands pieces to the model.</summary>
-    private sealed class ModelStep(TokenizerPipeline pipeline, TokenSink tokens, int givenWord) : IPieceSink
+    private sealed class ModelStep(TokenizerPipeline pipeline, TokenSink tokens, int givenWord) : ITextSpanSink
     {
         private int _word;
 
-        public void Add(in Piece piece)
+        public void Add(in TextSpan piece)
         {
             var word = givenWord >= 0 ? givenWord : _word;
             _word++;
@@ -399,7 +399,7 @@ public sealed partial class Tokenizer
             }
         }
 
-        private void AddToken(in Piece piece, int word)
+        private void AddToken(in TextSpan piece, int word)
         {
             tokens.Begin(piece, word);
             var content = pipeline.AddedTokens.Find(piece.TokenId)!.Content;

@@ -11,7 +11,7 @@ public sealed record TokenizerConfiguration
     internal static readonly string[] TokenNames =
         ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
-    /// <summary>The peer's class, such as <c>LlamaTokenizer</c>, or null.</summary>
+    /// <summary>transformers' class, such as <c>LlamaTokenizer</c>, or null.</summary>
     public string? TokenizerClass { get; init; }
 
     /// <summary>The special tokens by name (<c>bos_token</c>, <c>eos_token</c>, <c>unk_token</c>, <c>sep_token</c>, ...).</summary>

@@ -75,7 +75,7 @@ internal sealed record TokenizerPipeline
     }
 
     /// <summary>
-    /// Gives every token its id as the peer does: the vocabulary's where it is there, else the next free one in the order of the file.
+    /// Gives every token its id as the tokenizers library does: the vocabulary's where it is there, else the next free one in the order of the file.
     /// </summary>
     public static List<AddedToken> Number(IReadOnlyList<AddedToken> tokens, TokenModel model)
     {

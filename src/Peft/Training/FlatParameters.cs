@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 namespace Peft.Training;
 
 /// <summary>A parameter that a training changes.</summary>
-/// <param name="Name">Its full name as the peer has it, such as <c>base_model.model.…q_proj.lora_A.default.weight</c>.</param>
+/// <param name="Name">Its full name as PEFT has it, such as <c>base_model.model.…q_proj.lora_A.default.weight</c>.</param>
 /// <param name="Parameter">The parameter.</param>
 /// <param name="Module">The base's module it sits on, where there is one; tells a norm's parameters from others.</param>
 public sealed record TrainedParameter(string Name, Parameter Parameter, Module? Module = null);
@@ -27,7 +27,7 @@ public readonly record struct ParameterGroup(GroupSettings Settings, long Offset
 public sealed record FlatEntry(TrainedParameter Trained, GroupSettings Settings, long Offset)
 {
     /// <summary>The parameter's weights: a view into <see cref="FlatParameters.Values"/>.</summary>
-    public Tensor Value => Trained.Parameter.Required;
+    public Tensor Value => Trained.Parameter.Data;
 
     /// <summary>The parameter's gradient: a view into <see cref="FlatParameters.Gradients"/>.</summary>
     public Tensor Gradient => Trained.Parameter.Gradient!;
@@ -84,7 +84,7 @@ public sealed class FlatParameters : IDisposable
         {
             var parameter = entry.Trained.Parameter;
             var value = View(Values, entry);
-            value.copy_(parameter.Required);
+            value.copy_(parameter.Data);
             parameter.Assign(value.requires_grad_(true));
             parameter.Gradient = View(Gradients, entry).DetachFromDisposeScope();
         }

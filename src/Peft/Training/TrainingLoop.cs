@@ -42,7 +42,7 @@ internal sealed class TrainingLoop : IDisposable
         generator = new Generator((ulong)options.Seed, device);
         context = new ForwardContext
         {
-            Selection = Selection.Of(adapter.Name),
+            Selection = AdapterSelection.Of(adapter.Name),
             Generator = generator,
             Checkpointing = options.GradientCheckpointing,
             Cancellation = cancellation,

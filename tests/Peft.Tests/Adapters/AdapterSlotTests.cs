@@ -23,12 +23,12 @@ public class AdapterSlotTests
         Attach(layer, a, b);
         var x = ones(1, 3);
 
-        var y = layer.Forward(x, new ForwardContext { Selection = Selection.Of(inner, outer) });
+        var y = layer.Forward(x, new ForwardContext { Selection = AdapterSelection.Of(inner, outer) });
 
         var (near, far) = inner == "a" ? (a, b) : (b, a);
-        var expected = x.mul(far.In).mul(near.In).matmul(layer.Weight.Required.t()).mul(near.Out).add(x.mul(far.In)).mul(far.Out).add(x);
+        var expected = x.mul(far.In).mul(near.In).matmul(layer.Weight.Data.t()).mul(near.Out).add(x.mul(far.In)).mul(far.Out).add(x);
         Assert.True(expected.sub(y).abs().max().item<float>() <= 1e-5f * expected.abs().max().item<float>());
-        Assert.True(layer.Weight.Slot!.Plan(new ForwardContext { Selection = Selection.Of(inner) }).NeedsForward);
+        Assert.True(layer.Weight.Slot!.Plan(new ForwardContext { Selection = AdapterSelection.Of(inner) }).NeedsForward);
         Assert.True(layer.Weight.Slot!.Plan(new ForwardContext()).IsEmpty);
     }
 
@@ -45,22 +45,22 @@ public class AdapterSlotTests
         Skin[] skins = [a, b];
         foreach (var parameter in skins.SelectMany(static skin => skin.Parameters))
         {
-            parameter.Parameter.Required.requires_grad_(true);
-            parameter.Parameter.Gradient = zeros_like(parameter.Parameter.Required).requires_grad_(false);
+            parameter.Parameter.Data.requires_grad_(true);
+            parameter.Parameter.Gradient = zeros_like(parameter.Parameter.Data).requires_grad_(false);
         }
 
         using (var tape = new Tape())
         {
             tape.AddRoot(x);
-            var y = layer.Forward(x, new ForwardContext { Selection = Selection.Of("a", "b"), Tape = tape });
+            var y = layer.Forward(x, new ForwardContext { Selection = AdapterSelection.Of("a", "b"), Tape = tape });
             tape.Backward(y, direction);
         }
 
         Tensor[] expected;
         using (enable_grad())
         {
-            var (input, output, input2, output2) = (a.Scales.Required, a.Outputs.Required, b.Scales.Required, b.Outputs.Required);
-            var y = x.mul(input2).mul(input).matmul(layer.Weight.Required.t()).mul(output).add(x.mul(input2)).mul(output2).add(x);
+            var (input, output, input2, output2) = (a.Scales.Data, a.Outputs.Data, b.Scales.Data, b.Outputs.Data);
+            var y = x.mul(input2).mul(input).matmul(layer.Weight.Data.t()).mul(output).add(x.mul(input2)).mul(output2).add(x);
             expected = [.. autograd.grad([y], [input, output, input2, output2], [direction])];
         }
 
@@ -83,7 +83,7 @@ public class AdapterSlotTests
             slot.Attach("idle", new Idle());
         }
 
-        using var found = ModelRun.Logits(model, TinyLlama.Inputs(), Selection.Of("lora", "idle"));
+        using var found = ModelRun.Logits(model, TinyLlama.Inputs(), AdapterSelection.Of("lora", "idle"));
 
         Assert.True(expected.sub(found).abs().max().item<float>() < 1e-4);
     }
@@ -129,9 +129,9 @@ public class AdapterSlotTests
 
         public override void Initialise(Generator generator) => throw new NotSupportedException();
 
-        public override Tensor Before(Tensor x, SlotCall call) => x.mul(Scales.Required);
+        public override Tensor Before(Tensor x, SlotCall call) => x.mul(Scales.Data);
 
-        public override Tensor After(Tensor x, Tensor y, SlotCall call) => y.mul(Outputs.Required).add(x);
+        public override Tensor After(Tensor x, Tensor y, SlotCall call) => y.mul(Outputs.Data).add(x);
 
         public override Affine Merge(Affine current) => throw new NotSupportedException();
     }

@@ -17,7 +17,7 @@ public class CombinationTests
     public void Side_by_side_computes_the_weighted_sum_of_the_changes()
     {
         using var model = Model();
-        model.SetActive(new[] { new Active("a", 0.5f), new Active("b", -2) });
+        model.SetActive(new[] { new ActiveAdapter("a", 0.5f), new ActiveAdapter("b", -2) });
         using var both = ModelRun.Logits(model, TinyLlama.Inputs());
         model.CombineAdapters(["a", "b"], [0.5, -2], "sum", new CombinationOptions { Type = CombinationType.Cat });
         Assert.Equal(["a", "b"], model.ActiveAdapters);
@@ -35,13 +35,13 @@ public class CombinationTests
         var cut = model.CombineAdapters(["a", "b"], [1, 1], "cut", new CombinationOptions { Clamp = 0.75 }).Adapter.Layers[0].Adapter.LowRank(1)!;
 
         // The quantile of n sorted values lies at 0.75 (n - 1), between two of them.
-        float[] values = [.. whole.B.Required.cpu().data<float>().Concat(whole.A.Required.cpu().data<float>()).Order()];
+        float[] values = [.. whole.B.Data.cpu().data<float>().Concat(whole.A.Data.cpu().data<float>()).Order()];
         var place = 0.75 * (values.Length - 1);
         var (below, above) = (values[(int)place], values[(int)place + 1]);
         var limit = below + ((above - below) * (place - (int)place));
         foreach (var (expected, actual) in new[] { (whole.A, cut.A), (whole.B, cut.B) })
         {
-            using var difference = expected.Required.clamp(-limit, limit).sub(actual.Required).abs().max();
+            using var difference = expected.Data.clamp(-limit, limit).sub(actual.Data).abs().max();
             Assert.True(difference.item<float>() < 1e-6);
         }
     }
@@ -52,7 +52,7 @@ public class CombinationTests
         using var model = Model();
         var options = new CombinationOptions { Type = CombinationType.DareLinear, Density = 0.5, Seed = 3 };
         float[] Factor(string name, CombinationOptions how) =>
-            model.CombineAdapters(["a", "a2"], [1, 1], name, how).Adapter.Layers[0].Adapter.LowRank(1)!.A.Required.cpu().data<float>().ToArray();
+            model.CombineAdapters(["a", "a2"], [1, 1], name, how).Adapter.Layers[0].Adapter.LowRank(1)!.A.Data.cpu().data<float>().ToArray();
         var first = Factor("first", options);
         Assert.Equal(first, Factor("again", options));
         Assert.NotEqual(first, Factor("other", options with { Seed = 4 }));
@@ -63,10 +63,10 @@ public class CombinationTests
     {
         using var model = Model();
         model.AddAdapter(s_config with { ModulesToSave = ["lm_head"] }, "head", seed: 4).Perturb(5);
-        var saved = Assert.Single(model["head"].Adapter.Overlays).Copy.Required;
+        var saved = Assert.Single(model["head"].Adapter.Overlays).Copy.Data;
         model.CombineAdapters(["a", "head"], [1, 1], "sum");
         Assert.Equal(["lm_head"], model["sum"].Config.ModulesToSave);
-        Assert.Equal(saved.data<float>().ToArray(), Assert.Single(model["sum"].Adapter.Overlays).Copy.Required.data<float>().ToArray());
+        Assert.Equal(saved.data<float>().ToArray(), Assert.Single(model["sum"].Adapter.Overlays).Copy.Data.data<float>().ToArray());
     }
 
     [Fact]

@@ -81,7 +81,7 @@ public class MergeTests
         using var model = TinyLlama.Create();
         Add(model, ["wide"]);
         var last = model["wide"].TrainableParameters[^1];
-        last.Parameter.Required[0, 0].fill_(broken);
+        last.Parameter.Data[0, 0].fill_(broken);
         var before = ModelBits.Of(model.Base);
 
         var error = Assert.Throws<PeftException>(() => model.Merge(options: new MergeOptions { Safe = true }));
@@ -100,7 +100,7 @@ public class MergeTests
         Add(model, ["plain", "wide"]);
         model.Merge(["plain"]);
         var before = ModelBits.Of(model.Base);
-        model["wide"].TrainableParameters[0].Parameter.Required[0, 0].fill_(float.NaN);
+        model["wide"].TrainableParameters[0].Parameter.Data[0, 0].fill_(float.NaN);
 
         Assert.Throws<PeftException>(() => model.Merge(["wide"], new MergeOptions { Safe = true }));
 
@@ -182,7 +182,7 @@ public class MergeTests
         Add(model, ["plain", "wide"]);
         model.Merge(["plain"], new MergeOptions { DataType = ScalarType.Float32 });
         var before = ModelBits.Of(model.Base);
-        var broken = model["wide"].TrainableParameters[0].Parameter.Required[0, 0];
+        var broken = model["wide"].TrainableParameters[0].Parameter.Data[0, 0];
         broken.fill_(float.NaN);
 
         Assert.Throws<PeftException>(() => model.Merge(["wide"], new MergeOptions { Safe = true }));
@@ -232,7 +232,7 @@ public class MergeTests
 
         var report = model.Merge(["plain"]);
 
-        Assert.Equal(["wide"], report.PutToSleep);
+        Assert.Equal(["wide"], report.Deactivated);
         Assert.Equal(["plain"], model.ActiveAdapters);
         model.UndoMerge();
         Assert.Equal(["plain", "wide"], model.ActiveAdapters);

@@ -4,5 +4,5 @@ namespace Peft.Tests.Adapters;
 internal static class ModelBits
 {
     public static Dictionary<string, string> Of(Peft.Models.Module model) => model.NamedParameters()
-        .ToDictionary(static named => named.Path, static named => Convert.ToHexString(named.Parameter.Required.contiguous().cpu().bytes));
+        .ToDictionary(static named => named.Path, static named => Convert.ToHexString(named.Parameter.Data.contiguous().cpu().bytes));
 }

@@ -8,7 +8,7 @@ namespace Peft.Tests.Adapters;
 internal static class ModelRun
 {
     /// <summary>Logits [rows, length, vocabulary] of a decoder, zero where the mask is; [rows, labels] of a classifier.</summary>
-    public static Tensor Logits(PeftModel model, IReadOnlyDictionary<string, Tensor> inputs, Selection? selection = null)
+    public static Tensor Logits(PeftModel model, IReadOnlyDictionary<string, Tensor> inputs, AdapterSelection? selection = null)
     {
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
@@ -32,8 +32,8 @@ internal static class ModelRun
         var gradients = new Dictionary<string, Tensor>();
         foreach (var parameter in adapter.TrainableParameters)
         {
-            parameter.Parameter.Required.requires_grad_(true);
-            parameter.Parameter.Gradient = zeros_like(parameter.Parameter.Required).requires_grad_(false);
+            parameter.Parameter.Data.requires_grad_(true);
+            parameter.Parameter.Gradient = zeros_like(parameter.Parameter.Data).requires_grad_(false);
             gradients.Add(parameter.FullKey, parameter.Parameter.Gradient);
         }
 
@@ -49,7 +49,7 @@ internal static class ModelRun
 
         foreach (var parameter in adapter.TrainableParameters)
         {
-            parameter.Parameter.Required.requires_grad_(false);
+            parameter.Parameter.Data.requires_grad_(false);
             parameter.Parameter.Gradient = null;
         }
 
@@ -68,7 +68,7 @@ internal static class ModelRun
         return causal.Loss(causal.Hidden(ids, context), inputs["labels"], null, context with { Rows = ids.shape[0], Length = ids.shape[1] });
     }
 
-    private static ForwardContext Context(IReadOnlyDictionary<string, Tensor> inputs, Selection selection) => new()
+    private static ForwardContext Context(IReadOnlyDictionary<string, Tensor> inputs, AdapterSelection selection) => new()
     {
         Selection = selection,
         AttentionMask = inputs.GetValueOrDefault("attention_mask"),

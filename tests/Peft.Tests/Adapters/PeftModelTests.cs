@@ -68,9 +68,9 @@ public class PeftModelTests
     public void A_seed_gives_the_same_start_and_another_seed_another()
     {
         using var model = TinyLlama.Create();
-        var one = model.AddAdapter(s_config, "one", 5).TrainableParameters[0].Parameter.Required;
-        var same = model.AddAdapter(s_config, "same", 5).TrainableParameters[0].Parameter.Required;
-        var other = model.AddAdapter(s_config, "other", 6).TrainableParameters[0].Parameter.Required;
+        var one = model.AddAdapter(s_config, "one", 5).TrainableParameters[0].Parameter.Data;
+        var same = model.AddAdapter(s_config, "same", 5).TrainableParameters[0].Parameter.Data;
+        var other = model.AddAdapter(s_config, "other", 6).TrainableParameters[0].Parameter.Data;
         Assert.Equal(0, one.sub(same).abs().max().item<float>());
         Assert.NotEqual(0, one.sub(other).abs().max().item<float>());
     }
@@ -122,7 +122,7 @@ public class PeftModelTests
         var inputs = TinyLlama.Inputs();
         var old = model.AddAdapter(s_config with { ModulesToSave = ["lm_head"] }, "a").Perturb(1);
         model.AddAdapter(s_config, "b").Perturb(2);
-        model.SetActive([new Active("a", 0.5f), new Active("b")]);
+        model.SetActive([new ActiveAdapter("a", 0.5f), new ActiveAdapter("b")]);
         using var before = ModelRun.Logits(model, inputs);
         using (var replacement = model.ReplaceAdapter(s_config, "a"))
         {
@@ -217,7 +217,7 @@ public class PeftModelTests
         model.AddAdapter(s_config, "a", 1).Perturb(1);
         List<int> versions = [model.Version];
         model.Disable();
-        Assert.Same(Selection.Base, model.CurrentSelection);
+        Assert.Same(AdapterSelection.Base, model.CurrentSelection);
         versions.Add(model.Version);
         model.Enable();
         Assert.Equal(["a"], model.CurrentSelection.Order.Select(static active => active.Name));
@@ -239,7 +239,7 @@ public class PeftModelTests
         using var model = TinyLlama.Create();
         model.AddAdapter(s_config with { Alpha = 4 }, "a", 1).Perturb(1);
         model.AddAdapter(s_config with { Alpha = 1 }, "quarter", 1).Perturb(1);
-        model.SetActive([new Active("a", 0.25f)]);
+        model.SetActive([new ActiveAdapter("a", 0.25f)]);
         using var weighted = ModelRun.Logits(model, TinyLlama.Inputs());
         model.SetActive("quarter");
         using var scaled = ModelRun.Logits(model, TinyLlama.Inputs());
@@ -259,7 +259,7 @@ public class PeftModelTests
 
         for (var row = 0; row < rows.Length; row++)
         {
-            using var alone = ModelRun.Logits(model, inputs, rows[row] == Selection.BaseRow ? Selection.Base : model.Select(rows[row]));
+            using var alone = ModelRun.Logits(model, inputs, rows[row] == AdapterSelection.BaseRow ? AdapterSelection.Base : model.Select(rows[row]));
             Assert.True(alone[row].sub(mixed[row]).abs().max().item<float>() < 1e-4, $"row {row}");
         }
     }

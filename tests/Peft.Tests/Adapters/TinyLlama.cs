@@ -41,7 +41,7 @@ internal static class TinyLlama
         using var generator = new Generator(seed);
         foreach (var parameter in adapter.TrainableParameters)
         {
-            var value = parameter.Parameter.Required;
+            var value = parameter.Parameter.Data;
             using var noise = empty([.. parameter.Parameter.Shape]).normal_(0, scale, generator);
             value.add_(noise.to(value.dtype));
         }

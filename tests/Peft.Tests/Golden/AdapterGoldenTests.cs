@@ -53,7 +53,7 @@ public class AdapterGoldenTests
         {
             Assert.Empty(adapter.Report.Missing);
             Assert.Empty(adapter.Report.Unexpected);
-            Hold("base_logits", ModelRun.Logits(model, io, Selection.Base));
+            Hold("base_logits", ModelRun.Logits(model, io, AdapterSelection.Base));
             Hold("adapter_logits", ModelRun.Logits(model, io));
         }
 
@@ -148,7 +148,7 @@ public class AdapterGoldenTests
                 Hold("merged_logits", ModelRun.Logits(model, io));
                 foreach (var key in io.Keys.Where(static key => key.StartsWith("merged.", StringComparison.Ordinal)))
                 {
-                    Hold(key, model.Base.FindParameter(key["merged.".Length..])!.Required.alias());
+                    Hold(key, model.Base.FindParameter(key["merged.".Length..])!.Data.alias());
                 }
             }
 

@@ -34,7 +34,7 @@ public class AdapterStartGoldenTests
                 {
                     var key = parameter.FullKey["base_model.model.".Length..];
                     values.TryAdd(key, []);
-                    values[key].AddRange(parameter.Parameter.Required.data<float>());
+                    values[key].AddRange(parameter.Parameter.Data.data<float>());
                 }
             }
 

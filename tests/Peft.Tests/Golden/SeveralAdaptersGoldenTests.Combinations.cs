@@ -47,8 +47,8 @@ public partial class SeveralAdaptersGoldenTests
                 if (layer.Path.Contains("layers.0.", StringComparison.Ordinal) && layer.Path.EndsWith("q_proj", StringComparison.Ordinal))
                 {
                     Assert.Equal((double)step["scaling"]!, own.LowRank(1)!.Scale, 1e-9);
-                    Hold(name, "q_proj.lora_A", () => own.LowRank(1)!.A.Required.alias());
-                    Hold(name, "q_proj.lora_B", () => own.LowRank(1)!.B.Required.alias());
+                    Hold(name, "q_proj.lora_A", () => own.LowRank(1)!.A.Data.alias());
+                    Hold(name, "q_proj.lora_B", () => own.LowRank(1)!.B.Data.alias());
                 }
             }
         }
@@ -75,7 +75,7 @@ public partial class SeveralAdaptersGoldenTests
 
         private static Tensor Change(LayerKind kind, LowRank factors)
         {
-            using var change = factors.B.Required.matmul(factors.A.Required).mul_(factors.Scale);
+            using var change = factors.B.Data.matmul(factors.A.Data).mul_(factors.Scale);
             return kind == LayerKind.Embedding ? change.t().contiguous() : change.alias();
         }
     }

@@ -280,7 +280,7 @@ public partial class SeveralAdaptersGoldenTests
             var name = OpenBroken(how);
             model.Merge([name]);
             var layer = model[name].Adapter.Layers[0].Layer.Weight;
-            using var finite = layer.Required.isfinite().all();
+            using var finite = layer.Data.isfinite().all();
             Assert.Equal((bool)step["weight_is_finite"]!, finite.item<bool>());
             checks++;
         }
@@ -291,7 +291,7 @@ public partial class SeveralAdaptersGoldenTests
             var name = Names(how)[0];
             Open(name);
             var factor = model![name].Adapter.Parameters()[0].Parameter;
-            factor.Required[0, 0].fill_(how.Contains("nan", StringComparison.Ordinal) ? float.NaN : float.PositiveInfinity);
+            factor.Data[0, 0].fill_(how.Contains("nan", StringComparison.Ordinal) ? float.NaN : float.PositiveInfinity);
             return name;
         }
 
@@ -446,7 +446,7 @@ public partial class SeveralAdaptersGoldenTests
             }
         }
 
-        private void HoldWeight(string step) => Hold(step, "weight", () => model!.Base.FindParameter(Layer + ".weight")!.Required.alias());
+        private void HoldWeight(string step) => Hold(step, "weight", () => model!.Base.FindParameter(Layer + ".weight")!.Data.alias());
 
         private static string[] Names(string how) => [.. Regex.Matches(how, @"(?<=')\w+(?=')", RegexOptions.None, s_patience).Select(static match => match.Value)];
 

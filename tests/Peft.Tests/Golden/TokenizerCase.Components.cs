@@ -80,7 +80,7 @@ internal sealed partial class TokenizerCase
         var sink = new Collector();
         if (text.Length > 0)
         {
-            splitter.Split(new Piece(text, 0, text.Length, Alignment.Identity, 0), sink);
+            splitter.Split(new TextSpan(text, 0, text.Length, Alignment.Identity, 0), sink);
         }
 
         var flat = new List<object>();
@@ -97,10 +97,10 @@ internal sealed partial class TokenizerCase
         int Count(int end) => text[..end].EnumerateRunes().Count();
     }
 
-    private sealed class Collector : IPieceSink
+    private sealed class Collector : ITextSpanSink
     {
-        public List<Piece> Pieces { get; } = [];
+        public List<TextSpan> Pieces { get; } = [];
 
-        public void Add(in Piece piece) => Pieces.Add(piece);
+        public void Add(in TextSpan piece) => Pieces.Add(piece);
     }
 }

@@ -128,13 +128,13 @@ public class AttentionTests
     private static Tensor Plain(Tensor projections, int length, RotaryTables rotary, Tensor forbidden)
     {
         var heads = projections.view(2, length, Shape.AllHeads, Shape.HeadSize);
-        var q = Turn(heads.narrow(2, 0, 6));
-        var k = Turn(heads.narrow(2, 6, 2)).repeat_interleave(3, 2);
+        var q = Rotate(heads.narrow(2, 0, 6));
+        var k = Rotate(heads.narrow(2, 6, 2)).repeat_interleave(3, 2);
         var v = heads.narrow(2, 8, 2).repeat_interleave(3, 2);
         var scores = einsum("bqhd,bkhd->bhqk", q, k).mul(Shape.Scale).masked_fill(forbidden.unsqueeze(1), -1e30);
         return einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v).reshape(2 * length, 48);
 
-        Tensor Turn(Tensor x)
+        Tensor Rotate(Tensor x)
         {
             var (first, second, rest) = (x.narrow(-1, 0, 2), x.narrow(-1, 2, 2), x.narrow(-1, 4, 4));
             var (cosine, sine) = (rotary.Cosine.narrow(-1, 0, 2), rotary.Sine.narrow(-1, 2, 2));

@@ -71,8 +71,8 @@ internal sealed class BackwardCheck : IDisposable
 
         using var grad = enable_grad();
         var leaves = given.Select(static input => input.detach().requires_grad_(true)).ToArray();
-        var values = parameters.ToDictionary(static parameter => parameter, static parameter => parameter.Required.detach().to(ScalarType.Float32).clone().requires_grad_(true));
-        var expected = plain(leaves, parameter => values.TryGetValue(parameter, out var value) ? value : parameter.Required.to(ScalarType.Float32));
+        var values = parameters.ToDictionary(static parameter => parameter, static parameter => parameter.Data.detach().to(ScalarType.Float32).clone().requires_grad_(true));
+        var expected = plain(leaves, parameter => values.TryGetValue(parameter, out var value) ? value : parameter.Data.to(ScalarType.Float32));
         TensorAssert.CloseToScale(expected.detach(), output, Tolerance, "output");
         var found = autograd.grad([expected], [.. leaves, .. values.Values], [weights]);
         for (var i = 0; i < leaves.Length; i++)
@@ -111,5 +111,5 @@ internal sealed class FixedSlot(params LowRank[] changes) : Slot
     public override SlotPlan Plan(ForwardContext context) => new(changes, ChangesInput);
 
     public override Tensor Forward(Tensor x, ForwardContext context, Func<Tensor, ForwardContext, Tensor> baseProduct) => baseProduct(
-        context.Tape is { } tape ? tape.Plain(static inputs => inputs[0].mul(2), [x], []) : x.mul(2), context);
+        context.Tape is { } tape ? tape.Autograd(static inputs => inputs[0].mul(2), [x], []) : x.mul(2), context);
 }

@@ -153,7 +153,7 @@ public class LinearLayerTests
         check.Fill(first.Weight, isTrained: false);
         check.Fill(second.Weight, isTrained: false);
         group.Fuse();
-        second.Weight.Required.mul_(3);
+        second.Weight.Data.mul_(3);
         second.Weight.MarkChanged();
         var x = check.Input(8, 6);
         check.Run(context => group.Forward(x, context), (inputs, value) => cat([Plain(first, inputs[0], value), Plain(second, inputs[0], value)], 1));

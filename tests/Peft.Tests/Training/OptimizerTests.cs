@@ -15,13 +15,13 @@ public class OptimizerTests
         {
             Assert.Equal(10, optimizer.Parameters.Count);
             optimizer.Parameters.Values.fill_(5);
-            Assert.Equal(5f, first.Required[1, 2].item<float>());
-            Assert.True(first.IsTrained && second.Required.requires_grad);
+            Assert.Equal(5f, first.Data[1, 2].item<float>());
+            Assert.True(first.IsTrained && second.Data.requires_grad);
         }
 
         Assert.False(first.IsTrained);
-        Assert.False(first.Required.requires_grad);
-        Assert.Equal([5f, 5f, 5f, 5f], second.Required.data<float>().ToArray());
+        Assert.False(first.Data.requires_grad);
+        Assert.Equal([5f, 5f, 5f, 5f], second.Data.data<float>().ToArray());
     }
 
     [Fact]
@@ -31,7 +31,7 @@ public class OptimizerTests
         using var optimizer = OptimizerRegistry.Create([Trained(parameter)], new TrainingOptions { LearningRate = 0.1 });
         parameter.Gradient!.copy_(tensor(new float[] { 4, -4, 0 }));
         optimizer.Step(0.5);
-        var moved = parameter.Required.data<float>().ToArray();
+        var moved = parameter.Data.data<float>().ToArray();
         Assert.Equal(0.95f, moved[0], 5);
         Assert.Equal(1.05f, moved[1], 5);
         Assert.Equal(1f, moved[2], 5);
@@ -50,7 +50,7 @@ public class OptimizerTests
         using var optimizer = OptimizerRegistry.Create(
             [new TrainedParameter(name, parameter)], new TrainingOptions { LearningRate = 0.1, WeightDecay = 0.5 });
         optimizer.Step(1);
-        Assert.Equal(decayed ? 0.95f : 1f, parameter.Required[0].item<float>(), 5);
+        Assert.Equal(decayed ? 0.95f : 1f, parameter.Data[0].item<float>(), 5);
     }
 
     [Fact]

@@ -51,7 +51,7 @@ public class TrainerTests
         Assert.Equal([10, 20, 30], reports.Select(report => report.Step));
         Assert.Equal(TimeSpan.Zero, reports[^1].Remaining);
         Assert.True(record.TokensPerSecond > 0);
-        Assert.DoesNotContain(model["tuned"].TrainableParameters, parameter => parameter.Parameter.IsTrained || parameter.Parameter.Required.requires_grad);
+        Assert.DoesNotContain(model["tuned"].TrainableParameters, parameter => parameter.Parameter.IsTrained || parameter.Parameter.Data.requires_grad);
     }
 
     [Fact]
@@ -133,12 +133,12 @@ public class TrainerTests
         }
 
         var type = model.DataType;
-        var before = model.Base.NamedParameters().Select(named => named.Parameter.Required.clone()).ToArray();
+        var before = model.Base.NamedParameters().Select(named => named.Parameter.Data.clone()).ToArray();
         var ties = model.Base.NamedParameters().Select(named => named.Parameter.TiedTo).ToArray();
         new Trainer(Request(model, s_options with { Precision = precision })).Train();
         Assert.Equal(ties, model.Base.NamedParameters().Select(named => named.Parameter.TiedTo));
         Assert.All(model.Base.NamedParameters(), named => Assert.Equal(type, named.Parameter.DataType));
-        Assert.All(model.Base.NamedParameters().Zip(before), pair => Assert.True(pair.First.Parameter.Required.equal(pair.Second).all().item<bool>(), pair.First.Path));
+        Assert.All(model.Base.NamedParameters().Zip(before), pair => Assert.True(pair.First.Parameter.Data.equal(pair.Second).all().item<bool>(), pair.First.Path));
     }
 
     [Fact]
@@ -187,7 +187,7 @@ public class TrainerTests
     };
 
     internal static float[] Weights(PeftModel model) =>
-        [.. model["tuned"].TrainableParameters.SelectMany(parameter => parameter.Parameter.Required.contiguous().data<float>().ToArray())];
+        [.. model["tuned"].TrainableParameters.SelectMany(parameter => parameter.Parameter.Data.contiguous().data<float>().ToArray())];
 
     private static float[] Train(TrainingOptions options, double dropout = 0)
     {

@@ -50,7 +50,7 @@ public sealed class SetActiveAdapterCommand : AdapterCommand
 
         Each(models, model =>
         {
-            var set = adapters.Select((adapter, index) => (adapter, active: new Models.Active(adapter.Name, Weight?[index] ?? 1f)))
+            var set = adapters.Select((adapter, index) => (adapter, active: new Models.ActiveAdapter(adapter.Name, Weight?[index] ?? 1f)))
                 .Where(entry => ReferenceEquals(entry.adapter.Model, model)).ToList();
             var names = set.Count == 0 ? "none" : string.Join(", ", set.Select(static entry => entry.adapter.Name));
             if (ShouldProcess(model.Name, $"Activate {names}"))

@@ -85,7 +85,7 @@ public sealed partial class GetModelModuleCommand : ModelCommand
 /// <summary>A module of a model.</summary>
 /// <param name="Path">Full name, such as <c>model.layers.0.self_attn.q_proj</c>; empty for the model itself.</param>
 /// <param name="Name">Last part of the path: what <c>-TargetModule</c> takes.</param>
-/// <param name="Kind">What it is, such as <c>Linear</c>, by the peer's class name.</param>
+/// <param name="Kind">What it is, such as <c>Linear</c>, by transformers' class name.</param>
 /// <param name="Shape">Sizes of its weight, outermost first; empty where it has none of its own.</param>
 /// <param name="ParameterCount">Parameters at or below it.</param>
 /// <param name="Adapters">Names of the adapters on it.</param>

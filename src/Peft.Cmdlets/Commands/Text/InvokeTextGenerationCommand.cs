@@ -150,5 +150,5 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
     }
 
     /// <summary>How prompts are continued. What changes the model between two prompts makes another request.</summary>
-    private sealed record Request((PeftModel Model, PeftAdapter? Adapter, int Version) Key, TextGenerator Generator, GenerationOptions Options, Selection Selection);
+    private sealed record Request((PeftModel Model, PeftAdapter? Adapter, int Version) Key, TextGenerator Generator, GenerationOptions Options, AdapterSelection Selection);
 }

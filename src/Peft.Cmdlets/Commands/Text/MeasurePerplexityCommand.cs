@@ -64,7 +64,7 @@ public sealed class MeasurePerplexityCommand : TextModelCommand
         });
     }
 
-    private void Measure(Func<string> text, Selection? selection) => WriteObject(Run(output =>
+    private void Measure(Func<string> text, AdapterSelection? selection) => WriteObject(Run(output =>
     {
         var progress = new ProgressLine(output, "Measuring perplexity");
         var result = PerplexityResult.Measure(

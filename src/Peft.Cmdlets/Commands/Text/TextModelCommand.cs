@@ -33,7 +33,7 @@ public abstract class TextModelCommand : PeftCmdlet
 
     /// <summary>Which adapters act, where it isn't those that are active; <c>base</c> alone stands for none.</summary>
     /// <exception cref="PeftException"><c>AdapterNotFound</c> or <c>ModelIsMerged</c>.</exception>
-    private protected Selection? SelectionOf(IReadOnlyList<string>? names) => names switch
+    private protected AdapterSelection? SelectionOf(IReadOnlyList<string>? names) => names switch
     {
         null => ParameterSetName == AdapterSet ? Adapter.Model.Select(Adapter.Name) : null,
         [var only] when AdapterNames.IsBase(Model, only) => Model.Select(),

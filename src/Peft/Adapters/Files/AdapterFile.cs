@@ -68,7 +68,7 @@ internal static class AdapterFile
 
         AtomicFile.MakeFolder(folder);
         using var scope = NewDisposeScope();
-        List<(string, Tensor)> tensors = [.. adapter.Parameters().Select(static parameter => (parameter.FullKey, parameter.Parameter.Required))];
+        List<(string, Tensor)> tensors = [.. adapter.Parameters().Select(static parameter => (parameter.FullKey, parameter.Parameter.Data))];
         tensors.AddRange(BaseWeights(adapter, embeddings ?? NamesEmbeddings(adapter)));
         SafetensorsWriter.Write(Path.Combine(folder, Stem + ".safetensors"), tensors);
         JsonFile.Write(Path.Combine(folder, AdapterConfig.FileName), adapter.Config.ToJson());
@@ -193,7 +193,7 @@ internal static class AdapterFile
             var brought = adapter.Overlays.FirstOrDefault(overlay => overlay.Kind == OverlayKind.BroughtAlong && overlay.Targets[0].Parameter == layer.Weight);
             if (brought is not null || (embeddings && (layer.Kind == LayerKind.Embedding || layer.Module.Name == "lm_head")))
             {
-                yield return ($"{Prefix}{layer.Path}.base_layer.{layer.Weight.Name}", (brought?.Copy ?? layer.Weight).Required);
+                yield return ($"{Prefix}{layer.Path}.base_layer.{layer.Weight.Name}", (brought?.Copy ?? layer.Weight).Data);
             }
         }
     }

@@ -24,6 +24,6 @@ public sealed record MergeOptions
 
 /// <summary>What a merge did.</summary>
 /// <param name="Merged">Adapters that are in the weights now, in the order they were added; the active set of the model.</param>
-/// <param name="PutToSleep">Adapters that were active before and aren't any more.</param>
+/// <param name="Deactivated">Adapters that were active before and aren't any more.</param>
 /// <param name="Messages">Sentences for a person.</param>
-public sealed record MergeReport(IReadOnlyList<string> Merged, IReadOnlyList<string> PutToSleep, IReadOnlyList<string> Messages);
+public sealed record MergeReport(IReadOnlyList<string> Merged, IReadOnlyList<string> Deactivated, IReadOnlyList<string> Messages);

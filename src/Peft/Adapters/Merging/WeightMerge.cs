@@ -133,7 +133,7 @@ internal sealed class WeightMerge : IDisposable
     private void MergeLayer(Module module, Parameter weight, AdapterSlot slot)
     {
         var bias = module.Parameters.FirstOrDefault(static parameter => parameter.Name == "bias");
-        var type = weight.Required.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
+        var type = weight.Data.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
         var affine = new Affine(Current(weight).to(type, copy: true), bias is null ? null : Current(bias).to(type, copy: true));
         foreach (var layer in names.Select(name => slot[name]).OfType<LayerAdapter>())
         {
@@ -155,7 +155,7 @@ internal sealed class WeightMerge : IDisposable
         ? names.Select(slot.OverlayOf).LastOrDefault(static copy => copy is not null)
         : null;
 
-    private Tensor Current(Parameter parameter) => (Overlay(parameter) ?? parameter).Required;
+    private Tensor Current(Parameter parameter) => (Overlay(parameter) ?? parameter).Data;
 
     private void Write(Module module, Parameter parameter, Tensor merged)
     {
@@ -167,11 +167,11 @@ internal sealed class WeightMerge : IDisposable
             Untie(parameter, owner, others);
         }
 
-        var target = parameter.Required;
+        var target = parameter.Data;
         var original = Keep(target.clone());
         undo.Push(() =>
         {
-            parameter.Required.copy_(original);
+            parameter.Data.copy_(original);
             parameter.MarkChanged();
         });
         target.copy_(merged);
@@ -186,7 +186,7 @@ internal sealed class WeightMerge : IDisposable
     {
         foreach (var leaving in parameter == owner ? others : [parameter])
         {
-            leaving.Assign(owner.Required.clone());
+            leaving.Assign(owner.Data.clone());
             undo.Push(() => leaving.TieTo(owner));
         }
 

@@ -18,9 +18,9 @@ public sealed partial class PeftModel : IDisposable
 
     private readonly List<PeftAdapter> adapters = [];
     private readonly ModelLease lease;
-    private IReadOnlyList<Active> active = [];
-    private IReadOnlyList<Active> activeBeforeMerge = [];
-    private Selection selection = Selection.Base;
+    private IReadOnlyList<ActiveAdapter> active = [];
+    private IReadOnlyList<ActiveAdapter> activeBeforeMerge = [];
+    private AdapterSelection selection = AdapterSelection.Base;
     private WeightMerge? merge;
 
     /// <summary>Takes over a model.</summary>
@@ -54,13 +54,13 @@ public sealed partial class PeftModel : IDisposable
     public IReadOnlyList<string> ActiveAdapters => [.. active.Select(static entry => entry.Name)];
 
     /// <summary>The active adapters with their strengths.</summary>
-    public IReadOnlyList<Active> ActiveSet => active;
+    public IReadOnlyList<ActiveAdapter> ActiveSet => active;
 
     /// <summary>Whether the active adapters act; <see cref="Disable"/> keeps the set and lets the base speak.</summary>
     public bool AdaptersEnabled { get; private set; } = true;
 
     /// <summary>What a forward pass should carry in its context.</summary>
-    public Selection CurrentSelection => selection;
+    public AdapterSelection CurrentSelection => selection;
 
     /// <summary>Names of the adapters that are in the weights, in the order they were merged.</summary>
     public IReadOnlyList<string> MergedAdapters { get; private set; } = [];
@@ -129,7 +129,7 @@ public sealed partial class PeftModel : IDisposable
         throw Disposed(operation);
     }
 
-    /// <summary>Adds a new adapter. The first one of a model becomes active; later ones wait for <see cref="SetActive(IEnumerable{Active})"/>.</summary>
+    /// <summary>Adds a new adapter. The first one of a model becomes active; later ones wait for <see cref="SetActive(IEnumerable{ActiveAdapter})"/>.</summary>
     /// <param name="config">The configuration.</param>
     /// <param name="name">The adapter's name; unique in the model.</param>
     /// <param name="seed">Makes the starting values repeatable; null draws another start each time.</param>
@@ -300,7 +300,7 @@ public sealed partial class PeftModel : IDisposable
         adapters.Insert(position, taken);
         if (active.Count == 0 && adapters.Count == 1)
         {
-            active = [new Active(adapter.Name)];
+            active = [new ActiveAdapter(adapter.Name)];
         }
 
         Changed();
@@ -316,15 +316,15 @@ public sealed partial class PeftModel : IDisposable
 
     private void Changed()
     {
-        selection = AdaptersEnabled && active.Count > 0 ? new Selection(active) : Selection.Base;
+        selection = AdaptersEnabled && active.Count > 0 ? new AdapterSelection(active) : AdapterSelection.Base;
         Version++;
     }
 
     private static void RefuseName(string name)
     {
-        if (string.IsNullOrWhiteSpace(name) || name == Selection.BaseRow || name.AsSpan().ContainsAny(NotInNames) || name.Any(char.IsControl))
+        if (string.IsNullOrWhiteSpace(name) || name == AdapterSelection.BaseRow || name.AsSpan().ContainsAny(NotInNames) || name.Any(char.IsControl))
         {
-            throw new PeftException("AdapterNameInvalid", $"'{name}' can't be the name of an adapter: it must not be empty, hold a dot, a slash or one of : * ? \" < > |, or be {Selection.BaseRow}.")
+            throw new PeftException("AdapterNameInvalid", $"'{name}' can't be the name of an adapter: it must not be empty, hold a dot, a slash or one of : * ? \" < > |, or be {AdapterSelection.BaseRow}.")
             {
                 Target = name,
                 RecommendedAction = "Choose a name of letters, digits, - and _.",

@@ -8,16 +8,16 @@ namespace Peft.Adapters.Model;
 public sealed partial class PeftModel
 {
     /// <summary>Activates adapters in this order, innermost first, each at full strength, and no others.</summary>
-    public IReadOnlyList<string> SetActive(params IEnumerable<string> names) => SetActive(names.Select(static name => new Active(name)));
+    public IReadOnlyList<string> SetActive(params IEnumerable<string> names) => SetActive(names.Select(static name => new ActiveAdapter(name)));
 
     /// <summary>Activates adapters in this order, innermost first, and no others. What is merged is restored first.</summary>
     /// <param name="set">Names and strengths; empty for the base alone.</param>
     /// <returns>What the user should know.</returns>
     /// <exception cref="PeftException"><c>AdapterNotFound</c>, <c>AdapterNamedTwice</c>, <c>AdapterWeightInvalid</c> or <c>OverlaysConflict</c>.</exception>
-    public IReadOnlyList<string> SetActive(IEnumerable<Active> set)
+    public IReadOnlyList<string> SetActive(IEnumerable<ActiveAdapter> set)
     {
         using var held = Acquire("choosing adapters");
-        Active[] chosen = [.. set];
+        ActiveAdapter[] chosen = [.. set];
         foreach (var unfit in chosen.Where(static entry => !float.IsFinite(entry.Weight)))
         {
             throw new PeftException("AdapterWeightInvalid", string.Create(CultureInfo.InvariantCulture, $"The strength of the adapter '{unfit.Name}' is {unfit.Weight}, which is no number to multiply with."))
@@ -37,8 +37,8 @@ public sealed partial class PeftModel
 
     /// <summary>A selection of adapters for a single pass, without changing what is active.</summary>
     /// <param name="names">Names in order, innermost first; none for the base.</param>
-    /// <exception cref="PeftException">As <see cref="SetActive(IEnumerable{Active})"/>, and <c>ModelIsMerged</c>: what is merged can't be left out of a pass.</exception>
-    public Selection Select(params IEnumerable<string> names)
+    /// <exception cref="PeftException">As <see cref="SetActive(IEnumerable{ActiveAdapter})"/>, and <c>ModelIsMerged</c>: what is merged can't be left out of a pass.</exception>
+    public AdapterSelection Select(params IEnumerable<string> names)
     {
         string[] chosen = [.. names];
         RefuseConflicts(chosen);
@@ -47,20 +47,20 @@ public sealed partial class PeftModel
             throw MergedError($"another selection than {string.Join(", ", MergedAdapters)} can't be computed");
         }
 
-        return chosen.Length == 0 ? Selection.Base : Selection.Of(chosen);
+        return chosen.Length == 0 ? AdapterSelection.Base : AdapterSelection.Of(chosen);
     }
 
     /// <summary>A selection for a mixed batch: another adapter, or none, for each row.</summary>
-    /// <param name="rowNames">One name a row; <see cref="Selection.BaseRow"/> for the base alone.</param>
+    /// <param name="rowNames">One name a row; <see cref="AdapterSelection.BaseRow"/> for the base alone.</param>
     /// <exception cref="PeftException"><c>AdapterNotFound</c>, <c>ModelIsMerged</c> or <c>MixedBatchNotPossible</c>.</exception>
-    public Selection SelectRows(IReadOnlyList<string> rowNames)
+    public AdapterSelection SelectRows(IReadOnlyList<string> rowNames)
     {
         if (IsMerged)
         {
             throw MergedError("a mixed batch can't be computed");
         }
 
-        foreach (var name in rowNames.Distinct().Where(static name => name != Selection.BaseRow))
+        foreach (var name in rowNames.Distinct().Where(static name => name != AdapterSelection.BaseRow))
         {
             var adapter = this[name].Adapter;
             var whole = adapter.Layers.Where(static layer => !layer.Adapter.RowSelectable).Select(static layer => layer.Layer.Path)
@@ -74,7 +74,7 @@ public sealed partial class PeftModel
             }
         }
 
-        return new Selection([], [.. rowNames]);
+        return new AdapterSelection([], [.. rowNames]);
     }
 
     /// <summary>Lets the active adapters act again.</summary>
@@ -113,7 +113,7 @@ public sealed partial class PeftModel
             active = [.. active.Where(entry => entry.Name != name)];
             if (active.Count == 0 && adapters.Count > 0)
             {
-                active = [new Active(adapters[0].Name)];
+                active = [new ActiveAdapter(adapters[0].Name)];
                 messages.Add($"'{name}' was the active adapter; '{adapters[0].Name}' is active now.");
             }
         }
@@ -154,11 +154,11 @@ public sealed partial class PeftModel
             messages.Add("Adapters are merged at full strength, whatever their strength in the active set was.");
         }
 
-        string[] asleep = [.. ActiveAdapters.Except(wanted, StringComparer.Ordinal)];
+        string[] deactivated = [.. ActiveAdapters.Except(wanted, StringComparer.Ordinal)];
         Exchange(wanted, options);
-        if (asleep.Length > 0)
+        if (deactivated.Length > 0)
         {
-            messages.Add($"{string.Join(", ", asleep)}: active before, not any more, for what is merged is the active set.");
+            messages.Add($"{string.Join(", ", deactivated)}: active before, not any more, for what is merged is the active set.");
         }
 
         if (options.Unload)
@@ -167,7 +167,7 @@ public sealed partial class PeftModel
         }
 
         Changed();
-        return new MergeReport(wanted, asleep, messages);
+        return new MergeReport(wanted, deactivated, messages);
     }
 
     /// <summary>Takes merged adapters out of the weights, bit for bit; what was active before the merge is active again.</summary>
@@ -205,7 +205,7 @@ public sealed partial class PeftModel
         }
 
         MergedAdapters = wanted;
-        active = [.. wanted.Select(static name => new Active(name))];
+        active = [.. wanted.Select(static name => new ActiveAdapter(name))];
         AdaptersEnabled = true;
     }
 

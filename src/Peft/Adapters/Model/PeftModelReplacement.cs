@@ -28,7 +28,7 @@ public sealed partial class PeftModel
         return new AdapterReplacement(taken, replaced, () => PutBack(taken, replaced, before));
     }
 
-    private void PutBack(PeftAdapter taken, PeftAdapter? replaced, IReadOnlyList<Active> before)
+    private void PutBack(PeftAdapter taken, PeftAdapter? replaced, IReadOnlyList<ActiveAdapter> before)
     {
         using var held = Acquire("undoing the replacement of an adapter");
         Restore([]);

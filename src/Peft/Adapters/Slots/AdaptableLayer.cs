@@ -26,7 +26,7 @@ public sealed record AdaptableLayer(string Path, Module Module, LayerKind Kind, 
             : new AdaptableLayer(path, module, kind, weight, module.Parameters.FirstOrDefault(static parameter => parameter.Name == "bias"));
     }
 
-    /// <summary>What a module computes, by the peer's class names.</summary>
+    /// <summary>What a module computes, by PEFT's class names.</summary>
     public static LayerKind KindOf(Module module) => module.ClassName switch
     {
         "Linear" or "NonDynamicallyQuantizableLinear" => LayerKind.Linear,

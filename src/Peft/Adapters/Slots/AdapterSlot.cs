@@ -102,7 +102,7 @@ public sealed class AdapterSlot : Slot
             if (layer.ChangesInput)
             {
                 var call = new SlotCall(this, context, weight);
-                x = context.Tape is { } tape ? tape.Plain(given => layer.Before(given[0], call), [x], ParametersOf(layer)) : layer.Before(x, call);
+                x = context.Tape is { } tape ? tape.Autograd(given => layer.Before(given[0], call), [x], ParametersOf(layer)) : layer.Before(x, call);
             }
         }
 
@@ -124,8 +124,8 @@ public sealed class AdapterSlot : Slot
 
         // Token ids are no tensor that a gradient could flow to, so they aren't on the tape.
         return x.is_floating_point()
-            ? tape.Plain(given => layer.After(given[0], given[1], call), [x, y], ParametersOf(layer))
-            : tape.Plain(given => layer.After(x, given[0], call), [y], ParametersOf(layer));
+            ? tape.Autograd(given => layer.After(given[0], given[1], call), [x, y], ParametersOf(layer))
+            : tape.Autograd(given => layer.After(x, given[0], call), [y], ParametersOf(layer));
     }
 
     private static Parameter[] ParametersOf(LayerAdapter layer) => [.. layer.Parameters.Select(static entry => entry.Parameter)];
@@ -134,7 +134,7 @@ public sealed class AdapterSlot : Slot
     private Tensor ForwardRows(IReadOnlyList<RowGroup> groups, Tensor x, ForwardContext context, Func<Tensor, ForwardContext, Tensor> baseProduct)
     {
         RefuseUnfitRows(context);
-        var y = baseProduct(x, context with { Selection = Selection.Base });
+        var y = baseProduct(x, context with { Selection = AdapterSelection.Base });
 
         // Whatever the layer is given (whole rows, or the last position of each), every row of the batch has an equal share of it.
         var xRows = x.is_floating_point() ? x.view(context.Rows, -1, x.shape[^1]) : x.view(context.Rows, -1);
@@ -173,7 +173,7 @@ public sealed class AdapterSlot : Slot
         }
     }
 
-    private Choice Choose(Selection selection)
+    private Choice Choose(AdapterSelection selection)
     {
         var last = lastChoice;
         if (last is not null && ReferenceEquals(last.Selection, selection))
@@ -184,7 +184,7 @@ public sealed class AdapterSlot : Slot
         return lastChoice = selection.RowNames is null ? ChooseForAll(selection) : ChooseByRow(selection, selection.RowNames);
     }
 
-    private Choice ChooseForAll(Selection selection)
+    private Choice ChooseForAll(AdapterSelection selection)
     {
         List<(LayerAdapter Layer, float Weight)> acting = [];
         Parameter? overlay = null;
@@ -209,19 +209,19 @@ public sealed class AdapterSlot : Slot
         return new Choice(selection, plan, overlay, acting, null);
     }
 
-    private Choice ChooseByRow(Selection selection, IReadOnlyList<string> names)
+    private Choice ChooseByRow(AdapterSelection selection, IReadOnlyList<string> names)
     {
         var groups = names.Select(static (name, row) => (Name: name, Row: (long)row))
             .GroupBy(static entry => entry.Name, static entry => entry.Row)
             .Where(group => this[group.Key] is not null || OverlayOf(group.Key) is not null)
-            .Select(static group => new RowGroup(group.Key, Selection.Of(group.Key), [.. group]))
+            .Select(static group => new RowGroup(group.Key, AdapterSelection.Of(group.Key), [.. group]))
             .ToArray();
         return new Choice(selection, groups.Length == 0 ? SlotPlan.Empty : new SlotPlan([], NeedsForward: true), null, [], groups);
     }
 
     /// <summary>What a selection means here; kept for the next pass, for a selection is immutable and passes by the thousand.</summary>
     private sealed record Choice(
-        Selection Selection, SlotPlan Plan, Parameter? Overlay, IReadOnlyList<(LayerAdapter Layer, float Weight)> Acting, IReadOnlyList<RowGroup>? Rows);
+        AdapterSelection Selection, SlotPlan Plan, Parameter? Overlay, IReadOnlyList<(LayerAdapter Layer, float Weight)> Acting, IReadOnlyList<RowGroup>? Rows);
 
-    private sealed record RowGroup(string Name, Selection Selection, long[] Rows);
+    private sealed record RowGroup(string Name, AdapterSelection Selection, long[] Rows);
 }

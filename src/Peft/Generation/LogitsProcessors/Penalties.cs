@@ -17,7 +17,7 @@ internal static class Penalties
 
     public static LogitsProcessor BadWords(IReadOnlyList<IReadOnlyList<int>> words, IReadOnlyList<int> endOfText)
     {
-        // The peer never forbids the end of the text this way: nothing would stop.
+        // transformers never forbids the end of the text this way: nothing would stop.
         var forbidden = words.Where(word => word.Count > 1 || !endOfText.Contains(word[0]));
         return SequenceBias([.. forbidden.Select(static word => (word, double.NegativeInfinity))]);
     }

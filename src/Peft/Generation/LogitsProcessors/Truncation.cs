@@ -6,7 +6,7 @@ namespace Peft.Generation.LogitsProcessors;
 /// <summary>Rules that keep only part of the distribution before a token is drawn from it.</summary>
 internal static class Truncation
 {
-    // What top-H looks at, as in the peer: tokens beyond the hundred likeliest are dropped.
+    // What top-H looks at, as in transformers: tokens beyond the hundred likeliest are dropped.
     private const int TopHCandidates = 100;
 
     public static LogitsProcessor Temperature(float temperature) => (_, _, scores) => TensorPrimitives.Divide(scores, temperature, scores);
@@ -107,7 +107,7 @@ internal static class Truncation
 
     public static void Renormalize(ReadOnlySpan<int> ids, int added, Span<float> scores) => LogSoftmax(scores).CopyTo(scores);
 
-    /// <summary>Softmax in single precision, as the peer computes it.</summary>
+    /// <summary>Softmax in single precision, as transformers computes it.</summary>
     public static float[] Softmax(ReadOnlySpan<float> scores)
     {
         var result = new float[scores.Length];
@@ -138,7 +138,7 @@ internal static class Truncation
         return (float)sum;
     }
 
-    /// <summary>Indices in ascending order of value; of equal values the lower index first, as the peer's stable sort has it.</summary>
+    /// <summary>Indices in ascending order of value; of equal values the lower index first, as transformers' stable sort has it.</summary>
     private static int[] AscendingOrder(ReadOnlySpan<float> values)
     {
         // One integer a value: its bits in an order-preserving form, then its index. Sorting these is stable and several times as fast as a comparer.

@@ -3,7 +3,7 @@ using static TorchSharp.torch;
 
 namespace Peft.Models.Architectures;
 
-/// <summary>What a Llama's configuration says; what it leaves out is as in the 7B model, which is the peer's default (Touvron et al. 2023; Grattafiori et al. 2024).</summary>
+/// <summary>What a Llama's configuration says; what it leaves out is as in the 7B model, which is transformers' default (Touvron et al. 2023; Grattafiori et al. 2024).</summary>
 internal sealed class LlamaConfig
 {
     public LlamaConfig(ModelConfig config)

@@ -37,10 +37,10 @@ public static class Attention
         using var scope = NewDisposeScope();
         long rows = context.Rows, length = context.Length;
         var heads = projections.view(rows, length, shape.AllHeads, shape.HeadSize);
-        var turning = heads.narrow(2, 0, shape.Heads + shape.KeyValueHeads);
-        var turned = rotary is null ? turning.clone() : rotary.Turn(turning);
-        var queries = turned.narrow(2, 0, shape.Heads).mul_(shape.Scale);
-        var keys = turned.narrow(2, shape.Heads, shape.KeyValueHeads).transpose(1, 2);
+        var rotatable = heads.narrow(2, 0, shape.Heads + shape.KeyValueHeads);
+        var rotated = rotary is null ? rotatable.clone() : rotary.Rotate(rotatable);
+        var queries = rotated.narrow(2, 0, shape.Heads).mul_(shape.Scale);
+        var keys = rotated.narrow(2, shape.Heads, shape.KeyValueHeads).transpose(1, 2);
         var values = heads.narrow(2, shape.Heads + shape.KeyValueHeads, shape.KeyValueHeads).transpose(1, 2);
         (keys, values) = context.Cache is { } cache ? cache.Append(layer, keys, values) : (keys.contiguous(), values.contiguous());
         var piece = new AttentionPiece(shape, rotary, plan, rows, length, queries, Flat(keys), Flat(values));
@@ -62,7 +62,7 @@ public static class Attention
 internal sealed class AttentionPiece(
     AttentionShape shape, RotaryTables? rotary, AttentionPlan plan, long rows, long length, Tensor queries, Tensor keys, Tensor values) : Piece
 {
-    // Masked scores become finite, so that a position that sees nothing (padding on the left) gives numbers, as with the peer.
+    // Masked scores become finite, so that a position that sees nothing (padding on the left) gives numbers, as with transformers.
     private readonly double masked = queries.dtype switch
     {
         ScalarType.Float16 => -16000,
@@ -133,8 +133,8 @@ internal sealed class AttentionPiece(
         result.narrow(2, shape.Heads + shape.KeyValueHeads, shape.KeyValueHeads).copy_(Unflat(gv));
         if (rotary is not null)
         {
-            var turned = result.narrow(2, 0, shape.Heads + shape.KeyValueHeads);
-            turned.copy_(rotary.TurnBack(turned));
+            var rotated = result.narrow(2, 0, shape.Heads + shape.KeyValueHeads);
+            rotated.copy_(rotary.TurnBack(rotated));
         }
     }
 

@@ -59,10 +59,10 @@ public sealed class Embedding : Module
     private Tensor Run(Tensor ids, IReadOnlyList<LowRank> changes, ForwardContext context)
     {
         var weight = Weight.Effective(context);
-        var y = weight.Required.index_select(0, ids);
+        var y = weight.Data.index_select(0, ids);
         foreach (var change in changes)
         {
-            y.addmm_(Rows(change, ids, y.dtype), LinearProduct.Cast(change.B.Required, y.dtype).t(), 1, (float)change.Scale);
+            y.addmm_(Rows(change, ids, y.dtype), LinearProduct.Cast(change.B.Data, y.dtype).t(), 1, (float)change.Scale);
         }
 
         if (context.Tape is { } tape)
@@ -75,7 +75,7 @@ public sealed class Embedding : Module
     }
 
     // A is [rank, tokens]: the columns of the tokens, as rows.
-    private static Tensor Rows(LowRank change, Tensor ids, ScalarType type) => LinearProduct.Cast(change.A.Required.index_select(1, ids).t(), type);
+    private static Tensor Rows(LowRank change, Tensor ids, ScalarType type) => LinearProduct.Cast(change.A.Data.index_select(1, ids).t(), type);
 
     private void CheckRange(Tensor ids)
     {
@@ -126,7 +126,7 @@ public sealed class Embedding : Module
             {
                 change.B.Gradient?.add_(g.t().matmul(Rows(change, ids, g.dtype)), change.Scale);
                 change.A.Gradient?.index_add_(
-                    1, ids, rows.matmul(LinearProduct.Cast(change.B.Required, g.dtype)).t().to(change.A.Gradient.dtype), change.Scale);
+                    1, ids, rows.matmul(LinearProduct.Cast(change.B.Data, g.dtype)).t().to(change.A.Gradient.dtype), change.Scale);
             }
         }
     }

@@ -22,7 +22,7 @@ public static class GatedActivation
 
         if (!activation.IsSilu)
         {
-            return tape.Plain(
+            return tape.Autograd(
                 inputs =>
                 {
                     var halves = inputs[0].chunk(2, 1);
@@ -69,9 +69,9 @@ public static class GatedActivation
             this.activation = activation;
         }
 
-        public override bool CanFormAgain => true;
+        public override bool CanRecompute => true;
 
-        public override Tensor FormAgain() => Form(projections, activation);
+        public override Tensor Recompute() => Form(projections, activation);
 
         /// <summary>The gradients take the place of the values.</summary>
         public override void Backward(PieceGradients gradients)

@@ -112,18 +112,18 @@ public sealed class Head
         context.InputObserver?.Invoke(projection, selected);
         var parameter = projection.Weight.Effective(context);
         var bias = projection.Bias?.Effective(context);
-        var weight = LinearProduct.Cast(parameter.Required, selected.dtype);
+        var weight = LinearProduct.Cast(parameter.Data, selected.dtype);
         var tape = context.Tape;
         var gradient = tape is not null && tape.NeedsGradient(selected) ? empty_like(selected) : null;
-        var weightGradient = tape is not null && parameter.IsTrained ? zeros_like(parameter.Required, ScalarType.Float32) : null;
-        var biasGradient = tape is not null && bias?.IsTrained == true ? zeros_like(bias.Required, ScalarType.Float32) : null;
+        var weightGradient = tape is not null && parameter.IsTrained ? zeros_like(parameter.Data, ScalarType.Float32) : null;
+        var biasGradient = tape is not null && bias?.IsTrained == true ? zeros_like(bias.Data, ScalarType.Float32) : null;
         var keepsGradient = gradient is not null || weightGradient is not null || biasGradient is not null;
         var total = zeros([], ScalarType.Float32, selected.device);
         foreach (var (start, size) in Chunks(targets.size(0)))
         {
             using var chunk = NewDisposeScope();
             var x = selected.narrow(0, start, size);
-            var product = bias is null ? x.matmul(weight.t()) : addmm(LinearProduct.Cast(bias.Required, x.dtype), x, weight.t(), 1, 1);
+            var product = bias is null ? x.matmul(weight.t()) : addmm(LinearProduct.Cast(bias.Data, x.dtype), x, weight.t(), 1, 1);
             var target = targets.narrow(0, start, size).unsqueeze(1);
             var logitGradient = CrossEntropy(product, target, total, smoothing, keepsGradient);
             if (logitGradient is not null)

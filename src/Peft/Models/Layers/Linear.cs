@@ -65,5 +65,5 @@ public sealed class Linear : Module
     }
 
     private static Tensor Product(Tensor x, LinearMember member, ForwardContext context, Tensor? residual) =>
-        LinearProduct.Run(x, member.Weight.Required, member.Bias?.Required, [member], context, residual);
+        LinearProduct.Run(x, member.Weight.Data, member.Bias?.Data, [member], context, residual);
 }

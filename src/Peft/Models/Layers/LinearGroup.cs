@@ -102,7 +102,7 @@ public sealed class LinearGroup : IDisposable
     private static Tensor Fuse(Parameter[] parts, Tensor[] views)
     {
         using var scope = NewDisposeScope();
-        var fused = cat([.. parts.Select(static part => part.Required)], 0);
+        var fused = cat([.. parts.Select(static part => part.Data)], 0);
         long start = 0;
         for (var i = 0; i < parts.Length; i++)
         {

@@ -92,12 +92,12 @@ internal static class LinearProduct
         var y = weight.mv(vector);
         foreach (var term in terms)
         {
-            var a = Cast(term.Change.A.Required, ScalarType.Float32).mv(vector);
+            var a = Cast(term.Change.A.Data, ScalarType.Float32).mv(vector);
             var slice = y.narrow(0, term.Column, term.Width);
-            slice.addmv_(Cast(term.Change.B.Required, ScalarType.Float32), a, 1, (float)term.Change.Scale);
+            slice.addmv_(Cast(term.Change.B.Data, ScalarType.Float32), a, 1, (float)term.Change.Scale);
             if (term.Change.Bias is { } change)
             {
-                slice.add_(change.Required, term.Change.Scale);
+                slice.add_(change.Data, term.Change.Scale);
             }
         }
 
@@ -171,7 +171,7 @@ internal sealed class LinearPiece : Piece
             gradients.Add(1, g, owned: false);
         }
 
-        var input = NeedsInput() ? x ?? source!.FormAgain() : null;
+        var input = NeedsInput() ? x ?? source!.Recompute() : null;
         WeightGradients(g, input);
         var gx = gradients.Needs() ? g.matmul(weight) : null;
         lowRank?.Backward(g, input, gx);

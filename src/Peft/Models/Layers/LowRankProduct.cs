@@ -4,7 +4,7 @@ namespace Peft.Models.Layers;
 
 /// <summary>
 /// All low-rank changes of layers that share an input: one product with every A, one in-place product for each B (Hu et al. 2021).
-/// Where dropout acts, each change has its own mask and its own product with A, as in the peer.
+/// Where dropout acts, each change has its own mask and its own product with A, as in PEFT.
 /// </summary>
 internal sealed class LowRankProduct
 {
@@ -43,11 +43,11 @@ internal sealed class LowRankProduct
         {
             var term = terms[i];
             var slice = y.narrow(1, term.Column, term.Width);
-            var b = LinearProduct.Cast(term.Change.B.Required, type);
+            var b = LinearProduct.Cast(term.Change.B.Data, type);
             slice.addmm_(inner.narrow(1, term.RankStart, term.Rank), b.t(), 1, Scale(term, drawn?[i]));
             if (term.Change.Bias is { } bias)
             {
-                slice.add_(bias.Required, term.Change.Scale);
+                slice.add_(bias.Data, term.Change.Scale);
             }
         }
 
@@ -81,7 +81,7 @@ internal sealed class LowRankProduct
             var change = term.Change;
             var slice = g.narrow(1, term.Column, term.Width);
             var scale = Scale(term, masks?[i]);
-            var b = LinearProduct.Cast(change.B.Required, g.dtype);
+            var b = LinearProduct.Cast(change.B.Data, g.dtype);
             inner.narrow(1, term.RankStart, term.Rank).copy_(slice.matmul(b).mul_(scale));
             change.B.Gradient?.add_(slice.t().matmul(products.narrow(1, term.RankStart, term.Rank)), scale);
             change.Bias?.Gradient?.add_(slice.sum(dim: 0), change.Scale);
@@ -126,14 +126,14 @@ internal sealed class LowRankProduct
     {
         if (terms.Length == 1)
         {
-            var only = terms[0].Change.A.Required;
+            var only = terms[0].Change.A.Data;
             return only.dtype == type ? only.alias() : only.to(type);
         }
 
         var all = new Tensor[terms.Length];
         for (var i = 0; i < terms.Length; i++)
         {
-            all[i] = terms[i].Change.A.Required;
+            all[i] = terms[i].Change.A.Data;
         }
 
         return LinearProduct.Cast(cat(all, 0), type);

@@ -12,7 +12,7 @@ public sealed class RmsNorm : Module
     /// <summary>Makes a norm without weights.</summary>
     /// <param name="size">Width.</param>
     /// <param name="epsilon">Added to the mean square.</param>
-    /// <param name="className">The peer's class name, such as <c>LlamaRMSNorm</c>.</param>
+    /// <param name="className">transformers' class name, such as <c>LlamaRMSNorm</c>.</param>
     public RmsNorm(long size, double epsilon, string className)
     {
         this.size = size;
@@ -44,7 +44,7 @@ public sealed class RmsNorm : Module
         var weight = Weight.Effective(context);
         var inverse = x.square().sum(-1, keepdim: true, type: ScalarType.Float32).mul_(1.0 / size).add_(epsilon).rsqrt_();
         inverse = LinearProduct.Cast(inverse, x.dtype);
-        var y = Form(x, inverse, LinearProduct.Cast(weight.Required, x.dtype));
+        var y = Form(x, inverse, LinearProduct.Cast(weight.Data, x.dtype));
         context.Tape?.Record(new RmsNormPiece(x, inverse, weight, size), [x], [y], weight.IsTrained);
         return y.MoveToOuterDisposeScope();
     }
@@ -66,11 +66,11 @@ public sealed class RmsNorm : Module
             this.size = size;
         }
 
-        public override bool CanFormAgain => true;
+        public override bool CanRecompute => true;
 
-        public override Tensor FormAgain() => Form(x, inverse, Weight);
+        public override Tensor Recompute() => Form(x, inverse, Weight);
 
-        private Tensor Weight => LinearProduct.Cast(weight.Required, x.dtype);
+        private Tensor Weight => LinearProduct.Cast(weight.Data, x.dtype);
 
         public override void Backward(PieceGradients gradients)
         {

@@ -15,7 +15,7 @@ public sealed class RotaryEmbedding : Module
 
     /// <summary>Makes the layer.</summary>
     /// <param name="frequencies">Radians a position.</param>
-    /// <param name="className">The peer's class name, such as <c>LlamaRotaryEmbedding</c>.</param>
+    /// <param name="className">transformers' class name, such as <c>LlamaRotaryEmbedding</c>.</param>
     public RotaryEmbedding(RotaryFrequencies frequencies, string className)
     {
         this.frequencies = frequencies;
@@ -76,7 +76,7 @@ public sealed class RotaryEmbedding : Module
 }
 
 /// <summary>
-/// Cosines and sines to turn heads with, over both halves of a head; the first half of the sines is negated, so that turning is
+/// Cosines and sines to turn heads with, over both halves of a head; the first half of the sines is negated, so that rotatable is
 /// x · cos + roll(x) · sin.
 /// </summary>
 /// <param name="Cosine">[length, 1, size] or [rows, length, 1, size].</param>
@@ -86,7 +86,7 @@ public sealed record RotaryTables(Tensor Cosine, Tensor Sine) : IDisposable
     /// <summary>Turns heads.</summary>
     /// <param name="heads">[rows, length, heads, head size]; elements beyond the tables' size stay.</param>
     /// <returns>Of the same shape, in memory of its own.</returns>
-    public Tensor Turn(Tensor heads) => Apply(heads, static (x, tables, half) =>
+    public Tensor Rotate(Tensor heads) => Apply(heads, static (x, tables, half) =>
         x.mul(tables.Cosine).addcmul_(x.roll(half, -1), tables.Sine, 1));
 
     /// <summary>Turns gradients back.</summary>

@@ -55,9 +55,9 @@ internal sealed class AddedVocabulary
     /// <param name="text">The original text.</param>
     /// <param name="plainSpecials">Whether special tokens in the text are read as plain text.</param>
     /// <param name="next">What takes the pieces.</param>
-    public void Split(string text, bool plainSpecials, IPieceSink next)
+    public void Split(string text, bool plainSpecials, ITextSpanSink next)
     {
-        var whole = new Piece(text, 0, text.Length, Alignment.Identity, 0);
+        var whole = new TextSpan(text, 0, text.Length, Alignment.Identity, 0);
         if (text.Length == 0)
         {
             return;
@@ -83,13 +83,13 @@ internal sealed class AddedVocabulary
         }
     }
 
-    private void SplitNormalized(Piece piece, bool plainSpecials, IPieceSink next)
+    private void SplitNormalized(TextSpan piece, bool plainSpecials, ITextSpanSink next)
     {
         if (_normalizer is not null)
         {
             var text = new NormalizedText(piece);
             _normalizer.Normalize(text);
-            piece = text.Piece();
+            piece = text.AsTextSpan();
         }
 
         if (piece.Length == 0)

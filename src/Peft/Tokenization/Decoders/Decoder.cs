@@ -120,7 +120,7 @@ internal sealed class CtcDecoder(string blank, string delimiter, bool cleanUp) :
     }
 }
 
-/// <summary>Replacing as the peer's language does it.</summary>
+/// <summary>Replacing as Rust's regex crate does it.</summary>
 internal static class Literal
 {
     /// <summary>Replaces every occurrence; the empty string occurs before each character and at the end.</summary>

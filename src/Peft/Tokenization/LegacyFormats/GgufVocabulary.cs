@@ -119,7 +119,7 @@ internal static class GgufVocabulary
         }
         else
         {
-            // The peer puts the prefix in whatever add_space_prefix says.
+            // The tokenizers library puts the prefix in whatever add_space_prefix says.
             result["pre_tokenizer"] = new JsonObject { ["type"] = "Metaspace", ["replacement"] = "\u2581", ["split"] = false, ["prepend_scheme"] = "first" };
         }
 

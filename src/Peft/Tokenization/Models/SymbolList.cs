@@ -70,7 +70,7 @@ internal sealed class SymbolList : IDisposable
     }
 
     /// <summary>
-    /// The peer counts the UTF-8 lengths of the tokens in their order: where characters were dropped, or byte pieces overtook an unknown token
+    /// The tokenizers library counts the UTF-8 lengths of the tokens in their order: where characters were dropped, or byte pieces overtook an unknown token
     /// that waits to be joined, tokens so move away from their text. This does the same, each token taking the whole characters that its
     /// bytes touch.
     /// </summary>

@@ -30,7 +30,7 @@ internal sealed class TokenSink
     public int Count { get; private set; }
 
     /// <summary>Says which piece the next tokens belong to.</summary>
-    public void Begin(in Piece piece, int word)
+    public void Begin(in TextSpan piece, int word)
     {
         _map = piece.Map;
         _start = piece.Start;

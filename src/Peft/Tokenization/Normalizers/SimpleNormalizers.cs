@@ -60,7 +60,7 @@ internal sealed class StripAccentsNormalizer : Normalizer
     {
         if (!Ascii.IsValid(text.Text))
         {
-            text.Filter(codePoint => !PeerTables.IsMark(codePoint));
+            text.Filter(codePoint => !RustUnicodeTables.IsMark(codePoint));
         }
     }
 }
@@ -152,7 +152,7 @@ internal sealed class BertNormalizer(bool cleanText, bool splitChinese, bool str
         if (stripAccents && !ascii)
         {
             UnicodeNormalization.Apply(text, compatible: false, compose: false);
-            text.Filter(codePoint => !PeerTables.IsNonspacingMark(codePoint));
+            text.Filter(codePoint => !RustUnicodeTables.IsNonspacingMark(codePoint));
         }
 
         if (lower)
@@ -192,7 +192,7 @@ internal sealed class BertNormalizer(bool cleanText, bool splitChinese, bool str
 
     private static bool IsControl(int codePoint) => codePoint is not ('\t' or '\n' or '\r') && CharacterClass.Category(codePoint)
         is UnicodeCategory.Control or UnicodeCategory.Format or UnicodeCategory.PrivateUse or UnicodeCategory.Surrogate
-        && !PeerTables.KeepsFormat(codePoint);
+        && !RustUnicodeTables.KeepsFormat(codePoint);
 
     /// <summary>The ideographs that BERT puts spaces around; kana and Hangul aren't among them.</summary>
     private static bool IsChinese(int codePoint) => codePoint is (>= 0x4E00 and <= 0x9FFF) or (>= 0x3400 and <= 0x4DBF)
@@ -274,7 +274,7 @@ internal static class CharacterNormalizer
     }
     private static void AppendLower(StringBuilder builder, int codePoint)
     {
-        var lower = PeerTables.Lower(codePoint);
+        var lower = RustUnicodeTables.Lower(codePoint);
         if (lower == Casing.Lower(codePoint))
         {
             Casing.AppendLower(builder, codePoint);

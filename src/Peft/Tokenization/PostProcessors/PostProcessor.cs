@@ -158,7 +158,7 @@ internal sealed class ByteLevelPostProcessor(bool trimOffsets, bool addPrefixSpa
             var text = encoding.SourceText(i);
             var (start, end) = encoding.Offsets[i];
 
-            // The peer leaves the end where it is if the text before it is shorter than what is to be taken off.
+            // The tokenizers library leaves the end where it is if the text before it is shorter than what is to be taken off.
             trailing = end < trailing * 2 && CodePoints.Count(text.AsSpan(0, end)) < trailing ? 0 : trailing;
 
             // A single space at the start of the text is the prefix space, which isn't in the text: nothing is to be skipped for it.

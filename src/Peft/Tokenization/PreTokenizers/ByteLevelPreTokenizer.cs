@@ -6,7 +6,7 @@ namespace Peft.Tokenization.PreTokenizers;
 internal sealed class ByteLevelPreTokenizer(bool addPrefixSpace, bool usePattern) : PreTokenizer
 {
     /// <inheritdoc/>
-    public override void Split(in Piece given, IPieceSink next)
+    public override void Split(in TextSpan given, ITextSpanSink next)
     {
         var piece = given.Spelled();
         if (addPrefixSpace && piece.Span[0] != ' ')
@@ -34,7 +34,7 @@ internal sealed class ByteLevelPreTokenizer(bool addPrefixSpace, bool usePattern
 internal static class Prefixed
 {
     /// <summary>The piece with a prefix that has the place of its first character.</summary>
-    public static Piece With(in Piece piece, string prefix)
+    public static TextSpan With(in TextSpan piece, string prefix)
     {
         var builder = new TextBuilder(piece.Length + prefix.Length);
         CodePoints.At(piece.Span, 0, out var length);
@@ -44,11 +44,11 @@ internal static class Prefixed
         }
 
         Copy(piece, builder, 0, piece.Length, null);
-        return new Piece(builder.Text(), 0, builder.Count, builder.Alignment(), piece.OriginalStart);
+        return new TextSpan(builder.Text(), 0, builder.Count, builder.Alignment(), piece.OriginalStart);
     }
 
     /// <summary>Appends a part of a piece, with each unit's origin, replacing units where asked to.</summary>
-    public static void Copy(in Piece piece, TextBuilder builder, int start, int end, Func<char, char>? replace)
+    public static void Copy(in TextSpan piece, TextBuilder builder, int start, int end, Func<char, char>? replace)
     {
         var span = piece.Span;
         for (var i = start; i < end;)

@@ -19,7 +19,7 @@ internal enum PrependScheme
 internal sealed class MetaspacePreTokenizer(char replacement, PrependScheme scheme, bool split) : PreTokenizer
 {
     /// <inheritdoc/>
-    public override void Split(in Piece given, IPieceSink next)
+    public override void Split(in TextSpan given, ITextSpanSink next)
     {
         var piece = Replaced(given.Spelled());
         var prepend = scheme == PrependScheme.Always || (scheme == PrependScheme.First && piece.OriginalStart == 0);
@@ -49,7 +49,7 @@ internal sealed class MetaspacePreTokenizer(char replacement, PrependScheme sche
         next.Add(piece.Slice(start, span.Length));
     }
 
-    private Piece Replaced(in Piece piece)
+    private TextSpan Replaced(in TextSpan piece)
     {
         if (piece.Span.IndexOf(' ') < 0)
         {
@@ -58,13 +58,13 @@ internal sealed class MetaspacePreTokenizer(char replacement, PrependScheme sche
 
         if (piece.Map.IsShift)
         {
-            return new Piece(piece.Span.ToString().Replace(' ', replacement), 0, piece.Length,
+            return new TextSpan(piece.Span.ToString().Replace(' ', replacement), 0, piece.Length,
                 new Alignment(piece.Map.Shift + piece.Start), piece.OriginalStart);
         }
 
         var builder = new TextBuilder(piece.Length);
         Prefixed.Copy(piece, builder, 0, piece.Length, unit => unit == ' ' ? replacement : unit);
-        return new Piece(builder.Text(), 0, builder.Count, builder.Alignment(), piece.OriginalStart);
+        return new TextSpan(builder.Text(), 0, builder.Count, builder.Alignment(), piece.OriginalStart);
     }
 }
 
@@ -113,7 +113,7 @@ internal sealed class FixedLengthSplitter : PreTokenizer
         : throw new PeftException("TokenizerFileInvalid", $"The tokenizer's FixedLength pre-tokenizer has the length {length}.");
 
     /// <inheritdoc/>
-    public override void Split(in Piece given, IPieceSink next)
+    public override void Split(in TextSpan given, ITextSpanSink next)
     {
         var piece = given.Spelled();
         var span = piece.Span;
@@ -137,7 +137,7 @@ internal sealed class FixedLengthSplitter : PreTokenizer
 internal sealed class ScriptSplitter : PreTokenizer
 {
     /// <inheritdoc/>
-    public override void Split(in Piece given, IPieceSink next)
+    public override void Split(in TextSpan given, ITextSpanSink next)
     {
         var piece = given.Spelled();
         var span = piece.Span;
@@ -159,7 +159,7 @@ internal sealed class ScriptSplitter : PreTokenizer
             i += length;
         }
 
-        // The peer drops spaces at the start, and a text of nothing else.
+        // The tokenizers library drops spaces at the start, and a text of nothing else.
         if (start >= 0)
         {
             Emit(piece, start, span.Length, next);

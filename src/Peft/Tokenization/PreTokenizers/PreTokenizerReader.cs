@@ -15,11 +15,11 @@ internal static class PreTokenizerReader
             "ByteLevel" => new ByteLevelPreTokenizer(fields.Boolean("add_prefix_space", true), fields.Boolean("use_regex", true)),
             "BertPreTokenizer" => new SequencePreTokenizer([
                 new MatchSplitter(new CodePointMatcher(CharacterClass.IsWhiteSpace), SplitBehavior.Removed),
-                new MatchSplitter(new CodePointMatcher(PeerTables.IsPunctuation), SplitBehavior.Isolated)]),
+                new MatchSplitter(new CodePointMatcher(RustUnicodeTables.IsPunctuation), SplitBehavior.Isolated)]),
             "Whitespace" => new MatchSplitter(WordMatcher.Instance, SplitBehavior.Removed, invert: true),
             "WhitespaceSplit" => new MatchSplitter(new CodePointMatcher(CharacterClass.IsWhiteSpace), SplitBehavior.Removed),
-            "Punctuation" => new MatchSplitter(new CodePointMatcher(PeerTables.IsPunctuation), Behavior(fields, SplitBehavior.Isolated)),
-            "Digits" => new MatchSplitter(new CodePointMatcher(PeerTables.IsNumeric),
+            "Punctuation" => new MatchSplitter(new CodePointMatcher(RustUnicodeTables.IsPunctuation), Behavior(fields, SplitBehavior.Isolated)),
+            "Digits" => new MatchSplitter(new CodePointMatcher(RustUnicodeTables.IsNumeric),
                 fields.Boolean("individual_digits", false) ? SplitBehavior.Isolated : SplitBehavior.Contiguous),
             "CharDelimiterSplit" => Delimiter(fields),
             "Split" => new MatchSplitter(PatternReader.Read(fields), Behavior(fields, SplitBehavior.Isolated), fields.Boolean("invert", false)),
@@ -79,7 +79,7 @@ internal static class PatternReader
     public static Matcher Read(JsonFields fields)
     {
         var pattern = fields.Object("pattern");
-        // The peer turns a string into a pattern too, and the empty one matches everywhere.
+        // The tokenizers library turns a string into a pattern too, and the empty one matches everywhere.
         if (pattern.OptionalString("String") is { } text)
         {
             return text.Length == 0 ? PatternMatcher.Make(text, pattern.Path) : new StringMatcher(text);

@@ -76,7 +76,7 @@ internal sealed class StringMatcher(string wanted) : Matcher
 internal sealed class MatchSplitter(Matcher matcher, SplitBehavior behavior, bool invert = false) : PreTokenizer
 {
     /// <inheritdoc/>
-    public override void Split(in Piece given, IPieceSink next)
+    public override void Split(in TextSpan given, ITextSpanSink next)
     {
         var piece = given.Spelled();
         if (behavior is SplitBehavior.Isolated or SplitBehavior.Removed)
@@ -92,7 +92,7 @@ internal sealed class MatchSplitter(Matcher matcher, SplitBehavior behavior, boo
         }
     }
 
-    private void SplitDirectly(in Piece piece, IPieceSink next)
+    private void SplitDirectly(in TextSpan piece, ITextSpanSink next)
     {
         var keepMatches = behavior == SplitBehavior.Isolated || invert;
         var keepRest = behavior == SplitBehavior.Isolated || !invert;

@@ -2,7 +2,7 @@ using System.Globalization;
 
 namespace Peft.Tokenization.Text;
 
-/// <summary>Unicode properties of code points, as the peer's patterns understand them.</summary>
+/// <summary>Unicode properties of code points, as the tokenizers library's patterns understand them.</summary>
 internal static class CharacterClass
 {
     /// <summary>Neither letter nor number nor white space.</summary>

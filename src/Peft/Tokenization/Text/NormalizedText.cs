@@ -6,7 +6,7 @@ internal sealed class NormalizedText
     private readonly int _originalStart;
 
     /// <summary>Starts from a piece.</summary>
-    public NormalizedText(Piece piece)
+    public NormalizedText(TextSpan piece)
     {
         Text = piece.Length == piece.Source.Length ? piece.Source : piece.Span.ToString();
         Map = piece.Start == 0 || !piece.Map.IsShift ? piece.Map : new Alignment(piece.Map.Shift + piece.Start);
@@ -32,7 +32,7 @@ internal sealed class NormalizedText
     public Alignment Map { get; private set; }
 
     /// <summary>The whole of it as a piece.</summary>
-    public Piece Piece() => new(Text, 0, Text.Length, Map, _originalStart);
+    public TextSpan AsTextSpan() => new(Text, 0, Text.Length, Map, _originalStart);
 
     /// <summary>Replaces the text by one of the same length whose characters stand where the old ones stood.</summary>
     public void SetSameLength(string text) => Text = text;

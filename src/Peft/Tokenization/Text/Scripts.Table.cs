@@ -101,7 +101,7 @@ internal static partial class Scripts
         "11EF3+4,11F00+2,11F03,11F34+7,11F3E+3,1611E+11,16F4F,16F51+37,16F8F+4,16FF0+2,1BC9E,1E000+7,1E008+11,1E01B+7,1E023+2," +
         "1E026+5,1E08F,1E947,1F130+1A,1F150+1A,1F170+1A";
 
-    /// <summary>Code points with a script that the peer's older table doesn't know.</summary>
+    /// <summary>Code points with a script that the tokenizers library's older table doesn't know.</summary>
     private const string UnknownToPeer =
         "20,560,588,5EF,61D,7FD+3,860+B,870+1F,890+2,897+9,8B5,8BE+16,9FC+3,A76,AFA+6,B55,C04,C3C,C5D,C77,C84,CDD,CF3,D00,D04," +
         "D3B+2,D81,E86,E89,E8C,E8E+6,E98,EA0,EA8+2,EAC,EBA,ECE,170D,1715,171F,180F,1878,1ABF+10,1B4C,1B4E+2,1B7D+3,1C89+2," +

@@ -49,7 +49,7 @@ internal static partial class Scripts
             return codePoint == ' ' ? Script.Any : s_han.Value;
         }
 
-        // The peer's older table has these elsewhere.
+        // The tokenizers library's older table has these elsewhere.
         codePoint = codePoint switch
         {
             0x589 or 0x61C => '!',

@@ -3,7 +3,7 @@ namespace Peft.Tokenization.Text;
 internal static partial class UnicodeNormalization
 {
     /// <summary>
-    /// Code points by canonical combining class, as the version of Unicode that the peer has knows them: first code point, and how many where
+    /// Code points by canonical combining class, as the version of Unicode that the tokenizers library has knows them: first code point, and how many where
     /// it is more than one.
     /// </summary>
     private const string CombiningClasses =

@@ -146,13 +146,13 @@ internal static partial class UnicodeNormalization
 
             var composed = (CodePoints.Text(first) + CodePoints.Text(second)).Normalize(NormalizationForm.FormC);
             var codePoint = CodePoints.At(composed, 0, out var length);
-            return length == composed.Length && PeerTables.Decomposes(codePoint) ? codePoint : -1;
+            return length == composed.Length && RustUnicodeTables.Decomposes(codePoint) ? codePoint : -1;
         });
     }
 
     private static int[] Parts(int codePoint, bool compatible) => (compatible ? s_compatible : s_canonical).GetOrAdd(codePoint, value =>
     {
-        if (!HasForms(value) || !PeerTables.Decomposes(value))
+        if (!HasForms(value) || !RustUnicodeTables.Decomposes(value))
         {
             return [value];
         }

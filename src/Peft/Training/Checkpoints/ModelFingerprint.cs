@@ -24,7 +24,7 @@ internal static class ModelFingerprint
             Append(string.Create(CultureInfo.InvariantCulture, $"{path} [{string.Join(",", parameter.Shape)}] {parameter.DataType}"));
             if (parameter.IsOwner)
             {
-                var weights = parameter.Required;
+                var weights = parameter.Data;
                 var first = weights.flatten().narrow(0, 0, Math.Min(Values, weights.numel())).to(ScalarType.Float32).cpu();
                 hash.AppendData(MemoryMarshal.AsBytes(first.data<float>().ToArray().AsSpan()));
             }

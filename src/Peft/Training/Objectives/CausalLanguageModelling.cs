@@ -39,6 +39,6 @@ public sealed class CausalLanguageModelling(double labelSmoothing = 0, double? n
     {
         var bound = alpha / Math.Sqrt(context.Length * embeddings.size(1));
         var noise = rand(embeddings.shape, embeddings.dtype, embeddings.device, generator: context.Generator).mul_(2 * bound).sub_(bound);
-        return context.Tape is { } tape ? tape.Plain(inputs => inputs[0].add(noise), [embeddings], []) : embeddings.add(noise);
+        return context.Tape is { } tape ? tape.Autograd(inputs => inputs[0].add(noise), [embeddings], []) : embeddings.add(noise);
     }
 }

@@ -67,7 +67,7 @@ internal sealed class Adafactor : Optimizer
     }
 
     /// <inheritdoc/>
-    protected override void Update(Stretch stretch, double rate, double weightDecay) =>
+    protected override void Update(ParameterSlice slice, double rate, double weightDecay) =>
         throw new InvalidOperationException("Adafactor goes parameter by parameter.");
 
     private static Tensor RootMeanSquare(Tensor values) => values.norm().div_(Math.Sqrt(values.numel()));

@@ -32,35 +32,35 @@ internal abstract class MomentOptimizer : Optimizer
     protected double Epsilon { get; }
 
     /// <inheritdoc/>
-    protected override void Update(Stretch stretch, double rate, double weightDecay)
+    protected override void Update(ParameterSlice slice, double rate, double weightDecay)
     {
-        var gradient = stretch.Gradient;
+        var gradient = slice.Gradient;
         if (weightDecay != 0 && decoupled)
         {
-            stretch.Value.mul_(1 - (rate * weightDecay));
+            slice.Value.mul_(1 - (rate * weightDecay));
         }
         else if (weightDecay != 0)
         {
-            gradient.add_(stretch.Value, alpha: weightDecay);
+            gradient.add_(slice.Value, alpha: weightDecay);
         }
 
-        var first = stretch.Of(mean).mul_(Beta1).add_(gradient, alpha: 1 - Beta1);
-        var second = stretch.Of(square).mul_(Beta2).addcmul_(gradient, gradient, value: 1 - Beta2);
-        Move(stretch, first, second, rate);
+        var first = slice.Of(mean).mul_(Beta1).add_(gradient, alpha: 1 - Beta1);
+        var second = slice.Of(square).mul_(Beta2).addcmul_(gradient, gradient, value: 1 - Beta2);
+        Move(slice, first, second, rate);
     }
 
-    /// <summary>Changes the weights of a stretch by its moments, which must stay as they are.</summary>
-    protected abstract void Move(Stretch stretch, Tensor first, Tensor second, double rate);
+    /// <summary>Changes the weights of a slice by its moments, which must stay as they are.</summary>
+    protected abstract void Move(ParameterSlice slice, Tensor first, Tensor second, double rate);
 }
 
 /// <summary>Adam (Kingma and Ba 2015) in torch's arithmetic.</summary>
 internal sealed class Adam(FlatParameters parameters, OptimizerSettings settings) : MomentOptimizer(parameters, settings)
 {
     /// <inheritdoc/>
-    protected override void Move(Stretch stretch, Tensor first, Tensor second, double rate)
+    protected override void Move(ParameterSlice slice, Tensor first, Tensor second, double rate)
     {
         var denominator = second.sqrt().mul_(1 / Math.Sqrt(1 - Math.Pow(Beta2, StepCount))).add_(Epsilon);
-        stretch.Value.addcdiv_(first, denominator, value: -rate / (1 - Math.Pow(Beta1, StepCount)));
+        slice.Value.addcdiv_(first, denominator, value: -rate / (1 - Math.Pow(Beta1, StepCount)));
     }
 }
 
@@ -73,7 +73,7 @@ internal sealed class NAdam : MomentOptimizer
         : base(parameters, settings) => momentumDecay = settings.Own.Number("momentum_decay") ?? 4e-3;
 
     /// <inheritdoc/>
-    protected override void Move(Stretch stretch, Tensor first, Tensor second, double rate)
+    protected override void Move(ParameterSlice slice, Tensor first, Tensor second, double rate)
     {
         double product = 1;
         for (var step = 1; step <= StepCount; step++)
@@ -83,8 +83,8 @@ internal sealed class NAdam : MomentOptimizer
 
         var (now, next) = (Momentum(StepCount), Momentum(StepCount + 1));
         var denominator = second.div(1 - Math.Pow(Beta2, StepCount)).sqrt_().add_(Epsilon);
-        stretch.Value.addcdiv_(stretch.Gradient, denominator, value: -rate * (1 - now) / (1 - product));
-        stretch.Value.addcdiv_(first, denominator, value: -rate * next / (1 - (product * next)));
+        slice.Value.addcdiv_(slice.Gradient, denominator, value: -rate * (1 - now) / (1 - product));
+        slice.Value.addcdiv_(first, denominator, value: -rate * next / (1 - (product * next)));
     }
 
     private double Momentum(int step) => Beta1 * (1 - (0.5 * Math.Pow(0.96, step * momentumDecay)));
@@ -94,7 +94,7 @@ internal sealed class NAdam : MomentOptimizer
 internal sealed class RAdam(FlatParameters parameters, OptimizerSettings settings) : MomentOptimizer(parameters, settings)
 {
     /// <inheritdoc/>
-    protected override void Move(Stretch stretch, Tensor first, Tensor second, double rate)
+    protected override void Move(ParameterSlice slice, Tensor first, Tensor second, double rate)
     {
         var power = Math.Pow(Beta2, StepCount);
         var step = rate / (1 - Math.Pow(Beta1, StepCount));
@@ -102,11 +102,11 @@ internal sealed class RAdam(FlatParameters parameters, OptimizerSettings setting
         var length = longest - (2 * StepCount * power / (1 - power));
         if (length <= 5)
         {
-            stretch.Value.add_(first, alpha: -step);
+            slice.Value.add_(first, alpha: -step);
             return;
         }
 
         var rectification = Math.Sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length));
-        stretch.Value.addcdiv_(first, second.sqrt().add_(Epsilon), value: -step * rectification * Math.Sqrt(1 - power));
+        slice.Value.addcdiv_(first, second.sqrt().add_(Epsilon), value: -step * rectification * Math.Sqrt(1 - power));
     }
 }

@@ -28,26 +28,26 @@ internal class AdamW : Optimizer
     }
 
     /// <inheritdoc/>
-    protected override void Update(Stretch stretch, double rate, double weightDecay)
+    protected override void Update(ParameterSlice slice, double rate, double weightDecay)
     {
-        var gradient = stretch.Gradient;
+        var gradient = slice.Gradient;
         if (weightDecay != 0)
         {
-            stretch.Value.mul_(1 - (rate * weightDecay));
+            slice.Value.mul_(1 - (rate * weightDecay));
         }
 
-        var first = stretch.Of(mean).mul_(beta1).add_(gradient, alpha: 1 - beta1);
-        var second = stretch.Of(square).mul_(beta2).addcmul_(gradient, gradient, value: 1 - beta2);
+        var first = slice.Of(mean).mul_(beta1).add_(gradient, alpha: 1 - beta1);
+        var second = slice.Of(square).mul_(beta2).addcmul_(gradient, gradient, value: 1 - beta2);
         if (largest is not null)
         {
-            var kept = stretch.Of(largest);
+            var kept = slice.Of(largest);
             second = kept.copy_(maximum(kept, second));
         }
 
         var correction1 = 1 - Math.Pow(beta1, StepCount);
         var correction2 = 1 - Math.Pow(beta2, StepCount);
-        var denominator = stretch.Of(work).copy_(second).sqrt_().mul_(1 / Math.Sqrt(correction2)).add_(epsilon);
-        stretch.Value.addcdiv_(first, denominator, value: -rate / correction1);
+        var denominator = slice.Of(work).copy_(second).sqrt_().mul_(1 / Math.Sqrt(correction2)).add_(epsilon);
+        slice.Value.addcdiv_(first, denominator, value: -rate / correction1);
     }
 
     /// <inheritdoc/>

@@ -3,7 +3,7 @@ using static TorchSharp.torch;
 namespace Peft.Training.Optimizers;
 
 /// <summary>
-/// Changes the weights after the gradients are there. Most work element by element on the flat buffers, a stretch of equally trained
+/// Changes the weights after the gradients are there. Most work element by element on the flat buffers, a slice of equally trained
 /// parameters at a time; those that look at a parameter's shape go through <see cref="FlatParameters.Entries"/>.
 /// </summary>
 public abstract class Optimizer : IDisposable
@@ -82,15 +82,15 @@ public abstract class Optimizer : IDisposable
     {
         foreach (var group in Parameters.Groups)
         {
-            Update(new Stretch(this, group), group.Settings.Rate * factor, group.Settings.WeightDecay);
+            Update(new ParameterSlice(this, group), group.Settings.Rate * factor, group.Settings.WeightDecay);
         }
     }
 
-    /// <summary>Changes the weights of one stretch of the buffers.</summary>
-    /// <param name="stretch">The stretch.</param>
+    /// <summary>Changes the weights of one slice of the buffers.</summary>
+    /// <param name="slice">The slice.</param>
     /// <param name="rate">Its learning rate in this step.</param>
     /// <param name="weightDecay">Its weight decay.</param>
-    protected abstract void Update(Stretch stretch, double rate, double weightDecay);
+    protected abstract void Update(ParameterSlice slice, double rate, double weightDecay);
 
     /// <summary>Frees what an optimiser has beside what it remembers.</summary>
     protected virtual void Release()
@@ -108,12 +108,12 @@ public abstract class Optimizer : IDisposable
         return tensor;
     }
 
-    /// <summary>One stretch of the buffers as an optimiser sees it.</summary>
-    protected readonly struct Stretch
+    /// <summary>One slice of the buffers as an optimiser sees it.</summary>
+    protected readonly struct ParameterSlice
     {
         private readonly ParameterGroup group;
 
-        internal Stretch(Optimizer optimizer, ParameterGroup group)
+        internal ParameterSlice(Optimizer optimizer, ParameterGroup group)
         {
             this.group = group;
             Value = Of(optimizer.Parameters.Values);
@@ -126,7 +126,7 @@ public abstract class Optimizer : IDisposable
         /// <summary>Gradients, a view; the optimiser may overwrite it.</summary>
         public Tensor Gradient { get; }
 
-        /// <summary>The same stretch of another flat tensor, a view.</summary>
+        /// <summary>The same slice of another flat tensor, a view.</summary>
         public Tensor Of(Tensor flat) => flat.narrow(0, group.Offset, group.Count);
     }
 }

@@ -26,29 +26,29 @@ internal sealed class RmsProp : Optimizer
     }
 
     /// <inheritdoc/>
-    protected override void Update(Stretch stretch, double rate, double weightDecay)
+    protected override void Update(ParameterSlice slice, double rate, double weightDecay)
     {
-        var gradient = stretch.Gradient;
+        var gradient = slice.Gradient;
         if (weightDecay != 0)
         {
-            gradient.add_(stretch.Value, alpha: weightDecay);
+            gradient.add_(slice.Value, alpha: weightDecay);
         }
 
-        var average = stretch.Of(square).mul_(alpha).addcmul_(gradient, gradient, value: 1 - alpha);
+        var average = slice.Of(square).mul_(alpha).addcmul_(gradient, gradient, value: 1 - alpha);
         if (mean is not null)
         {
-            var centre = stretch.Of(mean).mul_(alpha).add_(gradient, alpha: 1 - alpha);
+            var centre = slice.Of(mean).mul_(alpha).add_(gradient, alpha: 1 - alpha);
             average = average.addcmul(centre, centre, value: -1);
         }
 
         var denominator = average.sqrt().add_(epsilon);
         if (velocity is null)
         {
-            stretch.Value.addcdiv_(gradient, denominator, value: -rate);
+            slice.Value.addcdiv_(gradient, denominator, value: -rate);
         }
         else
         {
-            stretch.Value.add_(stretch.Of(velocity).mul_(momentum).addcdiv_(gradient, denominator, value: 1), alpha: -rate);
+            slice.Value.add_(slice.Of(velocity).mul_(momentum).addcdiv_(gradient, denominator, value: 1), alpha: -rate);
         }
     }
 }
@@ -71,15 +71,15 @@ internal sealed class Adagrad : Optimizer
     }
 
     /// <inheritdoc/>
-    protected override void Update(Stretch stretch, double rate, double weightDecay)
+    protected override void Update(ParameterSlice slice, double rate, double weightDecay)
     {
-        var gradient = stretch.Gradient;
+        var gradient = slice.Gradient;
         if (weightDecay != 0)
         {
-            gradient.add_(stretch.Value, alpha: weightDecay);
+            gradient.add_(slice.Value, alpha: weightDecay);
         }
 
-        var denominator = stretch.Of(sum).addcmul_(gradient, gradient, value: 1).sqrt().add_(epsilon);
-        stretch.Value.addcdiv_(gradient, denominator, value: -rate / (1 + ((StepCount - 1) * rateDecay)));
+        var denominator = slice.Of(sum).addcmul_(gradient, gradient, value: 1).sqrt().add_(epsilon);
+        slice.Value.addcdiv_(gradient, denominator, value: -rate / (1 + ((StepCount - 1) * rateDecay)));
     }
 }

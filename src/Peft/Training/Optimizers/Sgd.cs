@@ -20,21 +20,21 @@ internal sealed class Sgd : Optimizer
     }
 
     /// <inheritdoc/>
-    protected override void Update(Stretch stretch, double rate, double weightDecay)
+    protected override void Update(ParameterSlice slice, double rate, double weightDecay)
     {
-        var direction = stretch.Gradient;
+        var direction = slice.Gradient;
         if (weightDecay != 0)
         {
-            direction.add_(stretch.Value, alpha: weightDecay);
+            direction.add_(slice.Value, alpha: weightDecay);
         }
 
         if (velocity is not null)
         {
             // The first gradient enters the velocity undampened.
-            var moving = stretch.Of(velocity).mul_(momentum).add_(direction, alpha: StepCount == 1 ? 1 : 1 - dampening);
+            var moving = slice.Of(velocity).mul_(momentum).add_(direction, alpha: StepCount == 1 ? 1 : 1 - dampening);
             direction = nesterov ? direction.add_(moving, alpha: momentum) : moving;
         }
 
-        stretch.Value.add_(direction, alpha: -rate);
+        slice.Value.add_(direction, alpha: -rate);
     }
 }

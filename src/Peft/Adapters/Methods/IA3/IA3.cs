@@ -79,19 +79,19 @@ public sealed class IA3Adapter(string name, IA3Config config) : Adapter(name, co
         };
     }
 
-    /// <summary>Factors become the weighted sum of the parts' factors, as with the peer; a part without a layer adds nothing there.</summary>
+    /// <summary>Factors become the weighted sum of the parts' factors, as with PEFT; a part without a layer adds nothing there.</summary>
     public override void Combine(IReadOnlyList<AdapterPart> parts, CombinationOptions options, Generator generator, CancellationToken cancellation)
     {
         base.Combine(parts, options, generator, cancellation);
         foreach (var (layer, adapter) in Layers)
         {
             var factors = adapter.Parameters[0].Parameter;
-            factors.Required.zero_();
+            factors.Data.zero_();
             foreach (var part in parts)
             {
                 if (part.On(layer.Path) is { } own)
                 {
-                    factors.Required.add_(own.Parameters[0].Parameter.Required, alpha: part.Weight);
+                    factors.Data.add_(own.Parameters[0].Parameter.Data, alpha: part.Weight);
                 }
             }
 
@@ -149,7 +149,7 @@ internal sealed class IA3Layer : LayerAdapter
     /// <inheritdoc/>
     public override Affine Merge(Affine current)
     {
-        var vector = factors.Required.flatten().to(current.Weight.dtype);
+        var vector = factors.Data.flatten().to(current.Weight.dtype);
 
         // Along the inputs of [out, in] or the outputs of [in, out] a vector is spread as it is, along the first dimension as a column.
         var alongLast = scalesInput == (layer.Kind == LayerKind.Linear);
@@ -164,7 +164,7 @@ internal sealed class IA3Layer : LayerAdapter
 
     private Tensor Scale(Tensor values, SlotCall call)
     {
-        var vector = factors.Required.flatten();
+        var vector = factors.Data.flatten();
         return values * (call.Weight == 1f ? vector : ((vector - 1) * call.Weight) + 1).to(values.dtype);
     }
 }

@@ -76,7 +76,7 @@ internal sealed class LoHaLayer : LycorisLayer
     /// <inheritdoc/>
     protected override Tensor Change(ScalarType type)
     {
-        var first = factors[0].Required.matmul(factors[1].Required);
-        return (first * factors[2].Required.matmul(factors[3].Required)).to(type);
+        var first = factors[0].Data.matmul(factors[1].Data);
+        return (first * factors[2].Data.matmul(factors[3].Data)).to(type);
     }
 }

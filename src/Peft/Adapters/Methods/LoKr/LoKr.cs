@@ -152,5 +152,5 @@ internal sealed class LoKrLayer : LycorisLayer
         ? [new Parameter(name + "_a", [outputs, rank]), new Parameter(name + "_b", [rank, inputs])]
         : [new Parameter(name, [outputs, inputs])];
 
-    private static Tensor Matrix(Parameter[] factors) => factors.Length == 1 ? factors[0].Required : factors[0].Required.matmul(factors[1].Required);
+    private static Tensor Matrix(Parameter[] factors) => factors.Length == 1 ? factors[0].Data : factors[0].Data.matmul(factors[1].Data);
 }

@@ -51,22 +51,22 @@ internal sealed class LoraCombination(IReadOnlyList<AdapterPart> parts, Combinat
     }
 
     private static (Tensor A, Tensor B) SideBySide((LowRank Factors, double Weight)[] found) => (
-        cat([.. found.Select(static part => part.Factors.A.Required.mul(part.Weight * part.Factors.Scale))], 0),
-        cat([.. found.Select(static part => part.Factors.B.Required.alias())], 1));
+        cat([.. found.Select(static part => part.Factors.A.Data.mul(part.Weight * part.Factors.Scale))], 0),
+        cat([.. found.Select(static part => part.Factors.B.Data.alias())], 1));
 
     /// <summary>Each factor gets the root of the weight, and A its sign.</summary>
     private (Tensor A, Tensor B) OneByOne((LowRank Factors, double Weight)[] found)
     {
         double[] weights = [.. found.Select(static part => part.Weight * part.Factors.Scale)];
         return (
-            arithmetic.Combine(found.Select(static part => part.Factors.A.Required), [.. weights.Select(static weight => Math.Sqrt(Math.Abs(weight)) * (weight < 0 ? -1 : 1))]),
-            arithmetic.Combine(found.Select(static part => part.Factors.B.Required), [.. weights.Select(static weight => Math.Sqrt(Math.Abs(weight)))]));
+            arithmetic.Combine(found.Select(static part => part.Factors.A.Data), [.. weights.Select(static weight => Math.Sqrt(Math.Abs(weight)) * (weight < 0 ? -1 : 1))]),
+            arithmetic.Combine(found.Select(static part => part.Factors.B.Data), [.. weights.Select(static weight => Math.Sqrt(Math.Abs(weight)))]));
     }
 
     private (Tensor A, Tensor B) Decompose((LowRank Factors, double Weight)[] found, int rank)
     {
         var change = arithmetic.Combine(
-            found.Select(static part => part.Factors.B.Required.matmul(part.Factors.A.Required).mul_(part.Factors.Scale)), [.. found.Select(static part => part.Weight)]);
+            found.Select(static part => part.Factors.B.Data.matmul(part.Factors.A.Data).mul_(part.Factors.Scale)), [.. found.Select(static part => part.Weight)]);
         var (u, s, vh) = linalg.svd(change, fullMatrices: false);
         rank = (int)Math.Min(rank, s.shape[0]);
         var b = u.narrow(1, 0, rank).mul(s.narrow(0, 0, rank));
@@ -83,9 +83,9 @@ internal sealed class LoraCombination(IReadOnlyList<AdapterPart> parts, Combinat
     /// <summary>Copies a factor that may have less rank than there is room for.</summary>
     private static void Put(Tensor factor, Parameter target)
     {
-        var room = zeros_like(target.Required);
+        var room = zeros_like(target.Data);
         room.narrow(0, 0, factor.shape[0]).narrow(1, 0, factor.shape[1]).copy_(factor);
-        target.Required.copy_(room);
+        target.Data.copy_(room);
         target.MarkChanged();
     }
 

@@ -118,7 +118,7 @@ public sealed record LoraConfig : AdapterConfig
     }
 
     /// <inheritdoc/>
-    protected override bool IsPeersKey(string key) => s_variants.ContainsKey(key) || s_idle.ContainsKey(key);
+    protected override bool IsPeftKey(string key) => s_variants.ContainsKey(key) || s_idle.ContainsKey(key);
 
     /// <inheritdoc/>
     protected override void Write(JsonObject fields)

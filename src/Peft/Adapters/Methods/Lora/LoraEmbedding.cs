@@ -49,8 +49,8 @@ internal sealed class LoraEmbedding : LayerAdapter
     /// <inheritdoc/>
     public override Tensor After(Tensor x, Tensor y, SlotCall call)
     {
-        var columns = A.Required.index_select(1, x.flatten()).t().to(y.dtype);
-        var change = columns.matmul(B.Required.to(y.dtype).t());
+        var columns = A.Data.index_select(1, x.flatten()).t().to(y.dtype);
+        var change = columns.matmul(B.Data.to(y.dtype).t());
         return y + (change.view_as(y) * (scale * call.Weight));
     }
 
@@ -58,7 +58,7 @@ internal sealed class LoraEmbedding : LayerAdapter
     public override Affine Merge(Affine current)
     {
         var type = current.Weight.dtype;
-        current.Weight.add_(B.Required.to(type).matmul(A.Required.to(type)).t(), alpha: scale);
+        current.Weight.add_(B.Data.to(type).matmul(A.Data.to(type)).t(), alpha: scale);
         return current;
     }
 }

@@ -72,11 +72,11 @@ internal sealed class LoraLinear : LayerAdapter
             input = x * RandomTensors.DropoutMask(x, config.Dropout, call.Context.Generator);
         }
 
-        var inner = input.matmul(A.Required.to(x.dtype).t());
-        var change = inner.matmul(B.Required.to(x.dtype).t());
+        var inner = input.matmul(A.Data.to(x.dtype).t());
+        var change = inner.matmul(B.Data.to(x.dtype).t());
         if (Bias is not null)
         {
-            change = change + Bias.Required.to(x.dtype);
+            change = change + Bias.Data.to(x.dtype);
         }
 
         return y + (change * (scale * call.Weight));
@@ -86,11 +86,11 @@ internal sealed class LoraLinear : LayerAdapter
     public override Affine Merge(Affine current)
     {
         var (weight, bias) = current;
-        var change = B.Required.to(weight.dtype).matmul(A.Required.to(weight.dtype));
+        var change = B.Data.to(weight.dtype).matmul(A.Data.to(weight.dtype));
         weight.add_(layer.Kind == LayerKind.Conv1D ? change.t() : change, alpha: scale);
         if (Bias is not null)
         {
-            bias!.add_(Bias.Required.to(bias.dtype), alpha: scale);
+            bias!.add_(Bias.Data.to(bias.dtype), alpha: scale);
         }
 
         return new Affine(weight, bias);

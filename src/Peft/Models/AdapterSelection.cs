@@ -3,7 +3,7 @@ namespace Peft.Models;
 /// <summary>One adapter that acts, and how strongly.</summary>
 /// <param name="Name">The adapter's name.</param>
 /// <param name="Weight">Multiplies its change; 1 is as trained.</param>
-public readonly record struct Active(string Name, float Weight = 1f);
+public readonly record struct ActiveAdapter(string Name, float Weight = 1f);
 
 /// <summary>
 /// Which adapters act, in what order and strength and, in a mixed batch, on which rows. Immutable: it travels in the
@@ -11,14 +11,14 @@ public readonly record struct Active(string Name, float Weight = 1f);
 /// </summary>
 /// <param name="Order">Active adapters, innermost first.</param>
 /// <param name="RowNames">For a mixed batch one adapter name a row, <see cref="BaseRow"/> for the base alone; null when all rows are alike.</param>
-public sealed record Selection(IReadOnlyList<Active> Order, IReadOnlyList<string>? RowNames = null)
+public sealed record AdapterSelection(IReadOnlyList<ActiveAdapter> Order, IReadOnlyList<string>? RowNames = null)
 {
-    /// <summary>Names a row of a mixed batch that no adapter touches, as the peer does.</summary>
+    /// <summary>Names a row of a mixed batch that no adapter touches, as PEFT does.</summary>
     public const string BaseRow = "__base__";
 
     /// <summary>Nothing acts: the base model.</summary>
-    public static Selection Base { get; } = new([]);
+    public static AdapterSelection Base { get; } = new([]);
 
     /// <summary>Adapters by name, each at full strength.</summary>
-    public static Selection Of(params IEnumerable<string> names) => new([.. names.Select(static name => new Active(name))]);
+    public static AdapterSelection Of(params IEnumerable<string> names) => new([.. names.Select(static name => new ActiveAdapter(name))]);
 }

@@ -6,7 +6,7 @@ namespace Peft.Tokenization.Text;
 /// <param name="Length">How long the slice is, in UTF-16 units.</param>
 /// <param name="Map">Where the characters of <paramref name="Source"/> came from.</param>
 /// <param name="OriginalStart">Where this piece starts in the original: characters inserted at its start belong there.</param>
-internal readonly record struct Piece(string Source, int Start, int Length, Alignment Map, int OriginalStart)
+internal readonly record struct TextSpan(string Source, int Start, int Length, Alignment Map, int OriginalStart)
 {
     /// <summary>The added token this piece is, or -1.</summary>
     public int TokenId { get; init; } = -1;
@@ -18,11 +18,11 @@ internal readonly record struct Piece(string Source, int Start, int Length, Alig
     public ReadOnlySpan<char> Span => Source.AsSpan(Start, Length);
 
     /// <summary>A part of this piece.</summary>
-    public Piece Slice(int start, int end) =>
+    public TextSpan Slice(int start, int end) =>
         new(Source, Start + start, end - start, Map, start == end ? OriginalStart : Map.Start(Start + start)) { Bytes = Bytes };
 
     /// <summary>Spells the bytes out, so that character rules can look at them.</summary>
-    public Piece Spelled()
+    public TextSpan Spelled()
     {
         if (!Bytes)
         {
@@ -31,6 +31,6 @@ internal readonly record struct Piece(string Source, int Start, int Length, Alig
 
         var builder = new TextBuilder(Length + (Length / 2));
         ByteLevelAlphabet.Spell(Span, Start, Map, builder);
-        return new Piece(builder.Text(), 0, builder.Count, builder.Alignment(), OriginalStart);
+        return new TextSpan(builder.Text(), 0, builder.Count, builder.Alignment(), OriginalStart);
     }
 }
