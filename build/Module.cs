@@ -17,6 +17,8 @@ internal static class Module
             var errors = output.Split('\n').Where(line => line.Contains("error ", StringComparison.Ordinal)).Distinct().Take(30).ToArray();
             throw new BuildException("The build failed.\n" + (errors.Length == 0 ? output : string.Join('\n', errors)));
         }
+
+        SayWhatWasChanged();
     }
 
     /// <summary>Copies the built module to <c>artifacts/Peft/VERSION</c>.</summary>
@@ -53,6 +55,16 @@ internal static class Module
         if (Directory.Exists(Checkout.At("bin")))
         {
             Directory.Delete(Checkout.At("bin"), recursive: true);
+        }
+    }
+
+    /// <summary>One line where the module's native library is a copy that asks weakly for what this system lacks (Torch.targets).</summary>
+    private static void SayWhatWasChanged()
+    {
+        var library = Checkout.At("bin", "lib", "runtimes", "linux-x64", "native", "libLibTorchSharp.so");
+        if (OperatingSystem.IsLinux() && File.Exists(library) && VersionNeeds.WhyCopied(library, VersionNeeds.OnThisSystem) is { } sentence)
+        {
+            Console.WriteLine(sentence);
         }
     }
 
