@@ -3,6 +3,7 @@ using Peft.Adapters.Files;
 using Peft.Adapters.Slots;
 using Peft.Adapters.Targets;
 using Peft.Models;
+using Peft.Models.Layers;
 using static TorchSharp.torch;
 
 namespace Peft.Adapters;
@@ -48,7 +49,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
         var named = model.NamedParameters().ToArray();
         foreach (var (path, module) in TargetMatcher.Match(Config, model, messages))
         {
-            var layer = AdaptableLayer.Of(module, path) ?? throw KindRefused(module, path);
+            var layer = module as IAdaptable ?? throw KindRefused(module, path);
             AddLayer(layer, messages);
             TakeAlongOrWarn(layer, named, messages);
         }
@@ -155,7 +156,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
             .OfType<AdapterSlot>().Distinct();
 
     /// <summary>Adds a weight of the base that an adapter file brought along and that differs from the model's own.</summary>
-    internal void BringAlong(AdaptableLayer layer, Tensor weight)
+    internal void BringAlong(IAdaptable layer, Tensor weight)
     {
         var copy = new Parameter(layer.Weight.Name, layer.Weight.Shape, weight.dtype);
         copy.Assign(weight);
@@ -184,17 +185,17 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <summary>Makes what the method puts on one layer, by shape alone.</summary>
     /// <param name="layer">The layer.</param>
     /// <param name="messages">Takes what the user should know although it is no error.</param>
-    protected abstract LayerAdapter CreateLayer(AdaptableLayer layer, ICollection<string> messages);
+    protected abstract LayerAdapter CreateLayer(IAdaptable layer, ICollection<string> messages);
 
     /// <summary>The error for a kind of layer the method exists for elsewhere but not here.</summary>
-    protected NotSupportedByPeftException KindNotSupported(AdaptableLayer layer) => new(
+    protected NotSupportedByPeftException KindNotSupported(IAdaptable layer) => new(
         "LayerKindNotSupported", $"{Config.PeftType} on a layer of the kind {layer.Module.ClassName} ('{layer.Path}') is not supported.")
     {
         Target = layer.Path,
     };
 
     /// <summary>The error for a kind of layer the method doesn't exist for.</summary>
-    protected PeftException KindRefused(AdaptableLayer layer) => KindRefused(layer.Module, layer.Path);
+    protected PeftException KindRefused(IAdaptable layer) => KindRefused(layer.Module, layer.Path);
 
     private PeftException KindRefused(Module module, string path) => new(
         "TargetKindNotSupported", $"'{path}' is a {module.ClassName}, which {Config.PeftType} can't adapt.")
@@ -213,16 +214,16 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
         .Where(name => Config.TaskType is not ("SEQ_CLS" or "TOKEN_CLS") || !TargetMatcher.ClassificationHeads.Contains(name))
         .Where(name => TargetMatcher.MatchSaved([name], model).Count == 0);
 
-    private void AddLayer(AdaptableLayer layer, ICollection<string> messages)
+    private void AddLayer(IAdaptable layer, ICollection<string> messages)
     {
-        if (!layers.Exists(existing => existing.Layer.Path == layer.Path))
+        if (!layers.Exists(existing => existing.Layer.Weight == layer.Weight))
         {
             layers.Add(new AdaptedLayer(layer, CreateLayer(layer, messages)));
         }
     }
 
     /// <summary>A layer that shares its weight with others takes them along where the configuration asks for it.</summary>
-    private void TakeAlongOrWarn(AdaptableLayer layer, IReadOnlyList<NamedParameter> named, ICollection<string> messages)
+    private void TakeAlongOrWarn(IAdaptable layer, IReadOnlyList<NamedParameter> named, ICollection<string> messages)
     {
         foreach (var partner in Sharing(layer.Weight, named))
         {
@@ -230,7 +231,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
             {
                 messages.Add($"'{layer.Path}' shares its weight with '{partner.Module.Path}': the adapter acts on the first alone, and merging it gives each a weight of its own.");
             }
-            else if (AdaptableLayer.Of(partner.Module, partner.Module.Path) is { } other)
+            else if (partner.Module.AdaptableOf(partner.Parameter) is { } other)
             {
                 AddLayer(other, messages);
             }
@@ -301,7 +302,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
 /// <summary>A layer and what an adapter put on it.</summary>
 /// <param name="Layer">The layer.</param>
 /// <param name="Adapter">What sits in its slot.</param>
-public readonly record struct AdaptedLayer(AdaptableLayer Layer, LayerAdapter Adapter);
+public readonly record struct AdaptedLayer(IAdaptable Layer, LayerAdapter Adapter);
 
 /// <summary>A parameter with its place in an adapter file.</summary>
 /// <param name="Path">Path of the module it belongs to.</param>

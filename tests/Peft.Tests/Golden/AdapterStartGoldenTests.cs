@@ -103,10 +103,20 @@ public class AdapterStartGoldenTests
         public override string InputEmbeddings => "emb";
     }
 
-    private sealed class Convolution : Peft.Models.Module
+    private sealed class Convolution : Peft.Models.Module, IAdaptable
     {
-        public Convolution() => AddParameter("weight", [1, 1, 1, 1]);
+        public Convolution() => Weight = AddParameter("weight", [1, 1, 1, 1]);
 
         public override string ClassName => "Conv2d";
+
+        public Parameter Weight { get; }
+
+        public Parameter? Bias => null;
+
+        public long Inputs => 1;
+
+        public long Outputs => 1;
+
+        public Tensor Apply(Tensor x, Tensor weight, Tensor? bias) => throw new NotSupportedException();
     }
 }

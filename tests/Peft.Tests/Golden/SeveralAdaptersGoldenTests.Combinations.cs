@@ -4,6 +4,7 @@ using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
 using Peft.Adapters.Slots;
 using Peft.Models;
+using Peft.Models.Layers;
 using Peft.Tests.Adapters;
 using static TorchSharp.torch;
 
@@ -43,7 +44,7 @@ public partial class SeveralAdaptersGoldenTests
 
             foreach (var (layer, own) in combined.Adapter.Layers)
             {
-                Hold(name, $"delta.{layer.Path}", () => Change(layer.Kind, own.LowRank(1)!));
+                Hold(name, $"delta.{layer.Path}", () => Change(layer, own.LowRank(1)!));
                 if (layer.Path.Contains("layers.0.", StringComparison.Ordinal) && layer.Path.EndsWith("q_proj", StringComparison.Ordinal))
                 {
                     Assert.Equal((double)step["scaling"]!, own.LowRank(1)!.Scale, 1e-9);
@@ -73,10 +74,11 @@ public partial class SeveralAdaptersGoldenTests
             return combined;
         }
 
-        private static Tensor Change(LayerKind kind, LowRank factors)
+        private static Tensor Change(IAdaptable layer, LowRank factors)
         {
             using var change = factors.B.Data.matmul(factors.A.Data).mul_(factors.Scale);
-            return kind == LayerKind.Embedding ? change.t().contiguous() : change.alias();
+            using var laidOut = layer.FromMatrix(change);
+            return laidOut.contiguous();
         }
     }
 }

@@ -1,6 +1,7 @@
 using Peft.Adapters.Slots;
 using Peft.Files;
 using Peft.Models;
+using Peft.Models.Layers;
 using Peft.Tensors;
 using static TorchSharp.torch;
 
@@ -191,7 +192,7 @@ internal static class AdapterFile
         foreach (var (layer, _) in adapter.Layers)
         {
             var brought = adapter.Overlays.FirstOrDefault(overlay => overlay.Kind == OverlayKind.BroughtAlong && overlay.Targets[0].Parameter == layer.Weight);
-            if (brought is not null || (embeddings && (layer.Kind == LayerKind.Embedding || layer.Module.Name == "lm_head")))
+            if (brought is not null || (embeddings && (layer is Embedding || layer.Module.Name == "lm_head")))
             {
                 yield return ($"{Prefix}{layer.Path}.base_layer.{layer.Weight.Name}", (brought?.Copy ?? layer.Weight).Data);
             }

@@ -3,6 +3,7 @@ using Peft.Adapters.Files;
 using Peft.Adapters.Slots;
 using Peft.Adapters.Targets;
 using Peft.Models;
+using Peft.Models.Layers;
 using static TorchSharp.torch;
 
 namespace Peft.Adapters.Methods;
@@ -76,10 +77,10 @@ public abstract record LycorisConfig : AdapterConfig
 }
 
 /// <summary>A layer whose weight changes by a matrix that a few small ones make.</summary>
-internal abstract class LycorisLayer(AdaptableLayer layer, LycorisConfig config, double scale) : LayerAdapter
+internal abstract class LycorisLayer(IAdaptable layer, LycorisConfig config, double scale) : LayerAdapter
 {
     /// <summary>The adapted layer.</summary>
-    protected AdaptableLayer Layer { get; } = layer;
+    protected IAdaptable Layer { get; } = layer;
 
     /// <inheritdoc/>
     public override Tensor After(Tensor x, Tensor y, SlotCall call)
@@ -101,22 +102,22 @@ internal abstract class LycorisLayer(AdaptableLayer layer, LycorisConfig config,
     /// <inheritdoc/>
     public override Affine Merge(Affine current)
     {
-        current.Weight.add_(Change(current.Weight.dtype), alpha: scale);
+        current.Weight.add_(Layer.FromMatrix(Change(current.Weight.dtype)), alpha: scale);
         return current;
     }
 
-    /// <summary>x · Changeᵀ without the scale.</summary>
-    protected virtual Tensor Product(Tensor x) => x.matmul(Change(x.dtype).t());
+    /// <summary>The layer's map of x with the change for a weight, without the scale.</summary>
+    protected virtual Tensor Product(Tensor x) => Layer.Apply(x, Layer.FromMatrix(Change(x.dtype)), null);
 
-    /// <summary>The change [out, in] without the scale.</summary>
+    /// <summary>The change [out, in · kernel] without the scale.</summary>
     protected abstract Tensor Change(ScalarType type);
 
     /// <summary>Kaiming's uniform start with a = √5: ±1/√(elements of a row).</summary>
     protected Tensor Uniform(Parameter parameter, Generator generator) =>
-        RandomTensors.Uniform(parameter.Shape, 1 / Math.Sqrt(parameter.Shape[1]), generator, Layer.Weight.Value?.device ?? CPU);
+        RandomTensors.Uniform(parameter.Shape, 1 / Math.Sqrt(parameter.Shape[1]), generator, Layer.Device);
 
     /// <summary>Zeros.</summary>
-    protected Tensor Zeros(Parameter parameter) => zeros([.. parameter.Shape], device: Layer.Weight.Value?.device ?? CPU);
+    protected Tensor Zeros(Parameter parameter) => RandomTensors.Zeros(parameter.Shape, Layer.Device);
 
     /// <summary>A row of the change is a column of the output.</summary>
     private Tensor KeptRows(Tensor y, Generator? generator)

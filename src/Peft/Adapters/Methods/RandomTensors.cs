@@ -3,9 +3,12 @@ using static TorchSharp.torch;
 
 namespace Peft.Adapters.Methods;
 
-/// <summary>Random tensors with which adapters start. Drawn on the CPU, so that a seed gives the same adapter on every device.</summary>
+/// <summary>Tensors with which adapters start. Random ones are drawn on the CPU, so that a seed gives the same adapter on every device.</summary>
 internal static class RandomTensors
 {
+    /// <summary>Zeros, the start that changes nothing.</summary>
+    public static Tensor Zeros(IReadOnlyList<long> shape, Device device) => zeros([.. shape], device: device);
+
     /// <summary>Uniform in ±bound.</summary>
     public static Tensor Uniform(IReadOnlyList<long> shape, double bound, Generator generator, Device device) =>
         Move(empty([.. shape]).uniform_(-bound, bound, generator), device);

@@ -1,7 +1,7 @@
 using System.Globalization;
 using System.Text.RegularExpressions;
-using Peft.Adapters.Slots;
 using Peft.Models;
+using Peft.Models.Layers;
 
 namespace Peft.Adapters.Targets;
 
@@ -110,7 +110,7 @@ public static class TargetMatcher
         var head = model.OutputEmbeddings
             ?? (config.TaskType == "SEQ_CLS" ? ClassificationHeads.FirstOrDefault(name => model.Find(name) is not null) : null);
         var paths = model.Descendants()
-            .Where(static module => AdaptableLayer.KindOf(module) is LayerKind.Linear or LayerKind.Conv1D)
+            .Where(static module => module is Linear)
             .Select(static module => module.Path)
             .Where(path => path != head)
             .ToArray();

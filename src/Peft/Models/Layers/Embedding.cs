@@ -5,7 +5,7 @@ using static TorchSharp.torch;
 namespace Peft.Models.Layers;
 
 /// <summary>A table of vectors, one a token.</summary>
-public sealed class Embedding : Module
+public sealed class Embedding : Module, IAdaptable
 {
     private readonly long? paddingIndex;
 
@@ -29,6 +29,15 @@ public sealed class Embedding : Module
 
     /// <summary>[tokens, width].</summary>
     public Parameter Weight { get; }
+
+    /// <inheritdoc/>
+    Parameter? IAdaptable.Bias => null;
+
+    /// <inheritdoc/>
+    long IAdaptable.Inputs => Count;
+
+    /// <inheritdoc/>
+    long IAdaptable.Outputs => Size;
 
     /// <inheritdoc/>
     public override string Details => paddingIndex is { } index
@@ -55,6 +64,15 @@ public sealed class Embedding : Module
         context.Tape?.AddRoot(flat);
         return Weight.Slot!.Forward(flat, context, (tokens, inner) => Run(tokens, [], inner)).MoveToOuterDisposeScope();
     }
+
+    /// <inheritdoc/>
+    public Tensor Apply(Tensor x, Tensor weight, Tensor? bias) => weight.index_select(0, x.flatten()).view([.. x.shape, weight.shape[1]]);
+
+    /// <inheritdoc/>
+    public Tensor FromMatrix(Tensor matrix) => matrix.t();
+
+    /// <inheritdoc/>
+    public Tensor ToMatrix(Tensor weight) => weight.t();
 
     private Tensor Run(Tensor ids, IReadOnlyList<LowRank> changes, ForwardContext context)
     {

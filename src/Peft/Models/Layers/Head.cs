@@ -100,7 +100,7 @@ public sealed class Head
 
     private IEnumerable<(long Start, long Size)> Chunks(long count)
     {
-        var step = Math.Clamp(ChunkElements / projection.OutputSize, 1, ChunkRows);
+        var step = Math.Clamp(ChunkElements / projection.Outputs, 1, ChunkRows);
         for (long start = 0; start < count; start += step)
         {
             yield return (start, Math.Min(step, count - start));
@@ -177,7 +177,7 @@ public sealed class Head
         gradient.scatter_add_(1, targets, full_like(targets, smoothing - 1, ScalarType.Float32));
         if (smoothing > 0)
         {
-            gradient.sub_(smoothing / projection.OutputSize);
+            gradient.sub_(smoothing / projection.Outputs);
         }
 
         gradient = slope is null ? gradient : gradient.mul_(slope);

@@ -3,7 +3,7 @@ using static TorchSharp.torch;
 namespace Peft.Models.Layers;
 
 /// <summary>A linear layer, y = x Wᵀ + b, whose weight can carry adapters.</summary>
-public sealed class Linear : Module
+public sealed class Linear : Module, IAdaptable
 {
     /// <summary>Makes a layer without weights.</summary>
     /// <param name="inputs">Width of the input.</param>
@@ -11,17 +11,17 @@ public sealed class Linear : Module
     /// <param name="hasBias">Whether it adds a bias.</param>
     public Linear(long inputs, long outputs, bool hasBias = false)
     {
-        InputSize = inputs;
-        OutputSize = outputs;
+        Inputs = inputs;
+        Outputs = outputs;
         Weight = AddParameter("weight", [outputs, inputs]);
         Bias = hasBias ? AddParameter("bias", [outputs]) : null;
     }
 
     /// <summary>Width of the input.</summary>
-    public long InputSize { get; }
+    public long Inputs { get; }
 
     /// <summary>Width of the output.</summary>
-    public long OutputSize { get; }
+    public long Outputs { get; }
 
     /// <summary>[outputs, inputs].</summary>
     public Parameter Weight { get; }
@@ -30,7 +30,7 @@ public sealed class Linear : Module
     public Parameter? Bias { get; }
 
     /// <inheritdoc/>
-    public override string Details => $"in_features={InputSize}, out_features={OutputSize}, bias={(Bias is null ? "False" : "True")}";
+    public override string Details => $"in_features={Inputs}, out_features={Outputs}, bias={(Bias is null ? "False" : "True")}";
 
     /// <summary>Runs the layer with whatever adapters act on it.</summary>
     /// <param name="x">[rows, inputs].</param>
@@ -52,15 +52,22 @@ public sealed class Linear : Module
         return residual is null ? y : ResidualSum.Forward(residual, y, context);
     }
 
+    /// <inheritdoc/>
+    public Tensor Apply(Tensor x, Tensor weight, Tensor? bias)
+    {
+        var y = x.matmul(weight.t());
+        return bias is null ? y : y + bias;
+    }
+
     /// <summary>What the layer contributes to a product shared with others.</summary>
     internal LinearMember Member(ForwardContext context, SlotPlan plan) => new(Weight.Effective(context), Bias?.Effective(context), plan.LowRank);
 
     /// <summary>A wrong width would end in a native error without the layer's name.</summary>
     internal void CheckInput(Tensor x)
     {
-        if (x.size(-1) != InputSize)
+        if (x.size(-1) != Inputs)
         {
-            throw new PeftException("ShapeMismatch", $"'{Path}' takes inputs of width {InputSize}, but was given [{string.Join(", ", x.shape)}].") { Target = Path };
+            throw new PeftException("ShapeMismatch", $"'{Path}' takes inputs of width {Inputs}, but was given [{string.Join(", ", x.shape)}].") { Target = Path };
         }
     }
 

@@ -4,6 +4,7 @@ using Peft.Adapters.Files;
 using Peft.Adapters.Slots;
 using Peft.Adapters.Targets;
 using Peft.Models;
+using Peft.Models.Layers;
 using static TorchSharp.torch;
 
 namespace Peft.Adapters.Methods.IA3;
@@ -100,10 +101,10 @@ public sealed class IA3Adapter(string name, IA3Config config) : Adapter(name, co
     }
 
     /// <inheritdoc/>
-    protected override LayerAdapter CreateLayer(AdaptableLayer layer, ICollection<string> messages)
+    protected override LayerAdapter CreateLayer(IAdaptable layer, ICollection<string> messages)
     {
         var resolved = (IA3Config)Config;
-        return layer.Kind is LayerKind.Linear or LayerKind.Conv1D
+        return layer is Linear
             ? new IA3Layer(layer, TargetMatcher.EndsIn(resolved.FeedforwardModules!, layer.Path), resolved.StartAtOne)
             : throw KindNotSupported(layer);
     }
@@ -112,13 +113,13 @@ public sealed class IA3Adapter(string name, IA3Config config) : Adapter(name, co
 /// <summary>The factors of one layer.</summary>
 internal sealed class IA3Layer : LayerAdapter
 {
-    private readonly AdaptableLayer layer;
+    private readonly IAdaptable layer;
     private readonly bool scalesInput;
     private readonly bool startsAtOne;
     private readonly Parameter factors;
 
     /// <summary>Makes the factors, by shape alone: [1, in] or [out, 1].</summary>
-    public IA3Layer(AdaptableLayer layer, bool scalesInput, bool startsAtOne)
+    public IA3Layer(IAdaptable layer, bool scalesInput, bool startsAtOne)
     {
         this.layer = layer;
         this.scalesInput = scalesInput;
@@ -136,7 +137,7 @@ internal sealed class IA3Layer : LayerAdapter
     /// <inheritdoc/>
     public override void Initialise(Generator generator)
     {
-        var device = layer.Weight.Value?.device ?? CPU;
+        var device = layer.Device;
         factors.Assign(startsAtOne ? ones([.. factors.Shape], device: device) : RandomTensors.Normal(factors.Shape, 1, generator, device));
     }
 
@@ -152,7 +153,7 @@ internal sealed class IA3Layer : LayerAdapter
         var vector = factors.Data.flatten().to(current.Weight.dtype);
 
         // Along the inputs of [out, in] or the outputs of [in, out] a vector is spread as it is, along the first dimension as a column.
-        var alongLast = scalesInput == (layer.Kind == LayerKind.Linear);
+        var alongLast = scalesInput != layer.IsTransposed;
         current.Weight.mul_(alongLast ? vector : vector.unsqueeze(1));
         if (!scalesInput)
         {

@@ -2,6 +2,7 @@ using System.Text.Json.Nodes;
 using Peft.Adapters.Files;
 using Peft.Adapters.Slots;
 using Peft.Models;
+using Peft.Models.Layers;
 using static TorchSharp.torch;
 
 namespace Peft.Adapters.Methods.LoHa;
@@ -36,11 +37,11 @@ public sealed record LoHaConfig : LycorisConfig
 public sealed class LoHaAdapter(string name, LoHaConfig config) : Adapter(name, config)
 {
     /// <inheritdoc/>
-    protected override LayerAdapter CreateLayer(AdaptableLayer layer, ICollection<string> messages) => layer.Kind switch
+    protected override LayerAdapter CreateLayer(IAdaptable layer, ICollection<string> messages) => layer switch
     {
-        LayerKind.Linear => new LoHaLayer(layer, (LoHaConfig)Config),
-        LayerKind.Convolution => throw KindNotSupported(layer),
-        _ => throw KindRefused(layer),
+        Linear => new LoHaLayer(layer, (LoHaConfig)Config),
+        Embedding => throw KindRefused(layer),
+        _ => throw KindNotSupported(layer),
     };
 }
 
@@ -51,7 +52,7 @@ internal sealed class LoHaLayer : LycorisLayer
     private readonly Parameter[] factors;
 
     /// <summary>Makes the factors, by shape alone: [out, rank] and [rank, in], twice.</summary>
-    public LoHaLayer(AdaptableLayer layer, LoHaConfig config)
+    public LoHaLayer(IAdaptable layer, LoHaConfig config)
         : base(layer, config, config.ForLayer(layer.Path).Scale)
     {
         this.config = config;

@@ -3,6 +3,7 @@ using System.Text.Json.Nodes;
 using Peft.Adapters.Files;
 using Peft.Adapters.Slots;
 using Peft.Models;
+using Peft.Models.Layers;
 using static TorchSharp.torch;
 
 namespace Peft.Adapters.Methods.LoKr;
@@ -70,11 +71,11 @@ public enum LoKrInitialisation
 public sealed class LoKrAdapter(string name, LoKrConfig config) : Adapter(name, config)
 {
     /// <inheritdoc/>
-    protected override LayerAdapter CreateLayer(AdaptableLayer layer, ICollection<string> messages) => layer.Kind switch
+    protected override LayerAdapter CreateLayer(IAdaptable layer, ICollection<string> messages) => layer switch
     {
-        LayerKind.Linear => new LoKrLayer(layer, (LoKrConfig)Config),
-        LayerKind.Convolution => throw KindNotSupported(layer),
-        _ => throw KindRefused(layer),
+        Linear => new LoKrLayer(layer, (LoKrConfig)Config),
+        Embedding => throw KindRefused(layer),
+        _ => throw KindNotSupported(layer),
     };
 }
 
@@ -86,7 +87,7 @@ internal sealed class LoKrLayer : LycorisLayer
     private readonly Parameter[] second;
 
     /// <summary>Makes the matrices, by shape alone.</summary>
-    public LoKrLayer(AdaptableLayer layer, LoKrConfig config)
+    public LoKrLayer(IAdaptable layer, LoKrConfig config)
         : base(layer, config, config.ForLayer(layer.Path).Scale)
     {
         this.config = config;

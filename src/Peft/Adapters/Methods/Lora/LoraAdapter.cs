@@ -1,5 +1,6 @@
 using Peft.Adapters.Combination;
 using Peft.Adapters.Slots;
+using Peft.Models.Layers;
 using TorchSharp;
 
 namespace Peft.Adapters.Methods.Lora;
@@ -26,32 +27,32 @@ public sealed class LoraAdapter(string name, LoraConfig config) : Adapter(name, 
     }
 
     /// <inheritdoc/>
-    protected override LayerAdapter CreateLayer(AdaptableLayer layer, ICollection<string> messages)
+    protected override LayerAdapter CreateLayer(IAdaptable layer, ICollection<string> messages)
     {
         var resolved = (LoraConfig)Config;
-        var (rank, scale) = resolved.ForLayer(layer.Path);
-        switch (layer.Kind)
+        if (layer is Embedding && resolved.LoraBias)
         {
-            case LayerKind.Linear or LayerKind.Conv1D:
-                if (resolved.FanInFanOut != (layer.Kind == LayerKind.Conv1D) && !saysLayout)
-                {
-                    saysLayout = true;
-                    messages.Add($"fan_in_fan_out is {resolved.FanInFanOut}, but '{layer.Path}' is a {layer.Module.ClassName}: taken as {!resolved.FanInFanOut} there and in layers like it.");
-                }
-
-                if (resolved.LoraBias && layer.Bias is null && !saysBias)
-                {
-                    saysBias = true;
-                    messages.Add($"lora_bias is set, but '{layer.Path}' has no bias: the adapter can't be merged.");
-                }
-
-                return new LoraLinear(layer, resolved, rank, scale);
-            case LayerKind.Embedding:
-                return resolved.LoraBias
-                    ? throw new PeftException("LoraBiasOnEmbedding", $"lora_bias can't be used on an embedding ('{layer.Path}').") { Target = layer.Path }
-                    : new LoraEmbedding(layer, resolved, rank, scale);
-            default:
-                throw KindNotSupported(layer);
+            throw new PeftException("LoraBiasOnEmbedding", $"lora_bias can't be used on an embedding ('{layer.Path}').") { Target = layer.Path };
         }
+
+        if (layer is not (Linear or Embedding))
+        {
+            throw KindNotSupported(layer);
+        }
+
+        if (layer is Linear && resolved.FanInFanOut != layer.IsTransposed && !saysLayout)
+        {
+            saysLayout = true;
+            messages.Add($"fan_in_fan_out is {resolved.FanInFanOut}, but '{layer.Path}' is a {layer.Module.ClassName}: taken as {!resolved.FanInFanOut} there and in layers like it.");
+        }
+
+        if (resolved.LoraBias && layer.Bias is null && !saysBias)
+        {
+            saysBias = true;
+            messages.Add($"lora_bias is set, but '{layer.Path}' has no bias: the adapter can't be merged.");
+        }
+
+        var (rank, scale) = resolved.ForLayer(layer.Path);
+        return new LoraLayer(layer, resolved, rank, scale);
     }
 }

@@ -1,0 +1,53 @@
+using static TorchSharp.torch;
+
+namespace Peft.Models.Layers;
+
+/// <summary>
+/// A weight with the map it makes, as adapters see it: the same map can be made with another weight. A module with one weight is its own;
+/// a module with several (experts) gives one object for each, so that each has a slot.
+/// </summary>
+/// <remarks>
+/// A method writes its change once, as a matrix [<see cref="Outputs"/>, inputs · kernel], and lets <see cref="FromMatrix"/> lay it out:
+/// what <see cref="Apply"/> makes of that is the change of the output, whatever the kind of layer.
+/// </remarks>
+public interface IAdaptable
+{
+    /// <summary>The module that holds the weight.</summary>
+    Module Module => (Module)this;
+
+    /// <summary>Path of the module, under which an adapter file holds what adapts this weight.</summary>
+    string Path => Module.Path;
+
+    /// <summary>The weight, in the layer's own layout.</summary>
+    Parameter Weight { get; }
+
+    /// <summary>[outputs], or null.</summary>
+    Parameter? Bias { get; }
+
+    /// <summary>Size of the input: features or channels; for an embedding the number of tokens.</summary>
+    long Inputs { get; }
+
+    /// <summary>Size of the output: features or channels.</summary>
+    long Outputs { get; }
+
+    /// <summary>Whether the weight is [inputs, outputs], as in GPT-2's linear layers.</summary>
+    bool IsTransposed => false;
+
+    /// <summary>Where the weight is; the CPU while only the structure exists.</summary>
+    Device Device => Weight.Value?.device ?? CPU;
+
+    /// <summary>The layer's map with another weight, without the tape. Autograd runs through it.</summary>
+    /// <param name="x">The layer's input; for an embedding int64 token ids.</param>
+    /// <param name="weight">In the layer's layout, of the input's type; its number of outputs may be another.</param>
+    /// <param name="bias">[outputs], or null.</param>
+    Tensor Apply(Tensor x, Tensor weight, Tensor? bias);
+
+    /// <summary>A matrix [outputs, inputs · kernel] in the layer's layout; a view where it can be one.</summary>
+    Tensor FromMatrix(Tensor matrix) => matrix;
+
+    /// <summary>A weight as a matrix [outputs, inputs · kernel]; a view where it can be one.</summary>
+    Tensor ToMatrix(Tensor weight) => weight;
+
+    /// <summary>Mixes the outputs of <see cref="Apply"/> by a matrix [new outputs, outputs], as the second of two factors does.</summary>
+    Tensor Project(Tensor y, Tensor matrix) => y.matmul(matrix.t());
+}
