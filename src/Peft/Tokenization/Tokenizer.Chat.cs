@@ -24,19 +24,21 @@ public sealed partial class Tokenizer
     /// <summary>Turns a conversation into the text that the model was trained on.</summary>
     /// <param name="messages">The messages.</param>
     /// <param name="addGenerationPrompt">Whether the text ends with the start of an assistant's answer.</param>
+    /// <param name="cancellation">Ends the rendering.</param>
     /// <exception cref="TemplateException">There is no template, or it refuses the conversation.</exception>
-    public string ApplyChatTemplate(IReadOnlyList<ChatMessage> messages, bool addGenerationPrompt = false) =>
-        RenderChat(messages, new ChatTemplateOptions { AddGenerationPrompt = addGenerationPrompt }).Text;
+    public string ApplyChatTemplate(IReadOnlyList<ChatMessage> messages, bool addGenerationPrompt = false, CancellationToken cancellation = default) =>
+        RenderChat(messages, new ChatTemplateOptions { AddGenerationPrompt = addGenerationPrompt }, cancellation).Text;
 
     /// <summary>Turns a conversation into text, and says where in it the assistant speaks.</summary>
     /// <param name="messages">The messages.</param>
     /// <param name="options">What else the template is given.</param>
+    /// <param name="cancellation">Ends the rendering.</param>
     /// <exception cref="TemplateException">There is no template, or it refuses the conversation.</exception>
-    public ChatRendering RenderChat(IReadOnlyList<ChatMessage> messages, ChatTemplateOptions? options = null)
+    public ChatRendering RenderChat(IReadOnlyList<ChatMessage> messages, ChatTemplateOptions? options = null, CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(messages);
         options ??= new ChatTemplateOptions();
-        return Template(options).Render(messages, options, Configuration.SpecialTokens);
+        return Template(options).Render(messages, options, Configuration.SpecialTokens, cancellation);
     }
 
     /// <summary>Turns a conversation into token ids, and says which of them the assistant speaks. No special tokens are added.</summary>

@@ -24,5 +24,5 @@ public sealed class ConvertFromModelTokenCommand : ModelCommand
 
     /// <inheritdoc/>
     protected override void End() => Each(ids.Groups, text =>
-        WriteObject(text.Model.RequiredTokenizer.Decode([.. text.Items], skipSpecialTokens: !ShowSpecialToken)));
+        WriteObject(Run(_ => text.Model.RequiredTokenizer.Decode([.. text.Items], skipSpecialTokens: !ShowSpecialToken))));
 }

@@ -47,7 +47,7 @@ public sealed class ConvertToChatPromptCommand : TextInputCommand
         Each(messages.Groups, conversation =>
         {
             ChatMessage[] whole = SystemMessage is null ? [.. conversation.Items] : [new("system", SystemMessage), .. conversation.Items];
-            WriteObject(conversation.Model.RequiredTokenizer.RenderChat(whole, options).Text);
+            WriteObject(Run(output => conversation.Model.RequiredTokenizer.RenderChat(whole, options, output.Cancellation).Text));
         });
     }
 

@@ -44,8 +44,8 @@ public sealed class ConvertToModelTokenCommand : TextInputCommand
                 return;
             }
 
-            var text = item.BaseObject is FileInfo file ? Run(_ => TextFile.Read(file.FullName)) : TextInput.Text(item);
-            Write(tokenizer, text, addSpecialTokens: !NoSpecialToken);
+            var given = item.BaseObject is FileInfo ? null : TextInput.Text(item);
+            Write(tokenizer, _ => given ?? TextFile.Read(((FileInfo)item.BaseObject).FullName), addSpecialTokens: !NoSpecialToken);
         });
     }
 
@@ -54,12 +54,16 @@ public sealed class ConvertToModelTokenCommand : TextInputCommand
     {
         // The template writes the special tokens itself.
         var tokenizer = conversation.Model.RequiredTokenizer;
-        Write(tokenizer, tokenizer.ApplyChatTemplate(conversation.Items, addGenerationPrompt: true), addSpecialTokens: false);
+        Write(tokenizer, cancellation => tokenizer.ApplyChatTemplate(conversation.Items, addGenerationPrompt: true, cancellation), addSpecialTokens: false);
     });
 
-    private void Write(Tokenizer tokenizer, string text, bool addSpecialTokens)
+    private void Write(Tokenizer tokenizer, Func<CancellationToken, string> source, bool addSpecialTokens)
     {
-        var encoding = tokenizer.Encode(text, addSpecialTokens);
+        var (text, encoding) = Run(output =>
+        {
+            var text = source(output.Cancellation);
+            return (text, tokenizer.Encode(text, addSpecialTokens));
+        });
         if (IdOnly)
         {
             WriteObject(encoding.Ids, enumerateCollection: false);

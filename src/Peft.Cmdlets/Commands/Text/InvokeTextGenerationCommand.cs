@@ -137,7 +137,9 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
         }
     }
 
-    private IReadOnlyList<int> Encode(Request what, string prompt)
+    private IReadOnlyList<int> Encode(Request what, string prompt) => Run(output => Encode(what, prompt, output.Cancellation));
+
+    private IReadOnlyList<int> Encode(Request what, string prompt, CancellationToken cancellation)
     {
         if (!Chat)
         {
@@ -146,7 +148,7 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
 
         var tokenizer = what.Key.Model.RequiredTokenizer;
         ChatMessage[] messages = SystemMessage is null ? [new("user", prompt)] : [new("system", SystemMessage), new("user", prompt)];
-        return tokenizer.EncodeIds(tokenizer.ApplyChatTemplate(messages, addGenerationPrompt: true), addSpecialTokens: false);
+        return tokenizer.EncodeIds(tokenizer.ApplyChatTemplate(messages, addGenerationPrompt: true, cancellation), addSpecialTokens: false);
     }
 
     /// <summary>How prompts are continued. What changes the model between two prompts makes another request.</summary>

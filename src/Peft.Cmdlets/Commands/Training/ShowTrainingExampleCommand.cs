@@ -62,7 +62,7 @@ public sealed class ShowTrainingExampleCommand : PeftCmdlet
                 continue;
             }
 
-            WriteObject(TrainingExampleView.Of(index, Dataset.Example(index, tokenizer, MaxLength), tokenizer));
+            WriteObject(Run(output => TrainingExampleView.Of(index, Dataset.Example(index, tokenizer, MaxLength, output.Cancellation), tokenizer)));
         }
     }
 }

@@ -161,17 +161,18 @@ internal sealed class AddedVocabulary
                     continue;
                 }
 
+                // No blank is looked at twice: what a token before this one took lies before `last`.
                 if (token.StripLeft)
                 {
-                    var left = start;
-                    while (left > 0 && char.IsWhiteSpace(text[left - 1]))
+                    while (start > last && char.IsWhiteSpace(text[start - 1]))
                     {
-                        left--;
+                        start--;
                     }
 
-                    start = Math.Max(left, last);
+                    start = Math.Max(start, last);
                 }
 
+                end = token.StripRight ? Math.Max(end, last) : end;
                 while (token.StripRight && end < text.Length && char.IsWhiteSpace(text[end]))
                 {
                     end++;

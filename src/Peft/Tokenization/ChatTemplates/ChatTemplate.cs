@@ -88,8 +88,10 @@ public sealed class ChatTemplate
     /// <param name="messages">The messages.</param>
     /// <param name="options">What else the template is given.</param>
     /// <param name="specialTokens">The tokenizer's named tokens, such as <c>bos_token</c>.</param>
+    /// <param name="cancellation">Ends the rendering.</param>
     /// <exception cref="TemplateException">The template fails, refuses the conversation, or runs into a limit.</exception>
-    public ChatRendering Render(IReadOnlyList<ChatMessage> messages, ChatTemplateOptions options, IReadOnlyDictionary<string, string> specialTokens)
+    public ChatRendering Render(
+        IReadOnlyList<ChatMessage> messages, ChatTemplateOptions options, IReadOnlyDictionary<string, string> specialTokens, CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(messages);
         ArgumentNullException.ThrowIfNull(options);
@@ -106,7 +108,7 @@ public sealed class ChatTemplate
 
         var chat = messages.Select(message => Prepared(message.Fields)).ToList();
         var final = options.ContinueFinalMessage ? MarkFinal(chat[^1], options.ContinueField) : null;
-        var run = new TemplateRun { Now = options.Now ?? DateTime.Now };
+        var run = new TemplateRun { Now = options.Now ?? DateTime.Now, Cancellation = cancellation };
         var text = run.Render(_body, Scope(chat, options, specialTokens));
         return new ChatRendering(final is null ? text : CutAfter(text, final), run.GenerationSpans);
     }

@@ -73,6 +73,11 @@ internal static class PythonFormat
     /// <summary>The flags of a conversion with each asterisk replaced by the argument that it stands for.</summary>
     private static string WithWidths(string flags, object?[] tuple, ref int next)
     {
+        if (flags.AsSpan().Count('*') > 2)
+        {
+            throw TemplateErrors.Type("unsupported format character '*'");
+        }
+
         for (var at = flags.IndexOf('*', StringComparison.Ordinal); at >= 0; at = flags.IndexOf('*', StringComparison.Ordinal))
         {
             var width = next < tuple.Length && TemplateOperations.Number(tuple[next++]) is BigInteger number ? number : throw TemplateErrors.Type("* wants int");
@@ -171,6 +176,7 @@ internal static class PythonFormat
         var end = name.IndexOfAny(['.', '[']);
         var root = end < 0 ? name : name[..end];
         object? value;
+        run.Count(arguments.Named.Count);
         if (root.Length == 0 || root.All(char.IsAsciiDigit))
         {
             var index = root.Length == 0 ? automatic++ : int.TryParse(root, NumberStyles.None, CultureInfo.InvariantCulture, out var number) ? number : int.MaxValue;
@@ -196,6 +202,7 @@ internal static class PythonFormat
     {
         while (path.Length > 0)
         {
+            run.Count(path.Length);
             var bracket = path[0] == '[';
             var end = bracket ? path.IndexOf(']', StringComparison.Ordinal) : path.IndexOfAny(['.', '['], 1);
             end = end < 0 ? path.Length : end;

@@ -22,8 +22,8 @@ internal static class PythonMethods
         ["split"] = (s, a, run) => Split(s, a, run, fromRight: false),
         ["rsplit"] = (s, a, run) => Split(s, a, run, fromRight: true),
         ["splitlines"] = (s, a, _) => SplitLines(s, a.Flag(0, "keepends")),
-        ["startswith"] = (s, a, _) => Affix(s, a, (text, part) => text.StartsWith(part, StringComparison.Ordinal)),
-        ["endswith"] = (s, a, _) => Affix(s, a, (text, part) => text.EndsWith(part, StringComparison.Ordinal)),
+        ["startswith"] = (s, a, run) => Affix(s, a, run, (text, part) => text.StartsWith(part, StringComparison.Ordinal)),
+        ["endswith"] = (s, a, run) => Affix(s, a, run, (text, part) => text.EndsWith(part, StringComparison.Ordinal)),
         ["replace"] = (s, a, _) => Replace(s, a.Text(0, "old")!, a.Text(1, "new")!, a.Integer(2, "count", -1)),
         ["find"] = (s, a, _) => Find(s, a, last: false) ?? BigInteger.MinusOne,
         ["rfind"] = (s, a, _) => Find(s, a, last: true) ?? BigInteger.MinusOne,
@@ -62,7 +62,11 @@ internal static class PythonMethods
 
     /// <summary>A method of a text, or null.</summary>
     public static TemplateFunction? OfText(string text, string name) => s_text.TryGetValue(name, out var method)
-        ? new TemplateFunction(name, (arguments, run) => method(text, arguments, run))
+        ? new TemplateFunction(name, (arguments, run) =>
+        {
+            run.Read(text);
+            return method(text, arguments, run);
+        })
         : null;
 
     /// <summary>A method of a dictionary that doesn't change it, or null.</summary>
@@ -132,21 +136,10 @@ internal static class PythonMethods
 
         var found = (long)Math.Min(count, old.Length == 0 ? text.Length + 1 : CountOf(text, old));
         TemplateRun.CheckText(text.Length + (found * with.Length));
-        if (old.Length > 0 && count == int.MaxValue)
-        {
-            return text.Replace(old, with, StringComparison.Ordinal);
-        }
-
         var builder = new StringBuilder();
         var at = 0;
-        for (var i = 0; i < count; i++)
+        foreach (var next in (old.Length == 0 ? Boundaries(text) : TextSearch.All(text, old)).Take(count))
         {
-            var next = old.Length == 0 ? (i == 0 ? 0 : NextCharacter(text, at)) : text.IndexOf(old, at, StringComparison.Ordinal);
-            if (next < 0)
-            {
-                break;
-            }
-
             builder.Append(text, at, next - at).Append(with);
             at = next + old.Length;
         }
@@ -253,83 +246,70 @@ internal static class PythonMethods
     {
         var separator = arguments.Text(0, "sep");
         var most = arguments.Integer(1, "maxsplit", -1);
-        run.Steps(text.Length);
         if (separator is { Length: 0 })
         {
             throw TemplateErrors.Type("empty separator");
         }
 
-        var spans = separator is null ? Blanks(text) : Separators(text, separator, fromRight);
-        if (most >= 0 && spans.Count > most)
+        return separator is null ? SplitAtBlanks(text, most, fromRight) : SplitAt(text, separator, most, fromRight);
+    }
+
+    private static List<object?> SplitAt(string text, string separator, int most, bool fromRight)
+    {
+        var places = (fromRight ? TextSearch.AllFromRight(text, separator) : TextSearch.All(text, separator)).Take(most < 0 ? int.MaxValue : most).ToList();
+        if (fromRight)
         {
-            spans = fromRight ? spans[^most..] : spans[..most];
+            places.Reverse();
         }
 
         var parts = new List<object?>();
         var at = 0;
-        foreach (var (start, end) in spans)
+        foreach (var place in places)
         {
-            parts.Add(text[at..start]);
-            at = end;
+            parts.Add(text[at..place]);
+            at = place + separator.Length;
         }
 
         parts.Add(text[at..]);
-        if (separator is not null)
-        {
-            return parts;
-        }
-
-        // Without a separator blanks at both ends make no empty parts.
-        var first = (string)parts[0]!;
-        if (first.Length == 0 || string.IsNullOrWhiteSpace(first))
-        {
-            parts.RemoveAt(0);
-        }
-
-        return Trimmed(parts, text, most, fromRight);
-    }
-
-    private static List<object?> Trimmed(List<object?> parts, string text, int most, bool fromRight)
-    {
-        if (most >= 0)
-        {
-            return SplitLimited(text, most, fromRight);
-        }
-
-        if (parts.Count > 0 && string.IsNullOrEmpty((string?)parts[^1]))
-        {
-            parts.RemoveAt(parts.Count - 1);
-        }
-
         return parts;
     }
 
-    /// <summary>Splitting at blanks with a limit: the rest keeps its inner and outer blanks but those next to the cut.</summary>
-    private static List<object?> SplitLimited(string text, int most, bool fromRight)
+    /// <summary>Splitting at blanks, which make no empty parts; with a limit the rest keeps its blanks but those next to the cut and at the other end.</summary>
+    private static List<object?> SplitAtBlanks(string text, int most, bool fromRight)
     {
+        var blanks = Blanks(text);
+        var (start, end) = (0, text.Length);
+        if (blanks is [(0, var whole)] && whole == text.Length)
+        {
+            return [];
+        }
+
+        if (blanks is [(0, var first), ..])
+        {
+            start = first;
+            blanks.RemoveAt(0);
+        }
+
+        if (blanks is [.., var last] && last.End == text.Length)
+        {
+            end = last.Start;
+            blanks.RemoveAt(blanks.Count - 1);
+        }
+
+        // With a limit the rest keeps the blanks at its far end: behind the text, or from the right before it.
+        var limited = most >= 0 && blanks.Count >= most;
+        var cuts = !limited ? blanks : fromRight ? blanks[^most..] : blanks[..most];
+        (start, end) = (limited && fromRight ? 0 : start, limited && !fromRight ? text.Length : end);
         var parts = new List<object?>();
-        var rest = Strip(text, characters: null, !fromRight, fromRight);
-        while (rest.Length > 0 && parts.Count < most)
+        foreach (var (from, to) in cuts)
         {
-            var spans = Blanks(rest);
-            if (spans.Count == 0)
-            {
-                break;
-            }
-
-            var (start, end) = fromRight ? spans[^1] : spans[0];
-            parts.Add(fromRight ? rest[end..] : rest[..start]);
-            rest = fromRight ? rest[..start] : rest[end..];
+            parts.Add(text[start..from]);
+            start = to;
         }
 
-        if (rest.Length > 0)
+        if (start < end)
         {
-            parts.Add(rest);
-        }
-
-        if (fromRight)
-        {
-            parts.Reverse();
+            parts.Add(text[start..end]);
         }
 
         return parts;
@@ -359,37 +339,8 @@ internal static class PythonMethods
         static bool IsBlank(char unit) => char.IsWhiteSpace(unit) || unit is >= '\x1C' and <= '\x1F';
     }
 
-    private static List<(int Start, int End)> Separators(string text, string separator, bool fromRight)
-    {
-        var spans = new List<(int Start, int End)>();
-        if (!fromRight)
-        {
-            for (var at = text.IndexOf(separator, StringComparison.Ordinal); at >= 0; at = text.IndexOf(separator, at + separator.Length, StringComparison.Ordinal))
-            {
-                spans.Add((at, at + separator.Length));
-            }
-
-            return spans;
-        }
-
-        var end = text.Length;
-        while (end >= separator.Length)
-        {
-            var at = text.AsSpan(0, end).LastIndexOf(separator, StringComparison.Ordinal);
-            if (at < 0)
-            {
-                break;
-            }
-
-            spans.Add((at, at + separator.Length));
-            end = at;
-        }
-
-        spans.Reverse();
-        return spans;
-    }
-
-    private static List<object?> SplitLines(string text, bool keepEnds)
+    /// <summary>The lines of a text.</summary>
+    public static List<object?> SplitLines(string text, bool keepEnds)
     {
         var lines = new List<object?>();
         var start = 0;
@@ -414,7 +365,7 @@ internal static class PythonMethods
         return lines;
     }
 
-    private static bool Affix(string text, CallArguments arguments, Func<string, string, bool> test)
+    private static bool Affix(string text, CallArguments arguments, TemplateRun run, Func<string, string, bool> test)
     {
         var part = Part(text, arguments, 1, out _);
         return arguments.Required(0, "prefix") switch
@@ -422,11 +373,17 @@ internal static class PythonMethods
             string one => part is not null && test(part, one),
             TemplateMarkup markup => part is not null && test(part, markup.Text),
             object?[] several => Array.Exists(several, one => one is string affix
-                ? part is not null && test(part, affix)
+                ? part is not null && Counted(affix) && test(part, affix)
                 : throw TemplateErrors.Type($"tuple for startswith or endswith must only contain str, not {TemplateValue.TypeName(one)}")),
             TemplateUndefined undefined => throw undefined.Error(),
             var other => throw TemplateErrors.Type($"first arg must be str or a tuple of str, not {TemplateValue.TypeName(other)}"),
         };
+
+        bool Counted(string affix)
+        {
+            run.Read(affix);
+            return true;
+        }
     }
 
     /// <summary>The part of a text between two arguments, or null where the first lies behind the second or behind the text.</summary>
@@ -454,7 +411,7 @@ internal static class PythonMethods
     {
         var sought = arguments.Text(0, "sub")!;
         var searched = Part(text, arguments, 1, out var start);
-        var at = searched is null ? -1 : last ? searched.LastIndexOf(sought, StringComparison.Ordinal) : searched.IndexOf(sought, StringComparison.Ordinal);
+        var at = searched is null ? -1 : last ? TextSearch.Last(searched, sought) : TextSearch.First(searched, sought);
         return at < 0 ? null : new BigInteger(CodePoints.Count(searched.AsSpan(0, at)) + start);
     }
 
@@ -462,29 +419,25 @@ internal static class PythonMethods
 
     private static int CountOf(string text, string part)
     {
-        var count = 0;
-        for (var at = text.IndexOf(part, StringComparison.Ordinal); at >= 0; at = text.IndexOf(part, at + part.Length, StringComparison.Ordinal))
-        {
-            count++;
-        }
-
-        return count;
+        return TextSearch.All(text, part).Count();
     }
 
-    private static int NextCharacter(string text, int at)
+    /// <summary>Where characters begin, and the end.</summary>
+    private static IEnumerable<int> Boundaries(string text)
     {
-        if (at >= text.Length)
+        for (var at = 0; at < text.Length;)
         {
-            return -1;
+            yield return at;
+            CodePoints.At(text, at, out var length);
+            at += length;
         }
 
-        CodePoints.At(text, at, out var length);
-        return at + length;
+        yield return text.Length;
     }
 
     private static object?[] Partition(string text, string separator, bool last)
     {
-        var at = last ? text.LastIndexOf(separator, StringComparison.Ordinal) : text.IndexOf(separator, StringComparison.Ordinal);
+        var at = last ? TextSearch.Last(text, separator) : TextSearch.First(text, separator);
         return at < 0
             ? last ? ["", "", text] : [text, "", ""]
             : [text[..at], separator, text[(at + separator.Length)..]];

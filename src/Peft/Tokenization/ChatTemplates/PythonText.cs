@@ -157,9 +157,11 @@ internal static class PythonText
                 builder.Append(Float(number));
                 break;
             case string text:
+                run.Read(text);
                 Quote(text, builder);
                 break;
             case TemplateMarkup markup:
+                run.Read(markup);
                 builder.Append("Markup(");
                 Quote(markup.Text, builder);
                 builder.Append(')');

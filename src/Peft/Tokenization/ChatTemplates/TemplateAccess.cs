@@ -49,6 +49,7 @@ internal static class TemplateAccess
             case TemplateGroup group:
                 return Item(group.Tuple, index, run);
             case List<object?> or object?[] or string or TemplateMarkup or TemplateRange:
+                run.Count(value is string or TemplateMarkup ? PythonText.Str(value, run).Length : 0);
                 if (index is TemplateSlice slice)
                 {
                     return Slice(value, slice, run);
@@ -76,12 +77,12 @@ internal static class TemplateAccess
         if (value is string or TemplateMarkup)
         {
             var text = PythonText.ToCodePoints(PythonText.Str(value, run));
-            return PythonText.FromCodePoints(Indices(text.Length, slice).Select(i => text[i]));
+            return run.MadeText(PythonText.FromCodePoints(Indices(text.Length, slice).Select(i => text[i])));
         }
 
         IReadOnlyList<object?> items = value as List<object?> ?? (IReadOnlyList<object?>)TemplateOperations.Iterate(value, run).ToList();
         var part = Indices(items.Count, slice).Select(i => items[i]);
-        return (value is object?[]) ? part.ToArray() : part.ToList();
+        return run.Made((value is object?[]) ? part.ToArray() : part.ToList());
     }
 
     private static IEnumerable<int> Indices(int count, TemplateSlice slice)

@@ -178,7 +178,7 @@ internal sealed class ConcatenationExpression(List<TemplateExpression> parts) : 
     {
         var texts = parts.ConvertAll(part => PythonText.Str(part.Evaluate(run, scope), run));
         TemplateRun.CheckText(texts.Sum(text => (long)text.Length));
-        return string.Concat(texts);
+        return run.MadeText(string.Concat(texts));
     }
 }
 
@@ -238,6 +238,7 @@ internal sealed class ArgumentList
         if (NamedSpread?.Evaluate(run, scope) is { } more)
         {
             var entries = more as TemplateObject ?? throw TemplateErrors.Type("the argument after ** must be a mapping");
+            run.Read(entries);
             named.AddRange(entries.Select(entry => new KeyValuePair<string, object?>(
                 entry.Key as string ?? throw TemplateErrors.Type("keywords must be strings"), entry.Value)));
         }

@@ -139,17 +139,7 @@ internal static partial class TemplateFilters
     /// <summary>A stable sort by lists of keys.</summary>
     private static List<object?> Ordered(List<object?> items, Func<object?, object?> key, bool reverse, TemplateRun run)
     {
-        var keyed = items.ConvertAll(item => (Item: item, Key: key(item)));
-        var comparer = Comparer<object?>.Create((left, right) => (TemplateOperations.Order(left, right, "<", run) ?? 0) * (reverse ? -1 : 1));
-        try
-        {
-            return keyed.OrderBy(entry => entry.Key, comparer).Select(entry => entry.Item).ToList();
-        }
-        catch (InvalidOperationException error) when (error.InnerException is TemplateException inner)
-        {
-            System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(inner);
-            throw;
-        }
+        return TemplateOperations.Sorted(items, key, (left, right) => (TemplateOperations.Order(left, right, "<", run) ?? 0) * (reverse ? -1 : 1));
     }
 
     private static object? Unique(object? value, CallArguments arguments, TemplateRun run)
@@ -182,6 +172,7 @@ internal static partial class TemplateFilters
 
             while (fill is not null && batch.Count > 0 && batch.Count < size)
             {
+                run.Step();
                 batch.Add(fill);
             }
 
@@ -197,7 +188,7 @@ internal static partial class TemplateFilters
         var slices = TemplateOperations.Int32(arguments.Required(0, "slices"));
         TemplateRun.CheckList(slices);
         var fill = arguments.Get(1, "fill_with");
-        return Later(() => Slices(TemplateOperations.Iterate(value, run).ToList(), slices, fill));
+        return Later(() => (List<object?>)run.Made(Slices(TemplateOperations.Iterate(value, run).ToList(), slices, fill))!);
     }
 
     private static List<object?> Slices(List<object?> items, int slices, object? fill)
@@ -323,6 +314,7 @@ internal static partial class TemplateFilters
             return TemplateAccess.Item(item, attribute, run);
         }
 
+        run.Read(path);
         foreach (var part in path.Split('.'))
         {
             object? index = part.Length > 0 && part.All(char.IsAsciiDigit) ? PythonNumbers.ParseInteger(part, 10) : part;

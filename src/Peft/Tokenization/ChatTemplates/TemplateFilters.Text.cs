@@ -44,7 +44,6 @@ internal static partial class TemplateFilters
             }
 
             var text = PythonText.Str(value, run);
-            run.Steps(text.Length);
             var result = filter(text, arguments, run);
             return Kept(value, result);
         };
@@ -125,8 +124,7 @@ internal static partial class TemplateFilters
 
     private static List<string> SplitLines(string text)
     {
-        var method = PythonMethods.OfText(text, "splitlines")!;
-        return ((List<object?>)method.Call(CallArguments.None, null!)!).ConvertAll(line => (string)line!);
+        return PythonMethods.SplitLines(text, keepEnds: false).ConvertAll(line => (string)line!);
     }
 
     private static (int Length, int Leeway, string End) Limits(CallArguments arguments)
@@ -195,11 +193,20 @@ internal static partial class TemplateFilters
             return Quote(PythonText.Str(value, run), keepSlash: true);
         }
 
+        var length = 0L;
         var pairs = value is TemplateObject entries
             ? entries.Select(entry => (entry.Key, entry.Value))
             : TemplateOperations.Iterate(value, run).Select(item => TemplateOperations.Iterate(item, run).Take(3).ToList())
                 .Select(pair => pair.Count == 2 ? (Key: pair[0], Value: pair[1]) : throw TemplateErrors.Type("the filter urlencode needs pairs"));
-        return string.Join('&', pairs.Select(pair => Quote(PythonText.Str(pair.Key, run), false) + "=" + Quote(PythonText.Str(pair.Value, run), false)));
+        return string.Join('&', pairs.Select(pair => Within(ref length, Quote(PythonText.Str(pair.Key, run), false) + "=" + Quote(PythonText.Str(pair.Value, run), false), run)));
+    }
+
+    /// <summary>A part of a text that grows; throws where the whole would get too long.</summary>
+    private static string Within(ref long length, string part, TemplateRun run)
+    {
+        length += part.Length;
+        TemplateRun.CheckText(length);
+        return run.MadeText(part);
     }
 
     private static string Quote(string text, bool keepSlash)
@@ -229,6 +236,7 @@ internal static partial class TemplateFilters
     {
         var entries = value as TemplateObject ?? throw Complaint(value, "a mapping is required");
         var items = new List<string>();
+        var length = 0L;
         foreach (var (key, item) in entries)
         {
             var name = (key as TemplateMarkup)?.Text ?? key as string ?? throw TemplateErrors.Type($"expected string or bytes-like object, got '{TemplateValue.TypeName(key)}'");
@@ -239,7 +247,7 @@ internal static partial class TemplateFilters
 
             if (item is not (null or TemplateUndefined))
             {
-                items.Add($"{Escaped(name)}=\"{Escaped(PythonText.Str(item, run))}\"");
+                items.Add(Within(ref length, $"{Escaped(name)}=\"{Escaped(PythonText.Str(item, run))}\"", run));
             }
         }
 

@@ -13,7 +13,9 @@ internal static partial class TemplateFilters
         var breakWords = arguments.Flag(1, "break_long_words", otherwise: true);
         var separator = arguments.Text(2, "wrapstring") ?? "\n";
         var breakHyphens = arguments.Flag(3, "break_on_hyphens", otherwise: true);
-        return string.Join(separator, SplitLines(text).Select(line => string.Join(separator, WrapLine(line, width, breakWords, breakHyphens, run))));
+        var lines = SplitLines(text).SelectMany(line => WrapLine(line, width, breakWords, breakHyphens, run)).ToList();
+        TemplateRun.CheckText(lines.Sum(line => (long)line.Length + separator.Length));
+        return string.Join(separator, lines);
     }
 
     /// <summary>Fills lines with words; words that are too long are cut, or stand alone.</summary>

@@ -14,8 +14,9 @@ internal static partial class TemplateFilters
     public static object? Apply(string name, object? value, CallArguments arguments, TemplateRun run)
     {
         run.Step();
+        run.Read(value);
         return s_filters.TryGetValue(name, out var filter)
-            ? TemplateOperations.Checked(filter(value, arguments, run))
+            ? run.Made(filter(value, TemplateOperations.Counted(arguments, run), run))
             : throw TemplateErrors.Type($"No filter named '{name}' found.");
     }
 

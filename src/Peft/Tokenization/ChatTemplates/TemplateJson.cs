@@ -42,7 +42,6 @@ internal static class TemplateJson
         public void Value(object? value, int depth)
         {
             run.Step();
-            TemplateRun.CheckText(_text.Length);
             switch (value)
             {
                 case string text:
@@ -100,12 +99,12 @@ internal static class TemplateJson
         {
             _text.Append('{');
             var i = 0;
-            var ordered = sort ? entries.OrderBy(entry => Key(entry.Key), Comparer<string>.Create(PythonText.Compare)) : entries.AsEnumerable();
+            var ordered = sort ? TemplateOperations.Sorted(entries, entry => Key(entry.Key), Order) : entries.AsEnumerable();
             foreach (var (key, value) in ordered)
             {
                 Separate(i++, depth + 1);
                 String(Key(key));
-                _text.Append(keys);
+                Append(keys);
                 Value(value, depth + 1);
             }
 
@@ -122,7 +121,7 @@ internal static class TemplateJson
 
         private void Separate(int index, int depth)
         {
-            _text.Append(index > 0 ? items : "");
+            Append(index > 0 ? items : "");
             Line(depth);
         }
 
@@ -143,13 +142,28 @@ internal static class TemplateJson
                 _text.Append('\n');
                 for (var i = 0; i < depth; i++)
                 {
-                    _text.Append(indent);
+                    Append(indent);
                 }
             }
         }
 
+        private void Append(string text)
+        {
+            run.Count(text.Length);
+            TemplateRun.CheckText((long)_text.Length + text.Length);
+            _text.Append(text);
+        }
+
+        private int Order(string left, string right)
+        {
+            run.Count(Math.Min(left.Length, right.Length));
+            return PythonText.Compare(left, right);
+        }
+
         private void String(string text)
         {
+            run.Count(text.Length);
+            TemplateRun.CheckText((long)_text.Length + text.Length);
             _text.Append('"');
             foreach (var character in text)
             {

@@ -46,6 +46,7 @@ internal sealed class TemplateMacro(MacroDefinition definition, TemplateScope sc
     {
         var inner = new TemplateScope(scope);
         var named = arguments.Named.ToList();
+        run.Count((long)named.Count * (definition.Parameters.Count + 1));
         SetParameters(inner, arguments, named);
         SetRest(inner, arguments, named);
         SetDefaults(inner, run);

@@ -21,10 +21,11 @@ internal sealed class TemplateGenerator(IEnumerable<object?> items)
     private readonly IEnumerator<object?> _items = items.GetEnumerator();
 
     /// <summary>What is left of it.</summary>
-    public IEnumerable<object?> Rest()
+    public IEnumerable<object?> Rest(TemplateRun run)
     {
         while (Advance())
         {
+            run.Step();
             yield return _items.Current;
         }
     }

@@ -49,24 +49,28 @@ internal static partial class TemplateOperations
         switch (value)
         {
             case List<object?> list:
-                run.Steps(list.Count);
+                run.Read(list);
                 return list;
             case object?[] tuple:
+                run.Read(tuple);
                 return tuple;
             case TemplateObject entries:
+                run.Read(entries);
                 return entries.Keys;
             case TemplateView view:
+                run.Read(view);
                 return view.Items();
             case string text:
-                run.Steps(text.Length);
+                run.Read(text);
                 return PythonText.Characters(text);
             case TemplateMarkup markup:
+                run.Read(markup);
                 return PythonText.Characters(markup.Text);
             case TemplateRange range:
-                run.Steps(range.Count);
+                run.Read(range);
                 return range.Items();
             case TemplateGenerator generator:
-                return generator.Rest();
+                return generator.Rest(run);
             case TemplateGroup group:
                 return [group.Grouper, group.List];
             case TemplateUndefined:
@@ -142,7 +146,7 @@ internal static partial class TemplateOperations
         run.Step();
         return target switch
         {
-            TemplateFunction function => Checked(function.Call(arguments, run)),
+            TemplateFunction function => run.Made(function.Call(Counted(arguments, run), run)),
             TemplateMacro macro => macro.Call(arguments, run),
             LoopContext loop => loop.Recurse(arguments.Required(0, "iterable")),
             TemplateUndefined undefined => throw undefined.Error(),
@@ -150,20 +154,12 @@ internal static partial class TemplateOperations
         };
     }
 
-    /// <summary>Throws where a value got too large.</summary>
-    public static object? Checked(object? value)
+    /// <summary>Arguments, counted as what is read.</summary>
+    public static CallArguments Counted(CallArguments arguments, TemplateRun run)
     {
-        switch (value)
-        {
-            case string text:
-                TemplateRun.CheckText(text.Length);
-                break;
-            case List<object?> list:
-                TemplateRun.CheckList(list.Count);
-                break;
-        }
-
-        return value;
+        arguments.Positional.ForEach(run.Read);
+        arguments.Named.ForEach(entry => run.Read(entry.Value));
+        return arguments;
     }
 
     /// <summary>A unary sign.</summary>
@@ -176,7 +172,9 @@ internal static partial class TemplateOperations
     };
 
     /// <summary>Arithmetic, and what it means for texts and lists.</summary>
-    public static object? Binary(TemplateOperator kind, object? left, object? right, TemplateRun run)
+    public static object? Binary(TemplateOperator kind, object? left, object? right, TemplateRun run) => run.Made(Compute(kind, left, right, run));
+
+    private static object? Compute(TemplateOperator kind, object? left, object? right, TemplateRun run)
     {
         if (kind == TemplateOperator.Modulo && left is string or TemplateMarkup)
         {
@@ -226,7 +224,7 @@ internal static partial class TemplateOperations
         return (left, right) switch
         {
             (null, null) => true,
-            (string x, string y) => x == y,
+            (string x, string y) => x.Length == y.Length && SameText(x, y, run),
             (TemplateMarkup x, _) => AreEqual(x.Text, right, run),
             (_, TemplateMarkup y) => AreEqual(left, y.Text, run),
             (List<object?> x, List<object?> y) => x.Count == y.Count && x.Zip(y).All(pair => AreEqual(pair.First, pair.Second, run)),
@@ -236,10 +234,16 @@ internal static partial class TemplateOperations
             (TemplateGroup x, _) => AreEqual(x.Tuple, right, run),
             (_, TemplateGroup y) => AreEqual(left, y.Tuple, run),
             (TemplateView { IsSet: true } x, TemplateView { IsSet: true } y) => x.Count == y.Count && x.Items().All(item => Contains(y, item, run)),
-            (TemplateRange x, TemplateRange y) => x.Items().SequenceEqual(y.Items()),
+            (TemplateRange x, TemplateRange y) => Iterate(x, run).SequenceEqual(Iterate(y, run)),
             (TemplateUndefined, TemplateUndefined) => true,
             _ => ReferenceEquals(left, right),
         };
+    }
+
+    private static bool SameText(string left, string right, TemplateRun run)
+    {
+        run.Read(left);
+        return left == right;
     }
 
     /// <summary>Python's order, or null where one of two numbers is no number; throws where there is no order.</summary>
@@ -254,6 +258,7 @@ internal static partial class TemplateOperations
         switch (left, right)
         {
             case (string x, string y):
+                run.Count(Math.Min(x.Length, y.Length));
                 return PythonText.Compare(x, y);
             case (TemplateMarkup x, _):
                 return Order(x.Text, right, sign, run);
@@ -283,7 +288,7 @@ internal static partial class TemplateOperations
         {
             case string or TemplateMarkup:
                 return item is string or TemplateMarkup
-                    ? PythonText.Str(container, run).Contains(PythonText.Str(item, run), StringComparison.Ordinal)
+                    ? HasPart(PythonText.Str(container, run), PythonText.Str(item, run), run)
                     : throw (item as TemplateUndefined)?.Error()
                         ?? TemplateErrors.Type($"'in <string>' requires string as left operand, not {TemplateValue.TypeName(item)}");
             case TemplateObject entries:
@@ -296,6 +301,26 @@ internal static partial class TemplateOperations
             default:
                 return Iterate(container, run).Any(candidate => AreEqual(candidate, item, run));
         }
+    }
+
+    /// <summary>A stable sort by keys. What the order throws comes out as it is, and not as the framework wraps it.</summary>
+    public static List<TItem> Sorted<TItem, TKey>(IEnumerable<TItem> items, Func<TItem, TKey> key, Comparison<TKey> order)
+    {
+        try
+        {
+            return [.. items.Select(item => (Item: item, Key: key(item))).ToList().OrderBy(entry => entry.Key, Comparer<TKey>.Create(order)).Select(entry => entry.Item)];
+        }
+        catch (InvalidOperationException error) when (error.InnerException is TemplateException or OperationCanceledException)
+        {
+            System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(error.InnerException);
+            throw;
+        }
+    }
+
+    private static bool HasPart(string text, string part, TemplateRun run)
+    {
+        run.Read(text);
+        return Text.TextSearch.First(text, part) >= 0;
     }
 
     private static object? Add(object? left, object? right)

@@ -14,11 +14,16 @@ internal sealed class TemplateRun
     public const int LongestList = 1 << 20;
 
     private const int MostSteps = 20_000_000;
+    private const long MostCharacters = 128L << 20;
+    private const int ItemCharacters = 4;
+    private const int MadeItemCharacters = 8;
     private const int DeepestCall = 200;
     private static readonly TimeSpan s_longestTime = TimeSpan.FromSeconds(10);
 
     private readonly Stopwatch _clock = Stopwatch.StartNew();
     private int _steps;
+    private long _characters;
+    private long _looked;
     private int _calls;
 
     /// <summary>What is written goes here.</summary>
@@ -39,6 +44,9 @@ internal sealed class TemplateRun
     /// <summary>What <c>strftime_now</c> sees.</summary>
     public DateTime Now { get; init; }
 
+    /// <summary>Ends the rendering.</summary>
+    public CancellationToken Cancellation { get; init; }
+
     /// <summary>Renders a template.</summary>
     public string Render(BodyStatement template, TemplateScope globals)
     {
@@ -56,23 +64,100 @@ internal sealed class TemplateRun
             throw TemplateErrors.Limit("The chat template is nested too deep.");
         }
 
-        if (++_steps > MostSteps || ((_steps & 1023) == 0 && _clock.Elapsed > s_longestTime))
+        if (++_steps > MostSteps)
         {
-            throw TemplateErrors.Limit("The chat template takes too long.");
+            throw TooLong();
+        }
+
+        if ((_steps & 1023) == 0)
+        {
+            LookAround();
         }
     }
 
-    /// <summary>Counts many steps at once.</summary>
-    public void Steps(int count)
+    /// <summary>
+    /// Counts characters, or items, that something reads or makes, before it does; throws where the template has had its share. There is one
+    /// budget for a whole rendering, so that no mixture of filters, methods and operators gets more.
+    /// </summary>
+    public void Count(long characters)
     {
-        _steps = (int)Math.Min((long)_steps + (count / 8), MostSteps);
         Step();
+        _characters += characters;
+        if (_characters > MostCharacters)
+        {
+            throw TemplateErrors.Limit($"The chat template reads and makes more than {MostCharacters} characters of text.");
+        }
+
+        if (_characters - _looked > 1 << 20)
+        {
+            _looked = _characters;
+            LookAround();
+        }
     }
+
+    /// <summary>Counts a value that something reads.</summary>
+    public void Read(object? value) => Count(Size(value));
+
+    /// <summary>Counts a value that was made, whose items take memory; throws where it got too large.</summary>
+    public object? Made(object? value)
+    {
+        switch (value)
+        {
+            case string text:
+                CheckText(text.Length);
+                break;
+            case TemplateMarkup markup:
+                CheckText(markup.Text.Length);
+                break;
+            case List<object?> list:
+                CheckList(list.Count);
+                break;
+            case object?[] tuple:
+                CheckList(tuple.Length);
+                break;
+        }
+
+        Count(value is List<object?> or object?[] or TemplateObject ? Size(value) * MadeItemCharacters : Size(value));
+        return value;
+    }
+
+    /// <summary>A text that was made.</summary>
+    public string MadeText(string text)
+    {
+        Made(text);
+        return text;
+    }
+
+    /// <summary>How much there is to read in a value, in characters; an item counts as several, and a number by its bits.</summary>
+    private static long Size(object? value) => value switch
+    {
+        string text => text.Length,
+        TemplateMarkup markup => markup.Text.Length,
+        List<object?> list => (long)list.Count * ItemCharacters,
+        object?[] tuple => (long)tuple.Length * ItemCharacters,
+        TemplateObject entries => (long)entries.Count * ItemCharacters,
+        TemplateView view => (long)view.Count * ItemCharacters,
+        TemplateRange range => range.Count,
+        System.Numerics.BigInteger number => number.GetBitLength() / 8,
+        _ => 0,
+    };
+
+    private void LookAround()
+    {
+        Cancellation.ThrowIfCancellationRequested();
+        if (_clock.Elapsed > s_longestTime)
+        {
+            throw TooLong();
+        }
+    }
+
+    private static TemplateException TooLong() => TemplateErrors.Limit("The chat template takes too long.");
 
     /// <summary>Writes text.</summary>
     public void Write(string text)
     {
         CheckText((long)Output.Length + text.Length);
+        Count(text.Length);
         Output.Append(text);
     }
 
@@ -107,7 +192,7 @@ internal sealed class TemplateRun
         try
         {
             write();
-            return Output.ToString();
+            return MadeText(Output.ToString());
         }
         finally
         {

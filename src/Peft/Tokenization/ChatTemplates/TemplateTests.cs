@@ -41,8 +41,8 @@ internal static class TemplateTests
             ["odd"] = (v, _, run) => TemplateOperations.AreEqual(Remainder(v, new BigInteger(2), run), BigInteger.One, run),
             ["even"] = (v, _, run) => TemplateOperations.AreEqual(Remainder(v, new BigInteger(2), run), BigInteger.Zero, run),
             ["divisibleby"] = (v, a, run) => !TemplateOperations.Truth(Remainder(v, a.Required(0, "num"), run)),
-            ["upper"] = (v, _, run) => Text.Casing.IsUpper(PythonText.Str(v, run)),
-            ["lower"] = (v, _, run) => Text.Casing.IsLower(PythonText.Str(v, run)),
+            ["upper"] = (v, _, run) => Text.Casing.IsUpper(Read(v, run)),
+            ["lower"] = (v, _, run) => Text.Casing.IsLower(Read(v, run)),
             ["sameas"] = (v, a, run) => Same(v, a.Required(0, "other")),
             ["filter"] = (v, _, _) => v is string name && TemplateFilters.Exists(name),
             ["test"] = (v, _, _) => v is string name && Exists(name),
@@ -63,6 +63,12 @@ internal static class TemplateTests
                 tests[name] = (v, a, run) => TemplateOperations.Compare(kind, v, a.Required(0, "other"), run);
             }
         }
+    }
+
+    private static string Read(object? value, TemplateRun run)
+    {
+        run.Read(value);
+        return PythonText.Str(value, run);
     }
 
     private static object? Remainder(object? value, object? by, TemplateRun run) => TemplateOperations.Binary(TemplateOperator.Modulo, value, by, run);

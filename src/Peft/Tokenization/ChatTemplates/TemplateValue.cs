@@ -61,6 +61,7 @@ internal readonly record struct TemplateKey
 {
     private const int Deepest = 50;
     private const int MostItems = 10_000;
+    private const int MostCharacters = 1 << 20;
     private readonly object _value;
 
     /// <summary>Wraps a key.</summary>
@@ -91,6 +92,9 @@ internal readonly record struct TemplateKey
 
         switch (key)
         {
+            case string or TemplateMarkup when ((key as string) ?? ((TemplateMarkup)key).Text) is { Length: > MostCharacters / MostItems } text
+                && (left -= text.Length / (MostCharacters / MostItems)) < 0:
+                throw TemplateErrors.Limit("The chat template uses a text as a key that is too long.");
             case null:
                 return DBNull.Value;
             case bool flag:

@@ -16,7 +16,18 @@ internal abstract class Decoder
 internal sealed class SequenceDecoder(IReadOnlyList<Decoder> steps) : Decoder
 {
     /// <inheritdoc/>
-    public override List<string> Decode(List<string> tokens) => steps.Aggregate(tokens, (current, step) => step.Decode(current));
+    public override List<string> Decode(List<string> tokens)
+    {
+        var limit = TextGrowth.Limit(Length(tokens));
+        return steps.Aggregate(tokens, (current, step) =>
+        {
+            var decoded = step.Decode(current);
+            TextGrowth.Check(Length(decoded), limit);
+            return decoded;
+        });
+    }
+
+    private static long Length(List<string> tokens) => tokens.Sum(static token => (long)token.Length);
 }
 
 /// <summary>Reads the byte-level alphabet as bytes; a token with another character stands for its own UTF-8.</summary>
@@ -233,7 +244,14 @@ internal sealed class StripDecoder(int content, int start, int stop) : Decoder
 internal sealed class ReplaceDecoder(Matcher matcher, string content) : Decoder
 {
     /// <inheritdoc/>
-    public override List<string> Decode(List<string> tokens) => tokens.ConvertAll(token =>
+    public override List<string> Decode(List<string> tokens)
+    {
+        var limit = TextGrowth.Limit(tokens.Sum(static token => (long)token.Length));
+        var length = 0L;
+        return tokens.ConvertAll(token => Replaced(token, ref length, limit));
+    }
+
+    private string Replaced(string token, ref long total, long limit)
     {
         var state = MatchState.Start;
         StringBuilder? builder = null;
@@ -243,10 +261,13 @@ internal sealed class ReplaceDecoder(Matcher matcher, string content) : Decoder
             builder ??= new StringBuilder();
             builder.Append(token, last, start - last).Append(content);
             last = end;
+            TextGrowth.Check(total + builder.Length, limit);
         }
 
-        return builder is null ? token : builder.Append(token, last, token.Length - last).ToString();
-    });
+        var text = builder is null ? token : builder.Append(token, last, token.Length - last).ToString();
+        total += text.Length;
+        return text;
+    }
 }
 
 /// <summary>Turns ▁ into spaces; the first token loses its own, unless none was prepended.</summary>

@@ -127,6 +127,7 @@ internal sealed class PrecompiledNormalizer(CharacterMap map) : Normalizer
             if (System.Text.Encoding.UTF8.GetByteCount(cluster) < 6 && Find(cluster) is { } whole)
             {
                 Replace(items, CodePoints.Count(cluster), whole);
+                text.CheckLength(items.Count);
                 changed = true;
                 continue;
             }
@@ -137,6 +138,7 @@ internal sealed class PrecompiledNormalizer(CharacterMap map) : Normalizer
                 if (Find(cluster.Slice(c, units)) is { } part)
                 {
                     Replace(items, 1, part);
+                    text.CheckLength(items.Count);
                     changed = true;
                 }
                 else

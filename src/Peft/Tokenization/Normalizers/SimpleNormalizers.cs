@@ -91,7 +91,7 @@ internal sealed class ReplaceNormalizer(Matcher matcher, string content, char? c
         var last = 0;
         while (matcher.Next(text.Text, ref state, out var start, out var end))
         {
-            builder ??= new TextBuilder(text.Text.Length);
+            builder ??= text.Builder(text.Text.Length);
             text.Append(builder, last, start);
 
             // What is put in has the place of the last character that was taken out.
@@ -125,7 +125,7 @@ internal sealed class ByteLevelNormalizer : Normalizer
     /// <inheritdoc/>
     public override void Normalize(NormalizedText text)
     {
-        var builder = new TextBuilder(text.Text.Length * 2);
+        var builder = text.Builder(text.Text.Length + (text.Text.Length / 2));
         ByteLevelAlphabet.Spell(text.Text, 0, text.Map, builder);
         text.Set(builder);
     }
@@ -171,7 +171,7 @@ internal sealed class BertNormalizer(bool cleanText, bool splitChinese, bool str
             var codePoint = CodePoints.At(source, i, out var length);
             if (IsChinese(codePoint))
             {
-                builder ??= new TextBuilder(source.Length * 2);
+                builder ??= text.Builder(source.Length + (source.Length / 2));
                 text.Append(builder, last, i);
                 var (start, end) = (text.Map.Start(i), text.Map.End(i + length - 1));
                 builder.Add(' ', start, end);
@@ -256,7 +256,7 @@ internal static class CharacterNormalizer
             return;
         }
 
-        var builder = new TextBuilder(source.Length + 16);
+        var builder = text.Builder(source.Length + 16L);
         for (var i = 0; i < source.Length;)
         {
             var codePoint = CodePoints.At(source, i, out var length);

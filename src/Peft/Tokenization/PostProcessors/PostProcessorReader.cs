@@ -5,6 +5,9 @@ namespace Peft.Tokenization.PostProcessors;
 /// <summary>Reads the <c>post_processor</c> part of tokenizer.json.</summary>
 internal static class PostProcessorReader
 {
+    /// <summary>How often a template may name a text; real ones name each once.</summary>
+    private const int MostSequences = 16;
+
     /// <summary>Reads a post-processor.</summary>
     public static PostProcessor Read(JsonFields fields)
     {
@@ -77,6 +80,8 @@ internal static class PostProcessorReader
             }
         }
 
-        return parts;
+        return parts.Count(static part => part.Sequence is not null) <= MostSequences
+            ? parts
+            : throw new PeftException("TokenizerFileInvalid", $"{fields.Path}.{name} repeats the text more than {MostSequences} times.");
     }
 }

@@ -28,6 +28,7 @@ internal sealed class SentencePieceNormalizer
     /// <returns>The text, and for each of its units, and one more, where it came from.</returns>
     public (string Text, int[] Origins) Normalize(ReadOnlySpan<char> text, bool prefix)
     {
+        var limit = TextGrowth.Limit(text.Length);
         var output = new List<char>(text.Length + 1);
         var origins = new List<int>(text.Length + 2);
         var at = 0;
@@ -87,6 +88,7 @@ internal sealed class SentencePieceNormalizer
 
         void Add(string part)
         {
+            TextGrowth.Check((long)output.Count + part.Length, limit);
             foreach (var unit in part)
             {
                 output.Add(unit == ' ' && _file.EscapeWhitespace ? Blank : unit);

@@ -4,6 +4,7 @@ namespace Peft.Tokenization.Text;
 internal sealed class NormalizedText
 {
     private readonly int _originalStart;
+    private readonly long _limit;
 
     /// <summary>Starts from a piece.</summary>
     public NormalizedText(TextSpan piece)
@@ -16,6 +17,7 @@ internal sealed class NormalizedText
         }
 
         _originalStart = piece.OriginalStart;
+        _limit = TextGrowth.Limit(Text.Length);
     }
 
     /// <summary>Starts from a plain string.</summary>
@@ -23,6 +25,7 @@ internal sealed class NormalizedText
     {
         Text = text;
         Map = Alignment.Identity;
+        _limit = TextGrowth.Limit(Text.Length);
     }
 
     /// <summary>The text so far.</summary>
@@ -36,6 +39,16 @@ internal sealed class NormalizedText
 
     /// <summary>Replaces the text by one of the same length whose characters stand where the old ones stood.</summary>
     public void SetSameLength(string text) => Text = text;
+
+    /// <summary>A builder for what is to replace this text; it takes no more than a tokenizer's rules may make of it.</summary>
+    public TextBuilder Builder(long capacity)
+    {
+        TextGrowth.Check(capacity, Math.Max(_limit, 2L * Text.Length));
+        return new TextBuilder((int)capacity, _limit);
+    }
+
+    /// <summary>Throws where a list of so many code points is more than a tokenizer's rules may make of the text.</summary>
+    public void CheckLength(long count) => TextGrowth.Check(count, _limit);
 
     /// <summary>Replaces text and origins.</summary>
     public void Set(TextBuilder builder)
@@ -53,7 +66,7 @@ internal sealed class NormalizedText
     public void Transform(List<(int CodePoint, int Change)> items, int skip = 0)
     {
         var text = Text;
-        var builder = new TextBuilder(text.Length + 16);
+        var builder = Builder(text.Length + 16L);
         var offset = Skip(text, 0, skip);
         foreach (var (codePoint, change) in items)
         {
@@ -99,7 +112,7 @@ internal sealed class NormalizedText
             return;
         }
 
-        var builder = new TextBuilder(text.Length);
+        var builder = Builder(text.Length);
         for (var i = 0; i < text.Length;)
         {
             var codePoint = CodePoints.At(text, i, out var length);
@@ -124,7 +137,7 @@ internal sealed class NormalizedText
 
         CodePoints.At(Text, 0, out var length);
         var (start, end) = (Map.Start(0), Map.End(length - 1));
-        var builder = new TextBuilder(Text.Length + prefix.Length);
+        var builder = Builder((long)Text.Length + prefix.Length);
         foreach (var unit in prefix)
         {
             builder.Add(unit, start, end);
@@ -142,7 +155,7 @@ internal sealed class NormalizedText
             return;
         }
 
-        var builder = new TextBuilder(end - start);
+        var builder = Builder(end - start);
         Append(builder, start, end);
         Set(builder);
     }

@@ -5,13 +5,15 @@ namespace Peft.Tokenization.Text;
 /// <summary>Text under construction, with the origin of each UTF-16 unit.</summary>
 internal sealed class TextBuilder
 {
+    private readonly long _limit;
     private char[] _characters;
     private int[] _starts;
     private int[] _ends;
 
-    /// <summary>A builder with room for <paramref name="capacity"/> units.</summary>
-    public TextBuilder(int capacity)
+    /// <summary>A builder with room for <paramref name="capacity"/> units, which refuses to hold more than <paramref name="limit"/>.</summary>
+    public TextBuilder(int capacity, long limit = int.MaxValue)
     {
+        _limit = limit;
         capacity = Math.Max(capacity, 16);
         _characters = new char[capacity];
         _starts = new int[capacity];
@@ -60,10 +62,34 @@ internal sealed class TextBuilder
 
     private void Grow()
     {
-        var size = checked(_characters.Length * 2);
+        TextGrowth.Check((long)Count + 1, _limit);
+        var size = (int)Math.Min((long)_characters.Length * 2, Math.Min(Math.Max(_limit, _characters.Length + 1), Array.MaxLength));
         Array.Resize(ref _characters, size);
         Array.Resize(ref _starts, size);
         Array.Resize(ref _ends, size);
+    }
+}
+
+/// <summary>
+/// How much longer a tokenizer file may make a text. Real ones double it at most; without a bound a file of a few lines, whose steps double
+/// what the step before gave, asks for more memory than there is.
+/// </summary>
+internal static class TextGrowth
+{
+    private const long Factor = 64;
+    private const long Free = 1 << 20;
+
+    /// <summary>The longest text that may come of one of <paramref name="length"/> units.</summary>
+    public static long Limit(long length) => Math.Min((length * Factor) + Free, Array.MaxLength);
+
+    /// <summary>Throws where a text gets too long.</summary>
+    /// <exception cref="PeftException"><c>TokenizerTextTooLong</c>.</exception>
+    public static void Check(long length, long limit)
+    {
+        if (length > limit)
+        {
+            throw new PeftException("TokenizerTextTooLong", $"The tokenizer's rules make a text longer than {limit} characters, {Factor} times as long as it was.");
+        }
     }
 }
 

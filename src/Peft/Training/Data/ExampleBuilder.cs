@@ -8,7 +8,8 @@ namespace Peft.Training.Data;
 /// <param name="template">Makes the prompt, or null where the prompt column is the prompt.</param>
 /// <param name="loss">Which tokens carry loss.</param>
 /// <param name="tokenizer">The model's tokenizer.</param>
-internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? template, LossTokens loss, Tokenizer tokenizer)
+/// <param name="cancellation">Ends a chat template's rendering.</param>
+internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? template, LossTokens loss, Tokenizer tokenizer, CancellationToken cancellation)
 {
     private const string EveryToken = "every token carries loss";
 
@@ -44,8 +45,8 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
     private TrainingExample ConversationalPair(TrainingRow row)
     {
         IReadOnlyList<ChatMessage> prompt = row.Messages(columns.Prompt!);
-        int[] promptIds = tokenizer.EncodeIds(tokenizer.ApplyChatTemplate(prompt, addGenerationPrompt: true), addSpecialTokens: false);
-        int[] ids = tokenizer.EncodeIds(tokenizer.ApplyChatTemplate([.. prompt, .. row.Messages(columns.Answer!)]), addSpecialTokens: false);
+        int[] promptIds = tokenizer.EncodeIds(tokenizer.ApplyChatTemplate(prompt, addGenerationPrompt: true, cancellation), addSpecialTokens: false);
+        int[] ids = tokenizer.EncodeIds(tokenizer.ApplyChatTemplate([.. prompt, .. row.Messages(columns.Answer!)], cancellation: cancellation), addSpecialTokens: false);
         return AfterPrompt(row, promptIds, ids);
     }
 
@@ -65,7 +66,7 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
 
     private TrainingExample Conversation(TrainingRow row, IReadOnlyList<ChatMessage> messages)
     {
-        ChatRendering rendered = tokenizer.RenderChat(messages);
+        ChatRendering rendered = tokenizer.RenderChat(messages, cancellation: cancellation);
         TokenEncoding encoding = tokenizer.Encode(rendered.Text, addSpecialTokens: false);
         int[] ids = encoding.Ids;
         if (loss == LossTokens.All)
@@ -98,8 +99,8 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
                 continue;
             }
 
-            string opened = i == 0 ? string.Empty : tokenizer.ApplyChatTemplate([.. messages.Take(i)], addGenerationPrompt: true);
-            string closed = tokenizer.ApplyChatTemplate([.. messages.Take(i + 1)]);
+            string opened = i == 0 ? string.Empty : tokenizer.ApplyChatTemplate([.. messages.Take(i)], addGenerationPrompt: true, cancellation);
+            string closed = tokenizer.ApplyChatTemplate([.. messages.Take(i + 1)], cancellation: cancellation);
             if (!closed.StartsWith(opened, StringComparison.Ordinal) || !text.StartsWith(closed, StringComparison.Ordinal))
             {
                 throw new PeftException("ChatTemplateWithoutMarks", $"{row.Place}: the model's chat template marks no assistant tokens and changes earlier messages with later ones, so that what the assistant says can't be told from the rest.")

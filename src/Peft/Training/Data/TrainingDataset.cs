@@ -116,7 +116,7 @@ public sealed class TrainingDataset
             throw new PeftException("PackingWithoutLength", "Examples can only be packed into rows of a given maximum length.") { RecommendedAction = "Give a maximum length." };
         }
 
-        var builder = new ExampleBuilder(Columns, Template, Loss, tokenizer);
+        var builder = new ExampleBuilder(Columns, Template, Loss, tokenizer, cancellation);
         var examples = new List<TrainingExample>(Rows.Count);
         var dropped = new List<DroppedRow>();
         for (int i = 0; i < Rows.Count; i++)
@@ -148,9 +148,10 @@ public sealed class TrainingDataset
     /// <param name="index">The row's index.</param>
     /// <param name="tokenizer">The tokenizer.</param>
     /// <param name="maxLength">Maximum length where the data set has none of its own; null keeps all.</param>
+    /// <param name="cancellation">Ends a chat template's rendering.</param>
     /// <returns>The example; it may carry no loss at all.</returns>
-    public TrainingExample Example(int index, Tokenizer tokenizer, int? maxLength = null) =>
-        Cut(new ExampleBuilder(Columns, Template, Loss, tokenizer).Build(Rows[index]), MaxLength ?? maxLength);
+    public TrainingExample Example(int index, Tokenizer tokenizer, int? maxLength = null, CancellationToken cancellation = default) =>
+        Cut(new ExampleBuilder(Columns, Template, Loss, tokenizer, cancellation).Build(Rows[index]), MaxLength ?? maxLength);
 
     private static TrainingExample Cut(TrainingExample example, int? maxLength) => maxLength is { } length && example.InputIds.Length > length
         ? example with { InputIds = example.InputIds[..length], Labels = example.Labels[..length], UncutLength = example.InputIds.Length }
