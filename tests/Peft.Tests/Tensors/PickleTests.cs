@@ -175,6 +175,49 @@ public sealed class PickleTests : IDisposable
         }
     }
 
+    [Theory]
+    [InlineData(268_000_000, CompressionLevel.Optimal)]
+    [InlineData(60_000_000, CompressionLevel.Optimal)]
+    [InlineData(60_000_000, CompressionLevel.NoCompression)]
+    public void APickleThatMakesMoreThanTensorsNeedIsRefusedBeforeItTakesMemory(int dictionaries, CompressionLevel level)
+    {
+        byte[] zip = Zip(Program().Raw(new string('}', dictionaries)), [], level);
+        string path = _folder.Write("bomb.bin", zip);
+        long before = GC.GetTotalAllocatedBytes();
+        Assert.Equal("PickleInvalid", Assert.Throws<PeftException>(() => TensorStore.OpenFile(path)).ErrorId);
+        Assert.InRange(GC.GetTotalAllocatedBytes() - before, 0, 2L << 30);
+    }
+
+    /// <summary>What is memoised once and used by many calls grows with the square of the file.</summary>
+    [Theory]
+    [InlineData("ccollections\nOrderedDict\nq\u0002](", "N\u0085\u0085", "eq\u0001", "h\u0002h\u0001\u0085R")]
+    [InlineData("ccollections\nOrderedDict\nq\u0002](", "NN\u0086", "eq\u0001", "h\u0002h\u0001\u0085R")]
+    [InlineData("c_codecs\nencode\nq\u0002(V", "aaaa", "\nV" + "latin1\ntq\u0001", "h\u0002h\u0001R")]
+    public void SharedArgumentsAreCountedForEveryCall(string begin, string item, string end, string call)
+    {
+        int items = item == "aaaa" ? 1000 : 16_000;
+        PickleProgram program = Program().Raw(begin).Raw(string.Concat(Enumerable.Repeat(item, items))).Raw(end).Raw(string.Concat(Enumerable.Repeat(call, 200_000)));
+        Assert.Equal("PickleInvalid", Assert.Throws<PeftException>(() => OpenZip(program, [])).ErrorId);
+    }
+
+    [Theory]
+    [InlineData("N)R")]
+    [InlineData("ccollections\nOrderedDict\nNR")]
+    [InlineData("ccollections\nOrderedDict\n]Na\u0085R")]
+    [InlineData("ccollections\nOrderedDict\n])a\u0085R")]
+    [InlineData("NNa")]
+    [InlineData("N(Ne")]
+    [InlineData("NNNs")]
+    [InlineData("N(NNu")]
+    [InlineData("}(Nu")]
+    [InlineData("(Nd")]
+    [InlineData("NN\u0093")]
+    [InlineData("NQ")]
+    [InlineData("NNb")]
+    [InlineData("ctorch._utils\n_rebuild_tensor_v2\n(U\u0007storagectorch\nFloatStorage\nU\u00010U\u0003cpuL4L\ntQL0L\nN\u0085N\u0085\u0089}tR")]
+    public void NullWhereSomethingIsNeededIsAnErrorOfOurs(string instructions) =>
+        Assert.StartsWith("Pickle", Assert.Throws<PeftException>(() => OpenZip(Program().Raw(instructions), [])).ErrorId, StringComparison.Ordinal);
+
     private static PickleProgram Program() => new();
 
     private static byte[] Floats(int count)

@@ -77,28 +77,29 @@ internal static class PickleConstructors
     /// <param name="function">The name.</param>
     /// <param name="arguments">Its arguments.</param>
     /// <param name="path">The file, for messages.</param>
+    /// <param name="count">Hears how many values a call is about to make: arguments can be shared by many calls.</param>
     /// <returns>The value.</returns>
-    public static object? Call(PickleGlobal function, object?[] arguments, string path) => (function.Name, arguments) switch
+    public static object? Call(PickleGlobal function, object?[] arguments, string path, Action<long> count) => (function.Name, arguments) switch
     {
         ("OrderedDict", []) => new PickleDictionary(),
-        ("OrderedDict", [List<object?> pairs]) => FromPairs(pairs),
+        ("OrderedDict", [List<object?> pairs]) => FromPairs(pairs, count),
         ("_rebuild_tensor", [PickleStorage storage, long offset, PickleTuple shape, PickleTuple strides]) =>
-            Tensor(storage, storage.Type, offset, shape, strides, path),
+            Tensor(storage, storage.Type, offset, shape, strides, path, count),
         ("_rebuild_tensor_v2", [PickleStorage storage, long offset, PickleTuple shape, PickleTuple strides, ..]) =>
-            Tensor(storage, storage.Type, offset, shape, strides, path),
+            Tensor(storage, storage.Type, offset, shape, strides, path, count),
         ("_rebuild_tensor_v3", [PickleStorage storage, long offset, PickleTuple shape, PickleTuple strides, _, _, PickleGlobal type, ..]) when IsElementType(type) =>
-            Tensor(storage, ElementType.Find(ElementTypes[type.Name])!, offset, shape, strides, path),
+            Tensor(storage, ElementType.Find(ElementTypes[type.Name])!, offset, shape, strides, path, count),
         ("_rebuild_parameter" or "_rebuild_parameter_with_state", [PickleTensor tensor, ..]) => tensor,
 
         // What it wraps is never itself: a pickle nested in its own arguments would exhaust the stack.
         ("_rebuild_from_type_v2", [PickleGlobal inner, PickleGlobal { Name: "Tensor" or "Parameter" }, PickleTuple innerArguments, ..])
             when inner.Name.StartsWith("_rebuild_", StringComparison.Ordinal) && inner.Name != "_rebuild_from_type_v2" =>
-            Call(inner, innerArguments.Items, path),
+            Call(inner, innerArguments.Items, path, count),
         ("Parameter", [PickleTensor tensor, ..]) => tensor,
         ("Size", [PickleTuple sizes]) => sizes,
         ("device", [string, ..]) => arguments[0],
         ("set", [List<object?> items]) => items,
-        ("encode", [string text, "latin1"]) => System.Text.Encoding.Latin1.GetBytes(text),
+        ("encode", [string text, "latin1"]) => Encoded(text, count),
         _ => throw PickleMachine.Refused(path, $"'{function}' with unusual arguments"),
     };
 
@@ -106,20 +107,28 @@ internal static class PickleConstructors
 
     private static bool IsElementType(PickleGlobal global) => global.Module == "torch" && ElementTypes.ContainsKey(global.Name);
 
-    private static PickleDictionary FromPairs(List<object?> pairs)
+    private static byte[] Encoded(string text, Action<long> count)
     {
+        count(1 + (text.Length / 16));
+        return System.Text.Encoding.Latin1.GetBytes(text);
+    }
+
+    private static PickleDictionary FromPairs(List<object?> pairs, Action<long> count)
+    {
+        count(pairs.Count);
         var dictionary = new PickleDictionary();
         foreach (object? pair in pairs)
         {
-            object?[] items = pair is PickleTuple tuple ? tuple.Items : [.. (List<object?>)pair!];
-            dictionary.Set(items[0], items[1]);
+            IReadOnlyList<object?> items = pair is PickleTuple tuple ? tuple.Items : PickleMachine.As<List<object?>>(pair);
+            dictionary.Set(items[0], items.Count == 2 ? items[1] : throw new FormatException("a pair has not two items."));
         }
 
         return dictionary;
     }
 
-    private static PickleTensor Tensor(PickleStorage storage, ElementType type, long offset, PickleTuple shape, PickleTuple strides, string path)
+    private static PickleTensor Tensor(PickleStorage storage, ElementType type, long offset, PickleTuple shape, PickleTuple strides, string path, Action<long> count)
     {
+        count(shape.Items.Length + strides.Items.Length);
         var tensor = new PickleTensor(storage, type, offset, Sizes(shape), Sizes(strides));
         long available = checked(storage.Count * storage.Type.Size) / type.Size;
         bool sound = offset >= 0 && tensor.Shape.Length == tensor.Strides.Length && tensor.Shape.All(size => size >= 0) && tensor.Strides.All(step => step >= 0);
@@ -135,5 +144,5 @@ internal static class PickleConstructors
             : throw PickleMachine.Invalid(path, $"a tensor claims {tensor.Count} elements of a storage of {available}.");
     }
 
-    private static long[] Sizes(PickleTuple tuple) => [.. tuple.Items.Select(item => (long)item!)];
+    private static long[] Sizes(PickleTuple tuple) => [.. tuple.Items.Select(static item => item is long size ? size : throw new InvalidCastException("a size is no whole number."))];
 }

@@ -27,7 +27,7 @@ internal interface IPickleContainer : IDisposable
 /// <summary>The container since PyTorch 1.6: a zip file with <c>data.pkl</c> and a file for each storage.</summary>
 internal sealed class ZipPickle : IPickleContainer
 {
-    private const long MaxPickleBytes = 1 << 28;
+    private const long MaxPickleBytes = 1 << 26;
     private readonly string _path;
     private readonly ZipArchive _zip;
     private readonly string _prefix;

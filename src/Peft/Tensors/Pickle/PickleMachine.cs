@@ -12,6 +12,10 @@ namespace Peft.Tensors.Pickle;
 internal sealed class PickleMachine
 {
     private const int MaxIntegerBytes = 1024;
+
+    // A file that packs well, or shares what it holds, can ask for a thousand times its size: real ones make some twenty values a tensor.
+    private const int MaxValues = 8_000_000;
+    private const long MaxTextBytes = 1 << 26;
     private static readonly object Mark = new();
     private readonly Stream _stream;
     private readonly string _path;
@@ -19,6 +23,8 @@ internal sealed class PickleMachine
     private readonly Dictionary<long, object?> _memo = [];
 
     private readonly Dictionary<string, PickleStorage>? _storages;
+    private long _values;
+    private long _textBytes;
 
     private PickleMachine(Stream stream, string path, Dictionary<string, PickleStorage>? storages)
     {
@@ -171,7 +177,7 @@ internal sealed class PickleMachine
                 return true;
             case 0x93:
                 object?[] names = Top(2);
-                Push(Global((string)names[0]!, (string)names[1]!));
+                Push(Global(As<string>(names[0]), As<string>(names[1])));
                 return true;
             case 'Q':
                 PickleStorage storage = PickleConstructors.Storage(_stack.Pop(), _path);
@@ -180,7 +186,7 @@ internal sealed class PickleMachine
                 return true;
             case 'R' or 0x81:
                 object?[] call = Top(2);
-                Push(PickleConstructors.Call((PickleGlobal)call[0]!, ((PickleTuple)call[1]!).Items, _path));
+                Push(PickleConstructors.Call(As<PickleGlobal>(call[0]), As<PickleTuple>(call[1]).Items, _path, Count));
                 return true;
             case 'b':
                 // Attributes of a dictionary or a parameter (versions, hooks): nothing that a value depends on.
@@ -197,7 +203,25 @@ internal sealed class PickleMachine
         return PickleConstructors.Allows(global) ? global : throw Refused(_path, $"'{global}'");
     }
 
-    private void Push(object? value) => _stack.Push(value);
+    private void Push(object? value)
+    {
+        Count(1);
+        _stack.Push(value);
+    }
+
+    /// <summary>Counts values before they are made.</summary>
+    private void Count(long values)
+    {
+        _values += values;
+        if (_values > MaxValues)
+        {
+            throw Invalid(_path, $"it makes more than {MaxValues} values.");
+        }
+    }
+
+    /// <summary>A value that has to be of a type; null is of none.</summary>
+    public static T As<T>(object? value)
+        where T : class => value as T ?? throw new InvalidCastException($"{value?.GetType().Name ?? "none"} stands where {typeof(T).Name} should.");
 
     private object? Peek() => _stack.Peek();
 
@@ -228,12 +252,17 @@ internal sealed class PickleMachine
         return [.. items];
     }
 
-    private void Append(object?[] items) => ((List<object?>)Peek()!).AddRange(items);
+    private void Append(object?[] items) => As<List<object?>>(Peek()).AddRange(items);
 
-    private void SetItems(object?[] items) => Filled(items, (PickleDictionary)Peek()!);
+    private void SetItems(object?[] items) => Filled(items, As<PickleDictionary>(Peek()));
 
     private static PickleDictionary Filled(object?[] items, PickleDictionary dictionary)
     {
+        if (items.Length % 2 != 0)
+        {
+            throw new FormatException("a dictionary has a key without a value.");
+        }
+
         for (int i = 0; i < items.Length; i += 2)
         {
             dictionary.Set(items[i], items[i + 1]);
@@ -253,6 +282,12 @@ internal sealed class PickleMachine
         if (count < 0 || count > _stream.Length - _stream.Position)
         {
             throw new EndOfStreamException();
+        }
+
+        _textBytes += count;
+        if (_textBytes > MaxTextBytes)
+        {
+            throw Invalid(_path, $"its texts take more than {MaxTextBytes} bytes.");
         }
 
         var bytes = new byte[count];

@@ -12,15 +12,17 @@ internal sealed record PickleGlobal(string Module, string Name)
 /// <summary>A dictionary in the order of insertion; keys may be anything.</summary>
 internal sealed class PickleDictionary
 {
-    private readonly List<(object? Key, object? Value)> _items = [];
-    private readonly Dictionary<object, int> _index = [];
+    private List<(object? Key, object? Value)>? _items;
+    private Dictionary<object, int>? _index;
 
     /// <summary>The pairs in order.</summary>
-    public IReadOnlyList<(object? Key, object? Value)> Items => _items;
+    public IReadOnlyList<(object? Key, object? Value)> Items => _items ?? [];
 
     /// <summary>Sets a value; an equal key is overwritten, as in Python.</summary>
     public void Set(object? key, object? value)
     {
+        _items ??= [];
+        _index ??= [];
         if (key is not null && _index.TryGetValue(key, out int at))
         {
             _items[at] = (key, value);
@@ -36,7 +38,7 @@ internal sealed class PickleDictionary
     }
 
     /// <summary>The value under a key, or null.</summary>
-    public object? Get(string key) => _index.TryGetValue(key, out int at) ? _items[at].Value : null;
+    public object? Get(string key) => _index is not null && _index.TryGetValue(key, out int at) ? _items![at].Value : null;
 }
 
 /// <summary>A tuple; unlike a list it never changes.</summary>
