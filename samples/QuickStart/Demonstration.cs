@@ -84,7 +84,6 @@ internal sealed class Demonstration
         Console.WriteLine(
             $"  {record.StepCount} steps in {record.Duration.TotalSeconds:F0} s, {record.TokensPerSecond:N0} tokens/s, loss {record.Losses[0]:F2} -> {record.FinalLoss:F4}; "
             + $"{record.TrainedParameters:N0} parameters trained; {record.MaskedShare:P0} of the tokens carry no loss (the questions)");
-        model.SetActive(name);
         return double.IsFinite(record.FinalLoss);
     }
 

@@ -117,6 +117,11 @@ public sealed class FlatParameters : IDisposable
     /// <summary>Gives each parameter a tensor of its own again, and frees the buffers.</summary>
     public void Dispose()
     {
+        if (Values.IsInvalid)
+        {
+            return;
+        }
+
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
         for (var i = 0; i < Entries.Count; i++)

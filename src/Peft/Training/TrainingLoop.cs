@@ -10,35 +10,44 @@ using static TorchSharp.torch;
 namespace Peft.Training;
 
 /// <summary>
-/// The steps of a training, one after another on the calling thread: gradients of the micro batches into the flat buffer, clipping, optimiser, schedule.
-/// Knows no method: it trains what the adapter says, through the adapter's hooks.
+/// A training from its first step, or the one after a checkpoint's, to its last: gradients of the micro batches into the flat buffer, clipping, optimiser, schedule,
+/// evaluations and checkpoints between. Knows no method: it trains what the adapter says, through the adapter's hooks.
 /// </summary>
 internal sealed class TrainingLoop : IDisposable
 {
     private readonly TrainingRequest request;
     private readonly TrainingOptions options;
-    private readonly PretrainedModel model;
-    private readonly Adapter adapter;
+    private readonly PeftAdapter adapter;
     private readonly IObjective objective;
-    private readonly Optimizer optimizer;
-    private readonly Schedule schedule;
     private readonly TrainingPlan plan;
+    private readonly int[] heldOut;
+    private readonly TrainingOutput? output;
     private readonly ForwardContext context;
     private readonly Device device;
     private readonly Generator generator;
+    private readonly Stopwatch time = new();
+    private List<StepRecord> records = [];
+    private List<EvaluationRecord> evaluations = [];
+    private int firstStep;
+    private double secondsBefore;
+    private long tokens;
 
-    public TrainingLoop(
-        TrainingRequest request, PeftAdapter adapter, IObjective objective, Optimizer optimizer, Schedule schedule, TrainingPlan plan, CancellationToken cancellation)
+    /// <summary>Prepares everything in memory; the disk is not touched before <see cref="Run"/>.</summary>
+    public TrainingLoop(TrainingRequest request, CancellationToken cancellation)
     {
         this.request = request;
         options = request.Options;
-        model = request.Model.Base;
-        this.adapter = adapter.Adapter;
-        this.objective = objective;
-        this.optimizer = optimizer;
-        this.schedule = schedule;
-        this.plan = plan;
+        adapter = request.Model[request.AdapterName];
+        objective = request.Objective ?? ObjectiveRegistry.Create("causal_language_modelling", options);
+        (var rows, heldOut) = request.EvaluationData is null
+            ? TrainingPlan.Split(request.Data.Count, options)
+            : ([.. Enumerable.Range(0, request.Data.Count)], [.. Enumerable.Range(0, request.EvaluationData.Count)]);
+        plan = new TrainingPlan(options, rows);
         device = request.Model.Device;
+        Schedule = ScheduleRegistry.Create(
+            options.Schedule, options.LearningRate, options.WarmupStepsOf(plan.TotalSteps), plan.TotalSteps, options.ScheduleOptions);
+        output = request.OutputPath is null ? null : new TrainingOutput(request, adapter, objective.Name);
+        Optimizer = OptimizerRegistry.Create(TrainedParameters(), options);
         generator = new Generator((ulong)options.Seed, device);
         context = new ForwardContext
         {
@@ -49,17 +58,86 @@ internal sealed class TrainingLoop : IDisposable
         };
     }
 
-    /// <summary>Makes one optimiser step. Until its last line nothing of the model has changed.</summary>
-    /// <param name="step">Counted from 0.</param>
-    /// <param name="time">Time since this run began.</param>
-    /// <param name="secondsBefore">Time of the runs before it, of which this is the continuation.</param>
+    /// <summary>The optimiser, which holds what is trained. The loop makes another one when the adapter's layout changes.</summary>
+    public Optimizer Optimizer { get; private set; }
+
+    /// <summary>The schedule.</summary>
+    public Schedule Schedule { get; }
+
+    /// <summary>Steps that the adapter has learnt from, those of a checkpoint that was taken up included.</summary>
+    public int StepsMade { get; private set; }
+
+    /// <summary>Runs to the end. Whatever ends it early, the checkpoint of the last whole step is written where there is an output.</summary>
+    public TrainingRecord Run()
+    {
+        (StepsMade, records, evaluations) = output?.Begin(Optimizer, Schedule) ?? (0, [], []);
+        firstStep = StepsMade;
+        secondsBefore = records.Count > 0 ? records[^1].Seconds : 0;
+        time.Start();
+        try
+        {
+            if (StepsMade > 0 && !evaluations.Exists(evaluation => evaluation.Step == StepsMade))
+            {
+                // The training was stopped while it evaluated.
+                EvaluateWhereDue();
+            }
+
+            while (StepsMade < plan.TotalSteps)
+            {
+                var record = Step(StepsMade);
+                StepsMade++;
+                records.Add(record);
+                output?.Write(record);
+                Report(record);
+                EvaluateWhereDue();
+                if (options.CheckpointInterval > 0 && StepsMade % options.CheckpointInterval == 0)
+                {
+                    SaveCheckpoint();
+                }
+            }
+        }
+        catch (Exception error) when (error is OperationCanceledException or PeftException { ErrorId: "TrainingDiverged" })
+        {
+            SaveCheckpoint();
+            throw;
+        }
+
+        SaveCheckpoint();
+        return new TrainingRecord
+        {
+            AdapterName = adapter.Name,
+            Options = options,
+            Objective = objective.Name,
+            Steps = records,
+            Evaluations = evaluations,
+            TrainedParameters = Optimizer.Parameters.Count,
+            ResumedFrom = firstStep,
+            OutputPath = output?.Folder,
+            Messages = output?.Messages ?? [],
+        };
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        Optimizer.Dispose();
+        generator.Dispose();
+        output?.Dispose();
+    }
+
+    private IEnumerable<TrainedParameter> TrainedParameters() => adapter.TrainableParameters
+        .Select(parameter => new TrainedParameter(parameter.FullKey, parameter.Parameter, request.Model.Base.Find(parameter.Path)));
+
+    private void SaveCheckpoint() => output?.SaveCheckpoint(StepsMade, Optimizer, Schedule);
+
+    /// <summary>Makes one optimiser step, counted from 0. Until the optimiser moves, nothing of the model has changed.</summary>
     /// <exception cref="PeftException"><c>TrainingDiverged</c>: the loss or a gradient is no number any more; the weights are those of the step before.</exception>
-    public StepRecord Step(int step, Stopwatch time, double secondsBefore)
+    private StepRecord Step(int step)
     {
         using var scope = NewDisposeScope();
         var batches = plan.MicroBatches(step).Select(rows => request.Data.Collate(rows, device)).ToArray();
-        var (tokens, targets) = (batches.Sum(static batch => batch.TokenCount), batches.Sum(static batch => batch.TargetCount));
-        var gradients = optimizer.Parameters.Gradients;
+        var (tokenCount, targets) = (batches.Sum(static batch => batch.TokenCount), batches.Sum(static batch => batch.TargetCount));
+        var gradients = Optimizer.Parameters.Gradients;
         gradients.zero_();
         var figures = new List<Tensor>(batches.Length + 1);
         for (var micro = 0; micro < batches.Length; micro++)
@@ -69,7 +147,7 @@ internal sealed class TrainingLoop : IDisposable
             batches[micro].Dispose();
         }
 
-        adapter.OnGradients(step);
+        adapter.Adapter.OnGradients(step);
         figures.Add(gradients.norm());
 
         // The one time in a step that anything is copied to the host.
@@ -78,47 +156,31 @@ internal sealed class TrainingLoop : IDisposable
         var norm = values[^1];
         var loss = losses.Sum(static value => (double)value);
         RefuseNotFinite(step, loss, norm);
-        var scheduled = schedule.Factor(step);
-        request.OnStep?.Invoke(new StepDetails(step, losses, targets, optimizer.Rates(scheduled), optimizer.Parameters));
+        var scheduled = Schedule.Factor(step);
+        request.OnStep?.Invoke(new StepDetails(step, losses, targets, Optimizer.Rates(scheduled), Optimizer.Parameters));
         if (options.MaxGradientNorm > 0 && options.MaxGradientNorm / (norm + 1e-6) is < 1 and var factor)
         {
             gradients.mul_(factor);
         }
 
-        optimizer.Step(scheduled);
-        adapter.OnStepped(step);
-        return new StepRecord(
-            step + 1, plan.EpochsAfter(step + 1), loss, optimizer.Rates(scheduled)[0], norm, tokens, targets, secondsBefore + time.Elapsed.TotalSeconds);
-    }
-
-    /// <summary>Mean loss over rows that are set apart, each batch counted by its rows.</summary>
-    /// <param name="data">The data.</param>
-    /// <param name="rows">The rows.</param>
-    public double Evaluate(ITrainingData data, int[] rows)
-    {
-        double sum = 0;
-        long counted = 0;
-        foreach (var chunk in rows.Chunk(options.EvaluationBatchSize))
+        Optimizer.Step(scheduled);
+        var rate = Optimizer.Rates(scheduled)[0];
+        if (adapter.Adapter.OnStepped(step))
         {
-            context.Cancellation.ThrowIfCancellationRequested();
-            using var scope = NewDisposeScope();
-            using var batch = data.Collate(chunk, device);
-            sum += objective.Loss(model, batch, null, ContextOf(batch)).item<float>() * batch.InputIds.size(0);
-            counted += batch.InputIds.size(0);
+            RemakeOptimizer();
         }
 
-        return sum / counted;
+        return new StepRecord(step + 1, plan.EpochsAfter(step + 1), loss, rate, norm, tokenCount, targets, secondsBefore + time.Elapsed.TotalSeconds);
     }
 
-    /// <summary>The error of a training whose numbers are none any more.</summary>
-    /// <param name="what">What was found, as a sentence without its full stop.</param>
-    public static PeftException Diverged(string what) => new("TrainingDiverged", $"{what}: the training has diverged.")
+    /// <summary>The adapter trains other parameters from now on: they get buffers of their own, and what the optimiser remembers of those that stay goes on.</summary>
+    private void RemakeOptimizer()
     {
-        RecommendedAction = "Lower the learning rate, lengthen the warm-up, clip gradients, or compute in float32, and start again from a checkpoint.",
-    };
-
-    /// <inheritdoc/>
-    public void Dispose() => generator.Dispose();
+        using var before = Optimizer;
+        before.ReleaseParameters();
+        Optimizer = OptimizerRegistry.Create(TrainedParameters(), options);
+        Optimizer.TakeOver(before);
+    }
 
     /// <summary>Adds the gradients of a micro batch and returns its loss.</summary>
     private Tensor Accumulate(TrainingBatch batch, long items)
@@ -126,9 +188,51 @@ internal sealed class TrainingLoop : IDisposable
         using var scope = NewDisposeScope();
         using var tape = new Tape();
         var pass = ContextOf(batch) with { Tape = tape, IsTraining = true };
-        var loss = adapter.Loss(objective.Loss(model, batch, Math.Max(1, items), pass), pass);
+        var loss = Loss(batch, Math.Max(1, items), pass);
         tape.Backward(loss, null, pass.Cancellation);
         return loss.MoveToOuterDisposeScope();
+    }
+
+    /// <summary>The loss with the adapter's own term, in training and in evaluation alike.</summary>
+    private Tensor Loss(TrainingBatch batch, double? divisor, ForwardContext pass) =>
+        adapter.Adapter.Loss(objective.Loss(request.Model.Base, batch, divisor, pass), pass);
+
+    private void EvaluateWhereDue()
+    {
+        var isLast = StepsMade == plan.TotalSteps;
+        var isDue = options.EvaluationInterval > 0 ? isLast || StepsMade % options.EvaluationInterval == 0 : isLast || plan.EndsEpoch(StepsMade - 1);
+        if (heldOut.Length == 0 || !isDue)
+        {
+            return;
+        }
+
+        var loss = Evaluate(request.EvaluationData ?? request.Data);
+        if (!double.IsFinite(loss))
+        {
+            throw Diverged(FormattableString.Invariant($"After step {StepsMade} the loss on the evaluation data is {loss}"));
+        }
+
+        var evaluation = new EvaluationRecord(StepsMade, plan.EpochsAfter(StepsMade), loss);
+        evaluations.Add(evaluation);
+        Schedule.OnEvaluation(loss);
+        output?.Write(evaluation);
+    }
+
+    /// <summary>Mean loss over the rows that are set apart, each batch counted by its rows.</summary>
+    private double Evaluate(ITrainingData data)
+    {
+        double sum = 0;
+        long counted = 0;
+        foreach (var chunk in heldOut.Chunk(options.EvaluationBatchSize))
+        {
+            context.Cancellation.ThrowIfCancellationRequested();
+            using var scope = NewDisposeScope();
+            using var batch = data.Collate(chunk, device);
+            sum += Loss(batch, null, ContextOf(batch)).item<float>() * batch.InputIds.size(0);
+            counted += batch.InputIds.size(0);
+        }
+
+        return sum / counted;
     }
 
     private ForwardContext ContextOf(TrainingBatch batch) => context with
@@ -140,6 +244,20 @@ internal sealed class TrainingLoop : IDisposable
         Packing = batch.Packing,
     };
 
+    private void Report(StepRecord step)
+    {
+        tokens += step.Tokens;
+        if (request.Progress is null || (step.Step % options.LoggingInterval != 0 && step.Step != plan.TotalSteps))
+        {
+            return;
+        }
+
+        var seconds = time.Elapsed.TotalSeconds;
+        request.Progress.Report(new TrainingProgress(
+            step.Step, plan.TotalSteps, step.Epoch, step.Loss, step.LearningRate, tokens / Math.Max(seconds, 1e-9),
+            TimeSpan.FromSeconds(seconds / (step.Step - firstStep) * (plan.TotalSteps - step.Step))));
+    }
+
     private static void RefuseNotFinite(int step, double loss, double norm)
     {
         if (!double.IsFinite(loss) || !double.IsFinite(norm))
@@ -148,4 +266,11 @@ internal sealed class TrainingLoop : IDisposable
                 $"In step {step + 1} the loss is {loss} and the norm of the gradients {norm}; the weights are those of step {step}"));
         }
     }
+
+    /// <summary>The error of a training whose numbers are none any more.</summary>
+    /// <param name="what">What was found, as a sentence without its full stop.</param>
+    private static PeftException Diverged(string what) => new("TrainingDiverged", $"{what}: the training has diverged.")
+    {
+        RecommendedAction = "Lower the learning rate, lengthen the warm-up, clip gradients, or compute in float32, and start again from a checkpoint.",
+    };
 }

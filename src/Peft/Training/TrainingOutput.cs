@@ -23,11 +23,11 @@ internal sealed class TrainingOutput : IDisposable
     private int savedStep = -1;
 
     /// <summary>Says where the output goes; <see cref="Begin"/> is the first to write.</summary>
-    public TrainingOutput(TrainingRequest request, PeftAdapter adapter, TrainingIdentity identity)
+    public TrainingOutput(TrainingRequest request, PeftAdapter adapter, string objective)
     {
         this.request = request;
         this.adapter = adapter.Adapter;
-        this.identity = identity;
+        identity = TrainingIdentity.Of(request, adapter, objective);
         Folder = Path.GetFullPath(Path.Combine(request.OutputPath!, request.AdapterName));
         checkpoints = new CheckpointStore(Path.Combine(Folder, "checkpoints"));
     }

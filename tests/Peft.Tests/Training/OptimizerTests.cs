@@ -38,6 +38,35 @@ public class OptimizerTests
     }
 
     [Theory]
+    [InlineData("adamw_torch")]
+    [InlineData("adafactor")]
+    public void An_optimiser_made_for_other_parameters_goes_on_with_those_that_stayed(string name)
+    {
+        var options = new TrainingOptions { Optimizer = name, LearningRate = 0.1 };
+        var (whole, first, second) = (Made("whole", [2, 3], 1), Made("first", [4], 2), Made("second", [2, 3], 1));
+        using var undisturbed = OptimizerRegistry.Create([Trained(whole)], options);
+        Step(undisturbed, whole, 1);
+        Step(undisturbed, whole, 2);
+
+        using var before = OptimizerRegistry.Create([Trained(first), new TrainedParameter("whole", second)], options);
+        Step(before, second, 1);
+        before.ReleaseParameters();
+        Assert.False(first.IsTrained);
+        using var after = OptimizerRegistry.Create([new TrainedParameter("whole", second)], options);
+        after.TakeOver(before);
+        Step(after, second, 2);
+        Assert.Equal(2, after.StepCount);
+        Assert.Equal(whole.Data.data<float>().ToArray(), second.Data.data<float>().ToArray());
+
+        static void Step(Optimizer optimizer, Parameter parameter, float size)
+        {
+            optimizer.Parameters.Gradients.zero_();
+            parameter.Gradient!.copy_(arange(6, ScalarType.Float32).sub(2).mul(size).view(2, 3));
+            optimizer.Step(1);
+        }
+    }
+
+    [Theory]
     [InlineData("base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight", true)]
     [InlineData("base_model.model.model.layers.0.self_attn.q_proj.base_layer.bias", false)]
     [InlineData("base_model.model.model.norm.weight", false)]

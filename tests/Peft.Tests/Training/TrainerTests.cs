@@ -55,6 +55,16 @@ public class TrainerTests
     }
 
     [Fact]
+    public void The_trained_adapter_is_the_active_one_afterwards()
+    {
+        using var model = Model();
+        model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.AllLinear }, "other");
+        model.SetActive("other");
+        new Trainer(Request(model, s_options with { MaxSteps = 1 })).Train();
+        Assert.Equal(["tuned"], model.ActiveAdapters);
+    }
+
+    [Fact]
     public void Rows_that_are_set_apart_are_evaluated_and_never_trained_on()
     {
         using var model = Model();

@@ -136,7 +136,6 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
             throw;
         }
 
-        model.SetActive(name);
         return model[name];
     }
 

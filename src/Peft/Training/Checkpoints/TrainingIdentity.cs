@@ -1,5 +1,5 @@
 using System.Text.Json.Nodes;
-using Peft.Adapters;
+using Peft.Adapters.Model;
 
 namespace Peft.Training.Checkpoints;
 
@@ -17,6 +17,11 @@ internal sealed record TrainingIdentity(JsonObject Options, JsonObject Adapter, 
     [
         "logging_steps", "save_steps", "save_total_limit", "per_device_eval_batch_size", "base_model_name_or_path", "inference_mode", "revision",
     ];
+
+    /// <summary>That of a training, in a form that compares equal to what was read from a file.</summary>
+    public static TrainingIdentity Of(TrainingRequest request, PeftAdapter adapter, string objective) => new(
+        Parsed(request.Options.ToJson()), Parsed(adapter.Config.ToJson().ToJsonString()), request.Data.Fingerprint, request.EvaluationData?.Fingerprint, objective,
+        ModelFingerprint.Of(request.Model.Base));
 
     /// <summary>As it stands in a checkpoint.</summary>
     public JsonObject ToJson() => new()
@@ -69,6 +74,8 @@ internal sealed record TrainingIdentity(JsonObject Options, JsonObject Adapter, 
             };
         }
     }
+
+    private static JsonObject Parsed(string json) => JsonNode.Parse(json)!.AsObject();
 
     private static IEnumerable<string> Changes(JsonObject now, JsonObject before) =>
         from name in now.Select(static entry => entry.Key).Union(before.Select(static entry => entry.Key), StringComparer.Ordinal)

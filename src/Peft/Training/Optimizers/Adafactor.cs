@@ -32,7 +32,7 @@ internal sealed class Adafactor : Optimizer
         scaled = own.Flag("scale_parameter") ?? false;
         warm = own.Flag("warmup_init") ?? false;
         mean = beta1 is null ? null : Remember("exp_avg");
-        squares = [.. parameters.Entries.Select((entry, index) => Squares(entry.Trained.Parameter.Shape, index))];
+        squares = [.. parameters.Entries.Select(entry => Squares(entry.Trained.Parameter.Shape, entry.Trained.Name))];
         firstRate = settings.Training.LearningRate;
     }
 
@@ -95,7 +95,7 @@ internal sealed class Adafactor : Optimizer
         return scaled ? step * Math.Max(scaleFloor, RootMeanSquare(entry.Value).item<float>()) : step;
     }
 
-    private (Tensor Row, Tensor? Column) Squares(IReadOnlyList<long> shape, int index) => shape.Count < 2
-        ? (Remember($"exp_avg_sq.{index}", 0, [.. shape]), null)
-        : (Remember($"exp_avg_sq_row.{index}", 0, [.. shape.SkipLast(1)]), Remember($"exp_avg_sq_col.{index}", 0, [.. shape.SkipLast(2), shape[^1]]));
+    private (Tensor Row, Tensor? Column) Squares(IReadOnlyList<long> shape, string name) => shape.Count < 2
+        ? (Remember($"exp_avg_sq.{name}", 0, [.. shape]), null)
+        : (Remember($"exp_avg_sq_row.{name}", 0, [.. shape.SkipLast(1)]), Remember($"exp_avg_sq_col.{name}", 0, [.. shape.SkipLast(2), shape[^1]]));
 }

@@ -63,6 +63,38 @@ public abstract class Optimizer : IDisposable
         StepCount = steps;
     }
 
+    /// <summary>Goes on for an optimiser of the same kind that trained other parameters: what it remembers of those that both have, and its steps.</summary>
+    /// <param name="before">The optimiser; it may have let its parameters go.</param>
+    public void TakeOver(Optimizer before)
+    {
+        using var noGrad = no_grad();
+        using var scope = NewDisposeScope();
+        var entries = before.Parameters.Entries.ToDictionary(static entry => entry.Trained.Name, StringComparer.Ordinal);
+        foreach (var (name, tensor) in state.Where(own => before.state.ContainsKey(own.Key)))
+        {
+            var from = before.state[name];
+            var isFlat = tensor.numel() == Parameters.Count && from.numel() == before.Parameters.Count;
+            if (!isFlat && from.shape.SequenceEqual(tensor.shape))
+            {
+                tensor.copy_(from);
+            }
+
+            foreach (var entry in isFlat ? Parameters.Entries : [])
+            {
+                var count = entry.Trained.Parameter.Count;
+                if (entries.TryGetValue(entry.Trained.Name, out var earlier) && earlier.Trained.Parameter.Count == count)
+                {
+                    tensor.narrow(0, entry.Offset, count).copy_(from.narrow(0, earlier.Offset, count));
+                }
+            }
+        }
+
+        StepCount = before.StepCount;
+    }
+
+    /// <summary>Gives each parameter a tensor of its own again before the optimiser itself is disposed.</summary>
+    public void ReleaseParameters() => Parameters.Dispose();
+
     /// <inheritdoc/>
     public void Dispose()
     {
