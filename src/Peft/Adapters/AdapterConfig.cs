@@ -73,6 +73,7 @@ public abstract record AdapterConfig
     /// <exception cref="NotSupportedByPeftException"><c>MethodNotSupported</c>.</exception>
     public static AdapterConfig FromFolder(string folder)
     {
+        FileSet.Complete(folder);
         var path = Path.Combine(folder, FileName);
         return File.Exists(path) ? FromFile(path) : throw new PeftException("AdapterNotFound", $"There is no adapter in '{folder}': it has no {FileName}.")
         {

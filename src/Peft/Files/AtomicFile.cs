@@ -8,7 +8,9 @@ namespace Peft.Files;
 public static class AtomicFile
 {
     private const int BufferSize = 1 << 20;
-    private static readonly DateTime Started = System.Diagnostics.Process.GetCurrentProcess().StartTime.ToUniversalTime();
+    private const string Prefix = ".peft-";
+    private const string Ending = ".partial";
+    private static readonly TimeSpan s_youngest = TimeSpan.FromMinutes(1);
 
     /// <summary>Writes a file through a stream.</summary>
     /// <param name="path">The file to create or replace; its folder must exist.</param>
@@ -18,14 +20,25 @@ public static class AtomicFile
     {
         ArgumentException.ThrowIfNullOrEmpty(path);
         ArgumentNullException.ThrowIfNull(write);
-        string temporary = WriteBeside(path, write);
+        string full = Path.GetFullPath(path), folder = Path.GetDirectoryName(full) ?? full;
+        RefuseUnwritable(full);
+        Sweep(folder);
+        string temporary = Path.Combine(folder, $"{Prefix}{Path.GetRandomFileName()}{Ending}");
         try
         {
-            Replace(temporary, path);
+            // Open, and with it locked, until it has its name: nobody's sweep takes it for litter.
+            using FileStream stream = Create(temporary, write);
+            Disk.Move(temporary, full);
+            Disk.SyncFolder(folder);
         }
-        catch
+        catch (Exception error)
         {
-            Discard(temporary);
+            Disk.TryTo(() => File.Delete(temporary));
+            if (error is IOException or UnauthorizedAccessException)
+            {
+                throw WriteError(full, error);
+            }
+
             throw;
         }
     }
@@ -46,7 +59,18 @@ public static class AtomicFile
     {
         try
         {
-            Directory.CreateDirectory(folder);
+            string full = Path.GetFullPath(folder);
+            List<string> missing = [];
+            for (string? each = full; each is not null && !Directory.Exists(each); each = Path.GetDirectoryName(each))
+            {
+                missing.Add(each);
+            }
+
+            Directory.CreateDirectory(full);
+            foreach (string made in missing)
+            {
+                Disk.SyncFolder(Path.GetDirectoryName(made)!);
+            }
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
@@ -58,87 +82,55 @@ public static class AtomicFile
         }
     }
 
-    /// <summary>First half of <see cref="Write"/>, for those who write several files and then rename them together.</summary>
-    /// <param name="path">The target, whose folder takes the temporary file.</param>
+    /// <summary>Creates a file and puts its content on the disk.</summary>
+    /// <param name="path">The file, which must not be there.</param>
     /// <param name="write">Writes the whole content.</param>
-    /// <returns>The temporary file, flushed and closed.</returns>
-    internal static string WriteBeside(string path, Action<Stream> write)
+    /// <returns>The file, still open; another may rename it, but not open it for itself alone.</returns>
+    internal static FileStream Create(string path, Action<Stream> write)
     {
-        string full = Path.GetFullPath(path);
-        RefuseUnwritable(full);
-        string folder = Path.GetDirectoryName(full)!;
-        Sweep(folder);
-        string temporary = Path.Combine(folder, $".peft-{Path.GetRandomFileName()}.partial");
+        var stream = new FileStream(path, FileMode.CreateNew, FileAccess.Write, FileShare.Delete, BufferSize);
         try
         {
-            using var stream = new FileStream(temporary, FileMode.CreateNew, FileAccess.Write, FileShare.None, BufferSize);
             write(stream);
-            stream.Flush(flushToDisk: true);
+            Disk.Sync(stream);
+            return stream;
         }
-        catch (Exception error)
+        catch
         {
-            Discard(temporary);
-            if (error is IOException or UnauthorizedAccessException)
-            {
-                throw WriteError(full, error);
-            }
-
+            stream.Dispose();
             throw;
         }
-
-        return temporary;
     }
 
-    /// <summary>Second half of <see cref="Write"/>: the temporary file takes the target's name.</summary>
-    /// <param name="temporary">What <see cref="WriteBeside"/> returned.</param>
-    /// <param name="path">The target.</param>
-    internal static void Replace(string temporary, string path)
-    {
-        try
-        {
-            File.Move(temporary, path, overwrite: true);
-        }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
-        {
-            throw WriteError(path, error);
-        }
-    }
-
-    /// <summary>Deletes a temporary file and keeps silent if even that fails, for an error is already on its way.</summary>
-    /// <param name="temporary">What <see cref="WriteBeside"/> returned.</param>
-    internal static void Discard(string temporary)
-    {
-        try
-        {
-            File.Delete(temporary);
-        }
-        catch (IOException)
-        {
-            System.Diagnostics.Trace.TraceWarning($"The temporary file {temporary} could not be deleted.");
-        }
-        catch (UnauthorizedAccessException)
-        {
-            System.Diagnostics.Trace.TraceWarning($"The temporary file {temporary} could not be deleted.");
-        }
-    }
-
-    /// <summary>Deletes what a killed process left: a model's worth of bytes, perhaps. What another process is writing is locked, or newer than this one.</summary>
+    /// <summary>
+    /// Deletes what a killed process left: a model's worth of bytes, perhaps. What is being written is held open by who writes it; what can't
+    /// be told so, since the file system knows no locks, stays.
+    /// </summary>
     private static void Sweep(string folder)
     {
-        foreach (string left in Directory.EnumerateFiles(folder, ".peft-*.partial").Where(path => File.GetLastWriteTimeUtc(path) < Started))
+        foreach (string left in Directory.EnumerateFiles(folder, Prefix + "*" + Ending).Where(IsOld))
         {
-            try
+            Disk.TryTo(() =>
             {
-                using var deleted = new FileStream(left, FileMode.Open, FileAccess.ReadWrite, FileShare.None, 1, FileOptions.DeleteOnClose);
-            }
-            catch (Exception error) when (error is IOException or UnauthorizedAccessException)
-            {
-                System.Diagnostics.Trace.TraceWarning($"The temporary file {left} was left alone: {error.Message}");
-            }
+                bool isDead;
+                using (HeldFile? held = HeldFile.TryHold(left))
+                {
+                    isDead = held is { Excludes: true };
+                }
+
+                if (isDead)
+                {
+                    File.Delete(left);
+                }
+            });
         }
     }
 
-    private static void RefuseUnwritable(string path)
+    /// <summary>Between the moment that a file appears and the one that it is locked it is young, by whatever clock.</summary>
+    private static bool IsOld(string path) => (DateTime.UtcNow - File.GetLastWriteTimeUtc(path)).Duration() > s_youngest;
+
+    /// <summary>Refuses a target that can't be written, before anything is.</summary>
+    internal static void RefuseUnwritable(string path)
     {
         string? folder = Path.GetDirectoryName(path);
         if (folder is null || Directory.Exists(path))
@@ -165,7 +157,8 @@ public static class AtomicFile
         }
     }
 
-    private static PeftException WriteError(string path, Exception error)
+    /// <summary>The error of a file that could not be written.</summary>
+    internal static PeftException WriteError(string path, Exception error)
     {
         const int NoSpaceOnUnix = 28, DiskFullOnWindows = unchecked((int)0x80070070), HandleDiskFullOnWindows = unchecked((int)0x80070027);
         bool full = error.HResult is NoSpaceOnUnix or DiskFullOnWindows or HandleDiskFullOnWindows;

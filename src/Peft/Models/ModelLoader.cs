@@ -60,6 +60,7 @@ public static class ModelLoader
             throw new PeftException("FolderNotFound", $"There is no folder '{path}'.") { Target = path };
         }
 
+        FileSet.Complete(path);
         var configPath = Path.Combine(path, ConfigName);
         if (!File.Exists(configPath))
         {
@@ -106,6 +107,11 @@ public static class ModelLoader
 
             done += parameter.Count;
             options.OnProgress?.Invoke(done, total);
+        }
+
+        if (model.NamedParameters().Any(static named => named.Parameter.Value is { device.type: DeviceType.CPU }))
+        {
+            model.Keep(store.TakeMappedFiles());
         }
 
         model.Tie();

@@ -1,5 +1,6 @@
 using System.Text.Json.Nodes;
 using Peft.Models.Layers;
+using Peft.Tensors;
 using static TorchSharp.torch;
 
 namespace Peft.Models;
@@ -7,6 +8,8 @@ namespace Peft.Models;
 /// <summary>A model of some family with its configuration: the root of a module tree.</summary>
 public abstract class PretrainedModel : Module
 {
+    private readonly List<MappedFile> mappedFiles = [];
+
     /// <summary>Wraps a configuration.</summary>
     protected PretrainedModel(ModelConfig config)
     {
@@ -58,6 +61,31 @@ public abstract class PretrainedModel : Module
     {
         Tie();
         AfterLoad();
+    }
+
+    /// <summary>Takes over the files that the weights lie in.</summary>
+    internal void Keep(IEnumerable<MappedFile> files) => mappedFiles.AddRange(files);
+
+    /// <summary>Refuses weights whose files were written over since they were loaded; every operation begins with it.</summary>
+    /// <exception cref="PeftException"><c>FileChanged</c>.</exception>
+    internal void RefuseChangedFiles()
+    {
+        foreach (var file in mappedFiles)
+        {
+            file.RefuseChange();
+        }
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        base.Dispose(disposing);
+        foreach (var file in mappedFiles)
+        {
+            file.Dispose();
+        }
+
+        mappedFiles.Clear();
     }
 
     /// <summary>Lets the followers of <see cref="TiedParameters"/> share their owners' weights.</summary>

@@ -17,6 +17,8 @@ public sealed class SafetensorsFile : TensorStore
     private readonly DateTime _written;
     private readonly long _length;
     private readonly Dictionary<ScalarType, Tensor> _mappings = [];
+    private readonly bool _isWorthMapping;
+    private MappedFile? _mapped;
 
     private SafetensorsFile(string path, SafeFileHandle file, SafetensorsHeader header, long length)
     {
@@ -25,6 +27,7 @@ public sealed class SafetensorsFile : TensorStore
         _header = header;
         _length = length;
         _written = File.GetLastWriteTimeUtc(file);
+        _isWorthMapping = MappedFile.IsWorthMapping(path, length);
     }
 
     /// <inheritdoc/>
@@ -78,7 +81,7 @@ public sealed class SafetensorsFile : TensorStore
     public override Tensor Map(string name, ScalarType? type = null)
     {
         SafetensorsTensor tensor = Find(Entry(name));
-        bool mappable = !tensor.Type.IsFloat8 && tensor.Length > 0 && tensor.Offset % tensor.Type.Size == 0;
+        bool mappable = _isWorthMapping && !tensor.Type.IsFloat8 && tensor.Length > 0 && tensor.Offset % tensor.Type.Size == 0;
         if (!mappable)
         {
             return Read(name, type);
@@ -87,15 +90,23 @@ public sealed class SafetensorsFile : TensorStore
         long first = tensor.Offset / tensor.Type.Size;
         using Tensor elements = Mapping(tensor.Entry.ScalarType, tensor.Type.Size).narrow(0, first, tensor.Entry.Count);
         Tensor mapped = elements.view([.. tensor.Entry.Shape]);
-        if (type is null || type == mapped.dtype)
+        if (type is not null && type != mapped.dtype)
         {
-            return mapped;
+            using (mapped)
+            {
+                return mapped.to(type.Value);
+            }
         }
 
-        using (mapped)
-        {
-            return mapped.to(type.Value);
-        }
+        return mapped;
+    }
+
+    /// <inheritdoc/>
+    internal override IEnumerable<MappedFile> TakeMappedFiles()
+    {
+        MappedFile[] taken = _mapped is null ? [] : [_mapped];
+        _mapped = null;
+        return taken;
     }
 
     /// <summary>The error of a damaged file.</summary>
@@ -134,6 +145,7 @@ public sealed class SafetensorsFile : TensorStore
         if (disposing)
         {
             _file.Dispose();
+            _mapped?.Dispose();
             foreach (Tensor mapping in _mappings.Values)
             {
                 mapping.Dispose();
@@ -225,14 +237,10 @@ public sealed class SafetensorsFile : TensorStore
         {
             if (!_mappings.TryGetValue(type, out Tensor? mapping))
             {
-                // The engine opens the file by name, so make sure that the name still means the file whose header was checked.
-                var now = new FileInfo(Path);
-                if (!now.Exists || now.Length != _length || now.LastWriteTimeUtc != _written)
-                {
-                    throw new PeftException("FileChanged", $"'{Path}' was replaced or changed since it was opened.") { Target = Path };
-                }
-
+                // The engine opens the file by name, so the name has to mean the file whose header was checked before, and afterwards still.
+                _mapped ??= new MappedFile(Path, _length, _written);
                 mapping = from_file(Path, shared: false, size: _length / size, dtype: type).DetachFromDisposeScope();
+                using var still = new MappedFile(Path, _length, _written);
                 _mappings.Add(type, mapping);
             }
 

@@ -56,67 +56,39 @@ public static class SafetensorsWriter
         long total = shards.Sum(shard => shard.Sum(row => row.Length));
         long done = 0;
         Action<Row>? onRow = onTensor is null ? null : row => onTensor(done += row.Length, total);
+        metadata ??= PyTorchMetadata;
+        if (shards.Count > 1 && !metadata.ContainsKey(SaveId.Key))
+        {
+            string id = SaveId.Of(shards.SelectMany(static shard => shard).Select(row => (row.Name, row.Value)), () => onTensor?.Invoke(0, total));
+            metadata = new Dictionary<string, string>(metadata) { [SaveId.Key] = id };
+        }
+
         List<(string Name, Action<Stream> Write)> files = [];
         for (int i = 0; i < shards.Count; i++)
         {
             List<Row> rows = shards[i];
             string name = shards.Count == 1 ? $"{stem}.safetensors" : ShardName(stem, i + 1, shards.Count);
-            files.Add((name, stream => WriteTo(stream, rows, metadata ?? PyTorchMetadata, onRow)));
+            files.Add((name, stream => WriteTo(stream, rows, metadata, onRow)));
         }
 
-        string index = $"{stem}.safetensors.index.json";
         if (shards.Count > 1)
         {
-            files.Add((index, stream => WriteIndex(stream, shards, stem)));
+            files.Add(($"{stem}.safetensors.index.json", stream => WriteIndex(stream, shards, stem, metadata[SaveId.Key])));
         }
 
         files.AddRange((documents ?? []).Select(static file => (file.Name, (Action<Stream>)(stream => JsonFile.Write(stream, file.Document)))));
-        ReplaceTogether(folder, files);
-        DeleteStale(folder, stem, [.. files.Select(file => file.Name)]);
+        FileSet.Replace(folder, files, name => IsWeights(name, stem));
         return [.. files.Select(file => Path.Combine(folder, file.Name))];
     }
+
+    /// <summary>Readers take the single file before the index, so leftovers of another save would be read instead of what was written.</summary>
+    private static bool IsWeights(string name, string stem) => name == $"{stem}.safetensors" || name == $"{stem}.safetensors.index.json"
+        || System.IO.Enumeration.FileSystemName.MatchesSimpleExpression($"{stem}-*-of-*.safetensors", name, ignoreCase: false);
 
     private static string ShardName(string stem, int number, int count) =>
         string.Create(CultureInfo.InvariantCulture, $"{stem}-{number:D5}-of-{count:D5}.safetensors");
 
-    private static void ReplaceTogether(string folder, List<(string Name, Action<Stream> Write)> files)
-    {
-        var written = new List<(string Temporary, string Target)>();
-        try
-        {
-            foreach ((string name, Action<Stream> write) in files)
-            {
-                string target = Path.Combine(folder, name);
-                written.Add((AtomicFile.WriteBeside(target, write), target));
-            }
-
-            foreach ((string temporary, string target) in written)
-            {
-                AtomicFile.Replace(temporary, target);
-            }
-        }
-        finally
-        {
-            foreach ((string temporary, _) in written.Where(file => File.Exists(file.Temporary)))
-            {
-                AtomicFile.Discard(temporary);
-            }
-        }
-    }
-
-    /// <summary>Readers take the single file before the index, so leftovers of another save would be read instead of what was written.</summary>
-    private static void DeleteStale(string folder, string stem, HashSet<string> written)
-    {
-        IEnumerable<string> old = Directory.EnumerateFiles(folder, $"{stem}-*-of-*.safetensors")
-            .Append(Path.Combine(folder, $"{stem}.safetensors"))
-            .Append(Path.Combine(folder, $"{stem}.safetensors.index.json"));
-        foreach (string path in old.Where(path => !written.Contains(Path.GetFileName(path))))
-        {
-            File.Delete(path);
-        }
-    }
-
-    private static void WriteIndex(Stream stream, List<List<Row>> shards, string stem)
+    private static void WriteIndex(Stream stream, List<List<Row>> shards, string stem, string saveId)
     {
         var map = new SortedDictionary<string, string>(StringComparer.Ordinal);
         for (int i = 0; i < shards.Count; i++)
@@ -128,7 +100,7 @@ public static class SafetensorsWriter
         }
 
         long total = shards.Sum(shard => shard.Sum(row => row.Length));
-        JsonFile.Write(stream, new { metadata = new { total_size = total }, weight_map = map });
+        JsonFile.Write(stream, new { metadata = new SortedDictionary<string, object>(StringComparer.Ordinal) { ["total_size"] = total, [SaveId.Key] = saveId }, weight_map = map });
     }
 
     private static List<List<Row>> Split(IEnumerable<(string Name, Tensor Value)> tensors, long maxShardBytes)

@@ -43,6 +43,8 @@ public sealed class ShardedTensorStore : TensorStore
             {
                 store.Add(row.Name, row.Value.ValueKind == JsonValueKind.String ? row.Value.GetString()! : string.Empty);
             }
+
+            store.RefuseMixture(index);
         }
         catch
         {
@@ -68,6 +70,9 @@ public sealed class ShardedTensorStore : TensorStore
     }
 
     /// <inheritdoc/>
+    internal override IEnumerable<MappedFile> TakeMappedFiles() => [.. _stores.Values.SelectMany(static store => store.TakeMappedFiles())];
+
+    /// <inheritdoc/>
     protected override Tensor ReadStored(TensorEntry entry) => _storeOf[entry.Name].Read(entry.Name);
 
     /// <inheritdoc/>
@@ -79,6 +84,24 @@ public sealed class ShardedTensorStore : TensorStore
             {
                 store.Dispose();
             }
+        }
+    }
+
+    /// <summary>
+    /// All shards are of the save that the index names, or of one that it doesn't know. What wrote no ids, as other programs do, can't be told apart.
+    /// </summary>
+    private void RefuseMixture(JsonElement index)
+    {
+        string? ofIndex = index.TryGetProperty("metadata", out JsonElement metadata) && metadata.ValueKind == JsonValueKind.Object
+            && metadata.TryGetProperty(SaveId.Key, out JsonElement id) && id.ValueKind == JsonValueKind.String
+            ? id.GetString()
+            : null;
+        string[] files = [.. _stores.Keys];
+        string?[] ids = [.. _stores.Values.Select(static store => (store as SafetensorsFile)?.Metadata.GetValueOrDefault(SaveId.Key))];
+        string? expected = ofIndex ?? ids.FirstOrDefault();
+        if (Array.FindIndex(ids, other => other != expected) is >= 0 and var odd)
+        {
+            throw SaveId.Mixture(Path, $"'{files[odd]}' is of another save than {(ofIndex is null ? $"'{files[0]}'" : "the index")}");
         }
     }
 

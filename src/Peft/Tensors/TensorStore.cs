@@ -1,4 +1,5 @@
 using System.Diagnostics.CodeAnalysis;
+using Peft.Files;
 using Peft.Tensors.Gguf;
 using Peft.Tensors.Pickle;
 using static TorchSharp.torch;
@@ -72,12 +73,16 @@ public abstract class TensorStore : IDisposable
 
     /// <summary>
     /// Gives a tensor whose memory is the file itself, mapped and copied page by page where someone writes to it; the file is
-    /// never changed. Where the format doesn't allow that, it is read as <see cref="Read"/> does. The tensor outlives this store.
+    /// never changed. Where the format doesn't allow that, or the file is small or on another machine, it is read as <see cref="Read"/> does.
+    /// The tensor outlives this store; who keeps it takes <see cref="TakeMappedFiles"/> as well.
     /// </summary>
     /// <param name="name">The tensor's name.</param>
     /// <param name="type">The type to convert to, which takes memory of its own unless it is the stored one.</param>
     /// <returns>A contiguous tensor on the CPU that the caller owns.</returns>
     public virtual Tensor Map(string name, ScalarType? type = null) => Read(name, type);
+
+    /// <summary>The files that tensors from <see cref="Map"/> lie in, which the caller looks at before it uses them, and disposes of.</summary>
+    internal virtual IEnumerable<MappedFile> TakeMappedFiles() => [];
 
     /// <summary>Opens the tensors of a folder in Hugging Face layout.</summary>
     /// <param name="folder">The folder.</param>
@@ -86,7 +91,7 @@ public abstract class TensorStore : IDisposable
     /// <returns>
     /// The first of <c>STEM.safetensors</c>, <c>STEM.safetensors.index.json</c>, <c>PICKLESTEM.bin</c>, <c>PICKLESTEM.bin.index.json</c>.
     /// </returns>
-    /// <exception cref="PeftException"><c>WeightsNotFound</c> or <c>FolderNotFound</c>, or what opening the file throws.</exception>
+    /// <exception cref="PeftException"><c>WeightsNotFound</c>, <c>FolderNotFound</c>, <c>SaveUnfinished</c>, or what opening the file throws.</exception>
     public static TensorStore OpenFolder(string folder, string stem = "model", string? pickleStem = null)
     {
         ArgumentException.ThrowIfNullOrEmpty(folder);
@@ -95,6 +100,7 @@ public abstract class TensorStore : IDisposable
             throw new PeftException("FolderNotFound", $"There is no folder '{folder}'.") { Target = folder };
         }
 
+        FileSet.Complete(folder);
         pickleStem ??= stem == "model" ? "pytorch_model" : stem;
         string[] candidates = [$"{stem}.safetensors", $"{stem}.safetensors.index.json", $"{pickleStem}.bin", $"{pickleStem}.bin.index.json"];
         string? found = candidates.Select(name => System.IO.Path.Combine(folder, name)).FirstOrDefault(File.Exists);

@@ -40,21 +40,6 @@ public sealed class AtomicFileTests : IDisposable
     }
 
     [Fact]
-    public void AProcessKilledInMidSaveLeavesTheOldFileUnderItsName()
-    {
-        string path = _folder.Write("model.safetensors", "old");
-
-        // What a killed process leaves behind: the temporary file was written, the rename never came.
-        string temporary = AtomicFile.WriteBeside(path, stream => stream.Write(new byte[10]));
-        Assert.Equal("old", File.ReadAllText(path));
-        Assert.DoesNotContain("model", Path.GetFileName(temporary), StringComparison.Ordinal);
-        Assert.Equal([path], Directory.GetFiles(_folder.Path, "*.safetensors"));
-
-        AtomicFile.WriteText(path, "new");
-        Assert.Equal("new", File.ReadAllText(path));
-    }
-
-    [Fact]
     public void WhatAKilledProcessLeftIsSweptAwayAndWhatAnotherIsWritingStays()
     {
         string path = _folder["model.safetensors"];
@@ -67,6 +52,22 @@ public sealed class AtomicFileTests : IDisposable
         }
 
         Assert.Equal(((string[])[locked, young, path]).Order(), Directory.GetFiles(_folder.Path).Order());
+    }
+
+    [Fact]
+    public void WhatALivingProcessHasWrittenButNotYetRenamedStaysWhateverTheClockSays()
+    {
+        string path = _folder["model.safetensors"], living = _folder[".peft-living.partial"];
+        using (AtomicFile.Create(living, stream => stream.WriteByte(1)))
+        {
+            File.SetLastWriteTimeUtc(living, DateTime.UtcNow.AddYears(-1));
+            AtomicFile.WriteText(path, "new");
+            Assert.True(File.Exists(living));
+        }
+
+        File.SetLastWriteTimeUtc(living, DateTime.UtcNow.AddYears(1));
+        AtomicFile.WriteText(path, "newer");
+        Assert.False(File.Exists(living));
     }
 
     [Fact]

@@ -1,3 +1,4 @@
+using System.Text.Json.Nodes;
 using Peft.Adapters.Slots;
 using Peft.Files;
 using Peft.Models;
@@ -16,6 +17,9 @@ internal static class AdapterFile
     /// <summary>File name of the weights without extension.</summary>
     public const string Stem = "adapter_model";
 
+    private const string VersionKey = "peft_version";
+    private const char BuildMark = '@';
+
     private static readonly string[] s_embeddingNames = ["embed_tokens", "lm_head"];
 
     /// <summary>Gives a declared adapter the values of a folder.</summary>
@@ -23,6 +27,7 @@ internal static class AdapterFile
     public static LoadReport Load(Adapter adapter, string folder, Generator generator, List<string> messages)
     {
         using var store = TensorStore.OpenFolder(folder, Stem);
+        RefuseMixture(store, folder);
         var keys = Keys(store);
         List<(Parameter Parameter, string Key)> found = [];
         HashSet<Parameter> filled = [];
@@ -71,8 +76,26 @@ internal static class AdapterFile
         using var scope = NewDisposeScope();
         List<(string, Tensor)> tensors = [.. adapter.Parameters().Select(static parameter => (parameter.FullKey, parameter.Parameter.Data))];
         tensors.AddRange(BaseWeights(adapter, embeddings ?? NamesEmbeddings(adapter)));
-        SafetensorsWriter.Write(Path.Combine(folder, Stem + ".safetensors"), tensors);
-        JsonFile.Write(Path.Combine(folder, AdapterConfig.FileName), adapter.Config.ToJson());
+        var config = adapter.Config.ToJson();
+        var id = SaveId.Of(tensors, null, config.ToJsonString());
+        config[VersionKey] = $"{AdapterConfig.LayoutVersion}{BuildMark}{id}";
+        SafetensorsWriter.WriteFolder(
+            folder, tensors, new Dictionary<string, string>(SafetensorsWriter.PyTorchMetadata) { [SaveId.Key] = id }, Stem, long.MaxValue, documents: [(AdapterConfig.FileName, config)]);
+    }
+
+    /// <summary>
+    /// Refuses a configuration of another save than the weights'. PEFT allows a version to name the build behind an @, as its development
+    /// versions do: the save's id stands there. Files that other programs wrote have none.
+    /// </summary>
+    private static void RefuseMixture(TensorStore store, string folder)
+    {
+        var path = Path.Combine(folder, AdapterConfig.FileName);
+        if (store is SafetensorsFile file && file.Metadata.GetValueOrDefault(SaveId.Key) is { } ofWeights && File.Exists(path)
+            && JsonFile.ReadNode(path)[VersionKey] is JsonValue value && value.TryGetValue<string>(out var version)
+            && version.Split(BuildMark) is [_, var ofConfig] && ofConfig.Length == ofWeights.Length && ofConfig != ofWeights)
+        {
+            throw SaveId.Mixture(folder, $"{AdapterConfig.FileName} is of another save than '{Path.GetFileName(file.Path)}'");
+        }
     }
 
     private static Dictionary<string, string> Keys(TensorStore store) =>

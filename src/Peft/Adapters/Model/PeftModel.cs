@@ -120,13 +120,21 @@ public sealed partial class PeftModel : IDisposable
     public IDisposable Acquire(string operation)
     {
         var held = lease.Acquire(operation);
-        if (!IsDisposed)
+        try
         {
+            if (IsDisposed)
+            {
+                throw Disposed(operation);
+            }
+
+            Base.RefuseChangedFiles();
             return held;
         }
-
-        held.Dispose();
-        throw Disposed(operation);
+        catch
+        {
+            held.Dispose();
+            throw;
+        }
     }
 
     /// <summary>Adds a new adapter. The first one of a model becomes active; later ones wait for <see cref="SetActive(IEnumerable{ActiveAdapter})"/>.</summary>
