@@ -73,7 +73,7 @@ public sealed class MappedWeightTests : IDisposable
             """));
         foreach (var (_, parameter, _) in model.NamedParameters())
         {
-            parameter.Assign(full([.. parameter.Shape], value));
+            parameter.Assign(full([.. parameter.Shape], value, ScalarType.Float32));
         }
 
         model.Prepare();
