@@ -1,6 +1,7 @@
 using System.Collections;
 using System.Globalization;
 using System.Management.Automation;
+using System.Numerics;
 
 namespace Peft.Cmdlets.Arguments;
 
@@ -30,7 +31,9 @@ internal static class DatasetRow
         string text => text,
         bool truth => truth,
         sbyte or byte or short or ushort or int or uint or long => Convert.ToInt64(value.Unwrap(), CultureInfo.InvariantCulture),
-        float or double or decimal or ulong => Convert.ToDouble(value.Unwrap(), CultureInfo.InvariantCulture),
+        BigInteger whole => whole,
+        ulong whole => new BigInteger(whole),
+        float or double or decimal => Convert.ToDouble(value.Unwrap(), CultureInfo.InvariantCulture),
         IEnumerable or PSCustomObject when depth == 0 => throw Invalid($"a value is nested more than {MaxDepth} levels deep.", value, "See that no table or list holds itself."),
         IDictionary table => Table(table, depth),
         IEnumerable list => list.Cast<object?>().Select(entry => Value(entry, depth - 1)).ToList(),

@@ -92,12 +92,26 @@ public sealed record GenerationOptions
         };
     }
 
-    /// <summary>Says which value can't be.</summary>
+    /// <summary>Says which value can't be; values that only sampling uses are looked at only where <see cref="Sample"/> is set.</summary>
     /// <exception cref="PeftException"><c>GenerationOptionInvalid</c>, naming the option and its range.</exception>
     public void Validate()
     {
         Require(MaxNewTokens >= 1, nameof(MaxNewTokens), "at least 1");
         Require(MinNewTokens >= 0 && MinNewTokens <= MaxNewTokens, nameof(MinNewTokens), "between 0 and MaxNewTokens");
+        Require(RepetitionPenalty > 0, nameof(RepetitionPenalty), "above 0 (1 is off)");
+        Require(NoRepeatNgramSize >= 0, nameof(NoRepeatNgramSize), "0 (off) or more");
+        Require(BadWords.All(static word => word.Count > 0), nameof(BadWords), "sequences of at least one token");
+        Require(SequenceBias.All(static bias => bias.Sequence.Count > 0), nameof(SequenceBias), "sequences of at least one token");
+        Require(StopStrings.All(static text => text.Length > 0), nameof(StopStrings), "texts of at least one character");
+        if (Sample)
+        {
+            ValidateSampling();
+        }
+    }
+
+    /// <summary>Values that only sampling reads may be anything without it: published configurations hold zeros and -1 there.</summary>
+    private void ValidateSampling()
+    {
         Require(Temperature > 0, nameof(Temperature), "above 0 (for the likeliest token each time leave sampling off)");
         Require(TopK >= 0, nameof(TopK), "0 (off) or more");
         Require(TopP is > 0 and <= 1, nameof(TopP), "above 0 and at most 1");
@@ -106,11 +120,6 @@ public sealed record GenerationOptions
         Require(EpsilonCutoff is >= 0 and < 1, nameof(EpsilonCutoff), "at least 0 and below 1");
         Require(EtaCutoff is >= 0 and < 1, nameof(EtaCutoff), "at least 0 and below 1");
         Require(TopH is null or (> 0 and <= 1), nameof(TopH), "above 0 and at most 1");
-        Require(RepetitionPenalty > 0, nameof(RepetitionPenalty), "above 0 (1 is off)");
-        Require(NoRepeatNgramSize >= 0, nameof(NoRepeatNgramSize), "0 (off) or more");
-        Require(BadWords.All(static word => word.Count > 0), nameof(BadWords), "sequences of at least one token");
-        Require(SequenceBias.All(static bias => bias.Sequence.Count > 0), nameof(SequenceBias), "sequences of at least one token");
-        Require(StopStrings.All(static text => text.Length > 0), nameof(StopStrings), "texts of at least one character");
     }
 
     private static void Require(bool holds, string option, string range)

@@ -65,7 +65,7 @@ public sealed class TextGenerator
 
     internal static int[] EncodePrompt(Tokenizer tokenizer, string prompt)
     {
-        var ids = tokenizer.EncodeIds(prompt);
+        var ids = tokenizer.EncodeWhole(prompt);
         if (ids.Length == 0 && tokenizer.BosTokenId is { } begin)
         {
             return [begin];
@@ -133,19 +133,5 @@ public sealed class TextGenerator
     /// <summary>Padding is masked, so any token will do where the model's own lies outside its vocabulary (-1 in some published files).</summary>
     private int PadTokenId() => model.Config.Integer("pad_token_id") is { } id && id >= 0 && id < network.VocabularySize ? (int)id : 0;
 
-    /// <summary>What ends a text: generation_config.json, else config.json, else the tokenizer.</summary>
-    private IReadOnlyList<int> EndOfTextIds()
-    {
-        if (model.GenerationDefaults is { } defaults && new ModelConfig(defaults).TokenIds("eos_token_id") is { Count: > 0 } fromDefaults)
-        {
-            return fromDefaults;
-        }
-
-        if (model.Config.TokenIds("eos_token_id") is { Count: > 0 } fromConfig)
-        {
-            return fromConfig;
-        }
-
-        return model.Tokenizer?.EosTokenId is { } id ? [id] : [];
-    }
+    private IReadOnlyList<int> EndOfTextIds() => model.EndOfTextIds;
 }

@@ -147,6 +147,17 @@ public sealed partial class Tokenizer
         return Finish(addSpecialTokens, new EncodingParts(Collect(text, -1, plainSpecialTokens, idsOnly: false).ToEncoding(this, 0), text)).Ids;
     }
 
+    /// <summary>
+    /// The ids of a whole text as a model reads it: with the post-processor's tokens, but the one that begins a text only once where the text
+    /// spells it itself, as a rendered conversation does.
+    /// </summary>
+    /// <param name="text">The text.</param>
+    public int[] EncodeWhole(string text)
+    {
+        var ids = EncodeIds(text);
+        return ids is [var first, var second, ..] && first == second && first == BosTokenId && text.StartsWith(BosToken!, StringComparison.Ordinal) ? ids[1..] : ids;
+    }
+
     /// <summary>Encodes texts together, so that padding fills all up to the longest.</summary>
     public IReadOnlyList<TokenEncoding> EncodeBatch(IEnumerable<string> texts, bool addSpecialTokens = true)
     {

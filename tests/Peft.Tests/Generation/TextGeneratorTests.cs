@@ -40,6 +40,36 @@ public sealed class TextGeneratorTests : IDisposable
     }
 
     [Fact]
+    public void Values_that_only_sampling_reads_do_not_stop_greedy_work()
+    {
+        var published = GenerationOptions.FromDefaults(new JsonObject { ["do_sample"] = false, ["temperature"] = 0.0, ["top_k"] = -1, ["top_p"] = 0.0 });
+        var results = new TextGenerator(model).Generate(["Once upon a time"], published with { MaxNewTokens = 3 });
+        Assert.Equal(new TextGenerator(model).Generate(["Once upon a time"], new GenerationOptions { MaxNewTokens = 3 })[0].TokenIds, results[0].TokenIds);
+        Assert.Equal("GenerationOptionInvalid", Assert.Throws<PeftException>((published with { Sample = true }).Validate).ErrorId);
+    }
+
+    [Fact]
+    public void The_tokenizers_own_end_is_among_what_ends_a_text_and_stays_so_in_a_saved_folder()
+    {
+        using var folder = new TemporaryFolder();
+        foreach (var file in Directory.GetFiles(PocketLlama.Folder))
+        {
+            File.Copy(file, folder[System.IO.Path.GetFileName(file)]);
+        }
+
+        var configuration = JsonNode.Parse(File.ReadAllText(folder["tokenizer_config.json"]))!;
+        configuration["eos_token"] = "<|user|>";
+        folder.Write("tokenizer_config.json", configuration.ToJsonString());
+        using var changed = PeftModel.Load(folder.Path);
+        var own = changed.Tokenizer!.EosTokenId!.Value;
+        Assert.Equal([own, 0], changed.EndOfTextIds);
+        changed.Save(folder["saved"]);
+        using var saved = PeftModel.Load(folder["saved"]);
+        Assert.Equal([own, 0], new ModelConfig(saved.GenerationDefaults!).TokenIds("eos_token_id"));
+        Assert.Equal([0], model.EndOfTextIds);
+    }
+
+    [Fact]
     public void The_cache_changes_nothing()
     {
         var options = new GenerationOptions { MaxNewTokens = 24 };
@@ -132,7 +162,7 @@ public sealed class TextGeneratorTests : IDisposable
     [InlineData(5, 1, 0)]
     public void Options_that_cannot_be_are_named(int tokens, double temperature, double topP)
     {
-        var error = Assert.Throws<PeftException>(() => new GenerationOptions { MaxNewTokens = tokens, Temperature = temperature, TopP = topP }.Validate());
+        var error = Assert.Throws<PeftException>(() => new GenerationOptions { MaxNewTokens = tokens, Sample = true, Temperature = temperature, TopP = topP }.Validate());
         Assert.Equal("GenerationOptionInvalid", error.ErrorId);
     }
 }

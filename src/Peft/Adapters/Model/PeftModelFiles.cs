@@ -45,6 +45,21 @@ public sealed partial class PeftModel
     /// <summary>What <c>generation_config.json</c> says, or null.</summary>
     public JsonObject? GenerationDefaults => Base.GenerationConfig;
 
+    /// <summary>
+    /// Ids that end a text: those of <c>generation_config.json</c>, else of <c>config.json</c>, with the tokenizer's own in front, for that is
+    /// the one that training puts behind a text.
+    /// </summary>
+    public IReadOnlyList<int> EndOfTextIds
+    {
+        get
+        {
+            var published = GenerationDefaults is { } defaults && new ModelConfig(defaults).TokenIds("eos_token_id") is { Count: > 0 } generation
+                ? generation
+                : Config.TokenIds("eos_token_id");
+            return Tokenizer?.EosTokenId is { } own && !published.Contains(own) ? [own, .. published] : published;
+        }
+    }
+
     /// <summary>Loads a model from a folder in Hugging Face's layout, or from a single file whose format holds everything.</summary>
     /// <param name="path">The folder or file.</param>
     /// <param name="options">How; null for the file's own types on the CPU.</param>
@@ -74,9 +89,21 @@ public sealed partial class PeftModel
             throw new PeftException("NotAFolder", $"'{folder}' is a file; a model is saved into a folder.") { Target = folder, RecommendedAction = "Give the path of a folder." };
         }
 
+        KeepEndOfText();
         var written = ModelLoader.Save(Base, folder, dataType, maxShardBytes, onProgress, cancellation);
         Tokenizer?.Save(folder);
         return written;
+    }
+
+    /// <summary>What ends a text here ends it for whoever reads the saved folder, too: its generation_config.json names the tokenizer's own token where none of the files did.</summary>
+    private void KeepEndOfText()
+    {
+        var ids = EndOfTextIds;
+        if (Tokenizer?.EosTokenId is { } own && ids is [var first, _, ..] && first == own
+            && (GenerationDefaults is null || !new ModelConfig(GenerationDefaults).TokenIds("eos_token_id").Contains(own)))
+        {
+            (Base.GenerationConfig ??= [])["eos_token_id"] = new JsonArray([.. ids.Select(static id => JsonValue.Create(id))]);
+        }
     }
 
     private static Tokenizer? FindTokenizer(string path)

@@ -153,7 +153,8 @@ internal static class TemplateValue
     /// <summary>A template's value for a .NET value.</summary>
     public static object? From(object? value) => value switch
     {
-        null or bool or BigInteger or double or string or TemplateObject or List<object?> => value,
+        null or bool or BigInteger or double or string or TemplateObject => value,
+        List<object?> list when IsConverted(list) => list,
         JsonElement json => FromJson(json),
         sbyte or byte or short or ushort or int or uint or long => new BigInteger(Convert.ToInt64(value, System.Globalization.CultureInfo.InvariantCulture)),
         ulong number => new BigInteger(number),
@@ -249,6 +250,10 @@ internal static class TemplateValue
 
         return result;
     }
+
+    /// <summary>Whether a list holds nothing but template values; lists made by templates are taken as they are, not copied.</summary>
+    private static bool IsConverted(List<object?> list) => list.TrueForAll(static item =>
+        item is null or bool or BigInteger or double or string or TemplateObject || (item is List<object?> inner && IsConverted(inner)));
 
     private static List<object?> FromList(IEnumerable list)
     {

@@ -22,7 +22,7 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
         switch (columns.Kind)
         {
             case RowKind.Text:
-                int[] ids = tokenizer.EncodeIds(WithEnd(row.Text(columns.Text!)));
+                int[] ids = tokenizer.EncodeWhole(WithEnd(row.Text(columns.Text!)));
                 return new TrainingExample(row, ids, ids, EveryToken);
             case RowKind.Messages:
                 return Conversation(row, row.Messages(columns.Text!));
@@ -36,8 +36,8 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
     private TrainingExample Pair(TrainingRow row)
     {
         string prompt = Prompt(row);
-        int[] promptIds = tokenizer.EncodeIds(prompt);
-        int[] ids = tokenizer.EncodeIds(WithEnd(prompt + row.Text(columns.Answer!)));
+        int[] promptIds = tokenizer.EncodeWhole(prompt);
+        int[] ids = tokenizer.EncodeWhole(WithEnd(prompt + row.Text(columns.Answer!)));
         return AfterPrompt(row, promptIds, ids);
     }
 
@@ -45,8 +45,8 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
     private TrainingExample ConversationalPair(TrainingRow row)
     {
         IReadOnlyList<ChatMessage> prompt = row.Messages(columns.Prompt!);
-        int[] promptIds = tokenizer.EncodeIds(tokenizer.ApplyChatTemplate(prompt, addGenerationPrompt: true, cancellation), addSpecialTokens: false);
-        int[] ids = tokenizer.EncodeIds(tokenizer.ApplyChatTemplate([.. prompt, .. row.Messages(columns.Answer!)], cancellation: cancellation), addSpecialTokens: false);
+        int[] promptIds = tokenizer.EncodeIds(Render(row, prompt, addGenerationPrompt: true), addSpecialTokens: false);
+        int[] ids = tokenizer.EncodeIds(Render(row, [.. prompt, .. row.Messages(columns.Answer!)]), addSpecialTokens: false);
         return AfterPrompt(row, promptIds, ids);
     }
 
@@ -66,7 +66,7 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
 
     private TrainingExample Conversation(TrainingRow row, IReadOnlyList<ChatMessage> messages)
     {
-        ChatRendering rendered = tokenizer.RenderChat(messages, cancellation: cancellation);
+        ChatRendering rendered = tokenizer.RenderChat(messages, Options(row), cancellation);
         TokenEncoding encoding = tokenizer.Encode(rendered.Text, addSpecialTokens: false);
         int[] ids = encoding.Ids;
         if (loss == LossTokens.All)
@@ -87,7 +87,8 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
     }
 
     /// <summary>
-    /// For templates that mark nothing: what an assistant's message adds to the text, beyond the opening of its turn, is the assistant's.
+    /// For templates that mark nothing: an assistant's turn is learnt from where its content begins, which is where the conversation parts from
+    /// one with another content, to the end of what the message adds to the text.
     /// </summary>
     private List<(int Start, int End)> AssistantSpans(TrainingRow row, IReadOnlyList<ChatMessage> messages, string text)
     {
@@ -99,9 +100,8 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
                 continue;
             }
 
-            string opened = i == 0 ? string.Empty : tokenizer.ApplyChatTemplate([.. messages.Take(i)], addGenerationPrompt: true, cancellation);
-            string closed = tokenizer.ApplyChatTemplate([.. messages.Take(i + 1)], cancellation: cancellation);
-            if (!closed.StartsWith(opened, StringComparison.Ordinal) || !text.StartsWith(closed, StringComparison.Ordinal))
+            string closed = Render(row, [.. messages.Take(i + 1)]);
+            if (!text.StartsWith(closed, StringComparison.Ordinal))
             {
                 throw new PeftException("ChatTemplateWithoutMarks", $"{row.Place}: the model's chat template marks no assistant tokens and changes earlier messages with later ones, so that what the assistant says can't be told from the rest.")
                 {
@@ -110,11 +110,19 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
                 };
             }
 
-            spans.Add((opened.Length, closed.Length));
+            string other = messages[i].Content?.TrimStart().StartsWith('a') == true ? "b" : "a";
+            string changed = Render(row, [.. messages.Take(i), messages[i].WithField("content", other)]);
+            spans.Add((closed.AsSpan().CommonPrefixLength(changed), closed.Length));
         }
 
         return spans;
     }
+
+    /// <summary>The conversation as text; tools that stand beside it are handed to the template.</summary>
+    private string Render(TrainingRow row, IReadOnlyList<ChatMessage> messages, bool addGenerationPrompt = false) =>
+        tokenizer.RenderChat(messages, Options(row) with { AddGenerationPrompt = addGenerationPrompt }, cancellation).Text;
+
+    private static ChatTemplateOptions Options(TrainingRow row) => new() { Tools = row.Values.GetValueOrDefault("tools") };
 
     private string Prompt(TrainingRow row)
     {

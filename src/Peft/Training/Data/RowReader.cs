@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Numerics;
 using System.Text;
 using System.Text.Json;
 using CsvHelper;
@@ -43,17 +44,29 @@ internal static class RowReader
 
     /// <summary>A JSON value as plain .NET objects.</summary>
     /// <param name="value">The value.</param>
-    /// <returns>A string, number, truth value, null, list or dictionary.</returns>
+    /// <returns>A string, <see cref="long"/>, <see cref="BigInteger"/>, <see cref="double"/>, truth value, null, list or dictionary.</returns>
     public static object? Plain(JsonElement value) => value.ValueKind switch
     {
         JsonValueKind.Object => Properties(value),
         JsonValueKind.Array => value.EnumerateArray().Select(Plain).ToArray(),
         JsonValueKind.String => value.GetString(),
-        JsonValueKind.Number => value.TryGetInt64(out long whole) ? whole : value.GetDouble(),
+        JsonValueKind.Number => Number(value),
         JsonValueKind.True => true,
         JsonValueKind.False => false,
         _ => null,
     };
+
+    /// <summary>As Python's json has it: digits alone are a whole number of any length, everything else a floating-point one.</summary>
+    private static object Number(JsonElement value)
+    {
+        if (value.TryGetInt64(out long whole))
+        {
+            return whole;
+        }
+
+        string digits = value.GetRawText();
+        return digits.AsSpan().ContainsAny('.', 'e', 'E') ? value.GetDouble() : BigInteger.Parse(digits, CultureInfo.InvariantCulture);
+    }
 
     private static DatasetFormat FormatOf(string path) => Path.GetExtension(path).ToUpperInvariant() switch
     {

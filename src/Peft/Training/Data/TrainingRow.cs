@@ -34,6 +34,7 @@ public sealed record TrainingRow(IReadOnlyDictionary<string, object?> Values, st
         string text => text,
         bool truth => truth ? "true" : "false",
         null => throw Error(column, Values.ContainsKey(column) ? "it is null, but a text is needed." : "it is missing."),
+        double real => PythonText.Float(real),
         IFormattable number => number.ToString(null, CultureInfo.InvariantCulture),
         _ => throw Error(column, "it is a list or an object, but a text is needed."),
     };

@@ -1,0 +1,97 @@
+using System.Text.Json.Nodes;
+using Peft.Tests.Models;
+using Peft.Tokenization;
+using Peft.Training.Data;
+
+namespace Peft.Tests.Training;
+
+/// <summary>What is learnt of conversations, whatever their template marks and however their values are spelt.</summary>
+public sealed class ConversationRowTests : IDisposable
+{
+    private const string Unmarked = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}";
+    private const string IgnoresGenerationPrompt = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}";
+    private const string PrintsCalls = "{% for m in messages %}<|{{ m.role }}|>{% for t in m.tool_calls %}{{ t | tojson }}{% endfor %}{{ m.content }}<|end|>{% endfor %}{% for t in tools or [] %}{{ t | tojson }}{% endfor %}";
+
+    private readonly TemporaryFolder folder = new();
+
+    public void Dispose() => folder.Dispose();
+
+    [Theory]
+    [InlineData(Unmarked)]
+    [InlineData(IgnoresGenerationPrompt)]
+    [InlineData("{% for m in messages %}<|{{ m.role }}|>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|end|>{% endgeneration %}{% else %}{{ m.content }}<|end|>{% endif %}{% endfor %}")]
+    public void An_assistants_turn_is_learnt_without_its_heading_whether_the_template_marks_it_or_not(string template)
+    {
+        Assert.Equal("Hello you<|end|>", Learnt(template, """{"messages":[{"role":"user","content":"Hi there"},{"role":"assistant","content":"Hello you"}]}"""));
+        Assert.Equal("Hello you<|end|>a<|end|>", Learnt(template, """{"messages":[{"role":"assistant","content":"Hello you"},{"role":"user","content":"Hi"},{"role":"assistant","content":"a"}]}"""));
+    }
+
+    [Fact]
+    public void Numbers_reach_the_template_as_Pythons_json_has_them()
+    {
+        const string Call = """{"function":{"name":"f","arguments":{"n":5,"id":9007199254740993,"long":123456789012345678901234567890,"real":2.0}}}""";
+        var learnt = Learnt(PrintsCalls, $$"""{"messages":[{"role":"user","content":5},{"role":"assistant","content":"x","tool_calls":[{{Call}}]}]}""", LossTokens.All);
+        Assert.Equal("""<|user|>5<|end|><|assistant|>{"function": {"name": "f", "arguments": {"n": 5, "id": 9007199254740993, "long": 123456789012345678901234567890, "real": 2.0}}}x<|end|>""", learnt);
+    }
+
+    [Fact]
+    public void Values_nested_in_lists_and_tables_reach_the_template_as_they_do_from_a_file()
+    {
+        var call = new Dictionary<string, object?> { ["n"] = new List<object?> { 5L, new Dictionary<string, object?> { ["deep"] = 1L } } };
+        var row = new Dictionary<string, object?>
+        {
+            ["messages"] = new List<object?>
+            {
+                new Dictionary<string, object?> { ["role"] = "assistant", ["content"] = "x", ["tool_calls"] = new List<object?> { call } },
+            },
+        };
+        Assert.Equal("""<|assistant|>{"n": [5, {"deep": 1}]}x<|end|>""", Learnt(Tokenizer(PrintsCalls), TrainingDataset.FromRows([row], new DatasetOptions { Loss = LossTokens.All })));
+    }
+
+    [Fact]
+    public void Tools_beside_a_conversation_are_handed_to_the_template() =>
+        Assert.Equal("""<|user|>a<|end|>{"name": "f"}""", Learnt(PrintsCalls, """{"messages":[{"role":"user","content":"a"}],"tools":[{"name":"f"}]}""", LossTokens.All));
+
+    [Fact]
+    public void A_text_that_begins_with_the_beginning_token_gets_it_once()
+    {
+        var tokenizer = Tokenizer("{{ bos_token }}" + Unmarked, addsBeginning: true);
+        var begin = tokenizer.BosTokenId!.Value;
+        Assert.Equal([begin], tokenizer.EncodeWhole("Hi").Where(id => id == begin));
+        Assert.Equal(tokenizer.EncodeWhole("Hi"), tokenizer.EncodeWhole(tokenizer.BosToken + "Hi"));
+        Assert.Equal([begin, begin], tokenizer.EncodeIds(tokenizer.BosToken + "Hi").Where(id => id == begin));
+    }
+
+    private string Learnt(string template, string row, LossTokens loss = LossTokens.Answer)
+    {
+        var data = TrainingDataset.FromFile(folder.Write("rows.jsonl", row + "\n"), new DatasetOptions { Loss = loss });
+        return Learnt(Tokenizer(template), data);
+    }
+
+    private static string Learnt(Tokenizer tokenizer, TrainingDataset data)
+    {
+        var example = Assert.Single(data.Tokenize(tokenizer).Examples);
+        return tokenizer.Decode([.. example.InputIds.Where((_, i) => example.Labels[i] != TrainingExample.Ignored)], skipSpecialTokens: false);
+    }
+
+    private Tokenizer Tokenizer(string template, bool addsBeginning = false)
+    {
+        foreach (var file in Directory.GetFiles(PocketLlama.Folder, "tokenizer*"))
+        {
+            File.Copy(file, Path.Combine(folder.Path, Path.GetFileName(file)), overwrite: true);
+        }
+
+        folder.Write("chat_template.jinja", template);
+        if (addsBeginning)
+        {
+            var json = JsonNode.Parse(File.ReadAllText(Path.Combine(folder.Path, "tokenizer.json")))!;
+            json["post_processor"] = JsonNode.Parse("""
+                {"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<|endoftext|>","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],"pair":[{"Sequence":{"id":"A","type_id":0}},{"Sequence":{"id":"B","type_id":1}}],
+                 "special_tokens":{"<|endoftext|>":{"id":"<|endoftext|>","ids":[0],"tokens":["<|endoftext|>"]}}}
+                """);
+            folder.Write("tokenizer.json", json.ToJsonString());
+        }
+
+        return Peft.Tokenization.Tokenizer.FromFolder(folder.Path);
+    }
+}
