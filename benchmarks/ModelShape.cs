@@ -1,5 +1,6 @@
 using System.Text.Json.Nodes;
 using Peft.Models;
+using Peft.Models.Heads;
 using TorchSharp;
 using static TorchSharp.torch;
 

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using Peft.Models;
+using Peft.Models.Heads;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -39,8 +40,8 @@ internal static class GenerationBenchmark
         for (var i = 0; i < Tokens; i++)
         {
             using var scope = NewDisposeScope();
-            var hidden = model.Hidden(next, context);
-            var token = model.Logits(hidden.narrow(0, hidden.size(0) - 1, 1), context).argmax(1, keepdim: true);
+            var output = model.Forward(next, context);
+            var token = model.Logits(output.LastPosition(), context).argmax(1, keepdim: true);
             next.Dispose();
             next = token.MoveToOuterDisposeScope();
             next.item<long>();

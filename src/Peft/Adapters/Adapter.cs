@@ -205,13 +205,20 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     };
 
     /// <summary>Modules to save, the classification head among them where the task has one.</summary>
-    private IReadOnlyList<string>? SavedNames() => Config.TaskType is "SEQ_CLS" or "TOKEN_CLS"
-        ? [.. (Config.ModulesToSave ?? []).Union(TargetMatcher.ClassificationHeads, StringComparer.Ordinal)]
-        : Config.ModulesToSave;
+    private IReadOnlyList<string>? SavedNames() => TaskHeads.Count == 0
+        ? Config.ModulesToSave
+        : [.. (Config.ModulesToSave ?? []).Union(TaskHeads, StringComparer.Ordinal)];
+
+    private IReadOnlyList<string> TaskHeads => Config.TaskType switch
+    {
+        "SEQ_CLS" or "TOKEN_CLS" => TargetMatcher.ClassificationHeads,
+        "QUESTION_ANS" => ["qa_outputs"],
+        _ => [],
+    };
 
     /// <summary>Names that save nothing. Where the task has a classification head, its usual names stand there whatever the model calls it.</summary>
     private IEnumerable<string> IdleNames(IReadOnlyList<string> asked, Module model) => asked
-        .Where(name => Config.TaskType is not ("SEQ_CLS" or "TOKEN_CLS") || !TargetMatcher.ClassificationHeads.Contains(name))
+        .Where(name => !TaskHeads.Contains(name))
         .Where(name => TargetMatcher.MatchSaved([name], model).Count == 0);
 
     private void AddLayer(IAdaptable layer, ICollection<string> messages)

@@ -1,4 +1,5 @@
 using Peft.Models;
+using Peft.Models.Heads;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -87,9 +88,7 @@ internal sealed class DecodeLoop(CausalModel model, AdapterSelection selection, 
             Cache = cache,
             Cancellation = cancellation,
         };
-        var hidden = model.Hidden(ids, context);
-        var last = length == 1 ? hidden : hidden.view(active.Count, length, -1).select(1, length - 1);
-        Choose(active, model.Logits(last, context), onToken);
+        Choose(active, model.Logits(model.Forward(ids, context).LastPosition(), context), onToken);
     }
 
     private void Choose(List<DecodeRow> active, Tensor logits, Action<DecodeRow, int> onToken)

@@ -65,8 +65,8 @@ public sealed record OutputComparison(string Prompt, string AdapterName, string 
         var ids = TextGenerator.EncodePrompt(model.RequiredTokenizer, prompt).Select(static id => (long)id).ToArray();
         var context = new ForwardContext { Selection = selection ?? model.CurrentSelection, Rows = 1, Length = ids.Length, Cancellation = cancellation };
         var network = TextGenerator.RequireNetwork(model);
-        var hidden = network.Hidden(tensor(ids, [1, ids.Length], device: model.Device), context);
-        return network.Logits(hidden.narrow(0, ids.Length - 1, 1), context).view(-1).to_type(ScalarType.Float32).clone().MoveToOuterDisposeScope();
+        var output = network.Forward(tensor(ids, [1, ids.Length], device: model.Device), context);
+        return network.Logits(output.LastPosition(), context).view(-1).to_type(ScalarType.Float32).clone().MoveToOuterDisposeScope();
     }
 
     private static AdapterSelection SelectionOf(PeftModel model, string name) =>

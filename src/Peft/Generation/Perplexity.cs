@@ -53,7 +53,7 @@ public sealed record PerplexityResult(double Value, double Loss, int Tokens)
             var length = Math.Min(window, ids.Length - start);
             var row = tensor(ids.Skip(start).Take(length).Select(static id => (long)id).ToArray(), [1, length], device: model.Device);
             var pass = context with { Length = length };
-            sum += network.Loss(network.Hidden(row, pass), row, divisor: 1, pass).ToDouble();
+            sum += network.Loss(network.Forward(row, pass), row, divisor: 1, pass).ToDouble();
             onProgress?.Invoke(start + length - 1, predicted);
         }
 

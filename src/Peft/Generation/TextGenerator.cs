@@ -1,5 +1,6 @@
 using Peft.Adapters.Model;
 using Peft.Models;
+using Peft.Models.Heads;
 using Peft.Tokenization;
 
 namespace Peft.Generation;

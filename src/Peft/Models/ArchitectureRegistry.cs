@@ -1,19 +1,34 @@
+using System.Text.Json.Nodes;
 using Peft.Models.Architectures;
 
 namespace Peft.Models;
 
-/// <summary>The families of models there are, by the class names that configurations give. One line a class.</summary>
+/// <summary>The families of models there are. One line a family.</summary>
 public static class ArchitectureRegistry
 {
-    // The model type and PEFT's task stand for configurations without architectures, and for a head that is asked for.
-    private static readonly Row[] Rows =
+    /// <summary>The families, by their <c>model_type</c>.</summary>
+    public static IReadOnlyList<Family> Families { get; } =
     [
-        new("LlamaForCausalLM", "llama", "CAUSAL_LM", static config => new LlamaForCausalLM(config)),
-        new("LlamaForSequenceClassification", "llama", "SEQ_CLS", static config => new LlamaForSequenceClassification(config)),
+        new("llama", "Llama", static config => new LlamaModel(config)) 
+        {
+            Heads = HeadRow.DecoderWith(questionPrefix: "transformer"),
+            Defaults = Defaults("{}"),
+        },
+        new("mistral", "Mistral", static config => new LlamaModel(config, new LlamaTraits(HasWindow: true)))
+        {
+            Defaults = Defaults("""{ "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096 }"""),
+        },
+        new("qwen2", "Qwen2", static config => new LlamaModel(config, new LlamaTraits(HasProjectionBias: true, HasWindow: true)))
+        {
+            Defaults = Defaults("""
+                { "vocab_size": 151936, "intermediate_size": 22016, "max_position_embeddings": 32768, "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28 }
+                """),
+        },
     ];
 
     /// <summary>Names of the classes that <see cref="Create"/> knows.</summary>
-    public static IReadOnlyCollection<string> Supported => [.. Rows.Select(static row => row.ClassName)];
+    public static IReadOnlyCollection<string> Supported =>
+        [.. Families.SelectMany(static family => family.Heads.Select(head => family.Stem + head.Suffix)).Distinct(StringComparer.Ordinal)];
 
     /// <summary>Makes a model's structure, without weights.</summary>
     /// <param name="config">The configuration.</param>
@@ -24,10 +39,21 @@ public static class ArchitectureRegistry
     {
         ArgumentNullException.ThrowIfNull(config);
         var name = task is null ? config.Architecture : null;
-        var found = name is not null
-            ? Array.Find(Rows, row => row.ClassName == name)
-            : Array.Find(Rows, row => row.ModelType == config.ModelType && row.Task == (task ?? "CAUSAL_LM"));
-        return found?.Make(config) ?? throw new NotSupportedByPeftException(
+
+        // Without a model type the class name alone tells the family.
+        var families = Families.Where(family => config.ModelType.Length == 0 || family.ModelType == config.ModelType);
+        foreach (var family in families)
+        {
+            var head = name is not null ? family.Heads.FirstOrDefault(head => family.Stem + head.Suffix == name)
+                : task is not null ? family.Heads.FirstOrDefault(head => head.Task == task)
+                : config.ModelType.Length > 0 ? family.Heads[0] : null;
+            if (head is not null)
+            {
+                return head.Make(config.For(family), family.Stem + head.Suffix);
+            }
+        }
+
+        throw new NotSupportedByPeftException(
             "ArchitectureNotSupported",
             $"The architecture '{config.Architecture ?? config.ModelType}' (model_type '{config.ModelType}'{(task is null ? "" : $", task {task}")}) is not supported.")
         {
@@ -35,5 +61,11 @@ public static class ArchitectureRegistry
         };
     }
 
-    private sealed record Row(string ClassName, string ModelType, string Task, Func<ModelConfig, PretrainedModel> Make);
+    // Keys in which these families differ from the default of their backbone; transformers unties output layers in all of them.
+    private static JsonObject Defaults(string json)
+    {
+        var defaults = (JsonObject)JsonNode.Parse(json)!;
+        defaults.TryAdd("tie_word_embeddings", false);
+        return defaults;
+    }
 }

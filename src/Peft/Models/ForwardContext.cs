@@ -50,6 +50,12 @@ public sealed record ForwardContext
     /// <summary>Sees the input of every adaptable layer (EVA, CorDA and other data-driven initialisations); null usually.</summary>
     public Action<Module, Tensor>? InputObserver { get; init; }
 
-    /// <summary>What adapters put there before the pass (gates, task ids, invocation offsets), by adapter name.</summary>
-    public IReadOnlyDictionary<string, object> Extras { get; init; } = new Dictionary<string, object>();
+    /// <summary>What a prompt method puts in front of every row; null for nothing.</summary>
+    public VirtualPrompt? Prompt { get; init; }
+
+    /// <summary>Whether the pass gives every layer's input (<see cref="BackboneOutput.HiddenStates"/>) beside the last hidden states.</summary>
+    public bool KeepsHiddenStates { get; init; }
+
+    /// <summary>Index of the pass's first position: what the cache holds and a prefix of keys stand before it.</summary>
+    public long Start => (Cache?.Length ?? 0) + (Prompt is { KeyValues: not null } prompt ? prompt.Length : 0);
 }

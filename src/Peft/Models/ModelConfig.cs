@@ -17,14 +17,22 @@ public sealed class ModelConfig
     // Whole numbers up to here are exact as doubles.
     private const double MaxWhole = 1L << 53;
 
+    private readonly Family? family;
+
     /// <summary>Wraps a document.</summary>
-    public ModelConfig(JsonObject document)
+    /// <param name="document">The document.</param>
+    /// <param name="family">The family that reads it; null while that isn't known.</param>
+    public ModelConfig(JsonObject document, Family? family = null)
     {
         Document = document;
+        this.family = family;
     }
 
     /// <summary>The document as read.</summary>
     public JsonObject Document { get; }
+
+    /// <summary>The family whose model this is; its defaults stand where the document says nothing.</summary>
+    public Family Family => family ?? throw new InvalidOperationException("This configuration was not given to a family.");
 
     /// <summary><c>model_type</c>, such as <c>llama</c>; empty when the file doesn't say.</summary>
     public string ModelType => String("model_type") ?? "";
@@ -37,17 +45,20 @@ public sealed class ModelConfig
     /// <exception cref="PeftException"><c>FileNotFound</c>, <c>FileUnreadable</c>, <c>JsonInvalid</c> or <c>JsonNotAnObject</c>.</exception>
     public static ModelConfig FromFile(string path) => new(JsonFile.ReadNode(path));
 
+    /// <summary>The document as a family reads it.</summary>
+    internal ModelConfig For(Family reader) => new(Document, reader);
+
     /// <summary>Parses the text of a <c>config.json</c>.</summary>
     /// <exception cref="PeftException"><c>JsonInvalid</c> or <c>ModelConfigInvalid</c>: no object.</exception>
     public static ModelConfig FromText(string json) => new(
         JsonFile.Node(JsonFile.Parse(Encoding.UTF8.GetBytes(json), "the model's configuration")) as JsonObject
         ?? throw new PeftException("ModelConfigInvalid", "The model's configuration is not a JSON object."));
 
-    /// <summary>The value under a key, or null when it is absent or null.</summary>
-    public JsonNode? Node(string key) => Document[key];
+    /// <summary>The value under a key, the family's default when it is absent; null when there is neither, or the document says null.</summary>
+    public JsonNode? Node(string key) => Document.TryGetPropertyValue(key, out var node) ? node : family?.Defaults?[key];
 
     /// <summary>A text, or null when absent.</summary>
-    public string? String(string key) => Document[key] is JsonValue value && value.TryGetValue<string>(out var text) ? text : null;
+    public string? String(string key) => Node(key) is JsonValue value && value.TryGetValue<string>(out var text) ? text : null;
 
     /// <summary>An integer, or null when absent.</summary>
     /// <exception cref="PeftException"><c>ModelConfigInvalid</c>: not a whole number of 64 bits.</exception>
@@ -70,11 +81,11 @@ public sealed class ModelConfig
 
     /// <summary>A number, or null when absent.</summary>
     /// <exception cref="PeftException"><c>ModelConfigInvalid</c>: something else.</exception>
-    public double? Number(string key) => Document[key] is { } node ? Number(key, node) : null;
+    public double? Number(string key) => Node(key) is { } node ? Number(key, node) : null;
 
     /// <summary>A truth value, or null when absent.</summary>
     /// <exception cref="PeftException"><c>ModelConfigInvalid</c>: something else.</exception>
-    public bool? Boolean(string key) => Document[key] switch
+    public bool? Boolean(string key) => Node(key) switch
     {
         null => null,
         JsonValue value when value.TryGetValue<bool>(out var flag) => flag,
@@ -83,7 +94,7 @@ public sealed class ModelConfig
 
     /// <summary>One or several token ids (<c>eos_token_id</c> may be either).</summary>
     /// <exception cref="PeftException"><c>ModelConfigInvalid</c>: something else.</exception>
-    public IReadOnlyList<int> TokenIds(string key) => Document[key] switch
+    public IReadOnlyList<int> TokenIds(string key) => Node(key) switch
     {
         null => [],
         JsonArray several => [.. several.Select(id => TokenId(key, id))],
@@ -92,7 +103,7 @@ public sealed class ModelConfig
 
     /// <summary>Numbers, or null when there is no list.</summary>
     /// <exception cref="PeftException"><c>ModelConfigInvalid</c>: the list holds something else.</exception>
-    public IReadOnlyList<double>? Numbers(string key) => Document[key] is JsonArray list ? [.. list.Select(entry => Number(key, entry))] : null;
+    public IReadOnlyList<double>? Numbers(string key) => Node(key) is JsonArray list ? [.. list.Select(entry => Number(key, entry))] : null;
 
     private static int TokenId(string key, JsonNode? node) => Whole(key, Number(key, node)) is var id and >= int.MinValue and <= int.MaxValue
         ? (int)id

@@ -75,7 +75,7 @@ public static class ModelLoader
 
     /// <summary>Gives a structure its weights.</summary>
     /// <param name="model">The structure.</param>
-    /// <param name="store">Tensors by the names of parameters; the prefix of the bare model may be missing or too much.</param>
+    /// <param name="store">Tensors by the names that the family's files use; the backbone's prefix may be missing or too much.</param>
     /// <param name="options">How.</param>
     /// <exception cref="PeftException"><c>WeightsMissing</c>: parameters without a tensor, by name; <c>ShapeMismatch</c>.</exception>
     public static void LoadWeights(PretrainedModel model, TensorStore store, LoadOptions? options = null)
@@ -85,33 +85,28 @@ public static class ModelLoader
         options ??= new LoadOptions();
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
+        var reader = new WeightReader(model, store, options);
+        reader.Allocate();
         List<string> missing = [];
         var total = options.OnProgress is null ? 0 : model.CountParameters();
         var done = 0L;
         foreach (var (path, parameter, module) in model.NamedParameters())
         {
             options.Cancellation.ThrowIfCancellationRequested();
-            if (NameInStore(model, store, path) is { } name)
+            if (!reader.Read(path, parameter))
             {
-                CheckShape(store, name, parameter, path);
-                parameter.Assign(Placed(store.Map(name, options.DataType), options.Device));
-            }
-            else if (module.Path == model.ClassificationHead)
-            {
-                parameter.Assign(FreshHead(model, parameter, options));
-            }
-            else
-            {
-                missing.Add(path);
+                if (module.Path == model.ClassificationHead || module.Path.StartsWith(model.ClassificationHead + ".", StringComparison.Ordinal))
+                {
+                    parameter.Assign(FreshHead(model, parameter, options));
+                }
+                else
+                {
+                    missing.Add(path);
+                }
             }
 
             done += parameter.Count;
             options.OnProgress?.Invoke(done, total);
-        }
-
-        if (model.NamedParameters().Any(static named => named.Parameter.Value is { device.type: DeviceType.CPU }))
-        {
-            model.Keep(store.TakeMappedFiles());
         }
 
         model.Tie();
@@ -125,10 +120,19 @@ public static class ModelLoader
             };
         }
 
-        model.AfterLoad();
+        reader.Finish();
+        if (model.Carried.Count > 0 || model.NamedParameters().Any(static named => named.Parameter.Value is { device.type: DeviceType.CPU }))
+        {
+            model.Keep(store.TakeMappedFiles());
+        }
+
+        model.Fuse();
     }
 
-    /// <summary>Saves a model's configuration and weights; tied weights once, under the name of the owner.</summary>
+    /// <summary>
+    /// Saves a model's configuration and weights under the names they were read from: tied weights once, under the name of the owner, and
+    /// what the model carries along unchanged.
+    /// </summary>
     /// <param name="model">A loaded model.</param>
     /// <param name="folder">Created where it is not there.</param>
     /// <param name="dataType">Type to save in; null for each weight's own.</param>
@@ -149,9 +153,7 @@ public static class ModelLoader
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
         cancellation.ThrowIfCancellationRequested();
-        var tensors = model.NamedParameters()
-            .Where(static named => named.Parameter.IsOwner)
-            .Select(named => (named.Path, dataType is { } type ? named.Parameter.Data.to(type) : named.Parameter.Data));
+        var tensors = WeightFiles.Tensors(model, dataType);
         var config = (JsonObject)model.Config.Document.DeepClone();
         config.Remove("torch_dtype");
         config["dtype"] = TypeName(dataType ?? model.DataType);
@@ -212,34 +214,7 @@ public static class ModelLoader
         return File.Exists(path) ? JsonFile.ReadNode(path) : null;
     }
 
-    private static string? NameInStore(PretrainedModel model, TensorStore store, string path)
-    {
-        if (store.Contains(path))
-        {
-            return path;
-        }
-
-        var prefix = model.BasePrefix + ".";
-        var bare = path.StartsWith(prefix, StringComparison.Ordinal) ? path[prefix.Length..] : null;
-        return bare is not null && store.Contains(bare) ? bare : null;
-    }
-
-    private static void CheckShape(TensorStore store, string name, Parameter parameter, string path)
-    {
-        var shape = store.Entry(name).Shape;
-        if (!shape.SequenceEqual(parameter.Shape))
-        {
-            throw new PeftException(
-                "ShapeMismatch",
-                $"'{path}' has shape [{string.Join(", ", parameter.Shape)}] by the model's configuration, but '{store.Path}' holds [{string.Join(", ", shape)}].")
-            {
-                Target = path,
-                RecommendedAction = "Use the config.json that belongs to these weights.",
-            };
-        }
-    }
-
-    private static Tensor Placed(Tensor tensor, Device? device) => device is null || device.type == DeviceType.CPU ? tensor : tensor.to(device);
+    internal static Tensor Placed(Tensor tensor, Device? device) => device is null || device.type == DeviceType.CPU ? tensor : tensor.to(device);
 
     private static Tensor FreshHead(PretrainedModel model, Parameter parameter, LoadOptions options)
     {

@@ -1,5 +1,4 @@
 using Peft.Models.Layers;
-using TorchSharp;
 
 namespace Peft.Models;
 
@@ -11,9 +10,17 @@ public abstract class Module : IDisposable
 {
     private readonly List<Module> children = [];
     private readonly List<Parameter> parameters = [];
+    private readonly List<LinearGroup> groups = [];
 
-    /// <summary>transformers' class name, such as <c>LlamaAttention</c>.</summary>
-    public virtual string ClassName => GetType().Name;
+    /// <summary>Makes an empty module.</summary>
+    /// <param name="className">transformers' class name, such as <c>LlamaAttention</c>; null where the C# type has the same.</param>
+    protected Module(string? className = null)
+    {
+        ClassName = className ?? GetType().Name;
+    }
+
+    /// <summary>transformers' class name, such as <c>LlamaAttention</c>. Families that share code differ in it.</summary>
+    public string ClassName { get; }
 
     /// <summary>What transformers prints between the parentheses of a leaf, such as <c>in_features=32, out_features=16, bias=False</c>.</summary>
     public virtual string Details => "";
@@ -32,6 +39,9 @@ public abstract class Module : IDisposable
 
     /// <summary>This module's own parameters, without its children's.</summary>
     public IReadOnlyList<Parameter> Parameters => parameters;
+
+    /// <summary>Layers of this module that are computed as one product: see <see cref="Group"/>.</summary>
+    public IReadOnlyList<LinearGroup> Groups => groups;
 
     /// <summary>This module and everything below it, parents first, in transformers' order.</summary>
     public IEnumerable<Module> Descendants()
@@ -89,6 +99,7 @@ public abstract class Module : IDisposable
             return;
         }
 
+        groups.ForEach(static group => group.Dispose());
         foreach (var parameter in parameters)
         {
             parameter.Release();
@@ -111,11 +122,36 @@ public abstract class Module : IDisposable
     }
 
     /// <summary>Adds a parameter under a local name and returns it.</summary>
-    protected Parameter AddParameter(string name, IReadOnlyList<long> shape, torch.ScalarType dataType = torch.ScalarType.Float32)
+    /// <param name="name">Local name, such as <c>weight</c>.</param>
+    /// <param name="shape">Sizes, outermost first.</param>
+    /// <param name="keepsFloat32">Whether it stays float32 whatever type the model computes in.</param>
+    protected Parameter AddParameter(string name, IReadOnlyList<long> shape, bool keepsFloat32 = false)
     {
-        var parameter = new Parameter(name, shape, dataType);
+        var parameter = new Parameter(name, shape) { KeepsFloat32 = keepsFloat32 };
         parameters.Add(parameter);
         return parameter;
+    }
+
+    /// <summary>Computes layers that share an input as one product; their weights become views of one tensor when they are loaded.</summary>
+    /// <param name="members">Layers in the order of their columns in the output.</param>
+    protected LinearGroup Group(params Linear[] members)
+    {
+        var group = new LinearGroup(members);
+        groups.Add(group);
+        return group;
+    }
+
+    /// <summary>Takes the children and parameters of another module over, so that they stand directly below this one.</summary>
+    protected void Adopt(Module other)
+    {
+        ArgumentNullException.ThrowIfNull(other);
+        foreach (var child in other.children)
+        {
+            Add(child.Name, child);
+        }
+
+        parameters.AddRange(other.parameters);
+        groups.AddRange(other.groups);
     }
 
     private static string Join(string path, string name) => path.Length == 0 ? name : $"{path}.{name}";
@@ -136,15 +172,13 @@ public sealed class ModuleList<T> : Module
 
     /// <summary>Adds entries under <c>0</c>, <c>1</c>, ….</summary>
     public ModuleList(IEnumerable<T> entries)
+        : base("ModuleList")
     {
         foreach (var entry in entries)
         {
             items.Add(Add(items.Count.ToString(System.Globalization.CultureInfo.InvariantCulture), entry));
         }
     }
-
-    /// <inheritdoc/>
-    public override string ClassName => "ModuleList";
 
     /// <summary>The entries in order.</summary>
     public IReadOnlyList<T> Items => items;

@@ -36,6 +36,9 @@ public sealed class Parameter
     /// <summary>Sizes, outermost first.</summary>
     public IReadOnlyList<long> Shape => shape;
 
+    /// <summary>Whether the weights are float32 whatever type the model computes in (decays of recurrences, norms that say so).</summary>
+    public bool KeepsFloat32 { get; init; }
+
     /// <summary>Number of elements.</summary>
     public long Count => TensorEntry.Product(shape);
 

@@ -5,16 +5,25 @@ using static TorchSharp.torch;
 
 namespace Peft.Models;
 
-/// <summary>A model of some family with its configuration: the root of a module tree.</summary>
+/// <summary>A model of some family with its configuration: the root of a module tree, a head over a backbone.</summary>
 public abstract class PretrainedModel : Module
 {
     private readonly List<MappedFile> mappedFiles = [];
+    private readonly List<(string Name, Tensor Tensor)> carried = [];
 
-    /// <summary>Wraps a configuration.</summary>
-    protected PretrainedModel(ModelConfig config)
+    /// <summary>Wraps a backbone.</summary>
+    /// <param name="backbone">The backbone; whoever derives adds it to the tree.</param>
+    /// <param name="className">transformers' class name, such as <c>LlamaForCausalLM</c>.</param>
+    protected PretrainedModel(Backbone backbone, string className)
+        : base(className)
     {
-        Config = config;
+        ArgumentNullException.ThrowIfNull(backbone);
+        Backbone = backbone;
+        Config = backbone.Config;
     }
+
+    /// <summary>What turns inputs into hidden states.</summary>
+    public Backbone Backbone { get; }
 
     /// <summary>The configuration the model was made from.</summary>
     public ModelConfig Config { get; }
@@ -22,31 +31,48 @@ public abstract class PretrainedModel : Module
     /// <summary>What <c>generation_config.json</c> holds, or null.</summary>
     public JsonObject? GenerationConfig { get; set; }
 
-    /// <summary>Path of the input embedding, such as <c>model.embed_tokens</c>.</summary>
-    public abstract string InputEmbeddings { get; }
-
     /// <summary>Path of the output embedding, such as <c>lm_head</c>, or null where there is none.</summary>
     public virtual string? OutputEmbeddings => null;
 
     /// <summary>Path of the freshly made head of a classifier (<c>score</c>), which is trained and saved whole; null where there is none.</summary>
     public virtual string? ClassificationHead => null;
 
-    /// <summary>The name under which the bare model stands in checkpoints of models with a head, such as <c>model</c>.</summary>
-    public virtual string BasePrefix => "model";
-
     /// <summary>Parameters that share the weights of others: the second follows the first.</summary>
-    public virtual IEnumerable<(string Owner, string Follower)> TiedParameters => [];
+    public virtual IEnumerable<(string Owner, string Follower)> TiedParameters =>
+        Backbone.TiedParameters.Select(tie => (PathBelow(Backbone, tie.Owner), PathBelow(Backbone, tie.Follower)));
 
-    /// <summary>Called when all weights are there: puts weights that are used together into one tensor.</summary>
-    public virtual void AfterLoad()
-    {
-    }
+    /// <summary>Type of the weights: the first parameter's.</summary>
+    public ScalarType DataType => First.DataType;
 
-    /// <summary>Type of the weights that compute: the input embedding's.</summary>
-    public ScalarType DataType => Find(InputEmbeddings)!.Parameters[0].DataType;
+    /// <summary>Device of the weights: the first parameter's; the CPU while only the structure exists.</summary>
+    public Device Device => First.Value?.device ?? CPU;
 
     /// <summary>Whether weights are there.</summary>
-    public bool IsLoaded => Find(InputEmbeddings)!.Parameters[0].Value is not null;
+    public bool IsLoaded => First.Value is not null;
+
+    /// <summary>Tensors of the model's files that no module of ours computes with; they are saved again as they came.</summary>
+    public IReadOnlyList<(string Name, Tensor Tensor)> Carried => carried;
+
+    /// <summary>Where each parameter stood in the files it was read from, by its path.</summary>
+    internal Dictionary<string, IReadOnlyList<FilePart>> Places { get; } = [];
+
+    private Parameter First => NamedParameters().First().Parameter;
+
+    /// <summary>The pass to the last hidden states, with a prompt's virtual tokens in front.</summary>
+    /// <param name="inputs">What goes in; token ids alone convert by themselves.</param>
+    /// <param name="context">The forward pass; its rows and length are taken from the ids.</param>
+    public BackboneOutput Forward(ModelInputs inputs, ForwardContext context)
+    {
+        ArgumentNullException.ThrowIfNull(inputs);
+        ArgumentNullException.ThrowIfNull(context);
+        using var scope = NewDisposeScope();
+        context = inputs.Ids is { } ids ? context with { Rows = ids.size(0), Length = ids.size(1) } : context;
+        var embeddings = inputs.Embeddings ?? Backbone.Embed(inputs, context);
+        var (placed, virtualLength, pass) = PromptPlacement.Place(embeddings, context);
+        var output = Backbone.Forward(placed, inputs, pass);
+        context.Cache?.Advance(output.Length);
+        return (output with { Inputs = inputs, VirtualLength = virtualLength }).MoveToOuterDisposeScope();
+    }
 
     /// <summary>Parameter by full path, or null.</summary>
     public Parameter? FindParameter(string path)
@@ -60,7 +86,16 @@ public abstract class PretrainedModel : Module
     public void Prepare()
     {
         Tie();
-        AfterLoad();
+        Fuse();
+    }
+
+    /// <summary>Puts weights that are used together into one tensor (again, after they were replaced).</summary>
+    public void Fuse()
+    {
+        foreach (var group in Descendants().SelectMany(static module => module.Groups))
+        {
+            group.Fuse();
+        }
     }
 
     /// <summary>Takes over the files that the weights lie in.</summary>
@@ -76,18 +111,6 @@ public abstract class PretrainedModel : Module
         }
     }
 
-    /// <inheritdoc/>
-    protected override void Dispose(bool disposing)
-    {
-        base.Dispose(disposing);
-        foreach (var file in mappedFiles)
-        {
-            file.Dispose();
-        }
-
-        mappedFiles.Clear();
-    }
-
     /// <summary>Lets the followers of <see cref="TiedParameters"/> share their owners' weights.</summary>
     internal void Tie()
     {
@@ -96,58 +119,27 @@ public abstract class PretrainedModel : Module
             FindParameter(follower)!.TieTo(FindParameter(owner)!);
         }
     }
-}
 
-/// <summary>A model that continues text.</summary>
-public abstract class CausalModel : PretrainedModel
-{
-    /// <summary>Wraps a configuration.</summary>
-    protected CausalModel(ModelConfig config)
-        : base(config)
+    /// <summary>Keeps a tensor that is only saved again.</summary>
+    internal void Carry(string name, Tensor tensor) => carried.Add((name, tensor.DetachFromDisposeScope()));
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
     {
+        if (disposing)
+        {
+            carried.ForEach(static entry => entry.Tensor.Dispose());
+            carried.Clear();
+        }
+
+        base.Dispose(disposing);
+        mappedFiles.ForEach(static file => file.Dispose());
+        mappedFiles.Clear();
     }
 
-    /// <summary>Size of the vocabulary: the width of the logits.</summary>
-    public abstract long VocabularySize { get; }
+    /// <summary>Puts the backbone into the tree under its name, such as <c>model</c>.</summary>
+    /// <param name="prefix">The name; null for the family's.</param>
+    protected void AddBackbone(string? prefix = null) => Add(prefix ?? Config.Family.Prefix, Backbone);
 
-    /// <summary>The output layer and its loss.</summary>
-    protected abstract Head Head { get; }
-
-    /// <summary>Hidden states of tokens after the final norm.</summary>
-    /// <param name="ids">int64 [rows, length].</param>
-    /// <param name="context">The forward pass; its rows and length are taken from <paramref name="ids"/>.</param>
-    /// <returns>[rows · length, hidden size].</returns>
-    public Tensor Hidden(Tensor ids, ForwardContext context)
-    {
-        ArgumentNullException.ThrowIfNull(ids);
-        ArgumentNullException.ThrowIfNull(context);
-        using var scope = NewDisposeScope();
-        var batch = context with { Rows = ids.size(0), Length = ids.size(1) };
-        return HiddenFromEmbeddings(Embed(ids, batch), batch).MoveToOuterDisposeScope();
-    }
-
-    /// <summary>Vectors of tokens as the first layer takes them.</summary>
-    /// <param name="ids">int64 [rows, length].</param>
-    /// <param name="context">The forward pass.</param>
-    /// <returns>[rows · length, hidden size].</returns>
-    public abstract Tensor Embed(Tensor ids, ForwardContext context);
-
-    /// <summary>Hidden states of vectors after the final norm (prompt methods put vectors of their own in front).</summary>
-    /// <param name="embeddings">[rows · length, hidden size]; in training known to the tape.</param>
-    /// <param name="context">The forward pass, with its rows and length.</param>
-    /// <returns>[rows · length, hidden size].</returns>
-    public abstract Tensor HiddenFromEmbeddings(Tensor embeddings, ForwardContext context);
-
-    /// <summary>Logits of hidden states; not for training.</summary>
-    /// <param name="hidden">[n, hidden size].</param>
-    /// <param name="context">The forward pass.</param>
-    /// <returns>[n, vocabulary], in the hidden states' type.</returns>
-    public Tensor Logits(Tensor hidden, ForwardContext context) => Head.Logits(hidden, context);
-
-    /// <inheritdoc cref="Layers.Head.Loss"/>
-    public Tensor Loss(Tensor hidden, Tensor labels, double? divisor, ForwardContext context, double labelSmoothing = 0) =>
-        Head.Loss(hidden, labels, divisor, context, labelSmoothing);
-
-    /// <inheritdoc cref="Layers.Head.TokenLosses"/>
-    public Tensor TokenLosses(Tensor hidden, Tensor labels, ForwardContext context) => Head.TokenLosses(hidden, labels, context);
+    private static string PathBelow(Module module, string path) => module.Path.Length == 0 ? path : $"{module.Path}.{path}";
 }

@@ -25,7 +25,7 @@ internal sealed class WeightConversion
         var conversion = new WeightConversion(model);
         try
         {
-            foreach (var parameter in model.NamedParameters().Select(static named => named.Parameter).Where(static parameter => parameter.IsOwner).Distinct())
+            foreach (var parameter in model.NamedParameters().Select(static named => named.Parameter).Where(static parameter => parameter is { IsOwner: true, KeepsFloat32: false }).Distinct())
             {
                 var current = parameter.Data;
                 if (current.is_floating_point() && current.dtype != type)
@@ -35,7 +35,7 @@ internal sealed class WeightConversion
                 }
             }
 
-            model.AfterLoad();
+            model.Fuse();
         }
         catch
         {
@@ -56,7 +56,7 @@ internal sealed class WeightConversion
         }
 
         originals.Clear();
-        model.AfterLoad();
+        model.Fuse();
     }
 
     /// <summary>Frees the originals: the conversion is final.</summary>

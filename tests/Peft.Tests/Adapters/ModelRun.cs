@@ -1,5 +1,6 @@
 using Peft.Adapters.Model;
 using Peft.Models;
+using Peft.Models.Heads;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Adapters;
@@ -16,12 +17,12 @@ internal static class ModelRun
         var context = Context(inputs, selection ?? model.CurrentSelection);
         if (model.Base is SequenceClassificationModel classifier)
         {
-            return classifier.Logits(ids, context).MoveToOuterDisposeScope();
+            return classifier.Logits(classifier.Forward(ids, context), context).MoveToOuterDisposeScope();
         }
 
         var causal = Causal(model);
-        var batch = context with { Rows = ids.shape[0], Length = ids.shape[1] };
-        var logits = causal.Logits(causal.Hidden(ids, context), batch).view(ids.shape[0], ids.shape[1], -1);
+        var output = causal.Forward(ids, context);
+        var logits = causal.Logits(output, context).view(output.Rows, output.Length, -1).narrow(1, output.VirtualLength, ids.shape[1]);
         return (inputs.TryGetValue("attention_mask", out var mask) ? logits.mul(mask.unsqueeze(-1)) : logits.alias()).MoveToOuterDisposeScope();
     }
 
@@ -61,11 +62,11 @@ internal static class ModelRun
         var ids = inputs["input_ids"];
         if (model.Base is SequenceClassificationModel classifier)
         {
-            return classifier.Loss(classifier.Logits(ids, context), inputs["labels"], context);
+            return classifier.Loss(classifier.Logits(classifier.Forward(ids, context), context), inputs["labels"], context);
         }
 
         var causal = Causal(model);
-        return causal.Loss(causal.Hidden(ids, context), inputs["labels"], null, context with { Rows = ids.shape[0], Length = ids.shape[1] });
+        return causal.Loss(causal.Forward(ids, context), inputs["labels"], null, context);
     }
 
     private static ForwardContext Context(IReadOnlyDictionary<string, Tensor> inputs, AdapterSelection selection) => new()

@@ -21,7 +21,7 @@ internal static class TinyLlama
             parameter.Assign((parameter.Shape.Count == 1 && parameter.Name == "weight" ? values.add_(1) : values).to(type));
         }
 
-        model.AfterLoad();
+        model.Fuse();
         return new PeftModel(model, "tiny");
     }
 

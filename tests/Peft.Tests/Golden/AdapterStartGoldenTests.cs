@@ -2,6 +2,7 @@ using System.Text.Json.Nodes;
 using Peft.Adapters;
 using Peft.Adapters.Model;
 using Peft.Models;
+using Peft.Models.Heads;
 using Peft.Models.Layers;
 using static TorchSharp.torch;
 
@@ -29,7 +30,7 @@ public class AdapterStartGoldenTests
             Dictionary<string, List<float>> values = [];
             for (ulong seed = 0; seed < Seeds; seed++)
             {
-                using var model = new PeftModel(new Wide((JsonObject)table["layers"]!), "wide");
+                using var model = new PeftModel(new FeatureModel(new Wide((JsonObject)table["layers"]!), "Wide"), "wide");
                 foreach (var parameter in model.AddAdapter(config, "default", seed).TrainableParameters)
                 {
                     var key = parameter.FullKey["base_model.model.".Length..];
@@ -72,10 +73,10 @@ public class AdapterStartGoldenTests
     }
 
     /// <summary>The layers of the table, as far as they are linear layers and embeddings; a convolution stands there by name alone.</summary>
-    private sealed class Wide : PretrainedModel
+    private sealed class Wide : Backbone
     {
         public Wide(JsonObject layers)
-            : base(new ModelConfig([]))
+            : base(new ModelConfig([]), "Wide")
         {
             foreach (var (name, shape) in layers)
             {
@@ -100,14 +101,15 @@ public class AdapterStartGoldenTests
             }
         }
 
-        public override string InputEmbeddings => "emb";
+        public override long Width => 0;
+
+        public override BackboneOutput Forward(Tensor embeddings, ModelInputs inputs, ForwardContext context) => throw new NotSupportedException();
     }
 
     private sealed class Convolution : Peft.Models.Module, IAdaptable
     {
-        public Convolution() => Weight = AddParameter("weight", [1, 1, 1, 1]);
-
-        public override string ClassName => "Conv2d";
+        public Convolution()
+            : base("Conv2d") => Weight = AddParameter("weight", [1, 1, 1, 1]);
 
         public Parameter Weight { get; }
 

@@ -1,5 +1,6 @@
 using Peft.Files;
 using Peft.Models;
+using Peft.Models.Heads;
 using Peft.Tensors;
 using Peft.Tests.Models;
 using TorchSharp;
@@ -22,6 +23,6 @@ public class GgufModelGoldenTests
         using var model = (CausalModel)ModelLoader.Load(Path.Combine(folder, "model.gguf"));
         var tolerance = JsonFile.ReadObject(Path.Combine(folder, "case.json")).GetProperty("tolerance").GetProperty("logits");
         var context = new ForwardContext();
-        TensorAssert.Close(recorded.Read("logits"), model.Logits(model.Hidden(recorded.Read("input_ids"), context), context), tolerance, "logits");
+        TensorAssert.Close(recorded.Read("logits"), model.Logits(model.Forward(recorded.Read("input_ids"), context), context), tolerance, "logits");
     });
 }

@@ -1,4 +1,5 @@
 using Peft.Models;
+using Peft.Models.Heads;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -17,8 +18,8 @@ internal static class GreedyLoop
         while (tokens.Count < count && !(tokens.Count > 0 && endTokens.Contains((int)tokens[^1])))
         {
             using var scope = NewDisposeScope();
-            var hidden = model.Hidden(next, context);
-            var best = model.Logits(hidden.narrow(0, hidden.size(0) - 1, 1), context).argmax(1, keepdim: true);
+            var output = model.Forward(next, context);
+            var best = model.Logits(output.LastPosition(), context).argmax(1, keepdim: true);
             next.Dispose();
             next = best.MoveToOuterDisposeScope();
             tokens.Add(next.item<long>());

@@ -1,4 +1,5 @@
 using Peft.Models;
+using Peft.Models.Heads;
 using Peft.Models.Layers;
 using Peft.Tests.Adapters;
 using static TorchSharp.torch;
@@ -17,7 +18,7 @@ public class InputObserverTests
         var ids = TinyLlama.Inputs()["input_ids"];
         List<string> seen = [];
         var context = new ForwardContext { Rows = ids.shape[0], Length = ids.shape[1], InputObserver = (module, _) => seen.Add(module.Path) };
-        model.Loss(model.Hidden(ids, context), ids, null, context);
+        model.Loss(model.Forward(ids, context), ids, null, context);
         Assert.Equal(model.Descendants().Where(static module => module is Linear or Embedding).Select(static module => module.Path).Order(StringComparer.Ordinal), seen.Order(StringComparer.Ordinal));
     }
 }

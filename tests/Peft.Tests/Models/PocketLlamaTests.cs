@@ -1,5 +1,6 @@
 using Peft.Files;
 using Peft.Models;
+using Peft.Models.Heads;
 using Peft.Tensors;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -21,7 +22,7 @@ public class PocketLlamaTests
         foreach (var name in reference.Names.Where(static name => name.EndsWith(".input_ids", StringComparison.Ordinal)))
         {
             var ids = reference.Read(name);
-            var logits = model.Logits(model.Hidden(ids, new ForwardContext()), new ForwardContext());
+            var logits = model.Logits(model.Forward(ids, new ForwardContext()), new ForwardContext());
             TensorAssert.Close(reference.Read(name.Replace(".input_ids", ".logits", StringComparison.Ordinal)), logits, tolerance, name);
             var greedy = reference.Read(name.Replace(".input_ids", ".greedy", StringComparison.Ordinal)).data<long>().ToArray();
             var prompt = ids.data<long>().ToArray();

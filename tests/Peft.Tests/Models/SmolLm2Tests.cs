@@ -1,5 +1,6 @@
 using Peft.Files;
 using Peft.Models;
+using Peft.Models.Heads;
 using Peft.Tensors;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -21,8 +22,8 @@ public class SmolLm2Tests
             var prompt = key[..^".input_ids".Length];
             var ids = reference.Read(key).unsqueeze(0);
             var context = new ForwardContext();
-            var hidden = model.Hidden(ids, context);
-            var logits = model.Logits(hidden.narrow(0, hidden.size(0) - 1, 1), context);
+            var output = model.Forward(ids, context);
+            var logits = model.Logits(output.LastPosition(), context);
             var (values, indices) = logits.topk(20);
             TensorAssert.Close(reference.Read($"{prompt}.top_logits"), values, tolerance, prompt);
             Assert.Equal(reference.Read($"{prompt}.top_ids").data<long>().ToArray()[..5], indices.data<long>().ToArray()[..5]);
@@ -41,7 +42,7 @@ public class SmolLm2Tests
     {
         var ids = reference.Read("passage.input_ids").unsqueeze(0);
         var context = new ForwardContext();
-        var losses = model.TokenLosses(model.Hidden(ids, context), ids, context);
+        var losses = model.TokenLosses(model.Forward(ids, context), ids, context);
         TensorAssert.Close(reference.Read("passage.nll"), losses, expected.GetProperty("tolerance").GetProperty("nll"), "nll");
         Assert.Equal(expected.GetProperty("passage").GetProperty("perplexity").GetDouble(), Math.Exp(losses.mean().item<float>()), 0.01);
     });

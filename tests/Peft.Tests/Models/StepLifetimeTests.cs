@@ -1,4 +1,5 @@
 using Peft.Models;
+using Peft.Models.Heads;
 using Peft.Tests.Adapters;
 using static TorchSharp.torch;
 
@@ -13,7 +14,7 @@ public class StepLifetimeTests
     {
         using var tape = new Tape();
         var context = new ForwardContext { Tape = tape, IsTraining = true };
-        tape.Backward(model.Loss(model.Hidden(ids, context), ids, null, context));
+        tape.Backward(model.Loss(model.Forward(ids, context), ids, null, context));
     });
 
     [Fact]
@@ -22,7 +23,7 @@ public class StepLifetimeTests
         using var source = new CancellationTokenSource();
         using var tape = new Tape();
         var context = new ForwardContext { Tape = tape, IsTraining = true, Checkpointing = true, Cancellation = source.Token };
-        var hidden = model.Hidden(ids, context);
+        var hidden = model.Forward(ids, context);
         source.Cancel();
         Assert.Throws<OperationCanceledException>(() => tape.Backward(model.Loss(hidden, ids, null, context)));
     });

@@ -3,6 +3,7 @@ using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
 using Peft.Models;
+using Peft.Models.Heads;
 using Peft.Tests.Golden;
 using Peft.Training;
 using Peft.Training.Data;
@@ -67,8 +68,8 @@ public class CapitalsTests(Xunit.Abstractions.ITestOutputHelper log)
         while (tokens.Count < count)
         {
             using var scope = NewDisposeScope();
-            var hidden = causal.Hidden(tensor(next).view(1, -1), context);
-            var best = causal.Logits(hidden.narrow(0, hidden.shape[0] - 1, 1), context).argmax().item<long>();
+            var output = causal.Forward(tensor(next).view(1, -1), context);
+            var best = causal.Logits(output.LastPosition(), context).argmax().item<long>();
             if (best == model.Tokenizer!.EosTokenId)
             {
                 break;

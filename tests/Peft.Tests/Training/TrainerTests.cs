@@ -2,6 +2,7 @@ using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
 using Peft.Models;
+using Peft.Models.Heads;
 using Peft.Tests.Adapters;
 using Peft.Training;
 using static TorchSharp.torch;
@@ -170,7 +171,7 @@ public class TrainerTests
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
         var causal = (CausalModel)again.Base;
-        Assert.True(causal.Hidden(TinyLlama.Inputs()["input_ids"], new ForwardContext { Selection = again.CurrentSelection }).isfinite().all().item<bool>());
+        Assert.True(causal.Forward(TinyLlama.Inputs()["input_ids"], new ForwardContext { Selection = again.CurrentSelection }).Hidden.isfinite().all().item<bool>());
     }
 
     internal static void StopAt(int batch, int at, CancellationTokenSource stop)

@@ -78,7 +78,7 @@ public sealed partial class PeftModel : IDisposable
     public bool IsStructureOnly => !Base.IsLoaded;
 
     /// <summary>Where the weights are.</summary>
-    public Device Device => Base.Find(Base.InputEmbeddings)?.Parameters[0].Value?.device ?? CPU;
+    public Device Device => Base.Device;
 
     /// <summary>Element type in which the base computes.</summary>
     public ScalarType DataType => Base.DataType;

@@ -1,14 +1,23 @@
+using System.Text.Json.Nodes;
 using Peft.Models.Layers;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Architectures;
 
+/// <summary>In what families differ that are built like Llama.</summary>
+/// <param name="HasProjectionBias">Whether q, k and v always have a bias.</param>
+/// <param name="HasWindow">Whether <c>sliding_window</c> acts.</param>
+internal sealed record LlamaTraits(bool HasProjectionBias = false, bool HasWindow = false);
+
 /// <summary>What a Llama's configuration says; what it leaves out is as in the 7B model, which is transformers' default (Touvron et al. 2023; Grattafiori et al. 2024).</summary>
 internal sealed class LlamaConfig
 {
-    public LlamaConfig(ModelConfig config)
+    private readonly LlamaTraits traits;
+
+    public LlamaConfig(ModelConfig config, LlamaTraits traits)
     {
         Source = config;
+        this.traits = traits;
         VocabularySize = config.Size("vocab_size", 32000);
         HiddenSize = config.Size("hidden_size", 4096);
         InnerSize = config.Size("intermediate_size", 11008);
@@ -30,7 +39,6 @@ internal sealed class LlamaConfig
         ActivationName = config.String("hidden_act") ?? "silu";
         AttentionBias = config.Boolean("attention_bias") ?? false;
         MlpBias = config.Boolean("mlp_bias") ?? false;
-        TiesEmbeddings = config.Boolean("tie_word_embeddings") ?? false;
     }
 
     public ModelConfig Source { get; }
@@ -49,17 +57,33 @@ internal sealed class LlamaConfig
 
     public string ActivationName { get; }
 
+    /// <summary>Whether the output of attention has a bias; <see cref="ProjectionBias"/> says it of q, k and v.</summary>
     public bool AttentionBias { get; }
+
+    public bool ProjectionBias => traits.HasProjectionBias || AttentionBias;
+
+    public string Stem => Source.Family.Stem;
 
     public bool MlpBias { get; }
 
-    public bool TiesEmbeddings { get; }
+    /// <summary>How many positions a layer sees, its own included; null for all.</summary>
+    public long? Window(int layer)
+    {
+        if (!traits.HasWindow || Source.Boolean("use_sliding_window") == false || Source.Integer("sliding_window") is not { } window)
+        {
+            return null;
+        }
+
+        return Source.Node("layer_types") is JsonArray kinds && layer < kinds.Count
+            ? (string?)kinds[layer] == "sliding_attention" ? window : null
+            : layer >= (Source.Integer("max_window_layers") ?? 0) ? window : null;
+    }
 
     private static PeftException Invalid(string message) => new("ModelConfigInvalid", message);
 }
 
-/// <summary>What all layers of a pass share: positions and who sees whom.</summary>
-internal sealed record LlamaPass(RotaryTables Rotary, AttentionPlan Plan);
+/// <summary>What all layers of a pass share: positions and who sees whom, by window (0 for none).</summary>
+internal sealed record LlamaPass(RotaryTables Rotary, IReadOnlyDictionary<long, AttentionPlan> Plans);
 
 /// <summary>Attention with rotary positions and grouped key and value heads.</summary>
 internal sealed class LlamaAttention : Module
@@ -68,29 +92,24 @@ internal sealed class LlamaAttention : Module
     private readonly LinearGroup projections;
     private readonly Linear output;
     private readonly int layer;
+    private readonly long window;
 
     public LlamaAttention(LlamaConfig config, int layer)
+        : base(config.Stem + "Attention")
     {
         this.layer = layer;
+        window = config.Window(layer) ?? 0;
         shape = config.Attention;
-        var queries = Add("q_proj", new Linear(config.HiddenSize, shape.Heads * shape.HeadSize, config.AttentionBias));
-        var keys = Add("k_proj", new Linear(config.HiddenSize, shape.KeyValueHeads * shape.HeadSize, config.AttentionBias));
-        var values = Add("v_proj", new Linear(config.HiddenSize, shape.KeyValueHeads * shape.HeadSize, config.AttentionBias));
+        var queries = Add("q_proj", new Linear(config.HiddenSize, shape.Heads * shape.HeadSize, config.ProjectionBias));
+        var keys = Add("k_proj", new Linear(config.HiddenSize, shape.KeyValueHeads * shape.HeadSize, config.ProjectionBias));
+        var values = Add("v_proj", new Linear(config.HiddenSize, shape.KeyValueHeads * shape.HeadSize, config.ProjectionBias));
         output = Add("o_proj", new Linear(shape.Heads * shape.HeadSize, config.HiddenSize, config.AttentionBias));
-        projections = new LinearGroup(queries, keys, values);
+        projections = Group(queries, keys, values);
     }
-
-    public void Fuse() => projections.Fuse();
 
     /// <summary>Attention of x, added to <paramref name="residual"/>.</summary>
     public Tensor Forward(Tensor x, Tensor residual, LlamaPass pass, ForwardContext context) => output.Forward(
-        Attention.Forward(projections.Forward(x, context), shape, pass.Rotary, pass.Plan, layer, context), context, residual);
-
-    protected override void Dispose(bool disposing)
-    {
-        projections.Dispose();
-        base.Dispose(disposing);
-    }
+        Attention.Forward(projections.Forward(x, context), shape, pass.Rotary, pass.Plans[window], layer, context), context, residual);
 }
 
 /// <summary>The gated MLP: down(act(gate(x)) · up(x)).</summary>
@@ -101,24 +120,17 @@ internal sealed class LlamaMLP : Module
     private readonly Activation activation;
 
     public LlamaMLP(LlamaConfig config)
+        : base(config.Stem + "MLP")
     {
         var gate = Add("gate_proj", new Linear(config.HiddenSize, config.InnerSize, config.MlpBias));
         var up = Add("up_proj", new Linear(config.HiddenSize, config.InnerSize, config.MlpBias));
         down = Add("down_proj", new Linear(config.InnerSize, config.HiddenSize, config.MlpBias));
         activation = Add("act_fn", new Activation(config.ActivationName));
-        projections = new LinearGroup(gate, up);
+        projections = Group(gate, up);
     }
-
-    public void Fuse() => projections.Fuse();
 
     public Tensor Forward(Tensor x, Tensor residual, ForwardContext context) => down.Forward(
         GatedActivation.Forward(projections.Forward(x, context), activation, context), context, residual);
-
-    protected override void Dispose(bool disposing)
-    {
-        projections.Dispose();
-        base.Dispose(disposing);
-    }
 }
 
 /// <summary>A block: x + attention(norm(x)), then x + mlp(norm(x)).</summary>
@@ -130,17 +142,12 @@ internal sealed class LlamaDecoderLayer : Module
     private readonly RmsNorm innerNorm;
 
     public LlamaDecoderLayer(LlamaConfig config, int layer)
+        : base(config.Stem + "DecoderLayer")
     {
         attention = Add("self_attn", new LlamaAttention(config, layer));
         mlp = Add("mlp", new LlamaMLP(config));
-        inputNorm = Add("input_layernorm", new RmsNorm(config.HiddenSize, config.NormEpsilon, "LlamaRMSNorm"));
-        innerNorm = Add("post_attention_layernorm", new RmsNorm(config.HiddenSize, config.NormEpsilon, "LlamaRMSNorm"));
-    }
-
-    public void Fuse()
-    {
-        attention.Fuse();
-        mlp.Fuse();
+        inputNorm = Add("input_layernorm", new RmsNorm(config.HiddenSize, config.NormEpsilon, config.Stem + "RMSNorm"));
+        innerNorm = Add("post_attention_layernorm", new RmsNorm(config.HiddenSize, config.NormEpsilon, config.Stem + "RMSNorm"));
     }
 
     public Tensor Forward(Tensor x, LlamaPass pass, ForwardContext context)
@@ -152,69 +159,35 @@ internal sealed class LlamaDecoderLayer : Module
 }
 
 /// <summary>The stack of blocks between the embedding and the final norm.</summary>
-internal sealed class LlamaModel : Module
+internal sealed class LlamaModel : Backbone
 {
     private readonly ModuleList<LlamaDecoderLayer> layers;
     private readonly RmsNorm norm;
     private readonly RotaryEmbedding rotary;
+    private readonly long[] windows;
 
-    public LlamaModel(LlamaConfig config)
+    public LlamaModel(ModelConfig source, LlamaTraits? traits = null)
+        : base(source, source.Family.Stem + "Model")
     {
-        Embedding = Add("embed_tokens", new Embedding(config.VocabularySize, config.HiddenSize, config.Source.Integer("pad_token_id")));
+        var config = new LlamaConfig(source, traits ?? new LlamaTraits());
+        Width = config.HiddenSize;
+        TokenEmbeddings = Add("embed_tokens", new Embedding(config.VocabularySize, config.HiddenSize, source.Integer("pad_token_id")));
         layers = Add("layers", new ModuleList<LlamaDecoderLayer>(Enumerable.Range(0, config.Layers).Select(i => new LlamaDecoderLayer(config, i))));
-        norm = Add("norm", new RmsNorm(config.HiddenSize, config.NormEpsilon, "LlamaRMSNorm"));
-        rotary = Add("rotary_emb", new RotaryEmbedding(new RotaryFrequencies(config.Source, config.Attention.HeadSize), "LlamaRotaryEmbedding"));
+        norm = Add("norm", new RmsNorm(config.HiddenSize, config.NormEpsilon, config.Stem + "RMSNorm"));
+        rotary = Add("rotary_emb", new RotaryEmbedding(new RotaryFrequencies(source, config.Attention.HeadSize), config.Stem + "RotaryEmbedding"));
+        windows = [.. Enumerable.Range(0, config.Layers).Select(i => config.Window(i) ?? 0).Distinct()];
     }
 
-    public Embedding Embedding { get; }
+    public override long Width { get; }
 
-    public void Fuse()
+    public override Embedding TokenEmbeddings { get; }
+
+    public override BackboneOutput Forward(Tensor embeddings, ModelInputs inputs, ForwardContext context)
     {
-        foreach (var layer in layers.Items)
-        {
-            layer.Fuse();
-        }
+        var pass = new LlamaPass(
+            rotary.For(context, embeddings.dtype, embeddings.device),
+            windows.ToDictionary(static window => window, window => AttentionPlan.For(context, embeddings.device, window == 0 ? null : window)));
+        var (hidden, states) = DecoderStack.Run(layers.Items, embeddings, context, (layer, input, inner) => layer.Forward(input, pass, inner));
+        return new BackboneOutput(norm.Forward(hidden, context), context.Rows, context.Length) { HiddenStates = states };
     }
-
-    public Tensor Forward(Tensor x, ForwardContext context)
-    {
-        var pass = new LlamaPass(rotary.For(context, x.dtype, x.device), AttentionPlan.For(context, x.device));
-        x = DecoderStack.Run(layers.Items, x, context, (layer, input, inner) => layer.Forward(input, pass, inner));
-        var y = norm.Forward(x, context);
-        context.Cache?.Advance(context.Length);
-        return y;
-    }
-}
-
-/// <summary>Llama with the head that continues text.</summary>
-internal sealed class LlamaForCausalLM : CausalModel
-{
-    private readonly LlamaModel model;
-    private readonly Head head;
-    private readonly LlamaConfig config;
-
-    public LlamaForCausalLM(ModelConfig source)
-        : base(source)
-    {
-        config = new LlamaConfig(source);
-        model = Add("model", new LlamaModel(config));
-        head = new Head(Add("lm_head", new Linear(config.HiddenSize, config.VocabularySize)));
-    }
-
-    public override long VocabularySize => config.VocabularySize;
-
-    public override string InputEmbeddings => "model.embed_tokens";
-
-    public override string? OutputEmbeddings => "lm_head";
-
-    public override IEnumerable<(string Owner, string Follower)> TiedParameters =>
-        config.TiesEmbeddings ? [("model.embed_tokens.weight", "lm_head.weight")] : [];
-
-    protected override Head Head => head;
-
-    public override void AfterLoad() => model.Fuse();
-
-    public override Tensor Embed(Tensor ids, ForwardContext context) => model.Embedding.Forward(ids, context);
-
-    public override Tensor HiddenFromEmbeddings(Tensor embeddings, ForwardContext context) => model.Forward(embeddings, context);
 }

@@ -5,39 +5,42 @@ namespace Peft.Models.Layers;
 /// <summary>An activation by the name configurations give it.</summary>
 public sealed class Activation : Module
 {
-    private readonly string className;
     private readonly Func<Tensor, Tensor> function;
 
     /// <summary>Looks the activation up.</summary>
     /// <param name="name">Such as <c>silu</c> or <c>gelu_pytorch_tanh</c>.</param>
     /// <exception cref="NotSupportedByPeftException"><c>ActivationNotSupported</c>.</exception>
     public Activation(string name)
+        : this(Find(name))
     {
         IsSilu = name is "silu" or "swish";
-        (string, Func<Tensor, Tensor>) found = name switch
-        {
-            "silu" or "swish" => ("SiLUActivation", static x => x.silu()),
-            "gelu" => ("GELUActivation", static x => x.gelu()),
-            "gelu_new" => ("NewGELUActivation", TanhGelu),
-            "gelu_pytorch_tanh" => ("GELUTanh", TanhGelu),
-            "relu" => ("ReLU", static x => x.relu()),
-            _ => throw new NotSupportedByPeftException("ActivationNotSupported", $"The activation '{name}' is not supported.")
-            {
-                Target = name,
-                RecommendedAction = "Supported are: silu, swish, gelu, gelu_new, gelu_pytorch_tanh and relu.",
-            },
-        };
-        (className, function) = found;
     }
 
-    /// <inheritdoc/>
-    public override string ClassName => className;
+    private Activation((string ClassName, Func<Tensor, Tensor> Function) found)
+        : base(found.ClassName)
+    {
+        function = found.Function;
+    }
 
     /// <summary>Whether it is x · sigmoid(x).</summary>
     internal bool IsSilu { get; }
 
     /// <summary>Applies it, element by element.</summary>
     public Tensor Apply(Tensor x) => function(x);
+
+    private static (string ClassName, Func<Tensor, Tensor> Function) Find(string name) => name switch
+    {
+        "silu" or "swish" => ("SiLUActivation", static x => x.silu()),
+        "gelu" => ("GELUActivation", static x => x.gelu()),
+        "gelu_new" => ("NewGELUActivation", TanhGelu),
+        "gelu_pytorch_tanh" => ("GELUTanh", TanhGelu),
+        "relu" => ("ReLU", static x => x.relu()),
+        _ => throw new NotSupportedByPeftException("ActivationNotSupported", $"The activation '{name}' is not supported.")
+        {
+            Target = name,
+            RecommendedAction = "Supported are: silu, swish, gelu, gelu_new, gelu_pytorch_tanh and relu.",
+        },
+    };
 
     // Hendrycks and Gimpel 2016, the approximation by tanh.
     private static Tensor TanhGelu(Tensor x) =>

@@ -5,7 +5,8 @@ namespace Peft.Models.Layers;
 /// <summary>
 /// Linear layers that share an input (q, k, v; gate, up) as one product. Their weights are views of one tensor, so each keeps its name
 /// and its slot. Where that does not hold (an adapter that changes the input, an overlay, a weight that was replaced), they run one by
-/// one and their outputs are put side by side. Not a module: it has no name in the tree.
+/// one and their outputs are put side by side. It has no name in the tree: the module that makes it
+/// (<see cref="Module.Group"/>) frees it.
 /// </summary>
 public sealed class LinearGroup : IDisposable
 {
@@ -17,7 +18,7 @@ public sealed class LinearGroup : IDisposable
 
     /// <summary>Makes a group; it runs its members one by one until <see cref="Fuse()"/>.</summary>
     /// <param name="members">Layers in the order of their columns in the output.</param>
-    public LinearGroup(params Linear[] members)
+    internal LinearGroup(params Linear[] members)
     {
         ArgumentNullException.ThrowIfNull(members);
         this.members = members;
@@ -25,9 +26,20 @@ public sealed class LinearGroup : IDisposable
         biasViews = new Tensor[members.Length];
     }
 
-    /// <summary>Puts the members' weights into one tensor and gives each its view. Nothing happens where types differ or only some have a bias.</summary>
+    /// <summary>The layers, in the order of their columns in the output.</summary>
+    public IReadOnlyList<Linear> Members => members;
+
+    /// <summary>
+    /// Puts the members' weights into one tensor and gives each its view. Nothing happens where it is done already, where types differ or
+    /// only some have a bias.
+    /// </summary>
     public void Fuse()
     {
+        if (weight is not null && IsFused(views, static member => member.Weight) && (bias is null || IsFused(biasViews, static member => member.Bias!)))
+        {
+            return;
+        }
+
         Dispose();
         var biases = members.Count(static member => member.Bias is not null);
         if (members.Any(static member => member.Weight.Value is null || !member.Weight.IsOwner)
@@ -39,6 +51,25 @@ public sealed class LinearGroup : IDisposable
 
         weight = Fuse([.. members.Select(static member => member.Weight)], views);
         bias = biases == 0 ? null : Fuse([.. members.Select(static member => member.Bias!)], biasViews);
+    }
+
+    /// <summary>Makes the tensor that the members share, without values: for a loader that reads them straight into it.</summary>
+    /// <param name="type">Type of the weights.</param>
+    /// <param name="device">Where they go.</param>
+    /// <returns>The parameters whose values are views of it now; none where only some members have a bias.</returns>
+    internal IEnumerable<Parameter> Allocate(ScalarType type, Device device)
+    {
+        Dispose();
+        var biases = members.Select(static member => member.Bias).OfType<Parameter>().ToArray();
+        if (biases.Length > 0 && biases.Length < members.Length)
+        {
+            return [];
+        }
+
+        Parameter[] weights = [.. members.Select(static member => member.Weight)];
+        weight = Share(empty([weights.Sum(static part => part.Shape[0]), weights[0].Shape[1]], type, device), weights, views);
+        bias = biases.Length == 0 ? null : Share(empty([biases.Sum(static part => part.Shape[0])], type, device), biases, biasViews);
+        return [.. weights, .. biases];
     }
 
     /// <summary>Runs the members on one input.</summary>
@@ -99,10 +130,18 @@ public sealed class LinearGroup : IDisposable
         return shared;
     }
 
+    private bool IsFused(Tensor[] own, Func<Linear, Parameter> parameter) =>
+        members.Zip(own).All(pair => ReferenceEquals(parameter(pair.First).Value, pair.Second));
+
     private static Tensor Fuse(Parameter[] parts, Tensor[] views)
     {
         using var scope = NewDisposeScope();
-        var fused = cat([.. parts.Select(static part => part.Data)], 0);
+        return Share(cat([.. parts.Select(static part => part.Data)], 0), parts, views);
+    }
+
+    private static Tensor Share(Tensor fused, Parameter[] parts, Tensor[] views)
+    {
+        using var scope = NewDisposeScope();
         long start = 0;
         for (var i = 0; i < parts.Length; i++)
         {

@@ -5,7 +5,6 @@ namespace Peft.Models.Layers;
 /// <summary>Root mean square norm, y = w · x / sqrt(mean(x²) + ε) (Zhang and Sennrich 2019).</summary>
 public sealed class RmsNorm : Module
 {
-    private readonly string className;
     private readonly long size;
     private readonly double epsilon;
 
@@ -14,18 +13,15 @@ public sealed class RmsNorm : Module
     /// <param name="epsilon">Added to the mean square.</param>
     /// <param name="className">transformers' class name, such as <c>LlamaRMSNorm</c>.</param>
     public RmsNorm(long size, double epsilon, string className)
+        : base(className)
     {
         this.size = size;
         this.epsilon = epsilon;
-        this.className = className;
         Weight = AddParameter("weight", [size]);
     }
 
     /// <summary>[width].</summary>
     public Parameter Weight { get; }
-
-    /// <inheritdoc/>
-    public override string ClassName => className;
 
     /// <inheritdoc/>
     public override string Details => $"({size},), eps={ModuleText.Number(epsilon)}";

@@ -6,7 +6,6 @@ namespace Peft.Models.Layers;
 /// <summary>Rotary positions: pairs of a head's elements turn by an angle that grows with the position (Su et al. 2021).</summary>
 public sealed class RotaryEmbedding : Module
 {
-    private readonly string className;
     private readonly RotaryFrequencies frequencies;
 
     // Cosines and sines of the positions seen so far, which do not depend on the weights.
@@ -17,13 +16,10 @@ public sealed class RotaryEmbedding : Module
     /// <param name="frequencies">Radians a position.</param>
     /// <param name="className">transformers' class name, such as <c>LlamaRotaryEmbedding</c>.</param>
     public RotaryEmbedding(RotaryFrequencies frequencies, string className)
+        : base(className)
     {
         this.frequencies = frequencies;
-        this.className = className;
     }
-
-    /// <inheritdoc/>
-    public override string ClassName => className;
 
     /// <summary>Cosines and sines for the positions of a pass; they live as long as its tape, or without one in the caller's dispose scope.</summary>
     /// <param name="context">The forward pass.</param>

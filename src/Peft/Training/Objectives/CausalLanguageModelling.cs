@@ -1,4 +1,5 @@
 using Peft.Models;
+using Peft.Models.Heads;
 using static TorchSharp.torch;
 
 namespace Peft.Training.Objectives;
@@ -28,10 +29,11 @@ public sealed class CausalLanguageModelling(double labelSmoothing = 0, double? n
             };
         }
 
-        var hidden = noiseAlpha is { } alpha && context.IsTraining
-            ? causal.HiddenFromEmbeddings(AddNoise(causal.Embed(batch.InputIds, context), alpha, context), context)
-            : causal.Hidden(batch.InputIds, context);
-        return causal.Loss(hidden, batch.Labels, divisor, context, labelSmoothing);
+        ModelInputs inputs = batch.InputIds;
+        inputs = noiseAlpha is { } alpha && context.IsTraining
+            ? inputs with { Embeddings = AddNoise(causal.Backbone.Embed(inputs, context), alpha, context) }
+            : inputs;
+        return causal.Loss(causal.Forward(inputs, context), batch.Labels, divisor, context, labelSmoothing);
     }
 
     /// <summary>Noise that is uniform within alpha / sqrt(length · width), with the padded length.</summary>

@@ -1,0 +1,41 @@
+using Peft.Models.Layers;
+using static TorchSharp.torch;
+
+namespace Peft.Models;
+
+/// <summary>What a family is made of between token ids and the last hidden states; heads are generic over it.</summary>
+public abstract class Backbone : Module
+{
+    /// <summary>Wraps a configuration.</summary>
+    /// <param name="config">The configuration as the family reads it.</param>
+    /// <param name="className">transformers' class name, such as <c>LlamaModel</c>.</param>
+    protected Backbone(ModelConfig config, string className)
+        : base(className)
+    {
+        Config = config;
+    }
+
+    /// <summary>The configuration.</summary>
+    public ModelConfig Config { get; }
+
+    /// <summary>Width of the hidden states.</summary>
+    public abstract long Width { get; }
+
+    /// <summary>The table of token vectors, which an output layer may share; null for a model that reads something else.</summary>
+    public virtual Embedding? TokenEmbeddings => null;
+
+    /// <summary>Parameters below this backbone that share the weights of others, by their paths from here: the second follows the first.</summary>
+    public virtual IEnumerable<(string Owner, string Follower)> TiedParameters => [];
+
+    /// <summary>Vectors of tokens before anything is added to them: what prompt methods put virtual tokens in front of.</summary>
+    /// <param name="inputs">The inputs, with their ids.</param>
+    /// <param name="context">The forward pass, with its rows and length.</param>
+    /// <returns>[rows · length, width].</returns>
+    public virtual Tensor Embed(ModelInputs inputs, ForwardContext context) => TokenEmbeddings!.Forward(inputs.RequiredIds, context);
+
+    /// <summary>The pass from vectors to the last hidden states.</summary>
+    /// <param name="embeddings">[rows · length, width]; in training known to the tape.</param>
+    /// <param name="inputs">What else goes in (token types, decoder ids).</param>
+    /// <param name="context">The forward pass: its rows and length count virtual tokens.</param>
+    public abstract BackboneOutput Forward(Tensor embeddings, ModelInputs inputs, ForwardContext context);
+}

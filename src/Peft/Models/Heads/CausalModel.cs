@@ -1,0 +1,76 @@
+using Peft.Models.Layers;
+using static TorchSharp.torch;
+
+namespace Peft.Models.Heads;
+
+/// <summary>A model that continues text.</summary>
+public class CausalModel : PretrainedModel
+{
+    private readonly string headName;
+    private readonly bool isTied;
+    private readonly Linear projection;
+    private readonly Head head;
+
+    /// <summary>Makes the structure of a family's model.</summary>
+    /// <param name="config">The configuration as the family reads it.</param>
+    /// <param name="className">transformers' class name.</param>
+    /// <param name="headName">Name of the output layer.</param>
+    /// <param name="hasBias">Whether the output layer has a bias.</param>
+    public CausalModel(ModelConfig config, string className, string headName = "lm_head", bool hasBias = false)
+        : base(config.Family.Backbone(config), className)
+    {
+        this.headName = headName;
+        isTied = config.Boolean("tie_word_embeddings") ?? true;
+        AddBackbone();
+        VocabularySize = Backbone.TokenEmbeddings!.Count;
+        projection = Add(headName, new Linear(Backbone.Width, VocabularySize, hasBias));
+        head = new Head(projection)
+        {
+            Scale = config.Number("logit_scale") ?? (config.Number("logits_scaling") is { } scaling ? 1 / scaling : 1),
+            SoftCap = config.Number("final_logit_softcapping"),
+        };
+    }
+
+    /// <summary>Size of the vocabulary: the width of the logits.</summary>
+    public long VocabularySize { get; }
+
+    /// <inheritdoc/>
+    public override string? OutputEmbeddings => headName;
+
+    /// <inheritdoc/>
+    public override IEnumerable<(string Owner, string Follower)> TiedParameters => isTied
+        ? [.. base.TiedParameters, ($"{Backbone.TokenEmbeddings!.Path}.weight", $"{headName}.weight")]
+        : base.TiedParameters;
+
+    /// <summary>Logits of every position; not for training.</summary>
+    /// <param name="output">The backbone's output.</param>
+    /// <param name="context">The forward pass.</param>
+    /// <returns>[rows · length, vocabulary], in the hidden states' type.</returns>
+    public Tensor Logits(BackboneOutput output, ForwardContext context) => head.Logits(output.Hidden, output.In(context));
+
+    /// <summary>Logits of some hidden states; not for training.</summary>
+    /// <param name="hidden">[n, hidden size].</param>
+    /// <param name="context">The forward pass.</param>
+    /// <returns>[n, vocabulary], in the hidden states' type.</returns>
+    public Tensor Logits(Tensor hidden, ForwardContext context) => head.Logits(hidden, context);
+
+    /// <summary>Cross-entropy of the next token, and what the backbone adds to it.</summary>
+    /// <param name="output">The backbone's output.</param>
+    /// <param name="labels">int64 [rows, tokens]; position t is compared with the label of t + 1; -100 is ignored.</param>
+    /// <param name="divisor">What the sum over labelled positions is divided by; null for their number.</param>
+    /// <param name="context">The forward pass.</param>
+    /// <param name="labelSmoothing">Share of the target that is spread over the whole vocabulary.</param>
+    /// <returns>A scalar in float32, known to the tape. Zero where nothing is labelled.</returns>
+    public Tensor Loss(BackboneOutput output, Tensor labels, double? divisor, ForwardContext context, double labelSmoothing = 0)
+    {
+        var loss = head.Loss(output.Hidden, output.Aligned(labels), divisor, output.In(context), labelSmoothing);
+        return output.AuxiliaryLoss is { } auxiliary ? ResidualSum.Forward(loss, auxiliary, context) : loss;
+    }
+
+    /// <summary>Negative log-likelihood of every labelled position, without a tape.</summary>
+    /// <param name="output">The backbone's output.</param>
+    /// <param name="labels">int64 [rows, tokens], as for <see cref="Loss"/>.</param>
+    /// <param name="context">The forward pass.</param>
+    /// <returns>float32 [rows, positions - 1], virtual ones included; 0 where the label is -100.</returns>
+    public Tensor TokenLosses(BackboneOutput output, Tensor labels, ForwardContext context) => head.TokenLosses(output.Hidden, output.Aligned(labels), output.In(context));
+}

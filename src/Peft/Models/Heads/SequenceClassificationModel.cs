@@ -1,0 +1,104 @@
+using System.Text.Json.Nodes;
+using Peft.Models.Layers;
+using static TorchSharp.torch;
+
+namespace Peft.Models.Heads;
+
+/// <summary>A model that gives each row one score a label. What its head is made of is the family's; the loss is the same for all.</summary>
+public abstract class SequenceClassificationModel : PretrainedModel
+{
+    /// <summary>Wraps a backbone.</summary>
+    /// <param name="backbone">The backbone.</param>
+    /// <param name="className">transformers' class name.</param>
+    protected SequenceClassificationModel(Backbone backbone, string className)
+        : base(backbone, className)
+    {
+        LabelCount = Labels(Config);
+    }
+
+    /// <summary>Number of labels.</summary>
+    public long LabelCount { get; }
+
+    /// <summary>Scores of rows.</summary>
+    /// <param name="output">The backbone's output.</param>
+    /// <param name="context">The forward pass.</param>
+    /// <returns>[rows, labels].</returns>
+    public abstract Tensor Logits(BackboneOutput output, ForwardContext context);
+
+    /// <summary>
+    /// The loss of scores: mean squared error for one label, cross-entropy for a class a row, binary cross-entropy for several
+    /// (<c>problem_type</c>, or what the labels look like).
+    /// </summary>
+    /// <param name="logits">[rows, labels], known to the tape.</param>
+    /// <param name="labels">int64 [rows], float [rows], or float [rows, labels].</param>
+    /// <param name="context">The forward pass.</param>
+    /// <returns>A scalar, known to the tape.</returns>
+    public Tensor Loss(Tensor logits, Tensor labels, ForwardContext context)
+    {
+        ArgumentNullException.ThrowIfNull(labels);
+        ArgumentNullException.ThrowIfNull(context);
+        var problem = Config.String("problem_type")
+            ?? (LabelCount == 1 ? "regression" : labels.is_integral() ? "single_label_classification" : "multi_label_classification");
+        return context.Tape is { } tape ? tape.Autograd(inputs => Form(inputs[0]), [logits], []) : Form(logits);
+
+        Tensor Form(Tensor scores)
+        {
+            var values = scores.to(ScalarType.Float32);
+            return problem switch
+            {
+                "regression" => values.reshape(-1).sub(labels.reshape(-1)).square().mean(),
+                "single_label_classification" => nn.functional.cross_entropy(values, labels),
+                _ => nn.functional.binary_cross_entropy_with_logits(values, labels.to(ScalarType.Float32)),
+            };
+        }
+    }
+
+    /// <summary>Number of labels of a configuration.</summary>
+    internal static long Labels(ModelConfig config) => config.Size("num_labels", (config.Node("id2label") as JsonObject)?.Count ?? 2);
+}
+
+/// <summary>A decoder that reads each row's scores at the last position whose token is not padding.</summary>
+public sealed class LastTokenClassificationModel : SequenceClassificationModel
+{
+    private const string Name = "score";
+
+    private readonly Linear score;
+
+    /// <summary>Makes the structure of a family's model.</summary>
+    /// <param name="config">The configuration as the family reads it.</param>
+    /// <param name="className">transformers' class name.</param>
+    public LastTokenClassificationModel(ModelConfig config, string className)
+        : base(config.Family.Backbone(config), className)
+    {
+        AddBackbone();
+        score = Add(Name, new Linear(Backbone.Width, LabelCount));
+    }
+
+    /// <inheritdoc/>
+    public override string? ClassificationHead => Name;
+
+    /// <inheritdoc/>
+    /// <exception cref="PeftException"><c>PaddingTokenMissing</c>: several rows, and no <c>pad_token_id</c> to find their ends by.</exception>
+    public override Tensor Logits(BackboneOutput output, ForwardContext context)
+    {
+        ArgumentNullException.ThrowIfNull(output);
+        using var scope = NewDisposeScope();
+        context = output.In(context) with { Length = 1 };
+        return score.Forward(RowSelection.Forward(output.Hidden, LastTokens(output), context), context).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Index of each row's last token among all positions. transformers looks at token ids, not at the attention mask.</summary>
+    private Tensor LastTokens(BackboneOutput output)
+    {
+        var starts = arange(output.Rows, ScalarType.Int64, output.Hidden.device).mul_(output.Length);
+        if (Config.Integer("pad_token_id") is not { } padding || output.Inputs.Ids is not { } ids)
+        {
+            return output.Rows == 1
+                ? starts.add_(output.Length - 1)
+                : throw new PeftException("PaddingTokenMissing", "Several rows can't be classified at once, because the model's configuration has no 'pad_token_id'.");
+        }
+
+        var positions = arange(ids.size(1), ScalarType.Int64, ids.device);
+        return starts.add_(ids.ne(padding).to(ScalarType.Int64).mul(positions).amax([1])).add_(output.VirtualLength);
+    }
+}

@@ -1,0 +1,35 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Models.Layers;
+
+/// <summary>Drops elements in training and scales up what stays (Srivastava et al. 2014); a model's own dropout acts only where training asks for it.</summary>
+public sealed class Dropout : Module
+{
+    private readonly double probability;
+
+    /// <summary>Makes the layer.</summary>
+    /// <param name="probability">Probability with which an element is dropped.</param>
+    public Dropout(double probability)
+    {
+        this.probability = probability;
+    }
+
+    /// <inheritdoc/>
+    public override string Details => $"p={ModuleText.Number(probability)}, inplace=False";
+
+    /// <summary>Runs the layer.</summary>
+    /// <param name="x">Any shape.</param>
+    /// <param name="context">The forward pass.</param>
+    /// <returns>Of the same shape; the input itself where nothing is dropped.</returns>
+    public Tensor Forward(Tensor x, ForwardContext context)
+    {
+        if (probability <= 0 || !context.IsTraining || context.Tape is not { } tape)
+        {
+            return x;
+        }
+
+        var mask = empty_like(x, ScalarType.Bool).bernoulli_(1 - probability, context.Generator);
+        return tape.Autograd(inputs => inputs[0].mul(mask).mul(1 / (1 - probability)), [x], []);
+    }
+}

@@ -1,0 +1,38 @@
+using static TorchSharp.torch;
+
+namespace Peft.Models;
+
+/// <summary>
+/// What a prompt method puts in front of every row: vectors in place of tokens (prompt tuning, P-tuning), or keys and values for each
+/// layer's attention (prefix tuning). Its tensors are known to the tape, so gradients reach what they were computed from; keys and values
+/// are apart from the cache, which keeps those of tokens alone.
+/// </summary>
+/// <param name="Length">Number of virtual positions.</param>
+public sealed record VirtualPrompt(long Length)
+{
+    /// <summary>[rows · length, width], or [length, width] for all rows alike; null for none.</summary>
+    public Tensor? Embeddings { get; init; }
+
+    /// <summary>One pair a layer; null for none.</summary>
+    public IReadOnlyList<KeyValuePrefix>? KeyValues { get; init; }
+
+    /// <summary>The tensors, in an order that <see cref="With"/> takes them back in.</summary>
+    internal IReadOnlyList<Tensor> Tensors =>
+        [.. Embeddings is null ? [] : (Tensor[])[Embeddings], .. (KeyValues ?? []).SelectMany(static pair => (Tensor[])[pair.Keys, pair.Values])];
+
+    /// <summary>The same prompt with other tensors (a block that is computed again has its own).</summary>
+    internal VirtualPrompt With(IReadOnlyList<Tensor> tensors)
+    {
+        var first = Embeddings is null ? 0 : 1;
+        return this with
+        {
+            Embeddings = Embeddings is null ? null : tensors[0],
+            KeyValues = KeyValues is null ? null : [.. KeyValues.Select((_, i) => new KeyValuePrefix(tensors[first + (2 * i)], tensors[first + (2 * i) + 1]))],
+        };
+    }
+}
+
+/// <summary>Keys and values that stand in front of a layer's own.</summary>
+/// <param name="Keys">[rows or 1, key and value heads, length, head size]; not rotated by the layer.</param>
+/// <param name="Values">[rows or 1, key and value heads, length, head size].</param>
+public sealed record KeyValuePrefix(Tensor Keys, Tensor Values);

@@ -1,0 +1,190 @@
+using Peft.Tensors;
+using static TorchSharp.torch;
+
+namespace Peft.Models;
+
+/// <summary>Finds a model's weights in a store by the names that its family's files use, and reads them into place.</summary>
+internal sealed class WeightReader
+{
+    private readonly PretrainedModel model;
+    private readonly TensorStore store;
+    private readonly LoadOptions options;
+    private readonly Dictionary<string, IReadOnlyList<FilePart>> places = [];
+
+    // Parameters whose memory is there and waits for values: views of the tensor that a group computes with.
+    private readonly HashSet<Parameter> allocated = [];
+
+    public WeightReader(PretrainedModel model, TensorStore store, LoadOptions options)
+    {
+        this.model = model;
+        this.store = store;
+        this.options = options;
+        var parameters = model.NamedParameters().ToDictionary(static named => named.Path, static named => named.Parameter, StringComparer.Ordinal);
+        foreach (var path in parameters.Keys)
+        {
+            if (Find(path, sibling => parameters[sibling].Shape) is { } found)
+            {
+                places.Add(path, found);
+            }
+        }
+    }
+
+    /// <summary>Makes one tensor for the weights of layers that are computed together, so that they are read straight into it.</summary>
+    public void Allocate()
+    {
+        foreach (var group in model.Descendants().SelectMany(static module => module.Groups))
+        {
+            var types = group.Members.SelectMany(Paths).Select(path => places.TryGetValue(path, out var parts) ? Type(parts[0]) : (ScalarType?)null).Distinct().ToArray();
+            if (types is [{ } type])
+            {
+                allocated.UnionWith(group.Allocate(type, options.Device ?? CPU));
+            }
+        }
+    }
+
+    /// <summary>Reads a parameter; false where the store doesn't hold it.</summary>
+    public bool Read(string path, Parameter parameter)
+    {
+        if (!places.TryGetValue(path, out var parts))
+        {
+            return false;
+        }
+
+        if (!allocated.Contains(parameter))
+        {
+            if (parts is [{ Expert: null } only] && only.Size == parameter.Shape.FirstOrDefault(1) && IsWhole(only))
+            {
+                Check(store.Entry(only.Name).Shape, parameter.Shape, path);
+                parameter.Assign(ModelLoader.Placed(store.Map(only.Name, TypeOf(parameter)), options.Device));
+                return true;
+            }
+
+            parameter.Assign(empty([.. parameter.Shape], TypeOf(parameter) ?? Type(parts[0]), options.Device ?? CPU));
+        }
+
+        foreach (var part in parts)
+        {
+            Copy(part, parameter.Data, path);
+        }
+
+        return true;
+    }
+
+    /// <summary>Remembers the names that were read, and keeps what no parameter wanted.</summary>
+    public void Finish()
+    {
+        var owners = model.NamedParameters().Where(static named => named.Parameter.IsOwner).ToArray();
+
+        // transformers reads names without the backbone's prefix only where the whole file is so.
+        var prefix = model.Backbone.Path + ".";
+        var isBare = prefix.Length > 1 && Array.TrueForAll(owners, named => named.Path.StartsWith(prefix, StringComparison.Ordinal));
+        foreach (var (path, parts) in places)
+        {
+            model.Places[path] = prefix.Length > 1 && !isBare && path.StartsWith(prefix, StringComparison.Ordinal)
+                ? [.. parts.Select(part => part.Name == path[prefix.Length..] ? part with { Name = path } : part)]
+                : parts;
+        }
+
+        if (model.Config.Architecture is { } architecture && architecture != model.ClassName)
+        {
+            return;
+        }
+
+        var read = places.Values.SelectMany(static parts => parts.Select(static part => part.Name)).ToHashSet(StringComparer.Ordinal);
+        foreach (var name in store.Names.Where(name => !read.Contains(name)))
+        {
+            model.Carry(name, store.Map(name));
+        }
+    }
+
+    private static IEnumerable<string> Paths(Layers.Linear member) => member.Parameters.Select(parameter => $"{member.Path}.{parameter.Name}");
+
+    private ScalarType? TypeOf(Parameter parameter) => parameter.KeepsFloat32 ? ScalarType.Float32 : options.DataType;
+
+    private bool IsWhole(FilePart part) => part.FileStart == 0 && store.Entry(part.Name).Shape.FirstOrDefault(1) == part.Size;
+
+    private ScalarType Type(FilePart part) => options.DataType ?? store.Entry(part.Name).ScalarType;
+
+    private IReadOnlyList<FilePart>? Find(string path, Func<string, IReadOnlyList<long>> shapeOf)
+    {
+        var prefix = (model.Backbone.Path.Length > 0 ? model.Backbone.Path : model.Config.Family.Prefix) + ".";
+        foreach (var place in model.Config.Family.Keys.Places(path, shapeOf))
+        {
+            if (place.All(part => store.Contains(part.Name)))
+            {
+                return place;
+            }
+
+            // The backbone's prefix may be missing (a file of the backbone alone) or too much (the backbone of a file with a head).
+            var name = place[0].Name;
+            Func<FilePart, FilePart>? other = name.StartsWith(prefix, StringComparison.Ordinal)
+                ? part => part with { Name = part.Name[prefix.Length..] }
+                : model.Backbone.Path.Length == 0 ? part => part with { Name = prefix + part.Name } : null;
+            if (other is not null && place.All(part => store.Contains(other(part).Name)))
+            {
+                return [.. place.Select(other)];
+            }
+        }
+
+        return null;
+    }
+
+    private void Copy(FilePart part, Tensor to, string path)
+    {
+        using var scope = NewDisposeScope();
+        var target = part.Expert is { } expert ? to.select(0, expert) : to;
+        target = target.dim() == 0 ? target : target.narrow(0, part.Start, part.Size);
+        var source = store.Map(part.Name);
+        var isPiece = source.dim() > 0 && !IsWhole(part) && part.FileStart + part.Size <= source.size(0);
+        source = isPiece ? source.narrow(0, part.FileStart, part.Size) : source;
+        Check(source.shape, target.shape, path);
+        target.copy_(source);
+    }
+
+    private void Check(IReadOnlyList<long> found, IReadOnlyList<long> expected, string path)
+    {
+        if (!found.SequenceEqual(expected))
+        {
+            throw new PeftException(
+                "ShapeMismatch",
+                $"'{path}' has shape [{string.Join(", ", expected)}] by the model's configuration, but '{store.Path}' holds [{string.Join(", ", found)}].")
+            {
+                Target = path,
+                RecommendedAction = "Use the config.json that belongs to these weights.",
+            };
+        }
+    }
+}
+
+/// <summary>A model's weights as its files hold them.</summary>
+internal static class WeightFiles
+{
+    /// <summary>Every tensor to save, by the name it was read under or its family publishes it under.</summary>
+    /// <param name="model">A loaded model.</param>
+    /// <param name="type">Type to save in; null for each weight's own.</param>
+    public static IEnumerable<(string Name, Tensor Tensor)> Tensors(PretrainedModel model, ScalarType? type)
+    {
+        var shapes = model.NamedParameters().ToDictionary(static named => named.Path, static named => named.Parameter.Shape, StringComparer.Ordinal);
+        var pieces = from named in model.NamedParameters()
+                     where named.Parameter.IsOwner
+                     from part in model.Places.GetValueOrDefault(named.Path) ?? model.Config.Family.Keys.Places(named.Path, path => shapes[path]).First()
+                     group (named.Parameter, Part: part) by part.Name;
+        foreach (var piece in pieces)
+        {
+            var tensors = piece.OrderBy(static entry => entry.Part.FileStart).Select(static entry => Piece(entry.Parameter, entry.Part)).ToArray();
+            var whole = tensors.Length == 1 ? tensors[0] : cat(tensors, 0);
+            yield return (piece.Key, type is { } wanted ? whole.to(wanted) : whole);
+        }
+
+        foreach (var entry in model.Carried)
+        {
+            yield return entry;
+        }
+    }
+
+    private static Tensor Piece(Parameter parameter, FilePart part)
+    {
+        var own = part.Expert is { } expert ? parameter.Data.select(0, expert) : parameter.Data;
+        return own.dim() == 0 || own.size(0) == part.Size ? own : own.narrow(0, part.Start, part.Size);
+    }
+}
