@@ -3,9 +3,21 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 using Peft;
 using Peft.Benchmarks;
+using Peft.Engine;
 using Spectre.Console;
 
 CultureInfo.CurrentCulture = CultureInfo.InvariantCulture;
+EngineSettings.Apply();
+if (args is ["--spin"])
+{
+    // A busy program: it ends when the benchmark ends it, and by itself after five minutes.
+    for (var clock = System.Diagnostics.Stopwatch.StartNew(); clock.Elapsed < TimeSpan.FromMinutes(5);)
+    {
+    }
+
+    return 0;
+}
+
 if (args is ["--rate", var type])
 {
     Console.WriteLine(MatrixProductRate.Measure(Enum.Parse<TorchSharp.torch.ScalarType>(type)));

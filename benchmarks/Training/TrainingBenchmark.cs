@@ -17,14 +17,17 @@ internal static class TrainingBenchmark
     /// <summary>The job on a shape in a type, beside the peer's.</summary>
     public static Benchmark Job(ModelShape shape, ScalarType type, int steps, bool checkpointing = false)
     {
-        var (label, name) = type == ScalarType.BFloat16 ? ("bf16", "bfloat16") : ("fp32", "float32");
+        var name = type == ScalarType.BFloat16 ? "bfloat16" : "float32";
         string[] arguments = ["train", "--shape", shape.Name, "--dtype", name, "--steps", $"{steps}"];
         return new Benchmark(
-            $"train-{shape.Name}-{label}{(checkpointing ? "-checkpointing" : "")}",
+            $"train-{shape.Name}-{Label(type)}{(checkpointing ? "-checkpointing" : "")}",
             "tokens/s",
             () => Measure(shape, type, steps, checkpointing),
             checkpointing ? [.. arguments, "--checkpointing"] : arguments);
     }
+
+    /// <summary>How a type is called in the names of jobs.</summary>
+    public static string Label(ScalarType type) => type == ScalarType.BFloat16 ? "bf16" : "fp32";
 
     /// <summary>Tokens a second: the median over the steps after two to warm up.</summary>
     public static BenchmarkFigure Measure(ModelShape shape, ScalarType type, int steps, bool checkpointing = false)

@@ -1,3 +1,5 @@
+using Peft.Engine;
+
 namespace Peft.Adapters.Model;
 
 /// <summary>One operation at a time on a model: the second is refused, it neither waits nor crashes.</summary>
@@ -7,6 +9,7 @@ internal sealed class ModelLease(string model)
     private string? operation;
     private int thread;
     private int depth;
+    private IDisposable? sharing;
 
     /// <summary>Takes the model; calls from within the operation, on its thread, go through.</summary>
     /// <exception cref="PeftException"><c>PeftModelBusy</c>.</exception>
@@ -23,6 +26,12 @@ internal sealed class ModelLease(string model)
                 };
             }
 
+            if (depth == 0)
+            {
+                ComputeThreads.ApplyHere();
+                sharing = SharedCores.Watch();
+            }
+
             operation ??= wanted;
             thread = Environment.CurrentManagedThreadId;
             depth++;
@@ -37,6 +46,8 @@ internal sealed class ModelLease(string model)
             if (--depth == 0)
             {
                 operation = null;
+                sharing?.Dispose();
+                sharing = null;
             }
         }
     }

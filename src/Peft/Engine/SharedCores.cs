@@ -1,0 +1,245 @@
+using System.Globalization;
+using System.Runtime.InteropServices;
+using System.Runtime.Versioning;
+
+namespace Peft.Engine;
+
+/// <summary>
+/// Lets a computation live with other programs on its cores. The engine's threads wait for one another by spinning, which is fastest
+/// where each has a core to itself; where another program holds a core, the thread that spins takes the time that the one it waits for
+/// needs, and a training slows down to a hundredth. So while an operation runs, this looks how long its threads stand in the queue for a
+/// processor, and lets them sleep while they wait, until the cores are free again.
+/// </summary>
+/// <remarks>
+/// GNU's OpenMP spins briefly as soon as it manages more threads than there are processors. A second team, which does nothing and sleeps,
+/// brings that about, and its end takes it back. The computation keeps its number of threads, so its results don't change by a bit.
+/// Where the engine has another OpenMP, or the user chose how it waits, nothing happens.
+/// </remarks>
+internal sealed class SharedCores : IDisposable
+{
+    private const string WaitPolicy = "OMP_WAIT_POLICY";
+    private const string SpinCount = "GOMP_SPINCOUNT";
+
+    private static readonly TimeSpan s_interval = TimeSpan.FromMilliseconds(200);
+    private static readonly Lock s_gate = new();
+    private static bool s_isOurs;
+    private static int s_operations;
+    private static SharedCores? s_watch;
+
+    private readonly ManualResetEventSlim ended = new();
+    private SleepingTeam? team;
+
+    private SharedCores()
+    {
+    }
+
+    /// <summary>Whether the cores are shared at the moment, so that the engine's threads sleep while they wait.</summary>
+    public static bool AreShared => Volatile.Read(ref s_watch)?.team is not null;
+
+    /// <summary>
+    /// Says how GNU's OpenMP waits: as long as it does by itself (three milliseconds), but a thousand turns instead of a hundred where it
+    /// manages more threads than there are processors, which is quicker for the many small operators of a model.
+    /// </summary>
+    public static void SetWaiting(Action<string, string> setUnlessGiven)
+    {
+        if (new[] { WaitPolicy, SpinCount }.Any(static name => !string.IsNullOrEmpty(Environment.GetEnvironmentVariable(name))))
+        {
+            return;
+        }
+
+        setUnlessGiven(WaitPolicy, "active");
+        setUnlessGiven(SpinCount, "300000");
+        s_isOurs = true;
+    }
+
+    /// <summary>Watches from here to the end of the operation; operations may overlap.</summary>
+    public static IDisposable? Watch()
+    {
+        if (!OperatingSystem.IsLinux() || !s_isOurs)
+        {
+            return null;
+        }
+
+        lock (s_gate)
+        {
+            if (s_operations++ == 0)
+            {
+                s_watch = new SharedCores();
+                new Thread(s_watch.Run) { IsBackground = true, Name = "Peft: shared cores" }.Start();
+            }
+
+            return new Operation();
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => ended.Set();
+
+    private static void End()
+    {
+        lock (s_gate)
+        {
+            if (--s_operations == 0)
+            {
+                s_watch!.Dispose();
+                s_watch = null;
+            }
+        }
+    }
+
+    [SupportedOSPlatform("linux")]
+    private void Run()
+    {
+        var queue = new RunQueue();
+        var sharing = new Sharing();
+        while (!ended.Wait(s_interval))
+        {
+            var shared = sharing.Sees(queue.WaitingThreads());
+            if (shared && team is null)
+            {
+                team = SleepingTeam.Start();
+            }
+            else if (!shared)
+            {
+                EndTeam();
+            }
+        }
+
+        EndTeam();
+    }
+
+    private void EndTeam()
+    {
+        team?.Dispose();
+        team = null;
+    }
+
+    private sealed class Operation : IDisposable
+    {
+        private int released;
+
+        public void Dispose()
+        {
+            if (Interlocked.Exchange(ref released, 1) == 0)
+            {
+                End();
+            }
+        }
+    }
+}
+
+/// <summary>Decides from how many threads stood in the queue whether the cores are shared: quickly that they are, slowly that they no longer are.</summary>
+internal sealed class Sharing
+{
+    private const double Begin = 0.25;
+    private const double End = 0.06;
+    private const int QuietIntervals = 10;
+
+    private bool isShared;
+    private int quiet;
+
+    /// <summary>Takes one interval's measure in.</summary>
+    /// <param name="waiting">How many of the process's threads were ready to run and had no processor, on average.</param>
+    public bool Sees(double waiting)
+    {
+        quiet = waiting < End ? quiet + 1 : 0;
+        isShared = waiting > Begin || (isShared && quiet < QuietIntervals);
+        return isShared;
+    }
+}
+
+/// <summary>How many threads of this process were ready to run and had no processor, on average since the last question.</summary>
+[SupportedOSPlatform("linux")]
+internal sealed class RunQueue
+{
+    private readonly System.Diagnostics.Stopwatch clock = new();
+    private Dictionary<string, long> before = [];
+
+    /// <summary>Zero at the first question, and where the kernel keeps no account.</summary>
+    public double WaitingThreads()
+    {
+        var now = new Dictionary<string, long>(before.Count + 8);
+        long waited = 0;
+        try
+        {
+            foreach (var thread in Directory.EnumerateDirectories("/proc/self/task"))
+            {
+                var total = Waited(thread);
+                now[thread] = total;
+                waited += before.TryGetValue(thread, out var earlier) ? total - earlier : 0;
+            }
+        }
+        catch (IOException)
+        {
+            return 0;
+        }
+
+        var nanoseconds = clock.Elapsed.TotalNanoseconds;
+        clock.Restart();
+        before = now;
+        return nanoseconds == 0 ? 0 : waited / nanoseconds;
+    }
+
+    /// <summary>The second field of <c>schedstat</c> (kernel documentation, scheduler/sched-stats): nanoseconds spent waiting on a run queue.</summary>
+    private static long Waited(string thread)
+    {
+        try
+        {
+            var fields = File.ReadAllText(Path.Combine(thread, "schedstat")).Split(' ');
+            return fields.Length > 1 && long.TryParse(fields[1], NumberStyles.None, CultureInfo.InvariantCulture, out var waited) ? waited : 0;
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            // The thread has ended meanwhile.
+            return 0;
+        }
+    }
+}
+
+/// <summary>A team of OpenMP threads that has nothing to do and sleeps, so that OpenMP counts more threads than there are processors.</summary>
+internal sealed unsafe class SleepingTeam : IDisposable
+{
+    private readonly ManualResetEventSlim ended = new();
+    private readonly Thread thread;
+
+    private SleepingTeam(delegate* unmanaged<nint, nint, uint, uint, void> parallel, nint nothing, uint threads)
+    {
+        var (call, work) = ((nint)parallel, nothing);
+        thread = new Thread(() =>
+        {
+            ((delegate* unmanaged<nint, nint, uint, uint, void>)call)(work, 0, threads, 0);
+            ended.Wait();
+        }) { IsBackground = true, Name = "Peft: sleeping team" };
+        thread.Start();
+    }
+
+    /// <summary>Makes the team, or null where no GNU OpenMP is loaded.</summary>
+    [SupportedOSPlatform("linux")]
+    public static SleepingTeam? Start()
+    {
+        if (Library() is not { } library
+            || LinuxProcess.LoadedFunction(library, "GOMP_parallel") is not (var parallel and not 0)
+            || LinuxProcess.LoadedFunction(library, "omp_get_num_procs") is not (var processors and not 0))
+        {
+            return null;
+        }
+
+        // free(null) does nothing: the work of a team that has none, without a managed frame on OpenMP's threads.
+        var nothing = NativeLibrary.GetExport(NativeLibrary.Load("libc.so.6"), "free");
+        var threads = ((delegate* unmanaged<int>)processors)() - ComputeThreads.Count + 2;
+        return new SleepingTeam((delegate* unmanaged<nint, nint, uint, uint, void>)parallel, nothing, (uint)Math.Max(2, threads));
+    }
+
+    /// <summary>The file of the OpenMP that libtorch brought or found; its name differs from one libtorch to the next.</summary>
+    private static string? Library() => File.ReadLines("/proc/self/maps")
+        .Select(static line => line.IndexOf('/', StringComparison.Ordinal) is var path and >= 0 ? line[path..] : "")
+        .FirstOrDefault(static path => Path.GetFileName(path).StartsWith("libgomp", StringComparison.Ordinal));
+
+    /// <summary>Ends the team's thread, and with it its count.</summary>
+    public void Dispose()
+    {
+        ended.Set();
+        thread.Join();
+        ended.Dispose();
+    }
+}
