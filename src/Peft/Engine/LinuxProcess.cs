@@ -40,6 +40,9 @@ internal static unsafe partial class LinuxProcess
     /// <summary>A function of a library that is loaded already, or zero. <paramref name="library"/> is its name as the loader knows it.</summary>
     public static nint LoadedFunction(string library, string function) => dlopen(library, BindLazily | OnlyIfLoaded) is var handle and not 0 ? dlsym(handle, function) : 0;
 
+    /// <summary>A function of any library that was loaded for all, or zero.</summary>
+    public static nint LoadedFunctionOfAll(string function) => dlsym(0, function);
+
     [LibraryImport(Library, StringMarshalling = StringMarshalling.Utf8)]
     private static partial int setenv(string name, string value, int overwrite);
 

@@ -197,43 +197,26 @@ internal sealed class RunQueue
 }
 
 /// <summary>A team of OpenMP threads that has nothing to do and sleeps, so that OpenMP counts more threads than there are processors.</summary>
-internal sealed unsafe class SleepingTeam : IDisposable
+internal sealed class SleepingTeam : IDisposable
 {
     private readonly ManualResetEventSlim ended = new();
     private readonly Thread thread;
 
-    private SleepingTeam(delegate* unmanaged<nint, nint, uint, uint, void> parallel, nint nothing, uint threads)
+    private SleepingTeam(OpenMp library, int threads)
     {
-        var (call, work) = ((nint)parallel, nothing);
+        // free(null) does nothing: the work of a team that has none.
+        var nothing = NativeLibrary.GetExport(NativeLibrary.Load("libc.so.6"), "free");
         thread = new Thread(() =>
         {
-            ((delegate* unmanaged<nint, nint, uint, uint, void>)call)(work, 0, threads, 0);
+            library.Run(nothing, 0, threads);
             ended.Wait();
         }) { IsBackground = true, Name = "Peft: sleeping team" };
         thread.Start();
     }
 
-    /// <summary>Makes the team, or null where no GNU OpenMP is loaded.</summary>
-    [SupportedOSPlatform("linux")]
-    public static SleepingTeam? Start()
-    {
-        if (Library() is not { } library
-            || LinuxProcess.LoadedFunction(library, "GOMP_parallel") is not (var parallel and not 0)
-            || LinuxProcess.LoadedFunction(library, "omp_get_num_procs") is not (var processors and not 0))
-        {
-            return null;
-        }
-
-        // free(null) does nothing: the work of a team that has none, without a managed frame on OpenMP's threads.
-        var nothing = NativeLibrary.GetExport(NativeLibrary.Load("libc.so.6"), "free");
-        var threads = ((delegate* unmanaged<int>)processors)() - ComputeThreads.Count + 2;
-        return new SleepingTeam((delegate* unmanaged<nint, nint, uint, uint, void>)parallel, nothing, (uint)Math.Max(2, threads));
-    }
-
-    /// <summary>The file of the OpenMP that libtorch brought or found; its name differs from one libtorch to the next.</summary>
-    private static string? Library() => File.ReadLines("/proc/self/maps")
-        .Select(static line => line.IndexOf('/', StringComparison.Ordinal) is var path and >= 0 ? line[path..] : "")
-        .FirstOrDefault(static path => Path.GetFileName(path).StartsWith("libgomp", StringComparison.Ordinal));
+    /// <summary>Makes the team, or null where libtorch has another OpenMP.</summary>
+    public static SleepingTeam? Start() =>
+        OpenMp.Loaded is { } library ? new SleepingTeam(library, Math.Max(2, library.Processors - ComputeThreads.Count + 2)) : null;
 
     /// <summary>Ends the team's thread, and with it its count.</summary>
     public void Dispose()

@@ -1,6 +1,7 @@
 using System.Management.Automation;
 using Peft.Adapters.Model;
 using Peft.Cmdlets.Pipeline;
+using Peft.Engine;
 using TorchSharp;
 
 namespace Peft.Cmdlets.Commands.Model;
@@ -40,7 +41,7 @@ public sealed record DeviceInformation(string Name, string Kind, bool IsDefault,
             devices.Add(new($"cuda:{index}", "CUDA", index == 0, Threads: null, MemoryBytes: null, engine));
         }
 
-        devices.Add(new("cpu", "CPU", cudaCount == 0, torch.get_num_threads(), GC.GetGCMemoryInfo().TotalAvailableMemoryBytes, engine));
+        devices.Add(new("cpu", "CPU", cudaCount == 0, ComputeThreads.Count, GC.GetGCMemoryInfo().TotalAvailableMemoryBytes, engine));
         return devices;
     }
 }

@@ -3,6 +3,7 @@ using Peft.Adapters.Model;
 using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
 using Peft.Cmdlets.Session;
+using Peft.Engine;
 using Peft.Models;
 
 namespace Peft.Cmdlets.Commands.Model;
@@ -37,6 +38,10 @@ public sealed class ImportPeftModelCommand : ImportCommand
     [ValidateNotNullOrEmpty]
     public string Device { get; set; } = "auto";
 
+    /// <summary>Threads to compute with on the processor, for all models of this process. Without it <c>OMP_NUM_THREADS</c>, else the physical cores.</summary>
+    [Parameter]
+    public int Threads { get; set; }
+
     /// <summary>Reads the configuration alone: modules and counts are there at once, weights are not loaded.</summary>
     [Parameter]
     public SwitchParameter StructureOnly { get; set; }
@@ -44,6 +49,11 @@ public sealed class ImportPeftModelCommand : ImportCommand
     /// <inheritdoc/>
     private protected override void Import(string path, string name)
     {
+        if (MyInvocation.BoundParameters.ContainsKey(nameof(Threads)))
+        {
+            Run(_ => ComputeThreads.Choose(Threads));
+        }
+
         PeftModel? model = null;
         try
         {
