@@ -119,7 +119,35 @@ public class LayerTests
             });
     }
 
-    // The labelled positions of the two tests above: (0,1)→4, (0,2)→10, (1,0)→2.
+    [Theory]
+    [InlineData(false, false, null)]
+    [InlineData(true, false, null)]
+    [InlineData(false, true, null)]
+    [InlineData(false, false, 2.0)]
+    public void LossesOfSinglePositionsBackward(bool isTrained, bool hasAdapter, double? cap)
+    {
+        using var check = new BackwardCheck();
+        using var projection = new Linear(6, 11, hasBias: true);
+        check.Fill(projection.Weight, isTrained);
+        check.Fill(projection.Bias!, isTrained);
+        var change = new LowRank(check.Fill(new Parameter("A", [2, 6]), hasAdapter), check.Fill(new Parameter("B", [11, 2]), hasAdapter), null, 1.3, 0);
+        projection.Weight.Slot = hasAdapter ? new FixedSlot(change) : null;
+        var labels = tensor(new long[,] { { 3, -100, 4, 10 }, { 1, 2, -100, -100 } });
+        var hidden = check.Input(8, 6);
+        check.Run(
+            context => new Head(projection) { SoftCap = cap }.TokenLosses(hidden, labels, context),
+            (inputs, value) =>
+            {
+                var logits = inputs[0].matmul(value(projection.Weight).t()).add(value(projection.Bias!));
+                logits = hasAdapter ? logits.add(inputs[0].matmul(value(change.A).t()).matmul(value(change.B).t()).mul(1.3)) : logits;
+                logits = cap is { } limit ? logits.div(limit).tanh().mul(limit) : logits;
+                var next = labels.narrow(1, 1, 3);
+                var log = logits.log_softmax(1).view(2, 4, 11).narrow(1, 0, 3);
+                return log.gather(2, next.clamp(min: 0).unsqueeze(2)).squeeze(2).neg().mul(next.ne(-100).to(ScalarType.Float32));
+            });
+    }
+
+    // The labelled positions of the tests above: (0,1)→4, (0,2)→10, (1,0)→2.
     private static Tensor PlainLoss(Tensor logits, double scale, double? cap, double smoothing, double? divisor)
     {
         var scores = logits.mul(scale);

@@ -4,8 +4,9 @@ namespace Peft.Models.Layers;
 
 /// <summary>
 /// From hidden states to the logits of the next token and to their cross-entropy. The loss forms logits at labelled positions alone,
-/// in chunks, and with them their gradient, so that logits are never kept. The exception: an adapter on the output layer needs a backward pass
-/// of its own, so the logits of all labelled positions of a batch stand in memory at once, and their gradient.
+/// in chunks, and with them their gradient, so that logits are never kept. The exceptions: an adapter on the output layer needs a backward pass
+/// of its own, and so does a trained output layer where positions count differently; the logits of all labelled positions of a batch then stand in
+/// memory at once, and their gradient.
 /// </summary>
 public sealed class Head
 {
@@ -49,47 +50,31 @@ public sealed class Head
     public Tensor Loss(Tensor hidden, Tensor labels, double? divisor, ForwardContext context, double labelSmoothing = 0)
     {
         using var scope = NewDisposeScope();
-        var (positions, targets) = Labelled(labels);
-        var count = positions.size(0);
-        var scale = 1 / (divisor ?? Math.Max(1, count));
-        var selected = RowSelection.Forward(hidden, positions, context);
-        var isFree = (projection.Weight.Slot?.Plan(context) ?? SlotPlan.Empty).IsEmpty;
-        var loss = isFree
-            ? ProjectedLoss(selected, targets, scale, context, labelSmoothing)
-            : LogitLoss(projection.Forward(selected, context), targets, scale, context, labelSmoothing);
-        return loss.MoveToOuterDisposeScope();
+        var labelled = Labelled.Of(labels);
+        var scale = 1 / (divisor ?? Math.Max(1, labelled.Count));
+        return Losses(hidden, labelled, scale, context, labelSmoothing).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Negative log-likelihood of every labelled position, without a tape.</summary>
+    /// <summary>Negative log-likelihood of every labelled position: preference losses are plain formulas of it.</summary>
     /// <param name="hidden">[rows · length, hidden size].</param>
     /// <param name="labels">int64 [rows, length], as for <see cref="Loss"/>.</param>
     /// <param name="context">The forward pass.</param>
-    /// <returns>float32 [rows, length - 1]; 0 where the label is -100.</returns>
+    /// <returns>float32 [rows, length - 1], known to the tape; 0 where the label is -100.</returns>
     public Tensor TokenLosses(Tensor hidden, Tensor labels, ForwardContext context)
     {
         using var scope = NewDisposeScope();
-        var (rows, length) = (labels.size(0), labels.size(1));
-        var (positions, targets) = Labelled(labels);
-        var losses = zeros([rows * length], ScalarType.Float32, hidden.device);
-        foreach (var (start, size) in Chunks(positions.size(0)))
-        {
-            using var chunk = NewDisposeScope();
-            var own = positions.narrow(0, start, size);
-            var logits = Shape(projection.Forward(hidden.index_select(0, own), context)).to(ScalarType.Float32);
-            var chosen = logits.gather(1, targets.narrow(0, start, size).unsqueeze(1));
-            losses.index_copy_(0, own, logits.logsumexp(1).sub_(chosen.squeeze(1)));
-        }
-
-        return losses.view(rows, length).narrow(1, 0, length - 1).MoveToOuterDisposeScope();
+        return Losses(hidden, Labelled.Of(labels), null, context, 0).MoveToOuterDisposeScope();
     }
 
-    private static (Tensor Positions, Tensor Targets) Labelled(Tensor labels)
+    /// <summary>The losses of labelled positions: their sum times <paramref name="scale"/>, or each in its place where that is null.</summary>
+    private Tensor Losses(Tensor hidden, Labelled labelled, double? scale, ForwardContext context, double smoothing)
     {
-        var length = labels.size(1);
-        var next = labels.narrow(1, 1, length - 1);
-        var found = next.ne(-100).nonzero();
-        var positions = found.select(1, 0).mul(length).add_(found.select(1, 1));
-        return (positions, labels.reshape(-1).index_select(0, positions.add(1)));
+        var selected = RowSelection.Forward(hidden, labelled.Positions, context);
+        var isFree = (projection.Weight.Slot?.Plan(context) ?? SlotPlan.Empty).IsEmpty;
+        var isTrained = projection.Weight.Effective(context).IsTrained || projection.Bias?.Effective(context).IsTrained == true;
+        return context.Tape is null || (isFree && (scale is not null || !isTrained))
+            ? ChunkedLosses(selected, labelled, scale, isFree, context, smoothing)
+            : LogitLosses(projection.Forward(selected, context), labelled, scale, context.Tape, smoothing);
     }
 
     private Tensor Shape(Tensor logits)
@@ -107,9 +92,13 @@ public sealed class Head
         }
     }
 
-    private Tensor ProjectedLoss(Tensor selected, Tensor targets, double scale, ForwardContext context, double smoothing)
+    private Tensor ChunkedLosses(Tensor selected, Labelled labelled, double? scale, bool isFree, ForwardContext context, double smoothing)
     {
-        context.InputObserver?.Invoke(projection, selected);
+        if (isFree)
+        {
+            context.InputObserver?.Invoke(projection, selected);
+        }
+
         var parameter = projection.Weight.Effective(context);
         var bias = projection.Bias?.Effective(context);
         var weight = LinearProduct.Cast(parameter.Data, selected.dtype);
@@ -118,14 +107,15 @@ public sealed class Head
         var weightGradient = tape is not null && parameter.IsTrained ? zeros_like(parameter.Data, ScalarType.Float32) : null;
         var biasGradient = tape is not null && bias?.IsTrained == true ? zeros_like(bias.Data, ScalarType.Float32) : null;
         var keepsGradient = gradient is not null || weightGradient is not null || biasGradient is not null;
-        var total = zeros([], ScalarType.Float32, selected.device);
-        foreach (var (start, size) in Chunks(targets.size(0)))
+        var losses = empty(labelled.Count, ScalarType.Float32, selected.device);
+        foreach (var (start, size) in Chunks(labelled.Count))
         {
             using var chunk = NewDisposeScope();
             var x = selected.narrow(0, start, size);
-            var product = bias is null ? x.matmul(weight.t()) : addmm(LinearProduct.Cast(bias.Data, x.dtype), x, weight.t(), 1, 1);
-            var target = targets.narrow(0, start, size).unsqueeze(1);
-            var logitGradient = CrossEntropy(product, target, total, smoothing, keepsGradient);
+            var product = !isFree ? projection.Forward(x, context)
+                : bias is null ? x.matmul(weight.t())
+                : addmm(LinearProduct.Cast(bias.Data, x.dtype), x, weight.t(), 1, 1);
+            var logitGradient = CrossEntropy(product, labelled.Targets.narrow(0, start, size), losses.narrow(0, start, size), smoothing, keepsGradient);
             if (logitGradient is not null)
             {
                 var g = LinearProduct.Cast(logitGradient, selected.dtype);
@@ -135,36 +125,37 @@ public sealed class Head
             }
         }
 
-        var loss = total.mul_(scale);
+        var output = labelled.Output(losses, scale);
         tape?.Record(
-            new LossPiece(scale, gradient, (parameter, weightGradient), (bias, biasGradient)),
+            new LossPiece(labelled, scale, gradient, (parameter, weightGradient), (bias, biasGradient)),
             [selected],
-            [loss],
+            [output],
             weightGradient is not null || biasGradient is not null);
-        return loss;
+        return output;
     }
 
-    private Tensor LogitLoss(Tensor logits, Tensor targets, double scale, ForwardContext context, double smoothing)
+    private Tensor LogitLosses(Tensor logits, Labelled labelled, double? scale, Tape tape, double smoothing)
     {
-        var total = zeros([], ScalarType.Float32, logits.device);
-        var wanted = context.Tape?.NeedsGradient(logits) == true;
-        var gradient = CrossEntropy(wanted ? logits.clone() : logits, targets.unsqueeze(1), total, smoothing, wanted);
-        var loss = total.mul_(scale);
-        context.Tape?.Record(
-            new LossPiece(scale, gradient is null ? null : LinearProduct.Cast(gradient, logits.dtype), default, default), [logits], [loss], trains: false);
-        return loss;
+        var losses = empty(labelled.Count, ScalarType.Float32, logits.device);
+        var wanted = tape.NeedsGradient(logits);
+        var gradient = CrossEntropy(wanted ? logits.clone() : logits, labelled.Targets, losses, smoothing, wanted);
+        var output = labelled.Output(losses, scale);
+        tape.Record(
+            new LossPiece(labelled, scale, gradient is null ? null : LinearProduct.Cast(gradient, logits.dtype), default, default), [logits], [output], trains: false);
+        return output;
     }
 
-    /// <summary>Adds the chunk's loss to <paramref name="total"/> and returns the gradient of its sum, which may take the product's memory.</summary>
-    private Tensor? CrossEntropy(Tensor product, Tensor targets, Tensor total, double smoothing, bool wantsGradient)
+    /// <summary>Writes the loss of each row into <paramref name="losses"/> and returns the gradients of them, which may take the product's memory.</summary>
+    private Tensor? CrossEntropy(Tensor product, Tensor targets, Tensor losses, double smoothing, bool wantsGradient)
     {
         var logits = Shape(product);
         logits = LinearProduct.Cast(logits, ScalarType.Float32);
+        var columns = targets.unsqueeze(1);
         var normaliser = logits.logsumexp(1, keepdim: true);
-        total.add_(normaliser.sum()).sub_(logits.gather(1, targets).sum().mul_(1 - smoothing));
+        losses.copy_(normaliser.sub(logits.gather(1, columns).mul_(1 - smoothing)).squeeze_(1));
         if (smoothing > 0)
         {
-            total.sub_(logits.mean([1]).sum().mul_(smoothing));
+            losses.sub_(logits.mean([1]).mul_(smoothing));
         }
 
         if (!wantsGradient)
@@ -174,7 +165,7 @@ public sealed class Head
 
         var slope = SoftCap is { } cap ? logits.div(cap).pow_(2).neg_().add_(1) : null;
         var gradient = logits.sub_(normaliser).exp_();
-        gradient.scatter_add_(1, targets, full_like(targets, smoothing - 1, ScalarType.Float32));
+        gradient.scatter_add_(1, columns, full_like(columns, smoothing - 1, ScalarType.Float32));
         if (smoothing > 0)
         {
             gradient.sub_(smoothing / projection.Outputs);
@@ -184,16 +175,47 @@ public sealed class Head
         return Scale == 1 ? gradient : gradient.mul_(Scale);
     }
 
-    /// <summary>Gradients that were formed with the loss, waiting for the factor that comes down.</summary>
+    /// <summary>The positions of a batch that carry loss.</summary>
+    /// <param name="Shape">[rows, length - 1].</param>
+    /// <param name="Positions">Their hidden states, as indices of [rows · length].</param>
+    /// <param name="Places">Their losses, as indices of [rows · (length - 1)].</param>
+    /// <param name="Targets">The tokens to predict there.</param>
+    private sealed record Labelled(long[] Shape, Tensor Positions, Tensor Places, Tensor Targets)
+    {
+        public long Count { get; } = Targets.size(0);
+
+        public static Labelled Of(Tensor labels)
+        {
+            var (rows, length) = (labels.size(0), labels.size(1));
+            var found = labels.narrow(1, 1, length - 1).ne(-100).nonzero();
+            var (row, column) = (found.select(1, 0), found.select(1, 1));
+            var positions = row.mul(length).add_(column);
+            return new Labelled([rows, length - 1], positions, row.mul(length - 1).add_(column), labels.reshape(-1).index_select(0, positions.add(1)));
+        }
+
+        /// <summary>The scaled sum of the losses, or the losses in their places.</summary>
+        public Tensor Output(Tensor losses, double? scale) => scale is { } factor
+            ? losses.sum().mul_(factor)
+            : zeros([Shape[0] * Shape[1]], ScalarType.Float32, losses.device).index_copy_(0, Places, losses).view(Shape);
+
+        /// <summary>What each loss counts in the gradient that comes down: a scalar, or [positions, 1].</summary>
+        public Tensor Factors(Tensor gradient, double? scale) => scale is { } factor
+            ? gradient.mul(factor)
+            : gradient.reshape(-1).index_select(0, Places).unsqueeze_(1);
+    }
+
+    /// <summary>Gradients that were formed with the losses, waiting for the factors that come down.</summary>
     private sealed class LossPiece : Piece
     {
-        private readonly double scale;
+        private readonly Labelled labelled;
+        private readonly double? scale;
         private readonly Tensor? gradient;
         private readonly (Parameter? Parameter, Tensor? Gradient)[] trained;
 
         public LossPiece(
-            double scale, Tensor? gradient, (Parameter? Parameter, Tensor? Gradient) weight, (Parameter? Parameter, Tensor? Gradient) bias)
+            Labelled labelled, double? scale, Tensor? gradient, (Parameter? Parameter, Tensor? Gradient) weight, (Parameter? Parameter, Tensor? Gradient) bias)
         {
+            this.labelled = scale is null ? labelled with { Places = KeepOwn(labelled.Places) } : labelled;
             this.scale = scale;
             this.gradient = gradient is null ? null : KeepOwn(gradient);
             trained = [weight, bias];
@@ -208,17 +230,17 @@ public sealed class Head
 
         public override void Backward(PieceGradients gradients)
         {
-            var factor = gradients.Output().mul(scale);
+            var factors = labelled.Factors(gradients.Output(), scale);
             if (gradient is not null)
             {
-                gradients.Add(0, gradient.mul_(factor.to(gradient.dtype)).alias());
+                gradients.Add(0, gradient.mul_(factors.to(gradient.dtype)).alias());
             }
 
             foreach (var (parameter, own) in trained)
             {
                 if (own is not null)
                 {
-                    parameter!.Gradient!.add_(own.mul_(factor));
+                    parameter!.Gradient!.add_(own.mul_(factors));
                 }
             }
         }
