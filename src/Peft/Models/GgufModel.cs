@@ -101,6 +101,7 @@ public sealed partial class GgufModel : TensorStore
         GgufMetadata metadata = File.Metadata;
         long hidden = metadata.GetInteger("llama.embedding_length");
         long headSize = metadata.GetInteger("llama.attention.key_length", metadata.GetInteger("llama.rope.dimension_count", hidden / _heads));
+        JsonObject rope = RopeParameters(metadata);
         var config = new JsonObject
         {
             ["architectures"] = new JsonArray("LlamaForCausalLM"),
@@ -115,7 +116,11 @@ public sealed partial class GgufModel : TensorStore
             ["hidden_act"] = "silu",
             ["max_position_embeddings"] = metadata.GetInteger("llama.context_length"),
             ["rms_norm_eps"] = metadata.GetNumber("llama.attention.layer_norm_rms_epsilon"),
-            ["rope_parameters"] = RopeParameters(metadata),
+            ["rope_parameters"] = rope,
+
+            // What reads the files of older releases looks for these two.
+            ["rope_theta"] = rope["rope_theta"]!.DeepClone(),
+            ["rope_scaling"] = (string)rope["rope_type"]! == "default" ? null : rope.DeepClone(),
             ["attention_bias"] = Contains("model.layers.0.self_attn.q_proj.bias"),
             ["mlp_bias"] = Contains("model.layers.0.mlp.up_proj.bias"),
             ["tie_word_embeddings"] = !Contains("lm_head.weight"),

@@ -1,5 +1,6 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Peft.Files;
 using Peft.Tokenization.LegacyFormats;
 using Peft.Tokenization.SentencePiece;
 
@@ -74,7 +75,11 @@ internal static class FolderReader
     {
         var configuration = GgufVocabulary.Configuration(metadata);
         var tokenizer = GgufVocabulary.Build(metadata, configuration);
-        var files = new TokenizerFiles(new Dictionary<string, byte[]>(StringComparer.Ordinal) { ["tokenizer.json"] = System.Text.Encoding.UTF8.GetBytes(tokenizer.ToJsonString()) });
+        var files = new TokenizerFiles(new Dictionary<string, byte[]>(StringComparer.Ordinal)
+        {
+            ["tokenizer.json"] = JsonSerializer.SerializeToUtf8Bytes(tokenizer, JsonFile.WriteOptions),
+            ["tokenizer_config.json"] = JsonSerializer.SerializeToUtf8Bytes(GgufVocabulary.Document(configuration), JsonFile.WriteOptions),
+        });
         return Built(tokenizer, "the GGUF file's tokenizer", configuration, files);
     }
 

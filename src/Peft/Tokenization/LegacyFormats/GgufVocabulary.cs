@@ -5,7 +5,7 @@ using Peft.Tokenization.Text;
 
 namespace Peft.Tokenization.LegacyFormats;
 
-/// <summary>Makes the content of a tokenizer.json of the metadata of a GGUF file.</summary>
+/// <summary>Makes the files of a Hugging Face tokenizer of the metadata of a GGUF file, with every field that the tokenizers library insists on.</summary>
 internal static class GgufVocabulary
 {
     private const string Keys = "tokenizer.ggml.";
@@ -35,18 +35,42 @@ internal static class GgufVocabulary
         };
     }
 
-    /// <summary>The tokenizer.</summary>
+    /// <summary>The content of a tokenizer_config.json that says the same.</summary>
+    public static JsonObject Document(TokenizerConfiguration configuration)
+    {
+        var document = new JsonObject { ["tokenizer_class"] = "PreTrainedTokenizerFast", ["clean_up_tokenization_spaces"] = false };
+        foreach (var (name, token) in configuration.SpecialTokens)
+        {
+            document[name] = token;
+        }
+
+        if (configuration.ChatTemplates.Source("default") is { } template)
+        {
+            document["chat_template"] = template;
+        }
+
+        return document;
+    }
+
+    /// <summary>The content of a tokenizer.json.</summary>
     public static JsonObject Build(IReadOnlyDictionary<string, object> metadata, TokenizerConfiguration configuration)
     {
         var model = metadata.TryGetValue(Keys + "model", out var name) ? name as string : null;
         var tokens = Tokens(metadata);
         var architecture = metadata.TryGetValue("general.architecture", out var family) ? family as string : null;
-        return model switch
+        var tokenizer = model switch
         {
             "gpt2" => ByteLevel(metadata, tokens, configuration),
             "llama" => Llama(metadata, tokens, configuration, architecture),
             _ => throw new NotSupportedByPeftException("GgufTokenizerNotSupported", $"The GGUF file has a tokenizer of the kind \"{model}\", which isn't supported."),
         };
+        tokenizer["version"] = "1.0";
+        foreach (var part in new[] { "truncation", "padding", "normalizer", "pre_tokenizer" })
+        {
+            tokenizer.TryAdd(part, null);
+        }
+
+        return tokenizer;
     }
 
     private static JsonObject ByteLevel(IReadOnlyDictionary<string, object> metadata, string[] tokens, TokenizerConfiguration configuration)
@@ -63,7 +87,7 @@ internal static class GgufVocabulary
         return new JsonObject
         {
             ["pre_tokenizer"] = pattern is null ? VocabularyFiles.ByteLevel(false, usePattern: true) : VocabularyFiles.SplitThenBytes(pattern),
-            ["decoder"] = new JsonObject { ["type"] = "ByteLevel" },
+            ["decoder"] = VocabularyFiles.ByteLevel(false, usePattern: true),
             ["post_processor"] = VocabularyFiles.Template(vocabulary, configuration, Flag(metadata, "add_bos_token", false), Flag(metadata, "add_eos_token", false)),
             ["added_tokens"] = Added(metadata, tokens, configuration, byteLevel: true),
             ["model"] = new JsonObject
@@ -173,7 +197,16 @@ internal static class GgufVocabulary
             var special = named.Contains(tokens[id]) || (types[id] == 3 && (!byteLevel || IsSpelled(tokens[id])));
             if (special || types[id] == 4)
             {
-                added.Add(new JsonObject { ["id"] = id, ["content"] = tokens[id], ["special"] = special, ["normalized"] = false });
+                added.Add(new JsonObject
+                {
+                    ["id"] = id,
+                    ["content"] = tokens[id],
+                    ["single_word"] = false,
+                    ["lstrip"] = false,
+                    ["rstrip"] = false,
+                    ["normalized"] = false,
+                    ["special"] = special,
+                });
             }
         }
 
