@@ -1,3 +1,4 @@
+using Peft.Engine;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -47,7 +48,7 @@ public static class Attention
         var output = piece.Run();
         if (context.Tape is { } tape)
         {
-            piece.KeepFor(output);
+            piece.KeepForBackward();
             tape.Record(piece, [projections], [output], trains: false);
         }
 
@@ -62,18 +63,9 @@ public static class Attention
 internal sealed class AttentionPiece(
     AttentionShape shape, RotaryTables? rotary, AttentionPlan plan, long rows, long length, Tensor queries, Tensor keys, Tensor values) : Piece
 {
-    // Masked scores become finite, so that a position that sees nothing (padding on the left) gives numbers, as with transformers.
-    private readonly double masked = queries.dtype switch
-    {
-        ScalarType.Float16 => -16000,
-        ScalarType.Float64 => -1e300,
-        _ => -1e38,
-    };
-
     private Tensor queries = queries;
     private Tensor keys = keys;
     private Tensor values = values;
-    private Tensor? output;
 
     /// <summary>[rows · length, heads · head size].</summary>
     public Tensor Run()
@@ -91,18 +83,16 @@ internal sealed class AttentionPiece(
         return all.view(rows * length, shape.Heads * shape.HeadSize);
     }
 
-    public void KeepFor(Tensor result)
+    public void KeepForBackward()
     {
         queries = Keep(queries);
         keys = Keep(keys);
         values = Keep(values);
-        output = Keep(result);
     }
 
     public override void Backward(PieceGradients gradients)
     {
         var g = gradients.Output().contiguous();
-        var inner = g.mul(output!).view(rows, length, shape.KeyValueHeads, shape.Group, shape.HeadSize).sum(-1);
         g = g.view(rows, length, shape.KeyValueHeads, shape.Group, shape.HeadSize);
         var result = empty([rows, length, shape.AllHeads, shape.HeadSize], g.dtype, g.device);
         var gq = result.narrow(2, 0, shape.Heads).view(rows, length, shape.KeyValueHeads, shape.Group, shape.HeadSize);
@@ -115,8 +105,7 @@ internal sealed class AttentionPiece(
             var own = Grouped(g, block);
             var k = keys.narrow(1, block.Key, block.Keys);
             gv.narrow(1, block.Key, block.Keys).add_(weights.transpose(1, 2).bmm(own));
-            var gs = own.bmm(values.narrow(1, block.Key, block.Keys).transpose(1, 2));
-            gs.sub_(Grouped(inner.unsqueeze(-1), block)).mul_(weights);
+            var gs = AttentionKernels.SoftmaxGradient(weights, own.bmm(values.narrow(1, block.Key, block.Keys).transpose(1, 2)));
             gq.narrow(1, block.Query, block.Queries).copy_(
                 gs.bmm(k).view(rows, shape.KeyValueHeads, shape.Group, block.Queries, shape.HeadSize).permute(0, 3, 1, 2, 4));
             gk.narrow(1, block.Key, block.Keys).add_(gs.transpose(1, 2).bmm(q));
@@ -145,14 +134,7 @@ internal sealed class AttentionPiece(
     {
         var q = Grouped(queries.view(rows, length, shape.KeyValueHeads, shape.Group, shape.HeadSize), block);
         var scores = q.bmm(keys.narrow(1, block.Key, block.Keys).transpose(1, 2));
-        if (block.Mask is { } mask)
-        {
-            scores.view(rows, shape.KeyValueHeads, shape.Group, block.Queries, block.Keys)
-                .narrow(4, block.Keys - block.MaskedKeys, block.MaskedKeys)
-                .masked_fill_(mask, masked);
-        }
-
-        return (q, scores.softmax(-1));
+        return (q, AttentionKernels.Softmax(scores, block.Mask, block.Queries, rows));
     }
 
     // [rows, length, kv heads, group, n] to [rows · kv heads, group · queries, n].

@@ -1,0 +1,113 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
+using Peft.Tensors;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Engine;
+
+/// <summary>A matrix in the processor's memory, for kernels of our own: rows of float32 or bfloat16, one behind the other or at a distance.</summary>
+internal readonly unsafe struct CpuRows
+{
+    private readonly byte* start;
+    private readonly long stride;
+
+    private CpuRows(byte* start, long stride, bool isBFloat16)
+    {
+        this.start = start;
+        this.stride = stride;
+        IsBFloat16 = isBFloat16;
+    }
+
+    /// <summary>Whether elements are bfloat16; float32 otherwise.</summary>
+    public bool IsBFloat16 { get; }
+
+    /// <summary>Whether kernels of our own can work on a tensor: on the processor, float32 or bfloat16, rows without gaps.</summary>
+    public static bool Serves(Tensor tensor) =>
+        BitConverter.IsLittleEndian && tensor.device_type == DeviceType.CPU && tensor.dtype is ScalarType.Float32 or ScalarType.BFloat16 && tensor.is_contiguous();
+
+    /// <summary>A contiguous tensor's elements as rows.</summary>
+    /// <param name="tensor">One that <see cref="Serves"/>. It must outlive the rows.</param>
+    /// <param name="width">Elements of a row.</param>
+    public static CpuRows Of(Tensor tensor, long width)
+    {
+        var isBFloat16 = tensor.dtype == ScalarType.BFloat16;
+        return new CpuRows(TensorMemory.Pointer(tensor), width * (isBFloat16 ? 2 : 4), isBFloat16);
+    }
+
+    /// <summary>The address of a row.</summary>
+    public byte* Row(long row) => start + (row * stride);
+
+    /// <summary>A row as float32: itself, or widened into the scratch memory.</summary>
+    public Span<float> Read(long row, int width, float* scratch)
+    {
+        if (!IsBFloat16)
+        {
+            return new Span<float>(Row(row), width);
+        }
+
+        Widen((ushort*)Row(row), scratch, width);
+        return new Span<float>(scratch, width);
+    }
+
+    /// <summary>Puts a row back that <see cref="Read"/> gave and that was changed.</summary>
+    public void Write(long row, ReadOnlySpan<float> values)
+    {
+        if (IsBFloat16)
+        {
+            fixed (float* from = values)
+            {
+                Narrow(from, (ushort*)Row(row), values.Length);
+            }
+        }
+    }
+
+    /// <summary>bfloat16 to float32: the upper half of the bits.</summary>
+    public static void Widen(ushort* from, float* to, int count)
+    {
+        var i = 0;
+        if (Vector256.IsHardwareAccelerated)
+        {
+            for (; i <= count - 16; i += 16)
+            {
+                var (lower, upper) = Vector256.Widen(Vector256.Load(from + i));
+                Vector256.ShiftLeft(lower, 16).AsSingle().Store(to + i);
+                Vector256.ShiftLeft(upper, 16).AsSingle().Store(to + i + 8);
+            }
+        }
+
+        for (; i < count; i++)
+        {
+            to[i] = BitConverter.UInt32BitsToSingle((uint)from[i] << 16);
+        }
+    }
+
+    /// <summary>float32 to bfloat16, to the nearest, ties to even; what is no number stays none.</summary>
+    public static void Narrow(float* from, ushort* to, int count)
+    {
+        var i = 0;
+        if (Vector256.IsHardwareAccelerated)
+        {
+            for (; i <= count - 16; i += 16)
+            {
+                Vector256.Narrow(Rounded(Vector256.Load(from + i)), Rounded(Vector256.Load(from + i + 8))).Store(to + i);
+            }
+        }
+
+        for (; i < count; i++)
+        {
+            var bits = BitConverter.SingleToUInt32Bits(from[i]);
+            to[i] = float.IsNaN(from[i]) ? (ushort)0x7FC0 : (ushort)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector256<uint> Rounded(Vector256<float> values)
+    {
+        var bits = values.AsUInt32();
+        var odd = Vector256.ShiftRightLogical(bits, 16) & Vector256<uint>.One;
+        var rounded = Vector256.ShiftRightLogical(bits + Vector256.Create(0x7FFFu) + odd, 16);
+        return Vector256.ConditionalSelect(Vector256.Equals(values, values).AsUInt32(), rounded, Vector256.Create(0x7FC0u));
+    }
+}
