@@ -17,6 +17,11 @@
     NuGet or SystemLibtorch. Chosen by asking the feed where it isn't given; the choice is kept in TorchEngine.props.
 .PARAMETER Backend
     What NuGet's engine computes on: cpu, cuda-windows or cuda-linux.
+.PARAMETER Libtorch
+    A folder with a libtorch to build on: an unpacked zip, or the torch folder of a Python installation. LIBTORCH in the environment
+    names it as well.
+.PARAMETER Runtime
+    Pack: the system that the module is to run on, where it isn't this one: win-x64, linux-x64 or osx-arm64.
 .EXAMPLE
     ./build.ps1 -Task Demo
 .EXAMPLE
@@ -35,7 +40,12 @@ param(
     [string] $Engine,
 
     [ValidateSet('cpu', 'cuda-windows', 'cuda-linux')]
-    [string] $Backend
+    [string] $Backend,
+
+    [string] $Libtorch,
+
+    [ValidateSet('win-x64', 'linux-x64', 'osx-arm64')]
+    [string] $Runtime
 )
 
 $sdk = if (Get-Command dotnet -CommandType Application -ErrorAction Ignore) {
@@ -50,6 +60,9 @@ $shell = 'pwsh', 'pwsh.exe', 'pwsh.dll' | ForEach-Object { Join-Path $PSHOME $_ 
 $options = @('--powershell', $shell)
 if ($Engine) { $options += '--engine', $Engine }
 if ($Backend) { $options += '--backend', $Backend }
+if ($Libtorch) { $options += '--libtorch', (Resolve-Path -LiteralPath $Libtorch).ProviderPath }
+
+if ($Runtime) { $Argument += $Runtime }
 
 & dotnet run --project (Join-Path $PSScriptRoot build) --verbosity quiet -- @options $Task.ToLowerInvariant() @Argument
 exit $LASTEXITCODE

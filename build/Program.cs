@@ -8,15 +8,17 @@ const string Usage = """
       bench [NAME...]          measure speed and memory
       golden FOLDER [PATTERN]  run the reference cases under a folder
       faults [SECONDS [SEED]]  run the trials of faults at length: random damage, kills, races
-      pack                     make artifacts/Peft/VERSION
+      pack [RUNTIME]           make artifacts/Peft/VERSION; for another system (win-x64, linux-x64, osx-arm64) in artifacts/pack/RUNTIME
       clean                    remove what the other tasks made, but for this program itself
+    LIBTORCH=FOLDER builds on the libtorch in a folder: an unpacked zip, or the torch folder of a Python installation.
     TorchEngine=NuGet|SystemLibtorch and TorchBackend=cpu|cuda-windows|cuda-linux in the environment choose the engine.
     """;
 
 var arguments = new Queue<string>(args);
 string? powerShell = null;
-var engine = Environment.GetEnvironmentVariable("TorchEngine");
-var backend = Environment.GetEnvironmentVariable("TorchBackend");
+var engine = Variable("TorchEngine");
+var backend = Variable("TorchBackend");
+var libtorch = Variable("LIBTORCH");
 while (arguments.TryPeek(out var option) && option.StartsWith("--", StringComparison.Ordinal) && arguments.Count > 1)
 {
     _ = arguments.Dequeue() switch
@@ -24,6 +26,7 @@ while (arguments.TryPeek(out var option) && option.StartsWith("--", StringCompar
         "--powershell" => powerShell = arguments.Dequeue(),
         "--engine" => engine = arguments.Dequeue(),
         "--backend" => backend = arguments.Dequeue(),
+        "--libtorch" => libtorch = arguments.Dequeue(),
         _ => arguments.Dequeue(),
     };
 }
@@ -63,7 +66,11 @@ int Run(string task, string[] rest)
         case "FAULTS" when rest.Length <= 2:
             Build();
             return Tests.Faults(rest.ElementAtOrDefault(0), rest.ElementAtOrDefault(1));
-        case "PACK":
+        case "PACK" when rest.Length == 1:
+            TorchEngine.Choose(new EngineRequest(engine, null, libtorch));
+            Module.Pack(rest[0], backend ?? EngineChoice.Cpu);
+            return 0;
+        case "PACK" when rest.Length == 0:
             Module.Forget();
             Build();
             Module.Pack();
@@ -79,6 +86,8 @@ int Run(string task, string[] rest)
 
 void Build()
 {
-    TorchEngine.Choose(engine is "" ? null : engine, backend is "" ? null : backend);
+    TorchEngine.Choose(new EngineRequest(engine, backend, libtorch));
     Module.Build();
 }
+
+static string? Variable(string name) => Environment.GetEnvironmentVariable(name) is { Length: > 0 } value ? value : null;

@@ -1,4 +1,3 @@
-using System.Runtime.InteropServices;
 using System.Xml.Linq;
 
 namespace Peft.Build;
@@ -9,9 +8,8 @@ namespace Peft.Build;
 /// </summary>
 internal sealed class TorchEngine
 {
-    private const string NuGet = "NuGet";
-    private const string SystemLibtorch = "SystemLibtorch";
-    private static readonly string[] s_debianPackages = ["libtorch-dev", "libopenblas0-openmp", "cmake", "g++"];
+    private const string Compiler = "g++";
+    private static readonly string[] s_libtorch = ["libtorch-dev", "libopenblas0-openmp"];
     private static readonly string s_file = Checkout.At("TorchEngine.props");
 
     private readonly SortedDictionary<string, string> _properties = [];
@@ -20,27 +18,32 @@ internal sealed class TorchEngine
 
     private string Backend => _properties["TorchBackend"];
 
+    private string Libtorch => _properties.GetValueOrDefault("Libtorch", "");
+
     /// <summary>Finds or makes the choice, prints it, and installs what the chosen engine needs.</summary>
-    /// <param name="forcedName">NuGet or SystemLibtorch, or null to ask the feed where nothing is written down.</param>
-    /// <param name="forcedBackend">cpu, cuda-windows or cuda-linux, or null for what is written down, else cpu.</param>
-    public static void Choose(string? forcedName, string? forcedBackend)
+    public static void Choose(EngineRequest asked)
     {
-        if (forcedName is not (null or NuGet or SystemLibtorch))
+        if (asked.Engine is not (null or EngineChoice.NuGet or EngineChoice.SystemLibtorch))
         {
-            throw new BuildException($"There is no Torch engine {forcedName}: it is {NuGet} or {SystemLibtorch}.");
+            throw new BuildException($"There is no Torch engine {asked.Engine}: it is {EngineChoice.NuGet} or {EngineChoice.SystemLibtorch}.");
+        }
+
+        if (asked.Libtorch is not null)
+        {
+            // MSBuild takes the variable as a property, in whatever folder a project lies.
+            asked = asked with { Libtorch = Path.GetFullPath(asked.Libtorch) };
+            Environment.SetEnvironmentVariable("LIBTORCH", asked.Libtorch);
         }
 
         var engine = new TorchEngine();
         if (!engine.Read())
         {
-            engine.Probe(forcedName, forcedBackend ?? "cpu");
+            engine.Probe(asked);
             engine.Write();
             Console.WriteLine($"{engine} now written to TorchEngine.props.");
         }
-        else if ((forcedName ?? engine.Name) != engine.Name || (forcedBackend ?? engine.Backend) != engine.Backend)
+        else if (engine.Change(asked))
         {
-            engine._properties["TorchEngine"] = forcedName ?? engine.Name;
-            engine._properties["TorchBackend"] = forcedBackend ?? engine.Backend;
             engine.Write();
             Console.WriteLine($"{engine} changed as asked in TorchEngine.props.");
         }
@@ -49,15 +52,15 @@ internal sealed class TorchEngine
             Console.WriteLine($"{engine} as TorchEngine.props says.");
         }
 
-        if (engine.Name == SystemLibtorch)
+        if (engine.Name == EngineChoice.SystemLibtorch)
         {
-            InstallDebianPackages();
+            Install(engine.Libtorch.Length > 0 ? [Compiler] : [Compiler, .. s_libtorch]);
         }
     }
 
     /// <inheritdoc/>
     public override string ToString() =>
-        $"Torch engine: {Name}{(Name == NuGet ? $" ({Backend})" : "")}; "
+        $"Torch engine: {Name}{(Name == EngineChoice.NuGet ? $" ({Backend})" : Libtorch.Length > 0 ? $" ({Libtorch})" : "")}; "
         + $"Microsoft.ML.Tokenizers: {Word("UseMicrosoftMLTokenizers")}; PowerShell engine for xUnit: {Word("UsePowerShellEngine")};";
 
     private string Word(string property) => _properties[property] == "true" ? "yes" : "no";
@@ -87,62 +90,70 @@ internal sealed class TorchEngine
                 _properties.Select(property =>
                     new XElement(property.Key, new XAttribute("Condition", $"'$({property.Key})' == ''"), property.Value)))) + Environment.NewLine);
 
-    private void Probe(string? forcedName, string backend)
+    /// <summary>Takes over what is asked for beside what is written down, and tells whether that changes it.</summary>
+    private bool Change(EngineRequest asked)
     {
-        _properties["TorchEngine"] = NuGet;
-        _properties["TorchBackend"] = backend;
+        var before = (Name, Backend, Libtorch);
+        _properties["TorchEngine"] = asked.Engine ?? (asked.Libtorch is null ? Name : EngineChoice.SystemLibtorch);
+        _properties["TorchBackend"] = asked.Backend ?? Backend;
+        _properties["Libtorch"] = asked.Libtorch ?? Libtorch;
+        return before != (Name, Backend, Libtorch);
+    }
+
+    private void Probe(EngineRequest asked)
+    {
         _properties["UseMicrosoftMLTokenizers"] = "false";
         _properties["UsePowerShellEngine"] = "false";
-        _properties["TorchEngine"] = forcedName ?? (RunsTorchSharp() ? NuGet : SystemLibtorch);
-        _properties["UseMicrosoftMLTokenizers"] = "true";
-        _properties["UseMicrosoftMLTokenizers"] = Restores("Microsoft.ML.Tokenizers", "src", "Peft", "Peft.csproj") ? "true" : "false";
-        _properties["UsePowerShellEngine"] = "true";
-        _properties["UsePowerShellEngine"] =
-            Restores("System.Management.Automation", "tests", "Peft.Tests", "Peft.Tests.csproj") ? "true" : "false";
-    }
-
-    /// <summary>Whether a sum computed with the feed's TorchSharp is right: the feed may lack it, and its libtorch may need a newer system.</summary>
-    private bool RunsTorchSharp()
-    {
-        if (OperatingSystem.IsLinux() && RuntimeInformation.OSArchitecture != Architecture.X64)
+        (_properties["TorchEngine"], _properties["TorchBackend"]) = EngineChoice.Decide(asked, TorchProbe.IsWindowsWithNvidia, RunsNuGet, Console.WriteLine);
+        _properties["Libtorch"] = asked.Libtorch ?? "";
+        foreach (var (property, package, project) in new[]
         {
-            Console.WriteLine("NuGet's libtorch for Linux is for x64 only.");
-            return false;
+            ("UseMicrosoftMLTokenizers", "Microsoft.ML.Tokenizers", Checkout.At("src", "Peft", "Peft.csproj")),
+            ("UsePowerShellEngine", "System.Management.Automation", Checkout.At("tests", "Peft.Tests", "Peft.Tests.csproj")),
+        })
+        {
+            _properties[property] = "true";
+            _properties[property] = Succeeds($"Asking the feed for {package} ...", () => TorchProbe.WhyNotRestored(project, _properties)) ? "true" : "false";
         }
-
-        return Succeeds(
-            $"Asking the feed for TorchSharp and its libtorch ({Backend}), and trying them ...",
-            "run", "--project", Checkout.At("build", "probe"), "--configuration", "Release", "--verbosity", "quiet");
     }
 
-    /// <summary>Whether a project restores with the properties as they stand. The project is its own probe: no list of packages is kept twice.</summary>
-    private bool Restores(string what, params string[] project) => Succeeds($"Asking the feed for {what} ...", "restore", Checkout.At(project));
+    private bool RunsNuGet(string backend)
+    {
+        _properties["TorchEngine"] = EngineChoice.NuGet;
+        _properties["TorchBackend"] = backend;
+        return Succeeds(
+            $"Asking the feed for TorchSharp and its libtorch ({backend}), and trying them ...", () => TorchProbe.WhyNotNuGet(Checkout.Root, _properties));
+    }
 
-    private bool Succeeds(string what, params string[] arguments)
+    private static bool Succeeds(string what, Func<string?> whyNot)
     {
         Console.WriteLine(what);
-        var (code, output) = Command.Capture("dotnet", arguments, _properties);
-        if (code != 0)
+        var reason = whyNot();
+        if (reason is not null)
         {
-            var lines = output.Split('\n', StringSplitOptions.RemoveEmptyEntries | StringSplitOptions.TrimEntries);
-            var reason = lines.FirstOrDefault(line => line.Contains("error ", StringComparison.Ordinal)) ?? lines.LastOrDefault();
             Console.WriteLine($"  not to be had here: {reason}");
         }
 
-        return code == 0;
+        return reason is null;
     }
 
-    private static void InstallDebianPackages()
+    private static void Install(string[] packages)
     {
+        if (packages is [Compiler] && Command.IsOnPath(Compiler))
+        {
+            return;
+        }
+
         if (!OperatingSystem.IsLinux() || !Command.IsOnPath("dpkg-query"))
         {
             throw new BuildException(
-                $"{SystemLibtorch} builds on Debian's libtorch. On other systems use NuGet's engine (TorchEngine={NuGet}) with a feed that has TorchSharp.");
+                "SystemLibtorch builds on Debian's libtorch, or with g++ on the one that LIBTORCH names. Elsewhere use NuGet's engine "
+                + "(TorchEngine=NuGet) with a feed that has TorchSharp.");
         }
 
-        var installed = Command.Capture("dpkg-query", ["-W", "-f", "${Package} ${db:Status-Status}\n", .. s_debianPackages]).Output
+        var installed = Command.Capture("dpkg-query", ["-W", "-f", "${Package} ${db:Status-Status}\n", .. packages]).Output
             .Split('\n').Where(line => line.EndsWith(" installed", StringComparison.Ordinal)).Select(line => line.Split(' ')[0]).ToHashSet();
-        var missing = s_debianPackages.Where(package => !installed.Contains(package)).ToArray();
+        var missing = packages.Where(package => !installed.Contains(package)).ToArray();
         if (missing.Length == 0)
         {
             return;

@@ -17,6 +17,11 @@ public static class ModuleLoader
         {
             if (cmdlets is null)
             {
+                if (OperatingSystem.IsWindows())
+                {
+                    VisualCppRuntime.Require(VisualCppRuntime.Loads);
+                }
+
                 var folder = Path.Combine(Path.GetDirectoryName(typeof(ModuleLoader).Assembly.Location)!, "lib");
                 var context = new ModuleLoadContext(Path.Combine(folder, "Peft.Cmdlets.dll"));
                 var assembly = context.LoadFromAssemblyName(new AssemblyName("Peft.Cmdlets"));

@@ -4,6 +4,8 @@ namespace TorchSharp;
 internal static class Aten
 {
     internal static readonly Operator _local_scalar_dense = new("aten::_local_scalar_dense");
+    // Libtorch 2 has the former, 1.13 the latter.
+    internal static readonly Operator scaled_dot_product_attention = new("aten::scaled_dot_product_attention");
     internal static readonly Operator _scaled_dot_product_attention = new("aten::_scaled_dot_product_attention");
     internal static readonly Operator _unique2 = new("aten::_unique2");
     internal static readonly Operator _upsample_bicubic2d_aa_vec = new("aten::_upsample_bicubic2d_aa", "vec");

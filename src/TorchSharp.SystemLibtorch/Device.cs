@@ -18,7 +18,7 @@ public static partial class torch
 
     public static Device device(int index) => new(index);
 
-    /// <summary>The device itself, or the default where there is none. The distribution's libtorch has no CUDA.</summary>
+    /// <summary>The device itself, or the default where there is none.</summary>
     public static Device InitializeDevice(Device? device)
     {
         device ??= CPU;
@@ -34,26 +34,41 @@ public static partial class torch
         }
     }
 
-    public static bool TryInitializeDeviceType(DeviceType deviceType) => deviceType is DeviceType.CPU or DeviceType.META;
+    public static bool TryInitializeDeviceType(DeviceType deviceType) => deviceType is DeviceType.CPU or DeviceType.META || (deviceType == DeviceType.CUDA && cuda.is_available());
 
     public static bool cuda_is_available() => cuda.is_available();
 
     public static bool mps_is_available() => false;
 
-    /// <summary>What a program asks of CUDA; the distribution's libtorch is built without it.</summary>
+    /// <summary>What a program asks of CUDA; the distribution's libtorch is built without it and has no device.</summary>
     public static class cuda
     {
-        public static bool is_available() => false;
+        public static bool is_available() => device_count() > 0;
 
-        public static bool is_cudnn_available() => false;
+        public static bool is_cudnn_available() => Native.peft_cudnn_is_available() != 0;
 
-        public static int device_count() => 0;
+        public static int device_count() => Native.peft_cuda_device_count();
 
-        public static void manual_seed(long seed) => _ = seed;
+        public static void manual_seed(long seed) => Seed(seed, first: -1, count: Math.Min(1, device_count()));
 
-        public static void manual_seed_all(long seed) => _ = seed;
+        public static void manual_seed_all(long seed) => Seed(seed, first: 0, count: device_count());
 
-        public static void synchronize(Device? device = null) => InitializeDeviceType((device ?? new Device(DeviceType.CUDA)).type);
+        public static void synchronize(Device? device = null)
+        {
+            device = InitializeDevice(device ?? new Device(DeviceType.CUDA));
+            Native.Check(Native.peft_cuda_synchronize(device.index));
+        }
+
+        private static void Seed(long seed, int first, int count)
+        {
+            for (var index = first; index < first + count; index++)
+            {
+                var generator = Native.Check(Native.peft_default_generator((int)DeviceType.CUDA, index));
+                var seeded = Native.peft_generator_set_seed(generator, (ulong)seed);
+                Native.peft_release_generator(generator);
+                Native.Check(seeded);
+            }
+        }
     }
 
     /// <summary>A kind of device and which of that kind, -1 for the current one.</summary>

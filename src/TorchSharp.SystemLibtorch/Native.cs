@@ -111,10 +111,10 @@ internal static unsafe partial class Native
     internal static partial void peft_leave_inference_mode(nint guard);
 
     [LibraryImport(Library)]
-    internal static partial nint peft_generator(ulong seed);
+    internal static partial nint peft_generator(ulong seed, int deviceType, int deviceIndex);
 
     [LibraryImport(Library)]
-    internal static partial nint peft_default_generator();
+    internal static partial nint peft_default_generator(int deviceType, int deviceIndex);
 
     [LibraryImport(Library)]
     internal static partial void peft_release_generator(nint generator);
@@ -145,4 +145,16 @@ internal static unsafe partial class Native
 
     [LibraryImport(Library)]
     internal static partial int peft_set_num_interop_threads(int threads);
+
+    [LibraryImport(Library)]
+    internal static partial nint peft_version();
+
+    [LibraryImport(Library)]
+    internal static partial int peft_cuda_device_count();
+
+    [LibraryImport(Library)]
+    internal static partial int peft_cudnn_is_available();
+
+    [LibraryImport(Library)]
+    internal static partial int peft_cuda_synchronize(int index);
 }

@@ -12,6 +12,9 @@ internal sealed unsafe class Operator(string name, string overload = "")
 
     private nint Handle => handle != 0 ? handle : handle = Native.Check(Native.peft_operator(name, overload));
 
+    /// <summary>Whether this libtorch has it: the set of operators changes from version to version.</summary>
+    public bool Exists => handle != 0 || (handle = Native.peft_operator(name, overload)) != 0;
+
     /// <summary>Calls an operator that makes one tensor.</summary>
     public Tensor Tensor(params ReadOnlySpan<Argument> arguments)
     {

@@ -26,23 +26,26 @@ public static partial class torch
         public static void set_rng_state(Tensor new_state) => torch.set_rng_state(new_state);
     }
 
-    /// <summary>A source of random numbers on the CPU with a state of its own.</summary>
+    /// <summary>A source of random numbers of one device with a state of its own.</summary>
     public class Generator : IDisposable
     {
-        private static readonly Lazy<Generator> TheDefault = new(() => new Generator(Native.Check(Native.peft_default_generator())));
+        private static readonly Lazy<Generator> TheDefault = new(() => new Generator(Native.Check(Native.peft_default_generator((int)DeviceType.CPU, -1)), CPU));
 
         private nint handle;
 
         public Generator(ulong seed = 0, Device? device = null)
-            : this(Native.Check(Native.peft_generator(seed))) => this.device = InitializeDevice(device);
+        {
+            this.device = InitializeDevice(device);
+            handle = Native.Check(Native.peft_generator(seed, (int)this.device.type, this.device.index));
+        }
 
-        private Generator(nint handle) => this.handle = handle;
+        private Generator(nint handle, Device device) => (this.handle, this.device) = (handle, device);
 
         ~Generator() => Dispose(false);
 
         public static Generator Default => TheDefault.Value;
 
-        public Device device { get; } = CPU;
+        public Device device { get; }
 
         public nint Handle => handle != 0 ? handle : throw new ObjectDisposedException(nameof(Generator));
 

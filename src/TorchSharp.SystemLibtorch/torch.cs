@@ -1,3 +1,5 @@
+using System.Runtime.InteropServices;
+
 namespace TorchSharp;
 
 /// <summary>TorchSharp's entry points, as far as Peft uses them.</summary>
@@ -22,8 +24,8 @@ public static partial class torch
     public static ScalarType @float = ScalarType.Float32;
     public static ScalarType @double = ScalarType.Float64;
 
-    /// <summary>TorchSharp's version of libtorch; here the distribution's.</summary>
-    public static string __version__ => "1.13.1";
+    /// <summary>The version of the libtorch that the shim was compiled against.</summary>
+    public static string __version__ => Marshal.PtrToStringUTF8(Native.peft_version())!;
 
     public static DisposeScope? CurrentDisposeScope => DisposeScopeManager.Current.Innermost;
 

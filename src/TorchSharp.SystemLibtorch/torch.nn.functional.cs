@@ -19,6 +19,11 @@ public static partial class torch
             public static Tensor scaled_dot_product_attention(
                 Tensor query, Tensor key, Tensor value, Tensor? attn_mask = null, double p = 0, bool is_casual = false)
             {
+                if (Aten.scaled_dot_product_attention.Exists)
+                {
+                    return Aten.scaled_dot_product_attention.Tensor(query, key, value, attn_mask, p, is_casual);
+                }
+
                 var (output, weights) = Aten._scaled_dot_product_attention.Pair(query, key, value, attn_mask, p, false, is_casual);
                 weights.Dispose();
                 return output;

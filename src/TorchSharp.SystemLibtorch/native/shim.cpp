@@ -2,13 +2,14 @@
 // (tensors over memory, autograd's entry points, generators, threads). No C++ exception leaves a function of this file.
 //
 // A tensor's handle is its TensorImpl, on which the managed object holds one reference.
-#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
+#include <torch/csrc/api/include/torch/cuda.h>
+#include <torch/csrc/api/include/torch/version.h>
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/variable.h>
 
@@ -16,6 +17,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #define SHIM extern "C" __attribute__((visibility("default")))
@@ -66,6 +68,8 @@ at::Tensor borrow(void* handle) {
   return at::Tensor(c10::intrusive_ptr<c10::TensorImpl>::reclaim(impl));
 }
 
+c10::Device device(int32_t type, int32_t index) { return c10::Device(static_cast<c10::DeviceType>(type), static_cast<c10::DeviceIndex>(index)); }
+
 void* give(at::Tensor tensor) { return tensor.defined() ? tensor.unsafeReleaseTensorImpl() : nullptr; }
 
 c10::TensorImpl* impl(void* handle) { return static_cast<c10::TensorImpl*>(handle); }
@@ -99,15 +103,16 @@ c10::IValue toIValue(const Value& value, bool isFloat) {
     case kBoolList: return list<bool>(value);
     case kTensorList: return borrowList(handles, value.length);
     case kOptionalTensorList: {
-      c10::List<c10::optional<at::Tensor>> result;
+      // Of c10's own optional before libtorch 2, of std's since.
+      using List = decltype(std::declval<c10::IValue>().toOptionalTensorList());
+      List result;
       for (int32_t i = 0; i < value.length; i++) {
-        result.push_back(handles[i] ? c10::optional<at::Tensor>(borrow(handles[i])) : c10::nullopt);
+        result.push_back(handles[i] ? List::value_type(borrow(handles[i])) : List::value_type());
       }
       return result;
     }
     case kString: return std::string(static_cast<const char*>(value.pointer), value.length);
-    case kDevice:
-      return c10::Device(static_cast<c10::DeviceType>(value.integer >> 32), static_cast<c10::DeviceIndex>(static_cast<int32_t>(value.integer)));
+    case kDevice: return device(static_cast<int32_t>(value.integer >> 32), static_cast<int32_t>(value.integer));
     case kGenerator: return *static_cast<at::Generator*>(value.pointer);
     default: TORCH_CHECK(false, "unknown kind of argument ", value.kind);
   }
@@ -295,8 +300,19 @@ SHIM int32_t peft_inference_mode_enabled() { return c10::InferenceMode::is_enabl
 SHIM void* peft_enter_inference_mode(int32_t enabled) { return guarded<void*>(nullptr, [&] { return new c10::InferenceMode(enabled != 0); }); }
 SHIM void peft_leave_inference_mode(void* guard) { delete static_cast<c10::InferenceMode*>(guard); }
 
-SHIM void* peft_generator(uint64_t seed) { return guarded<void*>(nullptr, [&] { return new at::Generator(at::detail::createCPUGenerator(seed)); }); }
-SHIM void* peft_default_generator() { return guarded<void*>(nullptr, [&] { return new at::Generator(at::detail::getDefaultCPUGenerator()); }); }
+SHIM void* peft_default_generator(int32_t type, int32_t index) {
+  return guarded<void*>(nullptr, [&] { return new at::Generator(at::globalContext().defaultGenerator(device(type, index))); });
+}
+
+// A new one of the device's own kind.
+SHIM void* peft_generator(uint64_t seed, int32_t type, int32_t index) {
+  return guarded<void*>(nullptr, [&] {
+    auto result = std::make_unique<at::Generator>(at::globalContext().defaultGenerator(device(type, index)).clone());
+    result->set_current_seed(seed);
+    return result.release();
+  });
+}
+
 SHIM void peft_release_generator(void* generator) { delete static_cast<at::Generator*>(generator); }
 
 SHIM int32_t peft_generator_set_seed(void* generator, uint64_t seed) {
@@ -350,6 +366,21 @@ SHIM int32_t peft_set_num_threads(int32_t threads) {
 SHIM int32_t peft_set_num_interop_threads(int32_t threads) {
   return guarded(-1, [&] {
     at::set_num_interop_threads(threads);
+    return 0;
+  });
+}
+
+SHIM const char* peft_version() { return TORCH_VERSION; }
+
+SHIM int32_t peft_cuda_device_count() {
+  return guarded(0, [] { return torch::cuda::is_available() ? static_cast<int32_t>(torch::cuda::device_count()) : 0; });
+}
+
+SHIM int32_t peft_cudnn_is_available() { return guarded(0, [] { return torch::cuda::cudnn_is_available() ? 1 : 0; }); }
+
+SHIM int32_t peft_cuda_synchronize(int32_t index) {
+  return guarded(-1, [&] {
+    torch::cuda::synchronize(index);
     return 0;
   });
 }
