@@ -52,6 +52,9 @@ public static class AtomicFile
         Write(path, stream => stream.Write(System.Text.Encoding.UTF8.GetBytes(text)));
     }
 
+    /// <summary>Whether a name is one of those under which files are written before they have their own: litter, where nothing is being written.</summary>
+    internal static bool IsTemporary(string name) => name.StartsWith(Prefix, StringComparison.Ordinal);
+
     /// <summary>Makes a folder for files to come, where it isn't there yet.</summary>
     /// <param name="folder">The folder.</param>
     /// <exception cref="PeftException"><c>FileWriteFailed</c>.</exception>

@@ -1,3 +1,4 @@
+using Peft.Files;
 using Peft.Models;
 using static TorchSharp.torch;
 
@@ -36,11 +37,11 @@ public sealed class Trainer
     /// <summary>Runs the training.</summary>
     /// <param name="cancellation">
     /// Ends it between two layers of a pass. The adapter then is as after the last whole step, and where an output path is given
-    /// the checkpoint of that step is on the disk.
+    /// the checkpoint of that step is on the disk. The end of the process cancels it as well, and waits for that.
     /// </param>
     /// <returns>What happened; also on the adapter's <see cref="Adapters.Model.PeftAdapter.TrainingRecord"/>.</returns>
     /// <exception cref="PeftException">
-    /// <c>ModelIsMerged</c>, <c>PeftModelBusy</c>, <c>AdapterNotFound</c>, <c>WeightsNotLoaded</c>, <c>DatasetEmpty</c>, <c>OutputExists</c>, <c>ResumeModelChanged</c>, <c>ResumeDataChanged</c>,
+    /// <c>ModelIsMerged</c>, <c>PeftModelBusy</c>, <c>AdapterNotFound</c>, <c>WeightsNotLoaded</c>, <c>DatasetEmpty</c>, <c>OutputExists</c>, <c>OutputBusy</c>, <c>ResumeModelChanged</c>, <c>ResumeDataChanged</c>,
     /// <c>ResumeOptionsChanged</c>, or <c>TrainingDiverged</c>.
     /// </exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
@@ -48,13 +49,14 @@ public sealed class Trainer
     {
         var model = request.Model;
         using var held = model.Acquire("training");
+        using var hold = request.OutputPath is null ? null : new ExitHold(cancellation);
         var adapter = model[request.AdapterName];
         RefuseUnfit();
         var conversion = Convert();
         TrainingRecord record;
         try
         {
-            record = RunLoop(cancellation);
+            record = RunLoop(hold?.Cancellation ?? cancellation);
         }
         finally
         {

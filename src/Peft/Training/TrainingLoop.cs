@@ -67,7 +67,10 @@ internal sealed class TrainingLoop : IDisposable
     /// <summary>Steps that the adapter has learnt from, those of a checkpoint that was taken up included.</summary>
     public int StepsMade { get; private set; }
 
-    /// <summary>Runs to the end. Whatever ends it early, the checkpoint of the last whole step is written where there is an output.</summary>
+    /// <summary>
+    /// Runs to the end. Where it is cancelled the checkpoint of the last whole step is written, if there is an output. Weights that have diverged
+    /// are never gone on from.
+    /// </summary>
     public TrainingRecord Run()
     {
         (StepsMade, records, evaluations) = output?.Begin(Optimizer, Schedule) ?? (0, [], []);
@@ -96,13 +99,19 @@ internal sealed class TrainingLoop : IDisposable
                 }
             }
         }
-        catch (Exception error) when (error is OperationCanceledException or PeftException { ErrorId: "TrainingDiverged" })
+        catch (OperationCanceledException)
         {
             SaveCheckpoint();
             throw;
         }
+        catch (PeftException error) when (error.ErrorId == "TrainingDiverged")
+        {
+            output?.SetAsideDiverged(StepsMade);
+            throw;
+        }
 
         SaveCheckpoint();
+        output?.Finish();
         return new TrainingRecord
         {
             AdapterName = adapter.Name,
@@ -269,7 +278,7 @@ internal sealed class TrainingLoop : IDisposable
 
     /// <summary>The error of a training whose numbers are none any more.</summary>
     /// <param name="what">What was found, as a sentence without its full stop.</param>
-    private static PeftException Diverged(string what) => new("TrainingDiverged", $"{what}: the training has diverged.")
+    internal static PeftException Diverged(string what) => new("TrainingDiverged", $"{what}: the training has diverged.")
     {
         RecommendedAction = "Lower the learning rate, lengthen the warm-up, clip gradients, or compute in float32, and start again from a checkpoint.",
     };

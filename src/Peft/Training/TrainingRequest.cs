@@ -30,7 +30,7 @@ public sealed record TrainingRequest
     /// <summary>Whether to go on from the newest valid checkpoint there. Without one the training starts anew, unless that would replace more than a log.</summary>
     public bool Resume { get; init; }
 
-    /// <summary>Whether an existing output may be replaced.</summary>
+    /// <summary>Whether an existing output may be replaced. It stays until the first checkpoint of this training is written.</summary>
     public bool Force { get; init; }
 
     /// <summary>Told how the training stands, on the training's own thread.</summary>
@@ -38,6 +38,12 @@ public sealed record TrainingRequest
 
     /// <summary>Told at once, on the training's own thread, what the user should know although it is no error; <see cref="TrainingRecord.Messages"/> collects it.</summary>
     public Action<string>? OnMessage { get; init; }
+
+    /// <summary>What a training that starts anew replaces in its folder, or deletes there once its first checkpoint is written.</summary>
+    /// <param name="outputPath">As <see cref="OutputPath"/>.</param>
+    /// <param name="adapterName">As <see cref="AdapterName"/>.</param>
+    /// <returns>Paths of files, and of the folders of checkpoints. Whatever else is there stays.</returns>
+    public static IReadOnlyList<string> Replaced(string outputPath, string adapterName) => TrainingOutput.Replaced(outputPath, adapterName);
 
     /// <summary>Sees each step before its gradients are clipped.</summary>
     internal Action<StepDetails>? OnStep { get; init; }

@@ -68,8 +68,8 @@ public sealed class CheckpointTests : IDisposable
     public void A_checkpoint_that_cannot_be_written_leaves_nothing()
     {
         var store = new CheckpointStore(output);
-        store.Save(1, 2, static _ => { });
-        Assert.Throws<InvalidOperationException>(() => store.Save(2, 2, static folder =>
+        store.Save(1, static _ => { });
+        Assert.Throws<InvalidOperationException>(() => store.Save(2, static folder =>
         {
             File.WriteAllText(Path.Combine(folder, "half"), "");
             throw new InvalidOperationException("cancelled in the middle");

@@ -62,7 +62,7 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
     [Parameter]
     public SwitchParameter Resume { get; set; }
 
-    /// <summary>Starts anew where the adapter or its output exists already; both stay until the training begins.</summary>
+    /// <summary>Starts anew where the adapter or its output exists already. The adapter stays until the training begins, its output until the new one's first checkpoint is written.</summary>
     [Parameter]
     public SwitchParameter Force { get; set; }
 
@@ -85,7 +85,7 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
         var name = ParameterSetName == AdapterSet ? Adapter.Name : NameOn(model);
         var options = ReadOptions();
         var folder = OutputPath is null ? null : PathResolution.Target(this, OutputPath);
-        if (!ShouldProcess(model.Name, $"Train the adapter '{name}' on {Examples(Dataset.Count)}"))
+        if (!ShouldProcess(model.Name, $"Train the adapter '{name}' on {Examples(Dataset.Count)}{Replacing(folder, name)}"))
         {
             return;
         }
@@ -96,6 +96,13 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
         }
 
         WriteObject(Run(output => Train(model, name, options, folder, output)));
+    }
+
+    /// <summary>What goes once the new training's first checkpoint is written, for -WhatIf and -Confirm.</summary>
+    private string Replacing(string? folder, string name)
+    {
+        var replaced = folder is null || !Force ? [] : TrainingRequest.Replaced(folder, name);
+        return replaced.Count == 0 ? "" : $", in place of an earlier training in '{System.IO.Path.Combine(folder!, name)}': {string.Join(", ", replaced.Select(System.IO.Path.GetFileName))}";
     }
 
     private PeftAdapter Train(PeftModel model, string name, TrainingOptions options, string? folder, WorkOutput output)

@@ -1,20 +1,35 @@
 using System.Globalization;
+using Peft.Adapters;
+using Peft.Adapters.Files;
+using Peft.Files;
 
 namespace Peft.Training.Checkpoints;
 
 /// <summary>
 /// The folder with a training's checkpoints, <c>step-N</c> each. A checkpoint appears whole or not at all:
-/// it is written beside under another name and renamed when everything is on the disk.
+/// it is written beside under another name and renamed when everything is on the disk. What is deleted is only what a training wrote.
 /// </summary>
 internal sealed class CheckpointStore
 {
     private const string Prefix = "step-";
-    private const string Unfinished = ".unfinished-";
+    private const string Aside = ".unfinished-";
+    private const string DivergedPrefix = "diverged-";
+
+    /// <summary>All that a checkpoint holds: a folder with anything else in it has become somebody's own.</summary>
+    private static readonly string[] s_files =
+    [
+        AdapterFile.Stem + ".safetensors", AdapterConfig.FileName, TrainingState.TensorFileName, TrainingState.FileName, Checksums.FileName,
+    ];
+
+    private readonly Action<string> say;
 
     /// <summary>Wraps a folder, which need not be there yet.</summary>
-    public CheckpointStore(string folder)
+    /// <param name="folder">The folder.</param>
+    /// <param name="say">Told what could not be tidied up.</param>
+    public CheckpointStore(string folder, Action<string>? say = null)
     {
         Folder = folder;
+        this.say = say ?? (static _ => { });
     }
 
     /// <summary>The folder.</summary>
@@ -23,41 +38,41 @@ internal sealed class CheckpointStore
     /// <summary>The checkpoints there are, newest first.</summary>
     public IReadOnlyList<(int Step, string Folder)> NewestFirst() =>
     [
-        .. (Directory.Exists(Folder) ? Directory.EnumerateDirectories(Folder, Prefix + "*") : [])
+        .. (Directory.Exists(Folder) ? Directory.GetDirectories(Folder, Prefix + "*") : [])
             .Select(static folder => (Step: StepOf(folder), Folder: folder))
             .Where(static entry => entry.Step >= 0)
             .OrderByDescending(static entry => entry.Step),
     ];
 
-    /// <summary>Writes a checkpoint and drops the oldest ones beyond a limit.</summary>
+    /// <summary>Writes a checkpoint in place of one with this number.</summary>
     /// <param name="step">Steps made.</param>
-    /// <param name="limit">How many are kept.</param>
     /// <param name="write">Writes everything into a folder.</param>
     /// <returns>The checkpoint's folder.</returns>
-    /// <exception cref="PeftException">What writing throws; the older checkpoints are untouched then.</exception>
-    public string Save(int step, int limit, Action<string> write)
+    /// <exception cref="PeftException">What writing throws, or <c>CheckpointWriteFailed</c>; the older checkpoints are untouched then.</exception>
+    public string Save(int step, Action<string> write)
     {
-        var target = Path.Combine(Folder, Prefix + step.ToString(CultureInfo.InvariantCulture));
-        var unfinished = Path.Combine(Folder, Unfinished + Guid.NewGuid().ToString("N"));
+        var target = FolderOf(step);
+        var unfinished = Path.Combine(Folder, Aside + Guid.NewGuid().ToString("N"));
         try
         {
             DropUnfinished();
+            AtomicFile.MakeFolder(Folder);
             Directory.CreateDirectory(unfinished);
             write(unfinished);
+            Checksums.Write(unfinished);
+            Disk.SyncFolder(unfinished);
             if (Directory.Exists(target))
             {
-                Directory.Delete(target, recursive: true);
+                MakeRoom(target);
             }
 
-            Directory.Move(unfinished, target);
-            foreach (var (_, folder) in NewestFirst().Skip(limit))
-            {
-                Directory.Delete(folder, recursive: true);
-            }
+            Disk.MoveFolder(unfinished, target);
+            Disk.SyncFolder(Folder);
+            DropUnfinished();
         }
         catch (Exception error)
         {
-            Discard(unfinished);
+            Disk.TryTo(() => Delete(unfinished));
             if (error is not (IOException or UnauthorizedAccessException))
             {
                 throw;
@@ -73,34 +88,96 @@ internal sealed class CheckpointStore
         return target;
     }
 
-    /// <summary>Removes every checkpoint.</summary>
-    public void Clear()
+    /// <summary>
+    /// Drops checkpoints beyond a limit. Those of later steps than the newest one of this training are damaged or of another, so they go
+    /// first, and the newest one never.
+    /// </summary>
+    /// <param name="newest">The step of the newest one.</param>
+    /// <param name="limit">How many are kept.</param>
+    public void Prune(int newest, int limit)
     {
-        if (Directory.Exists(Folder))
+        var kept = NewestFirst().OrderByDescending(entry => entry.Step <= newest).ThenByDescending(static entry => entry.Step);
+        foreach (var (_, folder) in kept.Skip(Math.Max(1, limit)))
         {
-            Directory.Delete(Folder, recursive: true);
+            Remove(folder);
         }
     }
 
-    /// <summary>Deletes what could not be finished and keeps silent if even that fails, for an error is already on its way.</summary>
-    private static void Discard(string unfinished)
+    /// <summary>Takes a checkpoint out of those that are gone on from: its weights make the next step's loss no number.</summary>
+    /// <returns>The folder's new name, or null where there was none.</returns>
+    public string? SetAside(int step)
     {
-        try
+        var target = FolderOf(step);
+        var aside = Path.Combine(Folder, DivergedPrefix + step.ToString(CultureInfo.InvariantCulture));
+        return Directory.Exists(target) && Disk.TryTo(() =>
         {
-            Directory.Delete(unfinished, recursive: true);
-        }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+            if (Directory.Exists(aside))
+            {
+                Delete(aside);
+            }
+
+            Disk.MoveFolder(target, aside);
+        })
+            ? aside
+            : null;
+    }
+
+    /// <summary>Finishes what a killed process had whole on the disk but not yet under its name.</summary>
+    public void Recover()
+    {
+        foreach (var folder in Directory.GetDirectories(Folder, Aside + "*"))
         {
-            System.Diagnostics.Trace.TraceWarning($"The unfinished checkpoint {unfinished} could not be deleted: {error.Message}");
+            if (TrainingState.ReadDescription(folder, out _) is { } description && FolderOf((int)description["step"]!) is var target && !Directory.Exists(target))
+            {
+                Disk.TryTo(() => Disk.MoveFolder(folder, target));
+            }
         }
     }
 
-    /// <summary>What a killed process left.</summary>
-    private void DropUnfinished()
+    /// <summary>Deletes a checkpoint, and says so where it can't be or isn't one.</summary>
+    public void Remove(string folder)
     {
-        foreach (var folder in Directory.Exists(Folder) ? Directory.EnumerateDirectories(Folder, Unfinished + "*") : [])
+        if (!IsOurs(folder))
+        {
+            say($"'{folder}' holds more than a checkpoint does and was left as it is.");
+        }
+        else if (!Disk.TryTo(() => Disk.DeleteFolder(folder)) && Directory.Exists(folder))
+        {
+            say($"The old checkpoint '{folder}' could not be deleted; delete it by hand.");
+        }
+    }
+
+    /// <summary>The folder of a checkpoint.</summary>
+    public string FolderOf(int step) => Path.Combine(Folder, Prefix + step.ToString(CultureInfo.InvariantCulture));
+
+    /// <summary>A checkpoint of the same step is damaged or another training's. Where there is more in it, that is kept.</summary>
+    private void MakeRoom(string target)
+    {
+        var isOurs = IsOurs(target);
+        var elsewhere = isOurs ? Path.Combine(Folder, Aside + Guid.NewGuid().ToString("N")) : $"{target}.kept-{Guid.NewGuid():N}";
+        Disk.MoveFolder(target, elsewhere);
+        if (!isOurs)
+        {
+            say($"'{target}' holds more than a checkpoint does and was renamed to '{elsewhere}'.");
+        }
+    }
+
+    private static bool IsOurs(string folder) => !Directory.Exists(folder) || Directory.GetFileSystemEntries(folder).All(static entry => s_files.Contains(Path.GetFileName(entry)));
+
+    private static void Delete(string folder)
+    {
+        if (Directory.Exists(folder))
         {
             Directory.Delete(folder, recursive: true);
+        }
+    }
+
+    /// <summary>What a killed process left, or was replaced.</summary>
+    private void DropUnfinished()
+    {
+        foreach (var folder in Directory.Exists(Folder) ? Directory.GetDirectories(Folder, Aside + "*") : [])
+        {
+            Disk.TryTo(() => Delete(folder));
         }
     }
 

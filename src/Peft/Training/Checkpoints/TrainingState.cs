@@ -13,10 +13,12 @@ namespace Peft.Training.Checkpoints;
 /// </summary>
 internal static class TrainingState
 {
-    /// <summary>Written last: a folder without it is no checkpoint.</summary>
+    /// <summary>Steps, schedule, what the training is, and the layout of the tensors.</summary>
     public const string FileName = "training_state.json";
 
-    private const string TensorFileName = "training_state.safetensors";
+    /// <summary>The trained weights and the optimiser's memory.</summary>
+    public const string TensorFileName = "training_state.safetensors";
+
     private const string OptimizerPrefix = "optimizer.";
     private const string WeightsName = "weights";
 
@@ -36,23 +38,29 @@ internal static class TrainingState
         });
     }
 
-    /// <summary>Reads a checkpoint's description, or null where the folder holds no valid one.</summary>
-    public static JsonObject? ReadDescription(string folder)
+    /// <summary>Reads a checkpoint's description after checking every file of it.</summary>
+    /// <param name="folder">The checkpoint.</param>
+    /// <param name="problem">What is wrong with it where there is no description.</param>
+    /// <returns>The description, or null where the folder is no sound checkpoint.</returns>
+    public static JsonObject? ReadDescription(string folder, out string? problem)
     {
-        var file = Path.Combine(folder, FileName);
-        if (!File.Exists(file))
+        problem = Checksums.Problem(folder);
+        if (problem is not null)
         {
             return null;
         }
 
         try
         {
-            using var tensors = SafetensorsFile.Open(Path.Combine(folder, TensorFileName));
-            return tensors.Contains(WeightsName) ? JsonFile.ReadNode(file) : null;
+            var description = JsonFile.ReadNode(Path.Combine(folder, FileName));
+            problem = IsNumber(description["step"]) && IsNumber(description["optimizer_steps"]) && description["identity"] is JsonObject && description["parameters"] is JsonArray
+                ? null
+                : $"{FileName} lacks what a checkpoint says of itself";
+            return problem is null ? description : null;
         }
         catch (PeftException error)
         {
-            System.Diagnostics.Trace.TraceWarning($"The checkpoint '{folder}' is passed over: {error.Message}");
+            problem = error.Message;
             return null;
         }
     }
@@ -74,7 +82,13 @@ internal static class TrainingState
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
         using var file = SafetensorsFile.Open(Path.Combine(folder, TensorFileName));
-        optimizer.Parameters.Values.copy_(file.Read(WeightsName));
+        var weights = file.Read(WeightsName);
+        if (weights.numel() != optimizer.Parameters.Count)
+        {
+            throw new PeftException("CheckpointMismatch", $"The checkpoint '{folder}' holds {weights.numel()} weights; this training has {optimizer.Parameters.Count}.") { Target = folder };
+        }
+
+        optimizer.Parameters.Values.copy_(weights.view(optimizer.Parameters.Values.shape));
         optimizer.Load(
             (int)description["optimizer_steps"]!,
             file.Names.Where(static name => name.StartsWith(OptimizerPrefix, StringComparison.Ordinal))
@@ -87,6 +101,8 @@ internal static class TrainingState
         optimizer.Parameters.MarkChanged();
         return (int)description["step"]!;
     }
+
+    private static bool IsNumber(JsonNode? node) => node is JsonValue value && value.TryGetValue<int>(out _);
 
     /// <summary>Names and sizes in the order of the buffers, in a form that compares equal to what was read from a file.</summary>
     private static JsonNode Layout(FlatParameters parameters) => JsonNode.Parse(

@@ -2,6 +2,7 @@ using System.Buffers;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Peft.Files;
 
 namespace Peft.Training.Reports;
 
@@ -14,20 +15,30 @@ internal sealed class TrainingLog : IDisposable
     /// <summary>The file's name in an adapter's folder.</summary>
     public const string FileName = "training_log.jsonl";
 
-    private readonly FileStream stream;
-    private readonly ArrayBufferWriter<byte> line = new(256);
+    private readonly Action<string> say;
+    private readonly ArrayBufferWriter<byte> lines = new(256);
+    private FileStream? stream;
+    private string path;
+    private long length;
+    private bool isFailing;
 
-    private TrainingLog(FileStream stream)
+    private TrainingLog(string path, Action<string> say)
     {
-        this.stream = stream;
+        this.path = path;
+        this.say = say;
+        stream = Open(path);
+        length = stream.Length;
     }
 
     /// <summary>Opens the log for a training that goes on after a number of steps; what a broken-off run wrote beyond is dropped.</summary>
-    public static TrainingLog Open(string path, int afterStep)
+    /// <param name="path">The file.</param>
+    /// <param name="afterStep">Steps that were made before.</param>
+    /// <param name="say">Told where lines can't be written, once until they can again.</param>
+    public static TrainingLog Open(string path, int afterStep, Action<string>? say = null)
     {
         var kept = afterStep > 0 && File.Exists(path) ? ReadLines(path).Where(entry => StepOf(entry) <= afterStep).ToArray() : [];
-        Files.AtomicFile.WriteText(path, string.Concat(kept.Select(static entry => entry.ToJsonString() + "\n")));
-        return new TrainingLog(new FileStream(path, FileMode.Append, FileAccess.Write, FileShare.Read));
+        AtomicFile.WriteText(path, string.Concat(kept.Select(static entry => entry.ToJsonString() + "\n")));
+        return new TrainingLog(path, say ?? (static _ => { }));
     }
 
     /// <summary>Reads what a log says of the first steps of a training.</summary>
@@ -67,13 +78,26 @@ internal sealed class TrainingLog : IDisposable
     public void Write(EvaluationRecord evaluation) =>
         Write(("step", evaluation.Step), ("epoch", evaluation.Epoch), ("eval_loss", evaluation.Loss));
 
+    /// <summary>Puts what was written on the disk.</summary>
+    public void Sync() => Try(() => Disk.Sync(stream ??= Open(path)));
+
+    /// <summary>Gives the log another name, in place of the file that has it.</summary>
+    public void Rename(string name)
+    {
+        if (name != path && Try(() => Disk.Move(path, name)))
+        {
+            path = name;
+        }
+    }
+
     /// <inheritdoc/>
-    public void Dispose() => stream.Dispose();
+    public void Dispose() => stream?.Dispose();
+
+    private static FileStream Open(string path) => new(path, FileMode.OpenOrCreate, FileAccess.Write, FileShare.Read | FileShare.Delete, 1);
 
     private void Write(params ReadOnlySpan<(string Name, double Value)> fields)
     {
-        line.ResetWrittenCount();
-        using (var json = new Utf8JsonWriter(line))
+        using (var json = new Utf8JsonWriter(lines))
         {
             json.WriteStartObject();
             foreach (var (name, value) in fields)
@@ -84,9 +108,48 @@ internal sealed class TrainingLog : IDisposable
             json.WriteEndObject();
         }
 
-        line.Write("\n"u8);
-        stream.Write(line.WrittenSpan);
-        stream.Flush();
+        lines.Write("\n"u8);
+        if (Try(WriteLines))
+        {
+            isFailing = false;
+            lines.ResetWrittenCount();
+        }
+    }
+
+    /// <summary>What could not be written the last time is written with the next line, from where the last whole line ended.</summary>
+    private void WriteLines()
+    {
+        stream ??= Open(path);
+        if (isFailing)
+        {
+            stream.SetLength(length);
+        }
+
+        stream.Position = length;
+        Disk.Write(stream, lines.WrittenSpan);
+        length = stream.Position;
+    }
+
+    /// <summary>A log is not worth a training: what can't be written is said and kept for later.</summary>
+    private bool Try(Action step)
+    {
+        try
+        {
+            step();
+            return true;
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            Disk.TryTo(() => stream?.Dispose());
+            stream = null;
+            if (!isFailing)
+            {
+                say($"The log '{path}' could not be written: {error.Message} The training goes on; the lines are kept and written when that is possible again.");
+            }
+
+            isFailing = true;
+            return false;
+        }
     }
 
     /// <summary>The complete lines; a run that was killed may have left half a one.</summary>
@@ -97,9 +160,9 @@ internal sealed class TrainingLog : IDisposable
             JsonObject? entry = null;
             try
             {
-                entry = JsonNode.Parse(text) as JsonObject;
+                entry = JsonFile.Node(JsonFile.Parse(Encoding.UTF8.GetBytes(text), path)) as JsonObject;
             }
-            catch (JsonException)
+            catch (PeftException)
             {
                 // Half a line is the end of what was written.
                 yield break;
