@@ -41,7 +41,7 @@ public sealed class Trainer
     /// </param>
     /// <returns>What happened; also on the adapter's <see cref="Adapters.Model.PeftAdapter.TrainingRecord"/>.</returns>
     /// <exception cref="PeftException">
-    /// <c>ModelIsMerged</c>, <c>PeftModelBusy</c>, <c>AdapterNotFound</c>, <c>WeightsNotLoaded</c>, <c>DatasetEmpty</c>, <c>OutputExists</c>, <c>OutputBusy</c>, <c>ResumeModelChanged</c>, <c>ResumeDataChanged</c>,
+    /// <c>ModelIsMerged</c>, <c>PeftModelBusy</c>, <c>AdapterNotFound</c>, <c>WeightsNotLoaded</c>, <c>TokenOutOfRange</c>, <c>DatasetEmpty</c>, <c>OutputExists</c>, <c>OutputBusy</c>, <c>ResumeModelChanged</c>, <c>ResumeDataChanged</c>,
     /// <c>ResumeOptionsChanged</c>, or <c>TrainingDiverged</c>.
     /// </exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
@@ -52,6 +52,8 @@ public sealed class Trainer
         using var hold = request.OutputPath is null ? null : new ExitHold(cancellation);
         var adapter = model[request.AdapterName];
         RefuseUnfit();
+        request.Data.RefuseUnfit(model);
+        request.EvaluationData?.RefuseUnfit(model);
         var conversion = Convert();
         TrainingRecord record;
         try

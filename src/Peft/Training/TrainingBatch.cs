@@ -1,3 +1,4 @@
+using Peft.Adapters.Model;
 using static TorchSharp.torch;
 
 namespace Peft.Training;
@@ -40,6 +41,13 @@ public interface ITrainingData
 
     /// <summary>Changes when the rows or what is learnt of them change; a training goes on only from checkpoints with the same one.</summary>
     string Fingerprint { get; }
+
+    /// <summary>Refuses what the model can't take, before anything is learnt.</summary>
+    /// <param name="model">The model.</param>
+    /// <exception cref="PeftException"><c>TokenOutOfRange</c>, naming the row.</exception>
+    void RefuseUnfit(PeftModel model)
+    {
+    }
 
     /// <summary>Makes a micro batch.</summary>
     /// <param name="rows">Indices of the rows, in order.</param>

@@ -1,4 +1,5 @@
 using System.Management.Automation;
+using System.Text.Json.Nodes;
 using Peft.Adapters;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
@@ -53,6 +54,48 @@ public sealed class TrainingCmdletTests(ModuleHost host) : CmdletsInFolder(host,
         Assert.Equal(["a", "b"], host.Output("$args[0].Adapters.Name", model).Select(static name => name.ToString()));
         Assert.Equal(["a", "b"], host.Output("$args[0].ActiveAdapters", model).Select(static name => name.ToString()));
         Assert.Single(host.Output("$args[0] | Invoke-TextGeneration 'A' -MaxNewTokens 1 -AdapterName a", model));
+    }
+
+    [Theory]
+    [InlineData("-TargetModule q_proj, FAKE", "FAKE")]
+    [InlineData("-TargetModule q_proj -ModulesToSave NOPE", "NOPE")]
+    [InlineData("-TargetModule lm_head", "shares its weight")]
+    public void What_adding_an_adapter_warns_of_training_warns_of_as_well(string config, string word)
+    {
+        var added = host.Run($"$args[0] | Add-PeftAdapter (New-LoraConfig {config}) probe; $args[0] | Remove-PeftAdapter probe", model);
+        var trained = host.Run($"{Data} $args[0] | Invoke-LoraTraining (New-LoraConfig {config}) $data -MaxSteps 1", model);
+        Assert.Contains(added.Warnings, warning => warning.Message.Contains(word, StringComparison.Ordinal));
+        Assert.Contains(trained.Warnings, warning => warning.Message.Contains(word, StringComparison.Ordinal));
+    }
+
+    [Theory]
+    [InlineData("$rows", "$plain")]
+    [InlineData("$plain", "$rows")]
+    public void A_token_without_a_row_in_the_embedding_is_refused_before_the_first_step(string data, string evaluation)
+    {
+        var copy = folder.CreateSubdirectory("copy");
+        foreach (var file in Directory.GetFiles(PocketLlama))
+        {
+            File.Copy(file, Path.Combine(copy.FullName, Path.GetFileName(file)));
+        }
+
+        var path = Path.Combine(copy.FullName, "tokenizer.json");
+        var tokenizer = JsonNode.Parse(File.ReadAllText(path))!;
+        tokenizer["added_tokens"]!.AsArray().Add(new JsonObject { ["id"] = 4096, ["content"] = "<|new|>", ["special"] = true, ["normalized"] = false });
+        File.WriteAllText(path, tokenizer.ToJsonString());
+        var result = host.Run($$"""
+            $plain = 'one two', 'three four' | Import-TrainingDataset
+            $rows = 'one two', 'three <|new|>' | Import-TrainingDataset
+            $changed = Import-PeftModel ./copy
+            $changed | Invoke-LoraTraining {{Config}} {{data}} -EvaluationDataset {{evaluation}} -OutputPath out
+            $changed.Adapters.Count
+            $changed | Remove-PeftModel
+            """);
+        var error = Assert.Single(result.Errors);
+        Assert.StartsWith("TokenOutOfRange", error.FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.Contains("line 2: the token '<|new|>' (4096)", error.Exception.Message, StringComparison.Ordinal);
+        Assert.Equal(0, result.Output[^1].BaseObject);
+        Assert.False(Directory.Exists(Path.Combine(folder.FullName, "out")));
     }
 
     [Fact]

@@ -109,6 +109,7 @@ public sealed class InvokeLoraTrainingCommand : TrainingCommand
     {
         using var held = model.Acquire("training");
         using var added = Prepare(model, name);
+        added?.Adapter.Report.Messages.ForEach(output.WriteWarning);
         Trainer? trainer = null;
         try
         {

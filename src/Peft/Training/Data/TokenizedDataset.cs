@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using System.Text;
+using Peft.Adapters.Model;
 using static TorchSharp.torch;
 
 namespace Peft.Training.Data;
@@ -71,6 +72,30 @@ public sealed class TokenizedDataset : ITrainingData
 
     /// <inheritdoc/>
     public string Fingerprint { get; }
+
+    /// <inheritdoc/>
+    public void RefuseUnfit(PeftModel model)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        if (model.Base.Backbone.TokenEmbeddings is not { Count: var count })
+        {
+            return;
+        }
+
+        foreach (TrainingExample example in Examples)
+        {
+            int id = Array.Find(example.InputIds, id => id >= count);
+            if (id != 0)
+            {
+                throw new PeftException("TokenOutOfRange", string.Create(
+                    CultureInfo.InvariantCulture, $"{example.Row.Place}: the token '{model.Tokenizer?.TokenText(id)}' ({id}) has no row in the embedding of '{model.Name}', which has {count}."))
+                {
+                    Target = example.Row,
+                    RecommendedAction = "Use the tokenizer that belongs to this model, or take the token out of the row.",
+                };
+            }
+        }
+    }
 
     /// <inheritdoc/>
     public TrainingBatch Collate(IReadOnlyList<int> rows, Device device)
