@@ -11,7 +11,7 @@ public class PeftException : Exception
     /// <param name="message">What was wrong and where.</param>
     /// <param name="innerException">What was thrown underneath, if anything.</param>
     public PeftException(string errorId, string message, Exception? innerException = null)
-        : base(message, innerException) => ErrorId = errorId;
+        : base(VisibleText.Of(message), innerException) => ErrorId = errorId;
 
     /// <summary>A stable identifier in PascalCase that scripts can compare.</summary>
     public string ErrorId { get; }
@@ -22,7 +22,7 @@ public class PeftException : Exception
     /// <summary>What to do about it in one sentence, or null where the message says it. Default: what helps against every error of this id.</summary>
     public string? RecommendedAction
     {
-        get => field ?? RecommendedActions.For(ErrorId);
+        get => (field ?? RecommendedActions.For(ErrorId)) is { } action ? VisibleText.Of(action) : null;
         init;
     }
 }

@@ -101,7 +101,13 @@ public abstract class PeftCmdlet : PSCmdlet, IDisposable
 
     /// <summary>A line for the person at the host, which is not part of the output: shown as <c>Write-Host</c> shows it.</summary>
     internal void WriteLine(string text) =>
-        WriteInformation(new HostInformationMessage { Message = text }, ["PSHOST"]);
+        WriteInformation(new HostInformationMessage { Message = VisibleText.Of(text) }, ["PSHOST"]);
+
+    /// <summary>Shows a warning. Names in it may be foreign: nothing in them reaches the terminal as a control code.</summary>
+    internal new void WriteWarning(string text) => base.WriteWarning(VisibleText.Of(text));
+
+    /// <summary>Shows a line with <c>-Verbose</c>, as <see cref="WriteWarning"/> does.</summary>
+    internal new void WriteVerbose(string text) => base.WriteVerbose(VisibleText.Of(text));
 
     /// <summary>Writes an error about one of several inputs; the command goes on.</summary>
     protected void WriteError(Exception error, object? target = null) => WriteError(ErrorMapping.ToRecord(error, target));

@@ -22,7 +22,12 @@ public sealed class WorkOutput
     public void WriteObject(object? value, bool enumerate = false) => Post(cmdlet => cmdlet.WriteObject(value, enumerate));
 
     /// <summary>Shows progress.</summary>
-    public void WriteProgress(ProgressRecord record) => Post(cmdlet => cmdlet.WriteProgress(record));
+    public void WriteProgress(ProgressRecord record)
+    {
+        record.Activity = VisibleText.Of(record.Activity);
+        record.StatusDescription = VisibleText.Of(record.StatusDescription);
+        Post(cmdlet => cmdlet.WriteProgress(record));
+    }
 
     /// <summary>Shows a line with <c>-Verbose</c>.</summary>
     public void WriteVerbose(string text) => Post(cmdlet => cmdlet.WriteVerbose(text));

@@ -1,4 +1,5 @@
 using System.Buffers;
+using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 
@@ -106,7 +107,7 @@ public static class JsonFile
 
         try
         {
-            return ParseStrict(utf8);
+            return ParseStrict(utf8, origin);
         }
         catch (JsonException error)
         {
@@ -115,7 +116,7 @@ public static class JsonFile
             {
                 try
                 {
-                    return ParseStrict(changed);
+                    return ParseStrict(changed, origin);
                 }
                 catch (JsonException)
                 {
@@ -141,9 +142,18 @@ public static class JsonFile
         stream.WriteByte((byte)'\n');
     }
 
-    private static JsonElement ParseStrict(ReadOnlyMemory<byte> utf8)
+    private static JsonElement ParseStrict(ReadOnlyMemory<byte> utf8, string origin)
     {
         using var document = JsonDocument.Parse(utf8, new JsonDocumentOptions { MaxDepth = MaxDepth });
+        if (JsonText.FirstBroken(utf8.Span, MaxDepth) is var (line, field))
+        {
+            throw new PeftException("JsonInvalid", string.Create(CultureInfo.InvariantCulture, $"'{origin}', line {line}: {JsonText.Describe(field)}"))
+            {
+                Target = origin,
+                RecommendedAction = "Write the whole character, or leave it out.",
+            };
+        }
+
         return document.RootElement.Clone();
     }
 

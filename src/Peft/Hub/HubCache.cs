@@ -19,7 +19,7 @@ public static class HubCache
     /// <param name="name">Its name on the hub, such as <c>owner/model</c>.</param>
     /// <param name="revision">A branch, a tag or a commit.</param>
     /// <param name="cacheFolder">The cache; null for <see cref="Folder"/>.</param>
-    /// <exception cref="PeftException"><c>HubNameInvalid</c> or <c>HubModelNotCached</c>.</exception>
+    /// <exception cref="PeftException"><c>HubNameInvalid</c>, <c>HubModelNotCached</c>, or <c>HubCacheInvalid</c>: the revision's file names no commit.</exception>
     public static string Find(string name, string revision = "main", string? cacheFolder = null)
     {
         if (!IsName(name) || name.Split('/').Length > 2 || !IsName(revision))
@@ -33,7 +33,7 @@ public static class HubCache
 
         var repository = Path.Combine(cacheFolder ?? Folder, "models--" + name.Replace("/", "--", StringComparison.Ordinal));
         var reference = Path.Combine(repository, "refs", revision);
-        var commit = File.Exists(reference) ? File.ReadAllText(reference).Trim() : revision;
+        var commit = File.Exists(reference) ? Commit(reference) : revision;
         var snapshot = Path.Combine(repository, "snapshots", commit);
         return Directory.Exists(snapshot) ? snapshot : throw new PeftException(
             "HubModelNotCached", $"'{name}' at revision '{revision}' is not in the hub's cache at '{cacheFolder ?? Folder}'.")
@@ -52,7 +52,33 @@ public static class HubCache
             ? []
             : [.. Directory.EnumerateDirectories(folder, prefix + "*")
                 .Select(static path => Path.GetFileName(path)[prefix.Length..].Replace("--", "/", StringComparison.Ordinal))
+                .Where(IsName)
                 .Order(StringComparer.Ordinal)];
+    }
+
+    /// <summary>What a reference points to: one folder's name, whatever the file says.</summary>
+    private static string Commit(string reference)
+    {
+        const int longest = 256;
+        var bytes = new byte[longest];
+        int count;
+        try
+        {
+            using var file = File.OpenRead(reference);
+            count = file.ReadAtLeast(bytes, longest, throwOnEndOfStream: false);
+        }
+        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        {
+            throw Files.FileErrors.Unreadable(reference, error);
+        }
+
+        var commit = System.Text.Encoding.UTF8.GetString(bytes, 0, count).Trim();
+        return count < longest && IsName(commit) && !commit.Contains('/', StringComparison.Ordinal) && commit != "." ? commit : throw new PeftException(
+            "HubCacheInvalid", $"'{reference}' should hold the name of a commit, and holds '{(commit.Length > 80 ? commit[..80] : commit)}'.")
+        {
+            Target = reference,
+            RecommendedAction = "Delete the file and download the model again.",
+        };
     }
 
     private static string? Variable(string name) => Environment.GetEnvironmentVariable(name) is { Length: > 0 } value ? value : null;

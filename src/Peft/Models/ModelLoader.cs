@@ -86,23 +86,16 @@ public static class ModelLoader
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
         var reader = new WeightReader(model, store, options);
+        RefuseMissing(model, store, reader);
         reader.Allocate();
-        List<string> missing = [];
         var total = options.OnProgress is null ? 0 : model.CountParameters();
         var done = 0L;
         foreach (var (path, parameter, module) in model.NamedParameters())
         {
             options.Cancellation.ThrowIfCancellationRequested();
-            if (!reader.Read(path, parameter))
+            if (!reader.Read(path, parameter) && IsInHead(model, module))
             {
-                if (module.Path == model.ClassificationHead || module.Path.StartsWith(model.ClassificationHead + ".", StringComparison.Ordinal))
-                {
-                    parameter.Assign(FreshHead(model, parameter, options));
-                }
-                else
-                {
-                    missing.Add(path);
-                }
+                parameter.Assign(FreshHead(model, parameter, options));
             }
 
             done += parameter.Count;
@@ -110,6 +103,39 @@ public static class ModelLoader
         }
 
         model.Tie();
+        reader.Finish();
+        if (model.Carried.Count > 0 || model.NamedParameters().Any(static named => named.Parameter.Value is { device.type: DeviceType.CPU }))
+        {
+            model.Keep(store.TakeMappedFiles());
+        }
+
+        model.Fuse();
+    }
+
+    private static bool IsInHead(PretrainedModel model, Module module) =>
+        module.Path == model.ClassificationHead || module.Path.StartsWith(model.ClassificationHead + ".", StringComparison.Ordinal);
+
+    /// <summary>Before anything is made: what the file lacks, and a head that is larger than all that the file holds.</summary>
+    private static void RefuseMissing(PretrainedModel model, TensorStore store, WeightReader reader)
+    {
+        List<string> missing = [];
+        double found = 0, head = 0;
+        foreach (var (path, parameter, module) in model.NamedParameters())
+        {
+            if (reader.Finds(path))
+            {
+                found += parameter.Count;
+            }
+            else if (IsInHead(model, module))
+            {
+                head += parameter.Count;
+            }
+            else
+            {
+                missing.Add(path);
+            }
+        }
+
         missing.RemoveAll(path => model.TiedParameters.Any(tie => tie.Follower == path));
         if (missing.Count > 0)
         {
@@ -120,13 +146,17 @@ public static class ModelLoader
             };
         }
 
-        reader.Finish();
-        if (model.Carried.Count > 0 || model.NamedParameters().Any(static named => named.Parameter.Value is { device.type: DeviceType.CPU }))
+        // A configuration of a few bytes may speak of any size: what it asks for is held against what the files hold.
+        var held = store.Names.Sum(name => (double)TensorEntry.Product(store.Entry(name).Shape));
+        if (head > held || found > (3 * held) + (1 << 20))
         {
-            model.Keep(store.TakeMappedFiles());
+            throw new PeftException("ModelConfigInvalid", FormattableString.Invariant(
+                $"The model's configuration asks for {found:N0} parameters and a new head of {head:N0}, but '{store.Path}' holds {held:N0}."))
+            {
+                Target = head > held ? "num_labels" : store.Path,
+                RecommendedAction = "Use the config.json that belongs to these weights.",
+            };
         }
-
-        model.Fuse();
     }
 
     /// <summary>

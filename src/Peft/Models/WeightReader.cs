@@ -42,6 +42,9 @@ internal sealed class WeightReader
         }
     }
 
+    /// <summary>Whether the store holds a parameter.</summary>
+    public bool Finds(string path) => places.ContainsKey(path);
+
     /// <summary>Reads a parameter; false where the store doesn't hold it.</summary>
     public bool Read(string path, Parameter parameter)
     {

@@ -18,7 +18,7 @@ internal static class ConfigurationReader
         {
             added.AddRange(list.Element.EnumerateObject()
                 .Where(entry => entry.Value.ValueKind == JsonValueKind.Number)
-                .OrderBy(entry => entry.Value.GetInt64())
+                .OrderBy(entry => entry.Value.TryGetInt64(out var id) ? id : throw JsonFields.Wrong($"{list.Path}.{entry.Name}", "a whole number", entry.Value))
                 .Select(entry => new AddedToken { Content = entry.Name, Normalized = true }));
         }
 

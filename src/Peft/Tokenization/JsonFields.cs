@@ -1,10 +1,12 @@
 using System.Text.Json;
+using Peft.Files;
 
 namespace Peft.Tokenization;
 
 /// <summary>A JSON object of a tokenizer file, read with errors that say where something is wrong.</summary>
 internal readonly struct JsonFields
 {
+    private const int MaxDepth = 64;
     private readonly JsonElement _element;
 
     /// <summary>Wraps an object found at <paramref name="path"/>.</summary>
@@ -35,7 +37,14 @@ internal readonly struct JsonFields
         try
         {
             var text = bytes.Span.StartsWith("\uFEFF"u8) ? bytes[3..] : bytes;
-            return JsonDocument.Parse(text);
+            var document = JsonDocument.Parse(text);
+            if (!System.Text.Unicode.Utf8.IsValid(text.Span))
+            {
+                throw new PeftException("TokenizerFileInvalid", $"{path} isn't text in UTF-8.") { Target = path };
+            }
+
+            return JsonText.FirstBroken(text.Span, MaxDepth) is not var (line, field) ? document : throw new PeftException(
+                "TokenizerFileInvalid", string.Create(System.Globalization.CultureInfo.InvariantCulture, $"{path}, line {line}: {JsonText.Describe(field)}")) { Target = path };
         }
         catch (JsonException error)
         {

@@ -28,7 +28,13 @@ internal sealed class TrainingPlan
         this.rows = rows;
         BatchesPerEpoch = Divide(rows.Length, options.BatchSize);
         StepsPerEpoch = Divide(BatchesPerEpoch, options.GradientAccumulation);
-        TotalSteps = options.MaxSteps > 0 ? options.MaxSteps : checked((int)Math.Ceiling(options.Epochs * StepsPerEpoch));
+        var steps = Math.Ceiling(options.Epochs * StepsPerEpoch);
+        TotalSteps = options.MaxSteps > 0 ? options.MaxSteps : steps <= int.MaxValue ? (int)steps : throw new PeftException(
+            "TrainingOptionInvalid", FormattableString.Invariant($"{options.Epochs} epochs of {StepsPerEpoch} steps are more than {int.MaxValue} steps."))
+        {
+            Target = "epochs",
+            RecommendedAction = "Train for fewer epochs.",
+        };
     }
 
     /// <summary>Micro batches in an epoch.</summary>

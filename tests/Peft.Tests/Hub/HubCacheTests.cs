@@ -46,6 +46,34 @@ public sealed class HubCacheTests : IDisposable
         Assert.Equal("HubNameInvalid", Assert.Throws<PeftException>(() => HubCache.Find("owner/model", revision, cache.FullName)).ErrorId);
     }
 
+    [Theory]
+    [InlineData("../..")]
+    [InlineData("..")]
+    [InlineData(".")]
+    [InlineData("/etc")]
+    [InlineData("C:\\Windows")]
+    [InlineData("abc/../../..")]
+    [InlineData("")]
+    [InlineData("a\u001b[2Jb")]
+    public void Refuses_a_reference_that_leads_elsewhere(string commit)
+    {
+        var repository = Path.GetDirectoryName(Path.GetDirectoryName(Add("owner/model", "0123abc")))!;
+        File.WriteAllText(Path.Combine(repository, "refs", "main"), commit);
+        Assert.Equal("HubCacheInvalid", Assert.Throws<PeftException>(() => HubCache.Find("owner/model", cacheFolder: cache.FullName)).ErrorId);
+    }
+
+    [Fact]
+    public void Reads_no_more_of_a_reference_than_a_commit_takes()
+    {
+        var repository = Path.GetDirectoryName(Path.GetDirectoryName(Add("owner/model", "0123abc")))!;
+        using (var file = File.OpenWrite(Path.Combine(repository, "refs", "main")))
+        {
+            file.SetLength(1L << 33);
+        }
+
+        Assert.Equal("HubCacheInvalid", Assert.Throws<PeftException>(() => HubCache.Find("owner/model", cacheFolder: cache.FullName)).ErrorId);
+    }
+
     public void Dispose() => cache.Delete(recursive: true);
 
     private string Add(string name, string commit)

@@ -82,7 +82,7 @@ public sealed record TrainingExampleView(
     public string LearnedText => string.Concat(Segments.Where(static segment => segment.IsLearned).Select(static segment => segment.Text));
 
     /// <summary>The text with a margin that says of every line whether it is read or learnt; it needs no colour.</summary>
-    public string Text => string.Join('\n', Segments.SelectMany(static segment => segment.Text.Split('\n').Select(line => (segment.IsLearned ? "learn | " : " read | ") + line)));
+    public string Text => VisibleText.Of(string.Join('\n', Segments.SelectMany(static segment => segment.Text.Split('\n').Select(line => (segment.IsLearned ? "learn | " : " read | ") + line))));
 
     /// <summary>The line above the text.</summary>
     public string Title => FormattableString.Invariant($"Example {Index}: {TokenCount} tokens, {LearnedCount} learnt{(IsCut ? ", cut" : "")}. {Rule}");

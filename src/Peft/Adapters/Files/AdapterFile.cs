@@ -50,6 +50,7 @@ internal static class AdapterFile
         }
 
         RefuseMissingModules(adapter, filled, store.Path);
+        RefuseMoreThanTheModel(adapter, filled, store.Path);
         adapter.Initialise(generator, parameter => !filled.Contains(parameter));
         foreach (var (parameter, key) in found)
         {
@@ -146,6 +147,26 @@ internal static class AdapterFile
                 $"'{path}' lacks {Prefix}{target.Path}.{target.Key}, although {AdapterConfig.FileName} names its module in modules_to_save.")
             {
                 Target = target.Path,
+            };
+        }
+    }
+
+    /// <summary>
+    /// What a file lacks gets its starting values, and nothing but the configuration says how many those are: a rank of millions asks for
+    /// more memory than there is. What stands in for a layer's weights is never more than they are.
+    /// </summary>
+    private static void RefuseMoreThanTheModel(Adapter adapter, HashSet<Parameter> filled, string path)
+    {
+        var made = adapter.Parameters().Where(parameter => !filled.Contains(parameter.Parameter)).Select(static parameter => parameter.Parameter).Distinct()
+            .Sum(static parameter => (double)parameter.Count);
+        var own = adapter.Layers.Sum(static layer => (double)layer.Layer.Weight.Count);
+        if (made > Math.Max(own, 1 << 20))
+        {
+            throw new PeftException("AdapterTensorMissing", FormattableString.Invariant(
+                $"'{path}' lacks {made:N0} parameters that {AdapterConfig.FileName} speaks of; the layers that they adapt have {own:N0}."))
+            {
+                Target = path,
+                RecommendedAction = "Check the rank in the adapter's configuration, or fetch its files again.",
             };
         }
     }

@@ -21,8 +21,16 @@ public sealed class ConfigReader(JsonObject document, string origin)
     public JsonNode? Node(string key)
     {
         asked.Add(key);
-        return document[key];
+        return document[key] is { } node && HoldsControl(node) ? throw Invalid(key, "holds a control character, which no name has") : document[key];
     }
+
+    private static bool HoldsControl(JsonNode? node) => node switch
+    {
+        JsonObject entries => entries.Any(static entry => VisibleText.IsNeeded(entry.Key) || HoldsControl(entry.Value)),
+        JsonArray items => items.Any(HoldsControl),
+        JsonValue value => value.GetValueKind() == JsonValueKind.String && VisibleText.IsNeeded(value.GetValue<string>()),
+        _ => false,
+    };
 
     /// <summary>A text, or null.</summary>
     public string? String(string key) => Node(key) switch

@@ -1,4 +1,5 @@
 using System.Buffers;
+using System.Text.RegularExpressions;
 using Peft.Adapters.Files;
 using Peft.Adapters.Merging;
 using Peft.Adapters.Slots;
@@ -14,6 +15,8 @@ namespace Peft.Adapters.Model;
 public sealed partial class PeftModel : IDisposable
 {
     /// <summary>A name becomes part of the keys of a file, and a folder on any system.</summary>
+    private const int LongestName = 80;
+    private static readonly Regex Devices = new("^(con|prn|aux|nul|conin\\$|conout\\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])$", RegexOptions.IgnoreCase | RegexOptions.CultureInvariant);
     private static readonly SearchValues<char> NotInNames = SearchValues.Create("./\\:*?\"<>|");
 
     private readonly List<PeftAdapter> adapters = [];
@@ -330,9 +333,11 @@ public sealed partial class PeftModel : IDisposable
 
     private static void RefuseName(string name)
     {
-        if (string.IsNullOrWhiteSpace(name) || name == AdapterSelection.BaseRow || name.AsSpan().ContainsAny(NotInNames) || name.Any(char.IsControl))
+        // An adapter is a folder by its name, which has to be one on every system that it may be copied to.
+        var isFolder = !string.IsNullOrWhiteSpace(name) && name == name.Trim() && name.Length <= LongestName && !VisibleText.IsNeeded(name) && !Devices.IsMatch(name);
+        if (!isFolder || name == AdapterSelection.BaseRow || name.AsSpan().ContainsAny(NotInNames))
         {
-            throw new PeftException("AdapterNameInvalid", $"'{name}' can't be the name of an adapter: it must not be empty, hold a dot, a slash or one of : * ? \" < > |, or be {AdapterSelection.BaseRow}.")
+            throw new PeftException("AdapterNameInvalid", $"'{name}' can't be the name of an adapter: it must not be empty, longer than {LongestName} characters or a device of Windows such as NUL, begin or end with a blank, hold a dot, a slash, a control character or one of : * ? \" < > |, or be {AdapterSelection.BaseRow}.")
             {
                 Target = name,
                 RecommendedAction = "Choose a name of letters, digits, - and _.",

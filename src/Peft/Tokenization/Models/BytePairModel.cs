@@ -48,6 +48,11 @@ internal sealed class BytePairModel : TokenModel
         for (var rank = 0; rank < merges.Count; rank++)
         {
             var (left, right) = merges[rank];
+            if (left.Length == 0 || right.Length == 0)
+            {
+                throw new PeftException("TokenizerFileInvalid", $"Merge {rank} of the tokenizer (\"{left}\" and \"{right}\") has an empty part.");
+            }
+
             if (!vocabulary.TryGetValue(left, out var leftId) || !vocabulary.TryGetValue(right, out var rightId)
                 || right.Length < prefix || !vocabulary.TryGetValue(left + right[prefix..], out var result))
             {

@@ -130,6 +130,7 @@ internal static class RowReader
             try
             {
                 using var document = JsonDocument.Parse(text, Json);
+                RefuseBroken(Encoding.UTF8.GetBytes(text), path, line);
                 rows.Add(ObjectRow(document.RootElement, path, line));
             }
             catch (JsonException error)
@@ -139,6 +140,14 @@ internal static class RowReader
         }
 
         return rows;
+    }
+
+    private static void RefuseBroken(ReadOnlySpan<byte> utf8, string path, int firstLine)
+    {
+        if (JsonText.FirstBroken(utf8, Json.MaxDepth) is var (line, field))
+        {
+            throw Invalid(path, firstLine + line - 1, JsonText.Describe(field));
+        }
     }
 
     private static TrainingRow ObjectRow(JsonElement value, string path, int line) => value.ValueKind == JsonValueKind.Object
@@ -152,6 +161,7 @@ internal static class RowReader
         try
         {
             using var document = JsonDocument.Parse(utf8, Json);
+            RefuseBroken(utf8, path, 1);
             JsonElement root = document.RootElement;
             JsonElement array = root.ValueKind == JsonValueKind.Object
                 ? root.EnumerateObject().Select(property => property.Value).FirstOrDefault(value => value.ValueKind == JsonValueKind.Array)

@@ -1,0 +1,29 @@
+using Peft.Training;
+using Peft.Training.Reports;
+
+namespace Peft.Tests.Training;
+
+public sealed class DamagedTrainingFileTests : IDisposable
+{
+    private readonly TemporaryFolder folder = new();
+
+    public void Dispose() => folder.Dispose();
+
+    [Fact]
+    public void ANameThatALogGivesTwiceCountsOnceTheLast()
+    {
+        folder.Write(TrainingLog.FileName, "{\"step\":1,\"loss\":2,\"loss\":3,\"step\":1}\n{\"step\":[2],\"loss\":\"x\"}\n{\"step\":\"\\ud83d\"}\n");
+        var (steps, _) = TrainingLog.Read(folder[TrainingLog.FileName], 5);
+        Assert.Equal(3, steps[0].Loss);
+    }
+
+    [Theory]
+    [InlineData(1e12)]
+    [InlineData(1e300)]
+    [InlineData(double.MaxValue)]
+    public void MoreEpochsThanStepsCanBeCountedAreRefused(double epochs)
+    {
+        var error = Assert.Throws<PeftException>(() => new TrainingPlan(new TrainingOptions { Epochs = epochs }, [0, 1, 2]));
+        Assert.Equal("TrainingOptionInvalid", error.ErrorId);
+    }
+}
