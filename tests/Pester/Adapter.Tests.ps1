@@ -1,0 +1,262 @@
+# The cmdlets for adapters.
+Describe 'The cmdlets for adapters' {
+    BeforeAll {
+        . "$PSScriptRoot/Support.ps1"
+        $model = Import-PeftModel $base -DataType float32
+        $config = New-LoraConfig -TargetModule q_proj -Rank 2 -Initialization false
+        Push-Location $TestDrive
+        function Get-Score { ($model | Measure-Perplexity 'Once upon a time there was a cat.').Loss }
+    }
+
+    BeforeEach {
+        $adapter = $model | Add-PeftAdapter $config a -Seed 1
+    }
+
+    AfterEach {
+        if ($model.IsMerged) { $null = $model | Undo-LoraMerge }
+        $model | Remove-PeftAdapter *
+    }
+
+    AfterAll {
+        Pop-Location
+        $model | Remove-PeftModel
+    }
+
+    Describe 'New-LoraConfig' {
+        It 'takes a configuration in Hugging Face''s spelling' {
+            $peer = @{ r = 4; lora_alpha = 8; target_modules = 'q_proj', 'v_proj'; lora_dropout = 0.1; task_type = 'CAUSAL_LM' }
+            $made = New-LoraConfig @peer
+            $made | Should -BeOfType Peft.Adapters.Methods.Lora.LoraConfig
+            $made.Rank, $made.Alpha, $made.Dropout | Should -Be 4, 8, 0.1
+        }
+
+        It 'completes names of modules' {
+            Get-Completion 'New-LoraConfig -TargetModule gat' | Should -Contain 'gate_proj'
+            Get-Completion 'New-LoraConfig -TargetModule all' | Should -Contain 'all-linear'
+        }
+
+        It 'refuses what is no rank' {
+            { New-LoraConfig -Rank 0 -ErrorAction Stop } | Should -Throw
+        }
+    }
+
+    Describe 'Add-PeftAdapter' {
+        It 'puts out the adapter, active where it is the first' {
+            $adapter | Should -BeOfType Peft.Adapters.Model.PeftAdapter
+            $adapter.IsActive | Should -BeTrue
+            ($model | Add-PeftAdapter $config b).IsActive | Should -BeFalse
+        }
+
+        It 'adds nothing under -WhatIf' {
+            $model | Add-PeftAdapter $config b -WhatIf
+            $model.Adapters.Name | Should -Be 'a'
+        }
+
+        It 'names what is wrong: <Id>' -ForEach @(
+            @{ Id = 'AdapterExists'; Name = 'a'; Target = 'q_proj' }
+            @{ Id = 'AdapterNameInvalid'; Name = 'a:b'; Target = 'q_proj' }
+            @{ Id = 'NoModuleMatched'; Name = 'b'; Target = 'nothing' }
+        ) {
+            (Get-ErrorRecord { $model | Add-PeftAdapter (New-LoraConfig -TargetModule $Target) $Name -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike "$Id,*"
+            $model.Adapters.Name | Should -Be 'a'
+        }
+    }
+
+    Describe 'Get-PeftAdapter' {
+        It 'lists the adapters of a model, or of all' {
+            $null = $model | Add-PeftAdapter $config b
+            ($model | Get-PeftAdapter).Name | Should -Be 'a', 'b'
+            (Get-PeftAdapter b).Name | Should -Be 'b'
+            Get-PeftAdapter | Should -BeOfType Peft.Adapters.Model.PeftAdapter
+        }
+
+        It 'completes names, and says what is not there' {
+            Get-Completion '$model | Get-PeftAdapter -AdapterName ' | Should -Contain 'a'
+            (Get-ErrorRecord { $model | Get-PeftAdapter nothing -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'AdapterNotFound,*'
+        }
+    }
+
+    Describe 'Export-PeftAdapter' {
+        It 'writes files that are read again' {
+            $adapter | Export-PeftAdapter saved | Should -BeNullOrEmpty
+            'saved/adapter_config.json', 'saved/adapter_model.safetensors' | Should -Exist
+            $with = Get-Score
+            $model | Remove-PeftAdapter a
+            ($model | Import-PeftAdapter saved -AdapterName again).Name | Should -Be 'again'
+            Get-Score | Should -Be $with
+        }
+
+        It 'leaves what is there without -Force, and writes nothing under -WhatIf' {
+            $adapter | Export-PeftAdapter kept
+            (Get-ErrorRecord { $adapter | Export-PeftAdapter kept -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'OutputExists,*'
+            $adapter | Export-PeftAdapter never -WhatIf
+            'never' | Should -Not -Exist
+        }
+
+        It 'completes names' {
+            Get-Completion '$model | Export-PeftAdapter x -AdapterName ' | Should -Contain 'a'
+        }
+    }
+
+    Describe 'Import-PeftAdapter' {
+        BeforeAll {
+            $null = $model | Add-PeftAdapter $config source | Export-PeftAdapter source
+            $model | Remove-PeftAdapter source
+        }
+
+        It 'takes folders from the pipeline and names adapters after them' {
+            $read = Get-Item source | Import-PeftAdapter -Model $model
+            $read | Should -BeOfType Peft.Adapters.Model.PeftAdapter
+            $read.Name | Should -Be 'source'
+        }
+
+        It 'replaces with -Force alone, and loads nothing under -WhatIf' {
+            (Get-ErrorRecord { $model | Import-PeftAdapter source a -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'AdapterExists,*'
+            ($model | Import-PeftAdapter source a -Force).Name | Should -Be 'a'
+            $model | Import-PeftAdapter source b -WhatIf
+            $model.Adapters.Name | Should -Be 'a'
+        }
+
+        It 'says what is not there' {
+            (Get-ErrorRecord { $model | Import-PeftAdapter nowhere -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'PathNotFound,*'
+            $null = New-Item -ItemType Directory bare
+            (Get-ErrorRecord { $model | Import-PeftAdapter bare -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'AdapterNotFound,*'
+        }
+    }
+
+    Describe 'Remove-PeftAdapter' {
+        It 'gives the base back' {
+            $with = Get-Score
+            $adapter | Remove-PeftAdapter | Should -BeNullOrEmpty
+            Get-Score | Should -Not -Be $with
+            $model.Adapters.Count | Should -Be 0
+        }
+
+        It 'removes nothing under -WhatIf, and says what is not there' {
+            $model | Remove-PeftAdapter a -WhatIf
+            $model.Adapters.Name | Should -Be 'a'
+            (Get-ErrorRecord { $model | Remove-PeftAdapter nothing -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'AdapterNotFound,*'
+        }
+
+        It 'completes names' {
+            Get-Completion '$model | Remove-PeftAdapter -AdapterName ' | Should -Contain 'a'
+        }
+    }
+
+    Describe 'Set-ActiveAdapter' {
+        It 'activates all of its pipeline, and puts them out where it is asked to' {
+            $other = $model | Add-PeftAdapter $config b -Seed 2
+            $adapter, $other | Set-ActiveAdapter | Should -BeNullOrEmpty
+            $model.ActiveAdapters | Should -Be 'a', 'b'
+            ($other | Set-ActiveAdapter -PassThru).Name | Should -Be 'b'
+            $model.ActiveAdapters | Should -Be 'b'
+        }
+
+        It 'switches nothing under -WhatIf, and says what is not there' {
+            $null = $model | Add-PeftAdapter $config b
+            $model | Set-ActiveAdapter b -WhatIf
+            $model.ActiveAdapters | Should -Be 'a'
+            (Get-ErrorRecord { $model | Set-ActiveAdapter nothing -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'AdapterNotFound,*'
+        }
+
+        It 'completes names' {
+            Get-Completion '$model | Set-ActiveAdapter ' | Should -Contain 'a'
+        }
+    }
+
+    Describe 'Disable-PeftAdapter' {
+        It 'leaves the base alone, and the active set in mind' {
+            $with = Get-Score
+            $model | Disable-PeftAdapter | Should -BeNullOrEmpty
+            $model.AdaptersEnabled | Should -BeFalse
+            Get-Score | Should -Not -Be $with
+            $adapter | Should -HaveCount 1
+            $model.ActiveAdapters | Should -Be 'a'
+            $model | Enable-PeftAdapter
+        }
+
+        It 'changes nothing under -WhatIf' {
+            $model | Disable-PeftAdapter -WhatIf
+            $model.AdaptersEnabled | Should -BeTrue
+        }
+    }
+
+    Describe 'Enable-PeftAdapter' {
+        It 'takes them up again, and puts out the model where it is asked to' {
+            $with = Get-Score
+            $model | Disable-PeftAdapter
+            $adapter | Enable-PeftAdapter -PassThru | Should -BeOfType Peft.Adapters.Model.PeftModel
+            Get-Score | Should -Be $with
+        }
+
+        It 'changes nothing under -WhatIf' {
+            $model | Disable-PeftAdapter
+            $model | Enable-PeftAdapter -WhatIf
+            $model.AdaptersEnabled | Should -BeFalse
+            $model | Enable-PeftAdapter
+        }
+    }
+
+    Describe 'Join-PeftAdapter' {
+        BeforeEach {
+            $other = $model | Add-PeftAdapter $config b -Seed 2
+        }
+
+        It 'adds the sum of its pipeline as a new adapter' {
+            $sum = $adapter, $other | Join-PeftAdapter -NewName both -Weight 0.5, 0.5 -Type Linear
+            $sum | Should -BeOfType Peft.Adapters.Model.PeftAdapter
+            $sum.Name | Should -Be 'both'
+            $model.Adapters.Name | Should -Be 'a', 'b', 'both'
+        }
+
+        It 'adds nothing under -WhatIf, and says what does not fit' {
+            $adapter, $other | Join-PeftAdapter -NewName both -WhatIf
+            (Get-ErrorRecord { $adapter, $other | Join-PeftAdapter -NewName both -Weight 1, 2, 3 -ErrorAction Stop }).ErrorDetails.RecommendedAction | Should -Not -BeNullOrEmpty
+            $model.Adapters.Name | Should -Be 'a', 'b'
+        }
+
+        It 'completes names' {
+            Get-Completion '$model | Join-PeftAdapter -AdapterName ' | Should -Contain 'b'
+        }
+    }
+
+    Describe 'Merge-LoraAdapter' {
+        It 'puts out the model, which says what the adapter said' {
+            $with = Get-Score
+            $merged = $adapter | Merge-LoraAdapter
+            [object]::ReferenceEquals($merged, $model) | Should -BeTrue
+            $model.IsMerged | Should -BeTrue
+            Get-Score | Should -BeGreaterThan ($with - 1e-4)
+            Get-Score | Should -BeLessThan ($with + 1e-4)
+        }
+
+        It 'merges nothing under -WhatIf, and says what is not there' {
+            $adapter | Merge-LoraAdapter -WhatIf
+            $model.IsMerged | Should -BeFalse
+            (Get-ErrorRecord { $model | Merge-LoraAdapter nothing* -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'AdapterNotFound,*'
+        }
+
+        It 'has an alias for every method' {
+            ($adapter | Merge-PeftAdapter).IsMerged | Should -BeTrue
+        }
+    }
+
+    Describe 'Undo-LoraMerge' {
+        It 'restores the base bit for bit, and puts out the model' {
+            $null = $model | Disable-PeftAdapter
+            $before = Get-Score
+            $model | Enable-PeftAdapter
+            $null = $adapter | Merge-LoraAdapter
+            $model | Undo-PeftMerge | Should -BeOfType Peft.Adapters.Model.PeftModel
+            $null = $model | Disable-PeftAdapter
+            Get-Score | Should -Be $before
+            $model | Enable-PeftAdapter
+        }
+
+        It 'undoes nothing under -WhatIf' {
+            $null = $adapter | Merge-LoraAdapter
+            $model | Undo-LoraMerge -WhatIf
+            $model.IsMerged | Should -BeTrue
+        }
+    }
+}

@@ -1,0 +1,169 @@
+# The cmdlets for models.
+BeforeAll {
+    . "$PSScriptRoot/Support.ps1"
+    $model = Import-PeftModel $base -DataType float32
+    $structure = Import-PeftModel $base -StructureOnly -Name structure
+    Push-Location $TestDrive
+}
+
+AfterAll {
+    Pop-Location
+    Get-PeftModel | Remove-PeftModel
+}
+
+Describe 'Import-PeftModel' {
+    It 'puts out a model' {
+        $structure | Should -BeOfType Peft.Adapters.Model.PeftModel
+        $structure.IsStructureOnly | Should -BeTrue
+    }
+
+    It 'takes folders from the pipeline and reads names with brackets literally' {
+        $null = New-Item -ItemType SymbolicLink 'a[1]' -Target $base
+        (Get-Item -LiteralPath 'a[1]' | Import-PeftModel -StructureOnly).Name | Should -Be 'a[1]'
+        (Import-PeftModel -LiteralPath 'a[1]' -StructureOnly -Name other).Name | Should -Be 'other'
+        Remove-PeftModel other, 'a`[1`]'
+    }
+
+    It 'holds weights in the type that is asked for' {
+        $half = Import-PeftModel $base -DataType bfloat16 -Name half
+        $bytes = @{ whole = ($model | Measure-ModelParameter).MemoryBytes; half = ($half | Measure-ModelParameter).MemoryBytes }
+        $half | Remove-PeftModel
+        $bytes.half | Should -BeLessThan ($bytes.whole * 0.6)
+    }
+
+    It 'completes devices and names of models in the cache' {
+        Get-Completion 'Import-PeftModel x -Device ' | Should -Contain 'cpu'
+        { Get-Completion 'Import-PeftModel -HubName ' } | Should -Not -Throw
+    }
+
+    It 'shows its progress' {
+        $progress = Get-Stream Progress 'Import-PeftModel $args[0] -Name shown | Remove-PeftModel' $base
+        $progress.PercentComplete | Should -Contain 100
+    }
+
+    It 'names what is wrong: <Id>' -ForEach @(
+        @{ Id = 'PathNotFound'; Make = { }; Path = 'nowhere' }
+        @{ Id = 'ModelConfigMissing'; Make = { $null = New-Item -ItemType Directory empty }; Path = 'empty' }
+        @{ Id = 'HubModelNotCached'; Make = { }; Hub = 'nobody/nothing' }
+    ) {
+        & $Make
+        $failure = Get-ErrorRecord { if ($Hub) { Import-PeftModel -HubName $Hub -ErrorAction Stop } else { Import-PeftModel $Path -ErrorAction Stop } }
+        $failure.FullyQualifiedErrorId | Should -BeLike "$Id,*"
+        $failure.ErrorDetails.RecommendedAction | Should -Not -BeNullOrEmpty
+    }
+}
+
+Describe 'Get-PeftModel' {
+    It 'lists what is loaded, by name and wildcard' {
+        (Get-PeftModel).Name | Should -Contain 'structure'
+        (Get-PeftModel struct*).Name | Should -Be 'structure'
+        Get-PeftModel nothing* | Should -BeNullOrEmpty
+        Get-PeftModel | Should -BeOfType Peft.Adapters.Model.PeftModel
+    }
+
+    It 'completes names' {
+        Get-Completion 'Get-PeftModel str' | Should -Contain 'structure'
+    }
+
+    It 'says what is not loaded' {
+        (Get-ErrorRecord { Get-PeftModel nothing -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'ModelNotFound,*'
+    }
+}
+
+Describe 'Remove-PeftModel' {
+    BeforeEach {
+        $gone = Import-PeftModel $base -StructureOnly -Name gone
+    }
+
+    It 'frees a model from the pipeline, and a second time does no harm' {
+        $gone | Remove-PeftModel | Should -BeNullOrEmpty
+        { $gone | Remove-PeftModel -ErrorAction Stop } | Should -Not -Throw
+        Get-PeftModel gone* | Should -BeNullOrEmpty
+    }
+
+    It 'frees nothing under -WhatIf' {
+        Remove-PeftModel gone -WhatIf
+        (Get-PeftModel gone).Name | Should -Be 'gone'
+        Remove-PeftModel gone
+    }
+
+    It 'completes names, and says what is not loaded' {
+        Get-Completion 'Remove-PeftModel go' | Should -Contain 'gone'
+        (Get-ErrorRecord { Remove-PeftModel nothing -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'ModelNotFound,*'
+        $gone | Remove-PeftModel
+    }
+}
+
+Describe 'Export-PeftModel' {
+    It 'writes a model that is read again, and puts out nothing unless it is asked to' {
+        $model | Export-PeftModel written | Should -BeNullOrEmpty
+        'written/config.json', 'written/model.safetensors', 'written/tokenizer.json' | Should -Exist
+        $again = Import-PeftModel written -Name again
+        ($again | Measure-ModelParameter).Total | Should -Be ($model | Measure-ModelParameter).Total
+        $again | Remove-PeftModel
+        $model | Export-PeftModel written -Force -PassThru | Should -BeOfType Peft.Adapters.Model.PeftModel
+    }
+
+    It 'leaves what is there without -Force' {
+        $model | Export-PeftModel kept
+        (Get-ErrorRecord { $model | Export-PeftModel kept -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'OutputExists,*'
+    }
+
+    It 'writes nothing under -WhatIf' {
+        $model | Export-PeftModel never -WhatIf
+        'never' | Should -Not -Exist
+    }
+
+    It 'cuts into shards of the size that is asked for' {
+        $model | Export-PeftModel sharded -MaxShardSize 4MB
+        (Get-ChildItem sharded -Filter *.safetensors).Count | Should -BeGreaterThan 1
+        'sharded/model.safetensors.index.json' | Should -Exist
+    }
+
+    It 'says that weights are missing where only the structure was loaded' {
+        (Get-ErrorRecord { $structure | Export-PeftModel none -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'WeightsNotLoaded,*'
+        'none' | Should -Not -Exist
+    }
+
+    It 'shows its progress' {
+        (Get-Stream Progress '$args[0] | Export-PeftModel $args[1]' $model, "$TestDrive/shown").PercentComplete | Should -Contain 100
+    }
+}
+
+Describe 'Get-ModelModule' {
+    It 'lists modules, and groups of those that are alike' {
+        $structure | Get-ModelModule *.layers.0.self_attn.q_proj | Should -BeOfType Peft.Cmdlets.Commands.Model.ModelModule
+        $groups = $structure | Get-ModelModule -Kind Linear -Summary
+        $groups.Name | Should -Contain 'q_proj'
+        ($groups | Where-Object Name -EQ q_proj).Count | Should -Be 6
+    }
+
+    It 'completes paths and kinds' {
+        Get-Completion '$structure | Get-ModelModule model.layers.0.self' | Should -Contain 'model.layers.0.self_attn.q_proj'
+        Get-Completion '$structure | Get-ModelModule -Kind Lin' | Should -Contain 'Linear'
+    }
+
+    It 'says what is no module' {
+        (Get-ErrorRecord { $structure | Get-ModelModule nothing -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'ModuleNotFound,*'
+    }
+}
+
+Describe 'Measure-ModelParameter' {
+    It 'counts, as an object and in the peer''s words' {
+        $measured = $structure | Measure-ModelParameter
+        $measured.Total | Should -Be 3221952
+        "$measured" | Should -Match '^trainable params: 0 \|\| all params: 3,221,952 \|\| trainable%: 0\.0000$'
+    }
+
+    It 'takes a loaded model by its name' {
+        (Measure-ModelParameter -Model structure).Total | Should -Be 3221952
+        (Get-ErrorRecord { Measure-ModelParameter -Model nothing -ErrorAction Stop }) | Should -BeLike '*nothing*'
+    }
+}
+
+Describe 'Get-PeftDevice' {
+    It 'lists the processor at least' {
+        (Get-PeftDevice).Name | Should -Contain 'cpu'
+        Get-PeftDevice | Should -BeOfType Peft.Cmdlets.Commands.Model.DeviceInformation
+    }
+}

@@ -1,0 +1,113 @@
+# The module in a whole PowerShell: what needs more than its engine. The engine alone is tested in tests/Peft.Tests/PowerShell.
+BeforeAll {
+    . "$PSScriptRoot/Support.ps1"
+}
+
+Describe 'A model and its adapters' {
+    BeforeEach {
+        $model = Import-PeftModel $base -DataType float32
+        Set-Location $TestDrive
+    }
+
+    AfterEach {
+        $model | Remove-PeftModel
+        Set-Location $root
+    }
+
+    It 'flows into a function that declares its types' {
+        function Get-Name([Peft.Adapters.Model.PeftModel] $Model, [Peft.Adapters.Model.PeftAdapter[]] $Adapter) { "$($Model.Name) $($Adapter.Count)" }
+        $adapter = $model | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj) a
+        Get-Name $model $adapter | Should -Be 'pocket-llama 1'
+    }
+
+    It 'is shared with thread jobs and parallel loops' {
+        Start-ThreadJob { Import-Module "$using:root/Peft.psd1"; ($using:model | Measure-ModelParameter).Total } | Receive-Job -Wait -AutoRemoveJob | Should -BeGreaterThan 0
+        $totals = 1..2 | ForEach-Object -Parallel { Import-Module "$using:root/Peft.psd1"; ($using:model | Measure-ModelParameter).Total }
+        $totals | Should -HaveCount 2
+    }
+
+    It 'is not shared with another process, and says so' {
+        $copy = Start-Job { Import-Module "$using:root/Peft.psd1"; Import-PeftModel "$using:root/assets/pocket-llama" -StructureOnly } | Receive-Job -Wait -AutoRemoveJob
+        { $copy | Measure-ModelParameter -ErrorAction Stop } | Should -Throw '*ModelDeserialized*'
+    }
+
+    It 'fits 80 columns' {
+        $adapter = $model | Add-PeftAdapter (New-LoraConfig -TargetModule all-linear) capitals
+        foreach ($value in $model, $adapter, ($model | Get-ModelModule -Summary), ($model | Get-ModelModule), (New-LoraConfig), (Get-PeftDevice), ($model | ConvertTo-ModelToken 'Hello')) {
+            $lines = ($value | Out-String -Width 80) -split "`n"
+            ($lines | Measure-Object Length -Maximum).Maximum | Should -BeLessOrEqual 80
+        }
+    }
+
+    It 'shows results as texts, and as tables or lists where those are asked for' {
+        $result = $model | Invoke-TextGeneration 'The cat' -MaxNewTokens 3
+        ($result | Out-String).Trim() | Should -Be $result.Text.Trim()
+        $result | Format-Table Prompt, Text | Out-String | Should -Match 'Prompt\s+Text'
+        $result | Format-List | Out-String | Should -Match 'FinishReason\s*: Length'
+        $model | Measure-ModelParameter | Format-Table Model, Total | Out-String | Should -Match 'pocket-llama\s+3221952'
+    }
+
+    It 'shows what matters where objects of several types follow each other' {
+        $adapter = $model | Add-PeftAdapter (New-LoraConfig) style
+        $text = $model, $adapter, ($model | Invoke-TextGeneration 'The cat' -MaxNewTokens 3), (New-LoraConfig) | Out-String
+        $text | Should -Match 'Prompt\s*: The cat'
+        $text | Should -Match 'Model\s*: pocket-llama'
+        $text | Should -Not -Match 'AdaptedModules|TokenIds|OtherKeys'
+        $model, $adapter | Format-List | Out-String | Should -Match 'Class\s*: LlamaForCausalLM'
+    }
+
+    It 'counts the hours of a long training beyond a day' {
+        $step = [Peft.Training.StepRecord]::new(1, 1, 0.5, 0, 0, 1, 1, 26 * 3600 + 184)
+        [Peft.Training.TrainingRecord]@{ AdapterName = 'a'; Options = [Peft.Training.TrainingOptions]::new(); Objective = 'o'; Steps = [Peft.Training.StepRecord[]]$step; Evaluations = [Peft.Training.EvaluationRecord[]]@(); TrainedParameters = 1 } |
+            Out-String | Should -Match '26:03:04'
+    }
+}
+
+Describe 'The help' {
+    It 'says what the module is about' {
+        Get-Help about_Peft | Should -Match 'SHORT DESCRIPTION'
+    }
+}
+
+Describe 'A redirected host' {
+    It 'writes no escape codes and plain progress lines' {
+        $script = @"
+Import-Module '$root/Peft.psd1'
+`$data = @{ prompt = 'A'; completion = ' b' } | Import-TrainingDataset
+Import-PeftModel '$root/assets/pocket-llama' | Invoke-LoraTraining (New-LoraConfig -TargetModule q_proj -Rank 2) `$data -Epoch 2
+"@
+        $file = Join-Path $TestDrive 'redirected.ps1'
+        Set-Content $file $script
+        $before = $env:NO_COLOR
+        $env:NO_COLOR = '1'
+        try { $text = & $pwsh -NoProfile -File $file | Out-String } finally { $env:NO_COLOR = $before }
+        $text | Should -Not -Match "`e"
+        $text | Should -Match 'step 2 of 2'
+    }
+}
+
+Describe 'The README' {
+    It 'begins with a block that runs as it stands' {
+        $readme = Get-Content "$root/README.md" -Raw
+        $block = [regex]::Match($readme, '(?s)```powershell\r?\n(.*?)```').Groups[1].Value
+        $block | Should -Not -BeNullOrEmpty
+        $place = New-Item -ItemType Directory (Join-Path $TestDrive 'readme')
+        foreach ($name in 'Peft.psd1', 'bin', 'assets') { New-Item -ItemType SymbolicLink -Path "$place/$name" -Target "$root/$name" | Out-Null }
+        $file = Join-Path $place 'block.ps1'
+        Set-Content $file $block
+        Push-Location $place
+        try { $text = & $pwsh -NoProfile -File $file 2>&1 | Out-String } finally { Pop-Location }
+        $text | Should -Match 'Austin'
+        "$place/out/capitals/adapter_model.safetensors" | Should -Exist
+        "$place/merged/model.safetensors" | Should -Exist
+        "$place/merged/tokenizer.json" | Should -Exist
+    }
+
+    It 'shows the sample of tests as it stands' {
+        $readme = Get-Content "$root/README.md" -Raw
+        $block = [regex]::Match($readme, '(?s)```powershell\r?\n(    It .*?)```').Groups[1].Value.Trim() -split '\r?\n' | Where-Object { $_.Trim() }
+        $block.Count | Should -BeGreaterThan 3
+        $sample = Get-Content "$root/samples/Pipeline.Tests.ps1"
+        foreach ($line in $block) { $sample.Trim() | Should -Contain $line.Trim() }
+    }
+}
