@@ -89,6 +89,11 @@ public sealed partial class PeftModel
             throw new PeftException("NotAFolder", $"'{folder}' is a file; a model is saved into a folder.") { Target = folder, RecommendedAction = "Give the path of a folder." };
         }
 
+        if (IsStructureOnly)
+        {
+            throw new PeftException("WeightsNotLoaded", $"'{Name}' can't be saved: only its structure was loaded.") { Target = folder };
+        }
+
         KeepEndOfText();
         var written = ModelLoader.Save(Base, folder, dataType, maxShardBytes, onProgress, cancellation);
         Tokenizer?.Save(folder);
