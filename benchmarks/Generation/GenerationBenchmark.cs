@@ -34,7 +34,7 @@ internal static class GenerationBenchmark
     private static double Run(CausalModel model, Tensor prompt)
     {
         var clock = Stopwatch.StartNew();
-        using var cache = new KeyValueCache();
+        using var cache = new ModelCache();
         var context = new ForwardContext { Cache = cache };
         var next = prompt.alias();
         for (var i = 0; i < Tokens; i++)

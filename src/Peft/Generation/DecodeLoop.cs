@@ -44,7 +44,7 @@ internal sealed class DecodeLoop(CausalModel model, AdapterSelection selection, 
     public void Run(IReadOnlyList<DecodeRow> rows, Action<DecodeRow, int> onToken, Device device, CancellationToken cancellation)
     {
         using var noGrad = no_grad();
-        using var cache = options.UseCache ? new KeyValueCache() : null;
+        using var cache = options.UseCache ? new ModelCache() : null;
         var active = rows.ToList();
         Tensor? mask = null;
         try
@@ -64,7 +64,7 @@ internal sealed class DecodeLoop(CausalModel model, AdapterSelection selection, 
     }
 
     private void Step(
-        List<DecodeRow> active, KeyValueCache? cache, ref Tensor? mask, Action<DecodeRow, int> onToken, Device device, CancellationToken cancellation)
+        List<DecodeRow> active, ModelCache? cache, ref Tensor? mask, Action<DecodeRow, int> onToken, Device device, CancellationToken cancellation)
     {
         var first = cache is null || cache.Length == 0;
         var (ids, positions, padded) = first ? WholeRows(active, device) : LastTokens(active, device);
@@ -164,7 +164,7 @@ internal sealed class DecodeLoop(CausalModel model, AdapterSelection selection, 
         return (tensor(ids, shape, device: device), tensor(positions, shape, device: device), null);
     }
 
-    private static void DropFinished(List<DecodeRow> active, KeyValueCache? cache, ref Tensor? mask, Device device)
+    private static void DropFinished(List<DecodeRow> active, ModelCache? cache, ref Tensor? mask, Device device)
     {
         if (!active.Exists(static row => row.Finished is not null))
         {

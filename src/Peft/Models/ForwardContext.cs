@@ -35,8 +35,8 @@ public sealed record ForwardContext
     /// </summary>
     public IReadOnlyList<IReadOnlyList<int>>? Packing { get; init; }
 
-    /// <summary>Keys and values of earlier positions; null when the whole row is in this pass.</summary>
-    public KeyValueCache? Cache { get; init; }
+    /// <summary>What layers remember of earlier positions; null when the whole row is in this pass.</summary>
+    public ModelCache? Cache { get; init; }
 
     /// <summary>Source of dropout masks; null for the global generator.</summary>
     public Generator? Generator { get; init; }
@@ -58,4 +58,10 @@ public sealed record ForwardContext
 
     /// <summary>Index of the pass's first position: what the cache holds and a prefix of keys stand before it.</summary>
     public long Start => (Cache?.Length ?? 0) + (Prompt is { KeyValues: not null } prompt ? prompt.Length : 0);
+
+    /// <summary>Tensors known to the tape that come with the context, not through a layer's input.</summary>
+    internal IReadOnlyList<Tensor> TapeTensors => Prompt?.Tensors ?? [];
+
+    /// <summary>The same pass with other tensors in place of <see cref="TapeTensors"/>.</summary>
+    internal ForwardContext WithTapeTensors(IReadOnlyList<Tensor> tensors) => this with { Prompt = Prompt?.With(tensors) };
 }

@@ -101,17 +101,22 @@ public sealed class Tape : IDisposable
         return output;
     }
 
-    /// <summary>Runs <paramref name="block"/> without keeping more than its input, and again with a tape of its own in the backward pass.</summary>
-    /// <param name="block">Maps an input to an output; called with a context that has no tape, then with one that has.</param>
-    /// <param name="input">Tensor from a root or an earlier piece.</param>
+    /// <summary>
+    /// Runs <paramref name="block"/> without keeping more than its inputs, and again with a tape of its own in the backward pass. What the
+    /// context brings along for the tape (a prompt) is an input too.
+    /// </summary>
+    /// <param name="block">Maps inputs to outputs; called with a context that has no tape, then with one that has.</param>
+    /// <param name="inputs">Tensors from roots or earlier pieces.</param>
     /// <param name="context">The forward pass, whose tape this is.</param>
     /// <param name="trains">Whether the block trains anything.</param>
-    public Tensor Checkpoint(Func<Tensor, ForwardContext, Tensor> block, Tensor input, ForwardContext context, bool trains)
+    public IReadOnlyList<Tensor> Checkpoint(
+        Func<IReadOnlyList<Tensor>, ForwardContext, IReadOnlyList<Tensor>> block, IReadOnlyList<Tensor> inputs, ForwardContext context, bool trains)
     {
         var state = context.Generator?.get_state();
-        var output = block(input, context with { Tape = null });
-        Record(new CheckpointPiece(block, input, context, state, NeedsGradient(input)), [input], [output], trains);
-        return output;
+        var outputs = block(inputs, context with { Tape = null });
+        IReadOnlyList<Tensor> all = [.. inputs, .. context.TapeTensors];
+        Record(new CheckpointPiece(block, all, inputs.Count, context, state, [.. all.Select(NeedsGradient)]), all, outputs, trains);
+        return outputs;
     }
 
     /// <summary>Runs all pieces in reverse.</summary>
@@ -129,13 +134,17 @@ public sealed class Tape : IDisposable
         RunBackward(gradients, cancellation);
     }
 
-    /// <summary>Runs all pieces in reverse and returns the gradient of a root; the caller owns it.</summary>
-    internal Tensor? BackwardTo(Tensor output, Tensor gradient, Tensor root, CancellationToken cancellation)
+    /// <summary>Runs all pieces in reverse from several outputs and returns the gradients of roots; the caller owns them.</summary>
+    internal Tensor?[] BackwardTo(IReadOnlyList<(Tensor Output, Tensor Gradient)> outputs, IReadOnlyList<Tensor> roots, CancellationToken cancellation)
     {
         using var gradients = new GradientMap();
-        gradients.Add(output, gradient, owned: false);
+        foreach (var (output, gradient) in outputs)
+        {
+            gradients.Add(output, gradient, owned: false);
+        }
+
         RunBackward(gradients, cancellation);
-        return gradients.Take(root);
+        return [.. roots.Select(gradients.Take)];
     }
 
     private void RunBackward(GradientMap gradients, CancellationToken cancellation)
@@ -385,28 +394,40 @@ internal sealed class AutogradPiece : Piece
     }
 }
 
-/// <summary>A block that kept its input alone.</summary>
+/// <summary>A block that kept its inputs alone.</summary>
 internal sealed class CheckpointPiece : Piece
 {
-    private readonly Func<Tensor, ForwardContext, Tensor> block;
-    private readonly Tensor input;
+    private readonly Func<IReadOnlyList<Tensor>, ForwardContext, IReadOnlyList<Tensor>> block;
+    private readonly Tensor[] inputs;
+    private readonly int own;
     private readonly ForwardContext context;
     private readonly Tensor? generatorState;
-    private readonly bool needsInput;
+    private readonly bool[] needs;
 
-    public CheckpointPiece(Func<Tensor, ForwardContext, Tensor> block, Tensor input, ForwardContext context, Tensor? generatorState, bool needsInput)
+    public CheckpointPiece(
+        Func<IReadOnlyList<Tensor>, ForwardContext, IReadOnlyList<Tensor>> block,
+        IReadOnlyList<Tensor> inputs,
+        int own,
+        ForwardContext context,
+        Tensor? generatorState,
+        bool[] needs)
     {
         this.block = block;
-        this.input = Keep(input);
+        this.inputs = [.. inputs.Select(Keep)];
+        this.own = own;
         this.context = context;
         this.generatorState = generatorState is null ? null : KeepOwn(generatorState);
-        this.needsInput = needsInput;
+        this.needs = needs;
     }
 
     public override void Backward(PieceGradients gradients)
     {
         using var tape = new Tape();
-        tape.AddRoot(input, needsInput);
+        for (var i = 0; i < inputs.Length; i++)
+        {
+            tape.AddRoot(inputs[i], needs[i]);
+        }
+
         using var later = context.Generator?.get_state();
         if (generatorState is not null)
         {
@@ -414,15 +435,20 @@ internal sealed class CheckpointPiece : Piece
             context.Generator!.set_state(generatorState);
         }
 
-        var output = block(input, context with { Tape = tape });
+        var outputs = block(inputs[..own], context.WithTapeTensors(inputs[own..]) with { Tape = tape });
         if (later is not null)
         {
             context.Generator!.set_state(later);
         }
 
-        if (tape.BackwardTo(output, gradients.Output(), input, context.Cancellation) is { } gradient)
+        var known = outputs.Select((output, i) => (Output: output, Gradient: gradients.OutputOrNull(i))).Where(static pair => pair.Gradient is not null);
+        var found = tape.BackwardTo([.. known.Select(static pair => (pair.Output, pair.Gradient!))], inputs, context.Cancellation);
+        for (var i = 0; i < found.Length; i++)
         {
-            gradients.Add(0, gradient);
+            if (found[i] is { } gradient)
+            {
+                gradients.Add(i, gradient);
+            }
         }
     }
 }

@@ -167,7 +167,7 @@ internal static class FamilyGeneration
         var ids = recorded.Read("generate.input_ids");
         var mask = recorded.Read("generate.attention_mask");
         var wanted = recorded.Read($"{name}.step_logits");
-        using var cache = new KeyValueCache();
+        using var cache = new ModelCache();
         var all = ids;
         var next = ids;
         for (var step = 0; step < wanted.size(0); step++)

@@ -35,7 +35,7 @@ public class AttentionTests
         var projections = check.Input(2 * length, Shape.AllHeads * Shape.HeadSize);
         var forbidden = Forbidden(length, mask, packing, window);
         check.Run(
-            inner => Attention.Forward(projections, Shape, rotary.For(inner, type, CPU), AttentionPlan.For(inner, CPU, window), 0, inner),
+            inner => Attention.Forward(projections, Shape, rotary.For(inner, type, CPU), AttentionPlan.Causal(inner, CPU, window), 0, inner),
             (inputs, _) => Plain(inputs[0], length, rotary.For(context, ScalarType.Float32, CPU), forbidden),
             context);
     }
@@ -47,7 +47,7 @@ public class AttentionTests
         using var noGrad = no_grad();
         using var rotary = Rotary();
         var projections = randn(2, 9, Shape.AllHeads * Shape.HeadSize);
-        using var cache = new KeyValueCache();
+        using var cache = new ModelCache();
         var parts = new List<Tensor>();
         foreach (var (start, count) in new[] { (0L, 5L), (5L, 3L), (8L, 1L) })
         {
@@ -60,7 +60,7 @@ public class AttentionTests
         TensorAssert.CloseToScale(whole, cat(parts, 1), 1e-5);
 
         Tensor Run(Tensor input, ForwardContext context) =>
-            Attention.Forward(input, Shape, rotary.For(context, ScalarType.Float32, CPU), AttentionPlan.For(context, CPU), 0, context);
+            Attention.Forward(input, Shape, rotary.For(context, ScalarType.Float32, CPU), AttentionPlan.Causal(context, CPU), 0, context);
     }
 
     [Fact]
@@ -69,7 +69,7 @@ public class AttentionTests
         using var scope = NewDisposeScope();
         var mask = tensor(new long[,] { { 0, 0, 1, 1 } });
         var context = new ForwardContext { Rows = 1, Length = 4, AttentionMask = mask };
-        var output = Attention.Forward(randn(4, Shape.AllHeads * Shape.HeadSize), Shape, null, AttentionPlan.For(context, CPU), 0, context);
+        var output = Attention.Forward(randn(4, Shape.AllHeads * Shape.HeadSize), Shape, null, AttentionPlan.Causal(context, CPU), 0, context);
         Assert.True(output.isfinite().all().item<bool>());
     }
 
@@ -78,7 +78,7 @@ public class AttentionTests
     {
         using var scope = NewDisposeScope();
         var context = new ForwardContext { Rows = 1, Length = 512, Packing = [[256, 256]] };
-        var blocks = AttentionPlan.For(context, CPU).Blocks;
+        var blocks = AttentionPlan.Causal(context, CPU).Blocks;
         Assert.Equal([0, 0, 256, 256], blocks.Select(static block => block.Key));
     }
 

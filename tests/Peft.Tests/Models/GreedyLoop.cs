@@ -11,7 +11,7 @@ internal static class GreedyLoop
     /// <summary>Tokens that follow the prompt, up to a number or to an end token, which is among them.</summary>
     public static long[] Continue(CausalModel model, Tensor prompt, int count, IReadOnlyList<int> endTokens)
     {
-        using var cache = new KeyValueCache();
+        using var cache = new ModelCache();
         var context = new ForwardContext { Cache = cache };
         var tokens = new List<long>();
         var next = prompt.alias();

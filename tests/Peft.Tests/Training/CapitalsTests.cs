@@ -61,7 +61,7 @@ public class CapitalsTests(Xunit.Abstractions.ITestOutputHelper log)
     private static List<int> Continue(PeftModel model, long[] prompt, int count)
     {
         var causal = (CausalModel)model.Base;
-        using var cache = new KeyValueCache();
+        using var cache = new ModelCache();
         var context = new ForwardContext { Cache = cache, Selection = model.CurrentSelection };
         List<int> tokens = [];
         var next = prompt;

@@ -186,8 +186,8 @@ internal sealed class LlamaModel : Backbone
     {
         var pass = new LlamaPass(
             rotary.For(context, embeddings.dtype, embeddings.device),
-            windows.ToDictionary(static window => window, window => AttentionPlan.For(context, embeddings.device, window == 0 ? null : window)));
-        var (hidden, states) = DecoderStack.Run(layers.Items, embeddings, context, (layer, input, inner) => layer.Forward(input, pass, inner));
-        return new BackboneOutput(norm.Forward(hidden, context), context.Rows, context.Length) { HiddenStates = states };
+            windows.ToDictionary(static window => window, window => AttentionPlan.Causal(context, embeddings.device, window == 0 ? null : window)));
+        var stack = DecoderStack.Run(layers.Items, embeddings, context, (layer, input, inner) => layer.Forward(input, pass, inner));
+        return new BackboneOutput(norm.Forward(stack.Output, context), context.Rows, context.Length) { HiddenStates = stack.Inputs };
     }
 }

@@ -1,144 +1,146 @@
-using Peft.Engine;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
 
-/// <summary>The sizes of an attention.</summary>
+/// <summary>The sizes of an attention, and what is done to its scores.</summary>
 /// <param name="Heads">Query heads.</param>
 /// <param name="KeyValueHeads">Key and value heads; a divisor of <paramref name="Heads"/>, each serves a group of query heads (Ainslie et al. 2023).</param>
-/// <param name="HeadSize">Width of a head.</param>
+/// <param name="HeadSize">Width of a query's and a key's head.</param>
 /// <param name="Scale">Multiplies scores; 1/sqrt(head size) usually.</param>
 public sealed record AttentionShape(long Heads, long KeyValueHeads, long HeadSize, double Scale)
 {
     /// <summary>Query heads that share a key and value head.</summary>
     public long Group => Heads / KeyValueHeads;
 
-    /// <summary>Query, key and value heads together.</summary>
+    /// <summary>Query, key and value heads together, where all have one size.</summary>
     public long AllHeads => Heads + (2 * KeyValueHeads);
+
+    /// <summary>Width of a value's head.</summary>
+    public long ValueSize { get; init; } = HeadSize;
+
+    /// <summary>Scores become cap · tanh(scores / cap) (Gemma 2's <c>attn_logit_softcapping</c>); null for none.</summary>
+    public double? SoftCap { get; init; }
+
+    /// <summary>Probability with which an attention weight is dropped in training.</summary>
+    public double Dropout { get; init; }
 }
 
+/// <summary>What a layer adds to its attention's scores.</summary>
+/// <param name="Bias">
+/// Added to scores after scaling and capping, [rows or 1, heads, queries or 1, keys]; in training known to the tape, so that it may be
+/// trained (relative positions) or computed from queries and keys. Null for none.
+/// </param>
+/// <param name="Sinks">One more score a head, [heads], that takes its share of the softmax and gives no value (gpt-oss); null for none.</param>
+public readonly record struct ScoreTerms(Tensor? Bias = null, Parameter? Sinks = null);
+
 /// <summary>
-/// Causal attention over rotated queries and keys, in blocks of queries that see only the keys they may. Attention weights are never
+/// Attention over rotated queries and keys, in blocks of queries that see only the keys they may. Attention weights are never
 /// kept: the backward pass forms them again block by block.
 /// </summary>
 public static class Attention
 {
-    /// <summary>Runs attention.</summary>
+    /// <summary>Runs attention over projections that stand side by side, with one head size for all.</summary>
     /// <param name="projections">Queries, keys and values side by side, [rows · length, all heads · head size].</param>
     /// <param name="shape">The sizes.</param>
     /// <param name="rotary">Turns queries and keys; null for attention without positions.</param>
     /// <param name="plan">Who may see whom.</param>
-    /// <param name="layer">The layer's index in the cache.</param>
+    /// <param name="layer">The layer's index in the cache and in a prefix.</param>
     /// <param name="context">The forward pass.</param>
+    /// <param name="terms">What is added to the scores.</param>
     /// <returns>[rows · length, heads · head size].</returns>
     public static Tensor Forward(
-        Tensor projections, AttentionShape shape, RotaryTables? rotary, AttentionPlan plan, int layer, ForwardContext context)
+        Tensor projections, AttentionShape shape, RotaryTables? rotary, AttentionPlan plan, int layer, ForwardContext context, ScoreTerms terms = default)
     {
         ArgumentNullException.ThrowIfNull(shape);
         using var scope = NewDisposeScope();
-        long rows = context.Rows, length = context.Length;
-        var heads = projections.view(rows, length, shape.AllHeads, shape.HeadSize);
+        var heads = projections.view(context.Rows, context.Length, shape.AllHeads, shape.HeadSize);
         var rotatable = heads.narrow(2, 0, shape.Heads + shape.KeyValueHeads);
         var rotated = rotary is null ? rotatable.clone() : rotary.Rotate(rotatable);
-        var queries = rotated.narrow(2, 0, shape.Heads).mul_(shape.Scale);
-        var keys = rotated.narrow(2, shape.Heads, shape.KeyValueHeads).transpose(1, 2);
-        var values = heads.narrow(2, shape.Heads + shape.KeyValueHeads, shape.KeyValueHeads).transpose(1, 2);
-        (keys, values) = context.Cache is { } cache ? cache.Append(layer, keys, values) : (keys.contiguous(), values.contiguous());
-        var piece = new AttentionPiece(shape, rotary, plan, rows, length, queries, Flat(keys), Flat(values));
+        var call = new AttentionCall(shape, rotary, plan, context.Rows, context.Length, context.Length, IsFused: true);
+        var parts = (
+            rotated.narrow(2, 0, shape.Heads),
+            rotated.narrow(2, shape.Heads, shape.KeyValueHeads),
+            heads.narrow(2, shape.Heads + shape.KeyValueHeads, shape.KeyValueHeads));
+        return Run(call, [projections], parts, layer, context, terms).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Runs attention over queries, keys and values of their own sizes and lengths.</summary>
+    /// <param name="queries">[rows · length, heads · head size].</param>
+    /// <param name="keys">[rows · keys, key and value heads · head size].</param>
+    /// <param name="values">[rows · keys, key and value heads · value size].</param>
+    /// <param name="shape">The sizes.</param>
+    /// <param name="rotary">Turns queries and keys; null where they are turned already, or need not be.</param>
+    /// <param name="plan">Who may see whom.</param>
+    /// <param name="layer">The layer's index in the cache and in a prefix; null where keys and values are complete as they come.</param>
+    /// <param name="context">The forward pass.</param>
+    /// <param name="terms">What is added to the scores.</param>
+    /// <returns>[rows · length, heads · value size].</returns>
+    public static Tensor Forward(
+        Tensor queries,
+        Tensor keys,
+        Tensor values,
+        AttentionShape shape,
+        RotaryTables? rotary,
+        AttentionPlan plan,
+        int? layer,
+        ForwardContext context,
+        ScoreTerms terms = default)
+    {
+        ArgumentNullException.ThrowIfNull(shape);
+        using var scope = NewDisposeScope();
+        var count = keys.size(0) / context.Rows;
+        var q = queries.view(context.Rows, context.Length, shape.Heads, shape.HeadSize);
+        var k = keys.view(context.Rows, count, shape.KeyValueHeads, shape.HeadSize);
+        var v = values.view(context.Rows, count, shape.KeyValueHeads, shape.ValueSize);
+        var parts = rotary is null ? (q.clone(), k, v) : (rotary.Rotate(q), rotary.Rotate(k), v);
+        var call = new AttentionCall(shape, rotary, plan, context.Rows, context.Length, count, IsFused: false);
+        return Run(call, [queries, keys, values], parts, layer, context, terms).MoveToOuterDisposeScope();
+    }
+
+    private static Tensor Run(
+        AttentionCall call, Tensor[] inputs, (Tensor Queries, Tensor Keys, Tensor Values) parts, int? layer, ForwardContext context, ScoreTerms terms)
+    {
+        var queries = parts.Queries.mul_(call.Shape.Scale);
+        var (keys, values) = (parts.Keys.transpose(1, 2), parts.Values.transpose(1, 2));
+        (keys, values) = layer is { } index && context.Cache is { } cache
+            ? cache.State<KeyValueState>(index).Append(keys, values, cache.Length)
+            : (keys.contiguous(), values.contiguous());
+        if (layer is { } at && context.Prompt?.KeyValues?[at] is { } prefix)
+        {
+            inputs = [.. inputs, prefix.Keys, prefix.Values];
+            call = call with { Prefix = prefix.Keys.size(2), PrefixRows = prefix.Keys.size(0) };
+            keys = cat([Prefix(prefix.Keys, keys), keys], 2);
+            values = cat([Prefix(prefix.Values, values), values], 2);
+        }
+
+        var sinks = terms.Sinks?.Effective(context);
+        var piece = new AttentionPiece(call, queries, keys.flatten(0, 1), values.flatten(0, 1), terms.Bias, sinks, context);
         var output = piece.Run();
         if (context.Tape is { } tape)
         {
             piece.KeepForBackward();
-            tape.Record(piece, [projections], [output], trains: false);
+            tape.Record(piece, terms.Bias is null ? inputs : [.. inputs, terms.Bias], [output], sinks?.IsTrained == true);
         }
 
-        return output.MoveToOuterDisposeScope();
+        return output;
     }
 
-    // [rows, kv heads, keys, size] as a batch of matrices.
-    private static Tensor Flat(Tensor heads) => heads.flatten(0, 1);
+    private static Tensor Prefix(Tensor prefix, Tensor like) => prefix.to(like.dtype).expand(like.size(0), prefix.size(1), prefix.size(2), prefix.size(3));
 }
 
-/// <summary>Attention in blocks, forward and backward.</summary>
-internal sealed class AttentionPiece(
-    AttentionShape shape, RotaryTables? rotary, AttentionPlan plan, long rows, long length, Tensor queries, Tensor keys, Tensor values) : Piece
+/// <summary>The geometry of one attention.</summary>
+/// <param name="Shape">The sizes.</param>
+/// <param name="Rotary">Turned queries and keys; null for nothing.</param>
+/// <param name="Plan">Who sees whom.</param>
+/// <param name="Rows">Rows of the batch.</param>
+/// <param name="Length">Queries of a row.</param>
+/// <param name="Keys">Keys of a row in this pass, without the cache's and the prefix's.</param>
+/// <param name="IsFused">Whether queries, keys and values came as one tensor.</param>
+internal sealed record AttentionCall(AttentionShape Shape, RotaryTables? Rotary, AttentionPlan Plan, long Rows, long Length, long Keys, bool IsFused)
 {
-    private Tensor queries = queries;
-    private Tensor keys = keys;
-    private Tensor values = values;
+    /// <summary>Keys that stand in front of all others.</summary>
+    public long Prefix { get; init; }
 
-    /// <summary>[rows · length, heads · head size].</summary>
-    public Tensor Run()
-    {
-        var all = empty([rows, length, shape.KeyValueHeads, shape.Group, shape.HeadSize], queries.dtype, queries.device);
-        foreach (var block in plan.Blocks)
-        {
-            using var scope = NewDisposeScope();
-            var (_, weights) = Weights(block);
-            var part = weights.bmm(values.narrow(1, block.Key, block.Keys));
-            all.narrow(1, block.Query, block.Queries).copy_(
-                part.view(rows, shape.KeyValueHeads, shape.Group, block.Queries, shape.HeadSize).permute(0, 3, 1, 2, 4));
-        }
-
-        return all.view(rows * length, shape.Heads * shape.HeadSize);
-    }
-
-    public void KeepForBackward()
-    {
-        queries = Keep(queries);
-        keys = Keep(keys);
-        values = Keep(values);
-    }
-
-    public override void Backward(PieceGradients gradients)
-    {
-        var g = gradients.Output().contiguous();
-        g = g.view(rows, length, shape.KeyValueHeads, shape.Group, shape.HeadSize);
-        var result = empty([rows, length, shape.AllHeads, shape.HeadSize], g.dtype, g.device);
-        var gq = result.narrow(2, 0, shape.Heads).view(rows, length, shape.KeyValueHeads, shape.Group, shape.HeadSize);
-        var gk = zeros_like(keys);
-        var gv = zeros_like(values);
-        foreach (var block in plan.Blocks)
-        {
-            using var scope = NewDisposeScope();
-            var (q, weights) = Weights(block);
-            var own = Grouped(g, block);
-            var k = keys.narrow(1, block.Key, block.Keys);
-            gv.narrow(1, block.Key, block.Keys).add_(weights.transpose(1, 2).bmm(own));
-            var gs = AttentionKernels.SoftmaxGradient(weights, own.bmm(values.narrow(1, block.Key, block.Keys).transpose(1, 2)));
-            gq.narrow(1, block.Query, block.Queries).copy_(
-                gs.bmm(k).view(rows, shape.KeyValueHeads, shape.Group, block.Queries, shape.HeadSize).permute(0, 3, 1, 2, 4));
-            gk.narrow(1, block.Key, block.Keys).add_(gs.transpose(1, 2).bmm(q));
-        }
-
-        Collect(result, gk, gv);
-        gradients.Add(0, result.view(rows * length, shape.AllHeads * shape.HeadSize));
-    }
-
-    private void Collect(Tensor result, Tensor gk, Tensor gv)
-    {
-        result.narrow(2, 0, shape.Heads).mul_(shape.Scale);
-        result.narrow(2, shape.Heads, shape.KeyValueHeads).copy_(Unflat(gk));
-        result.narrow(2, shape.Heads + shape.KeyValueHeads, shape.KeyValueHeads).copy_(Unflat(gv));
-        if (rotary is not null)
-        {
-            var rotated = result.narrow(2, 0, shape.Heads + shape.KeyValueHeads);
-            rotated.copy_(rotary.TurnBack(rotated));
-        }
-    }
-
-    private Tensor Unflat(Tensor heads) => heads.view(rows, shape.KeyValueHeads, length, shape.HeadSize).transpose(1, 2);
-
-    /// <summary>The block's queries and their attention weights: [rows · kv heads, group · queries, head size] and [.., keys].</summary>
-    private (Tensor Queries, Tensor Weights) Weights(AttentionPlan.Block block)
-    {
-        var q = Grouped(queries.view(rows, length, shape.KeyValueHeads, shape.Group, shape.HeadSize), block);
-        var scores = q.bmm(keys.narrow(1, block.Key, block.Keys).transpose(1, 2));
-        return (q, AttentionKernels.Softmax(scores, block.Mask, block.Queries, rows));
-    }
-
-    // [rows, length, kv heads, group, n] to [rows · kv heads, group · queries, n].
-    private Tensor Grouped(Tensor all, AttentionPlan.Block block) => all.narrow(1, block.Query, block.Queries)
-        .permute(0, 2, 3, 1, 4)
-        .reshape(rows * shape.KeyValueHeads, shape.Group * block.Queries, -1);
+    /// <summary>Rows of the prefix: the batch's, or one for all.</summary>
+    public long PrefixRows { get; init; }
 }

@@ -4,7 +4,8 @@ namespace Peft.Models.Layers;
 
 /// <summary>
 /// Who may see whom in one pass, made once for all layers: queries in blocks, each with the range of keys any of them may see and
-/// a mask where not all may see all. Causal; with padding, packed examples and a sliding window where the pass has them.
+/// a mask where not all may see all: before itself, both ways or across to another sequence, with padding, packed examples and a window
+/// where the pass has them.
 /// </summary>
 public sealed class AttentionPlan
 {
@@ -27,16 +28,48 @@ public sealed class AttentionPlan
     /// <summary>The blocks in order.</summary>
     public IReadOnlyList<Block> Blocks { get; }
 
-    /// <summary>Lays a pass out. Masks live as long as its tape, or without one in the caller's dispose scope.</summary>
+    /// <summary>
+    /// Each position sees those before it and itself, with whatever stands in the cache and in a prefix. Masks live as long as the pass's
+    /// tape, or without one in the caller's dispose scope.
+    /// </summary>
     /// <param name="context">The forward pass.</param>
     /// <param name="device">Device of the hidden states.</param>
     /// <param name="window">How many of the last positions a query sees, its own included; null for all.</param>
-    public static AttentionPlan For(ForwardContext context, Device device, long? window = null)
+    public static AttentionPlan Causal(ForwardContext context, Device device, long? window = null)
     {
-        var cached = context.Cache?.Length ?? 0;
-        var plain = context.AttentionMask is null && context.Packing is null && (window is null || window >= cached + context.Length);
+        ArgumentNullException.ThrowIfNull(context);
         using var scope = NewDisposeScope();
-        var blocks = plain ? Causal(cached, context.Length, device) : Masked(context, cached, device, window);
+        var plain = context.AttentionMask is null && context.Packing is null && (window is null || window >= context.Start + context.Length);
+        return Kept(context, plain
+            ? Triangles(context.Start, context.Length, device)
+            : Masked(new Layout(context, context.Start, context.AttentionMask, window, IsCausal: true), context.Start + context.Length, device));
+    }
+
+    /// <summary>Each position sees those before it and after it.</summary>
+    /// <param name="context">The forward pass.</param>
+    /// <param name="device">Device of the hidden states.</param>
+    /// <param name="reach">How many positions a query sees to each side; null for all.</param>
+    public static AttentionPlan BothWays(ForwardContext context, Device device, long? reach = null)
+    {
+        ArgumentNullException.ThrowIfNull(context);
+        using var scope = NewDisposeScope();
+        return Kept(context, Masked(new Layout(context, context.Start, context.AttentionMask, reach, IsCausal: false), context.Start + context.Length, device));
+    }
+
+    /// <summary>Each position sees another sequence whole, such as a decoder what its encoder gave.</summary>
+    /// <param name="context">The forward pass of the queries.</param>
+    /// <param name="device">Device of the hidden states.</param>
+    /// <param name="keys">Length of the other sequence.</param>
+    /// <param name="mask">1 where it has tokens, int64 [rows, keys]; null for everywhere.</param>
+    public static AttentionPlan Across(ForwardContext context, Device device, long keys, Tensor? mask)
+    {
+        ArgumentNullException.ThrowIfNull(context);
+        using var scope = NewDisposeScope();
+        return Kept(context, Masked(new Layout(context with { Packing = null }, 0, mask, Window: null, IsCausal: false), keys, device));
+    }
+
+    private static AttentionPlan Kept(ForwardContext context, Block[] blocks)
+    {
         foreach (var block in blocks)
         {
             if (block.Mask is { } mask)
@@ -49,42 +82,49 @@ public sealed class AttentionPlan
         return new AttentionPlan(blocks);
     }
 
-    private static Block[] Causal(long cached, long length, Device device)
+    private static Block[] Triangles(long before, long length, Device device)
     {
         var size = Math.Min(BlockSize, length);
         var triangle = size == 1 ? null : ones([size, size], ScalarType.Bool, device).triu(1);
         return [.. Ranges(length).Select(range =>
         {
             var mask = range.Count == size ? triangle : triangle!.narrow(0, 0, range.Count).narrow(1, 0, range.Count);
-            return new Block(range.Start, range.Count, 0, cached + range.Start + range.Count, range.Count == 1 ? null : mask, range.Count);
+            return new Block(range.Start, range.Count, 0, before + range.Start + range.Count, range.Count == 1 ? null : mask, range.Count);
         })];
     }
 
-    private static Block[] Masked(ForwardContext context, long cached, Device device, long? window)
+    private static Block[] Masked(Layout layout, long total, Device device)
     {
+        var (context, before, tokens, window, isCausal) = layout;
         var segments = context.Packing is { } packing ? Segments(packing, context.Length) : null;
         var segmentIds = segments is null ? null : tensor(segments, ScalarType.Int64, device);
-        var hidden = context.AttentionMask?.to(device).eq(0);
+        var hidden = tokens?.to(device).eq(0);
         return [.. Ranges(context.Length).Select(range =>
         {
-            var end = cached + range.Start + range.Count;
-            var first = segments is null ? 0 : FirstKey(segments, range.Start);
-            first = window is { } size ? Math.Max(first, cached + range.Start - size + 1) : first;
-            var queries = arange(cached + range.Start, end, ScalarType.Int64, device).unsqueeze(1);
-            var keys = arange(first, end, ScalarType.Int64, device).unsqueeze(0);
-            var mask = keys.gt(queries);
-            mask = window is { } seen ? mask.logical_or_(keys.le(queries.sub(seen))) : mask;
-            mask = mask.unsqueeze(0);
-            if (segmentIds is not null)
+            var (start, end) = (before + range.Start, before + range.Start + range.Count);
+            var first = isCausal && segments is not null ? FirstKey(segments, range.Start) : 0;
+            first = window is { } size ? Math.Max(first, start - size + (isCausal ? 1 : 0)) : first;
+            var last = isCausal ? end : Math.Min(total, end + (window ?? total));
+            var queries = arange(start, end, ScalarType.Int64, device).unsqueeze(1);
+            var keys = arange(first, last, ScalarType.Int64, device).unsqueeze(0);
+            var mask = isCausal ? keys.gt(queries) : null;
+            if (window is { } seen)
             {
-                mask = mask.logical_or(
-                    segmentIds.narrow(1, range.Start, range.Count).unsqueeze(2).ne(segmentIds.narrow(1, first, end - first).unsqueeze(1)));
+                mask = Either(mask, isCausal ? keys.le(queries.sub(seen)) : keys.sub(queries).abs().gt(seen));
             }
 
-            mask = hidden is null ? mask : mask.logical_or(hidden.narrow(1, first, end - first).unsqueeze(1));
-            return new Block(range.Start, range.Count, first, end - first, mask.unsqueeze(1).unsqueeze(1), end - first);
+            mask = mask?.unsqueeze(0);
+            if (segmentIds is not null)
+            {
+                mask = Either(mask, segmentIds.narrow(1, range.Start, range.Count).unsqueeze(2).ne(segmentIds.narrow(1, first, last - first).unsqueeze(1)));
+            }
+
+            mask = hidden is null ? mask : Either(mask, hidden.narrow(1, first, last - first).unsqueeze(1));
+            return new Block(range.Start, range.Count, first, last - first, mask?.unsqueeze(1).unsqueeze(1), last - first);
         })];
     }
+
+    private static Tensor Either(Tensor? mask, Tensor other) => mask is null ? other : mask.logical_or(other);
 
     private static IEnumerable<(long Start, long Count)> Ranges(long length)
     {
@@ -130,4 +170,7 @@ public sealed class AttentionPlan
 
         return first;
     }
+
+    /// <summary>What decides who sees whom.</summary>
+    private sealed record Layout(ForwardContext Context, long Before, Tensor? Tokens, long? Window, bool IsCausal);
 }

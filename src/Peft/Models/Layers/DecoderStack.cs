@@ -2,37 +2,61 @@ using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
 
+/// <summary>What a stack of blocks gave.</summary>
+/// <param name="Output">The output of the last block.</param>
+/// <param name="Inputs">The input of every block; null unless <see cref="ForwardContext.KeepsHiddenStates"/>.</param>
+/// <param name="Sides">What each block gave beside its output (a router's scores); empty lists where nothing.</param>
+internal sealed record StackOutput(Tensor Output, IReadOnlyList<Tensor>? Inputs, IReadOnlyList<IReadOnlyList<Tensor>> Sides);
+
 /// <summary>Runs blocks one after another: frees what no piece kept, sees cancellation, and keeps inputs alone where asked to.</summary>
 internal static class DecoderStack
 {
-    /// <summary>The output of the last block, and with <see cref="ForwardContext.KeepsHiddenStates"/> the input of every block.</summary>
+    /// <summary>Runs blocks that map one tensor to one.</summary>
     /// <param name="blocks">The blocks.</param>
     /// <param name="x">Input of the first block; the caller's.</param>
     /// <param name="context">The forward pass.</param>
     /// <param name="run">Runs one block.</param>
-    public static (Tensor Output, IReadOnlyList<Tensor>? Inputs) Run<TBlock>(
+    public static StackOutput Run<TBlock>(
         IReadOnlyList<TBlock> blocks, Tensor x, ForwardContext context, Func<TBlock, Tensor, ForwardContext, Tensor> run)
+        where TBlock : Module =>
+        Run(blocks, x, [], context, (block, inputs, inner) => [run(block, inputs[0], inner)]);
+
+    /// <summary>Runs blocks that all read some tensors beside their input (a bias of positions, an encoder's output), or give something beside their output.</summary>
+    /// <param name="blocks">The blocks.</param>
+    /// <param name="x">Input of the first block; the caller's.</param>
+    /// <param name="shared">What every block reads, known to the tape; the caller's.</param>
+    /// <param name="context">The forward pass.</param>
+    /// <param name="run">Runs one block on its input and the shared tensors; the first of what it returns is the next block's input.</param>
+    public static StackOutput Run<TBlock>(
+        IReadOnlyList<TBlock> blocks,
+        Tensor x,
+        IReadOnlyList<Tensor> shared,
+        ForwardContext context,
+        Func<TBlock, IReadOnlyList<Tensor>, ForwardContext, IReadOnlyList<Tensor>> run)
         where TBlock : Module
     {
         var input = x;
-        List<Tensor>? inputs = context.KeepsHiddenStates ? [] : null;
+        List<Tensor>? kept = context.KeepsHiddenStates ? [] : null;
+        List<IReadOnlyList<Tensor>> sides = [];
         foreach (var block in blocks)
         {
             context.Cancellation.ThrowIfCancellationRequested();
-            var output = context is { Checkpointing: true, Tape: { } tape }
-                ? tape.Checkpoint((value, inner) => run(block, value, inner), input, context, Trains(block, context))
-                : run(block, input, context);
-            inputs?.Add(input);
-            if (inputs is null && !ReferenceEquals(input, x))
+            IReadOnlyList<Tensor> inputs = [input, .. shared];
+            var outputs = context is { Checkpointing: true, Tape: { } tape }
+                ? tape.Checkpoint((values, inner) => run(block, values, inner), inputs, context, Trains(block, context))
+                : run(block, inputs, context);
+            kept?.Add(input);
+            if (kept is null && !ReferenceEquals(input, x))
             {
                 // Pieces hold what they need by handles of their own.
                 input.Dispose();
             }
 
-            input = output;
+            input = outputs[0];
+            sides.Add([.. outputs.Skip(1)]);
         }
 
-        return (input, inputs);
+        return new StackOutput(input, kept, sides);
     }
 
     private static bool Trains(Module block, ForwardContext context) => block.NamedParameters().Any(named =>

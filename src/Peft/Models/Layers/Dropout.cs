@@ -24,12 +24,28 @@ public sealed class Dropout : Module
     /// <returns>Of the same shape; the input itself where nothing is dropped.</returns>
     public Tensor Forward(Tensor x, ForwardContext context)
     {
-        if (probability <= 0 || !context.IsTraining || context.Tape is not { } tape)
+        if (probability <= 0 || !context.IsTraining)
         {
             return x;
         }
 
         var mask = empty_like(x, ScalarType.Bool).bernoulli_(1 - probability, context.Generator);
-        return tape.Autograd(inputs => inputs[0].mul(mask).mul(1 / (1 - probability)), [x], []);
+        var y = x.mul(mask).mul_(1 / (1 - probability));
+        context.Tape?.Record(new DropoutPiece(mask, probability), [x], [y], trains: false);
+        return y;
+    }
+
+    private sealed class DropoutPiece : Piece
+    {
+        private readonly Tensor mask;
+        private readonly double probability;
+
+        public DropoutPiece(Tensor mask, double probability)
+        {
+            this.mask = Keep(mask);
+            this.probability = probability;
+        }
+
+        public override void Backward(PieceGradients gradients) => gradients.Add(0, gradients.Output().mul(mask).mul_(1 / (1 - probability)));
     }
 }

@@ -51,6 +51,34 @@ internal static class Concatenation
     }
 }
 
+/// <summary>A tensor cut into columns, such as projections that stand side by side.</summary>
+internal static class Splitting
+{
+    /// <summary>Views [rows, width] of the input, a width each.</summary>
+    public static Tensor[] Forward(Tensor x, IReadOnlyList<long> widths, ForwardContext context)
+    {
+        var parts = new Tensor[widths.Count];
+        long start = 0;
+        for (var i = 0; i < parts.Length; i++)
+        {
+            parts[i] = x.narrow(1, start, widths[i]);
+            start += widths[i];
+        }
+
+        context.Tape?.Record(new SplittingPiece(widths), [x], parts, trains: false);
+        return parts;
+    }
+
+    private sealed class SplittingPiece(IReadOnlyList<long> widths) : Piece
+    {
+        public override void Backward(PieceGradients gradients)
+        {
+            var any = widths.Select((_, i) => gradients.OutputOrNull(i)).First(static gradient => gradient is not null)!;
+            gradients.Add(0, cat([.. widths.Select((width, i) => gradients.OutputOrNull(i) ?? zeros([any.size(0), width], any.dtype, any.device))], 1));
+        }
+    }
+}
+
 /// <summary>Some rows of a tensor, such as the positions a head looks at.</summary>
 internal static class RowSelection
 {

@@ -27,9 +27,9 @@ public sealed class RmsNorm : Module
     public override string Details => $"({size},), eps={ModuleText.Number(epsilon)}";
 
     /// <summary>Runs the norm.</summary>
-    /// <param name="x">[rows, width].</param>
+    /// <param name="x">[rows, width], or several widths side by side (heads), each normed by itself.</param>
     /// <param name="context">The forward pass.</param>
-    /// <returns>[rows, width].</returns>
+    /// <returns>Of the same shape.</returns>
     public Tensor Forward(Tensor x, ForwardContext context) => Weight.Slot?.Plan(context).NeedsForward == true
         ? Weight.Slot.Forward(x, context, Run)
         : Run(x, context);
@@ -38,10 +38,11 @@ public sealed class RmsNorm : Module
     {
         using var scope = NewDisposeScope();
         var weight = Weight.Effective(context);
-        var inverse = x.square().sum(-1, keepdim: true, type: ScalarType.Float32).mul_(1.0 / size).add_(epsilon).rsqrt_();
+        var heads = x.size(-1) == size ? x : x.view(x.size(0), -1, size);
+        var inverse = heads.square().sum(-1, keepdim: true, type: ScalarType.Float32).mul_(1.0 / size).add_(epsilon).rsqrt_();
         inverse = LinearProduct.Cast(inverse, x.dtype);
-        var y = Form(x, inverse, LinearProduct.Cast(weight.Data, x.dtype));
-        context.Tape?.Record(new RmsNormPiece(x, inverse, weight, size), [x], [y], weight.IsTrained);
+        var y = Form(heads, inverse, LinearProduct.Cast(weight.Data, x.dtype)).view(x.shape);
+        context.Tape?.Record(new RmsNormPiece(heads, x.shape, inverse, weight, size), [x], [y], weight.IsTrained);
         return y.MoveToOuterDisposeScope();
     }
 
@@ -50,13 +51,15 @@ public sealed class RmsNorm : Module
     private sealed class RmsNormPiece : Piece
     {
         private readonly Tensor x;
+        private readonly long[] shape;
         private readonly Tensor inverse;
         private readonly Parameter weight;
         private readonly long size;
 
-        public RmsNormPiece(Tensor x, Tensor inverse, Parameter weight, long size)
+        public RmsNormPiece(Tensor x, long[] shape, Tensor inverse, Parameter weight, long size)
         {
             this.x = Keep(x);
+            this.shape = shape;
             this.inverse = Keep(inverse);
             this.weight = weight;
             this.size = size;
@@ -64,14 +67,14 @@ public sealed class RmsNorm : Module
 
         public override bool CanRecompute => true;
 
-        public override Tensor Recompute() => Form(x, inverse, Weight);
+        public override Tensor Recompute() => Form(x, inverse, Weight).view(shape);
 
         private Tensor Weight => LinearProduct.Cast(weight.Data, x.dtype);
 
         public override void Backward(PieceGradients gradients)
         {
-            var g = gradients.Output();
-            weight.Gradient?.add_(g.mul(x).mul_(inverse).sum(dim: 0));
+            var g = gradients.Output().reshape(x.shape);
+            weight.Gradient?.add_(g.mul(x).mul_(inverse).view(-1, size).sum(dim: 0));
             if (!gradients.Needs())
             {
                 return;
@@ -80,7 +83,7 @@ public sealed class RmsNorm : Module
             // d/dx of w x r(x): r (g w) − x r³/n Σ (g w x).
             var gx = g.mul(Weight);
             var along = gx.mul(x).sum(-1, keepdim: true).mul_(inverse.pow(3).mul_(1.0 / size));
-            gradients.Add(0, gx.mul_(inverse).addcmul_(x, along, -1));
+            gradients.Add(0, gx.mul_(inverse).addcmul_(x, along, -1).view(shape));
         }
     }
 }

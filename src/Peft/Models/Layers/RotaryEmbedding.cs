@@ -7,6 +7,7 @@ namespace Peft.Models.Layers;
 public sealed class RotaryEmbedding : Module
 {
     private readonly RotaryFrequencies frequencies;
+    private readonly bool isInterleaved;
 
     // Cosines and sines of the positions seen so far, which do not depend on the weights.
     private RotaryTables? cached;
@@ -15,10 +16,12 @@ public sealed class RotaryEmbedding : Module
     /// <summary>Makes the layer.</summary>
     /// <param name="frequencies">Radians a position.</param>
     /// <param name="className">transformers' class name, such as <c>LlamaRotaryEmbedding</c>.</param>
-    public RotaryEmbedding(RotaryFrequencies frequencies, string className)
+    /// <param name="isInterleaved">Whether neighbouring elements are a pair (GPT-J, Cohere); otherwise element i and i + half.</param>
+    public RotaryEmbedding(RotaryFrequencies frequencies, string className, bool isInterleaved = false)
         : base(className)
     {
         this.frequencies = frequencies;
+        this.isInterleaved = isInterleaved;
     }
 
     /// <summary>Cosines and sines for the positions of a pass; they live as long as its tape, or without one in the caller's dispose scope.</summary>
@@ -28,7 +31,7 @@ public sealed class RotaryEmbedding : Module
     public RotaryTables For(ForwardContext context, ScalarType type, Device device)
     {
         using var scope = NewDisposeScope();
-        var start = context.Cache?.Length ?? 0;
+        var start = context.Start;
         var length = context.Positions is null || !(frequencies.DependOnLength || context.Positions.device_type == DeviceType.CPU)
             ? start + context.Length
             : context.Positions.max().item<long>() + 1;
@@ -64,31 +67,49 @@ public sealed class RotaryEmbedding : Module
         var cosine = angles.cos().mul_(frequencies.Scale);
         var sine = angles.sin().mul_(frequencies.Scale);
         cached = new RotaryTables(
-            cat([cosine, cosine], 1).to(type).unsqueeze(1).DetachFromDisposeScope(),
-            cat([sine.neg(), sine], 1).to(type).unsqueeze(1).DetachFromDisposeScope());
+            Paired(cosine, cosine).to(type).unsqueeze(1).DetachFromDisposeScope(),
+            Paired(sine.neg(), sine).to(type).unsqueeze(1).DetachFromDisposeScope(),
+            isInterleaved);
         cachedFor = (wanted.Class, rows, type, device);
         return cached;
+
+        Tensor Paired(Tensor first, Tensor second) => isInterleaved ? stack([first, second], -1).flatten(1, 2) : cat([first, second], 1);
     }
 }
 
 /// <summary>
-/// Cosines and sines to turn heads with, over both halves of a head; the first half of the sines is negated, so that rotatable is
-/// x · cos + roll(x) · sin.
+/// Cosines and sines to turn heads with, an element each; the sine of the first of a pair is negated, so that what is rotated is
+/// x · cos + partner(x) · sin.
 /// </summary>
 /// <param name="Cosine">[length, 1, size] or [rows, length, 1, size].</param>
 /// <param name="Sine">Of the same shape.</param>
-public sealed record RotaryTables(Tensor Cosine, Tensor Sine) : IDisposable
+/// <param name="IsInterleaved">Whether neighbouring elements are a pair; otherwise element i and i + half.</param>
+public sealed record RotaryTables(Tensor Cosine, Tensor Sine, bool IsInterleaved = false) : IDisposable
 {
+    /// <summary>Turns heads as a step of a pass.</summary>
+    /// <param name="x">[rows · length, heads · head size]; elements of a head beyond the tables' size stay.</param>
+    /// <param name="headSize">Width of a head.</param>
+    /// <param name="context">The forward pass.</param>
+    /// <returns>Of the same shape.</returns>
+    public Tensor Forward(Tensor x, long headSize, ForwardContext context)
+    {
+        using var scope = NewDisposeScope();
+        var shape = new[] { context.Rows, context.Length, -1, headSize };
+        var y = Rotate(x.view(shape)).view(x.shape);
+        context.Tape?.Record(new RotaryPiece(this, shape), [x], [y], trains: false);
+        return y.MoveToOuterDisposeScope();
+    }
+
     /// <summary>Turns heads.</summary>
     /// <param name="heads">[rows, length, heads, head size]; elements beyond the tables' size stay.</param>
     /// <returns>Of the same shape, in memory of its own.</returns>
-    public Tensor Rotate(Tensor heads) => Apply(heads, static (x, tables, half) =>
-        x.mul(tables.Cosine).addcmul_(x.roll(half, -1), tables.Sine, 1));
+    public Tensor Rotate(Tensor heads) => Apply(heads, static (x, tables) =>
+        x.mul(tables.Cosine).addcmul_(tables.Partner(x), tables.Sine, 1));
 
     /// <summary>Turns gradients back.</summary>
     /// <param name="gradient">[rows, length, heads, head size].</param>
-    public Tensor TurnBack(Tensor gradient) => Apply(gradient, static (g, tables, half) =>
-        g.mul(tables.Cosine).add_(g.mul(tables.Sine).roll(-half, -1)));
+    public Tensor TurnBack(Tensor gradient) => Apply(gradient, static (g, tables) =>
+        g.mul(tables.Cosine).add_(tables.Partner(g.mul(tables.Sine))));
 
     /// <inheritdoc/>
     public void Dispose()
@@ -97,9 +118,9 @@ public sealed record RotaryTables(Tensor Cosine, Tensor Sine) : IDisposable
         Sine.Dispose();
     }
 
-    internal RotaryTables Range(long start, long length) => new(Cosine.narrow(0, start, length), Sine.narrow(0, start, length));
+    internal RotaryTables Range(long start, long length) => this with { Cosine = Cosine.narrow(0, start, length), Sine = Sine.narrow(0, start, length) };
 
-    internal RotaryTables Select(Tensor positions) => new(Pick(Cosine, positions), Pick(Sine, positions));
+    internal RotaryTables Select(Tensor positions) => this with { Cosine = Pick(Cosine, positions), Sine = Pick(Sine, positions) };
 
     /// <summary>Lets the tables live as long as the pass: with its tape, or in the caller's dispose scope.</summary>
     internal RotaryTables MoveToPass(ForwardContext context)
@@ -117,12 +138,26 @@ public sealed record RotaryTables(Tensor Cosine, Tensor Sine) : IDisposable
         return table.index_select(0, positions.reshape(-1)).view(shape[0], shape[1], 1, table.size(-1));
     }
 
-    private Tensor Apply(Tensor heads, Func<Tensor, RotaryTables, long, Tensor> turn)
+    /// <summary>Every element's partner in its place.</summary>
+    private Tensor Partner(Tensor x) => IsInterleaved
+        ? x.view([.. x.shape[..^1], x.size(-1) / 2, 2]).roll(1, -1).view(x.shape)
+        : x.roll(x.size(-1) / 2, -1);
+
+    private Tensor Apply(Tensor heads, Func<Tensor, RotaryTables, Tensor> turn)
     {
         var size = Cosine.size(-1);
         var width = heads.size(-1);
         return size == width
-            ? turn(heads, this, size / 2)
-            : cat([turn(heads.narrow(-1, 0, size), this, size / 2), heads.narrow(-1, size, width - size)], -1);
+            ? turn(heads, this)
+            : cat([turn(heads.narrow(-1, 0, size), this), heads.narrow(-1, size, width - size)], -1);
+    }
+
+    private sealed class RotaryPiece(RotaryTables tables, long[] shape) : Piece
+    {
+        public override void Backward(PieceGradients gradients)
+        {
+            var g = gradients.Output();
+            gradients.Add(0, tables.TurnBack(g.reshape(shape)).view(g.shape));
+        }
     }
 }

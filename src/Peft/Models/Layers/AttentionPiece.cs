@@ -1,0 +1,202 @@
+using Peft.Engine;
+using static TorchSharp.torch;
+
+namespace Peft.Models.Layers;
+
+/// <summary>Attention in blocks, forward and backward.</summary>
+/// <param name="call">The geometry.</param>
+/// <param name="queries">Turned and scaled, [rows, length, heads, head size].</param>
+/// <param name="keys">Turned, [rows · kv heads, keys, head size].</param>
+/// <param name="values">[rows · kv heads, keys, value size].</param>
+/// <param name="bias">Added to scores, [rows or 1, heads, queries or 1, keys], or null.</param>
+/// <param name="sinks">[heads], or null.</param>
+/// <param name="context">The forward pass.</param>
+internal sealed class AttentionPiece(
+    AttentionCall call, Tensor queries, Tensor keys, Tensor values, Tensor? bias, Parameter? sinks, ForwardContext context) : Piece
+{
+    private readonly AttentionShape shape = call.Shape;
+
+    private readonly bool drops = call.Shape.Dropout > 0 && context.IsTraining;
+    private readonly List<Tensor> dropped = [];
+
+    private Tensor queries = queries;
+    private Tensor keys = keys;
+    private Tensor values = values;
+    private Tensor? bias = bias;
+
+    /// <summary>[rows · length, heads · value size].</summary>
+    public Tensor Run()
+    {
+        var all = empty([call.Rows, call.Length, shape.KeyValueHeads, shape.Group, shape.ValueSize], queries.dtype, queries.device);
+        foreach (var block in call.Plan.Blocks)
+        {
+            using var scope = NewDisposeScope();
+            var weights = Weights(block).Weights;
+            if (drops)
+            {
+                var kept = empty_like(weights, ScalarType.Bool).bernoulli_(1 - shape.Dropout, context.Generator);
+                dropped.Add(context.Tape is null ? kept : KeepOwn(kept));
+            }
+
+            var part = Dropped(weights, dropped.Count - 1).bmm(values.narrow(1, block.Key, block.Keys));
+            all.narrow(1, block.Query, block.Queries).copy_(
+                part.view(call.Rows, shape.KeyValueHeads, shape.Group, block.Queries, shape.ValueSize).permute(0, 3, 1, 2, 4));
+        }
+
+        return all.view(call.Rows * call.Length, shape.Heads * shape.ValueSize);
+    }
+
+    public void KeepForBackward()
+    {
+        queries = Keep(queries);
+        keys = Keep(keys);
+        values = Keep(values);
+        bias = bias is null ? null : Keep(bias);
+    }
+
+    public override void Backward(PieceGradients gradients)
+    {
+        var g = gradients.Output().contiguous();
+        g = g.view(call.Rows, call.Length, shape.KeyValueHeads, shape.Group, shape.ValueSize);
+        var result = call.IsFused ? empty([call.Rows, call.Length, shape.AllHeads, shape.HeadSize], g.dtype, g.device) : null;
+        var gq = result?.narrow(2, 0, shape.Heads) ?? empty([call.Rows, call.Length, shape.Heads, shape.HeadSize], g.dtype, g.device);
+        var grouped = gq.view(call.Rows, call.Length, shape.KeyValueHeads, shape.Group, shape.HeadSize);
+        var gk = zeros_like(keys);
+        var gv = zeros_like(values);
+        var gb = bias is not null && gradients.Needs(BiasInput) ? zeros_like(bias) : null;
+        for (var i = 0; i < call.Plan.Blocks.Count; i++)
+        {
+            using var scope = NewDisposeScope();
+            var block = call.Plan.Blocks[i];
+            var (q, weights, slope) = Weights(block);
+            var own = Grouped(g, block);
+            gv.narrow(1, block.Key, block.Keys).add_(Dropped(weights, i).transpose(1, 2).bmm(own));
+            var gs = Dropped(own.bmm(values.narrow(1, block.Key, block.Keys).transpose(1, 2)), i);
+            AddSinkGradient(weights, gs, block);
+            gs = AttentionKernels.SoftmaxGradient(weights, gs);
+            AddBiasGradient(gb, gs, block);
+            gs = slope is null ? gs : gs.mul_(slope);
+            grouped.narrow(1, block.Query, block.Queries).copy_(
+                gs.bmm(keys.narrow(1, block.Key, block.Keys)).view(call.Rows, shape.KeyValueHeads, shape.Group, block.Queries, shape.HeadSize).permute(0, 3, 1, 2, 4));
+            gk.narrow(1, block.Key, block.Keys).add_(gs.transpose(1, 2).bmm(q));
+        }
+
+        gq.mul_(shape.Scale);
+        Collect(gradients, result, gq, gk, gv);
+        if (gb is not null)
+        {
+            gradients.Add(BiasInput, gb);
+        }
+    }
+
+    private int BiasInput => (call.IsFused ? 1 : 3) + (call.Prefix > 0 ? 2 : 0);
+
+    /// <summary>Hands the gradients to whoever gave queries, keys and values, and to the prefix.</summary>
+    private void Collect(PieceGradients gradients, Tensor? result, Tensor gq, Tensor gk, Tensor gv)
+    {
+        if (call.Prefix > 0)
+        {
+            AddPrefixGradient(gradients, BiasInput - 2, gk, shape.HeadSize);
+            AddPrefixGradient(gradients, BiasInput - 1, gv, shape.ValueSize);
+        }
+
+        var (k, v) = (Unflat(gk, shape.HeadSize), Unflat(gv, shape.ValueSize));
+        if (result is null)
+        {
+            gradients.Add(0, Flat(call.Rotary is null ? gq : call.Rotary.TurnBack(gq)));
+            gradients.Add(1, Flat(call.Rotary is null ? k : call.Rotary.TurnBack(k)));
+            gradients.Add(2, Flat(v));
+            return;
+        }
+
+        result.narrow(2, shape.Heads, shape.KeyValueHeads).copy_(k);
+        result.narrow(2, shape.Heads + shape.KeyValueHeads, shape.KeyValueHeads).copy_(v);
+        if (call.Rotary is not null)
+        {
+            var rotated = result.narrow(2, 0, shape.Heads + shape.KeyValueHeads);
+            rotated.copy_(call.Rotary.TurnBack(rotated));
+        }
+
+        gradients.Add(0, Flat(result));
+    }
+
+    private void AddPrefixGradient(PieceGradients gradients, int input, Tensor all, long size)
+    {
+        var own = all.view(call.Rows, shape.KeyValueHeads, -1, size).narrow(2, 0, call.Prefix);
+        gradients.Add(input, call.PrefixRows == call.Rows ? own.clone() : own.sum(dim: 0, keepdim: true));
+    }
+
+    private void AddBiasGradient(Tensor? gb, Tensor gs, AttentionPlan.Block block)
+    {
+        if (gb is null)
+        {
+            return;
+        }
+
+        var own = gs.view(call.Rows, shape.Heads, block.Queries, block.Keys);
+        own = gb.size(0) == 1 && call.Rows > 1 ? own.sum(dim: 0, keepdim: true) : own;
+        own = gb.size(2) == 1 && call.Length > 1 ? own.sum(dim: 2, keepdim: true) : own;
+        Slice(gb, block).add_(own);
+    }
+
+    private void AddSinkGradient(Tensor weights, Tensor gradient, AttentionPlan.Block block)
+    {
+        if (sinks?.Gradient is { } own)
+        {
+            // The sink's share of the softmax has the value zero.
+            var share = weights.sum(-1).neg_().add_(1).mul_(weights.mul(gradient).sum(-1));
+            own.sub_(share.view(call.Rows, shape.Heads, block.Queries).sum([0, 2]).to(own.dtype));
+        }
+    }
+
+    private Tensor Unflat(Tensor heads, long size) => heads.view(call.Rows, shape.KeyValueHeads, -1, size)
+        .narrow(2, heads.size(1) - call.Keys, call.Keys)
+        .transpose(1, 2);
+
+    private static Tensor Flat(Tensor heads) => heads.reshape(heads.size(0) * heads.size(1), -1);
+
+    private Tensor Dropped(Tensor weights, int index) => drops ? weights.mul(dropped[index]).mul_(1 / (1 - shape.Dropout)) : weights;
+
+    private Tensor Slice(Tensor bias, AttentionPlan.Block block)
+    {
+        var own = bias.narrow(3, block.Key, block.Keys);
+        return own.size(2) == 1 ? own : own.narrow(2, block.Query, block.Queries);
+    }
+
+    /// <summary>
+    /// The block's queries and their attention weights, [rows · kv heads, group · queries, head size] and [.., keys], and by how much
+    /// capped scores follow uncapped ones.
+    /// </summary>
+    private (Tensor Queries, Tensor Weights, Tensor? Slope) Weights(AttentionPlan.Block block)
+    {
+        var q = Grouped(queries.view(call.Rows, call.Length, shape.KeyValueHeads, shape.Group, shape.HeadSize), block);
+        var scores = q.bmm(keys.narrow(1, block.Key, block.Keys).transpose(1, 2));
+        Tensor? slope = null;
+        if (shape.SoftCap is { } cap)
+        {
+            var tangent = scores.div_(cap).tanh_();
+            slope = tangent.square().neg_().add_(1);
+            scores = tangent.mul_(cap);
+        }
+
+        if (bias is not null)
+        {
+            scores.view(call.Rows, shape.Heads, block.Queries, block.Keys).add_(Slice(bias, block));
+        }
+
+        if (sinks is null)
+        {
+            return (q, AttentionKernels.Softmax(scores, block.Mask, block.Queries, call.Rows), slope);
+        }
+
+        // In front, for masks count from the last key.
+        var sink = sinks.Data.to(scores.dtype).view(1, shape.Heads, 1, 1).expand(call.Rows, shape.Heads, block.Queries, 1).reshape(scores.size(0), scores.size(1), 1);
+        var weights = AttentionKernels.Softmax(cat([sink, scores], -1), block.Mask, block.Queries, call.Rows);
+        return (q, weights.narrow(-1, 1, block.Keys).contiguous(), slope);
+    }
+
+    // [rows, length, kv heads, group, n] to [rows · kv heads, group · queries, n].
+    private Tensor Grouped(Tensor all, AttentionPlan.Block block) => all.narrow(1, block.Query, block.Queries)
+        .permute(0, 2, 3, 1, 4)
+        .reshape(call.Rows * shape.KeyValueHeads, shape.Group * block.Queries, -1);
+}

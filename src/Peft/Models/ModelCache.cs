@@ -1,0 +1,199 @@
+using static TorchSharp.torch;
+
+namespace Peft.Models;
+
+/// <summary>What a model remembers of the positions it has seen: one state a layer, of whatever kind the layer makes.</summary>
+public sealed class ModelCache : IDisposable
+{
+    private readonly SortedDictionary<int, LayerState> layers = [];
+
+    /// <summary>Number of positions stored. Grows when a whole pass is finished: see <see cref="Advance"/>.</summary>
+    public long Length { get; private set; }
+
+    /// <summary>A layer's state, made empty when it is asked for first.</summary>
+    /// <typeparam name="T">The kind of state.</typeparam>
+    /// <param name="layer">Index of the layer; a layer that remembers two things takes two indices.</param>
+    public T State<T>(int layer)
+        where T : LayerState, new()
+    {
+        if (layers.TryGetValue(layer, out var found))
+        {
+            return (T)found;
+        }
+
+        var state = new T();
+        layers.Add(layer, state);
+        return state;
+    }
+
+    /// <summary>Counts the positions of a finished pass in.</summary>
+    public void Advance(long positions) => Length += positions;
+
+    /// <summary>Keeps and repeats rows by index (finished rows dropped, beams reordered).</summary>
+    /// <param name="rows">int64 [new rows].</param>
+    public void SelectRows(Tensor rows)
+    {
+        foreach (var state in layers.Values)
+        {
+            state.SelectRows(rows);
+        }
+    }
+
+    /// <summary>Forgets the positions from a length on, such as guesses that were refused.</summary>
+    /// <param name="length">At most <see cref="Length"/>.</param>
+    /// <returns>False, with everything forgotten, where a layer's state can't go back: then the whole row has to be given again.</returns>
+    public bool Rewind(long length)
+    {
+        ArgumentOutOfRangeException.ThrowIfGreaterThan(length, Length);
+        foreach (var state in layers.Values)
+        {
+            if (!state.Rewind(length))
+            {
+                Clear();
+                return false;
+            }
+        }
+
+        Length = length;
+        return true;
+    }
+
+    /// <summary>Forgets everything (after a switch of adapters what is stored is another model's).</summary>
+    public void Clear()
+    {
+        foreach (var state in layers.Values)
+        {
+            state.Dispose();
+        }
+
+        layers.Clear();
+        Length = 0;
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => Clear();
+}
+
+/// <summary>What a layer remembers between passes. Its tensors have the batch's rows outermost.</summary>
+public abstract class LayerState : IDisposable
+{
+    /// <summary>Keeps and repeats rows by index.</summary>
+    /// <param name="rows">int64 [new rows].</param>
+    public abstract void SelectRows(Tensor rows);
+
+    /// <summary>Forgets the positions from a length on; false where it can't.</summary>
+    public abstract bool Rewind(long length);
+
+    /// <summary>Frees what is stored.</summary>
+    public void Dispose()
+    {
+        Dispose(disposing: true);
+        GC.SuppressFinalize(this);
+    }
+
+    /// <summary>Frees what is stored.</summary>
+    protected abstract void Dispose(bool disposing);
+}
+
+/// <summary>Keys and values of attention, in buffers that grow by doubling.</summary>
+public sealed class KeyValueState : LayerState
+{
+    private Tensor? keys;
+    private Tensor? values;
+
+    /// <summary>Stores new keys and values behind those there are, and returns views over all.</summary>
+    /// <param name="newKeys">[rows, heads, new, head size].</param>
+    /// <param name="newValues">[rows, heads, new, value size].</param>
+    /// <param name="length">Number of positions stored so far: <see cref="ModelCache.Length"/>.</param>
+    /// <returns>Views [rows, heads, length + new, …].</returns>
+    public (Tensor Keys, Tensor Values) Append(Tensor newKeys, Tensor newValues, long length)
+    {
+        var added = newKeys.size(2);
+        var total = length + added;
+        if (keys is null || values is null || keys.size(2) < total)
+        {
+            (keys, values) = (Grow(keys, newKeys, length, total), Grow(values, newValues, length, total));
+        }
+
+        keys.narrow(2, length, added).copy_(newKeys);
+        values.narrow(2, length, added).copy_(newValues);
+        return (keys.narrow(2, 0, total), values.narrow(2, 0, total));
+    }
+
+    /// <inheritdoc/>
+    public override void SelectRows(Tensor rows)
+    {
+        keys = Selected(keys, rows);
+        values = Selected(values, rows);
+    }
+
+    /// <inheritdoc/>
+    public override bool Rewind(long length) => true;
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        keys?.Dispose();
+        values?.Dispose();
+        keys = null;
+        values = null;
+    }
+
+    private static Tensor? Selected(Tensor? old, Tensor rows)
+    {
+        using (old)
+        {
+            return old?.index_select(0, rows).DetachFromDisposeScope();
+        }
+    }
+
+    private static Tensor Grow(Tensor? old, Tensor like, long length, long total)
+    {
+        var shape = like.shape;
+        shape[2] = Math.Max(total, Math.Max(64, old is null ? total + 64 : 2 * old.size(2)));
+        var grown = empty(shape, like.dtype, like.device).DetachFromDisposeScope();
+        if (old is not null)
+        {
+            grown.narrow(2, 0, length).copy_(old.narrow(2, 0, length));
+            old.Dispose();
+        }
+
+        return grown;
+    }
+}
+
+/// <summary>
+/// Tensors that stand for all positions seen (a recurrence's state, the last inputs of a convolution, an encoder's keys and values).
+/// They can't go back to an earlier position.
+/// </summary>
+public sealed class TensorState : LayerState
+{
+    private Tensor[] values = [];
+
+    /// <summary>The tensors, each with the batch's rows outermost; empty before the first pass.</summary>
+    public IReadOnlyList<Tensor> Values => values;
+
+    /// <summary>Whether the tensors stay right when positions are forgotten (what an encoder gave does).</summary>
+    public bool IsConstant { get; set; }
+
+    /// <summary>Replaces the tensors; the state owns them.</summary>
+    public void Replace(params Tensor[] by)
+    {
+        ArgumentNullException.ThrowIfNull(by);
+        var old = values;
+        values = [.. by.Select(static tensor => tensor.DetachFromDisposeScope())];
+        foreach (var tensor in old.Where(tensor => !values.Contains(tensor)))
+        {
+            tensor.Dispose();
+        }
+    }
+
+    /// <inheritdoc/>
+    public override void SelectRows(Tensor rows) => Replace([.. values.Select(value => value.index_select(0, rows))]);
+
+    /// <inheritdoc/>
+    public override bool Rewind(long length) => IsConstant || values.Length == 0;
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing) => Replace();
+}
