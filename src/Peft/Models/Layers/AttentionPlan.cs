@@ -21,7 +21,7 @@ public sealed class AttentionPlan
     /// <param name="Queries">Number of queries.</param>
     /// <param name="Key">First key any of them sees, counted from the first cached position.</param>
     /// <param name="Keys">Number of keys from there on.</param>
-    /// <param name="Mask">True where a query may not see a key, bool, broadcast to [rows, kv heads, heads a kv head, queries, masked keys]; null where all see all.</param>
+    /// <param name="Mask">True where a query may not see a key, bool, [queries, masked keys] or [rows or 1, 1, 1, queries, masked keys]; null where all see all.</param>
     /// <param name="MaskedKeys">To how many of the last keys the mask applies.</param>
     public readonly record struct Block(long Query, long Queries, long Key, long Keys, Tensor? Mask, long MaskedKeys);
 
@@ -120,6 +120,7 @@ public sealed class AttentionPlan
             }
 
             mask = hidden is null ? mask : Either(mask, hidden.narrow(1, first, last - first).unsqueeze(1));
+            mask = mask?.expand(mask.size(0), range.Count, last - first).contiguous();
             return new Block(range.Start, range.Count, first, last - first, mask?.unsqueeze(1).unsqueeze(1), last - first);
         })];
     }
