@@ -2,14 +2,14 @@ using System.Text.Json.Nodes;
 
 namespace Peft.Training;
 
-/// <summary>The free options of a schedule or an optimiser (<c>lr_scheduler_kwargs</c>, <c>optim_args</c>): read by name, and a name that nobody read is an error.</summary>
+/// <summary>The free options of a schedule, an optimiser or an objective (<c>lr_scheduler_kwargs</c>, <c>optim_args</c>, <c>objective_args</c>): read by name, and a name that nobody read is an error.</summary>
 public sealed class NamedOptions
 {
     private readonly string owner;
     private readonly JsonObject values;
     private readonly HashSet<string> read = [];
 
-    /// <summary>Wraps the options of one schedule or optimiser.</summary>
+    /// <summary>Wraps the options of one schedule, optimiser or objective.</summary>
     /// <param name="owner">Whose options they are, for messages, such as <c>schedule 'cosine'</c>.</param>
     /// <param name="values">The options, or null for none.</param>
     public NamedOptions(string owner, JsonObject? values)
@@ -56,6 +56,25 @@ public sealed class NamedOptions
         _ => throw Invalid(name, $"one of {string.Join(", ", allowed.ToArray())}"),
     };
 
+    /// <summary>Words in a list, or a single one; null when it isn't given.</summary>
+    /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>: it is something else.</exception>
+    public IReadOnlyList<string>? Words(string name) => Read(name) switch
+    {
+        null => null,
+        JsonValue value when value.TryGetValue<string>(out var word) => [word],
+        JsonArray list when list.All(static entry => entry is JsonValue value && value.TryGetValue<string>(out _)) => [.. list.Select(static entry => (string)entry!)],
+        _ => throw Invalid(name, "a word or a list of words"),
+    };
+
+    /// <summary>Numbers in a list, or null when it isn't given.</summary>
+    /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>: it is something else.</exception>
+    public IReadOnlyList<double>? Numbers(string name) => Read(name) switch
+    {
+        null => null,
+        JsonArray list when list.All(static entry => entry?.GetValueKind() == System.Text.Json.JsonValueKind.Number) => [.. list.Select(static entry => entry!.GetValue<double>())],
+        _ => throw Invalid(name, "a list of numbers"),
+    };
+
     /// <summary>A pair of numbers, such as betas.</summary>
     /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>: it is something else.</exception>
     public (double First, double Second)? Pair(string name) => Read(name) switch
@@ -64,6 +83,19 @@ public sealed class NamedOptions
         JsonArray { Count: 2 } pair => (pair[0]!.GetValue<double>(), pair[1]!.GetValue<double>()),
         _ => throw Invalid(name, "two numbers"),
     };
+
+    /// <summary>Refuses an option whose value can't be.</summary>
+    /// <param name="holds">Whether it can.</param>
+    /// <param name="name">The option.</param>
+    /// <param name="expected">What it may be.</param>
+    /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>.</exception>
+    public void Require(bool holds, string name, string expected)
+    {
+        if (!holds)
+        {
+            throw Invalid(name, expected);
+        }
+    }
 
     /// <summary>Ends the reading: a name that was given and that nobody asked for is an error.</summary>
     /// <exception cref="PeftException"><c>TrainingOptionUnknown</c>.</exception>
@@ -88,7 +120,7 @@ public sealed class NamedOptions
     }
 
     private PeftException Invalid(string name, string expected) =>
-        new("TrainingOptionInvalid", $"Option '{name}' of the {owner} must be {expected}, but is {values[name]?.ToJsonString()}.")
+        new("TrainingOptionInvalid", $"Option '{name}' of the {owner} must be {expected}, but is {values[name]?.ToJsonString() ?? "absent"}.")
         {
             Target = name,
             RecommendedAction = "Give such a value, or leave the option out.",

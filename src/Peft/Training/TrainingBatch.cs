@@ -1,4 +1,6 @@
 using Peft.Adapters.Model;
+using Peft.Models;
+using Peft.Training.Data;
 using static TorchSharp.torch;
 
 namespace Peft.Training;
@@ -6,7 +8,7 @@ namespace Peft.Training;
 /// <summary>The rows of one micro batch on the model's device. Whoever asked for it disposes it.</summary>
 /// <param name="InputIds">Token ids, int64 [rows, length].</param>
 /// <param name="Labels">The token to learn at each position, -100 where none is, int64 [rows, length]; position i is learnt from the positions before it.</param>
-public sealed record TrainingBatch(Tensor InputIds, Tensor Labels) : IDisposable
+public record TrainingBatch(Tensor InputIds, Tensor Labels) : IDisposable
 {
     /// <summary>1 for tokens, 0 for padding, int64 [rows, length]; null when nothing is padded.</summary>
     public Tensor? AttentionMask { get; init; }
@@ -23,13 +25,67 @@ public sealed record TrainingBatch(Tensor InputIds, Tensor Labels) : IDisposable
     /// <summary>Number of labels that are learnt: those that aren't -100, without the first of each row, which nothing precedes.</summary>
     public required long TargetCount { get; init; }
 
+    /// <summary>A forward pass over these rows.</summary>
+    /// <param name="context">What else the pass is.</param>
+    public ForwardContext In(ForwardContext context) => context with
+    {
+        Rows = InputIds.size(0),
+        Length = InputIds.size(1),
+        AttentionMask = AttentionMask,
+        Positions = Positions,
+        Packing = Packing,
+    };
+
     /// <inheritdoc/>
     public void Dispose()
+    {
+        Dispose(disposing: true);
+        GC.SuppressFinalize(this);
+    }
+
+    /// <summary>Frees the tensors.</summary>
+    protected virtual void Dispose(bool disposing)
     {
         InputIds.Dispose();
         Labels.Dispose();
         AttentionMask?.Dispose();
         Positions?.Dispose();
+    }
+}
+
+/// <summary>Pairs of answers to the same prompt: the rows of all chosen ones, then in the same order those of the rejected ones.</summary>
+/// <param name="InputIds">Token ids, int64 [2 · pairs, length].</param>
+/// <param name="Labels">The answers' tokens, -100 elsewhere, int64 [2 · pairs, length].</param>
+public sealed record PairBatch(Tensor InputIds, Tensor Labels) : TrainingBatch(InputIds, Labels)
+{
+    /// <summary>By how much each chosen answer is better, float32 [pairs]; null where nobody said.</summary>
+    public Tensor? Margins { get; init; }
+
+    /// <summary>Number of pairs.</summary>
+    public long Pairs => InputIds.size(0) / 2;
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        base.Dispose(disposing);
+        Margins?.Dispose();
+    }
+}
+
+/// <summary>Answers that are each good or bad.</summary>
+/// <param name="InputIds">Token ids, int64 [rows, length].</param>
+/// <param name="Labels">The answers' tokens, -100 elsewhere, int64 [rows, length].</param>
+/// <param name="Desirable">Whether each row's answer is good.</param>
+public sealed record JudgedBatch(Tensor InputIds, Tensor Labels, IReadOnlyList<bool> Desirable) : TrainingBatch(InputIds, Labels)
+{
+    /// <summary>The same prompts, each with the answer to the one before it (the first with the last one's), by which KTO estimates how far the model is from the reference; null where the data has none.</summary>
+    public TrainingBatch? Mismatched { get; init; }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        base.Dispose(disposing);
+        Mismatched?.Dispose();
     }
 }
 
@@ -48,6 +104,9 @@ public interface ITrainingData
     void RefuseUnfit(PeftModel model)
     {
     }
+
+    /// <summary>What an example is: an objective takes data of its own kind.</summary>
+    ExampleKind Examples => ExampleKind.Text;
 
     /// <summary>Makes a micro batch.</summary>
     /// <param name="rows">Indices of the rows, in order.</param>

@@ -22,6 +22,7 @@ internal sealed class TrainingLoop : IDisposable
     private readonly TrainingPlan plan;
     private readonly int[] heldOut;
     private readonly TrainingOutput? output;
+    private readonly ReferenceModel? reference;
     private readonly ForwardContext context;
     private readonly Device device;
     private readonly Generator generator;
@@ -38,7 +39,9 @@ internal sealed class TrainingLoop : IDisposable
         this.request = request;
         options = request.Options;
         adapter = request.Model[request.AdapterName];
-        objective = request.Objective ?? ObjectiveRegistry.Create("causal_language_modelling", options);
+        objective = request.Objective ?? ObjectiveRegistry.Create(options);
+        RefuseOtherData(request.Data);
+        RefuseOtherData(request.EvaluationData ?? request.Data);
         (var rows, heldOut) = request.EvaluationData is null
             ? TrainingPlan.Split(request.Data.Count, options)
             : ([.. Enumerable.Range(0, request.Data.Count)], [.. Enumerable.Range(0, request.EvaluationData.Count)]);
@@ -47,6 +50,7 @@ internal sealed class TrainingLoop : IDisposable
         Schedule = ScheduleRegistry.Create(
             options.Schedule, options.LearningRate, options.WarmupStepsOf(plan.TotalSteps), plan.TotalSteps, options.ScheduleOptions);
         output = request.OutputPath is null ? null : new TrainingOutput(request, adapter, objective.Name);
+        reference = objective.NeedsReference ? new ReferenceModel(request.Reference, TrainedParameters().Select(static trained => trained.Parameter)) : null;
         Optimizer = OptimizerRegistry.Create(TrainedParameters(), options);
         generator = new Generator((ulong)options.Seed, device);
         context = new ForwardContext
@@ -131,6 +135,7 @@ internal sealed class TrainingLoop : IDisposable
     {
         Optimizer.Dispose();
         generator.Dispose();
+        reference?.Dispose();
         output?.Dispose();
     }
 
@@ -145,28 +150,30 @@ internal sealed class TrainingLoop : IDisposable
     {
         using var scope = NewDisposeScope();
         var batches = plan.MicroBatches(step).Select(rows => request.Data.Collate(rows, device)).ToArray();
-        var (tokenCount, targets) = (batches.Sum(static batch => batch.TokenCount), batches.Sum(static batch => batch.TargetCount));
+        var (tokenCount, targets, items) = (batches.Sum(static batch => batch.TokenCount), batches.Sum(static batch => batch.TargetCount), batches.Sum(objective.Items));
+        using var metrics = new MetricSums();
         var gradients = Optimizer.Parameters.Gradients;
         gradients.zero_();
         var figures = new List<Tensor>(batches.Length + 1);
         for (var micro = 0; micro < batches.Length; micro++)
         {
             generator.manual_seed(DataOrder.SeedOf(options.Seed, step, micro));
-            figures.Add(Accumulate(batches[micro], targets));
+            figures.Add(Accumulate(batches[micro], items, metrics));
             batches[micro].Dispose();
         }
 
         adapter.Adapter.OnGradients(step);
         figures.Add(gradients.norm());
+        figures.AddRange(metrics.Sums);
 
         // The one time in a step that anything is copied to the host.
         var values = stack(figures).cpu().data<float>().ToArray();
-        var losses = values[..^1];
-        var norm = values[^1];
+        var losses = values[..batches.Length];
+        var norm = values[batches.Length];
         var loss = losses.Sum(static value => (double)value);
         RefuseNotFinite(step, loss, norm);
         var scheduled = Schedule.Factor(step);
-        request.OnStep?.Invoke(new StepDetails(step, losses, targets, Optimizer.Rates(scheduled), Optimizer.Parameters));
+        request.OnStep?.Invoke(new StepDetails(step, losses, items, Optimizer.Rates(scheduled), Optimizer.Parameters));
         if (options.MaxGradientNorm > 0 && options.MaxGradientNorm / (norm + 1e-6) is < 1 and var factor)
         {
             gradients.mul_(factor);
@@ -179,7 +186,10 @@ internal sealed class TrainingLoop : IDisposable
             RemakeOptimizer();
         }
 
-        return new StepRecord(step + 1, plan.EpochsAfter(step + 1), loss, rate, norm, tokenCount, targets, secondsBefore + time.Elapsed.TotalSeconds);
+        return new StepRecord(step + 1, plan.EpochsAfter(step + 1), loss, rate, norm, tokenCount, targets, secondsBefore + time.Elapsed.TotalSeconds)
+        {
+            Metrics = metrics.Means(values.AsSpan(batches.Length + 1)),
+        };
     }
 
     /// <summary>The adapter trains other parameters from now on: they get buffers of their own, and what the optimiser remembers of those that stay goes on.</summary>
@@ -192,19 +202,21 @@ internal sealed class TrainingLoop : IDisposable
     }
 
     /// <summary>Adds the gradients of a micro batch and returns its loss.</summary>
-    private Tensor Accumulate(TrainingBatch batch, long items)
+    private Tensor Accumulate(TrainingBatch batch, long items, MetricSums metrics)
     {
         using var scope = NewDisposeScope();
         using var tape = new Tape();
-        var pass = ContextOf(batch) with { Tape = tape, IsTraining = true };
-        var loss = Loss(batch, Math.Max(1, items), pass);
-        tape.Backward(loss, null, pass.Cancellation);
+        var loss = Loss(batch, Math.Max(1, items), context with { Tape = tape, IsTraining = true }, metrics);
+        tape.Backward(loss, null, context.Cancellation);
         return loss.MoveToOuterDisposeScope();
     }
 
     /// <summary>The loss with the adapter's own term, in training and in evaluation alike.</summary>
-    private Tensor Loss(TrainingBatch batch, double? divisor, ForwardContext pass) =>
-        adapter.Adapter.Loss(objective.Loss(request.Model.Base, batch, divisor, pass), pass);
+    private Tensor Loss(TrainingBatch batch, double? divisor, ForwardContext context, MetricSums metrics)
+    {
+        var pass = new ObjectivePass(objective, request.Model.Base, batch, divisor, context, reference, metrics);
+        return adapter.Adapter.Loss(objective.Loss(pass), pass.Context);
+    }
 
     private void EvaluateWhereDue()
     {
@@ -215,21 +227,21 @@ internal sealed class TrainingLoop : IDisposable
             return;
         }
 
-        var loss = Evaluate(request.EvaluationData ?? request.Data);
-        if (!double.IsFinite(loss))
+        var evaluation = Evaluate(request.EvaluationData ?? request.Data);
+        if (!double.IsFinite(evaluation.Loss))
         {
-            throw Diverged(FormattableString.Invariant($"After step {StepsMade} the loss on the evaluation data is {loss}"));
+            throw Diverged(FormattableString.Invariant($"After step {StepsMade} the loss on the evaluation data is {evaluation.Loss}"));
         }
 
-        var evaluation = new EvaluationRecord(StepsMade, plan.EpochsAfter(StepsMade), loss);
         evaluations.Add(evaluation);
-        Schedule.OnEvaluation(loss);
+        Schedule.OnEvaluation(evaluation.Loss);
         output?.Write(evaluation);
     }
 
     /// <summary>Mean loss over the rows that are set apart, each batch counted by its rows.</summary>
-    private double Evaluate(ITrainingData data)
+    private EvaluationRecord Evaluate(ITrainingData data)
     {
+        using var metrics = new MetricSums();
         double sum = 0;
         long counted = 0;
         foreach (var chunk in heldOut.Chunk(options.EvaluationBatchSize))
@@ -237,21 +249,15 @@ internal sealed class TrainingLoop : IDisposable
             context.Cancellation.ThrowIfCancellationRequested();
             using var scope = NewDisposeScope();
             using var batch = data.Collate(chunk, device);
-            sum += Loss(batch, null, ContextOf(batch)).item<float>() * batch.InputIds.size(0);
+            sum += Loss(batch, null, context, metrics).item<float>() * batch.InputIds.size(0);
             counted += batch.InputIds.size(0);
         }
 
-        return sum / counted;
+        return new EvaluationRecord(StepsMade, plan.EpochsAfter(StepsMade), sum / counted)
+        {
+            Metrics = metrics.Means([.. metrics.Sums.Select(static figure => figure.item<float>())]),
+        };
     }
-
-    private ForwardContext ContextOf(TrainingBatch batch) => context with
-    {
-        Rows = batch.InputIds.size(0),
-        Length = batch.InputIds.size(1),
-        AttentionMask = batch.AttentionMask,
-        Positions = batch.Positions,
-        Packing = batch.Packing,
-    };
 
     private void Report(StepRecord step)
     {
@@ -265,6 +271,18 @@ internal sealed class TrainingLoop : IDisposable
         request.Progress.Report(new TrainingProgress(
             step.Step, plan.TotalSteps, step.Epoch, step.Loss, step.LearningRate, tokens / Math.Max(seconds, 1e-9),
             TimeSpan.FromSeconds(seconds / (step.Step - firstStep) * (plan.TotalSteps - step.Step))));
+    }
+
+    private void RefuseOtherData(ITrainingData data)
+    {
+        if (data.Examples != objective.Examples)
+        {
+            throw new PeftException("ObjectiveDataMismatch", $"The objective '{objective.Name}' learns from examples of the kind {objective.Examples}; the data holds {data.Examples}.")
+            {
+                Target = data,
+                RecommendedAction = "Choose the objective that belongs to the data, or data that belongs to the objective.",
+            };
+        }
     }
 
     private static void RefuseNotFinite(int step, double loss, double norm)

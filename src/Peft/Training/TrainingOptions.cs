@@ -3,6 +3,7 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 using System.Text.Json.Serialization;
 using Peft.Files;
+using Peft.Training.Objectives;
 using Peft.Training.Optimizers;
 using Peft.Training.Schedules;
 
@@ -76,6 +77,14 @@ public sealed record TrainingOptions
     /// <summary>Added to Adam's denominator. Default 1e-8.</summary>
     [JsonPropertyName("adam_epsilon")]
     public double Epsilon { get; init; } = 1e-8;
+
+    /// <summary>Name of what is made small: see <see cref="ObjectiveRegistry.Names"/>. Default <c>causal_language_modelling</c>.</summary>
+    [JsonPropertyName("objective")]
+    public string Objective { get; init; } = "causal_language_modelling";
+
+    /// <summary>The objective's own options under TRL's names, such as <c>beta</c>; null for none.</summary>
+    [JsonPropertyName("objective_args")]
+    public JsonObject? ObjectiveOptions { get; init; }
 
     /// <summary>Norm to which gradients are cut down. Default 1; 0 turns it off.</summary>
     [JsonPropertyName("max_grad_norm")]
@@ -173,7 +182,7 @@ public sealed record TrainingOptions
 
     /// <summary>Checks every value and names the first that can't be.</summary>
     /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>.</exception>
-    /// <exception cref="NotSupportedByPeftException">Nobody knows the schedule or the optimiser.</exception>
+    /// <exception cref="NotSupportedByPeftException">Nobody knows the schedule, the optimiser or the objective.</exception>
     public TrainingOptions Validate()
     {
         Require(double.IsFinite(LearningRate) && LearningRate >= 0, "learning_rate", LearningRate, "0 or more");
@@ -200,6 +209,7 @@ public sealed record TrainingOptions
         RequireOneOf("precision", Precision ?? "float32", "float32", "bfloat16");
         ScheduleRegistry.Create(Schedule, LearningRate, WarmupStepsOf(Math.Max(MaxSteps, 1)), Math.Max(MaxSteps, 1), ScheduleOptions);
         OptimizerRegistry.RequireKnown(Optimizer);
+        ObjectiveRegistry.Create(this);
         return this;
     }
 

@@ -11,13 +11,21 @@ namespace Peft.Training;
 /// <param name="Tokens">Tokens in its rows, without padding.</param>
 /// <param name="Targets">Tokens that carried loss.</param>
 /// <param name="Seconds">Time since the training began, that of earlier runs included.</param>
-public readonly record struct StepRecord(int Step, double Epoch, double Loss, double LearningRate, double GradientNorm, long Tokens, long Targets, double Seconds);
+public readonly record struct StepRecord(int Step, double Epoch, double Loss, double LearningRate, double GradientNorm, long Tokens, long Targets, double Seconds)
+{
+    /// <summary>What the objective states beside its loss (<c>rewards/margins</c>), as means over the step; null for nothing.</summary>
+    public IReadOnlyDictionary<string, double>? Metrics { get; init; }
+}
 
 /// <summary>One evaluation.</summary>
 /// <param name="Step">Steps made before it.</param>
 /// <param name="Epoch">Epochs over before it.</param>
 /// <param name="Loss">Mean of the batches' losses, each counted by its rows.</param>
-public readonly record struct EvaluationRecord(int Step, double Epoch, double Loss);
+public readonly record struct EvaluationRecord(int Step, double Epoch, double Loss)
+{
+    /// <summary>What the objective states beside its loss, as means over the rows; null for nothing.</summary>
+    public IReadOnlyDictionary<string, double>? Metrics { get; init; }
+}
 
 /// <summary>How a training stands, for whoever shows it.</summary>
 /// <param name="Step">Steps made.</param>

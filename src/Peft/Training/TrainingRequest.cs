@@ -21,8 +21,11 @@ public sealed record TrainingRequest
     /// <summary>The options.</summary>
     public TrainingOptions Options { get; init; } = new();
 
-    /// <summary>What is made small; null for language modelling with the options' label smoothing and noise.</summary>
+    /// <summary>What is made small; null for the one that the options name.</summary>
     public IObjective? Objective { get; init; }
+
+    /// <summary>What the objective compares with, where it does. Default: the base model with the adapter off.</summary>
+    public ReferenceKind Reference { get; init; }
 
     /// <summary>Folder that gets <c>NAME/</c> with the adapter, its log and <c>checkpoints/step-N</c>; null to write nothing.</summary>
     public string? OutputPath { get; init; }
@@ -52,7 +55,7 @@ public sealed record TrainingRequest
 /// <summary>A step from the inside, for tests.</summary>
 /// <param name="Step">Counted from 0.</param>
 /// <param name="Losses">Losses of its micro batches.</param>
-/// <param name="Targets">What they were divided by.</param>
+/// <param name="Items">What they were divided by.</param>
 /// <param name="Rates">Rate of each group.</param>
 /// <param name="Parameters">Weights and gradients.</param>
-internal readonly record struct StepDetails(int Step, IReadOnlyList<float> Losses, long Targets, IReadOnlyList<double> Rates, FlatParameters Parameters);
+internal readonly record struct StepDetails(int Step, IReadOnlyList<float> Losses, long Items, IReadOnlyList<double> Rates, FlatParameters Parameters);

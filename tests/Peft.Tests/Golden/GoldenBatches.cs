@@ -1,6 +1,8 @@
 using System.Globalization;
 using Peft.Tensors;
 using Peft.Training;
+using Peft.Training.Data;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Golden;
@@ -22,6 +24,13 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
 
     public string Fingerprint => "golden";
 
+    public ExampleKind Examples => batches[0] switch
+    {
+        PairBatch => ExampleKind.Pair,
+        JudgedBatch => ExampleKind.Judged,
+        _ => ExampleKind.Text,
+    };
+
     public static GoldenBatches Open(string path)
     {
         using var file = SafetensorsFile.Open(path);
@@ -34,17 +43,7 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
 
     public GoldenBatches Take(int count) => new(batches[..Math.Min(count, batches.Count)]);
 
-    public TrainingBatch Collate(IReadOnlyList<int> rows, Device device)
-    {
-        var batch = batches[Assert.Single(rows)];
-        return batch with
-        {
-            InputIds = batch.InputIds.alias(),
-            Labels = batch.Labels.alias(),
-            AttentionMask = batch.AttentionMask?.alias(),
-            Positions = batch.Positions?.alias(),
-        };
-    }
+    public TrainingBatch Collate(IReadOnlyList<int> rows, Device device) => Copy(batches[Assert.Single(rows)]);
 
     public void Dispose()
     {
@@ -54,9 +53,31 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
         }
     }
 
+    private static TrainingBatch Copy(TrainingBatch batch)
+    {
+        batch = batch with
+        {
+            InputIds = batch.InputIds.alias(),
+            Labels = batch.Labels.alias(),
+            AttentionMask = batch.AttentionMask?.alias(),
+            Positions = batch.Positions?.alias(),
+        };
+        return batch switch
+        {
+            PairBatch pairs => pairs with { Margins = pairs.Margins?.alias() },
+            JudgedBatch judged => judged with { Mismatched = judged.Mismatched is { } other ? Copy(other) : null },
+            _ => batch,
+        };
+    }
+
     private static TrainingBatch Make(Dictionary<string, Tensor> tensors)
     {
         using var noGrad = no_grad();
+        if (!tensors.ContainsKey("labels"))
+        {
+            return MakePreference(tensors);
+        }
+
         var (ids, labels) = (tensors["input_ids"], tensors["labels"]);
         using var scope = NewDisposeScope();
         var positions = tensors.GetValueOrDefault("position_ids");
@@ -68,6 +89,49 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
             TokenCount = tensors.GetValueOrDefault("attention_mask")?.sum().item<long>() ?? ids.numel(),
             TargetCount = labels.dim() < 2 ? labels.numel() : labels.narrow(1, 1, labels.shape[1] - 1).ne(-100).sum().item<long>(),
         };
+    }
+
+    private static TrainingBatch MakePreference(Dictionary<string, Tensor> tensors)
+    {
+        if (tensors.ContainsKey("chosen_input_ids"))
+        {
+            return new PairBatch(Both("input_ids", 0), Both("labels", -100)) { AttentionMask = Both("attention_mask", 0), TokenCount = 0, TargetCount = 0 };
+        }
+
+        var learnt = Learnt("");
+        if (!tensors.TryGetValue("label", out var desirable))
+        {
+            return new PairBatch(learnt.InputIds, learnt.Labels)
+            {
+                AttentionMask = learnt.AttentionMask,
+                Margins = tensors.GetValueOrDefault("margin"),
+                TokenCount = 0,
+                TargetCount = 0,
+            };
+        }
+
+        return new JudgedBatch(learnt.InputIds, learnt.Labels, [.. desirable.data<long>().Select(label => label != 0)])
+        {
+            AttentionMask = learnt.AttentionMask,
+            Mismatched = tensors.ContainsKey("KL_input_ids") ? Learnt("KL_") : null,
+            TokenCount = 0,
+            TargetCount = 0,
+        };
+
+        TrainingBatch Learnt(string prefix)
+        {
+            var ids = tensors[$"{prefix}input_ids"];
+            var labels = tensors.TryGetValue($"{prefix}completion_mask", out var mask) ? ids.masked_fill(mask.eq(0), -100) : full_like(ids, -100);
+            return new TrainingBatch(ids, labels) { AttentionMask = tensors[$"{prefix}attention_mask"], TokenCount = 0, TargetCount = 0 };
+        }
+
+        // Chosen and rejected answers come apart, each filled up to its own longest.
+        Tensor Both(string name, long filler)
+        {
+            var (chosen, rejected) = (tensors[$"chosen_{name}"], tensors[$"rejected_{name}"]);
+            var length = Math.Max(chosen.size(1), rejected.size(1));
+            return cat([.. new[] { chosen, rejected }.Select(side => nn.functional.pad(side, [0, length - side.size(1)], PaddingModes.Constant, filler))], 0);
+        }
     }
 
     /// <summary>A document begins where positions start again.</summary>

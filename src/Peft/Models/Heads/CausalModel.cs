@@ -67,10 +67,12 @@ public class CausalModel : PretrainedModel
         return output.AuxiliaryLoss is { } auxiliary ? ResidualSum.Forward(loss, auxiliary, context) : loss;
     }
 
-    /// <summary>Negative log-likelihood of every labelled position, without a tape.</summary>
+    /// <summary>Negative log-likelihood of every labelled position.</summary>
     /// <param name="output">The backbone's output.</param>
     /// <param name="labels">int64 [rows, tokens], as for <see cref="Loss"/>.</param>
     /// <param name="context">The forward pass.</param>
-    /// <returns>float32 [rows, positions - 1], virtual ones included; 0 where the label is -100.</returns>
-    public Tensor TokenLosses(BackboneOutput output, Tensor labels, ForwardContext context) => head.TokenLosses(output.Hidden, output.Aligned(labels), output.In(context));
+    /// <param name="statistics">What else is wanted of the logits there.</param>
+    /// <returns>float32 [rows, positions - 1], virtual ones included, known to the tape; 0 where the label is -100.</returns>
+    public Tensor TokenLosses(BackboneOutput output, Tensor labels, ForwardContext context, params TokenStatistic[] statistics) =>
+        head.TokenLosses(output.Hidden, output.Aligned(labels), output.In(context), statistics);
 }

@@ -59,11 +59,12 @@ public sealed class Head
     /// <param name="hidden">[rows · length, hidden size].</param>
     /// <param name="labels">int64 [rows, length], as for <see cref="Loss"/>.</param>
     /// <param name="context">The forward pass.</param>
+    /// <param name="statistics">What else is wanted of the logits there.</param>
     /// <returns>float32 [rows, length - 1], known to the tape; 0 where the label is -100.</returns>
-    public Tensor TokenLosses(Tensor hidden, Tensor labels, ForwardContext context)
+    public Tensor TokenLosses(Tensor hidden, Tensor labels, ForwardContext context, params TokenStatistic[] statistics)
     {
         using var scope = NewDisposeScope();
-        return Losses(hidden, Labelled.Of(labels), null, context, 0).MoveToOuterDisposeScope();
+        return Losses(hidden, Labelled.Of(labels, statistics), null, context, 0).MoveToOuterDisposeScope();
     }
 
     /// <summary>The losses of labelled positions: their sum times <paramref name="scale"/>, or each in its place where that is null.</summary>
@@ -115,7 +116,7 @@ public sealed class Head
             var product = !isFree ? projection.Forward(x, context)
                 : bias is null ? x.matmul(weight.t())
                 : addmm(LinearProduct.Cast(bias.Data, x.dtype), x, weight.t(), 1, 1);
-            var logitGradient = CrossEntropy(product, labelled.Targets.narrow(0, start, size), losses.narrow(0, start, size), smoothing, keepsGradient);
+            var logitGradient = CrossEntropy(product, labelled.Part(start, size), losses.narrow(0, start, size), smoothing, keepsGradient);
             if (logitGradient is not null)
             {
                 var g = LinearProduct.Cast(logitGradient, selected.dtype);
@@ -138,7 +139,7 @@ public sealed class Head
     {
         var losses = empty(labelled.Count, ScalarType.Float32, logits.device);
         var wanted = tape.NeedsGradient(logits);
-        var gradient = CrossEntropy(wanted ? logits.clone() : logits, labelled.Targets, losses, smoothing, wanted);
+        var gradient = CrossEntropy(wanted ? logits.clone() : logits, labelled, losses, smoothing, wanted);
         var output = labelled.Output(losses, scale);
         tape.Record(
             new LossPiece(labelled, scale, gradient is null ? null : LinearProduct.Cast(gradient, logits.dtype), default, default), [logits], [output], trains: false);
@@ -146,11 +147,12 @@ public sealed class Head
     }
 
     /// <summary>Writes the loss of each row into <paramref name="losses"/> and returns the gradients of them, which may take the product's memory.</summary>
-    private Tensor? CrossEntropy(Tensor product, Tensor targets, Tensor losses, double smoothing, bool wantsGradient)
+    private Tensor? CrossEntropy(Tensor product, Labelled labelled, Tensor losses, double smoothing, bool wantsGradient)
     {
         var logits = Shape(product);
         logits = LinearProduct.Cast(logits, ScalarType.Float32);
-        var columns = targets.unsqueeze(1);
+        labelled.Observe(logits);
+        var columns = labelled.Targets.unsqueeze(1);
         var normaliser = logits.logsumexp(1, keepdim: true);
         losses.copy_(normaliser.sub(logits.gather(1, columns).mul_(1 - smoothing)).squeeze_(1));
         if (smoothing > 0)
@@ -180,17 +182,36 @@ public sealed class Head
     /// <param name="Positions">Their hidden states, as indices of [rows · length].</param>
     /// <param name="Places">Their losses, as indices of [rows · (length - 1)].</param>
     /// <param name="Targets">The tokens to predict there.</param>
-    private sealed record Labelled(long[] Shape, Tensor Positions, Tensor Places, Tensor Targets)
+    /// <param name="Statistics">What is wanted of the logits there beside the loss.</param>
+    private sealed record Labelled(long[] Shape, Tensor Positions, Tensor Places, Tensor Targets, IReadOnlyList<TokenStatistic> Statistics)
     {
         public long Count { get; } = Targets.size(0);
 
-        public static Labelled Of(Tensor labels)
+        public static Labelled Of(Tensor labels, params IReadOnlyList<TokenStatistic> statistics)
         {
             var (rows, length) = (labels.size(0), labels.size(1));
             var found = labels.narrow(1, 1, length - 1).ne(-100).nonzero();
             var (row, column) = (found.select(1, 0), found.select(1, 1));
             var positions = row.mul(length).add_(column);
-            return new Labelled([rows, length - 1], positions, row.mul(length - 1).add_(column), labels.reshape(-1).index_select(0, positions.add(1)));
+            foreach (var statistic in statistics)
+            {
+                statistic.Begin([rows, length - 1], labels.device);
+            }
+
+            return new Labelled([rows, length - 1], positions, row.mul(length - 1).add_(column), labels.reshape(-1).index_select(0, positions.add(1)), statistics);
+        }
+
+        /// <summary>Some of them.</summary>
+        public Labelled Part(long start, long size) =>
+            new(Shape, Positions.narrow(0, start, size), Places.narrow(0, start, size), Targets.narrow(0, start, size), Statistics);
+
+        /// <summary>Takes the statistics of their logits.</summary>
+        public void Observe(Tensor logits)
+        {
+            foreach (var statistic in Statistics)
+            {
+                statistic.Observe(logits, Targets, Places);
+            }
         }
 
         /// <summary>The scaled sum of the losses, or the losses in their places.</summary>
@@ -245,4 +266,25 @@ public sealed class Head
             }
         }
     }
+}
+
+/// <summary>A figure of the logits at labelled positions, through which no gradient flows (entropy, how concentrated the distribution is, whether the target is the likeliest).</summary>
+/// <param name="formula">Maps logits, float32 [positions, vocabulary], and targets, int64 [positions], to one figure each; overwrites neither.</param>
+public sealed class TokenStatistic(Func<Tensor, Tensor, Tensor> formula) : IDisposable
+{
+    private Tensor? values;
+
+    /// <summary>The figures, float32 [rows, length - 1]; 0 where nothing is labelled. The statistic owns them.</summary>
+    public Tensor Values => values ?? throw new InvalidOperationException("No pass has filled this statistic.");
+
+    /// <inheritdoc/>
+    public void Dispose() => values?.Dispose();
+
+    internal void Begin(long[] shape, Device device)
+    {
+        values?.Dispose();
+        values = zeros(shape, ScalarType.Float32, device).DetachFromDisposeScope();
+    }
+
+    internal void Observe(Tensor logits, Tensor targets, Tensor places) => Values.view(-1).index_copy_(0, places, formula(logits, targets));
 }

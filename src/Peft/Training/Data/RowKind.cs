@@ -1,5 +1,18 @@
 namespace Peft.Training.Data;
 
+/// <summary>What an example of a data set is to an objective.</summary>
+public enum ExampleKind
+{
+    /// <summary>Tokens, some of which are learnt.</summary>
+    Text,
+
+    /// <summary>Two answers to a prompt, the first better than the second.</summary>
+    Pair,
+
+    /// <summary>An answer to a prompt, good or bad.</summary>
+    Judged,
+}
+
 /// <summary>What a data set's rows are made of.</summary>
 public enum RowKind
 {

@@ -16,24 +16,15 @@ public sealed class CausalLanguageModelling(double labelSmoothing = 0, double? n
     public string Name => "causal_language_modelling";
 
     /// <inheritdoc/>
-    public Tensor Loss(PretrainedModel model, TrainingBatch batch, double? divisor, ForwardContext context)
+    public Tensor Loss(ObjectivePass pass)
     {
-        ArgumentNullException.ThrowIfNull(batch);
-        if (model is not CausalModel causal)
-        {
-            throw new NotSupportedByPeftException(
-                "ObjectiveNotSupported", $"Language modelling needs a model that continues text; {model?.ClassName} does not.")
-            {
-                Target = model?.ClassName,
-                RecommendedAction = "Import a model with a language modelling head, such as LlamaForCausalLM.",
-            };
-        }
-
+        ArgumentNullException.ThrowIfNull(pass);
+        var (causal, batch, context) = (pass.Causal, pass.Batch, pass.Context);
         ModelInputs inputs = batch.InputIds;
         inputs = noiseAlpha is { } alpha && context.IsTraining
             ? inputs with { Embeddings = AddNoise(causal.Backbone.Embed(inputs, context), alpha, context) }
             : inputs;
-        return causal.Loss(causal.Forward(inputs, context), batch.Labels, divisor, context, labelSmoothing);
+        return causal.Loss(causal.Forward(inputs, context), batch.Labels, pass.Divisor, context, labelSmoothing);
     }
 
     /// <summary>Noise that is uniform within alpha / sqrt(length · width), with the padded length.</summary>

@@ -1,20 +1,31 @@
-using Peft.Models;
+using Peft.Training.Data;
 using static TorchSharp.torch;
 
 namespace Peft.Training.Objectives;
 
-/// <summary>What a training makes small.</summary>
+/// <summary>What a training makes small. Says what data it takes, over what its loss is averaged, and whether it compares with a reference; the loop does the rest.</summary>
 public interface IObjective
 {
     /// <summary>A stable name, for the log and for checkpoints.</summary>
     string Name { get; }
 
+    /// <summary>What an example of its data is.</summary>
+    ExampleKind Examples => ExampleKind.Text;
+
+    /// <summary>Whether it compares the model with a reference: <see cref="ObjectivePass.ReferenceLosses"/>.</summary>
+    bool NeedsReference => false;
+
+    /// <summary>
+    /// How many items a batch holds. A step's loss is a sum over the items of all its micro batches, divided by their number: labelled tokens by default;
+    /// 1 where a batch's own mean is the item, so that micro batches count alike.
+    /// </summary>
+    /// <param name="batch">The batch.</param>
+    long Items(TrainingBatch batch) => batch.TargetCount;
+
     /// <summary>The loss of a micro batch.</summary>
-    /// <param name="model">The base model; who acts on it is said by the context.</param>
-    /// <param name="batch">The rows.</param>
-    /// <param name="divisor">What sums are divided by: the items of the whole optimiser step, so that its micro losses add up; null for this batch's own.</param>
-    /// <param name="context">The forward pass, with the batch's masks and positions, and with a tape in training.</param>
-    /// <returns>A scalar in float32, known to the tape.</returns>
+    /// <param name="pass">The batch, the model, and what is needed to compute with them.</param>
+    /// <returns>A scalar in float32, known to the tape: the sum over the batch's items divided by <see cref="ObjectivePass.Divisor"/>.</returns>
     /// <exception cref="NotSupportedByPeftException"><c>ObjectiveNotSupported</c>: the objective doesn't fit the model.</exception>
-    Tensor Loss(PretrainedModel model, TrainingBatch batch, double? divisor, ForwardContext context);
+    /// <exception cref="PeftException"><c>ObjectiveDataMismatch</c>: it doesn't fit the data.</exception>
+    Tensor Loss(ObjectivePass pass);
 }

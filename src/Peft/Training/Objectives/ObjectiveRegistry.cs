@@ -1,25 +1,43 @@
+using Peft.Training.Objectives.Preference;
+
 namespace Peft.Training.Objectives;
 
 /// <summary>The objectives by name. A new one is a file, and a line here.</summary>
 public static class ObjectiveRegistry
 {
-    private static readonly Dictionary<string, Func<TrainingOptions, IObjective>> s_factories = new(StringComparer.Ordinal)
+    private static readonly Dictionary<string, Func<TrainingOptions, NamedOptions, IObjective>> s_factories = new(StringComparer.Ordinal)
     {
-        ["causal_language_modelling"] = static options => new CausalLanguageModelling(options.LabelSmoothing, options.NeftuneNoiseAlpha),
+        ["causal_language_modelling"] = static (options, _) => new CausalLanguageModelling(options.LabelSmoothing, options.NeftuneNoiseAlpha),
+        ["dft"] = static (_, _) => new DynamicFineTuning(),
+        ["dpo"] = static (_, own) => new DirectPreference(own),
+        ["cpo"] = static (_, own) => new ContrastivePreference(own),
+        ["orpo"] = static (_, own) => new OddsRatio(own),
+        ["reward"] = static (_, own) => new RewardModelling(own),
+        ["kto"] = static (_, own) => new KahnemanTversky(own),
     };
 
     /// <summary>Names of all objectives.</summary>
     public static IReadOnlyCollection<string> Names => s_factories.Keys;
 
-    /// <summary>Makes an objective.</summary>
-    /// <param name="name">Its name, such as <c>causal_language_modelling</c>.</param>
-    /// <param name="options">Label smoothing and noise are taken from them.</param>
+    /// <summary>Makes the objective that options name.</summary>
+    /// <param name="options">Name, the objective's own options, label smoothing and noise.</param>
     /// <exception cref="NotSupportedByPeftException"><c>ObjectiveNotSupported</c>: nobody knows the name.</exception>
-    public static IObjective Create(string name, TrainingOptions options) => s_factories.TryGetValue(name, out var factory)
-        ? factory(options)
-        : throw new NotSupportedByPeftException("ObjectiveNotSupported", $"There is no objective '{name}'. Choose one of {string.Join(", ", Names)}.")
+    /// <exception cref="PeftException"><c>TrainingOptionUnknown</c> or <c>TrainingOptionInvalid</c>: an option doesn't fit the objective.</exception>
+    public static IObjective Create(TrainingOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        if (!s_factories.TryGetValue(options.Objective, out var factory))
         {
-            Target = name,
-            RecommendedAction = "Correct the name.",
-        };
+            throw new NotSupportedByPeftException("ObjectiveNotSupported", $"There is no objective '{options.Objective}'. Choose one of {string.Join(", ", Names)}.")
+            {
+                Target = options.Objective,
+                RecommendedAction = "Correct the name.",
+            };
+        }
+
+        var own = new NamedOptions($"objective '{options.Objective}'", options.ObjectiveOptions);
+        var objective = factory(options, own);
+        own.RefuseOthers();
+        return objective;
+    }
 }

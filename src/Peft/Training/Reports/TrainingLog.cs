@@ -15,6 +15,11 @@ internal sealed class TrainingLog : IDisposable
     /// <summary>The file's name in an adapter's folder.</summary>
     public const string FileName = "training_log.jsonl";
 
+    private const string EvaluationPrefix = "eval_";
+
+    /// <summary>The figures that every line has; any other is an objective's own.</summary>
+    private static readonly string[] s_common = ["step", "epoch", "loss", "learning_rate", "grad_norm", "num_tokens", "num_targets", "seconds"];
+
     private readonly Action<string> say;
     private readonly ArrayBufferWriter<byte> lines = new(256);
     private FileStream? stream;
@@ -56,13 +61,13 @@ internal sealed class TrainingLog : IDisposable
 
             if (entry["eval_loss"] is not null)
             {
-                evaluations.Add(new EvaluationRecord(step, epoch, Number(entry, "eval_loss")));
+                evaluations.Add(new EvaluationRecord(step, epoch, Number(entry, "eval_loss")) { Metrics = Metrics(entry) });
             }
             else
             {
                 steps.Add(new StepRecord(
                     step, epoch, Number(entry, "loss"), Number(entry, "learning_rate"), Number(entry, "grad_norm"),
-                    (long)Number(entry, "num_tokens"), (long)Number(entry, "num_targets"), Number(entry, "seconds")));
+                    (long)Number(entry, "num_tokens"), (long)Number(entry, "num_targets"), Number(entry, "seconds")) { Metrics = Metrics(entry) });
             }
         }
 
@@ -71,12 +76,12 @@ internal sealed class TrainingLog : IDisposable
 
     /// <summary>Adds a step.</summary>
     public void Write(StepRecord step) => Write(
-        ("step", step.Step), ("epoch", step.Epoch), ("loss", step.Loss), ("learning_rate", step.LearningRate), ("grad_norm", step.GradientNorm),
-        ("num_tokens", step.Tokens), ("num_targets", step.Targets), ("seconds", step.Seconds));
+        [("step", step.Step), ("epoch", step.Epoch), ("loss", step.Loss), ("learning_rate", step.LearningRate), ("grad_norm", step.GradientNorm),
+        ("num_tokens", step.Tokens), ("num_targets", step.Targets), ("seconds", step.Seconds), .. Figures("", step.Metrics)]);
 
     /// <summary>Adds an evaluation.</summary>
     public void Write(EvaluationRecord evaluation) =>
-        Write(("step", evaluation.Step), ("epoch", evaluation.Epoch), ("eval_loss", evaluation.Loss));
+        Write([("step", evaluation.Step), ("epoch", evaluation.Epoch), ("eval_loss", evaluation.Loss), .. Figures(EvaluationPrefix, evaluation.Metrics)]);
 
     /// <summary>Puts what was written on the disk.</summary>
     public void Sync() => Try(() => Disk.Sync(stream ??= Open(path)));
@@ -93,9 +98,20 @@ internal sealed class TrainingLog : IDisposable
     /// <inheritdoc/>
     public void Dispose() => stream?.Dispose();
 
+    private static IEnumerable<(string, double)> Figures(string prefix, IReadOnlyDictionary<string, double>? metrics) =>
+        (metrics ?? new Dictionary<string, double>()).Select(metric => (prefix + metric.Key, metric.Value));
+
+    private static Dictionary<string, double>? Metrics(JsonObject entry)
+    {
+        var names = entry.Select(static field => field.Key).Where(static name => !s_common.Contains(name.StartsWith(EvaluationPrefix, StringComparison.Ordinal) ? name[EvaluationPrefix.Length..] : name));
+        var metrics = names.ToDictionary(
+            static name => name.StartsWith(EvaluationPrefix, StringComparison.Ordinal) ? name[EvaluationPrefix.Length..] : name, name => Number(entry, name), StringComparer.Ordinal);
+        return metrics.Count == 0 ? null : metrics;
+    }
+
     private static FileStream Open(string path) => new(path, FileMode.OpenOrCreate, FileAccess.Write, FileShare.Read | FileShare.Delete, 1);
 
-    private void Write(params ReadOnlySpan<(string Name, double Value)> fields)
+    private void Write(ReadOnlySpan<(string Name, double Value)> fields)
     {
         using (var json = new Utf8JsonWriter(lines))
         {
