@@ -99,13 +99,13 @@ internal sealed class TrainingLog : IDisposable
     public void Dispose() => stream?.Dispose();
 
     private static IEnumerable<(string, double)> Figures(string prefix, IReadOnlyDictionary<string, double>? metrics) =>
-        (metrics ?? new Dictionary<string, double>()).Select(metric => (prefix + metric.Key, metric.Value));
+        (metrics ?? new Dictionary<string, double>()).Where(static metric => double.IsFinite(metric.Value)).Select(metric => (prefix + metric.Key, metric.Value));
 
     private static Dictionary<string, double>? Metrics(JsonObject entry)
     {
-        var names = entry.Select(static field => field.Key).Where(static name => !s_common.Contains(name.StartsWith(EvaluationPrefix, StringComparison.Ordinal) ? name[EvaluationPrefix.Length..] : name));
-        var metrics = names.ToDictionary(
-            static name => name.StartsWith(EvaluationPrefix, StringComparison.Ordinal) ? name[EvaluationPrefix.Length..] : name, name => Number(entry, name), StringComparer.Ordinal);
+        var metrics = entry.Select(static field => (Key: field.Key, Name: field.Key.StartsWith(EvaluationPrefix, StringComparison.Ordinal) ? field.Key[EvaluationPrefix.Length..] : field.Key))
+            .Where(static field => !s_common.Contains(field.Name))
+            .ToDictionary(static field => field.Name, field => Number(entry, field.Key), StringComparer.Ordinal);
         return metrics.Count == 0 ? null : metrics;
     }
 
