@@ -9,7 +9,7 @@
     Demo trains, switches and merges adapters on the embedded model. Test runs xUnit and Pester. Build compiles everything into bin,
     so that Import-Module ./Peft.psd1 works. Bench measures speed and memory. Golden runs reference cases. Faults runs random
     damage, kills and races at length. Pack makes
-    artifacts/Peft/<version>. Clean removes what the other tasks made, but for the build's own program.
+    artifacts/Peft/<version>. Gpu-Check packs what has to work on a GPU. Clean removes what the other tasks made, but for the build's own program.
 .PARAMETER Argument
     Golden: the folder of the cases and, if wanted, a wildcard for their paths. Faults: the seconds for all trials together and, if
     wanted, the seed of the first. Bench: the names of the benchmarks.
@@ -30,7 +30,7 @@
 [CmdletBinding()]
 param(
     [Parameter(Mandatory, Position = 0)]
-    [ValidateSet('Demo', 'Test', 'Build', 'Bench', 'Golden', 'Faults', 'Pack', 'Clean')]
+    [ValidateSet('Demo', 'Test', 'Build', 'Bench', 'Golden', 'Faults', 'Pack', 'Gpu-Check', 'Clean')]
     [string] $Task,
 
     [Parameter(Position = 1, ValueFromRemainingArguments)]

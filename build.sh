@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# bash build.sh demo|test|build|bench|golden|faults|pack|clean
+# bash build.sh demo|test|build|bench|golden|faults|pack|gpu-check|clean
 # Finds a PowerShell 7.6 and hands over to build.ps1; without one, build/ does the same work but for what needs PowerShell.
 set -euo pipefail
 

@@ -4,7 +4,7 @@ namespace Peft.Build;
 internal static class Clean
 {
     private static readonly string[] s_made = ["bin", "artifacts"];
-    private static readonly string[] s_projects = ["src", "tests", "samples", "benchmarks", "build/probe", "build/pester", "build/NativeLibraries"];
+    private static readonly string[] s_projects = ["src", "tests", "samples", "benchmarks", "build/probe", "build/pester", "build/NativeLibraries", "build/gpu-check"];
 
     /// <summary>Outputs, artifacts and the remembered choice of engine; not the build program itself, which is running.</summary>
     public static void Everything()

@@ -51,7 +51,7 @@ internal static class Module
         }
 
         Console.WriteLine($"Building for {runtime} ({backend}) ...");
-        Build(Checkout.At("src", "Peft.Cmdlets"), $"-p:PackRuntime={runtime}", "-p:TorchEngine=NuGet", $"-p:TorchBackend={backend}");
+        Build(Checkout.At("src", "Peft.Cmdlets"), $"-p:Apart={runtime}", $"-p:TorchRuntime={runtime}", "-p:TorchEngine=NuGet", $"-p:TorchBackend={backend}");
         return CopyModule(Path.Combine(folder, "module"), Path.Combine(folder, "Peft"), runtime);
     }
 

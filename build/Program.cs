@@ -9,6 +9,7 @@ const string Usage = """
       golden FOLDER [PATTERN]  run the reference cases under a folder
       faults [SECONDS [SEED]]  run the trials of faults at length: random damage, kills, races
       pack [RUNTIME]           make artifacts/Peft/VERSION; for another system (win-x64, linux-x64, osx-arm64) in artifacts/pack/RUNTIME
+      gpu-check                pack what has to work on a GPU for build/gpu-check/run.sh on a machine that has one
       clean                    remove what the other tasks made, but for this program itself
     LIBTORCH=FOLDER builds on the libtorch in a folder: an unpacked zip, or the torch folder of a Python installation.
     TorchEngine=NuGet|SystemLibtorch and TorchBackend=cpu|cuda-windows|cuda-linux in the environment choose the engine.
@@ -74,6 +75,9 @@ int Run(string task, string[] rest)
             Module.Forget();
             Build();
             Module.Pack();
+            return 0;
+        case "GPU-CHECK":
+            GpuCheck.Pack();
             return 0;
         case "CLEAN":
             Clean.Everything();

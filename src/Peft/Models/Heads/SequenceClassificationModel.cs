@@ -60,7 +60,7 @@ public abstract class SequenceClassificationModel : PretrainedModel
 /// <summary>A decoder that reads each row's scores at the last position whose token is not padding.</summary>
 public sealed class LastTokenClassificationModel : SequenceClassificationModel
 {
-    private const string Name = "score";
+    private const string HeadName = "score";
 
     private readonly Linear score;
 
@@ -71,11 +71,11 @@ public sealed class LastTokenClassificationModel : SequenceClassificationModel
         : base(config.Family.Backbone(config), className)
     {
         AddBackbone();
-        score = Add(Name, new Linear(Backbone.Width, LabelCount));
+        score = Add(HeadName, new Linear(Backbone.Width, LabelCount));
     }
 
     /// <inheritdoc/>
-    public override string? ClassificationHead => Name;
+    public override string? ClassificationHead => HeadName;
 
     /// <inheritdoc/>
     /// <exception cref="PeftException"><c>PaddingTokenMissing</c>: several rows, and no <c>pad_token_id</c> to find their ends by.</exception>

@@ -11,7 +11,7 @@ public sealed class Activation : Module
     /// <param name="name">Such as <c>silu</c> or <c>gelu_pytorch_tanh</c>.</param>
     /// <exception cref="NotSupportedByPeftException"><c>ActivationNotSupported</c>.</exception>
     public Activation(string name)
-        : this(Find(name))
+        : this(Lookup(name))
     {
         IsSilu = name is "silu" or "swish";
     }
@@ -28,7 +28,7 @@ public sealed class Activation : Module
     /// <summary>Applies it, element by element.</summary>
     public Tensor Apply(Tensor x) => function(x);
 
-    private static (string ClassName, Func<Tensor, Tensor> Function) Find(string name) => name switch
+    private static (string ClassName, Func<Tensor, Tensor> Function) Lookup(string name) => name switch
     {
         "silu" or "swish" => ("SiLUActivation", static x => x.silu()),
         "gelu" => ("GELUActivation", static x => x.gelu()),

@@ -1,0 +1,28 @@
+using System.Diagnostics;
+using Peft.Build.Gpu;
+
+// GpuCheck FOLDER DEVICE [CHECK]: FOLDER holds assets, golden and README.md of a checkout. Every check runs in a process of its own, so that one
+// that ends its process is one that failed; the last line counts them.
+var (folder, device) = (args[0], args[1]);
+if (args is [_, _, var name])
+{
+    return Checks.Run(name, new CheckMachine(folder, device));
+}
+
+var failed = 0;
+foreach (var check in Checks.Names)
+{
+    var clock = Stopwatch.StartNew();
+    using var process = Process.Start(Environment.ProcessPath!, [folder, device, check]);
+    if (!process.WaitForExit(TimeSpan.FromSeconds(150)))
+    {
+        process.Kill(entireProcessTree: true);
+        process.WaitForExit();
+    }
+
+    failed += process.ExitCode == 0 ? 0 : 1;
+    Console.WriteLine($"{(process.ExitCode == 0 ? "passed" : "FAILED")} {check} on {device} in {clock.Elapsed.TotalSeconds:F0} s{(process.ExitCode is 0 or 1 ? "" : $" (exit code {process.ExitCode})")}");
+}
+
+Console.WriteLine($"{Checks.Names.Count - failed} passed, {failed} failed");
+return failed == 0 ? 0 : 1;
