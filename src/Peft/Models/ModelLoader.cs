@@ -24,6 +24,9 @@ public sealed record LoadOptions
     /// <summary>Sees how many parameters have their weights, and how many there are.</summary>
     public Action<long, long>? OnProgress { get; init; }
 
+    /// <summary>Hears what the user should know although it is no error: weights that nothing computes with, sharing that the file decides otherwise.</summary>
+    public Action<string>? OnMessage { get; init; }
+
     /// <summary>Looked at between tensors.</summary>
     public CancellationToken Cancellation { get; init; }
 }
@@ -36,13 +39,16 @@ public static class ModelLoader
 
     private const string ConfigName = "config.json";
     private const string GenerationConfigName = "generation_config.json";
+    private const string TieKey = "tie_word_embeddings";
+
+    private static readonly string[] s_derived = ["rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", "position_ids"];
 
     /// <summary>Loads a model.</summary>
     /// <param name="path">A folder with <c>config.json</c> and weights, or a <c>.gguf</c> file, whose weights become float32 unless another type is asked for.</param>
     /// <param name="options">How; null for the file's types on the CPU.</param>
     /// <returns>The model; the caller owns it.</returns>
     /// <exception cref="PeftException"><c>FolderNotFound</c>, <c>ModelConfigMissing</c>, <c>WeightsMissing</c>, or what reading a file throws.</exception>
-    /// <exception cref="NotSupportedByPeftException"><c>ArchitectureNotSupported</c>.</exception>
+    /// <exception cref="NotSupportedByPeftException"><c>ArchitectureNotSupported</c> or <c>QuantizationNotSupported</c>.</exception>
     public static PretrainedModel Load(string path, LoadOptions? options = null)
     {
         options ??= new LoadOptions();
@@ -67,7 +73,9 @@ public static class ModelLoader
             throw new PeftException("ModelConfigMissing", $"The folder '{path}' holds no {ConfigName}, so it is no model.") { Target = path };
         }
 
-        var model = ArchitectureRegistry.Create(ModelConfig.FromFile(configPath), options.Task);
+        var config = ModelConfig.FromFile(configPath);
+        RefuseQuantised(config, path);
+        var model = ArchitectureRegistry.Create(config, options.Task);
         model.GenerationConfig = ReadGenerationConfig(path);
         using var store = options.StructureOnly ? null : OpenWeights(path);
         return Complete(model, store, options);
@@ -102,8 +110,9 @@ public static class ModelLoader
             options.OnProgress?.Invoke(done, total);
         }
 
-        model.Tie();
+        TieAsStored(model, options);
         reader.Finish();
+        SayCarried(model, options);
         if (model.Carried.Count > 0 || model.NamedParameters().Any(static named => named.Parameter.Value is { device.type: DeviceType.CPU }))
         {
             model.Keep(store.TakeMappedFiles());
@@ -136,7 +145,9 @@ public static class ModelLoader
             }
         }
 
-        missing.RemoveAll(path => model.TiedParameters.Any(tie => tie.Follower == path));
+        // Those who share a weight may find it under either name.
+        missing.RemoveAll(path => model.TiedParameters.Any(tie =>
+            (tie.Follower == path && reader.Finds(tie.Owner)) || (tie.Owner == path && reader.Finds(tie.Follower))));
         if (missing.Count > 0)
         {
             throw new PeftException("WeightsMissing", $"'{store.Path}' lacks {missing.Count} tensors of the model, among them {string.Join(", ", missing.Take(5))}.")
@@ -235,6 +246,54 @@ public static class ModelLoader
         catch (PeftException error) when (error.ErrorId == "WeightsNotFound" && Directory.GetFiles(folder, "*.gguf").Length == 1)
         {
             return GgufModel.Open(Directory.GetFiles(folder, "*.gguf")[0]);
+        }
+    }
+
+    /// <summary>Read as plain ones, weights of another packing would give wrong numbers or a misleading error.</summary>
+    private static void RefuseQuantised(ModelConfig config, string path)
+    {
+        var quantisation = config.Node("quantization_config") ?? (config.Node("text_config") as JsonObject)?["quantization_config"];
+        if (quantisation is JsonObject settings)
+        {
+            var method = (settings["quant_method"] as JsonValue)?.ToString() ?? (settings.ContainsKey("load_in_4bit") ? "bitsandbytes" : "an unnamed method");
+            throw new NotSupportedByPeftException("QuantizationNotSupported", $"The weights in '{path}' are quantised by {method} (quantization_config of {ConfigName}), which is not supported.")
+            {
+                Target = method,
+                RecommendedAction = "Import the model's unquantised weights, or a GGUF file of it.",
+            };
+        }
+    }
+
+    /// <summary>What shares weights is decided by what the file holds: a follower with values of its own keeps them, one that stands alone lends them to its owner.</summary>
+    private static void TieAsStored(PretrainedModel model, LoadOptions options)
+    {
+        foreach (var (ownerPath, followerPath) in model.TiedParameters.ToArray())
+        {
+            var (owner, follower) = (model.FindParameter(ownerPath)!, model.FindParameter(followerPath)!);
+            if (owner.Value is null && follower.Value is { } only)
+            {
+                owner.Assign(only.alias());
+            }
+
+            if (owner.Value is { } shared && follower is { IsOwner: true, Value: { } own } && !shared.eq(own).all().item<bool>())
+            {
+                model.Config.Document[TieKey] = false;
+                options.OnMessage?.Invoke($"'{followerPath}' has weights of its own in the file, though the configuration says that it shares those of '{ownerPath}'; both are kept.");
+            }
+            else
+            {
+                follower.TieTo(owner);
+            }
+        }
+    }
+
+    private static void SayCarried(PretrainedModel model, LoadOptions options)
+    {
+        // Tables that older releases saved although they follow from the configuration.
+        string[] names = [.. model.Carried.Select(static entry => entry.Name).Where(static name => !s_derived.Any(name.EndsWith))];
+        if (names.Length > 0)
+        {
+            options.OnMessage?.Invoke($"{(names.Length == 1 ? "One tensor" : $"{names.Length:N0} tensors")} of the file, {string.Join(", ", names.Take(3))}{(names.Length > 3 ? ", …" : "")}, belong to no module that is computed: kept, and saved again unchanged.");
         }
     }
 

@@ -80,6 +80,7 @@ public sealed class ImportPeftModelCommand : ImportCommand
             Device = EngineNames.Device(Device),
             StructureOnly = StructureOnly,
             OnProgress = (done, total) => progress.Show(done, total, FormattableString.Invariant($"{done:N0} of {total:N0} parameters")),
+            OnMessage = output.WriteWarning,
             Cancellation = output.Cancellation,
         };
         var model = PeftModel.Load(path, options, Name ?? name);

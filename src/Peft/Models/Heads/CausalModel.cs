@@ -7,7 +7,6 @@ namespace Peft.Models.Heads;
 public class CausalModel : PretrainedModel
 {
     private readonly string headName;
-    private readonly bool isTied;
     private readonly Linear projection;
     private readonly Head head;
 
@@ -20,7 +19,6 @@ public class CausalModel : PretrainedModel
         : base(config.Family.Backbone(config), className)
     {
         this.headName = headName;
-        isTied = config.Boolean("tie_word_embeddings") ?? true;
         AddBackbone();
         VocabularySize = Backbone.TokenEmbeddings!.Count;
         projection = Add(headName, new Linear(Backbone.Width, VocabularySize, hasBias));
@@ -38,7 +36,7 @@ public class CausalModel : PretrainedModel
     public override string? OutputEmbeddings => headName;
 
     /// <inheritdoc/>
-    public override IEnumerable<(string Owner, string Follower)> TiedParameters => isTied
+    public override IEnumerable<(string Owner, string Follower)> TiedParameters => (Config.Boolean("tie_word_embeddings") ?? true)
         ? [.. base.TiedParameters, ($"{Backbone.TokenEmbeddings!.Path}.weight", $"{headName}.weight")]
         : base.TiedParameters;
 
