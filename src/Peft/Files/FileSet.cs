@@ -37,9 +37,9 @@ internal sealed class FileSet : IDisposable
     /// <summary>Writes files and lets them take the place of those with their names.</summary>
     /// <param name="folder">The folder, which must exist.</param>
     /// <param name="files">Names, which may have a folder in front, and what writes the content.</param>
-    /// <param name="stale">Chooses, among the names of the folder's files, those that go when the new ones come.</param>
+    /// <param name="stale">Names of files that go when the new ones come, unless they are among them.</param>
     /// <exception cref="PeftException"><c>FolderNotFound</c>, <c>FileReadOnly</c>, <c>DiskFull</c>, <c>FileWriteFailed</c>; what was there is unchanged.</exception>
-    public static void Replace(string folder, IReadOnlyList<(string Name, Action<Stream> Write)> files, Func<string, bool>? stale = null)
+    public static void Replace(string folder, IReadOnlyList<(string Name, Action<Stream> Write)> files, IEnumerable<string>? stale = null)
     {
         folder = Path.GetFullPath(folder);
         foreach ((string name, _) in files)
@@ -62,7 +62,7 @@ internal sealed class FileSet : IDisposable
             }
 
             current = folder;
-            set.Commit([.. files.Select(static file => file.Name)], Stale(folder, files, stale));
+            set.Commit([.. files.Select(static file => file.Name)], Except(stale ?? [], files));
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
@@ -109,11 +109,8 @@ internal sealed class FileSet : IDisposable
     }
 
     /// <summary>A name in another case may be the same file, so it is none of those that go.</summary>
-    private static string[] Stale(string folder, IEnumerable<(string Name, Action<Stream> Write)> files, Func<string, bool>? stale)
-    {
-        HashSet<string> written = new(files.Select(static file => file.Name), StringComparer.OrdinalIgnoreCase);
-        return stale is null ? [] : [.. Directory.GetFiles(folder).Select(static path => Path.GetFileName(path)).Where(name => stale(name) && !written.Contains(name))];
-    }
+    private static string[] Except(IEnumerable<string> stale, IEnumerable<(string Name, Action<Stream> Write)> files) =>
+        [.. stale.Except(files.Select(static file => file.Name), StringComparer.OrdinalIgnoreCase)];
 
     private static string[] Places(string folder) => Directory.Exists(folder) ? Directory.GetDirectories(folder, Prefix + "*") : [];
 

@@ -187,7 +187,11 @@ public static class ModelLoader
         ScalarType? dataType = null,
         long maxShardBytes = DefaultShardBytes,
         Action<long, long>? onProgress = null,
-        CancellationToken cancellation = default)
+        CancellationToken cancellation = default) => Save(model, folder, null, dataType, maxShardBytes, onProgress, cancellation);
+
+    /// <summary>As the other, with files that belong to the model and are replaced together with its own.</summary>
+    internal static IReadOnlyList<string> Save(
+        PretrainedModel model, string folder, CompanionFiles? companions, ScalarType? dataType, long maxShardBytes, Action<long, long>? onProgress, CancellationToken cancellation)
     {
         ArgumentNullException.ThrowIfNull(model);
         AtomicFile.MakeFolder(folder);
@@ -207,13 +211,16 @@ public static class ModelLoader
         return SafetensorsWriter.WriteFolder(
             folder,
             tensors,
-            maxShardBytes: maxShardBytes,
-            onTensor: (done, total) =>
+            null,
+            "model",
+            maxShardBytes,
+            (done, total) =>
             {
                 cancellation.ThrowIfCancellationRequested();
                 onProgress?.Invoke(done, total);
             },
-            documents: documents);
+            documents,
+            companions);
     }
 
     private static PretrainedModel Complete(PretrainedModel model, TensorStore? store, LoadOptions options)

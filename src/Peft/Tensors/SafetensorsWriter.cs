@@ -48,7 +48,20 @@ public static class SafetensorsWriter
         string stem = "model",
         long maxShardBytes = 50_000_000_000,
         Action<long, long>? onTensor = null,
-        IEnumerable<(string Name, JsonObject Document)>? documents = null)
+        IEnumerable<(string Name, JsonObject Document)>? documents = null) =>
+        WriteFolder(folder, tensors, metadata, stem, maxShardBytes, onTensor, documents, null);
+
+    /// <summary>As the other, with files of any kind that belong to the weights.</summary>
+    /// <param name="companions">What is replaced together with the weights beside the documents.</param>
+    internal static IReadOnlyList<string> WriteFolder(
+        string folder,
+        IEnumerable<(string Name, Tensor Value)> tensors,
+        IReadOnlyDictionary<string, string>? metadata,
+        string stem,
+        long maxShardBytes,
+        Action<long, long>? onTensor,
+        IEnumerable<(string Name, JsonObject Document)>? documents,
+        CompanionFiles? companions)
     {
         ArgumentNullException.ThrowIfNull(tensors);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(maxShardBytes);
@@ -77,7 +90,9 @@ public static class SafetensorsWriter
         }
 
         files.AddRange((documents ?? []).Select(static file => (file.Name, (Action<Stream>)(stream => JsonFile.Write(stream, file.Document)))));
-        FileSet.Replace(folder, files, name => IsWeights(name, stem));
+        files.AddRange(companions?.Written ?? []);
+        IEnumerable<string> old = Directory.EnumerateFiles(folder).Select(static path => Path.GetFileName(path)).Where(name => IsWeights(name, stem));
+        FileSet.Replace(folder, files, [.. old, .. companions?.Stale ?? []]);
         return [.. files.Select(file => Path.Combine(folder, file.Name))];
     }
 
@@ -225,3 +240,8 @@ public static class SafetensorsWriter
         }
     }
 }
+
+/// <summary>Files of another kind that are saved together with weights: a tokenizer's.</summary>
+/// <param name="Written">Names and what writes the content.</param>
+/// <param name="Stale">Names of those that another save left and that go.</param>
+internal sealed record CompanionFiles(IReadOnlyList<(string Name, Action<Stream> Write)> Written, IReadOnlyList<string> Stale);

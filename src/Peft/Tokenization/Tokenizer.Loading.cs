@@ -4,6 +4,8 @@ namespace Peft.Tokenization;
 
 public sealed partial class Tokenizer
 {
+    private const string TemplateFolder = "additional_chat_templates";
+
     /// <summary>The files that belong to a tokenizer, besides additional templates.</summary>
     private static readonly string[] s_fileNames =
     [
@@ -30,12 +32,12 @@ public sealed partial class Tokenizer
             }
         }
 
-        var templates = Path.Combine(folder, "additional_chat_templates");
+        var templates = Path.Combine(folder, TemplateFolder);
         if (Directory.Exists(templates))
         {
             foreach (var path in Directory.EnumerateFiles(templates, "*.jinja").Order(StringComparer.Ordinal))
             {
-                contents["additional_chat_templates/" + Path.GetFileName(path)] = ReadFile(path);
+                contents[$"{TemplateFolder}/{Path.GetFileName(path)}"] = ReadFile(path);
             }
         }
 
@@ -65,18 +67,28 @@ public sealed partial class Tokenizer
         return FolderReader.ReadGguf(metadata);
     }
 
-    /// <summary>Writes the tokenizer's files into a folder, byte for byte as they were read.</summary>
+    /// <summary>Writes the tokenizer's files into a folder, byte for byte as they were read, in place of another tokenizer's.</summary>
     /// <param name="folder">The folder; it is created where it is missing.</param>
     public void Save(string folder)
     {
         ArgumentException.ThrowIfNullOrEmpty(folder);
         AtomicFile.MakeFolder(folder);
-        foreach (var (name, bytes) in _files.Contents)
-        {
-            var path = Path.Combine(folder, name);
-            AtomicFile.MakeFolder(Path.GetDirectoryName(path)!);
-            AtomicFile.Write(path, stream => stream.Write(bytes));
-        }
+        FileSet.Replace(folder, Files, FilesIn(folder));
+    }
+
+    /// <summary>Names of the tokenizer's files and what writes them.</summary>
+    internal IReadOnlyList<(string Name, Action<Stream> Write)> Files =>
+        [.. _files.Contents.Select(static file => (file.Key, (Action<Stream>)(stream => stream.Write(file.Value))))];
+
+    /// <summary>Names of the files of a folder that a tokenizer is read from.</summary>
+    internal static IReadOnlyList<string> FilesIn(string folder)
+    {
+        var templates = Path.Combine(folder, TemplateFolder);
+        return
+        [
+            .. s_fileNames.Where(name => File.Exists(Path.Combine(folder, name))),
+            .. (Directory.Exists(templates) ? Directory.GetFiles(templates, "*.jinja") : []).Select(static path => $"{TemplateFolder}/{Path.GetFileName(path)}"),
+        ];
     }
 
     private static byte[] ReadFile(string path)

@@ -146,6 +146,33 @@ public sealed class CheckpointFaultTests : IDisposable
         Assert.Equal(["step-2", "step-9"], Steps());
     }
 
+    /// <summary>A real full disk: a small one in memory, which takes the rights of an administrator.</summary>
+    [SkippableFact]
+    public void ATrainingWhoseDiskIsFullSaysSoAndGoesOnToTheSameBitsWhenThereIsRoom()
+    {
+        Skip.IfNot(OperatingSystem.IsLinux() && Run("mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", folder.Path), "This user can't mount a small disk.");
+        try
+        {
+            var error = Assert.Throws<PeftException>(() => Train(s_options with { CheckpointLimit = 9, CheckpointInterval = 1 }));
+            Assert.Contains(error.ErrorId, (string[])["DiskFull", "CheckpointWriteFailed"]);
+            Assert.NotEmpty(Steps());
+            Assert.True(Run("mount", "-o", "remount,size=4m", folder.Path));
+            ResumesToTheSameBits();
+        }
+        finally
+        {
+            Run("umount", folder.Path);
+        }
+
+        static bool Run(string program, params string[] arguments)
+        {
+            var start = new ProcessStartInfo(program, arguments) { RedirectStandardError = true };
+            using var process = Process.Start(start)!;
+            process.WaitForExit();
+            return process.ExitCode == 0;
+        }
+    }
+
     [Fact]
     public void ALogThatCannotBeWrittenForAWhileDoesNotEndTheTrainingAndIsWholeAfterwards()
     {

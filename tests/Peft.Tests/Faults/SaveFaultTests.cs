@@ -5,6 +5,8 @@ using Peft.Files;
 using Peft.Models;
 using Peft.Tensors;
 using Peft.Tests.Adapters;
+using Peft.Tests.Models;
+using Peft.Tokenization;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Faults;
@@ -15,7 +17,7 @@ public sealed class SaveFaultTests : IDisposable
     private const int DiskIsFull = 28;
     private const int Old = 3;
     private const int New = 5;
-    private static readonly string[] s_kinds = ["adapter", "model"];
+    private static readonly string[] s_kinds = ["adapter", "model", "export"];
     private readonly TemporaryFolder _folder = new();
 
     public void Dispose() => _folder.Dispose();
@@ -37,6 +39,7 @@ public sealed class SaveFaultTests : IDisposable
     [Theory]
     [InlineData("adapter")]
     [InlineData("model")]
+    [InlineData("export")]
     public void ASaveWhoseDiskFailsAtAnyStepLeavesTheOldWholeAndSaysSo(string kind)
     {
         for (int step = CountSteps(kind); step > 0; step--)
@@ -87,6 +90,22 @@ public sealed class SaveFaultTests : IDisposable
             Save(kind, other, Old);
             Assert.All(Directory.GetFiles(one), file => Assert.Equal(File.ReadAllBytes(file), File.ReadAllBytes(Path.Combine(other, Path.GetFileName(file)))));
         }
+    }
+
+    [Fact]
+    public void AnExportOverAnotherModelLeavesNothingOfItsTokenizer()
+    {
+        string place = Place();
+        Save("export", place, Old);
+        File.WriteAllText(Path.Combine(place, "tokenizer_config.json"), "{}");
+        File.WriteAllText(Path.Combine(place, "notes.txt"), "mine");
+        Directory.CreateDirectory(Path.Combine(place, "additional_chat_templates"));
+        File.WriteAllText(Path.Combine(place, "additional_chat_templates", "tools.jinja"), "other");
+        Save("export", place, New);
+        Assert.Equal(New, Read("export", place));
+        Assert.False(File.Exists(Path.Combine(place, "tokenizer_config.json")));
+        Assert.Empty(Directory.GetFiles(Path.Combine(place, "additional_chat_templates")));
+        Assert.True(File.Exists(Path.Combine(place, "notes.txt")));
     }
 
     [Fact]
@@ -166,6 +185,17 @@ public sealed class SaveFaultTests : IDisposable
 
             model.SaveAdapter("saved", folder);
         }
+        else if (kind == "export")
+        {
+            using PeftModel model = TinyLlama.Create(seed: (ulong)seed);
+            model.Base.FindParameter("lm_head.weight")!.Data.fill_(seed);
+            string source = Directory.CreateTempSubdirectory("peft-tokenizer-").FullName;
+            File.Copy(Path.Combine(PocketLlama.Folder, "tokenizer.json"), Path.Combine(source, "tokenizer.json"));
+            File.WriteAllText(Path.Combine(source, "chat_template.jinja"), $"{seed}");
+            using var exported = new PeftModel(model.Base, "exported") { Tokenizer = Tokenizer.FromFolder(source) };
+            exported.Save(folder, maxShardBytes: 4000);
+            Directory.Delete(source, recursive: true);
+        }
         else if (kind == "file")
         {
             SafetensorsWriter.Write(Path.Combine(folder, "model.safetensors"), [("a", full(8, seed, ScalarType.Float32))]);
@@ -186,6 +216,16 @@ public sealed class SaveFaultTests : IDisposable
             var seed = (int)((LoraConfig)model["saved"].Config).Alpha;
             Assert.All(model["saved"].TrainableParameters, parameter => Assert.All(parameter.Parameter.Data.data<float>().ToArray(), value => Assert.Equal(seed, value)));
             return seed;
+        }
+
+        if (kind == "export")
+        {
+            using var model = PeftModel.Load(folder);
+            int value = (int)model.Base.FindParameter("lm_head.weight")!.Data[0, 0].item<float>();
+            Assert.Equal($"{value}", File.ReadAllText(Path.Combine(folder, "chat_template.jinja")));
+            using PeftModel same = TinyLlama.Create(seed: (ulong)value);
+            Assert.True(same.Base.FindParameter("model.embed_tokens.weight")!.Data.Equals(model.Base.FindParameter("model.embed_tokens.weight")!.Data));
+            return value;
         }
 
         using var store = TensorStore.OpenFolder(folder);

@@ -1,5 +1,6 @@
 using System.Text.Json.Nodes;
 using Peft.Models;
+using Peft.Tensors;
 using Peft.Tensors.Gguf;
 using Peft.Tokenization;
 using static TorchSharp.torch;
@@ -95,9 +96,8 @@ public sealed partial class PeftModel
         }
 
         KeepEndOfText();
-        var written = ModelLoader.Save(Base, folder, dataType, maxShardBytes, onProgress, cancellation);
-        Tokenizer?.Save(folder);
-        return written;
+        var companions = Tokenizer is null ? null : new CompanionFiles(Tokenizer.Files, Tokenizer.FilesIn(folder));
+        return ModelLoader.Save(Base, folder, companions, dataType, maxShardBytes, onProgress, cancellation);
     }
 
     /// <summary>What ends a text here ends it for whoever reads the saved folder, too: its generation_config.json names the tokenizer's own token where none of the files did.</summary>
