@@ -43,6 +43,11 @@ internal static unsafe class TensorMemory
             return null;
         }
 
+        if (tensor.NumberOfElements * tensor.ElementSize <= int.MaxValue)
+        {
+            return (byte*)Unsafe.AsPointer(ref MemoryMarshal.GetReference(tensor.bytes));
+        }
+
         // A view of one element, since a span can't be longer than 2 GB.
         using Tensor flat = tensor.view(-1);
         using Tensor first = flat.narrow(0, 0, 1);

@@ -1,3 +1,4 @@
+using Peft.Engine;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -50,12 +51,7 @@ internal static class LinearProduct
         var terms = Terms(members);
         weight = Cast(weight, x.dtype);
         bias = bias is null ? null : Cast(bias, x.dtype);
-        if (context.Tape is null && x.size(0) == 1 && x.dtype == ScalarType.Float32)
-        {
-            return SingleRow(x, weight, bias, terms, residual).MoveToOuterDisposeScope();
-        }
-
-        var y = Base(x, weight, bias, residual);
+        var y = context.Tape is null && x.size(0) == 1 && RowProduct.Serves(x, weight) ? SingleRow(x, weight, bias, residual) : Base(x, weight, bias, residual);
         var state = terms.Length == 0 ? null : LowRankProduct.Forward(x, y, terms, context);
         if (context.Tape is { } tape)
         {
@@ -85,29 +81,11 @@ internal static class LinearProduct
         return bias is null ? x.matmul(transposed) : addmm(bias, x, transposed, 1, 1);
     }
 
-    /// <summary>One token in float32 is bound by reading the weights, which a matrix-vector product does at twice the rate of a one-row matrix product.</summary>
-    private static Tensor SingleRow(Tensor x, Tensor weight, Tensor? bias, LowRankTerm[] terms, Tensor? residual)
+    private static Tensor SingleRow(Tensor x, Tensor weight, Tensor? bias, Tensor? residual)
     {
-        var vector = x.view(-1);
-        var y = weight.mv(vector);
-        foreach (var term in terms)
-        {
-            var a = Cast(term.Change.A.Data, ScalarType.Float32).mv(vector);
-            var slice = y.narrow(0, term.Column, term.Width);
-            slice.addmv_(Cast(term.Change.B.Data, ScalarType.Float32), a, 1, (float)term.Change.Scale);
-            if (term.Change.Bias is { } change)
-            {
-                slice.add_(change.Data, term.Change.Scale);
-            }
-        }
-
-        if (bias is not null)
-        {
-            y.add_(bias);
-        }
-
-        var row = y.view(1, -1);
-        return residual is null ? row : row.add_(residual);
+        var y = RowProduct.Run(x, weight);
+        y = bias is null ? y : y.add_(bias);
+        return residual is null ? y : y.add_(residual);
     }
 
     private static LowRankTerm[] Terms(LinearMember[] members)

@@ -1,0 +1,203 @@
+using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
+using static TorchSharp.torch;
+
+namespace Peft.Engine;
+
+/// <summary>
+/// y = W x for one row x. It is bound by reading the weights once, which libraries of matrix products don't reach, least of all in bfloat16:
+/// each thread reads its share of the weights in one stream.
+/// </summary>
+internal static unsafe class RowProduct
+{
+    // What a thread of its own is worth: some ten microseconds of reading.
+    private const long GrainElements = 1 << 16;
+
+    /// <summary>Whether <see cref="Run"/> serves a product.</summary>
+    public static bool Serves(Tensor x, Tensor weight) => Vector256.IsHardwareAccelerated && x.dtype == weight.dtype && CpuRows.Serves(x) && CpuRows.Serves(weight);
+
+    /// <summary>Forms the product.</summary>
+    /// <param name="x">[1, in].</param>
+    /// <param name="weight">[out, in], of the same type, float32 or bfloat16; sums are float32 in both.</param>
+    /// <returns>[1, out], of the same type.</returns>
+    public static Tensor Run(Tensor x, Tensor weight)
+    {
+        long width = weight.size(1), height = weight.size(0);
+        var y = empty([1, height], x.dtype, x.device);
+        var given = CpuRows.Of(x, width);
+        var work = new Work { Weight = CpuRows.Of(weight, width), Result = CpuRows.Of(y, height).Row(0), Width = width };
+        var grain = Math.Max(1, GrainElements / Math.Max(1, width));
+        if (given.IsBFloat16)
+        {
+            work.Input = (float*)NativeMemory.AlignedAlloc((nuint)(width + 1) * sizeof(float), 64);
+            Split((ushort*)given.Row(0), work.Input, width);
+            RowParallel.Run(height, grain, &BFloat16Rows, &work);
+            NativeMemory.AlignedFree(work.Input);
+        }
+        else
+        {
+            work.Input = (float*)given.Row(0);
+            RowParallel.Run(height, grain, &Float32Rows, &work);
+        }
+
+        GC.KeepAlive(x);
+        GC.KeepAlive(weight);
+        return y;
+    }
+
+    /// <summary>
+    /// The input of a bfloat16 product in the order in which weights come out of a register: of each block of lanes taken as 32 bits the
+    /// lower halves first, then the upper ones.
+    /// </summary>
+    private static void Split(ushort* x, float* to, long width)
+    {
+        var lanes = Vector512.IsHardwareAccelerated ? 16 : 8;
+        long i = 0;
+        for (; i <= width - (2 * lanes); i += 2 * lanes)
+        {
+            for (var lane = 0; lane < lanes; lane++)
+            {
+                to[i + lane] = BitConverter.UInt32BitsToSingle((uint)x[i + (2 * lane)] << 16);
+                to[i + lanes + lane] = BitConverter.UInt32BitsToSingle((uint)x[i + (2 * lane) + 1] << 16);
+            }
+        }
+
+        for (; i < width; i++)
+        {
+            to[i] = BitConverter.UInt32BitsToSingle((uint)x[i] << 16);
+        }
+    }
+
+    private static void Float32Rows(void* state, long from, long to)
+    {
+        var work = (Work*)state;
+        var y = (float*)work->Result;
+        for (var row = from; row < to; row++)
+        {
+            var weight = (float*)work->Weight.Row(row);
+            y[row] = Vector512.IsHardwareAccelerated ? Dot512(weight, work->Input, work->Width) : Dot256(weight, work->Input, work->Width);
+        }
+    }
+
+    private static void BFloat16Rows(void* state, long from, long to)
+    {
+        var work = (Work*)state;
+        var y = (ushort*)work->Result;
+        for (var row = from; row < to; row++)
+        {
+            var weight = (ushort*)work->Weight.Row(row);
+            var sum = Vector512.IsHardwareAccelerated ? HalvesDot512(weight, work->Input, work->Width) : HalvesDot256(weight, work->Input, work->Width);
+            CpuRows.Narrow(&sum, y + row, 1);
+        }
+    }
+
+    private static float Dot512(float* w, float* x, long width)
+    {
+        var (a, b, c, d) = (Vector512<float>.Zero, Vector512<float>.Zero, Vector512<float>.Zero, Vector512<float>.Zero);
+        long i = 0;
+        for (; i <= width - 64; i += 64)
+        {
+            a = Vector512.FusedMultiplyAdd(Vector512.Load(w + i), Vector512.Load(x + i), a);
+            b = Vector512.FusedMultiplyAdd(Vector512.Load(w + i + 16), Vector512.Load(x + i + 16), b);
+            c = Vector512.FusedMultiplyAdd(Vector512.Load(w + i + 32), Vector512.Load(x + i + 32), c);
+            d = Vector512.FusedMultiplyAdd(Vector512.Load(w + i + 48), Vector512.Load(x + i + 48), d);
+        }
+
+        return Vector512.Sum((a + b) + (c + d)) + Rest(w, x, i, width);
+    }
+
+    private static float Dot256(float* w, float* x, long width)
+    {
+        var (a, b, c, d) = (Vector256<float>.Zero, Vector256<float>.Zero, Vector256<float>.Zero, Vector256<float>.Zero);
+        long i = 0;
+        for (; i <= width - 32; i += 32)
+        {
+            a = Vector256.FusedMultiplyAdd(Vector256.Load(w + i), Vector256.Load(x + i), a);
+            b = Vector256.FusedMultiplyAdd(Vector256.Load(w + i + 8), Vector256.Load(x + i + 8), b);
+            c = Vector256.FusedMultiplyAdd(Vector256.Load(w + i + 16), Vector256.Load(x + i + 16), c);
+            d = Vector256.FusedMultiplyAdd(Vector256.Load(w + i + 24), Vector256.Load(x + i + 24), d);
+        }
+
+        return Vector256.Sum((a + b) + (c + d)) + Rest(w, x, i, width);
+    }
+
+    private static float HalvesDot512(ushort* w, float* x, long width)
+    {
+        var upper = Vector512.Create(0xFFFF0000u);
+        var (a, b, c, d) = (Vector512<float>.Zero, Vector512<float>.Zero, Vector512<float>.Zero, Vector512<float>.Zero);
+        long i = 0;
+        for (; i <= width - 64; i += 64)
+        {
+            var first = Vector512.Load(w + i).AsUInt32();
+            var second = Vector512.Load(w + i + 32).AsUInt32();
+            a = Vector512.FusedMultiplyAdd(Vector512.ShiftLeft(first, 16).AsSingle(), Vector512.Load(x + i), a);
+            b = Vector512.FusedMultiplyAdd((first & upper).AsSingle(), Vector512.Load(x + i + 16), b);
+            c = Vector512.FusedMultiplyAdd(Vector512.ShiftLeft(second, 16).AsSingle(), Vector512.Load(x + i + 32), c);
+            d = Vector512.FusedMultiplyAdd((second & upper).AsSingle(), Vector512.Load(x + i + 48), d);
+        }
+
+        for (; i <= width - 32; i += 32)
+        {
+            var first = Vector512.Load(w + i).AsUInt32();
+            a = Vector512.FusedMultiplyAdd(Vector512.ShiftLeft(first, 16).AsSingle(), Vector512.Load(x + i), a);
+            b = Vector512.FusedMultiplyAdd((first & upper).AsSingle(), Vector512.Load(x + i + 16), b);
+        }
+
+        return Vector512.Sum((a + b) + (c + d)) + Rest(w, x, i, width);
+    }
+
+    private static float HalvesDot256(ushort* w, float* x, long width)
+    {
+        var upper = Vector256.Create(0xFFFF0000u);
+        var (a, b, c, d) = (Vector256<float>.Zero, Vector256<float>.Zero, Vector256<float>.Zero, Vector256<float>.Zero);
+        long i = 0;
+        for (; i <= width - 32; i += 32)
+        {
+            var first = Vector256.Load(w + i).AsUInt32();
+            var second = Vector256.Load(w + i + 16).AsUInt32();
+            a = Vector256.FusedMultiplyAdd(Vector256.ShiftLeft(first, 16).AsSingle(), Vector256.Load(x + i), a);
+            b = Vector256.FusedMultiplyAdd((first & upper).AsSingle(), Vector256.Load(x + i + 8), b);
+            c = Vector256.FusedMultiplyAdd(Vector256.ShiftLeft(second, 16).AsSingle(), Vector256.Load(x + i + 16), c);
+            d = Vector256.FusedMultiplyAdd((second & upper).AsSingle(), Vector256.Load(x + i + 24), d);
+        }
+
+        for (; i <= width - 16; i += 16)
+        {
+            var first = Vector256.Load(w + i).AsUInt32();
+            a = Vector256.FusedMultiplyAdd(Vector256.ShiftLeft(first, 16).AsSingle(), Vector256.Load(x + i), a);
+            b = Vector256.FusedMultiplyAdd((first & upper).AsSingle(), Vector256.Load(x + i + 8), b);
+        }
+
+        return Vector256.Sum((a + b) + (c + d)) + Rest(w, x, i, width);
+    }
+
+    private static float Rest(float* w, float* x, long from, long width)
+    {
+        var sum = 0f;
+        for (var i = from; i < width; i++)
+        {
+            sum += w[i] * x[i];
+        }
+
+        return sum;
+    }
+
+    private static float Rest(ushort* w, float* x, long from, long width)
+    {
+        var sum = 0f;
+        for (var i = from; i < width; i++)
+        {
+            sum += BitConverter.UInt32BitsToSingle((uint)w[i] << 16) * x[i];
+        }
+
+        return sum;
+    }
+
+    private struct Work
+    {
+        public CpuRows Weight;
+        public byte* Result;
+        public float* Input;
+        public long Width;
+    }
+}
