@@ -25,7 +25,7 @@ internal readonly unsafe struct CpuRows
 
     /// <summary>Whether kernels of our own can work on a tensor: on the processor, float32 or bfloat16, rows without gaps.</summary>
     public static bool Serves(Tensor tensor) =>
-        BitConverter.IsLittleEndian && tensor.device_type == DeviceType.CPU && tensor.dtype is ScalarType.Float32 or ScalarType.BFloat16 && tensor.is_contiguous();
+        BitConverter.IsLittleEndian && tensor.device_type == DeviceType.CPU && (tensor.dtype is ScalarType.Float32 or ScalarType.BFloat16) && tensor.is_contiguous();
 
     /// <summary>A contiguous tensor's elements as rows.</summary>
     /// <param name="tensor">One that <see cref="Serves"/>. It must outlive the rows.</param>
@@ -34,6 +34,25 @@ internal readonly unsafe struct CpuRows
     {
         var isBFloat16 = tensor.dtype == ScalarType.BFloat16;
         return new CpuRows(TensorMemory.Pointer(tensor), width * (isBFloat16 ? 2 : 4), isBFloat16);
+    }
+
+    /// <summary>Whether kernels of our own can work on heads: as <see cref="Serves"/>, but positions may lie apart.</summary>
+    /// <param name="heads">[rows, length, heads, size].</param>
+    public static bool ServesHeads(Tensor heads) =>
+        BitConverter.IsLittleEndian
+        && heads.device_type == DeviceType.CPU
+        && (heads.dtype is ScalarType.Float32 or ScalarType.BFloat16)
+        && heads.stride(3) == 1
+        && heads.stride(2) == heads.size(3);
+
+    /// <summary>The elements of heads, to be read at offsets.</summary>
+    /// <param name="heads">[rows, length, heads, size], not empty; see <see cref="ServesHeads"/>.</param>
+    public static CpuRows OfHeads(Tensor heads)
+    {
+        using var row = heads.select(0, 0);
+        using var position = row.select(0, 0);
+        using var first = position.select(0, 0);
+        return Of(first, 0);
     }
 
     /// <summary>The address of a row.</summary>
@@ -49,6 +68,34 @@ internal readonly unsafe struct CpuRows
 
         Widen((ushort*)Row(row), scratch, width);
         return new Span<float>(scratch, width);
+    }
+
+    /// <summary>Elements from an offset on as float32: themselves, or widened into the scratch memory.</summary>
+    public ReadOnlySpan<float> ReadAt(long offset, int count, float* scratch)
+    {
+        if (!IsBFloat16)
+        {
+            return new ReadOnlySpan<float>((float*)start + offset, count);
+        }
+
+        Widen((ushort*)start + offset, scratch, count);
+        return new ReadOnlySpan<float>(scratch, count);
+    }
+
+    /// <summary>Where a row's values are put before <see cref="Write"/>: in the row itself, or in the scratch memory.</summary>
+    public Span<float> Target(long row, int width, float* scratch) => new(IsBFloat16 ? scratch : (float*)Row(row), width);
+
+    /// <summary>Puts the one value of a row.</summary>
+    public void Put(long row, float value)
+    {
+        if (IsBFloat16)
+        {
+            Narrow(&value, (ushort*)Row(row), 1);
+        }
+        else
+        {
+            *(float*)Row(row) = value;
+        }
     }
 
     /// <summary>Puts a row back that <see cref="Read"/> gave and that was changed.</summary>

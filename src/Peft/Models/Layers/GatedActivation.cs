@@ -1,3 +1,4 @@
+using Peft.Engine;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -39,6 +40,11 @@ public static class GatedActivation
 
     private static Tensor Form(Tensor projections, Activation activation)
     {
+        if (activation.IsSilu && CpuRows.Serves(projections))
+        {
+            return GatedKernel.Form(projections);
+        }
+
         using var scope = NewDisposeScope();
         var (rows, width) = (projections.size(0), projections.size(1) / 2);
         var step = Math.Max(1, SliceElements / width);
@@ -76,6 +82,13 @@ public static class GatedActivation
         /// <summary>The gradients take the place of the values.</summary>
         public override void Backward(PieceGradients gradients)
         {
+            if (CpuRows.Serves(projections) && gradients.Output() is var given && CpuRows.Serves(given) && given.dtype == projections.dtype)
+            {
+                GatedKernel.Gradient(projections, given);
+                gradients.Add(0, projections.alias());
+                return;
+            }
+
             var all = gradients.OutputToOverwrite();
             var (rows, width) = (projections.size(0), projections.size(1) / 2);
             var step = Math.Max(1, SliceElements / width);

@@ -1,3 +1,4 @@
+using Peft.Engine;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -39,11 +40,24 @@ public sealed class RmsNorm : Module
         using var scope = NewDisposeScope();
         var weight = Weight.Effective(context);
         var heads = x.size(-1) == size ? x : x.view(x.size(0), -1, size);
-        var inverse = heads.square().sum(-1, keepdim: true, type: ScalarType.Float32).mul_(1.0 / size).add_(epsilon).rsqrt_();
-        inverse = LinearProduct.Cast(inverse, x.dtype);
-        var y = Form(heads, inverse, LinearProduct.Cast(weight.Data, x.dtype)).view(x.shape);
+        var (result, inverse) = Form(heads, LinearProduct.Cast(weight.Data, x.dtype));
+        var y = result.view(x.shape);
         context.Tape?.Record(new RmsNormPiece(heads, x.shape, inverse, weight, size), [x], [y], weight.IsTrained);
         return y.MoveToOuterDisposeScope();
+    }
+
+    private (Tensor Result, Tensor Inverse) Form(Tensor x, Tensor cast)
+    {
+        if (NormKernel.Serves(x, cast))
+        {
+            return NormKernel.RootMeanSquare(x, cast, epsilon);
+        }
+
+        // Squares of float16 leave its range at 256.
+        var wide = x.dtype == ScalarType.Float16 ? x.to(ScalarType.Float32) : x;
+        var inverse = wide.square().sum(-1, keepdim: true, type: ScalarType.Float32).mul_(1.0 / size).add_(epsilon).rsqrt_();
+        inverse = LinearProduct.Cast(inverse, x.dtype);
+        return (Form(x, inverse, cast), inverse);
     }
 
     private static Tensor Form(Tensor x, Tensor inverse, Tensor weight) => x.mul(inverse).mul_(weight);

@@ -1,3 +1,4 @@
+using Peft.Engine;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -55,7 +56,7 @@ public sealed class RotaryEmbedding : Module
     private RotaryTables Table(long length, ScalarType type, Device device)
     {
         var wanted = (Class: frequencies.LengthClass(length), Length: length, type, device);
-        if (cached is not null && cachedFor.Class == wanted.Class && cachedFor.Length >= length && cachedFor.Type == type && cachedFor.Device.Equals(device))
+        if (cached is not null && cachedFor.Class == wanted.Class && cachedFor.Length >= length && cachedFor.Type == type && cachedFor.Device.type == device.type && cachedFor.Device.index == device.index)
         {
             return cached;
         }
@@ -103,13 +104,15 @@ public sealed record RotaryTables(Tensor Cosine, Tensor Sine, bool IsInterleaved
     /// <summary>Turns heads.</summary>
     /// <param name="heads">[rows, length, heads, head size]; elements beyond the tables' size stay.</param>
     /// <returns>Of the same shape, in memory of its own.</returns>
-    public Tensor Rotate(Tensor heads) => Apply(heads, static (x, tables) =>
-        x.mul(tables.Cosine).addcmul_(tables.Partner(x), tables.Sine, 1));
+    public Tensor Rotate(Tensor heads) => !IsInterleaved && RotaryKernel.Serves(heads, Cosine, Sine)
+        ? RotaryKernel.Rotate(heads, Cosine, Sine, back: false)
+        : Apply(heads, static (x, tables) => x.mul(tables.Cosine).addcmul_(tables.Partner(x), tables.Sine, 1));
 
     /// <summary>Turns gradients back.</summary>
     /// <param name="gradient">[rows, length, heads, head size].</param>
-    public Tensor TurnBack(Tensor gradient) => Apply(gradient, static (g, tables) =>
-        g.mul(tables.Cosine).add_(tables.Partner(g.mul(tables.Sine))));
+    public Tensor TurnBack(Tensor gradient) => !IsInterleaved && RotaryKernel.Serves(gradient, Cosine, Sine)
+        ? RotaryKernel.Rotate(gradient, Cosine, Sine, back: true)
+        : Apply(gradient, static (g, tables) => g.mul(tables.Cosine).add_(tables.Partner(g.mul(tables.Sine))));
 
     /// <inheritdoc/>
     public void Dispose()
