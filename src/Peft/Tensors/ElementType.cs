@@ -40,6 +40,10 @@ internal sealed record ElementType(string Name, int Size, ScalarType? ScalarType
     /// <returns>The type, or null for an unknown one.</returns>
     public static ElementType? Find(string name) => All.GetValueOrDefault(name);
 
+    /// <summary>Bytes an element of a tensor of a type; 0 for a type that no file holds.</summary>
+    /// <param name="type">The tensor's type.</param>
+    public static int SizeOf(ScalarType type) => All.Values.FirstOrDefault(candidate => candidate.ScalarType == type && !candidate.IsFloat8)?.Size ?? 0;
+
     /// <summary>The type in which a tensor is written.</summary>
     /// <param name="type">The tensor's type.</param>
     /// <param name="tensorName">For the error message.</param>

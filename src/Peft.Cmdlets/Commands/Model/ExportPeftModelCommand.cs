@@ -42,9 +42,9 @@ public sealed class ExportPeftModelCommand : ModelCommand
     protected override void Process()
     {
         var folder = PathResolution.Target(this, Path);
-        if (!Force && File.Exists(System.IO.Path.Combine(folder, "config.json")))
+        if (!Force && ModelFolder.Holding(folder) is { } held)
         {
-            throw new PeftException("OutputExists", $"'{folder}' holds a model already.")
+            throw new PeftException("OutputExists", $"'{folder}' holds a model already, or a part of one: {held}.")
             {
                 Target = folder,
                 RecommendedAction = "Choose another folder, or write over it with -Force.",

@@ -32,8 +32,8 @@ internal sealed class WeightMerge : IDisposable
     /// <summary>How it was merged.</summary>
     public MergeOptions Options { get; }
 
-    /// <summary>What is kept of the weights as they were.</summary>
-    public IEnumerable<Tensor> Originals => originals.Concat(conversion?.Originals ?? []);
+    /// <summary>Memory that what is kept of the weights as they were takes.</summary>
+    public long OriginalBytes { get; private set; }
 
     /// <summary>Merges adapters in the given order. What fails on the way leaves every weight as it was.</summary>
     /// <exception cref="PeftException"><c>MergeNotPossible</c>, <c>MergeNotFinite</c> or <c>WeightsNotLoaded</c>.</exception>
@@ -52,6 +52,7 @@ internal sealed class WeightMerge : IDisposable
             }
 
             merge.MarkSlots(names);
+            merge.OriginalBytes = merge.originals.Concat(merge.conversion?.Originals ?? []).Sum(static tensor => tensor.NumberOfElements * tensor.ElementSize);
         }
         catch
         {

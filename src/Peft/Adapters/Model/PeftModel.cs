@@ -21,6 +21,7 @@ public sealed partial class PeftModel : IDisposable
 
     private readonly List<PeftAdapter> adapters = [];
     private readonly ModelLease lease;
+    private readonly Device? device;
     private IReadOnlyList<ActiveAdapter> active = [];
     private IReadOnlyList<ActiveAdapter> activeBeforeMerge = [];
     private AdapterSelection selection = AdapterSelection.Base;
@@ -36,6 +37,9 @@ public sealed partial class PeftModel : IDisposable
         Name = name;
         Path = path;
         lease = new ModelLease(name);
+
+        // Asked once: a view may look while another runspace frees the tensors.
+        device = model.IsLoaded ? model.Device : null;
     }
 
     /// <summary>What the model is called: the last part of its folder or hub name.</summary>
@@ -81,18 +85,20 @@ public sealed partial class PeftModel : IDisposable
     public bool IsStructureOnly => !Base.IsLoaded;
 
     /// <summary>Where the weights are.</summary>
-    public Device Device => Base.Device;
+    public Device Device => device ?? Base.Device;
 
     /// <summary>Element type in which the base computes.</summary>
     public ScalarType DataType => Base.DataType;
 
-    /// <summary>Memory that the weights of base and adapters take, with the originals that a merge keeps.</summary>
+    /// <summary>
+    /// Memory that the weights of base and adapters take, with the originals that a merge keeps. Counted from shapes and types: another
+    /// runspace may free the tensors meanwhile.
+    /// </summary>
     public long MemoryBytes => Base.NamedParameters().Where(static named => named.Parameter.IsOwner).Select(static named => named.Parameter)
-        .Concat(adapters.SelectMany(static adapter => adapter.TrainableParameters.Select(static parameter => parameter.Parameter)))
-        .Concat(adapters.SelectMany(static adapter => adapter.Adapter.Overlays.Select(static overlay => overlay.Copy)))
-        .Distinct().Select(static parameter => parameter.Value).OfType<Tensor>()
-        .Concat(merge?.Originals ?? [])
-        .Sum(static tensor => tensor.NumberOfElements * tensor.ElementSize);
+        .Concat(adapters.ToArray().SelectMany(static adapter => adapter.TrainableParameters.Select(static parameter => parameter.Parameter)))
+        .Concat(adapters.ToArray().SelectMany(static adapter => adapter.Adapter.Overlays.Select(static overlay => overlay.Copy)))
+        .Distinct().Where(static parameter => parameter.Value is not null)
+        .Sum(static parameter => parameter.Count * Tensors.ElementType.SizeOf(parameter.DataType)) + (merge?.OriginalBytes ?? 0);
 
     /// <summary>Counts parameters as PEFT does.</summary>
     public ParameterCounts ParameterCounts

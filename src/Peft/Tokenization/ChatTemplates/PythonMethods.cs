@@ -24,22 +24,22 @@ internal static class PythonMethods
         ["splitlines"] = (s, a, _) => SplitLines(s, a.Flag(0, "keepends")),
         ["startswith"] = (s, a, run) => Affix(s, a, run, (text, part) => text.StartsWith(part, StringComparison.Ordinal)),
         ["endswith"] = (s, a, run) => Affix(s, a, run, (text, part) => text.EndsWith(part, StringComparison.Ordinal)),
-        ["replace"] = (s, a, _) => Replace(s, a.Text(0, "old")!, a.Text(1, "new")!, a.Integer(2, "count", -1)),
+        ["replace"] = (s, a, _) => Replace(s, a.RequiredText(0, "old"), a.RequiredText(1, "new"), a.Integer(2, "count", -1)),
         ["find"] = (s, a, _) => Find(s, a, last: false) ?? BigInteger.MinusOne,
         ["rfind"] = (s, a, _) => Find(s, a, last: true) ?? BigInteger.MinusOne,
         ["index"] = (s, a, _) => Find(s, a, last: false) ?? throw TemplateErrors.Type("substring not found"),
         ["rindex"] = (s, a, _) => Find(s, a, last: true) ?? throw TemplateErrors.Type("substring not found"),
-        ["count"] = (s, a, _) => Part(s, a, 1, out int _) is { } part ? Count(part, a.Text(0, "sub")!) : BigInteger.Zero,
+        ["count"] = (s, a, _) => Part(s, a, 1, out int _) is { } part ? Count(part, a.RequiredText(0, "sub")) : BigInteger.Zero,
         ["join"] = (s, a, run) => Join(s, a.Required(0, "iterable"), run),
         ["format"] = (s, a, run) => PythonFormat.Braces(s, a, run),
-        ["partition"] = (s, a, _) => Partition(s, a.Text(0, "sep")!, last: false),
-        ["rpartition"] = (s, a, _) => Partition(s, a.Text(0, "sep")!, last: true),
+        ["partition"] = (s, a, _) => Partition(s, a.RequiredText(0, "sep"), last: false),
+        ["rpartition"] = (s, a, _) => Partition(s, a.RequiredText(0, "sep"), last: true),
         ["removeprefix"] = (s, a, _) => a.Text(0, "prefix") is { } p && s.StartsWith(p, StringComparison.Ordinal) ? s[p.Length..] : s,
         ["removesuffix"] = (s, a, _) => a.Text(0, "suffix") is { Length: > 0 } p && s.EndsWith(p, StringComparison.Ordinal) ? s[..^p.Length] : s,
         ["zfill"] = (s, a, _) => ZeroFill(s, Width(a)),
-        ["center"] = (s, a, _) => Center(s, Width(a), a.Text(1, "fillchar", " ")!),
-        ["ljust"] = (s, a, _) => s + Fill(a.Text(1, "fillchar", " ")!, Width(a) - PythonText.Length(s)),
-        ["rjust"] = (s, a, _) => Fill(a.Text(1, "fillchar", " ")!, Width(a) - PythonText.Length(s)) + s,
+        ["center"] = (s, a, _) => Center(s, Width(a), (a.Text(1, "fillchar", " ") ?? throw TemplateErrors.Type("must be str, not NoneType"))),
+        ["ljust"] = (s, a, _) => s + Fill((a.Text(1, "fillchar", " ") ?? throw TemplateErrors.Type("must be str, not NoneType")), Width(a) - PythonText.Length(s)),
+        ["rjust"] = (s, a, _) => Fill((a.Text(1, "fillchar", " ") ?? throw TemplateErrors.Type("must be str, not NoneType")), Width(a) - PythonText.Length(s)) + s,
         ["expandtabs"] = (s, a, _) => ExpandTabs(s, a.Integer(0, "tabsize", 8)),
         ["isdigit"] = (s, _, _) => All(s, c => CharUnicodeInfo.GetDigitValue(CodePoints.Text(c), 0) >= 0),
         ["isdecimal"] = (s, _, _) => All(s, c => CharacterClass.Category(c) == UnicodeCategory.DecimalDigitNumber),
@@ -409,7 +409,7 @@ internal static class PythonMethods
 
     private static object? Find(string text, CallArguments arguments, bool last)
     {
-        var sought = arguments.Text(0, "sub")!;
+        var sought = arguments.RequiredText(0, "sub");
         var searched = Part(text, arguments, 1, out var start);
         var at = searched is null ? -1 : last ? TextSearch.Last(searched, sought) : TextSearch.First(searched, sought);
         return at < 0 ? null : new BigInteger(CodePoints.Count(searched.AsSpan(0, at)) + start);

@@ -130,7 +130,7 @@ internal static partial class TemplateFilters
     private static (int Length, int Leeway, string End) Limits(CallArguments arguments)
     {
         var length = arguments.Integer(0, "length", 255);
-        var end = arguments.Text(2, "end", "...")!;
+        var end = (arguments.Text(2, "end", "...") ?? throw TemplateErrors.Type("must be str, not NoneType"));
         var leeway = arguments.Get(3, "leeway") is { } given ? TemplateOperations.Int32(given) : 5;
         return length < PythonText.Length(end) || leeway < 0
             ? throw TemplateErrors.Type($"expected length >= {PythonText.Length(end)}, got {length}")

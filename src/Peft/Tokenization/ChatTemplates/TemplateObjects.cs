@@ -168,6 +168,13 @@ internal sealed class CallArguments(List<object?> positional, List<KeyValuePair<
         }
         : otherwise;
 
+    /// <summary>A text that has to be given.</summary>
+    public string RequiredText(int index, string name)
+    {
+        Required(index, name);
+        return Text(index, name) ?? throw TemplateErrors.Type("must be str, not NoneType");
+    }
+
     /// <summary>A truth value.</summary>
     public bool Flag(int index, string name, bool otherwise = false) => TryGet(index, name, out var value) ? TemplateOperations.Truth(value) : otherwise;
 
