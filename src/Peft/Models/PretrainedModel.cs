@@ -137,9 +137,20 @@ public abstract class PretrainedModel : Module
         mappedFiles.Clear();
     }
 
-    /// <summary>Puts the backbone into the tree under its name, such as <c>model</c>.</summary>
+    /// <summary>Puts the backbone into the tree under its name, such as <c>model</c>; without a name its modules stand at the root.</summary>
     /// <param name="prefix">The name; null for the family's.</param>
-    protected void AddBackbone(string? prefix = null) => Add(prefix ?? Config.Family.Prefix, Backbone);
+    protected void AddBackbone(string? prefix = null)
+    {
+        prefix ??= Config.Family.Prefix;
+        if (prefix.Length == 0)
+        {
+            Adopt(Backbone);
+        }
+        else
+        {
+            Add(prefix, Backbone);
+        }
+    }
 
     private static string PathBelow(Module module, string path) => module.Path.Length == 0 ? path : $"{module.Path}.{path}";
 }

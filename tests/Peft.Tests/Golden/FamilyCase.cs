@@ -86,7 +86,11 @@ internal sealed record FamilyBatch(PretrainedModel Model, TensorStore Recorded, 
 
     public ForwardContext Context() => new() { AttentionMask = Optional("attention_mask"), Packing = Packing, Positions = Optional("position_ids") };
 
-    public ModelInputs Inputs() => new() { Ids = Read("input_ids"), TokenTypes = Optional("token_type_ids"), DecoderIds = Optional("decoder_input_ids"), };
+    public ModelInputs Inputs()
+    {
+        var inputs = new ModelInputs { Ids = Read("input_ids"), TokenTypes = Optional("token_type_ids") };
+        return Model is SequenceToSequenceModel sequences ? sequences.WithDecoderIds(inputs, Read("labels")) : inputs;
+    }
 
     /// <summary>What the head gives by recorded name, and its loss.</summary>
     public (IReadOnlyList<(string Name, Tensor Value)> Logits, Tensor Loss) LogitsAndLoss(BackboneOutput output, ForwardContext context)
@@ -95,6 +99,10 @@ internal sealed record FamilyBatch(PretrainedModel Model, TensorStore Recorded, 
         {
             case CausalModel causal:
                 return ([("logits", causal.Logits(output, context))], causal.Loss(output, Read("labels"), null, context));
+            case SequenceToSequenceModel sequences:
+                return ([("logits", sequences.Logits(output, context))], sequences.Loss(output, Read("labels"), null, context));
+            case MaskedModel masked:
+                return ([("logits", masked.Logits(output, context))], masked.Loss(output, Read("labels"), null, context));
             case SequenceClassificationModel classifier:
                 var scores = classifier.Logits(output, context);
                 return ([("logits", scores)], classifier.Loss(scores, Read("labels"), context));

@@ -22,6 +22,27 @@ public class LayerTests
     }
 
     [Theory]
+    [InlineData(ScalarType.Float32, 12, 2e-5)]
+    [InlineData(ScalarType.BFloat16, 12, 0.05)]
+    [InlineData(ScalarType.Float32, 4, 2e-5)]
+    public void NormOverALayer(ScalarType type, long size, double tolerance)
+    {
+        using var check = new BackwardCheck { Type = type, Tolerance = tolerance };
+        using var norm = new LayerNorm(size, 1e-5);
+        check.Fill(norm.Weight);
+        check.Fill(norm.Bias!);
+        var x = check.Input(9, 12);
+        check.Run(
+            context => norm.Forward(x, context),
+            (inputs, value) =>
+            {
+                var heads = inputs[0].view(9, -1, size);
+                var centred = heads.sub(heads.mean([-1], keepdim: true));
+                return centred.mul(centred.square().mean([-1], keepdim: true).add(1e-5).rsqrt()).mul(value(norm.Weight)).add(value(norm.Bias!)).view(9, 12);
+            });
+    }
+
+    [Theory]
     [InlineData("silu", ScalarType.Float32, 2e-5, 9)]
     [InlineData("silu", ScalarType.BFloat16, 0.03, 9)]
     [InlineData("silu", ScalarType.Float32, 2e-5, 70_000)]

@@ -40,17 +40,18 @@ public sealed class Head
         return Shape(projection.Forward(hidden, context)).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Cross-entropy of the next token.</summary>
+    /// <summary>Cross-entropy of the next token, or of each position's own.</summary>
     /// <param name="hidden">[rows · length, hidden size].</param>
     /// <param name="labels">int64 [rows, length]; position t is compared with the label of t + 1; -100 is ignored.</param>
     /// <param name="divisor">What the sum over labelled positions is divided by; null for their number.</param>
     /// <param name="context">The forward pass.</param>
     /// <param name="labelSmoothing">Share of the target that is spread over the whole vocabulary.</param>
+    /// <param name="offset">How many positions later a position's label stands: 1 for the next token, 0 for its own.</param>
     /// <returns>A scalar in float32, known to the tape. Zero where nothing is labelled.</returns>
-    public Tensor Loss(Tensor hidden, Tensor labels, double? divisor, ForwardContext context, double labelSmoothing = 0)
+    public Tensor Loss(Tensor hidden, Tensor labels, double? divisor, ForwardContext context, double labelSmoothing = 0, int offset = 1)
     {
         using var scope = NewDisposeScope();
-        var labelled = Labelled.Of(labels);
+        var labelled = Labelled.Of(labels, offset);
         var scale = 1 / (divisor ?? Math.Max(1, labelled.Count));
         return Losses(hidden, labelled, scale, context, labelSmoothing).MoveToOuterDisposeScope();
     }
@@ -64,7 +65,7 @@ public sealed class Head
     public Tensor TokenLosses(Tensor hidden, Tensor labels, ForwardContext context, params TokenStatistic[] statistics)
     {
         using var scope = NewDisposeScope();
-        return Losses(hidden, Labelled.Of(labels, statistics), null, context, 0).MoveToOuterDisposeScope();
+        return Losses(hidden, Labelled.Of(labels, 1, statistics), null, context, 0).MoveToOuterDisposeScope();
     }
 
     /// <summary>The losses of labelled positions: their sum times <paramref name="scale"/>, or each in its place where that is null.</summary>
@@ -178,27 +179,28 @@ public sealed class Head
     }
 
     /// <summary>The positions of a batch that carry loss.</summary>
-    /// <param name="Shape">[rows, length - 1].</param>
+    /// <param name="Shape">[rows, length - offset].</param>
     /// <param name="Positions">Their hidden states, as indices of [rows · length].</param>
-    /// <param name="Places">Their losses, as indices of [rows · (length - 1)].</param>
+    /// <param name="Places">Their losses, as indices of that shape.</param>
     /// <param name="Targets">The tokens to predict there.</param>
     /// <param name="Statistics">What is wanted of the logits there beside the loss.</param>
     private sealed record Labelled(long[] Shape, Tensor Positions, Tensor Places, Tensor Targets, IReadOnlyList<TokenStatistic> Statistics)
     {
         public long Count { get; } = Targets.size(0);
 
-        public static Labelled Of(Tensor labels, params IReadOnlyList<TokenStatistic> statistics)
+        public static Labelled Of(Tensor labels, int offset, params IReadOnlyList<TokenStatistic> statistics)
         {
             var (rows, length) = (labels.size(0), labels.size(1));
-            var found = labels.narrow(1, 1, length - 1).ne(-100).nonzero();
+            var count = length - offset;
+            var found = labels.narrow(1, offset, count).ne(-100).nonzero();
             var (row, column) = (found.select(1, 0), found.select(1, 1));
             var positions = row.mul(length).add_(column);
             foreach (var statistic in statistics)
             {
-                statistic.Begin([rows, length - 1], labels.device);
+                statistic.Begin([rows, count], labels.device);
             }
 
-            return new Labelled([rows, length - 1], positions, row.mul(length - 1).add_(column), labels.reshape(-1).index_select(0, positions.add(1)), statistics);
+            return new Labelled([rows, count], positions, row.mul(count).add_(column), labels.reshape(-1).index_select(0, positions.add(offset)), statistics);
         }
 
         /// <summary>Some of them.</summary>

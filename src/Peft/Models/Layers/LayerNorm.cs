@@ -1,0 +1,94 @@
+using static TorchSharp.torch;
+
+namespace Peft.Models.Layers;
+
+/// <summary>Layer norm, y = w · (x − mean(x)) / sqrt(variance(x) + ε) + b (Ba, Kiros and Hinton 2016).</summary>
+public sealed class LayerNorm : Module
+{
+    private readonly long size;
+    private readonly double epsilon;
+
+    /// <summary>Makes a norm without weights.</summary>
+    /// <param name="size">Width.</param>
+    /// <param name="epsilon">Added to the variance.</param>
+    /// <param name="hasBias">Whether it adds a bias.</param>
+    /// <param name="className">transformers' class name.</param>
+    public LayerNorm(long size, double epsilon, bool hasBias = true, string className = "LayerNorm")
+        : base(className)
+    {
+        this.size = size;
+        this.epsilon = epsilon;
+        Weight = AddParameter("weight", [size]);
+        Bias = hasBias ? AddParameter("bias", [size]) : null;
+    }
+
+    /// <summary>[width].</summary>
+    public Parameter Weight { get; }
+
+    /// <summary>[width], or null.</summary>
+    public Parameter? Bias { get; }
+
+    /// <inheritdoc/>
+    public override string Details => $"({size},), eps={ModuleText.Number(epsilon)}, elementwise_affine=True, bias={(Bias is null ? "False" : "True")}";
+
+    /// <summary>Runs the norm.</summary>
+    /// <param name="x">[rows, width], or several widths side by side (heads), each normed by itself.</param>
+    /// <param name="context">The forward pass.</param>
+    /// <returns>Of the same shape.</returns>
+    public Tensor Forward(Tensor x, ForwardContext context) => Weight.Slot?.Plan(context).NeedsForward == true
+        ? Weight.Slot.Forward(x, context, Run)
+        : Run(x, context);
+
+    private Tensor Run(Tensor x, ForwardContext context)
+    {
+        using var scope = NewDisposeScope();
+        var (weight, bias) = (Weight.Effective(context), Bias?.Effective(context));
+        var heads = x.size(-1) == size ? x : x.view(x.size(0), -1, size);
+        var mean = heads.mean([-1], keepdim: true, type: ScalarType.Float32);
+        var centred = LinearProduct.Cast(heads.sub(mean), x.dtype);
+        var inverse = LinearProduct.Cast(centred.square().sum(-1, keepdim: true, type: ScalarType.Float32).mul_(1.0 / size).add_(epsilon).rsqrt_(), x.dtype);
+        var normed = centred.mul_(inverse);
+        var piece = new LayerNormPiece(normed, inverse, x.shape, weight, bias);
+        var y = piece.Recompute();
+        if (context.Tape is { } tape)
+        {
+            piece.KeepForBackward();
+            tape.Record(piece, [x], [y], weight.IsTrained || bias?.IsTrained == true);
+        }
+
+        return y.MoveToOuterDisposeScope();
+    }
+
+    private sealed class LayerNormPiece(Tensor normed, Tensor inverse, long[] shape, Parameter weight, Parameter? bias) : Piece
+    {
+        public override bool CanRecompute => true;
+
+        public void KeepForBackward()
+        {
+            KeepOwn(normed);
+            KeepOwn(inverse);
+        }
+
+        public override Tensor Recompute()
+        {
+            var scaled = normed.mul(LinearProduct.Cast(weight.Data, normed.dtype));
+            return (bias is null ? scaled : scaled.add_(LinearProduct.Cast(bias.Data, normed.dtype))).view(shape);
+        }
+
+        public override void Backward(PieceGradients gradients)
+        {
+            var g = gradients.Output().reshape(normed.shape);
+            weight.Gradient?.add_(g.mul(normed).view(-1, normed.size(-1)).sum(dim: 0));
+            bias?.Gradient?.add_(g.reshape(-1, normed.size(-1)).sum(dim: 0));
+            if (!gradients.Needs())
+            {
+                return;
+            }
+
+            // With n the normed input: r (g w − mean(g w) − n mean(g w n)).
+            var gx = g.mul(LinearProduct.Cast(weight.Data, g.dtype));
+            var along = gx.mul(normed).mean([-1], keepdim: true);
+            gradients.Add(0, gx.sub_(gx.mean([-1], keepdim: true)).addcmul_(normed, along, -1).mul_(inverse).view(shape));
+        }
+    }
+}
