@@ -19,6 +19,9 @@ public class CausalModel : PretrainedModel
         : base(config.Family.Backbone(config), className)
     {
         this.headName = headName;
+
+        // Asked for again later, as a file may decide otherwise; a value of another kind is an error now.
+        _ = config.Boolean("tie_word_embeddings");
         AddBackbone();
         VocabularySize = Backbone.TokenEmbeddings!.Count;
         projection = Add(headName, new Linear(Backbone.Width, VocabularySize, hasBias));
