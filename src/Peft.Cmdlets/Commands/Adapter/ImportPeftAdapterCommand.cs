@@ -52,6 +52,11 @@ public sealed class ImportPeftAdapterCommand : ImportCommand
             {
                 var adapter = Model.LoadAdapter(path, name);
                 adapter.Report.Messages.ForEach(output.WriteWarning);
+                if (Model.NonFiniteWarning(output.Cancellation) is { } warning)
+                {
+                    output.WriteWarning(warning);
+                }
+
                 return adapter;
             }));
         }

@@ -62,6 +62,11 @@ public sealed class ExportPeftModelCommand : ModelCommand
             Run(output =>
             {
                 output.WriteVerbose($"Writing '{Model.Name}' to '{folder}'.");
+                if (Model.NonFiniteWarning(output.Cancellation) is { } warning)
+                {
+                    output.WriteWarning(warning);
+                }
+
                 var progress = new ProgressLine(output, $"Exporting '{Model.Name}'");
                 Model.Save(
                     folder,

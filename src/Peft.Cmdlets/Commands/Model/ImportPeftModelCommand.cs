@@ -87,6 +87,11 @@ public sealed class ImportPeftModelCommand : ImportCommand
         try
         {
             progress.Complete();
+            if (model.NonFiniteWarning(output.Cancellation) is { } warning)
+            {
+                output.WriteWarning(warning);
+            }
+
             output.Cancellation.ThrowIfCancellationRequested();
             return model;
         }
