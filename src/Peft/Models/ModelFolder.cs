@@ -11,6 +11,6 @@ public static class ModelFolder
     public static string? Holding(string folder) => !Directory.Exists(folder)
         ? null
         : s_files.FirstOrDefault(name => File.Exists(Path.Combine(folder, name)))
-            ?? Tokenization.Tokenizer.FilesIn(folder).FirstOrDefault()
+            ?? (Tokenization.Tokenizer.FilesIn(folder) is [var first, ..] ? first : null)
             ?? s_weights.SelectMany(pattern => Directory.EnumerateFiles(folder, pattern)).Select(Path.GetFileName).Order(StringComparer.Ordinal).FirstOrDefault();
 }

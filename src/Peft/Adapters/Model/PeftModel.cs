@@ -16,7 +16,7 @@ public sealed partial class PeftModel : IDisposable
 {
     /// <summary>A name becomes part of the keys of a file, and a folder on any system.</summary>
     private const int LongestName = 80;
-    private static readonly Regex Devices = new("^(con|prn|aux|nul|conin\\$|conout\\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])$", RegexOptions.IgnoreCase | RegexOptions.CultureInvariant);
+    private static readonly Regex Devices = new("^(con|prn|aux|nul|conin\\$|conout\\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])$", RegexOptions.IgnoreCase | RegexOptions.CultureInvariant, TimeSpan.FromSeconds(1));
     private static readonly SearchValues<char> NotInNames = SearchValues.Create("./\\:*?\"<>|");
 
     private readonly List<PeftAdapter> adapters = [];
