@@ -14,6 +14,11 @@ public static class ArchitectureRegistry
             Heads = HeadRow.DecoderWith(questionPrefix: "transformer"),
             Defaults = Defaults("{}"),
         },
+        new("gpt2", "GPT2", static config => new Gpt2Model(config))
+        {
+            Prefix = "transformer",
+            Heads = HeadRow.DecoderWith(causal: "LMHeadModel", tokenHead: "classifier"),
+        },
         new("mistral", "Mistral", static config => new LlamaModel(config, new LlamaTraits(HasWindow: true)))
         {
             Defaults = Defaults("""{ "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096 }"""),

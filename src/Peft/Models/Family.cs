@@ -36,12 +36,13 @@ public sealed record HeadRow(string Suffix, string Task, Func<ModelConfig, strin
 
     /// <summary>The heads of a decoder, some with other names.</summary>
     /// <param name="causal">Ends the class name of the model that continues text.</param>
+    /// <param name="tokenHead">Name of the output layer that labels tokens.</param>
     /// <param name="questionPrefix">Where the backbone stands below the head for questions; null for the family's prefix.</param>
-    public static IReadOnlyList<HeadRow> DecoderWith(string causal = "ForCausalLM", string? questionPrefix = null) =>
+    public static IReadOnlyList<HeadRow> DecoderWith(string causal = "ForCausalLM", string tokenHead = "score", string? questionPrefix = null) =>
     [
         new(causal, "CAUSAL_LM", static (config, name) => new CausalModel(config, name)),
         new("ForSequenceClassification", "SEQ_CLS", static (config, name) => new LastTokenClassificationModel(config, name)),
-        new("ForTokenClassification", "TOKEN_CLS", static (config, name) => new TokenClassificationModel(config, name)),
+        new("ForTokenClassification", "TOKEN_CLS", (config, name) => new TokenClassificationModel(config, name, tokenHead)),
         new("ForQuestionAnswering", "QUESTION_ANS", (config, name) => new QuestionAnsweringModel(config, name, questionPrefix)),
         Features,
     ];

@@ -24,17 +24,18 @@ public class LinearLayerTests
 
     private static Tensor Plain(Linear layer, Tensor x, Func<Parameter, Tensor> value)
     {
-        var y = x.matmul(value(layer.Weight).t());
+        var y = x.matmul(layer.ToMatrix(value(layer.Weight)).t());
         return layer.Bias is null ? y : y.add(value(layer.Bias));
     }
 
     [Theory]
-    [InlineData(false, false)]
-    [InlineData(true, true)]
-    public void EveryWeightAndTheInputGetTheirGradient(bool hasBias, bool isTrained)
+    [InlineData(false, false, false)]
+    [InlineData(true, true, false)]
+    [InlineData(true, true, true)]
+    public void EveryWeightAndTheInputGetTheirGradient(bool hasBias, bool isTrained, bool isTransposed)
     {
         using var check = new BackwardCheck();
-        using var layer = new Linear(6, 5, hasBias);
+        using var layer = new Linear(6, 5, hasBias, isTransposed);
         check.Fill(layer.Weight, isTrained);
         if (hasBias)
         {

@@ -25,6 +25,12 @@ public sealed class Activation : Module
     /// <summary>Whether it is x · sigmoid(x).</summary>
     internal bool IsSilu { get; }
 
+    /// <summary>Applies it as a step of a pass.</summary>
+    /// <param name="x">Any shape.</param>
+    /// <param name="context">The forward pass.</param>
+    public Tensor Forward(Tensor x, ForwardContext context) =>
+        context.Tape is { } tape ? tape.Autograd(inputs => Apply(inputs[0]), [x], []) : Apply(x);
+
     /// <summary>Applies it, element by element.</summary>
     public Tensor Apply(Tensor x) => function(x);
 

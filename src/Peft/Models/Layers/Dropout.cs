@@ -18,13 +18,16 @@ public sealed class Dropout : Module
     /// <inheritdoc/>
     public override string Details => $"p={ModuleText.Number(probability)}, inplace=False";
 
+    /// <summary>Whether anything is dropped in a pass.</summary>
+    public bool Acts(ForwardContext context) => probability > 0 && context.IsTraining;
+
     /// <summary>Runs the layer.</summary>
     /// <param name="x">Any shape.</param>
     /// <param name="context">The forward pass.</param>
     /// <returns>Of the same shape; the input itself where nothing is dropped.</returns>
     public Tensor Forward(Tensor x, ForwardContext context)
     {
-        if (probability <= 0 || !context.IsTraining)
+        if (!Acts(context))
         {
             return x;
         }

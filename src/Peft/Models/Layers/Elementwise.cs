@@ -16,6 +16,16 @@ public static class ResidualSum
         return sum;
     }
 
+    /// <summary>residual + dropout(layer(x)), in one product where nothing is dropped.</summary>
+    /// <param name="residual">[rows, outputs].</param>
+    /// <param name="layer">The layer.</param>
+    /// <param name="dropout">What drops elements of its output.</param>
+    /// <param name="x">[rows, inputs].</param>
+    /// <param name="context">The forward pass.</param>
+    public static Tensor Forward(Tensor residual, Linear layer, Dropout dropout, Tensor x, ForwardContext context) => dropout.Acts(context)
+        ? Forward(residual, dropout.Forward(layer.Forward(x, context), context), context)
+        : layer.Forward(x, context, residual);
+
     private sealed class SumPiece : Piece
     {
         public override void Backward(PieceGradients gradients)

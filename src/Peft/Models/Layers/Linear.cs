@@ -2,18 +2,21 @@ using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
 
-/// <summary>A linear layer, y = x Wᵀ + b, whose weight can carry adapters.</summary>
+/// <summary>A linear layer, y = x Wᵀ + b (or x W + b where the weight lies the other way round, as GPT-2's do), whose weight can carry adapters.</summary>
 public sealed class Linear : Module, IAdaptable
 {
     /// <summary>Makes a layer without weights.</summary>
     /// <param name="inputs">Width of the input.</param>
     /// <param name="outputs">Width of the output.</param>
     /// <param name="hasBias">Whether it adds a bias.</param>
-    public Linear(long inputs, long outputs, bool hasBias = false)
+    /// <param name="isTransposed">Whether the weight is [inputs, outputs]: transformers' <c>Conv1D</c>.</param>
+    public Linear(long inputs, long outputs, bool hasBias = false, bool isTransposed = false)
+        : base(isTransposed ? "Conv1D" : "Linear")
     {
         Inputs = inputs;
         Outputs = outputs;
-        Weight = AddParameter("weight", [outputs, inputs]);
+        IsTransposed = isTransposed;
+        Weight = AddParameter("weight", isTransposed ? [inputs, outputs] : [outputs, inputs]);
         Bias = hasBias ? AddParameter("bias", [outputs]) : null;
     }
 
@@ -23,14 +26,17 @@ public sealed class Linear : Module, IAdaptable
     /// <summary>Width of the output.</summary>
     public long Outputs { get; }
 
-    /// <summary>[outputs, inputs].</summary>
+    /// <inheritdoc/>
+    public bool IsTransposed { get; }
+
+    /// <summary>[outputs, inputs], or [inputs, outputs] where it is transposed.</summary>
     public Parameter Weight { get; }
 
     /// <summary>[outputs], or null.</summary>
     public Parameter? Bias { get; }
 
     /// <inheritdoc/>
-    public override string Details => $"in_features={Inputs}, out_features={Outputs}, bias={(Bias is null ? "False" : "True")}";
+    public override string Details => IsTransposed ? $"nf={Outputs}, nx={Inputs}" : $"in_features={Inputs}, out_features={Outputs}, bias={(Bias is null ? "False" : "True")}";
 
     /// <summary>Runs the layer with whatever adapters act on it.</summary>
     /// <param name="x">[rows, inputs].</param>
@@ -55,12 +61,18 @@ public sealed class Linear : Module, IAdaptable
     /// <inheritdoc/>
     public Tensor Apply(Tensor x, Tensor weight, Tensor? bias)
     {
-        var y = x.matmul(weight.t());
+        var y = x.matmul(IsTransposed ? weight : weight.t());
         return bias is null ? y : y + bias;
     }
 
+    /// <inheritdoc/>
+    public Tensor FromMatrix(Tensor matrix) => IsTransposed ? matrix.t() : matrix;
+
+    /// <inheritdoc/>
+    public Tensor ToMatrix(Tensor weight) => IsTransposed ? weight.t() : weight;
+
     /// <summary>What the layer contributes to a product shared with others.</summary>
-    internal LinearMember Member(ForwardContext context, SlotPlan plan) => new(Weight.Effective(context), Bias?.Effective(context), plan.LowRank);
+    internal LinearMember Member(ForwardContext context, SlotPlan plan) => new(Weight.Effective(context), Bias?.Effective(context), plan.LowRank, IsTransposed);
 
     /// <summary>A wrong width would end in a native error without the layer's name.</summary>
     internal void CheckInput(Tensor x)
@@ -71,6 +83,6 @@ public sealed class Linear : Module, IAdaptable
         }
     }
 
-    private static Tensor Product(Tensor x, LinearMember member, ForwardContext context, Tensor? residual) =>
-        LinearProduct.Run(x, member.Weight.Data, member.Bias?.Data, [member], context, residual);
+    private Tensor Product(Tensor x, LinearMember member, ForwardContext context, Tensor? residual) =>
+        LinearProduct.Run(x, ToMatrix(member.Weight.Data), member.Bias?.Data, [member], context, residual);
 }

@@ -4,8 +4,11 @@ using static TorchSharp.torch;
 namespace Peft.Models.Layers;
 
 /// <summary>One of the layers that share a product: its weight, its bias and the low-rank changes that act on it.</summary>
-internal readonly record struct LinearMember(Parameter Weight, Parameter? Bias, IReadOnlyList<LowRank> LowRank)
+internal readonly record struct LinearMember(Parameter Weight, Parameter? Bias, IReadOnlyList<LowRank> LowRank, bool IsTransposed = false)
 {
+    /// <summary>Columns in the output.</summary>
+    public long Width => Weight.Shape[IsTransposed ? 1 : 0];
+
     public bool IsTrained
     {
         get
@@ -106,7 +109,7 @@ internal static class LinearProduct
         var next = 0;
         foreach (var member in members)
         {
-            var width = member.Weight.Shape[0];
+            var width = member.Width;
             foreach (var change in member.LowRank)
             {
                 terms[next++] = new LowRankTerm(change, column, width, rank, change.A.Shape[0]);
@@ -166,10 +169,11 @@ internal sealed class LinearPiece : Piece
         long column = 0;
         foreach (var member in members)
         {
-            var width = member.Weight.Shape[0];
+            var width = member.Width;
             if (member.Weight.Gradient is { } weightGradient)
             {
-                weightGradient.add_(g.narrow(1, column, width).t().matmul(input!));
+                var own = g.narrow(1, column, width);
+                weightGradient.add_(member.IsTransposed ? input!.t().matmul(own) : own.t().matmul(input!));
             }
 
             member.Bias?.Gradient?.add_(g.narrow(1, column, width).sum(dim: 0));
