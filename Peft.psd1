@@ -34,6 +34,7 @@
         'Import-PeftModel'
         'Import-TrainingDataset'
         'Invoke-LoraTraining'
+        'Invoke-PreferenceTraining'
         'Invoke-TextGeneration'
         'Join-PeftAdapter'
         'Measure-ModelParameter'

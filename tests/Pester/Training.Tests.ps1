@@ -137,4 +137,67 @@ Describe 'The cmdlets for data and training' {
             ($model | Invoke-PeftTraining $config $data -MaxSteps 1 6>$null).Name | Should -Be 'default'
         }
     }
+
+    Describe 'Invoke-PreferenceTraining' {
+        BeforeAll {
+            $pairs = @{ prompt = 'A'; chosen = ' b'; rejected = ' c' }, @{ prompt = 'C'; chosen = ' d'; rejected = ' a' } | Import-TrainingDataset
+            $judged = @{ prompt = 'A'; completion = ' b'; label = $true }, @{ prompt = 'C'; completion = ' d'; label = $false } | Import-TrainingDataset
+        }
+
+        It 'learns from pairs and says how much it prefers the better answers' {
+            $adapter = $model | Invoke-PreferenceTraining $config $pairs -AdapterName better -MaxSteps 3 -LearningRate 1e-2 6>$null
+            $adapter | Should -BeOfType Peft.Adapters.Model.PeftAdapter
+            $adapter.IsActive | Should -BeTrue
+            $adapter.TrainingRecord.Objective | Should -Be 'dpo'
+            $adapter.TrainingRecord.Steps[-1].Metrics['rewards/margins'] | Should -BeGreaterThan 0
+        }
+
+        It 'learns from answers with a label' {
+            ($model | Invoke-PreferenceTraining $config $judged -MaxSteps 2 6>$null).TrainingRecord.Objective | Should -Be 'kto'
+        }
+
+        It 'takes losses and options by TRL''s names' {
+            $adapter = $model | Invoke-PreferenceTraining $config $pairs -Objective cpo -LossType simpo -Beta 2 -ObjectiveOption @{ cpo_alpha = 0; simpo_gamma = 0.5 } -MaxSteps 1 6>$null
+            $adapter.TrainingRecord.Options.ObjectiveOptions.ToString() | Should -Match '"loss_type":\s*"simpo"'
+            ($model | Invoke-PreferenceTraining $config $pairs -AdapterName ipo -loss_type ipo -MaxSteps 1 6>$null).TrainingRecord.FinalLoss | Should -Be 25
+        }
+
+        It 'goes on with an adapter from the pipeline, compared with itself at the start' {
+            $learnt = $model | Invoke-PreferenceTraining $config $pairs -MaxSteps 3 -LearningRate 1e-2 6>$null
+            $again = $learnt | Invoke-PreferenceTraining $pairs -MaxSteps 1 -LearningRate 0 6>$null
+            $again.TrainingRecord.FinalLoss | Should -BeGreaterThan 0.693
+        }
+
+        It 'trains nothing under -WhatIf' {
+            $model | Invoke-PreferenceTraining $config $pairs -AdapterName never -WhatIf
+            $model.Adapters.Count | Should -Be 0
+        }
+
+        It 'shows both answers' {
+            $pairs | Show-TrainingExample -Model $model -First 1 | Out-String | Should -Match 'learn \|[\s\S]*avoid \|'
+            Get-Stream Progress '$args[0] | Invoke-PreferenceTraining $args[1] $args[2] -MaxSteps 2' $model, $config, $pairs | Should -Not -BeNullOrEmpty
+        }
+
+        It 'completes losses of the objective' {
+            Get-Completion '$model | Invoke-PreferenceTraining $config $pairs -LossType apo' | Should -Contain 'apo_zero'
+            Get-Completion '$model | Invoke-PreferenceTraining $config $pairs -Objective cpo -LossType si' | Should -Be 'sigmoid', 'simpo'
+        }
+
+        It 'names what is wrong: <Id>' -ForEach @(
+            @{ Id = 'DatasetKindUnfit'; Script = { $model | Invoke-PreferenceTraining $config $data -ErrorAction Stop } }
+            @{ Id = 'TrainingOptionInvalid'; Script = { $model | Invoke-PreferenceTraining $config $pairs -LossType nothing -ErrorAction Stop } }
+            @{ Id = 'TrainingOptionUnknown'; Script = { $model | Invoke-PreferenceTraining $config $pairs -ObjectiveOption @{ no_such = 1 } -ErrorAction Stop } }
+            @{ Id = 'PackingNotPossible'; Script = { $model | Invoke-PreferenceTraining $config $pairs -Packing -ErrorAction Stop } }
+        ) {
+            $failure = Get-ErrorRecord $Script
+            $failure.FullyQualifiedErrorId | Should -BeLike "$Id,*"
+            $failure.ErrorDetails.RecommendedAction | Should -Not -BeNullOrEmpty
+        }
+
+        It 'gives the prompt back within two seconds of Ctrl-C' {
+            $stopped = Stop-Script '$args[0] | Invoke-PreferenceTraining $args[1] $args[2] -MaxSteps 1000000' $model, $config, $pairs
+            $stopped.State | Should -Be 'Stopped'
+            $stopped.Seconds | Should -BeLessThan 2
+        }
+    }
 }

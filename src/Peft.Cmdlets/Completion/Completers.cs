@@ -158,3 +158,11 @@ public sealed class OptimizerCompleter : TextCompleter
     /// <inheritdoc/>
     protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) => Training.Optimizers.OptimizerRegistry.Names;
 }
+
+/// <summary>Names of the losses that a preference objective knows: the chosen objective's, or all.</summary>
+public sealed class PreferenceLossCompleter : TextCompleter
+{
+    /// <inheritdoc/>
+    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) =>
+        Training.Objectives.ObjectiveRegistry.Losses(boundParameters["Objective"]?.ToString()?.ToLowerInvariant());
+}

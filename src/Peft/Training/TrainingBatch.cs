@@ -106,7 +106,7 @@ public interface ITrainingData
     }
 
     /// <summary>What an example is: an objective takes data of its own kind.</summary>
-    ExampleKind Examples => ExampleKind.Text;
+    ExampleKind ExampleKind => ExampleKind.Text;
 
     /// <summary>Makes a micro batch.</summary>
     /// <param name="rows">Indices of the rows, in order.</param>

@@ -275,9 +275,9 @@ internal sealed class TrainingLoop : IDisposable
 
     private void RefuseOtherData(ITrainingData data)
     {
-        if (data.Examples != objective.Examples)
+        if (data.ExampleKind != objective.ExampleKind)
         {
-            throw new PeftException("ObjectiveDataMismatch", $"The objective '{objective.Name}' learns from examples of the kind {objective.Examples}; the data holds {data.Examples}.")
+            throw new PeftException("ObjectiveDataMismatch", $"The objective '{objective.Name}' learns from examples of the kind {objective.ExampleKind}; the data holds {data.ExampleKind}.")
             {
                 Target = data,
                 RecommendedAction = "Choose the objective that belongs to the data, or data that belongs to the objective.",

@@ -24,7 +24,7 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
 
     public string Fingerprint => "golden";
 
-    public ExampleKind Examples => batches[0] switch
+    public ExampleKind ExampleKind => batches[0] switch
     {
         PairBatch => ExampleKind.Pair,
         JudgedBatch => ExampleKind.Judged,

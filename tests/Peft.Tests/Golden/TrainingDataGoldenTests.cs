@@ -54,6 +54,58 @@ public class TrainingDataGoldenTests
         Assert.True(count > 0);
     });
 
+    /// <summary>The batches that the peer's preference trainers made of the same rows.</summary>
+    [GoldenTheory]
+    [GoldenData("training", "preference/")]
+    public void BatchesOfPreferences(string path) => GoldenCases.Run("training", path, folder =>
+    {
+        JsonElement expected = JsonFile.ReadObject(Path.Combine(folder, "case.json"));
+        string runner = expected.GetProperty("runner").GetString()!;
+        if (Optional(expected, "rows") is not { } rows || Optional(expected, "batches") is not { } batches)
+        {
+            // Nothing is said of the rows: the batches are those of another case.
+            return;
+        }
+
+        JsonElement settings = expected.GetProperty("settings");
+        TokenizedDataset data = TrainingDataset.FromRows(Rows(rows)).Tokenize(TokenizerOf(folder, expected), new TokenizationOptions
+        {
+            Examples = runner == "trl.KTOTrainer" ? ExampleKind.Judged : ExampleKind.Pair,
+            MaxLength = settings.GetProperty("max_length").GetInt32(),
+        });
+        string file = Path.Combine(folder, batches.GetString()!);
+        int batchSize = settings.GetProperty("per_device_train_batch_size").GetInt32();
+        Assert.True((runner is "trl.ORPOTrainer" or "trl.CPOTrainer" ? CompareSides(file, data, batchSize) : CompareBatches(file, data, batchSize)) > 0);
+    });
+
+    /// <summary>The peer's trainers without a reference give both answers apart, and put a start token in front that the tokenizer doesn't.</summary>
+    private static int CompareSides(string file, TokenizedDataset data, int batchSize)
+    {
+        using SafetensorsFile reference = SafetensorsFile.Open(file);
+        int count = reference.Names.Select(name => name.Split('.')[0]).Distinct().Count();
+        int[][] batches = [.. Enumerable.Range(0, data.Count).Chunk(batchSize)];
+        for (int i = 0; i < count; i++)
+        {
+            TrainingExample[] examples = [.. batches[i % batches.Length].Select(row => data.Examples[row])];
+            Compare($"{i}.chosen", [.. examples.Select(example => new TokenRow(example.InputIds, example.Labels))]);
+            Compare($"{i}.rejected", [.. examples.Select(example => example.Rejected!)]);
+        }
+
+        return count;
+
+        void Compare(string prefix, TokenRow[] rows)
+        {
+            using var scope = NewDisposeScope();
+            (Tensor ids, Tensor labels) = (reference.Read($"{prefix}_input_ids"), reference.Read($"{prefix}_labels"));
+            for (int row = 0; row < rows.Length; row++)
+            {
+                int length = rows[row].InputIds.Length;
+                Assert.Equal(rows[row].InputIds.Select(id => (long)id), ids[row].narrow(0, 1, length).data<long>().ToArray());
+                Assert.Equal(rows[row].Labels.Select(label => (long)label), labels[row].narrow(0, 1, length).data<long>().ToArray());
+            }
+        }
+    }
+
     private static TokenizationOptions OptionsOf(JsonElement arguments) => new()
     {
         MaxLength = Optional(arguments, "max_length")?.GetInt32(),
@@ -114,7 +166,8 @@ public class TrainingDataGoldenTests
             using TrainingBatch batch = data.Collate(batches[i % batches.Length], CPU);
             foreach (string name in reference.Names.Where(name => name.StartsWith($"{i}.", StringComparison.Ordinal)))
             {
-                long[] values = reference.Read(name).data<long>().ToArray();
+                using Tensor read = reference.Read(name);
+                long[] values = read.is_floating_point() ? [.. read.data<float>().Select(value => (long)BitConverter.SingleToInt32Bits(value))] : read.data<long>().ToArray();
                 Assert.Equal(values, Flat(batch, name[(name.IndexOf('.', StringComparison.Ordinal) + 1)..]));
             }
         }
@@ -129,6 +182,10 @@ public class TrainingDataGoldenTests
         {
             "input_ids" => batch.InputIds.data<long>().ToArray(),
             "labels" => batch.Labels.data<long>().ToArray(),
+            "completion_mask" => batch.Labels.ne(TrainingExample.Ignored).to(ScalarType.Int64).data<long>().ToArray(),
+            "label" => [.. ((JudgedBatch)batch).Desirable.Select(good => good ? 1L : 0)],
+            "margin" => [.. ((PairBatch)batch).Margins!.data<float>().Select(margin => (long)BitConverter.SingleToInt32Bits(margin))],
+            _ when name.StartsWith("KL_", StringComparison.Ordinal) => Flat(((JudgedBatch)batch).Mismatched!, name["KL_".Length..]),
             "attention_mask" => (batch.AttentionMask ?? ones_like(batch.InputIds)).data<long>().ToArray(),
             "position_ids" => batch.Positions!.data<long>().ToArray(),
             "cu_seq_lens_q" or "cu_seq_lens_k" => [0, .. lengths.Select((_, i) => lengths[..(i + 1)].Sum())],
@@ -200,7 +257,7 @@ public class TrainingDataGoldenTests
             JsonElement[] messages = [.. converted[i].GetProperty("messages").EnumerateArray()];
             Assert.Equal(
                 messages.Select(message => (message.GetProperty("role").GetString(), message.GetProperty("content").GetString())),
-                data.Rows[i].Messages(data.Columns.Text!).Select(message => ((string?)message.Role, message.Content)));
+                data.Rows[i].Messages(data.Columns[ColumnRole.Messages]!).Select(message => ((string?)message.Role, message.Content)));
         }
     }
 
@@ -213,7 +270,7 @@ public class TrainingDataGoldenTests
             TrainingExample example = data.Example(i, tokenizer);
             Assert.Equal(Ints(expected.GetProperty("input_ids")[i]), example.InputIds);
             Assert.Equal(Ints(masks[i]), example.Labels.Select(label => label == TrainingExample.Ignored ? 0 : 1));
-            Assert.Equal(expected.GetProperty("text")[i].GetString(), string.Concat(tokenizer.ApplyChatTemplate(data.Rows[i].Messages(data.Columns.Text!))));
+            Assert.Equal(expected.GetProperty("text")[i].GetString(), string.Concat(tokenizer.ApplyChatTemplate(data.Rows[i].Messages(data.Columns[ColumnRole.Messages]!))));
         }
     }
 

@@ -14,7 +14,7 @@ internal sealed class RandomPairs(int count, int vocabulary) : ITrainingData
 
     public string Fingerprint => "pairs";
 
-    public ExampleKind Examples => ExampleKind.Pair;
+    public ExampleKind ExampleKind => ExampleKind.Pair;
 
     /// <summary>Called before each micro batch with the number of micro batches made before it.</summary>
     public Action<int>? Before

@@ -128,16 +128,16 @@ public sealed class TrainingDatasetTests : IDisposable
         Assert.Equal("DatasetEmpty", Error(() => TrainingDataset.FromFile(_folder.Write("a.jsonl", "\n"))));
         Assert.Equal("DatasetEmpty", Error(() => TrainingDataset.FromFile(_folder.Write("a.csv", ""))));
         Assert.Equal("DatasetColumnsUnknown", Error(() => TrainingDataset.FromRows([Row(("question", "a"), ("answer", "b"))])));
-        Assert.Equal("DatasetColumnMissing", Error(() => TrainingDataset.FromRows([Row(("question", "a"))], new DatasetOptions { PromptColumn = "ask" })));
+        Assert.Equal("DatasetColumnMissing", Error(() => TrainingDataset.FromRows([Row(("question", "a"))], new DatasetOptions { Columns = new Dictionary<ColumnRole, string> { [ColumnRole.Prompt] = "ask" } })));
     }
 
     [Fact]
     public void ColumnsCanBeMapped()
     {
-        var options = new DatasetOptions { PromptColumn = "question", CompletionColumn = "answer" };
+        var options = new DatasetOptions { Columns = new Dictionary<ColumnRole, string> { [ColumnRole.Prompt] = "question", [ColumnRole.Completion] = "answer" } };
         TrainingDataset data = TrainingDataset.FromRows([Row(("text", "t"), ("question", "a"), ("answer", 5L))], options);
         Assert.Equal(RowKind.PromptCompletion, data.Columns.Kind);
-        Assert.Equal("5", data.Rows[0].Text(data.Columns.Answer!));
+        Assert.Equal("5", data.Rows[0].Text(data.Columns[ColumnRole.Completion]!));
     }
 
     [Fact]
@@ -225,6 +225,37 @@ public sealed class TrainingDatasetTests : IDisposable
         ];
         Assert.Equal(prints.Length, prints.Distinct().Count());
         Assert.Equal(prints[0], TrainingDataset.FromRows(rows).Tokenize(tokenizer).Fingerprint);
+    }
+
+    [Fact]
+    public void PairsAreLearntFromWhereTheirAnswersPartAndAreCutAlike()
+    {
+        Tokenizer tokenizer = Words("a b c d e </s>");
+        IReadOnlyDictionary<string, object?>[] rows = [Row(("prompt", "a b"), ("chosen", " c d"), ("rejected", " e"), ("margin", "0.5"))];
+        var pairs = new TokenizationOptions { Examples = ExampleKind.Pair };
+        TrainingExample example = TrainingDataset.FromRows(rows).Tokenize(tokenizer, pairs).Examples[0];
+        Assert.Equal((3, 2, 0.5), (example.Labels.Count(label => label >= 0), example.Rejected!.Labels.Count(label => label >= 0), example.Margin));
+        Assert.Equal(3, TrainingDataset.FromRows(rows).Tokenize(tokenizer, pairs with { MaxLength = 3 }).Examples[0].InputIds.Length);
+        IReadOnlyDictionary<string, object?>[] whole = [Row(("chosen", "a b c d"), ("rejected", "a b e"))];
+        TrainingExample without = TrainingDataset.FromRows(whole).Tokenize(tokenizer, pairs).Examples[0];
+        Assert.Equal(example.Labels, without.Labels);
+        Assert.Null(without.Margin);
+    }
+
+    [Fact]
+    public void RowsAreUnderstoodAsTheTrainingNeedsThem()
+    {
+        Tokenizer tokenizer = Words("a b c d e </s>");
+        TrainingDataset judged = TrainingDataset.FromRows([Row(("prompt", "a b"), ("completion", " c"), ("label", "1")), Row(("prompt", "a"), ("completion", " d"), ("label", false))]);
+        Assert.Equal(RowKind.PromptCompletion, judged.Columns.Kind);
+        Assert.Null(judged.Tokenize(tokenizer).Examples[0].IsDesirable);
+        TokenizedDataset data = judged.Tokenize(tokenizer, new TokenizationOptions { Examples = ExampleKind.Judged });
+        Assert.Equal([true, false], data.Examples.Select(example => example.IsDesirable));
+        PeftException unfit = Assert.Throws<PeftException>(() => judged.Tokenize(tokenizer, new TokenizationOptions { Examples = ExampleKind.Pair }));
+        Assert.Equal("DatasetKindUnfit", unfit.ErrorId);
+        TrainingDataset bad = TrainingDataset.FromRows([Row(("prompt", "a b"), ("completion", " c"), ("label", "perhaps"))]);
+        PeftException error = Assert.Throws<PeftException>(() => bad.Tokenize(tokenizer, new TokenizationOptions { Examples = ExampleKind.Judged }));
+        Assert.Contains("label", error.Message, StringComparison.Ordinal);
     }
 
     private static IReadOnlyDictionary<string, object?> Row(params (string Name, object? Value)[] values) => values.ToDictionary(value => value.Name, value => value.Value);

@@ -85,6 +85,26 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
     [ValidateNotNullOrEmpty]
     public string? MessagesColumn { get; set; }
 
+    /// <summary>Column that holds the better of two answers; by default <c>chosen</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? ChosenColumn { get; set; }
+
+    /// <summary>Column that holds the worse of two answers; by default <c>rejected</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? RejectedColumn { get; set; }
+
+    /// <summary>Column that holds by how much the better answer is better, a number; by default <c>margin</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? MarginColumn { get; set; }
+
+    /// <summary>Column that holds whether an answer is good, true or false; by default <c>label</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? LabelColumn { get; set; }
+
     /// <summary>Makes a prompt of a row: text with columns in braces, such as <c>Question: {question} Answer:</c>. Rows with an instruction have a template by default.</summary>
     [Parameter]
     [ArgumentCompleter(typeof(PromptTemplateCompleter))]
@@ -154,15 +174,24 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
         Format = Format,
         Delimiter = Delimiter,
         Encoding = Encoding,
-        TextColumn = TextColumn,
-        PromptColumn = PromptColumn,
-        CompletionColumn = CompletionColumn,
-        InstructionColumn = InstructionColumn,
-        InputColumn = InputColumn,
-        OutputColumn = OutputColumn,
-        MessagesColumn = MessagesColumn,
+        Columns = Columns(),
         Template = Template is null ? null : new PromptTemplate(Template),
         MaxLength = MaxLength,
         Loss = Loss,
     };
+
+    private Dictionary<ColumnRole, string> Columns() => new (ColumnRole Role, string? Name)[]
+    {
+        (ColumnRole.Text, TextColumn),
+        (ColumnRole.Prompt, PromptColumn),
+        (ColumnRole.Completion, CompletionColumn),
+        (ColumnRole.Instruction, InstructionColumn),
+        (ColumnRole.Input, InputColumn),
+        (ColumnRole.Output, OutputColumn),
+        (ColumnRole.Messages, MessagesColumn),
+        (ColumnRole.Chosen, ChosenColumn),
+        (ColumnRole.Rejected, RejectedColumn),
+        (ColumnRole.Margin, MarginColumn),
+        (ColumnRole.Label, LabelColumn),
+    }.Where(static column => column.Name is not null).ToDictionary(static column => column.Role, static column => column.Name!);
 }

@@ -82,7 +82,10 @@ public sealed record TrainingExampleView(
     public string LearnedText => string.Concat(Segments.Where(static segment => segment.IsLearned).Select(static segment => segment.Text));
 
     /// <summary>The text with a margin that says of every line whether it is read or learnt; it needs no colour.</summary>
-    public string Text => VisibleText.Of(string.Join('\n', Segments.SelectMany(static segment => segment.Text.Split('\n').Select(line => (segment.IsLearned ? "learn | " : " read | ") + line))));
+    public string Text => VisibleText.Of(string.Join('\n', Lines(Segments, "learn | ").Concat(Lines(RejectedSegments, "avoid | "))));
+
+    /// <summary>In a pair, the worse answer with its prompt, split in the same way; empty elsewhere.</summary>
+    public IReadOnlyList<ExampleSegment> RejectedSegments { get; init; } = [];
 
     /// <summary>The line above the text.</summary>
     public string Title => FormattableString.Invariant($"Example {Index}: {TokenCount} tokens, {LearnedCount} learnt{(IsCut ? ", cut" : "")}. {Rule}");
@@ -94,9 +97,15 @@ public sealed record TrainingExampleView(
     internal static TrainingExampleView Of(int index, TrainingExample example, Tokenizer tokenizer) => new(
         index,
         example.Row.Place,
-        example.InputIds.Length,
+        example.TokenCount,
         example.LearnedCount,
         example.Rule,
         example.IsCut,
-        example.Segments(tokenizer));
+        example.Segments(tokenizer))
+    {
+        RejectedSegments = example.RejectedSegments(tokenizer),
+    };
+
+    private static IEnumerable<string> Lines(IReadOnlyList<ExampleSegment> segments, string learnt) =>
+        segments.SelectMany(segment => segment.Text.Split('\n').Select(line => (segment.IsLearned ? learnt : " read | ") + line));
 }

@@ -149,7 +149,7 @@ public abstract class TrainingCommand : PeftCmdlet
 
     /// <summary>The options that the parameters give.</summary>
     /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>.</exception>
-    private protected TrainingOptions ReadOptions()
+    private protected virtual TrainingOptions ReadOptions()
     {
         var start = Options ?? new TrainingOptions();
         return (start with
@@ -179,5 +179,5 @@ public abstract class TrainingCommand : PeftCmdlet
         }).Validate();
     }
 
-    private T Pick<T>(string parameter, T given, T otherwise) => Given(parameter) ? given : otherwise;
+    private protected T Pick<T>(string parameter, T given, T otherwise) => Given(parameter) ? given : otherwise;
 }

@@ -85,7 +85,11 @@ internal static class TrainingState
         var weights = file.Read(WeightsName);
         if (weights.numel() != optimizer.Parameters.Count)
         {
-            throw new PeftException("CheckpointMismatch", $"The checkpoint '{folder}' holds {weights.numel()} weights; this training has {optimizer.Parameters.Count}.") { Target = folder };
+            throw new PeftException("CheckpointMismatch", $"The checkpoint '{folder}' holds {weights.numel()} weights; this training has {optimizer.Parameters.Count}.")
+            {
+                Target = folder,
+                RecommendedAction = "Give the adapter's configuration that the training began with, or start anew without resuming.",
+            };
         }
 
         optimizer.Parameters.Values.copy_(weights.view(optimizer.Parameters.Values.shape));

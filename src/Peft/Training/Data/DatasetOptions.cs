@@ -46,26 +46,8 @@ public sealed record DatasetOptions
     /// </summary>
     public string? Encoding { get; init; }
 
-    /// <summary>Column that holds a whole text; null: <c>text</c> where there is one and nothing better.</summary>
-    public string? TextColumn { get; init; }
-
-    /// <summary>Column that holds the prompt; null: <c>prompt</c>.</summary>
-    public string? PromptColumn { get; init; }
-
-    /// <summary>Column that holds what follows the prompt; null: <c>completion</c>.</summary>
-    public string? CompletionColumn { get; init; }
-
-    /// <summary>Column that holds an instruction; null: <c>instruction</c>.</summary>
-    public string? InstructionColumn { get; init; }
-
-    /// <summary>Column that holds what the instruction is about; null: <c>input</c>. It may be empty or absent.</summary>
-    public string? InputColumn { get; init; }
-
-    /// <summary>Column that holds the answer to the instruction; null: <c>output</c>.</summary>
-    public string? OutputColumn { get; init; }
-
-    /// <summary>Column that holds a conversation; null: <c>messages</c>, or <c>conversations</c>.</summary>
-    public string? MessagesColumn { get; init; }
+    /// <summary>Columns by the part they play, where they have no usual name: <c>text</c>, <c>prompt</c>, …, and <c>messages</c> or <c>conversations</c>.</summary>
+    public IReadOnlyDictionary<ColumnRole, string> Columns { get; init; } = new Dictionary<ColumnRole, string>();
 
     /// <summary>How a row becomes a prompt; null: <see cref="PromptTemplate.Instruction"/> for instructions, the prompt as it is otherwise.</summary>
     public PromptTemplate? Template { get; init; }

@@ -17,51 +17,72 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
     /// <param name="row">The row.</param>
     /// <returns>The example.</returns>
     /// <exception cref="PeftException"><c>DatasetRowInvalid</c> or <c>ChatTemplateWithoutMarks</c>, or what the chat template throws.</exception>
-    public TrainingExample Build(TrainingRow row)
+    public TrainingExample Build(TrainingRow row) => columns.Kind.Build(this, row);
+
+    /// <summary>A whole text.</summary>
+    public TrainingExample Whole(TrainingRow row)
     {
-        switch (columns.Kind)
+        int[] ids = tokenizer.EncodeWhole(WithEnd(row.Text(columns[ColumnRole.Text]!)));
+        return new TrainingExample(row, ids, ids, EveryToken);
+    }
+
+    /// <summary>A prompt and an answer; both are tokenised as the model will see them, the prompt also alone.</summary>
+    /// <param name="row">The row.</param>
+    /// <param name="answer">The part that answers.</param>
+    public TrainingExample Answer(TrainingRow row, ColumnRole answer)
+    {
+        (int[] prompt, int[] ids) = PromptAndAnswer(row, columns[answer]!);
+        return loss == LossTokens.All
+            ? new TrainingExample(row, ids, ids, EveryToken)
+            : new TrainingExample(row, ids, Labels(ids, prompt), $"'{columns[answer]}' carries loss, the prompt does not");
+    }
+
+    /// <summary>An answer that is good or bad.</summary>
+    public TrainingExample Judged(TrainingRow row)
+    {
+        (int[] prompt, int[] ids) = PromptAndAnswer(row, columns[ColumnRole.Completion]!);
+        bool isGood = row.Truth(columns[ColumnRole.Label]!);
+        return new TrainingExample(row, ids, Labels(ids, prompt), $"'{columns[ColumnRole.Completion]}' is {(isGood ? "a good" : "a bad")} answer") { IsDesirable = isGood };
+    }
+
+    /// <summary>Two answers to a prompt; where there is no column for it, what both begin with is the prompt.</summary>
+    public TrainingExample Pair(TrainingRow row)
+    {
+        (string chosen, string rejected) = (columns[ColumnRole.Chosen]!, columns[ColumnRole.Rejected]!);
+        (int[] prompt, int[] ids) = PromptAndAnswer(row, chosen);
+        (_, int[] others) = PromptAndAnswer(row, rejected);
+        prompt = columns.Prompt is null ? others : prompt;
+        return new TrainingExample(row, ids, Labels(ids, prompt), $"'{chosen}' is better than '{rejected}'")
         {
-            case RowKind.Text:
-                int[] ids = tokenizer.EncodeWhole(WithEnd(row.Text(columns.Text!)));
-                return new TrainingExample(row, ids, ids, EveryToken);
-            case RowKind.Messages:
-                return Conversation(row, row.Messages(columns.Text!));
-            default:
-                bool isConversation = row.Values.GetValueOrDefault(columns.Prompt!) is IReadOnlyList<object?>;
-                return isConversation ? ConversationalPair(row) : Pair(row);
-        }
+            Rejected = new TokenRow(others, Labels(others, columns.Prompt is null ? ids : prompt)),
+            Margin = columns[ColumnRole.Margin] is { } margin ? row.OptionalNumber(margin) ?? 0 : null,
+        };
     }
 
-    /// <summary>A prompt and its completion as texts; both are tokenised as the model will see them, the prompt also alone.</summary>
-    private TrainingExample Pair(TrainingRow row)
-    {
-        string prompt = Prompt(row);
-        int[] promptIds = tokenizer.EncodeWhole(prompt);
-        int[] ids = tokenizer.EncodeWhole(WithEnd(prompt + row.Text(columns.Answer!)));
-        return AfterPrompt(row, promptIds, ids);
-    }
+    /// <summary>A conversation.</summary>
+    public TrainingExample Conversation(TrainingRow row) => Conversation(row, row.Messages(columns[ColumnRole.Messages]!));
 
-    /// <summary>A prompt and its completion as messages; a chat template spells out all special tokens itself.</summary>
-    private TrainingExample ConversationalPair(TrainingRow row)
+    /// <summary>The tokens of a prompt alone, and of the prompt with an answer. A chat template spells out all special tokens itself.</summary>
+    private (int[] Prompt, int[] Whole) PromptAndAnswer(TrainingRow row, string answer)
     {
-        IReadOnlyList<ChatMessage> prompt = row.Messages(columns.Prompt!);
-        int[] promptIds = tokenizer.EncodeIds(Render(row, prompt, addGenerationPrompt: true), addSpecialTokens: false);
-        int[] ids = tokenizer.EncodeIds(Render(row, [.. prompt, .. row.Messages(columns.Answer!)]), addSpecialTokens: false);
-        return AfterPrompt(row, promptIds, ids);
-    }
-
-    /// <summary>The completion starts where the two sequences part, which may be before the prompt's end.</summary>
-    private TrainingExample AfterPrompt(TrainingRow row, int[] promptIds, int[] ids)
-    {
-        if (loss == LossTokens.All)
+        if (!columns.IsConversation(row))
         {
-            return new TrainingExample(row, ids, ids, EveryToken);
+            string prompt = columns.Prompt is null ? string.Empty : Prompt(row);
+            return (tokenizer.EncodeWhole(prompt), tokenizer.EncodeWhole(WithEnd(prompt + row.Text(answer))));
         }
 
-        int start = promptIds.AsSpan().CommonPrefixLength(ids);
+        IReadOnlyList<ChatMessage> messages = columns.Prompt is { } column ? row.Messages(column) : [];
+        return (
+            messages.Count == 0 ? [] : tokenizer.EncodeIds(Render(row, messages, addGenerationPrompt: true), addSpecialTokens: false),
+            tokenizer.EncodeIds(Render(row, [.. messages, .. row.Messages(answer)]), addSpecialTokens: false));
+    }
+
+    /// <summary>The answer starts where the two sequences part, which may be before the prompt's end.</summary>
+    private static int[] Labels(int[] ids, int[] prompt)
+    {
         int[] labels = [.. ids];
-        labels.AsSpan(0, start).Fill(TrainingExample.Ignored);
-        return new TrainingExample(row, ids, labels, $"'{columns.Answer}' carries loss, the prompt does not");
+        labels.AsSpan(0, prompt.AsSpan().CommonPrefixLength(ids)).Fill(TrainingExample.Ignored);
+        return labels;
     }
 
     private TrainingExample Conversation(TrainingRow row, IReadOnlyList<ChatMessage> messages)
@@ -131,7 +152,7 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
             return row.Text(columns.Prompt!);
         }
 
-        string input = columns.Input is null ? string.Empty : row.OptionalText(columns.Input);
+        string input = columns[ColumnRole.Input] is { } column ? row.OptionalText(column) : string.Empty;
         return template.Render(Value, hasInput: input.Length > 0);
 
         // The parts go by their usual names in a template, whatever the columns are called.

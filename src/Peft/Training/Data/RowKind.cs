@@ -13,75 +13,109 @@ public enum ExampleKind
     Judged,
 }
 
-/// <summary>What a data set's rows are made of.</summary>
-public enum RowKind
+/// <summary>The part that a column plays in a row.</summary>
+public enum ColumnRole
 {
     /// <summary>A whole text.</summary>
     Text,
 
-    /// <summary>A prompt and what follows it, each a text or messages.</summary>
-    PromptCompletion,
-
-    /// <summary>An instruction, what it is about, and the answer.</summary>
-    Instruction,
-
     /// <summary>A conversation.</summary>
     Messages,
+
+    /// <summary>A prompt, a text or messages.</summary>
+    Prompt,
+
+    /// <summary>What follows a prompt, a text or messages.</summary>
+    Completion,
+
+    /// <summary>An instruction.</summary>
+    Instruction,
+
+    /// <summary>What an instruction is about.</summary>
+    Input,
+
+    /// <summary>The answer to an instruction.</summary>
+    Output,
+
+    /// <summary>The better of two answers, a text or messages.</summary>
+    Chosen,
+
+    /// <summary>The worse of two answers, a text or messages.</summary>
+    Rejected,
+
+    /// <summary>By how much the better answer is better, a number.</summary>
+    Margin,
+
+    /// <summary>Whether an answer is good.</summary>
+    Label,
 }
 
-/// <summary>Which columns of a data set play which part.</summary>
-/// <param name="Kind">What the rows are made of.</param>
-/// <param name="Text">The text, or the conversation.</param>
-/// <param name="Prompt">The prompt or instruction, where there is one.</param>
-/// <param name="Input">What an instruction is about.</param>
-/// <param name="Answer">The completion or output.</param>
-public sealed record DatasetColumns(RowKind Kind, string? Text = null, string? Prompt = null, string? Input = null, string? Answer = null)
+/// <summary>What a data set's rows are made of: which parts there are, and how they become an example. A new kind is a line in <see cref="All"/>.</summary>
+public sealed class RowKind
 {
-    /// <summary>Finds the parts by the columns' usual names, or by those the user gave.</summary>
-    /// <param name="columns">The columns there are.</param>
-    /// <param name="options">The user's names.</param>
-    /// <param name="origin">Where the rows come from, for messages.</param>
-    /// <returns>The parts.</returns>
-    /// <exception cref="PeftException"><c>DatasetColumnMissing</c> or <c>DatasetColumnsUnknown</c>.</exception>
-    internal static DatasetColumns Find(IReadOnlyCollection<string> columns, DatasetOptions options, string origin)
+    private static readonly ColumnRole[] s_answers = [ColumnRole.Completion, ColumnRole.Output, ColumnRole.Chosen];
+
+    private RowKind(string name, ExampleKind examples, IReadOnlyList<ColumnRole> needed, Func<ExampleBuilder, TrainingRow, TrainingExample> build)
     {
-        string?[] given = [options.TextColumn, options.PromptColumn, options.CompletionColumn, options.InstructionColumn, options.InputColumn, options.OutputColumn, options.MessagesColumn];
-        string? absent = given.FirstOrDefault(name => name is not null && !columns.Contains(name));
-        if (absent is not null)
-        {
-            throw new PeftException("DatasetColumnMissing", $"'{origin}' has no column '{absent}'. Its columns: {string.Join(", ", columns)}.")
-            {
-                Target = absent,
-                RecommendedAction = "Name one of the columns there are.",
-            };
-        }
-
-        string? Column(string? chosen, string usual) => chosen ?? (columns.Contains(usual) ? usual : null);
-        string? messages = Column(options.MessagesColumn, "messages") ?? Column(null, "conversations");
-        string? prompt = Column(options.PromptColumn, "prompt"), completion = Column(options.CompletionColumn, "completion");
-        string? instruction = Column(options.InstructionColumn, "instruction"), output = Column(options.OutputColumn, "output");
-        string? text = Column(options.TextColumn, "text");
-        DatasetColumns?[] candidates =
-        [
-            messages is null ? null : new DatasetColumns(RowKind.Messages, Text: messages),
-            prompt is null || completion is null ? null : new DatasetColumns(RowKind.PromptCompletion, Prompt: prompt, Answer: completion),
-            instruction is null || output is null ? null : new DatasetColumns(RowKind.Instruction, Prompt: instruction, Input: Column(options.InputColumn, "input"), Answer: output),
-            text is null ? null : new DatasetColumns(RowKind.Text, Text: text),
-        ];
-
-        // What the user named goes before what merely has a usual name.
-        DatasetColumns? chosenByUser = options switch
-        {
-            { MessagesColumn: not null } => candidates[0],
-            { PromptColumn: not null } or { CompletionColumn: not null } => candidates[1],
-            { InstructionColumn: not null } or { OutputColumn: not null } => candidates[2],
-            { TextColumn: not null } => candidates[3],
-            _ => candidates.FirstOrDefault(candidate => candidate is not null),
-        };
-        return chosenByUser ?? throw new PeftException("DatasetColumnsUnknown", $"The columns of '{origin}' fit no kind of example: {string.Join(", ", columns)}.")
-        {
-            Target = origin,
-            RecommendedAction = "Name them text; prompt and completion; instruction, input and output; or messages. Or say which column is which.",
-        };
+        Name = name;
+        Examples = examples;
+        Needed = needed;
+        Build = build;
     }
+
+    /// <summary>A conversation.</summary>
+    public static RowKind Messages { get; } = new(nameof(Messages), ExampleKind.Text, [ColumnRole.Messages], static (builder, row) => builder.Conversation(row));
+
+    /// <summary>A prompt and what follows it, each a text or messages.</summary>
+    public static RowKind PromptCompletion { get; } = new(
+        nameof(PromptCompletion), ExampleKind.Text, [ColumnRole.Prompt, ColumnRole.Completion], static (builder, row) => builder.Answer(row, ColumnRole.Completion));
+
+    /// <summary>An instruction, what it is about, and the answer.</summary>
+    public static RowKind Instruction { get; } = new(
+        nameof(Instruction), ExampleKind.Text, [ColumnRole.Instruction, ColumnRole.Output], static (builder, row) => builder.Answer(row, ColumnRole.Output))
+    {
+        Optional = [ColumnRole.Input],
+        Template = PromptTemplate.Instruction,
+    };
+
+    /// <summary>A whole text.</summary>
+    public static RowKind Text { get; } = new(nameof(Text), ExampleKind.Text, [ColumnRole.Text], static (builder, row) => builder.Whole(row));
+
+    /// <summary>Two answers, the better one and the worse one, to a prompt; without one, to what both begin with.</summary>
+    public static RowKind Preference { get; } = new(
+        nameof(Preference), ExampleKind.Pair, [ColumnRole.Chosen, ColumnRole.Rejected], static (builder, row) => builder.Pair(row))
+    {
+        Optional = [ColumnRole.Prompt, ColumnRole.Margin],
+    };
+
+    /// <summary>A prompt, an answer, and whether it is good.</summary>
+    public static RowKind Judged { get; } = new(
+        nameof(Judged), ExampleKind.Judged, [ColumnRole.Prompt, ColumnRole.Completion, ColumnRole.Label], static (builder, row) => builder.Judged(row));
+
+    /// <summary>All kinds. Where rows fit several for one purpose, the first counts.</summary>
+    public static IReadOnlyList<RowKind> All { get; } = [Messages, PromptCompletion, Instruction, Text, Preference, Judged];
+
+    /// <summary>The name.</summary>
+    public string Name { get; }
+
+    /// <summary>What an example made of such a row is.</summary>
+    public ExampleKind Examples { get; }
+
+    /// <summary>The parts that must be there.</summary>
+    public IReadOnlyList<ColumnRole> Needed { get; }
+
+    /// <summary>The parts that may be there.</summary>
+    public IReadOnlyList<ColumnRole> Optional { get; private init; } = [];
+
+    /// <summary>What makes the prompt where the user gives nothing; null to take the prompt as it is.</summary>
+    public PromptTemplate? Template { get; private init; }
+
+    /// <summary>Whether a template has a prompt to make.</summary>
+    public bool TakesTemplate => Needed.Any(s_answers.Contains);
+
+    /// <summary>Makes the example of a row.</summary>
+    internal Func<ExampleBuilder, TrainingRow, TrainingExample> Build { get; }
+
+    /// <inheritdoc/>
+    public override string ToString() => Name;
 }

@@ -10,6 +10,9 @@ namespace Peft.Training.Data;
 /// <summary>How tokenised examples become batches.</summary>
 public sealed record TokenizationOptions
 {
+    /// <summary>What the examples are for: the objective's <see cref="Objectives.IObjective.ExampleKind"/>. Default: texts.</summary>
+    public ExampleKind Examples { get; init; }
+
     /// <summary>Maximum length of an example, or of a packed row, in tokens; null keeps all. A data set's own maximum takes precedence.</summary>
     public int? MaxLength { get; init; }
 
@@ -25,13 +28,18 @@ public sealed record TokenizationOptions
     /// <summary>Whether padding stands in front. Default: behind, as in TRL, whatever the tokenizer does when it generates.</summary>
     public bool PadLeft { get; init; }
 
-    /// <summary>What a training's options say about length and packing.</summary>
+    /// <summary>What a training's options say about objective, length and packing.</summary>
     /// <param name="options">The training's options; packing there is <see cref="PackingStrategy.BestFit"/>.</param>
     /// <returns>The same for the data.</returns>
     public static TokenizationOptions Of(TrainingOptions options)
     {
         ArgumentNullException.ThrowIfNull(options);
-        return new TokenizationOptions { MaxLength = options.MaxLength, Packing = options.Packing ? PackingStrategy.BestFit : PackingStrategy.None };
+        return new TokenizationOptions
+        {
+            Examples = Objectives.ObjectiveRegistry.Create(options).ExampleKind,
+            MaxLength = options.MaxLength,
+            Packing = options.Packing ? PackingStrategy.BestFit : PackingStrategy.None,
+        };
     }
 }
 
@@ -68,6 +76,9 @@ public sealed class TokenizedDataset : ITrainingData
     internal bool HasLearnedTokens => Rows.Any(static row => row.Labels.AsSpan(Math.Min(1, row.Labels.Length)).ContainsAnyExcept(TrainingExample.Ignored));
 
     /// <inheritdoc/>
+    public ExampleKind ExampleKind => _options.Examples;
+
+    /// <inheritdoc/>
     public int Count => Rows.Count;
 
     /// <inheritdoc/>
@@ -84,7 +95,7 @@ public sealed class TokenizedDataset : ITrainingData
 
         foreach (TrainingExample example in Examples)
         {
-            int id = Array.Find(example.InputIds, id => id >= count);
+            int id = example.InputIds.Concat(example.Rejected?.InputIds ?? []).FirstOrDefault(id => id >= count);
             if (id != 0)
             {
                 throw new PeftException("TokenOutOfRange", string.Create(
@@ -101,22 +112,72 @@ public sealed class TokenizedDataset : ITrainingData
     public TrainingBatch Collate(IReadOnlyList<int> rows, Device device)
     {
         ArgumentNullException.ThrowIfNull(rows);
+        switch (ExampleKind)
+        {
+            case ExampleKind.Pair:
+                return Pairs([.. rows.Select(row => Examples[row])], device);
+            case ExampleKind.Judged:
+                return Judged([.. rows.Select(row => Examples[row])], device);
+        }
+
         TokenRow[] chosen = [.. rows.Select(row => Rows[row])];
         bool flat = _options.PaddingFree || _options.Packing is PackingStrategy.BestFit or PackingStrategy.BestFitSplit;
         return flat
             ? Collator.Flattened(chosen, _paddingId, device, _options.PadToMultipleOf)
-            : Collator.Padded(chosen, _paddingId, device, _options.PadLeft, _options.PadToMultipleOf);
+            : Padded(chosen, device);
     }
+
+    private PairBatch Pairs(IReadOnlyList<TrainingExample> examples, Device device)
+    {
+        TrainingBatch batch = Padded([.. examples.Select(example => new TokenRow(example.InputIds, example.Labels)), .. examples.Select(example => example.Rejected!)], device);
+        return new PairBatch(batch.InputIds, batch.Labels)
+        {
+            AttentionMask = batch.AttentionMask,
+            TokenCount = batch.TokenCount,
+            TargetCount = batch.TargetCount,
+            Margins = examples[0].Margin is null ? null : tensor([.. examples.Select(example => (float)example.Margin!)], ScalarType.Float32, device),
+        };
+    }
+
+    private JudgedBatch Judged(IReadOnlyList<TrainingExample> examples, Device device)
+    {
+        TrainingBatch batch = Padded([.. examples.Select(example => new TokenRow(example.InputIds, example.Labels))], device);
+        return new JudgedBatch(batch.InputIds, batch.Labels, [.. examples.Select(example => example.IsDesirable!.Value)])
+        {
+            AttentionMask = batch.AttentionMask,
+            TokenCount = batch.TokenCount,
+            TargetCount = batch.TargetCount,
+            Mismatched = examples.Count == 1 ? null : Padded([.. examples.Select((example, i) => Mismatched(example, examples[(i + examples.Count - 1) % examples.Count]))], device),
+        };
+    }
+
+    /// <summary>A prompt with the answer to another one.</summary>
+    private TokenRow Mismatched(TrainingExample prompt, TrainingExample answer)
+    {
+        int end = AnswerStart(prompt), start = AnswerStart(answer);
+        int[] ids = [.. prompt.InputIds[..end], .. answer.InputIds[start..]], labels = [.. prompt.Labels[..end], .. answer.Labels[start..]];
+        int length = Math.Min(ids.Length, _options.MaxLength ?? ids.Length);
+        return new TokenRow(ids[..length], labels[..length]);
+
+        static int AnswerStart(TrainingExample example) => Math.Max(0, Array.FindIndex(example.Labels, static label => label != TrainingExample.Ignored));
+    }
+
+    private TrainingBatch Padded(IReadOnlyList<TokenRow> rows, Device device) => Collator.Padded(rows, _paddingId, device, _options.PadLeft, _options.PadToMultipleOf);
 
     private string Hash()
     {
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
         hash.AppendData(Encoding.UTF8.GetBytes(string.Create(CultureInfo.InvariantCulture, $"{_options} {Rows.Count}")));
-        foreach (TokenRow row in Rows)
+        foreach (TokenRow row in Rows.Concat(Examples.Select(static example => example.Rejected).OfType<TokenRow>()))
         {
             hash.AppendData(MemoryMarshal.AsBytes<int>([row.InputIds.Length]));
             hash.AppendData(MemoryMarshal.AsBytes(row.InputIds.AsSpan()));
             hash.AppendData(MemoryMarshal.AsBytes(row.Labels.AsSpan()));
+        }
+
+        foreach (TrainingExample example in Examples.Where(static example => example.Margin is not null || example.IsDesirable is not null))
+        {
+            hash.AppendData(Encoding.UTF8.GetBytes(string.Create(CultureInfo.InvariantCulture, $"{example.Margin:R} {example.IsDesirable}")));
         }
 
         return Convert.ToHexStringLower(hash.GetHashAndReset());

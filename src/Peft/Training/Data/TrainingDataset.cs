@@ -12,6 +12,8 @@ public sealed class TrainingDataset
     /// <summary>How many rows are read or cut into tokens between two reports of progress.</summary>
     internal const int RowsPerReport = 1000;
 
+    private readonly IReadOnlyList<DatasetColumns> fits;
+
     private TrainingDataset(IReadOnlyList<TrainingRow> rows, string origin, DatasetOptions options)
     {
         if (rows.Count == 0)
@@ -26,8 +28,8 @@ public sealed class TrainingDataset
         Rows = rows;
         Origin = origin;
         ColumnNames = [.. rows.SelectMany(row => row.Values.Keys).Distinct()];
-        Columns = DatasetColumns.Find(ColumnNames, options, origin);
-        Template = options.Template ?? (Columns.Kind == RowKind.Instruction ? PromptTemplate.Instruction : null);
+        fits = DatasetColumns.Find(ColumnNames, options, origin);
+        Template = options.Template ?? Columns.Kind.Template;
         MaxLength = options.MaxLength;
         Loss = options.Loss;
         if (options.Template is not null)
@@ -37,7 +39,7 @@ public sealed class TrainingDataset
 
         foreach (TrainingRow row in rows)
         {
-            Check(row);
+            Columns.Check(row);
         }
     }
 
@@ -54,7 +56,7 @@ public sealed class TrainingDataset
     public IReadOnlyList<string> ColumnNames { get; }
 
     /// <summary>Which columns play which part.</summary>
-    public DatasetColumns Columns { get; }
+    public DatasetColumns Columns => fits[0];
 
     /// <summary>Makes prompts of rows; null where the prompt column, text or conversation is taken as it is.</summary>
     public PromptTemplate? Template { get; }
@@ -64,6 +66,10 @@ public sealed class TrainingDataset
 
     /// <summary>Which tokens carry loss.</summary>
     public LossTokens Loss { get; }
+
+    /// <summary>Whether the rows can be understood as examples of a kind.</summary>
+    /// <param name="examples">The kind.</param>
+    public bool Offers(ExampleKind examples) => fits.Any(fit => fit.Kind.Examples == examples);
 
     /// <summary>Reads a file.</summary>
     /// <param name="path">A JSONL, JSON, CSV or text file.</param>
@@ -103,7 +109,8 @@ public sealed class TrainingDataset
     /// <param name="cancellation">Stops between rows.</param>
     /// <returns>The examples.</returns>
     /// <exception cref="PeftException">
-    /// <c>DatasetAllMasked</c>: no token of any row carries loss; <c>PackingWithoutLength</c>; <c>DatasetRowInvalid</c>; <c>ChatTemplateWithoutMarks</c>.
+    /// <c>DatasetAllMasked</c>: no token of any row carries loss; <c>DatasetKindUnfit</c>: the rows hold no examples of that kind; <c>PackingWithoutLength</c>;
+    /// <c>PackingNotPossible</c>; <c>DatasetRowInvalid</c>; <c>ChatTemplateWithoutMarks</c>.
     /// </exception>
     public TokenizedDataset Tokenize(Tokenizer tokenizer, TokenizationOptions? options = null, Action<int>? onRow = null, CancellationToken cancellation = default)
     {
@@ -116,7 +123,13 @@ public sealed class TrainingDataset
             throw new PeftException("PackingWithoutLength", "Examples can only be packed into rows of a given maximum length.") { RecommendedAction = "Give a maximum length." };
         }
 
-        var builder = new ExampleBuilder(Columns, Template, Loss, tokenizer, cancellation);
+        DatasetColumns columns = ColumnsFor(options.Examples);
+        if (packs && options.Examples != ExampleKind.Text)
+        {
+            throw new PeftException("PackingNotPossible", "Answers that are compared can't share a row.") { RecommendedAction = "Leave packing out." };
+        }
+
+        var builder = new ExampleBuilder(columns, Template, Loss, tokenizer, cancellation);
         var examples = new List<TrainingExample>(Rows.Count);
         var dropped = new List<DroppedRow>();
         for (int i = 0; i < Rows.Count; i++)
@@ -128,9 +141,14 @@ public sealed class TrainingDataset
             }
 
             TrainingRow row = Rows[i];
+            if (columns != Columns)
+            {
+                columns.Check(row);
+            }
+
             TrainingExample whole = builder.Build(row);
-            TrainingExample example = packs ? whole : Cut(whole, options.MaxLength);
-            if (packs || example.LearnedCount > 0)
+            TrainingExample example = packs ? whole : whole.Cut(options.MaxLength);
+            if (packs || example.IsLearnable)
             {
                 examples.Add(example);
             }
@@ -151,11 +169,15 @@ public sealed class TrainingDataset
     /// <param name="cancellation">Ends a chat template's rendering.</param>
     /// <returns>The example; it may carry no loss at all.</returns>
     public TrainingExample Example(int index, Tokenizer tokenizer, int? maxLength = null, CancellationToken cancellation = default) =>
-        Cut(new ExampleBuilder(Columns, Template, Loss, tokenizer, cancellation).Build(Rows[index]), MaxLength ?? maxLength);
+        new ExampleBuilder(Columns, Template, Loss, tokenizer, cancellation).Build(Rows[index]).Cut(MaxLength ?? maxLength);
 
-    private static TrainingExample Cut(TrainingExample example, int? maxLength) => maxLength is { } length && example.InputIds.Length > length
-        ? example with { InputIds = example.InputIds[..length], Labels = example.Labels[..length], UncutLength = example.InputIds.Length }
-        : example;
+    /// <summary>How the rows are understood by an objective that takes such examples.</summary>
+    private DatasetColumns ColumnsFor(ExampleKind examples) => fits.FirstOrDefault(fit => fit.Kind.Examples == examples)
+        ?? throw new PeftException("DatasetKindUnfit", $"'{Origin}' holds no examples of the kind {examples}. Its columns: {string.Join(", ", ColumnNames)}.")
+        {
+            Target = this,
+            RecommendedAction = $"Give rows with {string.Join(", or ", RowKind.All.Where(kind => kind.Examples == examples).Select(static kind => string.Join(", ", kind.Needed).ToLowerInvariant()))}, or train towards another objective.",
+        };
 
     private PeftException AllMasked(int? maxLength) => new("DatasetAllMasked", $"No token of the {Count} rows of '{Origin}' would carry loss, so nothing could be learnt.")
     {
@@ -171,7 +193,7 @@ public sealed class TrainingDataset
     /// <summary>Sees that a template has something to make, of columns that there are.</summary>
     private void Check(PromptTemplate template)
     {
-        if (Columns.Kind is RowKind.Text or RowKind.Messages)
+        if (!Columns.Kind.TakesTemplate)
         {
             throw new PeftException("PromptTemplateUnused", $"'{Origin}' holds {(Columns.Kind == RowKind.Text ? "whole texts" : "conversations")}, of which a template makes no prompt.")
             {
@@ -186,28 +208,5 @@ public sealed class TrainingDataset
             Target = column,
             RecommendedAction = "Name one of the columns there are.",
         });
-    }
-
-    /// <summary>Finds bad rows before a model is loaded for them.</summary>
-    private void Check(TrainingRow row)
-    {
-        if (Columns.Kind == RowKind.Messages)
-        {
-            row.Messages(Columns.Text!);
-        }
-        else if (Columns.Kind == RowKind.Text)
-        {
-            row.Text(Columns.Text!);
-        }
-        else if (row.Values.GetValueOrDefault(Columns.Prompt!) is IReadOnlyList<object?>)
-        {
-            row.Messages(Columns.Prompt!);
-            row.Messages(Columns.Answer!);
-        }
-        else
-        {
-            row.Text(Columns.Prompt!);
-            row.Text(Columns.Answer!);
-        }
     }
 }

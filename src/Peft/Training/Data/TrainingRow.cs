@@ -44,6 +44,23 @@ public sealed record TrainingRow(IReadOnlyDictionary<string, object?> Values, st
     /// <returns>The text, empty where there is none.</returns>
     public string OptionalText(string column) => Values.GetValueOrDefault(column) is null ? string.Empty : Text(column);
 
+    /// <summary>The truth value of a column: true or false, 1 or 0, also as text.</summary>
+    /// <param name="column">The column.</param>
+    /// <exception cref="PeftException"><c>DatasetRowInvalid</c>: something else.</exception>
+    public bool Truth(string column) => Text(column).ToUpperInvariant() switch
+    {
+        "TRUE" or "1" => true,
+        "FALSE" or "0" => false,
+        _ => throw Error(column, "true or false is needed."),
+    };
+
+    /// <summary>The number of a column, or null where there is none.</summary>
+    /// <param name="column">The column.</param>
+    /// <exception cref="PeftException"><c>DatasetRowInvalid</c>: something else.</exception>
+    public double? OptionalNumber(string column) => Values.GetValueOrDefault(column) is null ? null
+        : double.TryParse(Text(column), NumberStyles.Float, CultureInfo.InvariantCulture, out double number) && double.IsFinite(number) ? number
+        : throw Error(column, "a number is needed.");
+
     /// <summary>The conversation of a column.</summary>
     /// <param name="column">The column.</param>
     /// <returns>Its messages, with <c>role</c> and <c>content</c>; <c>from</c>/<c>value</c> pairs are turned into them.</returns>

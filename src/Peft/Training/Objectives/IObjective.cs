@@ -10,7 +10,7 @@ public interface IObjective
     string Name { get; }
 
     /// <summary>What an example of its data is.</summary>
-    ExampleKind Examples => ExampleKind.Text;
+    ExampleKind ExampleKind => ExampleKind.Text;
 
     /// <summary>Whether it compares the model with a reference: <see cref="ObjectivePass.ReferenceLosses"/>.</summary>
     bool NeedsReference => false;

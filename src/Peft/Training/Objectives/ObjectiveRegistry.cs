@@ -19,6 +19,17 @@ public static class ObjectiveRegistry
     /// <summary>Names of all objectives.</summary>
     public static IReadOnlyCollection<string> Names => s_factories.Keys;
 
+    /// <summary>Names of the losses among which an objective chooses (<c>loss_type</c>), the default first.</summary>
+    /// <param name="objective">Its name; null for those of all objectives.</param>
+    public static IReadOnlyList<string> Losses(string? objective) => objective switch
+    {
+        "dpo" => [.. PairLosses.ByName.Keys],
+        "kto" => KahnemanTversky.Losses,
+        "cpo" => ContrastivePreference.Losses,
+        null => [.. Names.SelectMany(Losses).Distinct()],
+        _ => [],
+    };
+
     /// <summary>Makes the objective that options name.</summary>
     /// <param name="options">Name, the objective's own options, label smoothing and noise.</param>
     /// <exception cref="NotSupportedByPeftException"><c>ObjectiveNotSupported</c>: nobody knows the name.</exception>

@@ -10,6 +10,9 @@ namespace Peft.Training.Objectives.Preference;
 /// </summary>
 internal sealed class ContrastivePreference : IObjective
 {
+    /// <summary>The losses over pairs.</summary>
+    public static readonly string[] Losses = ["sigmoid", "hinge", "ipo", "simpo"];
+
     private readonly string kind;
     private readonly double beta;
     private readonly double smoothing;
@@ -20,7 +23,7 @@ internal sealed class ContrastivePreference : IObjective
     /// <summary>Reads TRL's options: <c>loss_type</c> (<c>sigmoid</c>, <c>hinge</c>, <c>ipo</c>, <c>simpo</c>), <c>beta</c>, <c>label_smoothing</c>, <c>cpo_alpha</c>, <c>simpo_gamma</c>, <c>alpha</c>.</summary>
     public ContrastivePreference(NamedOptions options)
     {
-        kind = options.Choice("loss_type", "sigmoid", "hinge", "ipo", "simpo");
+        kind = options.Choice("loss_type", Losses);
         beta = options.Number("beta") ?? 0.1;
         smoothing = options.Number("label_smoothing") ?? 0;
         likelihoodWeight = options.Number("cpo_alpha") ?? 1;
@@ -34,7 +37,7 @@ internal sealed class ContrastivePreference : IObjective
     public string Name => "cpo";
 
     /// <inheritdoc/>
-    public ExampleKind Examples => ExampleKind.Pair;
+    public ExampleKind ExampleKind => ExampleKind.Pair;
 
     /// <inheritdoc/>
     public long Items(TrainingBatch batch) => 1;

@@ -42,7 +42,7 @@ internal sealed class DirectPreference : IObjective
     public string Name => "dpo";
 
     /// <inheritdoc/>
-    public ExampleKind Examples => ExampleKind.Pair;
+    public ExampleKind ExampleKind => ExampleKind.Pair;
 
     /// <inheritdoc/>
     public bool NeedsReference => true;

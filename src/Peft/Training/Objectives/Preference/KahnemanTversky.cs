@@ -9,6 +9,9 @@ namespace Peft.Training.Objectives.Preference;
 /// </summary>
 internal sealed class KahnemanTversky : IObjective
 {
+    /// <summary>Where gains and losses are counted from: an estimate of the divergence, or zero.</summary>
+    public static readonly string[] Losses = ["kto", "apo_zero_unpaired"];
+
     private readonly double beta;
     private readonly double desirableWeight;
     private readonly double undesirableWeight;
@@ -17,7 +20,7 @@ internal sealed class KahnemanTversky : IObjective
     /// <summary>Reads TRL's options: <c>loss_type</c> (<c>kto</c>, <c>apo_zero_unpaired</c>), <c>beta</c>, <c>desirable_weight</c>, <c>undesirable_weight</c>.</summary>
     public KahnemanTversky(NamedOptions options)
     {
-        countsFromDivergence = options.Choice("loss_type", "kto", "apo_zero_unpaired") == "kto";
+        countsFromDivergence = options.Choice("loss_type", Losses) == Losses[0];
         beta = options.Number("beta") ?? 0.1;
         desirableWeight = options.Number("desirable_weight") ?? 1;
         undesirableWeight = options.Number("undesirable_weight") ?? 1;
@@ -28,7 +31,7 @@ internal sealed class KahnemanTversky : IObjective
     public string Name => "kto";
 
     /// <inheritdoc/>
-    public ExampleKind Examples => ExampleKind.Judged;
+    public ExampleKind ExampleKind => ExampleKind.Judged;
 
     /// <inheritdoc/>
     public bool NeedsReference => true;

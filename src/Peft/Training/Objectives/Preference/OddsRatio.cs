@@ -23,7 +23,7 @@ internal sealed class OddsRatio : IObjective
     public string Name => "orpo";
 
     /// <inheritdoc/>
-    public ExampleKind Examples => ExampleKind.Pair;
+    public ExampleKind ExampleKind => ExampleKind.Pair;
 
     /// <inheritdoc/>
     public long Items(TrainingBatch batch) => 1;

@@ -20,7 +20,7 @@ internal sealed class RewardModelling : IObjective
     public string Name => "reward";
 
     /// <inheritdoc/>
-    public ExampleKind Examples => ExampleKind.Pair;
+    public ExampleKind ExampleKind => ExampleKind.Pair;
 
     /// <inheritdoc/>
     public long Items(TrainingBatch batch) => 1;

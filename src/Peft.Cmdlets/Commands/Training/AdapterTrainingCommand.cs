@@ -1,0 +1,229 @@
+using System.Globalization;
+using System.Management.Automation;
+using Peft.Adapters;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
+using Peft.Cmdlets.Arguments;
+using Peft.Cmdlets.Completion;
+using Peft.Cmdlets.Pipeline;
+using Peft.Training;
+using Peft.Training.Data;
+using TorchSharp;
+
+namespace Peft.Cmdlets.Commands.Training;
+
+/// <summary>What the cmdlets that train an adapter share: everything but what is made small.</summary>
+public abstract class AdapterTrainingCommand : TrainingCommand
+{
+    private protected const string ModelSet = "Model";
+    private protected const string AdapterSet = "Adapter";
+
+    /// <summary>The model to train on; a loaded model's name does as well.</summary>
+    [Parameter(Mandatory = true, ParameterSetName = ModelSet, ValueFromPipeline = true)]
+    [ModelArgument]
+    [ArgumentCompleter(typeof(ModelNameCompleter))]
+    public PeftModel Model { get; set; } = null!;
+
+    /// <summary>An adapter to train further.</summary>
+    [Parameter(Mandatory = true, ParameterSetName = AdapterSet, ValueFromPipeline = true)]
+    [AdapterArgument]
+    public PeftAdapter Adapter { get; set; } = null!;
+
+    /// <summary>What the new adapter is made of, from New-LoraConfig. Without it an adapter that the model has is trained further.</summary>
+    [Parameter(Position = 0, ParameterSetName = ModelSet)]
+    public AdapterConfig? Config { get; set; }
+
+    /// <summary>The data set to learn, from Import-TrainingDataset.</summary>
+    [Parameter(Mandatory = true, Position = 1, ParameterSetName = ModelSet)]
+    [Parameter(Mandatory = true, Position = 0, ParameterSetName = AdapterSet)]
+    public TrainingDataset Dataset { get; set; } = null!;
+
+    /// <summary>Name of the adapter, and of its folder under <c>-OutputPath</c>.</summary>
+    [Parameter(ParameterSetName = ModelSet)]
+    [ArgumentCompleter(typeof(AdapterNameCompleter))]
+    [PSDefaultValue(Value = "default", Help = "default")]
+    [ValidateNotNullOrEmpty]
+    public string AdapterName { get; set; } = "default";
+
+    /// <summary>A data set to measure the loss on now and then, which is not learnt.</summary>
+    [Parameter]
+    public TrainingDataset? EvaluationDataset { get; set; }
+
+    /// <summary>Folder for the results: <c>NAME/</c> with the adapter and its log, and <c>NAME/checkpoints/step-N</c>. Without it nothing is written.</summary>
+    [Parameter]
+    [Alias("output_dir")]
+    [ValidateNotNullOrEmpty]
+    public string? OutputPath { get; set; }
+
+    /// <summary>Goes on from the newest checkpoint under <c>-OutputPath</c>. Data or options that changed are refused. Without a checkpoint the training starts anew, unless older results would be lost.</summary>
+    [Parameter]
+    public SwitchParameter Resume { get; set; }
+
+    /// <summary>Starts anew where the adapter or its output exists already. The adapter stays until the training begins, its output until the new one's first checkpoint is written.</summary>
+    [Parameter]
+    public SwitchParameter Force { get; set; }
+
+    /// <inheritdoc/>
+    protected override bool EndsOnError => true;
+
+    /// <inheritdoc/>
+    protected override void Process()
+    {
+        if (Resume && OutputPath is null)
+        {
+            throw new PeftException("ParametersContradict", "-Resume goes on from a checkpoint under -OutputPath, which wasn't given.")
+            {
+                Target = nameof(Resume),
+                RecommendedAction = "Give the -OutputPath of the training to resume, or leave -Resume out.",
+            };
+        }
+
+        var model = ParameterSetName == AdapterSet ? Adapter.Model : Model;
+        var name = ParameterSetName == AdapterSet ? Adapter.Name : NameOn(model);
+        var options = ReadOptions();
+        var folder = OutputPath is null ? null : PathResolution.Target(this, OutputPath);
+        if (!ShouldProcess(model.Name, $"Train the adapter '{name}' on {Examples(Dataset.Count)}{Replacing(folder, name)}"))
+        {
+            return;
+        }
+
+        if (model.Device.type == DeviceType.CPU && torch.cuda.is_available())
+        {
+            WriteWarning("The model is on the CPU while a GPU lies idle; Import-PeftModel -Device cuda puts it there.");
+        }
+
+        WriteObject(Run(output => Train(model, name, options, folder, output)));
+    }
+
+    /// <summary>What goes once the new training's first checkpoint is written, for -WhatIf and -Confirm.</summary>
+    private string Replacing(string? folder, string name)
+    {
+        var replaced = folder is null || !Force ? [] : TrainingRequest.Replaced(folder, name);
+        return replaced.Count == 0 ? "" : $", in place of an earlier training in '{System.IO.Path.Combine(folder!, name)}': {string.Join(", ", replaced.Select(System.IO.Path.GetFileName))}";
+    }
+
+    private PeftAdapter Train(PeftModel model, string name, TrainingOptions options, string? folder, WorkOutput output)
+    {
+        using var held = model.Acquire("training");
+        using var added = Prepare(model, name);
+        added?.Adapter.Report.Messages.ForEach(output.WriteWarning);
+        Trainer? trainer = null;
+        try
+        {
+            var progress = new Reporter(output, name);
+            var request = new TrainingRequest
+            {
+                Model = model,
+                AdapterName = name,
+                Data = Tokenize(Dataset, model, options, output),
+                EvaluationData = EvaluationDataset is null ? null : Tokenize(EvaluationDataset, model, options, output),
+                Options = options,
+                Reference = Config is null ? ReferenceKind.Start : ReferenceKind.Base,
+                OutputPath = folder,
+                Resume = Resume,
+                Force = Force,
+                Progress = progress,
+                OnMessage = output.WriteWarning,
+            };
+            Announce(request, output);
+            trainer = new Trainer(request);
+            trainer.Train(output.Cancellation);
+            progress.Complete();
+        }
+        catch when (trainer is not { StepsMade: > 0 })
+        {
+            // Nothing was learnt: the model is left as it was found.
+            added?.Undo();
+            throw;
+        }
+        catch (Exception error) when (trainer is not null && error is not OperationCanceledException)
+        {
+            output.WriteWarning($"The training ended in an error after step {trainer.StepsMade}. The adapter '{name}' stays in the model with what it has learnt; Export-PeftAdapter saves it.");
+            throw;
+        }
+
+        return model[name];
+    }
+
+    /// <summary>The adapter's name as the model spells it, for case doesn't count.</summary>
+    private string NameOn(PeftModel model) => AdapterNames.Find(model, AdapterName) is [var known] ? known.Name : AdapterName;
+
+    /// <summary>Sees that the model has the adapter.</summary>
+    /// <returns>What was added, or null where an adapter that the model has is trained further.</returns>
+    private AdapterReplacement? Prepare(PeftModel model, string name)
+    {
+        var exists = model.Adapters.Any(adapter => adapter.Name == name);
+        if (Config is null)
+        {
+            return exists ? null : throw new PeftException("AdapterNotFound", $"The model '{model.Name}' has no adapter '{name}' to train, and no configuration for a new one was given.")
+            {
+                Target = name,
+                RecommendedAction = "Give -Config (New-LoraConfig), or the name of an adapter that Get-PeftAdapter lists.",
+            };
+        }
+
+        if (exists && Resume)
+        {
+            return null;
+        }
+
+        return !exists || Force ? model.ReplaceAdapter(Config, name, (ulong)Seed) : throw new PeftException("AdapterExists", $"The model '{model.Name}' has an adapter '{name}' already.")
+        {
+            Target = name,
+            RecommendedAction = "Choose another -AdapterName, replace it with -Force, go on with -Resume, or leave -Config out to train it further.",
+        };
+    }
+
+    private static TokenizedDataset Tokenize(TrainingDataset dataset, PeftModel model, TrainingOptions options, WorkOutput output)
+    {
+        var progress = new ProgressLine(output, "Cutting the data set into tokens");
+        var tokenized = dataset.Tokenize(
+            model.RequiredTokenizer,
+            TokenizationOptions.Of(options),
+            done => progress.Show(done, dataset.Count, FormattableString.Invariant($"{done:N0} of {dataset.Count:N0} rows")),
+            output.Cancellation);
+        progress.Complete();
+        if (tokenized.Dropped is [var first, ..])
+        {
+            output.WriteWarning(FormattableString.Invariant(
+                $"{tokenized.Dropped.Count} of {dataset.Count} rows are left out, for nothing would be learnt of them; the first is {first.Row.Place}: {first.Reason}."));
+        }
+
+        return tokenized;
+    }
+
+    /// <summary>Says where the results go, and shows the first example with what of it is learnt.</summary>
+    private void Announce(TrainingRequest request, WorkOutput output)
+    {
+        var data = (TokenizedDataset)request.Data;
+        output.WriteLine(string.Create(
+            CultureInfo.InvariantCulture,
+            $"Training '{request.AdapterName}' on {Examples(data.Examples.Count)}: {data.Examples.Sum(static example => (long)example.TokenCount):N0} tokens, of which {data.Examples.Sum(static example => (long)example.LearnedCount):N0} are learnt."));
+        var example = data.Examples[0];
+        output.WriteLine(TrainingExampleView.Of(0, example, request.Model.RequiredTokenizer).ToString());
+        if (request.OutputPath is not null)
+        {
+            var folder = System.IO.Path.Combine(request.OutputPath, request.AdapterName);
+            output.WriteLine($"Adapter:     {folder}");
+            output.WriteLine($"Checkpoints: {System.IO.Path.Combine(folder, "checkpoints")}");
+        }
+    }
+
+    private static string Examples(int count) => count == 1 ? "1 example" : FormattableString.Invariant($"{count:N0} examples");
+
+    /// <summary>Shows the training's progress.</summary>
+    private sealed class Reporter(WorkOutput output, string adapter) : IProgress<TrainingProgress>
+    {
+        private readonly ProgressLine line = new(output, $"Training '{adapter}'", plainLines: true);
+
+        public void Report(TrainingProgress value) => line.Show(
+            value.Step,
+            value.TotalSteps,
+            string.Create(
+                CultureInfo.InvariantCulture,
+                $"step {value.Step} of {value.TotalSteps}, epoch {value.Epoch:0.0}, loss {value.Loss:0.0000}, {value.TokensPerSecond:N0} tokens/s, {(int)value.Remaining.TotalHours}:{value.Remaining:mm\\:ss} left"),
+            value.Remaining);
+
+        public void Complete() => line.Complete();
+    }
+}

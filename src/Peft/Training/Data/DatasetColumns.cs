@@ -1,0 +1,95 @@
+namespace Peft.Training.Data;
+
+/// <summary>Which columns of a data set play which part.</summary>
+/// <param name="Kind">What the rows are made of.</param>
+/// <param name="Names">The columns by the part they play.</param>
+public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole, string> Names)
+{
+    /// <summary>The column that plays a part, or null.</summary>
+    public string? this[ColumnRole role] => Names.GetValueOrDefault(role);
+
+    /// <summary>The column of the prompt or instruction, or null.</summary>
+    public string? Prompt => this[ColumnRole.Prompt] ?? this[ColumnRole.Instruction];
+
+    /// <summary>The usual names of the columns.</summary>
+    private static IEnumerable<string> UsualNames(ColumnRole role) => role is ColumnRole.Messages ? ["messages", "conversations"] : [role.ToString().ToLowerInvariant()];
+
+    /// <summary>Finds the parts by the columns' usual names, or by those the user gave.</summary>
+    /// <param name="columns">The columns there are.</param>
+    /// <param name="options">The user's names.</param>
+    /// <param name="origin">Where the rows come from, for messages.</param>
+    /// <returns>Every way to understand the rows, the best first.</returns>
+    /// <exception cref="PeftException"><c>DatasetColumnMissing</c> or <c>DatasetColumnsUnknown</c>.</exception>
+    internal static IReadOnlyList<DatasetColumns> Find(IReadOnlyCollection<string> columns, DatasetOptions options, string origin)
+    {
+        if (options.Columns.Values.FirstOrDefault(name => !columns.Contains(name)) is { } absent)
+        {
+            throw new PeftException("DatasetColumnMissing", $"'{origin}' has no column '{absent}'. Its columns: {string.Join(", ", columns)}.")
+            {
+                Target = absent,
+                RecommendedAction = "Name one of the columns there are.",
+            };
+        }
+
+        // What the user named goes before what merely has a usual name, and has a use.
+        List<DatasetColumns> found =
+        [
+            .. RowKind.All.Select(kind => Fit(kind, columns, options)).OfType<DatasetColumns>()
+                .Where(fit => options.Columns.Count == 0 || options.Columns.Keys.Any(fit.Names.ContainsKey))
+                .OrderByDescending(fit => options.Columns.Keys.Count(fit.Names.ContainsKey)),
+        ];
+        return found.Count > 0 ? found : throw new PeftException("DatasetColumnsUnknown", $"The columns of '{origin}' fit no kind of example: {string.Join(", ", columns)}.")
+        {
+            Target = origin,
+            RecommendedAction = "Name them text; prompt and completion; instruction, input and output; messages; prompt, chosen and rejected; or prompt, completion and label. Or say which column is which.",
+        };
+    }
+
+    /// <summary>Finds bad values before a model is loaded for them.</summary>
+    /// <exception cref="PeftException"><c>DatasetRowInvalid</c>.</exception>
+    internal void Check(TrainingRow row)
+    {
+        bool isConversation = IsConversation(row);
+        foreach ((ColumnRole role, string column) in Names)
+        {
+            switch (role)
+            {
+                case ColumnRole.Label:
+                    row.Truth(column);
+                    break;
+                case ColumnRole.Margin:
+                    row.OptionalNumber(column);
+                    break;
+                case ColumnRole.Input:
+                    row.OptionalText(column);
+                    break;
+                case ColumnRole.Messages:
+                    row.Messages(column);
+                    break;
+                case ColumnRole.Prompt or ColumnRole.Completion or ColumnRole.Chosen or ColumnRole.Rejected when isConversation:
+                    row.Messages(column);
+                    break;
+                default:
+                    row.Text(column);
+                    break;
+            }
+        }
+    }
+
+    /// <summary>Whether a row's parts are messages.</summary>
+    internal bool IsConversation(TrainingRow row) => row.Values.GetValueOrDefault(Prompt ?? this[ColumnRole.Chosen] ?? string.Empty) is IReadOnlyList<object?>;
+
+    private static DatasetColumns? Fit(RowKind kind, IReadOnlyCollection<string> columns, DatasetOptions options)
+    {
+        Dictionary<ColumnRole, string> names = [];
+        foreach (ColumnRole role in kind.Needed.Concat(kind.Optional))
+        {
+            if ((options.Columns.GetValueOrDefault(role) ?? UsualNames(role).FirstOrDefault(columns.Contains)) is { } name)
+            {
+                names.Add(role, name);
+            }
+        }
+
+        return kind.Needed.All(names.ContainsKey) ? new DatasetColumns(kind, names) : null;
+    }
+}
