@@ -164,6 +164,20 @@ public static class AtomicFile
     internal static PeftException WriteError(string path, Exception error)
     {
         const int NoSpaceOnUnix = 28, DiskFullOnWindows = unchecked((int)0x80070070), HandleDiskFullOnWindows = unchecked((int)0x80070027);
+        const int SharingViolation = unchecked((int)0x80070020), LockViolation = unchecked((int)0x80070021), UserMappedFile = unchecked((int)0x800704C8);
+        if (error.HResult is SharingViolation or LockViolation or UserMappedFile)
+        {
+            return new PeftException(
+                "FileInUse",
+                $"'{path}' could not be written: Windows keeps a file from being replaced while a model that was loaded from it holds its weights there, "
+                + $"or while another program has it open ({error.Message}). What was there before is unchanged.",
+                error)
+            {
+                Target = path,
+                RecommendedAction = "Remove the model that was loaded from it (Get-PeftModel lists them, Remove-PeftModel), close the other program, or save to another folder.",
+            };
+        }
+
         bool full = error.HResult is NoSpaceOnUnix or DiskFullOnWindows or HandleDiskFullOnWindows;
         return full
             ? new PeftException("DiskFull", $"The disk is full: '{path}' could not be written. What was there before is unchanged.", error)

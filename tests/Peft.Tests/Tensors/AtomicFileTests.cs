@@ -39,6 +39,22 @@ public sealed class AtomicFileTests : IDisposable
         AssertUntouched(path);
     }
 
+    [Theory]
+    [InlineData(unchecked((int)0x80070020))]
+    [InlineData(unchecked((int)0x80070021))]
+    [InlineData(unchecked((int)0x800704C8))]
+    public void AFileThatWindowsHoldsForALoadedModelIsNamedWithTheLockAndWhatToDo(int result)
+    {
+        string path = _folder.Write("a.json", "old");
+        Disk.Observer = (step, target) => _ = step == "move" ? throw new IOException("The process cannot access the file.", result) : target;
+        PeftException error = Assert.Throws<PeftException>(() => AtomicFile.WriteText(path, "new"));
+        Disk.Observer = null;
+        Assert.Equal("FileInUse", error.ErrorId);
+        Assert.Contains("while a model that was loaded from it holds its weights there", error.Message, StringComparison.Ordinal);
+        Assert.Contains("Remove-PeftModel", error.RecommendedAction, StringComparison.Ordinal);
+        AssertUntouched(path);
+    }
+
     [Fact]
     public void WhatAKilledProcessLeftIsSweptAwayAndWhatAnotherIsWritingStays()
     {
