@@ -51,8 +51,7 @@ public static class SafetensorsWriter
         IEnumerable<(string Name, JsonObject Document)>? documents = null) =>
         WriteFolder(folder, tensors, metadata, stem, maxShardBytes, onTensor, documents, null);
 
-    /// <summary>As the other, with files of any kind that belong to the weights.</summary>
-    /// <param name="companions">What is replaced together with the weights beside the documents.</param>
+    /// <summary>As the other, with files of any kind that belong to the weights and are replaced together with them beside the documents.</summary>
     internal static IReadOnlyList<string> WriteFolder(
         string folder,
         IEnumerable<(string Name, Tensor Value)> tensors,
