@@ -29,5 +29,5 @@ internal static class BusyBenchmark
         }
     }
 
-    private static Process Spin() => Process.Start(new ProcessStartInfo("dotnet", [typeof(Benchmark).Assembly.Location, "--spin"]) { RedirectStandardOutput = true })!;
+    private static Process Spin() => Process.Start(new ProcessStartInfo("dotnet", [typeof(Benchmark).Assembly.Location, "--spin"]) { UseShellExecute = false, RedirectStandardOutput = true })!;
 }

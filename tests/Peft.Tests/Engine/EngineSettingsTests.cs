@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics.X86;
+using System.Runtime.Versioning;
 using Peft.Engine;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -12,6 +13,7 @@ public sealed class EngineSettingsTests
     private const string NotLinux = "Only glibc's loader and GNU's OpenMP are told anything.";
 
     [SkippableFact]
+    [SupportedOSPlatform("linux")]
     public void Native_code_sees_the_settings_in_the_processs_own_environment()
     {
         Skip.IfNot(OperatingSystem.IsLinux(), NotLinux);
@@ -25,6 +27,7 @@ public sealed class EngineSettingsTests
     }
 
     [SkippableFact]
+    [SupportedOSPlatform("linux")]
     public unsafe void A_library_made_in_memory_answers_as_asked()
     {
         Skip.IfNot(OperatingSystem.IsLinux() && RuntimeInformation.ProcessArchitecture == Architecture.X64, NotLinux);
@@ -35,6 +38,7 @@ public sealed class EngineSettingsTests
     }
 
     [SkippableFact]
+    [SupportedOSPlatform("linux")]
     public void Bytes_that_are_no_library_are_refused()
     {
         Skip.IfNot(OperatingSystem.IsLinux(), NotLinux);

@@ -166,7 +166,7 @@ public sealed class CheckpointFaultTests : IDisposable
 
         static bool Run(string program, params string[] arguments)
         {
-            var start = new ProcessStartInfo(program, arguments) { RedirectStandardError = true };
+            var start = new ProcessStartInfo(program, arguments) { UseShellExecute = false, RedirectStandardError = true };
             using var process = Process.Start(start)!;
             process.WaitForExit();
             return process.ExitCode == 0;

@@ -73,12 +73,12 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
     private static TrainingBatch Make(Dictionary<string, Tensor> tensors)
     {
         using var noGrad = no_grad();
-        if (!tensors.ContainsKey("labels"))
+        if (!tensors.TryGetValue("labels", out var labels))
         {
             return MakePreference(tensors);
         }
 
-        var (ids, labels) = (tensors["input_ids"], tensors["labels"]);
+        var ids = tensors["input_ids"];
         using var scope = NewDisposeScope();
         var positions = tensors.GetValueOrDefault("position_ids");
         return new TrainingBatch(ids, labels)
