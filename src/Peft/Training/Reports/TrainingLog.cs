@@ -67,7 +67,10 @@ internal sealed class TrainingLog : IDisposable
             {
                 steps.Add(new StepRecord(
                     step, epoch, Number(entry, "loss"), Number(entry, "learning_rate"), Number(entry, "grad_norm"),
-                    (long)Number(entry, "num_tokens"), (long)Number(entry, "num_targets"), Number(entry, "seconds")) { Metrics = Metrics(entry) });
+                    (long)Number(entry, "num_tokens"), (long)Number(entry, "num_targets"), Number(entry, "seconds"))
+                {
+                    Metrics = Metrics(entry),
+                });
             }
         }
 
