@@ -24,10 +24,24 @@ if (args is ["--rate", var type])
     return 0;
 }
 
+if (args is ["--engine"])
+{
+    Console.WriteLine(EngineDescription.Current);
+    return 0;
+}
+
 if (args is ["--job", var single])
 {
     Console.WriteLine(BenchmarkRegistry.All.First(job => job.Name == single).Run().ToJson());
     return 0;
+}
+
+// The benchmarks built on another engine, whose figures stand beside ours.
+string? other = null;
+if (args is ["--other", var file, ..])
+{
+    other = file;
+    args = args[2..];
 }
 
 // A whole name selects that job alone, the beginning of names all that begin so.
@@ -52,6 +66,16 @@ if (Environment.GetEnvironmentVariable(OldKernels) is { Length: > 0 } kernels)
     Environment.SetEnvironmentVariable(OldKernels, null);
 }
 
+// In a process of its own: this one was told of the variable that the jobs are not.
+var engine = RunSelf("--engine").Trim();
+var otherEngine = other is null ? null : RunBuilt(other, "--engine").Trim();
+Console.WriteLine(engine);
+if (otherEngine is not null)
+{
+    Console.WriteLine($"Beside it, as 'other': {otherEngine}");
+}
+
+
 var rates = new Dictionary<string, double>
 {
     ["float32"] = RateOf(TorchSharp.torch.ScalarType.Float32),
@@ -62,22 +86,27 @@ Console.WriteLine(peer is null
     ? "No Python peer found (PEFT_PEER_PYTHON names one): our own figures alone."
     : "Each job runs in a process of its own, in turns with the Python peer; the ratio is ours to the peer's.");
 var table = new Table().Border(TableBorder.Simple);
-table.AddColumns("job", "ours", "peer", "ratio", "peak GB", "peer GB", "ratio", "share of matmul");
+table.AddColumns(["job", "ours", "peer", "ratio", "peak GB", "peer GB", "ratio", "share of matmul", .. other is null ? Array.Empty<string>() : ["other", "ratio", "peak GB"]]);
 table.Columns[0].NoWrap = true;
 foreach (var column in table.Columns.Skip(1))
 {
     column.Alignment = Justify.Right;
 }
 
-var file = Path.Combine(repository, "artifacts", "bench.json");
-Directory.CreateDirectory(Path.GetDirectoryName(file)!);
+var report = Path.Combine(repository, "artifacts", "bench.json");
+Directory.CreateDirectory(Path.GetDirectoryName(report)!);
 var results = new JsonArray();
 foreach (var job in chosen)
 {
     Console.Error.WriteLine($"Running {job.Name} …");
-    var (ours, theirs) = RunInTurns(job, peer);
-    AddRow(table, results, job, ours, theirs, rates);
-    File.WriteAllText(file, results.ToJsonString(new JsonSerializerOptions { WriteIndented = true }));
+    var (ours, theirs, others) = RunInTurns(job, peer, other);
+    AddRow(table, results, job, ours, theirs, others, rates, engine);
+    if (otherEngine is not null)
+    {
+        results[^1]!["other_engine"] = otherEngine;
+    }
+
+    File.WriteAllText(report, results.ToJsonString(new JsonSerializerOptions { WriteIndented = true }));
 }
 
 AnsiConsole.Profile.Width = Math.Max(AnsiConsole.Profile.Width, 120);
@@ -90,13 +119,19 @@ foreach (var result in results.Where(static result => result!["note"] is not nul
 Console.WriteLine("Written to artifacts/bench.json.");
 return 0;
 
-static (BenchmarkFigure Ours, JsonNode? Theirs) RunInTurns(Benchmark job, PythonPeer? peer)
+static (BenchmarkFigure Ours, JsonNode? Theirs, BenchmarkFigure? Other) RunInTurns(Benchmark job, PythonPeer? peer, string? other)
 {
     var ours = new List<BenchmarkFigure>();
+    var others = new List<BenchmarkFigure>();
     var theirs = new List<JsonNode>();
     for (var i = 0; i < job.Repeats; i++)
     {
         ours.Add(BenchmarkFigure.FromJson(LastLine(RunSelf("--job", job.Name))));
+        if (other is not null)
+        {
+            others.Add(BenchmarkFigure.FromJson(LastLine(RunBuilt(other, "--job", job.Name))));
+        }
+
         if (peer is not null && job.PeerArguments is not null)
         {
             theirs.Add(LastLine(peer.Run(Path.Combine(RepositoryRoot.Folder, "benchmarks", "Peer", "bench.py"), job.PeerArguments)));
@@ -105,34 +140,47 @@ static (BenchmarkFigure Ours, JsonNode? Theirs) RunInTurns(Benchmark job, Python
 
     return (
         ours.OrderBy(figure => figure.Value).ElementAt(ours.Count / 2),
-        theirs.OrderBy(line => (double)line[job.PeerKey]!).ElementAtOrDefault(theirs.Count / 2));
+        theirs.OrderBy(line => (double)line[job.PeerKey]!).ElementAtOrDefault(theirs.Count / 2),
+        others.OrderBy(figure => figure.Value).ElementAtOrDefault(others.Count / 2));
 }
 
 static double RateOf(TorchSharp.torch.ScalarType type) => (double)LastLine(RunSelf("--rate", $"{type}"));
 
-static string RunSelf(params string[] arguments) => PythonPeer.RunCommand("dotnet", [typeof(Benchmark).Assembly.Location, .. arguments]);
+static string RunSelf(params string[] arguments) => RunBuilt(typeof(Benchmark).Assembly.Location, arguments);
+
+static string RunBuilt(string program, params string[] arguments) => PythonPeer.RunCommand("dotnet", [program, .. arguments]);
 
 static JsonNode LastLine(string output) => JsonNode.Parse(output.Split('\n', StringSplitOptions.RemoveEmptyEntries)[^1])!;
 
-static void AddRow(Table table, JsonArray results, Benchmark job, BenchmarkFigure ours, JsonNode? theirs, Dictionary<string, double> rates)
+static void AddRow(
+    Table table, JsonArray results, Benchmark job, BenchmarkFigure ours, JsonNode? theirs, BenchmarkFigure? other, Dictionary<string, double> rates, string engine)
 {
     var ourValue = ours.Value / job.UnitSize;
     var theirValue = (double?)theirs?[job.PeerKey] / job.UnitSize;
     var theirPeak = (double?)theirs?["peak_bytes"];
     var ratio = ourValue / theirValue;
     var memory = ours.PeakBytes / theirPeak;
-    table.AddRow(
+    string[] row =
+    [
         job.Name, $"{ourValue:N1} {job.Unit}", theirValue is null ? "" : $"{theirValue:N1}", ratio is null ? "" : $"{ratio:F2}",
         $"{ours.PeakBytes / 1e9:F2}", theirPeak is null ? "" : $"{theirPeak / 1e9:F2}", memory is null ? "" : $"{memory:F2}",
-        ours.MatrixProductShare is null ? "" : $"{ours.MatrixProductShare:P0}");
+        ours.MatrixProductShare is null ? "" : $"{ours.MatrixProductShare:P0}",
+    ];
+    string[] beside = other is null
+        ? []
+        : [$"{other.Value / job.UnitSize:N1}", theirValue is null ? "" : $"{other.Value / job.UnitSize / theirValue:F2}", $"{other.PeakBytes / 1e9:F2}"];
+    table.AddRow([.. row, .. beside]);
     results.Add(new JsonObject
     {
         ["name"] = job.Name,
+        ["engine"] = engine,
         ["ours"] = ourValue,
         ["peer"] = theirValue,
         ["ratio"] = ratio,
         ["unit"] = job.Unit,
         ["ours_peak_bytes"] = ours.PeakBytes,
+        ["other"] = other?.Value / job.UnitSize,
+        ["other_peak_bytes"] = other?.PeakBytes,
         ["peer_peak_bytes"] = theirPeak,
         ["share_of_matrix_product_rate"] = ours.MatrixProductShare,
         ["matrix_product_float32"] = rates["float32"],

@@ -59,8 +59,7 @@ int Run(string task, string[] rest)
             return 0;
         case "BENCH":
             Build();
-            return Command.Run(
-                "dotnet", ["run", "--project", Checkout.At("benchmarks"), "--configuration", "Release", "--no-build", "--", .. rest]);
+            return Benchmarks.Run(rest);
         case "GOLDEN" when rest.Length is 1 or 2:
             Build();
             return Tests.Golden(rest[0], rest.ElementAtOrDefault(1));

@@ -2,6 +2,7 @@ using System.Management.Automation;
 using System.Runtime.InteropServices;
 using System.Security;
 using Peft.Adapters.Model;
+using Peft.Engine;
 
 namespace Peft.Cmdlets.Pipeline;
 
@@ -24,6 +25,7 @@ internal static class ErrorMapping
         ("NotCached", ErrorCategory.ObjectNotFound),
         ("NotSupported", ErrorCategory.NotImplemented),
         ("Busy", ErrorCategory.ResourceBusy),
+        ("OutOfMemory", ErrorCategory.LimitsExceeded),
         ("Exists", ErrorCategory.ResourceExists),
         ("Unavailable", ErrorCategory.ResourceUnavailable),
         ("Unreadable", ErrorCategory.ReadError),
@@ -66,15 +68,13 @@ internal static class ErrorMapping
         ArgumentException => Describe(
             new ErrorRecord(error, "ArgumentInvalid", ErrorCategory.InvalidArgument, target),
             "Give another value; Get-Help says what the parameter takes."),
-        OutOfMemoryException => Describe(
-            new ErrorRecord(error, "OutOfMemory", ErrorCategory.LimitsExceeded, target),
-            "Use a smaller batch or shorter examples, or free models with Remove-PeftModel."),
+        OutOfMemoryException or ExternalException when EngineErrors.IsOutOfMemory(error) => ToRecord(EngineErrors.OutOfMemory(error), target),
         ExternalException when error.Message.Contains("not implemented for", StringComparison.Ordinal) => Describe(
             new ErrorRecord(error, "EngineTypeNotSupported", ErrorCategory.NotImplemented, target),
             "The engine can't compute this on this device in the type of the model's weights. Import the model with -DataType bfloat16 or float32."),
         ExternalException => Describe(
             new ErrorRecord(error, "EngineFailed", ErrorCategory.InvalidOperation, target),
-            "This is libtorch's own message. If memory ran out, use a smaller batch; otherwise please report it with the command."),
+            "This is libtorch's own message. Please report it with the command."),
         OperationCanceledException => new ErrorRecord(error, "OperationCanceled", ErrorCategory.OperationStopped, target),
         _ => Describe(
             new ErrorRecord(error, "UnexpectedError", ErrorCategory.NotSpecified, target),

@@ -40,6 +40,11 @@ internal static unsafe partial class LinuxProcess
     /// <summary>A function of a library that is loaded already, or zero. <paramref name="library"/> is its name as the loader knows it.</summary>
     public static nint LoadedFunction(string library, string function) => dlopen(library, BindLazily | OnlyIfLoaded) is var handle and not 0 ? dlsym(handle, function) : 0;
 
+    /// <summary>The path of a loaded library whose file name begins so, or null.</summary>
+    public static string? LoadedFile(string beginning) => File.ReadLines("/proc/self/maps")
+        .Select(static line => line.IndexOf('/', StringComparison.Ordinal) is var path and >= 0 ? line[path..] : "")
+        .FirstOrDefault(path => Path.GetFileName(path).StartsWith(beginning, StringComparison.Ordinal));
+
     /// <summary>A function of any library that was loaded for all, or zero.</summary>
     public static nint LoadedFunctionOfAll(string function) => dlsym(0, function);
 

@@ -46,9 +46,7 @@ internal sealed unsafe class OpenMp
     private static OpenMp? Find()
     {
         // The file's name differs from one libtorch to the next.
-        var library = File.ReadLines("/proc/self/maps")
-            .Select(static line => line.IndexOf('/', StringComparison.Ordinal) is var path and >= 0 ? line[path..] : "")
-            .FirstOrDefault(static path => Path.GetFileName(path).StartsWith("libgomp", StringComparison.Ordinal));
+        var library = LinuxProcess.LoadedFile("libgomp");
         if (library is null)
         {
             return null;

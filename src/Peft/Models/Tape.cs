@@ -367,21 +367,24 @@ internal sealed class AutogradPiece : Piece
 
     public override void Backward(PieceGradients gradients)
     {
-        // TorchSharp leaves this native call unguarded: an output that nothing trained reached would end the process there.
+        // An output that nothing trained reached has no gradient to give.
         if (!output.requires_grad)
         {
             return;
         }
 
+        // The gradients go into grad and are taken out again: of the two ways to ask for them this one is guarded in TorchSharp, so that a
+        // mistake or a lack of memory is an exception instead of the end of the process.
         var targets = leaves.Concat(trained.Select(static parameter => parameter.Data)).ToArray();
-        var found = autograd.grad([output], targets, [gradients.Output()], allow_unused: true);
-        for (var i = 0; i < found.Count; i++)
+        autograd.backward([output], [gradients.Output()], inputs: targets);
+        for (var i = 0; i < targets.Length; i++)
         {
-            if (found[i] is not { IsInvalid: false } gradient)
+            if (targets[i].grad is not { IsInvalid: false } gradient)
             {
                 continue;
             }
 
+            targets[i].grad = null;
             if (i < leaves.Length)
             {
                 gradients.Add(leafInputs[i], gradient);

@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using Peft.Adapters;
 using Peft.Adapters.Model;
+using Peft.Engine;
 using Peft.Models;
 using Peft.Training.Objectives;
 using Peft.Training.Optimizers;
@@ -25,6 +26,8 @@ internal sealed class TrainingLoop : IDisposable
     private readonly ReferenceModel? reference;
     private readonly ForwardContext context;
     private readonly Device device;
+    // While the optimiser moves, the parameters are of no whole step.
+    private bool isMoving;
     private readonly Generator generator;
     private readonly Stopwatch time = new();
     private List<StepRecord> records = [];
@@ -113,6 +116,15 @@ internal sealed class TrainingLoop : IDisposable
             output?.SetAsideDiverged(StepsMade);
             throw;
         }
+        catch (Exception error) when (EngineErrors.IsOutOfMemory(error))
+        {
+            if (!isMoving)
+            {
+                SaveCheckpoint();
+            }
+
+            throw EngineErrors.OutOfMemory(error);
+        }
 
         SaveCheckpoint();
         output?.Finish();
@@ -179,7 +191,9 @@ internal sealed class TrainingLoop : IDisposable
             gradients.mul_(factor);
         }
 
+        isMoving = true;
         Optimizer.Step(scheduled);
+        isMoving = false;
         var rate = Optimizer.Rates(scheduled)[0];
         if (adapter.Adapter.OnStepped(step))
         {

@@ -97,6 +97,18 @@ public class LayerTests
         Assert.Equal("TokenOutOfRange", error.ErrorId);
     }
 
+    [Fact]
+    public void A_label_that_does_not_exist_is_named()
+    {
+        using var scope = NewDisposeScope();
+        using var projection = new Linear(4, 7);
+        projection.Weight.Assign(zeros(7, 4));
+        var context = new ForwardContext { Rows = 1, Length = 3 };
+        var error = Assert.Throws<PeftException>(() => new Head(projection).Loss(zeros(3, 4), tensor(new long[,] { { 1, 7, -100 } }), null, context));
+        Assert.Equal("LabelOutOfRange", error.ErrorId);
+        Assert.Contains("7", error.Message, StringComparison.Ordinal);
+    }
+
     [Theory]
     [InlineData(0.0, null, 1.0, null, false)]
     [InlineData(0.1, 5.0, 1.0, null, true)]

@@ -232,6 +232,26 @@ public sealed class CheckpointTests : IDisposable
         Assert.ThrowsAny<OperationCanceledException>(() => new Trainer(Request(model, options) with { Data = data }).Train(stop.Token));
     }
 
+    [Fact]
+    public void Where_memory_runs_out_the_error_is_our_own_and_the_last_whole_step_is_kept()
+    {
+        using var model = TrainerTests.Model();
+        var data = new RandomRows(8, TinyLlama.Vocabulary)
+        {
+            Before = static made =>
+            {
+                if (made == 5)
+                {
+                    throw new System.Runtime.InteropServices.ExternalException("CUDA out of memory. Tried to allocate 2.00 GiB.\nException raised from malloc");
+                }
+            },
+        };
+        var error = Assert.Throws<PeftException>(() => new Trainer(Request(model, s_options with { CheckpointInterval = 0 }) with { Data = data }).Train());
+        Assert.Equal(("OutOfMemory", true), (error.ErrorId, error.RecommendedAction?.Contains("batch", StringComparison.Ordinal)));
+        Assert.DoesNotContain("raised from", error.Message, StringComparison.Ordinal);
+        Assert.NotEmpty(Checkpoints());
+    }
+
     private TrainingRequest Request(PeftModel model, TrainingOptions options) => TrainerTests.Request(model, options) with { OutputPath = output };
 
     private string[] Checkpoints() =>

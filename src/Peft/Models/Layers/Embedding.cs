@@ -97,13 +97,16 @@ public sealed class Embedding : Module, IAdaptable
 
     private void CheckRange(Tensor ids)
     {
-        if (ids.device_type != DeviceType.CPU)
+        // A bad id on a GPU would poison the process. One token alone was chosen by the model itself, and waiting for it would cost each token time.
+        var isElsewhere = ids.device_type != DeviceType.CPU;
+        if (isElsewhere && ids.NumberOfElements == 1)
         {
             return;
         }
 
+        using var here = isElsewhere ? ids.cpu() : ids.alias();
         var count = Count;
-        foreach (var id in ids.data<long>())
+        foreach (var id in here.data<long>())
         {
             if (id < 0 || id >= count)
             {
@@ -142,9 +145,9 @@ public sealed class Embedding : Module, IAdaptable
 
             foreach (var change in changes)
             {
-                change.B.Gradient?.add_(g.t().matmul(Rows(change, ids, g.dtype)), change.Scale);
+                change.B.Gradient?.add_(g.t().mm(Rows(change, ids, g.dtype)), change.Scale);
                 change.A.Gradient?.index_add_(
-                    1, ids, rows.matmul(LinearProduct.Cast(change.B.Data, g.dtype)).t().to(change.A.Gradient.dtype), change.Scale);
+                    1, ids, rows.mm(LinearProduct.Cast(change.B.Data, g.dtype)).t().to(change.A.Gradient.dtype), change.Scale);
             }
         }
     }

@@ -68,9 +68,30 @@ public sealed class Head
         return Losses(hidden, Labelled.Of(labels, 1, statistics), null, context, 0).MoveToOuterDisposeScope();
     }
 
+    /// <summary>A label that the head has no logit for would be a native error on the processor, and the end of all work on a GPU.</summary>
+    private void CheckRange(Labelled labelled)
+    {
+        if (labelled.Count == 0)
+        {
+            return;
+        }
+
+        var (least, most) = (labelled.Targets.min().item<long>(), labelled.Targets.max().item<long>());
+        if (least < 0 || most >= projection.Outputs)
+        {
+            var wrong = least < 0 ? least : most;
+            throw new PeftException("LabelOutOfRange", FormattableString.Invariant($"The label {wrong} does not exist: the model has {projection.Outputs} tokens."))
+            {
+                Target = wrong,
+                RecommendedAction = "Labels are token ids, or -100 where nothing is learnt. Use the tokenizer that belongs to this model.",
+            };
+        }
+    }
+
     /// <summary>The losses of labelled positions: their sum times <paramref name="scale"/>, or each in its place where that is null.</summary>
     private Tensor Losses(Tensor hidden, Labelled labelled, double? scale, ForwardContext context, double smoothing)
     {
+        CheckRange(labelled);
         var selected = RowSelection.Forward(hidden, labelled.Positions, context);
         var isFree = (projection.Weight.Slot?.Plan(context) ?? SlotPlan.Empty).IsEmpty;
         var isTrained = projection.Weight.Effective(context).IsTrained || projection.Bias?.Effective(context).IsTrained == true;
@@ -115,14 +136,14 @@ public sealed class Head
             using var chunk = NewDisposeScope();
             var x = selected.narrow(0, start, size);
             var product = !isFree ? projection.Forward(x, context)
-                : bias is null ? x.matmul(weight.t())
+                : bias is null ? x.mm(weight.t())
                 : addmm(LinearProduct.Cast(bias.Data, x.dtype), x, weight.t(), 1, 1);
             var logitGradient = CrossEntropy(product, labelled.Part(start, size), losses.narrow(0, start, size), smoothing, keepsGradient);
             if (logitGradient is not null)
             {
                 var g = LinearProduct.Cast(logitGradient, selected.dtype);
-                gradient?.narrow(0, start, size).copy_(g.matmul(weight));
-                weightGradient?.add_(g.t().matmul(x));
+                gradient?.narrow(0, start, size).copy_(g.mm(weight));
+                weightGradient?.add_(g.t().mm(x));
                 biasGradient?.add_(g.sum(dim: 0));
             }
         }

@@ -49,5 +49,10 @@ public interface IAdaptable
     Tensor ToMatrix(Tensor weight) => weight;
 
     /// <summary>Mixes the outputs of <see cref="Apply"/> by a matrix [new outputs, outputs], as the second of two factors does.</summary>
-    Tensor Project(Tensor y, Tensor matrix) => y.matmul(matrix.t());
+    Tensor Project(Tensor y, Tensor matrix) => Multiply(y, matrix);
+
+    /// <summary>x Mᵀ over the last dimension, by the product of matrices: a mistake or a lack of memory is an exception there, and the end of the process in <c>matmul</c>.</summary>
+    internal static Tensor Multiply(Tensor x, Tensor matrix) => x.dim() == 2
+        ? x.mm(matrix.t())
+        : x.reshape(-1, x.size(-1)).mm(matrix.t()).view([.. x.shape[..^1], matrix.size(0)]);
 }

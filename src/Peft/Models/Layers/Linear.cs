@@ -61,7 +61,7 @@ public sealed class Linear : Module, IAdaptable
     /// <inheritdoc/>
     public Tensor Apply(Tensor x, Tensor weight, Tensor? bias)
     {
-        var y = x.matmul(IsTransposed ? weight : weight.t());
+        var y = IAdaptable.Multiply(x, IsTransposed ? weight.t() : weight);
         return bias is null ? y : y + bias;
     }
 

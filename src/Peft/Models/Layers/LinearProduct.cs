@@ -81,7 +81,7 @@ internal static class LinearProduct
             return bias is null ? sum : sum.add_(bias);
         }
 
-        return bias is null ? x.matmul(transposed) : addmm(bias, x, transposed, 1, 1);
+        return bias is null ? x.mm(transposed) : addmm(bias, x, transposed, 1, 1);
     }
 
     private static Tensor SingleRow(Tensor x, Tensor weight, Tensor? bias, Tensor? residual)
@@ -154,7 +154,7 @@ internal sealed class LinearPiece : Piece
 
         var input = NeedsInput() ? x ?? source!.Recompute() : null;
         WeightGradients(g, input);
-        var gx = gradients.Needs() ? g.matmul(weight) : null;
+        var gx = gradients.Needs() ? g.mm(weight) : null;
         lowRank?.Backward(g, input, gx);
         if (gx is not null)
         {
@@ -173,7 +173,7 @@ internal sealed class LinearPiece : Piece
             if (member.Weight.Gradient is { } weightGradient)
             {
                 var own = g.narrow(1, column, width);
-                weightGradient.add_(member.IsTransposed ? input!.t().matmul(own) : own.t().matmul(input!));
+                weightGradient.add_(member.IsTransposed ? input!.t().mm(own) : own.t().mm(input!));
             }
 
             member.Bias?.Gradient?.add_(g.narrow(1, column, width).sum(dim: 0));

@@ -32,11 +32,11 @@ internal sealed class LowRankProduct
         if (context.IsTraining && Array.Exists(terms, static term => term.Change.Dropout > 0))
         {
             drawn = [.. terms.Select(term => Mask(x, term.Change.Dropout, context.Generator))];
-            inner = cat([.. terms.Select((term, i) => Masked(x, drawn[i]).matmul(down.narrow(0, term.RankStart, term.Rank).t()))], 1);
+            inner = cat([.. terms.Select((term, i) => Masked(x, drawn[i]).mm(down.narrow(0, term.RankStart, term.Rank).t()))], 1);
         }
         else
         {
-            inner = x.matmul(down.t());
+            inner = x.mm(down.t());
         }
 
         for (var i = 0; i < terms.Length; i++)
@@ -82,8 +82,8 @@ internal sealed class LowRankProduct
             var slice = g.narrow(1, term.Column, term.Width);
             var scale = Scale(term, masks?[i]);
             var b = LinearProduct.Cast(change.B.Data, g.dtype);
-            inner.narrow(1, term.RankStart, term.Rank).copy_(slice.matmul(b).mul_(scale));
-            change.B.Gradient?.add_(slice.t().matmul(products.narrow(1, term.RankStart, term.Rank)), scale);
+            inner.narrow(1, term.RankStart, term.Rank).copy_(slice.mm(b).mul_(scale));
+            change.B.Gradient?.add_(slice.t().mm(products.narrow(1, term.RankStart, term.Rank)), scale);
             change.Bias?.Gradient?.add_(slice.sum(dim: 0), change.Scale);
         }
 
@@ -101,7 +101,7 @@ internal sealed class LowRankProduct
     {
         if (Array.Exists(terms, static term => term.Change.A.IsTrained))
         {
-            var all = inner.t().matmul(x);
+            var all = inner.t().mm(x);
             foreach (var term in terms)
             {
                 term.Change.A.Gradient?.add_(all.narrow(0, term.RankStart, term.Rank));
@@ -117,8 +117,8 @@ internal sealed class LowRankProduct
         {
             var term = terms[i];
             var own = inner.narrow(1, term.RankStart, term.Rank);
-            term.Change.A.Gradient?.add_(own.t().matmul(Masked(x, masks![i])));
-            gx?.add_(Masked(own.matmul(stacked.narrow(0, term.RankStart, term.Rank)), masks![i]));
+            term.Change.A.Gradient?.add_(own.t().mm(Masked(x, masks![i])));
+            gx?.add_(Masked(own.mm(stacked.narrow(0, term.RankStart, term.Rank)), masks![i]));
         }
     }
 

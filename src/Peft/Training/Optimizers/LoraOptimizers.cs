@@ -60,10 +60,10 @@ internal sealed class Riemannian : AdamW
         foreach (var (a, b) in pairs)
         {
             using var scope = NewDisposeScope();
-            var forA = Inverse(b.Value.t().matmul(b.Value));
-            var forB = Inverse(a.Value.matmul(a.Value.t()));
-            a.Gradient.copy_(forA.matmul(a.Gradient));
-            b.Gradient.copy_(b.Gradient.matmul(forB));
+            var forA = Inverse(b.Value.t().mm(b.Value));
+            var forB = Inverse(a.Value.mm(a.Value.t()));
+            a.Gradient.copy_(forA.mm(a.Gradient));
+            b.Gradient.copy_(b.Gradient.mm(forB));
         }
 
         base.Update(factor);

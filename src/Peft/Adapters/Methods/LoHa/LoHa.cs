@@ -77,7 +77,7 @@ internal sealed class LoHaLayer : LycorisLayer
     /// <inheritdoc/>
     protected override Tensor Change(ScalarType type)
     {
-        var first = factors[0].Data.matmul(factors[1].Data);
-        return (first * factors[2].Data.matmul(factors[3].Data)).to(type);
+        var first = factors[0].Data.mm(factors[1].Data);
+        return (first * factors[2].Data.mm(factors[3].Data)).to(type);
     }
 }

@@ -138,8 +138,8 @@ internal sealed class LoKrLayer : LycorisLayer
     protected override Tensor Product(Tensor x)
     {
         Tensor outer = Matrix(first).to(x.dtype), inner = Matrix(second).to(x.dtype);
-        var parts = x.reshape(-1, outer.shape[1], inner.shape[1]).matmul(inner.t());
-        return outer.matmul(parts).reshape([.. x.shape[..^1], Layer.Outputs]);
+        var parts = x.reshape(-1, inner.shape[1]).mm(inner.t()).view(-1, outer.shape[1], inner.shape[0]);
+        return outer.unsqueeze(0).expand(parts.size(0), -1, -1).bmm(parts).reshape([.. x.shape[..^1], Layer.Outputs]);
     }
 
     /// <inheritdoc/>
@@ -153,5 +153,5 @@ internal sealed class LoKrLayer : LycorisLayer
         ? [new Parameter(name + "_a", [outputs, rank]), new Parameter(name + "_b", [rank, inputs])]
         : [new Parameter(name, [outputs, inputs])];
 
-    private static Tensor Matrix(Parameter[] factors) => factors.Length == 1 ? factors[0].Data : factors[0].Data.matmul(factors[1].Data);
+    private static Tensor Matrix(Parameter[] factors) => factors.Length == 1 ? factors[0].Data : factors[0].Data.mm(factors[1].Data);
 }

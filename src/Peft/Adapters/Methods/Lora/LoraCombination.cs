@@ -66,7 +66,7 @@ internal sealed class LoraCombination(IReadOnlyList<AdapterPart> parts, Combinat
     private (Tensor A, Tensor B) Decompose((LowRank Factors, double Weight)[] found, int rank)
     {
         var change = arithmetic.Combine(
-            found.Select(static part => part.Factors.B.Data.matmul(part.Factors.A.Data).mul_(part.Factors.Scale)), [.. found.Select(static part => part.Weight)]);
+            found.Select(static part => part.Factors.B.Data.mm(part.Factors.A.Data).mul_(part.Factors.Scale)), [.. found.Select(static part => part.Weight)]);
         var (u, s, vh) = linalg.svd(change, fullMatrices: false);
         rank = (int)Math.Min(rank, s.shape[0]);
         var b = u.narrow(1, 0, rank).mul(s.narrow(0, 0, rank));

@@ -90,7 +90,7 @@ internal sealed class LoraLayer : LayerAdapter
     public override Affine Merge(Affine current)
     {
         var type = current.Weight.dtype;
-        current.Weight.add_(layer.FromMatrix(B.Data.to(type).matmul(A.Data.to(type))), alpha: scale);
+        current.Weight.add_(layer.FromMatrix(B.Data.to(type).mm(A.Data.to(type))), alpha: scale);
         if (Bias is not null)
         {
             current.Bias!.add_(Bias.Data.to(type), alpha: scale);

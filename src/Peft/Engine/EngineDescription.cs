@@ -1,0 +1,72 @@
+using System.Reflection;
+using System.Runtime.InteropServices;
+using System.Runtime.Versioning;
+using TorchSharp;
+
+namespace Peft.Engine;
+
+/// <summary>What computes here: a figure of speed says nothing without it.</summary>
+/// <param name="Processor">The processor's name as the system gives it.</param>
+/// <param name="Engine">The engine and its version.</param>
+/// <param name="Kernels">Where matrix products in float32 come from, and for which instructions.</param>
+/// <param name="Threads">Threads in use.</param>
+public sealed record EngineDescription(string Processor, string Engine, string Kernels, int Threads)
+{
+    /// <summary>Describes this process. Loads libtorch where that hasn't happened.</summary>
+    public static EngineDescription Current
+    {
+        get
+        {
+            EngineSettings.Apply();
+            return new(ProcessorName(), EngineName(), KernelNames(), ComputeThreads.Count);
+        }
+    }
+
+    /// <inheritdoc/>
+    public override string ToString() => $"{Processor}, {Threads} threads; {Engine}; {Kernels}";
+
+    private static string EngineName()
+    {
+        var assembly = typeof(torch).Assembly;
+        var isSystem = assembly.GetCustomAttribute<AssemblyDescriptionAttribute>()?.Description.Contains("package manager", StringComparison.Ordinal) == true;
+        return isSystem
+            ? $"SystemLibtorch, libtorch {torch.__version__}"
+            : $"NuGet's TorchSharp {assembly.GetName().Version?.ToString(3)}, libtorch {torch.__version__}";
+    }
+
+    private static string ProcessorName()
+    {
+        const string Information = "/proc/cpuinfo";
+        if (File.Exists(Information))
+        {
+            foreach (var line in File.ReadLines(Information))
+            {
+                if (line.StartsWith("model name", StringComparison.Ordinal))
+                {
+                    return line[(line.IndexOf(':', StringComparison.Ordinal) + 1)..].Trim();
+                }
+            }
+        }
+
+        return Environment.GetEnvironmentVariable("PROCESSOR_IDENTIFIER") ?? RuntimeInformation.ProcessArchitecture.ToString();
+    }
+
+    private static string KernelNames()
+    {
+        // The first call of the engine loads libtorch, which a look at the loaded libraries needs.
+        _ = torch.get_num_threads();
+        if (!OperatingSystem.IsLinux())
+        {
+            return "libtorch's kernels";
+        }
+
+        return LinuxProcess.LoadedFile("libopenblas") is { } openBlas && LinuxProcess.LoadedFunction(openBlas, "openblas_get_corename") is var name and not 0
+            ? $"OpenBLAS for {OpenBlasCore(name)}"
+            : LinuxProcess.LoadedFile("libtorch_cpu") is { } libtorch && LinuxProcess.LoadedFunction(libtorch, "mkl_serv_intel_cpu_true") != 0
+                ? MklKernels.IsToldByInstructions ? "MKL, told to go by the processor's instructions" : "MKL"
+                : "libtorch's kernels";
+    }
+
+    [SupportedOSPlatform("linux")]
+    private static unsafe string? OpenBlasCore(nint function) => Marshal.PtrToStringUTF8(((delegate* unmanaged<nint>)function)());
+}
