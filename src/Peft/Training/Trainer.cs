@@ -5,7 +5,7 @@ using static TorchSharp.torch;
 namespace Peft.Training;
 
 /// <summary>
-/// Trains one adapter of a model, which is the active one afterwards. Runs on the calling thread from beginning to end: call it on a thread of its own
+/// Trains one adapter of a model, which is the active one afterwards, or all weights of the base. Runs on the calling thread from beginning to end: call it on a thread of its own
 /// where the caller must stay responsive. Equal requests give equal results, bit for bit, on the same engine, device and number of threads.
 /// </summary>
 public sealed class Trainer
@@ -50,36 +50,31 @@ public sealed class Trainer
         var model = request.Model;
         using var held = model.Acquire("training");
         using var hold = request.OutputPath is null ? null : new ExitHold(cancellation);
-        var adapter = model[request.AdapterName];
+        var part = new TrainedPart(model, request.AdapterName);
         RefuseUnfit();
         request.Data.RefuseUnfit(model);
         request.EvaluationData?.RefuseUnfit(model);
-        var conversion = Convert();
+        var conversion = part.IsBase ? null : Convert();
         TrainingRecord record;
         try
         {
-            record = RunLoop(hold?.Cancellation ?? cancellation);
+            record = RunLoop(part, hold?.Cancellation ?? cancellation);
         }
         finally
         {
             conversion?.Restore();
+            part.Release();
         }
 
-        adapter.TrainingRecord = record;
-        model.SetActive(adapter.Name);
-        if (record.OutputPath is { } folder)
-        {
-            model.SaveAdapter(adapter.Name, folder);
-        }
-
+        part.Finish(record);
         return record;
     }
 
-    private TrainingRecord RunLoop(CancellationToken cancellation)
+    private TrainingRecord RunLoop(TrainedPart part, CancellationToken cancellation)
     {
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
-        using var loop = new TrainingLoop(request, cancellation);
+        using var loop = new TrainingLoop(request, part, cancellation);
         try
         {
             return loop.Run();

@@ -18,12 +18,10 @@ internal sealed class TrainingLoop : IDisposable
 {
     private readonly TrainingRequest request;
     private readonly TrainingOptions options;
-    private readonly PeftAdapter adapter;
     private readonly IObjective objective;
     private readonly TrainingPlan plan;
     private readonly int[] heldOut;
     private readonly TrainingOutput? output;
-    private readonly ReferenceModel? reference;
     private readonly ForwardContext context;
     private readonly Device device;
     // While the optimiser moves, the parameters are of no whole step.
@@ -37,11 +35,11 @@ internal sealed class TrainingLoop : IDisposable
     private long tokens;
 
     /// <summary>Prepares everything in memory; the disk is not touched before <see cref="Run"/>.</summary>
-    public TrainingLoop(TrainingRequest request, CancellationToken cancellation)
+    public TrainingLoop(TrainingRequest request, TrainedPart part, CancellationToken cancellation)
     {
         this.request = request;
         options = request.Options;
-        adapter = request.Model[request.AdapterName];
+        Part = part;
         objective = request.Objective ?? ObjectiveRegistry.Create(options);
         RefuseOtherData(request.Data);
         RefuseOtherData(request.EvaluationData ?? request.Data);
@@ -52,18 +50,24 @@ internal sealed class TrainingLoop : IDisposable
         device = request.Model.Device;
         Schedule = ScheduleRegistry.Create(
             options.Schedule, options.LearningRate, options.WarmupStepsOf(plan.TotalSteps), plan.TotalSteps, options.ScheduleOptions);
-        output = request.OutputPath is null ? null : new TrainingOutput(request, adapter, objective.Name);
-        reference = objective.NeedsReference ? new ReferenceModel(request.Reference, TrainedParameters().Select(static trained => trained.Parameter)) : null;
-        Optimizer = OptimizerRegistry.Create(TrainedParameters(), options);
+        output = request.OutputPath is null ? null : new TrainingOutput(request, part, objective.Name);
+        Reference = objective.NeedsReference ? new ReferenceModel(part.IsBase ? ReferenceKind.Start : request.Reference, part.Parameters()) : null;
+        Optimizer = OptimizerRegistry.Create(part.Parameters(), options);
         generator = new Generator((ulong)options.Seed, device);
         context = new ForwardContext
         {
-            Selection = AdapterSelection.Of(adapter.Name),
+            Selection = part.Selection,
             Generator = generator,
             Checkpointing = options.GradientCheckpointing,
             Cancellation = cancellation,
         };
     }
+
+    /// <summary>What is trained.</summary>
+    public TrainedPart Part { get; }
+
+    /// <summary>What the objective compares with, or null.</summary>
+    public ReferenceModel? Reference { get; }
 
     /// <summary>The optimiser, which holds what is trained. The loop makes another one when the adapter's layout changes.</summary>
     public Optimizer Optimizer { get; private set; }
@@ -80,7 +84,7 @@ internal sealed class TrainingLoop : IDisposable
     /// </summary>
     public TrainingRecord Run()
     {
-        (StepsMade, records, evaluations) = output?.Begin(Optimizer, Schedule) ?? (0, [], []);
+        (StepsMade, records, evaluations) = output?.Begin(this) ?? (0, [], []);
         firstStep = StepsMade;
         secondsBefore = records.Count > 0 ? records[^1].Seconds : 0;
         time.Start();
@@ -130,7 +134,7 @@ internal sealed class TrainingLoop : IDisposable
         output?.Finish();
         return new TrainingRecord
         {
-            AdapterName = adapter.Name,
+            AdapterName = Part.Name,
             Options = options,
             Objective = objective.Name,
             Steps = records,
@@ -147,14 +151,11 @@ internal sealed class TrainingLoop : IDisposable
     {
         Optimizer.Dispose();
         generator.Dispose();
-        reference?.Dispose();
+        Reference?.Dispose();
         output?.Dispose();
     }
 
-    private IEnumerable<TrainedParameter> TrainedParameters() => adapter.TrainableParameters
-        .Select(parameter => new TrainedParameter(parameter.FullKey, parameter.Parameter, request.Model.Base.Find(parameter.Path)));
-
-    private void SaveCheckpoint() => output?.SaveCheckpoint(StepsMade, Optimizer, Schedule);
+    private void SaveCheckpoint() => output?.SaveCheckpoint(StepsMade, this);
 
     /// <summary>Makes one optimiser step, counted from 0. Until the optimiser moves, nothing of the model has changed.</summary>
     /// <exception cref="PeftException"><c>TrainingDiverged</c>: the loss or a gradient is no number any more; the weights are those of the step before.</exception>
@@ -174,7 +175,7 @@ internal sealed class TrainingLoop : IDisposable
             batches[micro].Dispose();
         }
 
-        adapter.Adapter.OnGradients(step);
+        Part.Adapter?.OnGradients(step);
         figures.Add(gradients.norm());
         figures.AddRange(metrics.Sums);
 
@@ -195,7 +196,7 @@ internal sealed class TrainingLoop : IDisposable
         Optimizer.Step(scheduled);
         isMoving = false;
         var rate = Optimizer.Rates(scheduled)[0];
-        if (adapter.Adapter.OnStepped(step))
+        if (Part.Adapter?.OnStepped(step) == true)
         {
             RemakeOptimizer();
         }
@@ -211,7 +212,7 @@ internal sealed class TrainingLoop : IDisposable
     {
         using var before = Optimizer;
         before.ReleaseParameters();
-        Optimizer = OptimizerRegistry.Create(TrainedParameters(), options);
+        Optimizer = OptimizerRegistry.Create(Part.Parameters(), options);
         Optimizer.TakeOver(before);
     }
 
@@ -228,8 +229,8 @@ internal sealed class TrainingLoop : IDisposable
     /// <summary>The loss with the adapter's own term, in training and in evaluation alike.</summary>
     private Tensor Loss(TrainingBatch batch, double? divisor, ForwardContext context, MetricSums metrics)
     {
-        var pass = new ObjectivePass(objective, request.Model.Base, batch, divisor, context, reference, metrics);
-        return adapter.Adapter.Loss(objective.Loss(pass), pass.Context);
+        var pass = new ObjectivePass(objective, request.Model.Base, batch, divisor, context, Reference, metrics);
+        return Part.Loss(objective.Loss(pass), pass.Context);
     }
 
     private void EvaluateWhereDue()

@@ -18,7 +18,7 @@ internal sealed class TrainingOutput : IDisposable
     private const string LogBeside = ".training_log.unfinished.jsonl";
 
     private readonly TrainingRequest request;
-    private readonly Adapter adapter;
+    private readonly TrainedPart part;
     private readonly TrainingIdentity identity;
     private readonly CheckpointStore checkpoints;
     private readonly List<string> messages = [];
@@ -29,12 +29,12 @@ internal sealed class TrainingOutput : IDisposable
     private bool mayPrune;
 
     /// <summary>Says where the output goes; <see cref="Begin"/> is the first to write.</summary>
-    public TrainingOutput(TrainingRequest request, PeftAdapter adapter, string objective)
+    public TrainingOutput(TrainingRequest request, TrainedPart part, string objective)
     {
         this.request = request;
-        this.adapter = adapter.Adapter;
-        identity = TrainingIdentity.Of(request, adapter, objective);
-        Folder = FolderOf(request.OutputPath!, request.AdapterName);
+        this.part = part;
+        identity = TrainingIdentity.Of(request, part, objective);
+        Folder = FolderOf(request.OutputPath!, part.Name);
         checkpoints = new CheckpointStore(Path.Combine(Folder, CheckpointsName), Say);
     }
 
@@ -62,7 +62,7 @@ internal sealed class TrainingOutput : IDisposable
     /// </summary>
     /// <returns>The steps made before, and what the log says of them.</returns>
     /// <exception cref="PeftException"><c>OutputBusy</c>, <c>OutputExists</c>, <c>ResumeDataChanged</c>, <c>ResumeOptionsChanged</c> or <c>CheckpointMismatch</c>.</exception>
-    public (int Steps, List<StepRecord> Records, List<EvaluationRecord> Evaluations) Begin(Optimizer optimizer, Schedule schedule)
+    public (int Steps, List<StepRecord> Records, List<EvaluationRecord> Evaluations) Begin(TrainingLoop loop)
     {
         if (Directory.Exists(checkpoints.Folder))
         {
@@ -70,7 +70,7 @@ internal sealed class TrainingOutput : IDisposable
             checkpoints.Recover();
         }
 
-        var steps = request.Resume ? LoadNewest(optimizer, schedule) : 0;
+        var steps = request.Resume ? LoadNewest(loop) : 0;
         if (steps == 0)
         {
             RefuseUsed();
@@ -112,19 +112,19 @@ internal sealed class TrainingOutput : IDisposable
 
     /// <summary>Writes a checkpoint of the steps made, unless there is one already.</summary>
     /// <exception cref="PeftException"><c>TrainingDiverged</c>: the weights are no numbers; or what writing throws.</exception>
-    public void SaveCheckpoint(int steps, Optimizer optimizer, Schedule schedule)
+    public void SaveCheckpoint(int steps, TrainingLoop loop)
     {
         if (steps == savedStep || steps == 0)
         {
             return;
         }
 
-        RefuseNotFinite(steps, optimizer);
+        RefuseNotFinite(steps, loop.Optimizer);
         log!.Sync();
         checkpoints.Save(steps, folder =>
         {
-            AdapterFile.Save(adapter, folder, embeddings: null);
-            TrainingState.Save(folder, steps, optimizer, schedule, identity);
+            part.SaveCheckpoint(folder);
+            TrainingState.Save(folder, steps, loop, identity);
         });
         savedStep = steps;
         mayPrune = true;
@@ -176,7 +176,7 @@ internal sealed class TrainingOutput : IDisposable
             return;
         }
 
-        held = FolderLock.Take(checkpoints.Folder, $"trains '{request.AdapterName}'");
+        held = FolderLock.Take(checkpoints.Folder, $"trains '{part.Name}'");
         if (!held.Excludes)
         {
             Say($"The file system of '{Folder}' knows no locks: see to it that no other training writes there.");
@@ -201,7 +201,7 @@ internal sealed class TrainingOutput : IDisposable
     /// <summary>
     /// The newest sound checkpoint of this training. Those of another may still lie beside it where the process was killed while it took their place.
     /// </summary>
-    private int LoadNewest(Optimizer optimizer, Schedule schedule)
+    private int LoadNewest(TrainingLoop loop)
     {
         PeftException? refusal = null;
         foreach (var (_, folder) in checkpoints.NewestFirst())
@@ -222,7 +222,7 @@ internal sealed class TrainingOutput : IDisposable
                 continue;
             }
 
-            return TrainingState.Load(folder, description, optimizer, schedule);
+            return TrainingState.Load(folder, description, loop);
         }
 
         return refusal is null ? 0 : throw refusal;

@@ -9,8 +9,11 @@ public sealed record TrainingRequest
     /// <summary>The model. It is held for the time of the training.</summary>
     public required PeftModel Model { get; init; }
 
-    /// <summary>Name of the adapter to train, which the model has already.</summary>
-    public required string AdapterName { get; init; }
+    /// <summary>
+    /// Name of the adapter to train, which the model has already; null to train all weights of the base model, which takes sixteen bytes of memory a weight with AdamW
+    /// and computes in float32. The model itself is saved then, under <c>model/</c>.
+    /// </summary>
+    public required string? AdapterName { get; init; }
 
     /// <summary>The rows to train on.</summary>
     public required ITrainingData Data { get; init; }

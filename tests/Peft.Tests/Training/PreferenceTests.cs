@@ -37,6 +37,35 @@ public sealed class PreferenceTests
     }
 
     [Fact]
+    public void A_training_that_was_stopped_goes_on_against_the_reference_it_began_with()
+    {
+        using var folder = new TemporaryFolder();
+        var options = s_options with { MaxSteps = 6, LearningRate = 1e-2 };
+        using var whole = Learnt();
+        var expected = new Trainer(Request(whole, options) with { Reference = ReferenceKind.Start }).Train();
+
+        using var model = Learnt();
+        using var stop = new CancellationTokenSource();
+        var data = new RandomPairs(4, TinyLlama.Vocabulary) { Before = batch => TrainerTests.StopAt(batch, 3, stop) };
+        var request = Request(model, options) with { Reference = ReferenceKind.Start, OutputPath = folder.Path };
+        Assert.ThrowsAny<OperationCanceledException>(() => new Trainer(request with { Data = data }).Train(stop.Token));
+
+        // The adapter in memory has learnt since, so that what the first run began with is in the checkpoint alone.
+        var record = new Trainer(request with { Resume = true }).Train();
+        Assert.Equal(3, record.ResumedFrom);
+        Assert.Equal(expected.Losses, record.Losses);
+        Assert.Equal(expected.Steps.Select(step => step.Metrics!["rewards/margins"]), record.Steps.Select(step => step.Metrics!["rewards/margins"]));
+        Assert.Equal(TrainerTests.Weights(whole), TrainerTests.Weights(model));
+
+        static PeftModel Learnt()
+        {
+            var model = TrainerTests.Model();
+            new Trainer(Request(model, s_options with { MaxSteps = 2 })).Train();
+            return model;
+        }
+    }
+
+    [Fact]
     public void Data_of_another_kind_is_refused()
     {
         using var model = TrainerTests.Model();

@@ -66,6 +66,28 @@ public class TrainerTests
     }
 
     [Fact]
+    public void All_weights_of_the_base_can_be_trained_and_the_model_is_saved()
+    {
+        using var folder = new TemporaryFolder();
+        using var model = Model();
+        var before = model.Base.NamedParameters().Select(named => named.Parameter.Data.clone()).ToArray();
+        var adapter = Weights(model);
+        var request = Request(model, s_options with { MaxSteps = 12, LearningRate = 1e-2 }) with { AdapterName = null, OutputPath = folder.Path };
+        var record = new Trainer(request).Train();
+        Assert.True(record.FinalLoss < record.Losses[0] - 0.5, $"{record.Losses[0]} became {record.FinalLoss}");
+        Assert.Equal(model.Base.NamedParameters().Where(named => named.Parameter.IsOwner).Sum(named => named.Parameter.Count), record.TrainedParameters);
+        Assert.All(model.Base.NamedParameters().Zip(before), pair => Assert.False(pair.First.Parameter.Data.equal(pair.Second).all().item<bool>(), pair.First.Path));
+        Assert.Equal(adapter, Weights(model));
+        Assert.All(model.Base.NamedParameters(), named => Assert.False(named.Parameter.IsTrained || named.Parameter.Data.requires_grad));
+
+        using var again = PeftModel.Load(record.OutputPath!);
+        Assert.All(
+            model.Base.NamedParameters().Zip(again.Base.NamedParameters()),
+            pair => Assert.True(pair.First.Parameter.Data.equal(pair.Second.Parameter.Data).all().item<bool>(), pair.First.Path));
+        Assert.Equal("OutputExists", Assert.Throws<PeftException>(() => new Trainer(request).Train()).ErrorId);
+    }
+
+    [Fact]
     public void Rows_that_are_set_apart_are_evaluated_and_never_trained_on()
     {
         using var model = Model();

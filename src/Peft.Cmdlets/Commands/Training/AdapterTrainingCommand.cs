@@ -203,7 +203,7 @@ public abstract class AdapterTrainingCommand : TrainingCommand
         output.WriteLine(TrainingExampleView.Of(0, example, request.Model.RequiredTokenizer).ToString());
         if (request.OutputPath is not null)
         {
-            var folder = System.IO.Path.Combine(request.OutputPath, request.AdapterName);
+            var folder = System.IO.Path.Combine(request.OutputPath, request.AdapterName!);
             output.WriteLine($"Adapter:     {folder}");
             output.WriteLine($"Checkpoints: {System.IO.Path.Combine(folder, "checkpoints")}");
         }

@@ -1,5 +1,4 @@
 using System.Text.Json.Nodes;
-using Peft.Adapters.Model;
 
 namespace Peft.Training.Checkpoints;
 
@@ -19,8 +18,8 @@ internal sealed record TrainingIdentity(JsonObject Options, JsonObject Adapter, 
     ];
 
     /// <summary>That of a training, in a form that compares equal to what was read from a file.</summary>
-    public static TrainingIdentity Of(TrainingRequest request, PeftAdapter adapter, string objective) => new(
-        Parsed(request.Options.ToJson()), Parsed(adapter.Config.ToJson().ToJsonString()), request.Data.Fingerprint, request.EvaluationData?.Fingerprint, objective,
+    public static TrainingIdentity Of(TrainingRequest request, TrainedPart part, string objective) => new(
+        Parsed(request.Options.ToJson()), Parsed(part.Config.ToJsonString()), request.Data.Fingerprint, request.EvaluationData?.Fingerprint, objective,
         ModelFingerprint.Of(request.Model.Base));
 
     /// <summary>As it stands in a checkpoint.</summary>

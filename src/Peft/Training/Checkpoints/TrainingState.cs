@@ -20,19 +20,25 @@ internal static class TrainingState
     public const string TensorFileName = "training_state.safetensors";
 
     private const string OptimizerPrefix = "optimizer.";
+    private const string ReferencePrefix = "reference.";
     private const string WeightsName = "weights";
 
     /// <summary>Writes the state into a folder.</summary>
-    public static void Save(string folder, int step, Optimizer optimizer, Schedule schedule, TrainingIdentity identity)
+    public static void Save(string folder, int step, TrainingLoop loop, TrainingIdentity identity)
     {
+        var optimizer = loop.Optimizer;
         SafetensorsWriter.Write(
             Path.Combine(folder, TensorFileName),
-            [(WeightsName, optimizer.Parameters.Values), .. optimizer.State.Select(static entry => (OptimizerPrefix + entry.Key, entry.Value))]);
+            [
+                (WeightsName, optimizer.Parameters.Values),
+                .. optimizer.State.Select(static entry => (OptimizerPrefix + entry.Key, entry.Value)),
+                .. (loop.Reference?.State ?? []).Select(static entry => (ReferencePrefix + entry.Name, entry.Weights)),
+            ]);
         JsonFile.Write(Path.Combine(folder, FileName), new JsonObject
         {
             ["step"] = step,
             ["optimizer_steps"] = optimizer.StepCount,
-            ["schedule"] = schedule.SaveState(),
+            ["schedule"] = loop.Schedule.SaveState(),
             ["identity"] = identity.ToJson(),
             ["parameters"] = Layout(optimizer.Parameters),
         });
@@ -68,43 +74,45 @@ internal static class TrainingState
     /// <summary>Takes up a state.</summary>
     /// <returns>Steps made.</returns>
     /// <exception cref="PeftException"><c>CheckpointMismatch</c>: it is for other parameters or another optimiser.</exception>
-    public static int Load(string folder, JsonObject description, Optimizer optimizer, Schedule schedule)
+    public static int Load(string folder, JsonObject description, TrainingLoop loop)
     {
-        if (!JsonNode.DeepEquals(description["parameters"], Layout(optimizer.Parameters)))
-        {
-            throw new PeftException("CheckpointMismatch", $"The checkpoint '{folder}' trains other parameters than this training.")
-            {
-                Target = folder,
-                RecommendedAction = "Give the adapter's configuration that the training began with, or start anew without resuming.",
-            };
-        }
-
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
         using var file = SafetensorsFile.Open(Path.Combine(folder, TensorFileName));
         var weights = file.Read(WeightsName);
-        if (weights.numel() != optimizer.Parameters.Count)
+        if (!Fits(loop) || weights.numel() != loop.Optimizer.Parameters.Count)
         {
-            throw new PeftException("CheckpointMismatch", $"The checkpoint '{folder}' holds {weights.numel()} weights; this training has {optimizer.Parameters.Count}.")
-            {
-                Target = folder,
-                RecommendedAction = "Give the adapter's configuration that the training began with, or start anew without resuming.",
-            };
+            throw Mismatch(folder);
         }
 
-        optimizer.Parameters.Values.copy_(weights.view(optimizer.Parameters.Values.shape));
-        optimizer.Load(
-            (int)description["optimizer_steps"]!,
-            file.Names.Where(static name => name.StartsWith(OptimizerPrefix, StringComparison.Ordinal))
-                .ToDictionary(static name => name[OptimizerPrefix.Length..], name => file.Read(name), StringComparer.Ordinal));
+        loop.Optimizer.Parameters.Values.copy_(weights.view(loop.Optimizer.Parameters.Values.shape));
+        loop.Optimizer.Load((int)description["optimizer_steps"]!, Read(file, OptimizerPrefix));
+        var reference = Read(file, ReferencePrefix);
+        foreach (var (name, frozen) in loop.Reference?.State ?? [])
+        {
+            frozen.copy_(reference.TryGetValue(name, out var stored) && stored.shape.SequenceEqual(frozen.shape) ? stored : throw Mismatch(folder));
+        }
+
         if (description["schedule"] is JsonObject state)
         {
-            schedule.LoadState(state);
+            loop.Schedule.LoadState(state);
         }
 
-        optimizer.Parameters.MarkChanged();
+        loop.Optimizer.Parameters.MarkChanged();
         return (int)description["step"]!;
+
+        bool Fits(TrainingLoop loop) => JsonNode.DeepEquals(description["parameters"], Layout(loop.Optimizer.Parameters));
     }
+
+    private static Dictionary<string, Tensor> Read(SafetensorsFile file, string prefix) => file.Names
+        .Where(name => name.StartsWith(prefix, StringComparison.Ordinal))
+        .ToDictionary(name => name[prefix.Length..], name => file.Read(name), StringComparer.Ordinal);
+
+    private static PeftException Mismatch(string folder) => new("CheckpointMismatch", $"The checkpoint '{folder}' trains other parameters than this training.")
+    {
+        Target = folder,
+        RecommendedAction = "Give the adapter's configuration that the training began with, or start anew without resuming.",
+    };
 
     private static bool IsNumber(JsonNode? node) => node is JsonValue value && value.TryGetValue<int>(out _);
 
