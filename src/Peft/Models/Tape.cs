@@ -11,8 +11,7 @@ public sealed class Tape : IDisposable
 {
     private readonly List<Entry> entries = [];
 
-    // True when a gradient is wanted for the tensor: something trained lies upstream.
-    private readonly Dictionary<Tensor, bool> known = new(ReferenceEqualityComparer.Instance);
+    private readonly Dictionary<Tensor, Mark> known = new(ReferenceEqualityComparer.Instance);
 
     // Outputs that need not be kept, by the piece that forms them again.
     private readonly Dictionary<Tensor, Piece> sources = new(ReferenceEqualityComparer.Instance);
@@ -25,14 +24,11 @@ public sealed class Tape : IDisposable
     /// <summary>Introduces a tensor that comes from outside (embeddings of ids, a checkpointed block's input).</summary>
     /// <param name="tensor">The tensor.</param>
     /// <param name="needsGradient">Whether its gradient is asked for.</param>
-    public void AddRoot(Tensor tensor, bool needsGradient = false) => known[tensor] = needsGradient;
+    public void AddRoot(Tensor tensor, bool needsGradient = false) => known[tensor] = new Mark(needsGradient, IsKept: true);
 
     /// <summary>Whether the backward pass brings a gradient to this tensor.</summary>
     /// <exception cref="InvalidOperationException">The tensor is neither a root nor a piece's output.</exception>
-    public bool NeedsGradient(Tensor tensor) => known.TryGetValue(tensor, out var needs)
-        ? needs
-        : throw new InvalidOperationException(
-            "A tensor reached a piece from outside the tape; its gradient would be lost. Pass on the tensor a piece returned, or form views inside a piece.");
+    public bool NeedsGradient(Tensor tensor) => MarkOf(tensor).NeedsGradient;
 
     /// <summary>Takes over a tensor that many pieces read in both directions (a mask, a table of positions) until the tape is disposed.</summary>
     public void Share(Tensor tensor) => shared.Add(tensor.DetachFromDisposeScope());
@@ -48,6 +44,7 @@ public sealed class Tape : IDisposable
     /// <param name="inputs">Tensors that came from roots or earlier pieces.</param>
     /// <param name="outputs">Tensors that go to later pieces.</param>
     /// <param name="trains">Whether the piece adds to a parameter's gradient.</param>
+    /// <exception cref="InvalidOperationException">An input comes from outside the tape, or would be overwritten while another piece reads it.</exception>
     public void Record(Piece piece, IReadOnlyList<Tensor> inputs, IReadOnlyList<Tensor> outputs, bool trains)
     {
         var needs = new bool[inputs.Count];
@@ -60,11 +57,12 @@ public sealed class Tape : IDisposable
 
         foreach (var output in outputs)
         {
-            known[output] = any;
+            known[output] = new Mark(any, piece.KeepsOutputs);
         }
 
         if (any)
         {
+            MarkRead(piece, inputs);
             entries.Add(new Entry(piece, [.. inputs], [.. outputs], needs));
             if (piece.CanRecompute)
             {
@@ -91,7 +89,7 @@ public sealed class Tape : IDisposable
         if (trained.Length == 0 && !inputs.Any(NeedsGradient))
         {
             var constant = function(inputs);
-            known[constant] = false;
+            known[constant] = new Mark(NeedsGradient: false, IsKept: false);
             return constant;
         }
 
@@ -192,6 +190,34 @@ public sealed class Tape : IDisposable
         sources.Clear();
     }
 
+    private Mark MarkOf(Tensor tensor) => known.TryGetValue(tensor, out var mark)
+        ? mark
+        : throw new InvalidOperationException(
+            "A tensor reached a piece from outside the tape; its gradient would be lost. Pass on the tensor a piece returned, or form views inside a piece.");
+
+    /// <summary>A piece that writes over its input in the backward pass must be the only one that has it.</summary>
+    private void MarkRead(Piece piece, IReadOnlyList<Tensor> inputs)
+    {
+        foreach (var input in inputs)
+        {
+            var mark = MarkOf(input);
+            if (mark.IsOverwritten || (piece.OverwritesInputs && (mark.IsRead || mark.IsKept)))
+            {
+                throw new InvalidOperationException(
+                    $"{piece.GetType().Name} reads a tensor that a piece writes over in the backward pass: another piece reads or keeps it too. Give one of them a copy.");
+            }
+
+            known[input] = mark with { IsRead = true, IsOverwritten = piece.OverwritesInputs };
+        }
+    }
+
+    /// <summary>What the tape knows of a tensor.</summary>
+    /// <param name="NeedsGradient">Whether a gradient is wanted: something trained lies upstream.</param>
+    /// <param name="IsKept">Whether what it came from keeps its memory.</param>
+    /// <param name="IsRead">Whether a piece has it as an input.</param>
+    /// <param name="IsOverwritten">Whether that piece writes over it.</param>
+    private readonly record struct Mark(bool NeedsGradient, bool IsKept, bool IsRead = false, bool IsOverwritten = false);
+
     private sealed record Entry(Piece Piece, Tensor[] Inputs, Tensor[] Outputs, bool[] Needs);
 }
 
@@ -202,6 +228,12 @@ public abstract class Piece : IDisposable
 
     /// <summary>Adds the gradients of inputs to <paramref name="gradients"/> and those of parameters to <see cref="Parameter.Gradient"/>. Runs inside a dispose scope, without autograd.</summary>
     public abstract void Backward(PieceGradients gradients);
+
+    /// <summary>Whether the backward pass writes over the memory of the piece's inputs; the tape then sees to it that nobody else has them.</summary>
+    public virtual bool OverwritesInputs => false;
+
+    /// <summary>Whether the piece keeps the memory of its outputs until its backward pass.</summary>
+    public virtual bool KeepsOutputs => false;
 
     /// <summary>Whether <see cref="Recompute"/> gives the piece's only output once more, at little cost.</summary>
     public virtual bool CanRecompute => false;
@@ -362,6 +394,8 @@ internal sealed class AutogradPiece : Piece
 
         return new AutogradPiece([.. asked.Select(i => arguments[i])], asked, trained, function(arguments));
     }
+
+    public override bool KeepsOutputs => true;
 
     public Tensor DetachedOutput() => output.detach();
 

@@ -9,7 +9,7 @@ public static class GatedActivation
     private const long SliceElements = 1 << 18;
 
     /// <summary>Runs it.</summary>
-    /// <param name="projections">Gate and up side by side, [rows, 2 · width]. Its memory is overwritten in the backward pass, so no other piece may keep it.</param>
+    /// <param name="projections">Gate and up side by side, [rows, 2 · width]. Its memory is overwritten in the backward pass, so no other piece may read it.</param>
     /// <param name="activation">The activation.</param>
     /// <param name="context">The forward pass.</param>
     /// <returns>[rows, width].</returns>
@@ -76,6 +76,8 @@ public static class GatedActivation
         }
 
         public override bool CanRecompute => true;
+
+        public override bool OverwritesInputs => true;
 
         public override Tensor Recompute() => Form(projections, activation);
 

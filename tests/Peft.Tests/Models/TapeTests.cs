@@ -1,0 +1,92 @@
+using Peft.Models;
+using Peft.Models.Layers;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Models;
+
+public class TapeTests
+{
+    private static readonly Activation Silu = new("silu");
+
+    [Fact]
+    public void What_a_piece_writes_over_is_read_by_no_other_before_it()
+    {
+        using var pass = new Pass();
+        var x = pass.Produced();
+        ResidualSum.Forward(x, x, pass.Context);
+        Assert.Throws<InvalidOperationException>(() => GatedActivation.Forward(x, Silu, pass.Context));
+    }
+
+    [Fact]
+    public void What_a_piece_writes_over_is_read_by_no_other_after_it()
+    {
+        using var pass = new Pass();
+        var x = pass.Produced();
+        GatedActivation.Forward(x, Silu, pass.Context);
+        Assert.Throws<InvalidOperationException>(() => ResidualSum.Forward(x, x, pass.Context));
+    }
+
+    [Fact]
+    public void What_a_piece_writes_over_is_not_what_autograd_or_the_caller_keeps()
+    {
+        using var pass = new Pass();
+        var kept = pass.Tape.Autograd(static inputs => inputs[0].sigmoid(), [pass.Produced()], []);
+        Assert.Throws<InvalidOperationException>(() => GatedActivation.Forward(kept, Silu, pass.Context));
+        var root = randn(3, 8);
+        pass.Tape.AddRoot(root, needsGradient: true);
+        Assert.Throws<InvalidOperationException>(() => GatedActivation.Forward(root, Silu, pass.Context));
+    }
+
+    [Fact]
+    public void Recomputed_blocks_take_and_give_several_tensors()
+    {
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        var (a, b) = (randn(3, 4), randn(3, 4));
+        var gradients = new List<Tensor?[]>();
+        foreach (var isRecomputed in new[] { false, true })
+        {
+            using var tape = new Tape();
+            tape.AddRoot(a, needsGradient: true);
+            tape.AddRoot(b, needsGradient: true);
+            var context = new ForwardContext { Tape = tape };
+            var outputs = isRecomputed ? tape.Checkpoint(Block, [a, b], context, trains: false) : Block([a, b], context);
+            gradients.Add(tape.BackwardTo([(outputs[0], full_like(a, 2)), (outputs[1], ones_like(a))], [a, b], default));
+        }
+
+        for (var i = 0; i < 2; i++)
+        {
+            TensorAssert.CloseToScale(gradients[0][i]!, gradients[1][i]!, 1e-6, "gradient");
+        }
+
+        static IReadOnlyList<Tensor> Block(IReadOnlyList<Tensor> inputs, ForwardContext context)
+        {
+            var sum = ResidualSum.Forward(inputs[0], inputs[1], context);
+            return [Silu.Forward(sum, context), ResidualSum.Forward(sum, inputs[1], context)];
+        }
+    }
+
+    /// <summary>A tape with a tensor on it that a piece made.</summary>
+    private sealed class Pass : IDisposable
+    {
+        private readonly DisposeScope scope = NewDisposeScope();
+
+        public Tape Tape { get; } = new();
+
+        public ForwardContext Context => new() { Tape = Tape };
+
+        public Tensor Produced()
+        {
+            var source = randn(3, 8);
+            Tape.AddRoot(source, needsGradient: true);
+            return ResidualSum.Forward(source, source, Context);
+        }
+
+        public void Dispose()
+        {
+            Tape.Dispose();
+            scope.Dispose();
+        }
+    }
+}
