@@ -29,6 +29,18 @@ public static class ArchitectureRegistry
                 { "vocab_size": 151936, "intermediate_size": 22016, "max_position_embeddings": 32768, "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28 }
                 """),
         },
+        new("qwen3", "Qwen3", static config => new LlamaModel(config, new LlamaTraits(HasWindow: true, HasHeadNorms: true)))
+        {
+            Defaults = Defaults("""
+                {
+                    "vocab_size": 151936, "intermediate_size": 22016, "head_dim": 128, "max_position_embeddings": 32768,
+                    "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28
+                }
+                """),
+        },
+        new("mixtral", "Mixtral", static config => new LlamaModel(config, Mixture.Mixtral)) { Keys = Mixture.MixtralKeys, Defaults = Mixture.MixtralDefaults },
+        new("qwen2_moe", "Qwen2Moe", static config => new LlamaModel(config, Mixture.Qwen2)) { Keys = Mixture.QwenKeys, Defaults = Mixture.Qwen2Defaults },
+        new("qwen3_moe", "Qwen3Moe", static config => new LlamaModel(config, Mixture.Qwen3)) { Keys = Mixture.QwenKeys, Defaults = Mixture.Qwen3Defaults },
     ];
 
     /// <summary>Names of the classes that <see cref="Create"/> knows.</summary>
@@ -67,7 +79,7 @@ public static class ArchitectureRegistry
     }
 
     // Keys in which these families differ from the default of their backbone; transformers unties output layers in all of them.
-    private static JsonObject Defaults(string json)
+    internal static JsonObject Defaults(string json)
     {
         var defaults = (JsonObject)JsonNode.Parse(json)!;
         defaults.TryAdd("tie_word_embeddings", false);

@@ -1,3 +1,4 @@
+using Peft.Models.Layers;
 using static TorchSharp.torch;
 
 namespace Peft.Models;
@@ -52,6 +53,9 @@ public sealed record ForwardContext
 
     /// <summary>What a prompt method puts in front of every row; null for nothing.</summary>
     public VirtualPrompt? Prompt { get; init; }
+
+    /// <summary>In a slot of experts' weights: which rows of the input belong to which expert; null elsewhere.</summary>
+    public ExpertRows? ExpertRows { get; init; }
 
     /// <summary>Whether the pass gives every layer's input (<see cref="BackboneOutput.HiddenStates"/>) beside the last hidden states.</summary>
     public bool KeepsHiddenStates { get; init; }

@@ -98,7 +98,7 @@ public static class ModelLoader
         reader.Allocate();
         var total = options.OnProgress is null ? 0 : model.CountParameters();
         var done = 0L;
-        foreach (var (path, parameter, module) in model.NamedParameters())
+        foreach (var (path, parameter, module) in model.NamedWeights())
         {
             options.Cancellation.ThrowIfCancellationRequested();
             if (!reader.Read(path, parameter) && IsInHead(model, module))
@@ -113,7 +113,7 @@ public static class ModelLoader
         TieAsStored(model, options);
         reader.Finish();
         SayCarried(model, options);
-        if (model.Carried.Count > 0 || model.NamedParameters().Any(static named => named.Parameter.Value is { device.type: DeviceType.CPU }))
+        if (model.Carried.Count > 0 || model.NamedWeights().Any(static named => named.Parameter.Value is { device.type: DeviceType.CPU }))
         {
             model.Keep(store.TakeMappedFiles());
         }
@@ -129,7 +129,7 @@ public static class ModelLoader
     {
         List<string> missing = [];
         double found = 0, head = 0;
-        foreach (var (path, parameter, module) in model.NamedParameters())
+        foreach (var (path, parameter, module) in model.NamedWeights())
         {
             if (reader.Finds(path))
             {

@@ -10,6 +10,7 @@ public abstract class Module : IDisposable
 {
     private readonly List<Module> children = [];
     private readonly List<Parameter> parameters = [];
+    private readonly List<Parameter> buffers = [];
     private readonly List<LinearGroup> groups = [];
 
     /// <summary>Makes an empty module.</summary>
@@ -62,6 +63,12 @@ public abstract class Module : IDisposable
         from parameter in module.Parameters
         select new NamedParameter(Join(module.Path, parameter.Name), parameter, module);
 
+    /// <summary>Every parameter and buffer at or below this module: what its files hold. Buffers (a bias that balances experts) are neither counted nor trained.</summary>
+    public IEnumerable<NamedParameter> NamedWeights() =>
+        from module in Descendants()
+        from parameter in module.parameters.Concat(module.buffers)
+        select new NamedParameter(Join(module.Path, parameter.Name), parameter, module);
+
     /// <summary>The module at a path relative to this one, or null.</summary>
     public Module? Find(string path)
     {
@@ -100,7 +107,7 @@ public abstract class Module : IDisposable
         }
 
         groups.ForEach(static group => group.Dispose());
-        foreach (var parameter in parameters)
+        foreach (var parameter in parameters.Concat(buffers))
         {
             parameter.Release();
         }
@@ -132,6 +139,16 @@ public abstract class Module : IDisposable
         return parameter;
     }
 
+    /// <summary>Adds what files hold beside parameters, float32 whatever type the model computes in, and returns it.</summary>
+    /// <param name="name">Local name.</param>
+    /// <param name="shape">Sizes, outermost first.</param>
+    protected Parameter AddBuffer(string name, IReadOnlyList<long> shape)
+    {
+        var buffer = new Parameter(name, shape) { KeepsFloat32 = true };
+        buffers.Add(buffer);
+        return buffer;
+    }
+
     /// <summary>Computes layers that share an input as one product; their weights become views of one tensor when they are loaded.</summary>
     /// <param name="members">Layers in the order of their columns in the output.</param>
     protected LinearGroup Group(params Linear[] members)
@@ -151,6 +168,7 @@ public abstract class Module : IDisposable
         }
 
         parameters.AddRange(other.parameters);
+        buffers.AddRange(other.buffers);
         groups.AddRange(other.groups);
     }
 

@@ -19,7 +19,7 @@ internal sealed class WeightReader
         this.model = model;
         this.store = store;
         this.options = options;
-        var parameters = model.NamedParameters().ToDictionary(static named => named.Path, static named => named.Parameter, StringComparer.Ordinal);
+        var parameters = model.NamedWeights().ToDictionary(static named => named.Path, static named => named.Parameter, StringComparer.Ordinal);
         foreach (var path in parameters.Keys)
         {
             if (Find(path, sibling => parameters[sibling].Shape) is { } found)
@@ -76,7 +76,7 @@ internal sealed class WeightReader
     /// <summary>Remembers the names that were read, and keeps what no parameter wanted.</summary>
     public void Finish()
     {
-        var owners = model.NamedParameters().Where(static named => named.Parameter.IsOwner).ToArray();
+        var owners = model.NamedWeights().Where(static named => named.Parameter.IsOwner).ToArray();
 
         // transformers reads names without the backbone's prefix only where the whole file is so.
         var prefix = model.Backbone.Path + ".";
@@ -167,8 +167,8 @@ internal static class WeightFiles
     /// <param name="type">Type to save in; null for each weight's own.</param>
     public static IEnumerable<(string Name, Tensor Tensor)> Tensors(PretrainedModel model, ScalarType? type)
     {
-        var shapes = model.NamedParameters().ToDictionary(static named => named.Path, static named => named.Parameter.Shape, StringComparer.Ordinal);
-        var pieces = from named in model.NamedParameters()
+        var shapes = model.NamedWeights().ToDictionary(static named => named.Path, static named => named.Parameter.Shape, StringComparer.Ordinal);
+        var pieces = from named in model.NamedWeights()
                      where named.Parameter.IsOwner
                      from part in model.Places.GetValueOrDefault(named.Path) ?? model.Config.Family.Keys.Places(named.Path, path => shapes[path]).First()
                      group (named.Parameter, Part: part) by part.Name;

@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Text.Json;
+using System.Text.Json.Nodes;
 using Peft.Models;
 using Peft.Models.Heads;
 using Peft.Tensors;
@@ -50,6 +51,7 @@ internal static class FamilyCase
             batch.CompareRouter(layer, output.RouterLogits[layer], tolerance);
         }
 
+        batch.CompareBalance(context, tolerance);
         var (logits, loss) = batch.LogitsAndLoss(output, context);
         foreach (var (name, actual) in logits)
         {
@@ -145,8 +147,26 @@ internal sealed record FamilyBatch(PretrainedModel Model, TensorStore Recorded, 
     {
         if (Contains("router_logits"))
         {
-            TensorAssert.Close(Read("router_logits")[layer].view(actual.shape), actual, tolerance, $"{Name}.router_logits of layer {layer.ToString(CultureInfo.InvariantCulture)}");
+            TensorAssert.Close(Read("router_logits").narrow(0, layer * actual.size(0), actual.size(0)), actual, tolerance, $"{Name}.router_logits of layer {layer.ToString(CultureInfo.InvariantCulture)}");
         }
+    }
+
+    /// <summary>Compares the loss of uneven experts, where it was recorded, which a configuration asks for.</summary>
+    public void CompareBalance(ForwardContext context, JsonElement tolerance)
+    {
+        if (!Contains("aux_loss"))
+        {
+            return;
+        }
+
+        var settings = Model.Config.Document["text_config"] as JsonObject ?? Model.Config.Document;
+        var was = settings["output_router_logits"]?.DeepClone();
+        settings["output_router_logits"] = true;
+        var output = Model.Forward(Inputs(), context);
+        settings["output_router_logits"] = was;
+        var factor = settings["router_aux_loss_coef"]?.GetValue<double>() ?? 0.001;
+        TensorAssert.Close(Read("aux_loss"), output.AuxiliaryLoss!.div(factor), tolerance, $"{Name}.aux_loss");
+        TensorAssert.Close(Read("router_loss"), LogitsAndLoss(output, context).Loss, tolerance, $"{Name}.router_loss");
     }
 
     private Tensor? Optional(string name) => Contains(name) ? Read(name) : null;

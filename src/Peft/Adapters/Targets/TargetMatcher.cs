@@ -10,6 +10,9 @@ public static class TargetMatcher
 {
     private static readonly TimeSpan s_patternTime = TimeSpan.FromSeconds(1);
 
+    // Where PEFT's all-linear adapts routers and experts as parameters, though they are no linear layers.
+    private static readonly HashSet<string> s_expertTypes = new(StringComparer.Ordinal) { "mixtral", "qwen3_moe", "deepseek_v3" };
+
     /// <summary>What families call the head of a classifier.</summary>
     internal static IReadOnlyList<string> ClassificationHeads { get; } = ["classifier", "score"];
 
@@ -107,6 +110,15 @@ public static class TargetMatcher
 
     private static ModuleNames AllLinear(AdapterConfig config, PretrainedModel model)
     {
+        if (s_expertTypes.Contains(model.Config.ModelType))
+        {
+            throw new NotSupportedByPeftException("ExpertsNotSupported", $"all-linear means the experts too in a model of the type '{model.Config.ModelType}', which is not supported.")
+            {
+                Target = model.Config.ModelType,
+                RecommendedAction = "Name the modules to adapt, such as q_proj, k_proj, v_proj and o_proj.",
+            };
+        }
+
         var head = model.OutputEmbeddings
             ?? (config.TaskType == "SEQ_CLS" ? ClassificationHeads.FirstOrDefault(name => model.Find(name) is not null) : null);
         var paths = model.Descendants()

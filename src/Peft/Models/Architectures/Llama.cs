@@ -7,7 +7,12 @@ namespace Peft.Models.Architectures;
 /// <summary>In what families differ that are built like Llama.</summary>
 /// <param name="HasProjectionBias">Whether q, k and v always have a bias.</param>
 /// <param name="HasWindow">Whether <c>sliding_window</c> acts.</param>
-internal sealed record LlamaTraits(bool HasProjectionBias = false, bool HasWindow = false);
+/// <param name="HasHeadNorms">Whether the heads of q and k are normed (Qwen3).</param>
+internal sealed record LlamaTraits(bool HasProjectionBias = false, bool HasWindow = false, bool HasHeadNorms = false)
+{
+    /// <summary>Makes what a layer, by its index, computes after attention; null for the gated MLP.</summary>
+    public Func<LlamaConfig, int, FeedForward>? FeedForward { get; init; }
+}
 
 /// <summary>What a Llama's configuration says; what it leaves out is as in the 7B model, which is transformers' default (Touvron et al. 2023; Grattafiori et al. 2024).</summary>
 internal sealed class LlamaConfig
@@ -60,11 +65,16 @@ internal sealed class LlamaConfig
     /// <summary>Whether the output of attention has a bias; <see cref="ProjectionBias"/> says it of q, k and v.</summary>
     public bool AttentionBias { get; }
 
+    public bool HasHeadNorms => traits.HasHeadNorms;
+
     public bool ProjectionBias => traits.HasProjectionBias || AttentionBias;
 
     public string Stem => Source.Family.Stem;
 
     public bool MlpBias { get; }
+
+    /// <summary>What a layer computes after attention.</summary>
+    public FeedForward FeedForward(int layer) => traits.FeedForward?.Invoke(this, layer) ?? new LlamaMLP(this);
 
     /// <summary>How many positions a layer sees, its own included; null for all.</summary>
     public long? Window(int layer)
@@ -91,6 +101,8 @@ internal sealed class LlamaAttention : Module
     private readonly AttentionShape shape;
     private readonly LinearGroup projections;
     private readonly Linear output;
+    private readonly RmsNorm? queryNorm;
+    private readonly RmsNorm? keyNorm;
     private readonly int layer;
     private readonly long window;
 
@@ -104,32 +116,55 @@ internal sealed class LlamaAttention : Module
         var keys = Add("k_proj", new Linear(config.HiddenSize, shape.KeyValueHeads * shape.HeadSize, config.ProjectionBias));
         var values = Add("v_proj", new Linear(config.HiddenSize, shape.KeyValueHeads * shape.HeadSize, config.ProjectionBias));
         output = Add("o_proj", new Linear(shape.Heads * shape.HeadSize, config.HiddenSize, config.AttentionBias));
+        if (config.HasHeadNorms)
+        {
+            queryNorm = Add("q_norm", new RmsNorm(shape.HeadSize, config.NormEpsilon, config.Stem + "RMSNorm"));
+            keyNorm = Add("k_norm", new RmsNorm(shape.HeadSize, config.NormEpsilon, config.Stem + "RMSNorm"));
+        }
+
         projections = Group(queries, keys, values);
     }
 
     /// <summary>Attention of x, added to <paramref name="residual"/>.</summary>
-    public Tensor Forward(Tensor x, Tensor residual, LlamaPass pass, ForwardContext context) => output.Forward(
-        Attention.Forward(projections.Forward(x, context), shape, pass.Rotary, pass.Plans[window], layer, context), context, residual);
+    public Tensor Forward(Tensor x, Tensor residual, LlamaPass pass, ForwardContext context) =>
+        output.Forward(Attend(projections.Forward(x, context), pass, context), context, residual);
+
+    private Tensor Attend(Tensor projected, LlamaPass pass, ForwardContext context)
+    {
+        if (queryNorm is null || keyNorm is null)
+        {
+            return Attention.Forward(projected, shape, pass.Rotary, pass.Plans[window], layer, context);
+        }
+
+        var width = shape.KeyValueHeads * shape.HeadSize;
+        var parts = Splitting.Forward(projected, [shape.Heads * shape.HeadSize, width, width], context);
+        return Attention.Forward(
+            queryNorm.Forward(parts[0], context), keyNorm.Forward(parts[1], context), parts[2], shape, pass.Rotary, pass.Plans[window], layer, context);
+    }
 }
 
 /// <summary>The gated MLP: down(act(gate(x)) · up(x)).</summary>
-internal sealed class LlamaMLP : Module
+internal sealed class LlamaMLP : FeedForward
 {
     private readonly LinearGroup projections;
     private readonly Linear down;
     private readonly Activation activation;
 
-    public LlamaMLP(LlamaConfig config)
+    public LlamaMLP(LlamaConfig config, long? innerSize = null)
         : base(config.Stem + "MLP")
     {
-        var gate = Add("gate_proj", new Linear(config.HiddenSize, config.InnerSize, config.MlpBias));
-        var up = Add("up_proj", new Linear(config.HiddenSize, config.InnerSize, config.MlpBias));
-        down = Add("down_proj", new Linear(config.InnerSize, config.HiddenSize, config.MlpBias));
+        var inner = innerSize ?? config.InnerSize;
+        var gate = Add("gate_proj", new Linear(config.HiddenSize, inner, config.MlpBias));
+        var up = Add("up_proj", new Linear(config.HiddenSize, inner, config.MlpBias));
+        down = Add("down_proj", new Linear(inner, config.HiddenSize, config.MlpBias));
         activation = Add("act_fn", new Activation(config.ActivationName));
         projections = Group(gate, up);
     }
 
-    public Tensor Forward(Tensor x, Tensor residual, ForwardContext context) => down.Forward(
+    public override IReadOnlyList<Tensor> Forward(Tensor x, Tensor residual, ForwardContext context) => [Compute(x, residual, context)];
+
+    /// <summary>The MLP of x, added to <paramref name="residual"/> where there is one.</summary>
+    public Tensor Compute(Tensor x, Tensor? residual, ForwardContext context) => down.Forward(
         GatedActivation.Forward(projections.Forward(x, context), activation, context), context, residual);
 }
 
@@ -137,7 +172,7 @@ internal sealed class LlamaMLP : Module
 internal sealed class LlamaDecoderLayer : Module
 {
     private readonly LlamaAttention attention;
-    private readonly LlamaMLP mlp;
+    private readonly FeedForward mlp;
     private readonly RmsNorm inputNorm;
     private readonly RmsNorm innerNorm;
 
@@ -145,16 +180,16 @@ internal sealed class LlamaDecoderLayer : Module
         : base(config.Stem + "DecoderLayer")
     {
         attention = Add("self_attn", new LlamaAttention(config, layer));
-        mlp = Add("mlp", new LlamaMLP(config));
+        mlp = Add("mlp", config.FeedForward(layer));
         inputNorm = Add("input_layernorm", new RmsNorm(config.HiddenSize, config.NormEpsilon, config.Stem + "RMSNorm"));
         innerNorm = Add("post_attention_layernorm", new RmsNorm(config.HiddenSize, config.NormEpsilon, config.Stem + "RMSNorm"));
     }
 
-    public Tensor Forward(Tensor x, LlamaPass pass, ForwardContext context)
+    public IReadOnlyList<Tensor> Forward(Tensor x, LlamaPass pass, ForwardContext context)
     {
         using var scope = NewDisposeScope();
         var attended = attention.Forward(inputNorm.Forward(x, context), x, pass, context);
-        return mlp.Forward(innerNorm.Forward(attended, context), attended, context).MoveToOuterDisposeScope();
+        return DecoderStack.Kept(mlp.Forward(innerNorm.Forward(attended, context), attended, context));
     }
 }
 
@@ -187,7 +222,13 @@ internal sealed class LlamaModel : Backbone
         var pass = new LlamaPass(
             rotary.For(context, embeddings.dtype, embeddings.device),
             windows.ToDictionary(static window => window, window => AttentionPlan.Causal(context, embeddings.device, window == 0 ? null : window)));
-        var stack = DecoderStack.Run(layers.Items, embeddings, context, (layer, input, inner) => layer.Forward(input, pass, inner));
-        return new BackboneOutput(norm.Forward(stack.Output, context), context.Rows, context.Length) { HiddenStates = stack.Inputs };
+        var stack = DecoderStack.Run(layers.Items, embeddings, [], context, (layer, inputs, inner) => layer.Forward(inputs[0], pass, inner));
+        var routers = stack.AllSides;
+        return new BackboneOutput(norm.Forward(stack.Output, context), context.Rows, context.Length)
+        {
+            HiddenStates = stack.Inputs,
+            RouterLogits = routers,
+            AuxiliaryLoss = RouterBalance.Loss(Config, routers, context),
+        };
     }
 }

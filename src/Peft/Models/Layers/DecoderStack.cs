@@ -6,7 +6,11 @@ namespace Peft.Models.Layers;
 /// <param name="Output">The output of the last block.</param>
 /// <param name="Inputs">The input of every block; null unless <see cref="ForwardContext.KeepsHiddenStates"/>.</param>
 /// <param name="Sides">What each block gave beside its output (a router's scores); empty lists where nothing.</param>
-internal sealed record StackOutput(Tensor Output, IReadOnlyList<Tensor>? Inputs, IReadOnlyList<IReadOnlyList<Tensor>> Sides);
+internal sealed record StackOutput(Tensor Output, IReadOnlyList<Tensor>? Inputs, IReadOnlyList<IReadOnlyList<Tensor>> Sides)
+{
+    /// <summary>The sides of all blocks in one list.</summary>
+    public IReadOnlyList<Tensor> AllSides => [.. Sides.SelectMany(static sides => sides)];
+}
 
 /// <summary>Runs blocks one after another: frees what no piece kept, sees cancellation, and keeps inputs alone where asked to.</summary>
 internal static class DecoderStack
@@ -57,6 +61,17 @@ internal static class DecoderStack
         }
 
         return new StackOutput(input, kept, sides);
+    }
+
+    /// <summary>The outputs of a block, moved out of its dispose scope.</summary>
+    public static IReadOnlyList<Tensor> Kept(IReadOnlyList<Tensor> outputs)
+    {
+        foreach (var output in outputs)
+        {
+            output.MoveToOuterDisposeScope();
+        }
+
+        return outputs;
     }
 
     private static bool Trains(Module block, ForwardContext context) => block.NamedParameters().Any(named =>

@@ -118,3 +118,45 @@ internal static class RowSelection
         }
     }
 }
+
+/// <summary>What a gate lets through: x · sigmoid(gate).</summary>
+internal static class SigmoidGate
+{
+    /// <summary>[rows, width].</summary>
+    /// <param name="x">[rows, width].</param>
+    /// <param name="gate">[rows, width], or [rows, 1] for one gate a row.</param>
+    /// <param name="context">The forward pass.</param>
+    public static Tensor Forward(Tensor x, Tensor gate, ForwardContext context)
+    {
+        using var scope = NewDisposeScope();
+        var open = gate.sigmoid();
+        var y = x.mul(open);
+        context.Tape?.Record(new GatePiece(x, open), [x, gate], [y], trains: false);
+        return y.MoveToOuterDisposeScope();
+    }
+
+    private sealed class GatePiece : Piece
+    {
+        private readonly Tensor x;
+        private readonly Tensor open;
+
+        public GatePiece(Tensor x, Tensor open)
+        {
+            this.x = Keep(x);
+            this.open = Keep(open);
+        }
+
+        public override void Backward(PieceGradients gradients)
+        {
+            var g = gradients.Output();
+            if (gradients.Needs(1))
+            {
+                var along = g.mul(x);
+                along = open.size(1) == x.size(1) ? along : along.sum(dim: 1, keepdim: true);
+                gradients.Add(1, along.mul_(open).mul_(open.neg().add_(1)));
+            }
+
+            gradients.Add(0, g.mul(open));
+        }
+    }
+}

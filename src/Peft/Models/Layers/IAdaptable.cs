@@ -33,6 +33,9 @@ public interface IAdaptable
     /// <summary>Whether the weight is [inputs, outputs], as in GPT-2's linear layers.</summary>
     bool IsTransposed => false;
 
+    /// <summary>How many such maps the weight holds, outermost: experts, of which each row of an input has one (<see cref="ForwardContext.ExpertRows"/>).</summary>
+    long Experts => 1;
+
     /// <summary>Where the weight is; the CPU while only the structure exists.</summary>
     Device Device => Weight.Value?.device ?? CPU;
 

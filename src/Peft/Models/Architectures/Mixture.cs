@@ -1,0 +1,136 @@
+using System.Text.Json.Nodes;
+using Peft.Models.Layers;
+using static TorchSharp.torch;
+
+namespace Peft.Models.Architectures;
+
+/// <summary>How a sparse block is built.</summary>
+/// <param name="Experts">Number of experts.</param>
+/// <param name="InnerSize">Width inside an expert.</param>
+/// <param name="Rule">How the router chooses.</param>
+internal sealed record SparseBlock(long Experts, long InnerSize, RouterRule Rule)
+{
+    /// <summary>Width inside the expert that every token visits, behind a gate of its own (Qwen2-MoE); null for none.</summary>
+    public long? SharedSize { get; init; }
+
+    /// <summary>Whether the experts stand before the router in the tree.</summary>
+    public bool ListsExpertsFirst { get; init; }
+}
+
+/// <summary>Experts that a router chooses for each token (Jiang et al. 2024), beside a gated shared one where there is one.</summary>
+internal sealed class SparseMoeBlock : FeedForward
+{
+    private readonly Router router;
+    private readonly Experts experts;
+    private readonly LlamaMLP? shared;
+    private readonly Linear? sharedGate;
+
+    public SparseMoeBlock(LlamaConfig config, SparseBlock block)
+        : base(config.Stem + "SparseMoeBlock")
+    {
+        router = new Router(block.Experts, config.HiddenSize, block.Rule, config.Stem + "TopKRouter");
+        experts = new Experts(new ExpertSizes(block.Experts, config.HiddenSize, block.InnerSize), config.Stem + "Experts", new Activation(config.ActivationName));
+        if (block.ListsExpertsFirst)
+        {
+            Add("experts", experts);
+        }
+
+        Add("gate", router);
+        if (!block.ListsExpertsFirst)
+        {
+            Add("experts", experts);
+        }
+
+        if (block.SharedSize is { } size)
+        {
+            shared = Add("shared_expert", new LlamaMLP(config, size));
+            sharedGate = Add("shared_expert_gate", new Linear(config.HiddenSize, 1));
+        }
+    }
+
+    public override IReadOnlyList<Tensor> Forward(Tensor x, Tensor residual, ForwardContext context)
+    {
+        var routing = router.Forward(x, context);
+        if (shared is not null && sharedGate is not null)
+        {
+            var gated = SigmoidGate.Forward(shared.Compute(x, null, context), sharedGate.Forward(x, context), context);
+            residual = ResidualSum.Forward(residual, gated, context);
+        }
+
+        return [experts.Forward(x, residual, routing, context), routing.Logits];
+    }
+}
+
+/// <summary>The families that are Llama's or Qwen's with experts in place of the MLP.</summary>
+internal static class Mixture
+{
+    /// <summary>Mixtral's experts are called w1 (gate), w3 (up) and w2 (down) in files.</summary>
+    public static KeyMap MixtralKeys { get; } = new(
+        new KeyRule("mlp.experts.gate_up_proj", "block_sparse_moe.experts.#.w1.weight", "block_sparse_moe.experts.#.w3.weight"),
+        new KeyRule("mlp.experts.down_proj", "block_sparse_moe.experts.#.w2.weight"),
+        new KeyRule("mlp.gate", "block_sparse_moe.gate"));
+
+    /// <summary>Files hold a gated MLP for each expert.</summary>
+    public static KeyMap QwenKeys { get; } = new(
+        new KeyRule("mlp.experts.gate_up_proj", "mlp.experts.#.gate_proj.weight", "mlp.experts.#.up_proj.weight"),
+        new KeyRule("mlp.experts.down_proj", "mlp.experts.#.down_proj.weight"));
+
+    public static LlamaTraits Mixtral { get; } = new(HasWindow: true)
+    {
+        FeedForward = static (config, _) => new SparseMoeBlock(config, new SparseBlock(
+            Count(config, "num_local_experts", "num_experts"), config.InnerSize, new RouterRule(Chosen(config)) { Normalises = true })),
+    };
+
+    public static LlamaTraits Qwen2 { get; } = new(HasProjectionBias: true, HasWindow: true)
+    {
+        FeedForward = static (config, layer) => Qwen(config, layer, isFirst: false, config.Source.Size("shared_expert_intermediate_size", 5632)),
+    };
+
+    public static LlamaTraits Qwen3 { get; } = new(HasWindow: true, HasHeadNorms: true)
+    {
+        FeedForward = static (config, layer) => Qwen(config, layer, isFirst: true, shared: null),
+    };
+
+    public static JsonObject MixtralDefaults { get; } = ArchitectureRegistry.Defaults("""
+        {
+            "intermediate_size": 14336, "num_key_value_heads": 8, "rms_norm_eps": 1e-5, "max_position_embeddings": 131072, "rope_theta": 1000000.0,
+            "num_experts_per_tok": 2, "num_local_experts": 8
+        }
+        """);
+
+    public static JsonObject Qwen2Defaults { get; } = ArchitectureRegistry.Defaults("""
+        {
+            "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16,
+            "num_key_value_heads": 16, "max_position_embeddings": 32768, "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28,
+            "moe_intermediate_size": 1408, "num_experts_per_tok": 4, "num_experts": 60
+        }
+        """);
+
+    public static JsonObject Qwen3Defaults { get; } = ArchitectureRegistry.Defaults("""
+        {
+            "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 24, "num_attention_heads": 32,
+            "num_key_value_heads": 4, "max_position_embeddings": 32768, "use_sliding_window": false, "sliding_window": 4096,
+            "moe_intermediate_size": 768, "num_experts_per_tok": 8, "num_experts": 128
+        }
+        """);
+
+    /// <summary>A number of experts, under whichever name the file gives it.</summary>
+    public static long Count(LlamaConfig config, string key, string other) =>
+        config.Source.Document.ContainsKey(other) ? config.Source.Size(other, 1, most: 4096) : config.Source.Size(key, 1, most: 4096);
+
+    public static long Chosen(LlamaConfig config) => config.Source.Size("num_experts_per_tok", 2, most: 4096);
+
+    // Every so many layers, and never in those that are named, experts stand in place of the MLP.
+    private static FeedForward Qwen(LlamaConfig config, int layer, bool isFirst, long? shared)
+    {
+        var isDense = config.Source.Numbers("mlp_only_layers")?.Contains(layer) == true || (layer + 1) % config.Source.Size("decoder_sparse_step", 1) != 0;
+        return isDense ? new LlamaMLP(config) : new SparseMoeBlock(config, new SparseBlock(
+            Count(config, "num_experts", "num_local_experts"),
+            config.Source.Size("moe_intermediate_size", 1408),
+            new RouterRule(Chosen(config)) { Normalises = config.Source.Boolean("norm_topk_prob") ?? false })
+        {
+            SharedSize = shared,
+            ListsExpertsFirst = isFirst,
+        });
+    }
+}
