@@ -31,7 +31,7 @@ public class FinitenessTests
     {
         using var model = TinyLlama.Create();
         var adapter = model.AddAdapter(new LoraConfig { Rank = 2, TargetModules = ModuleNames.Of("q_proj") }, "a", 1);
-        adapter.TrainableParameters.First().Parameter.Data[0, 0] = tensor(float.NaN);
+        adapter.TrainableParameters[0].Parameter.Data[0, 0] = tensor(float.NaN);
         Assert.Contains("a: ", model.NonFiniteWarning(), StringComparison.Ordinal);
     }
 }
