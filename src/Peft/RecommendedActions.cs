@@ -54,7 +54,7 @@ internal static class RecommendedActions
         ["LoraVariantNotSupported"] = "Leave the setting out, which makes plain LoRA.",
         ["MergeNotPossible"] = "Use the adapter without merging it.",
         ["MethodNotSupported"] = "Use an adapter of one of the methods that the message names.",
-        ["MixedBatchInTraining"] = "Train each adapter on its own rows.",
+        ["MixedBatchInTraining"] = "Give the pass a tape, or leave training mode.",
         ["MixedBatchNotPossible"] = "Run the rows of this adapter in a batch of their own.",
         ["ModelConfigIncomplete"] = ConfigOfWeights,
         ["ModelConfigInvalid"] = ConfigOfWeights,

@@ -2,6 +2,10 @@ using Peft.Adapters;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Targets;
 using Peft.Models;
+using Peft.Models.Heads;
+using Peft.Training;
+using Peft.Training.Optimizers;
+using static TorchSharp.torch;
 
 namespace Peft.Tests.Adapters;
 
@@ -261,6 +265,42 @@ public class PeftModelTests
         {
             using var alone = ModelRun.Logits(model, inputs, rows[row] == AdapterSelection.BaseRow ? AdapterSelection.Base : model.Select(rows[row]));
             Assert.True(alone[row].sub(mixed[row]).abs().max().item<float>() < 1e-4, $"row {row}");
+        }
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void A_mixed_batch_trains_each_adapter_as_its_rows_alone_do(bool checkpointing)
+    {
+        using var model = TinyLlama.Create();
+        model.AddAdapter(s_config, "a", 1).Perturb(1);
+        model.AddAdapter(s_config with { TargetModules = ModuleNames.Of("embed_tokens", "down_proj"), ModulesToSave = ["lm_head", "norm"] }, "b", 1).Perturb(2);
+        string[] rows = ["b", "__base__", "a", "b", "a"];
+        var ids = TinyLlama.Inputs(rows: 5)["input_ids"];
+        using var trained = OptimizerRegistry.Create(
+            model.Adapters.SelectMany(adapter => adapter.TrainableParameters).Select((parameter, i) => new TrainedParameter($"{i}", parameter.Parameter)), new TrainingOptions());
+        var gradients = trained.Parameters.Gradients;
+
+        var mixed = Loss(ids, model.SelectRows(rows));
+        using var found = gradients.clone();
+        gradients.zero_();
+        var alone = rows.Select((name, row) => Loss(ids.narrow(0, row, 1), name == AdapterSelection.BaseRow ? AdapterSelection.Base : model.Select(name))).Sum();
+
+        Assert.Equal(alone, mixed, 1e-3);
+        Assert.True(found.abs().max().item<float>() > 0.1);
+        Assert.True(found.sub(gradients).abs().max().item<float>() < 1e-4 * found.abs().max().item<float>());
+
+        float Loss(Tensor input, AdapterSelection selection)
+        {
+            using var noGrad = no_grad();
+            using var scope = NewDisposeScope();
+            using var tape = new Tape();
+            var context = new ForwardContext { Selection = selection, Tape = tape, IsTraining = true, Rows = input.size(0), Length = input.size(1), Checkpointing = checkpointing };
+            var causal = (CausalModel)model.Base;
+            var loss = causal.Loss(causal.Forward(input, context), input, 1, context);
+            tape.Backward(loss);
+            return loss.item<float>();
         }
     }
 

@@ -136,34 +136,62 @@ public sealed class AdapterSlot : Slot
         RefuseUnfitRows(context);
         var y = baseProduct(x, context with { Selection = AdapterSelection.Base });
 
-        // Whatever the layer is given (whole rows, or the last position of each), every row of the batch has an equal share of it.
-        var xRows = x.is_floating_point() ? x.view(context.Rows, -1, x.shape[^1]) : x.view(context.Rows, -1);
-        var yRows = y.view(context.Rows, -1, y.shape[^1]);
         foreach (var group in groups)
         {
             using var scope = NewDisposeScope();
             var rows = tensor(group.Rows, device: y.device);
-            var inputs = xRows.index_select(0, rows);
-            inputs = x.is_floating_point() ? inputs.view(-1, x.shape[^1]) : x.dim() == 1 ? inputs.view(-1) : inputs;
+            var inputs = Rows(x, rows, context);
             var inner = context with { Selection = group.Selection, Rows = group.Rows.Length };
-            var outputs = OverlayOf(group.Name) is null ? yRows.index_select(0, rows).view(-1, y.shape[^1]) : baseProduct(inputs, inner);
+            var outputs = OverlayOf(group.Name) is null ? Rows(y, rows, context) : baseProduct(inputs, inner);
             if (this[group.Name] is { } layer)
             {
-                outputs = layer.After(inputs, outputs, new SlotCall(this, inner, 1f));
+                outputs = After(layer, inputs, outputs, new SlotCall(this, inner, 1f));
             }
 
-            yRows.index_copy_(0, rows, outputs.view(group.Rows.Length, -1, y.shape[^1]).to(y.dtype));
+            y = WithRows(y, rows, outputs, context).MoveToOuterDisposeScope();
         }
 
         return y;
     }
 
+    /// <summary>Some rows of a batch. Whatever a layer is given (whole rows, or the last position of each), every row has an equal share of it.</summary>
+    private static Tensor Rows(Tensor x, Tensor rows, ForwardContext context)
+    {
+        if (!x.is_floating_point())
+        {
+            var ids = x.view(context.Rows, -1).index_select(0, rows);
+            return x.dim() == 1 ? ids.view(-1) : ids;
+        }
+
+        return context.Tape is { } tape ? tape.Autograd(given => Select(given[0]), [x], []) : Select(x);
+
+        Tensor Select(Tensor given) => given.view(context.Rows, -1, given.shape[^1]).index_select(0, rows).view(-1, given.shape[^1]);
+    }
+
+    /// <summary>A batch with some rows replaced; in place where no tape needs what was there.</summary>
+    private static Tensor WithRows(Tensor y, Tensor rows, Tensor replaced, ForwardContext context)
+    {
+        var shape = y.shape;
+        if (context.Tape is { } tape)
+        {
+            return tape.Autograd(given => Shaped(given[0]).index_copy(0, rows, Part(given[1])).view(shape), [y, replaced], []);
+        }
+
+        Shaped(y).index_copy_(0, rows, Part(replaced));
+        return y;
+
+        Tensor Shaped(Tensor all) => all.view(context.Rows, -1, shape[^1]);
+
+        Tensor Part(Tensor part) => part.view(rows.size(0), -1, shape[^1]).to(y.dtype);
+    }
+
     private static void RefuseUnfitRows(ForwardContext context)
     {
         var names = context.Selection.RowNames!;
-        if (context.IsTraining || context.Tape is not null)
+        // A block that will run again in the backward pass has no tape yet.
+        if (context is { IsTraining: true, Tape: null, Checkpointing: false })
         {
-            throw new PeftException("MixedBatchInTraining", "A batch with an adapter for each row can be computed but not trained on.");
+            throw new PeftException("MixedBatchInTraining", "A batch with an adapter for each row is trained on with a tape, or computed without training.");
         }
 
         if (names.Count != context.Rows)

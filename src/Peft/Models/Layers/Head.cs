@@ -92,8 +92,14 @@ public sealed class Head
     private Tensor Losses(Tensor hidden, Labelled labelled, double? scale, ForwardContext context, double smoothing)
     {
         CheckRange(labelled);
-        var selected = RowSelection.Forward(hidden, labelled.Positions, context);
         var isFree = (projection.Weight.Slot?.Plan(context) ?? SlotPlan.Empty).IsEmpty;
+        if (!isFree && context.Selection.RowNames is not null)
+        {
+            // A batch with an adapter for each row needs whole rows.
+            return LogitLosses(RowSelection.Forward(projection.Forward(hidden, context), labelled.Positions, context), labelled, scale, context.Tape, smoothing);
+        }
+
+        var selected = RowSelection.Forward(hidden, labelled.Positions, context);
         var isTrained = projection.Weight.Effective(context).IsTrained || projection.Bias?.Effective(context).IsTrained == true;
         return context.Tape is null || (isFree && (scale is not null || !isTrained))
             ? ChunkedLosses(selected, labelled, scale, isFree, context, smoothing)
@@ -157,13 +163,13 @@ public sealed class Head
         return output;
     }
 
-    private Tensor LogitLosses(Tensor logits, Labelled labelled, double? scale, Tape tape, double smoothing)
+    private Tensor LogitLosses(Tensor logits, Labelled labelled, double? scale, Tape? tape, double smoothing)
     {
         var losses = empty(labelled.Count, ScalarType.Float32, logits.device);
-        var wanted = tape.NeedsGradient(logits);
+        var wanted = tape?.NeedsGradient(logits) == true;
         var gradient = CrossEntropy(wanted ? logits.clone() : logits, labelled, losses, smoothing, wanted);
         var output = labelled.Output(losses, scale);
-        tape.Record(
+        tape?.Record(
             new LossPiece(labelled, scale, gradient is null ? null : LinearProduct.Cast(gradient, logits.dtype), default, default), [logits], [output], trains: false);
         return output;
     }
