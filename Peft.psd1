@@ -41,6 +41,7 @@
         'Measure-Perplexity'
         'Merge-LoraAdapter'
         'New-LoraConfig'
+        'New-PeftConfig'
         'Remove-PeftAdapter'
         'Remove-PeftModel'
         'Set-ActiveAdapter'

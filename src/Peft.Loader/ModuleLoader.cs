@@ -25,8 +25,7 @@ public static class ModuleLoader
                 var folder = Path.Combine(Path.GetDirectoryName(typeof(ModuleLoader).Assembly.Location)!, "lib");
                 var context = new ModuleLoadContext(Path.Combine(folder, "Peft.Cmdlets.dll"));
                 var assembly = context.LoadFromAssemblyName(new AssemblyName("Peft.Cmdlets"));
-                AddTypeNames(assembly.GetExportedTypes());
-                AddTypeNames(context.LoadFromAssemblyName(new AssemblyName("Peft")).GetExportedTypes());
+                AddTypeNames(PromptTypes.Of(assembly, context.LoadFromAssemblyName(new AssemblyName("Peft"))));
                 cmdlets = assembly;
             }
 
@@ -38,16 +37,13 @@ public static class ModuleLoader
     /// PowerShell looks for types in the default load context only, so <c>[Peft.Adapters.Model.PeftModel]</c> would not resolve at the prompt
     /// and a mock, which declares the parameters again by their types' names, would not compile. A type accelerator is looked up first.
     /// </summary>
-    private static void AddTypeNames(Type[] types)
+    private static void AddTypeNames(IEnumerable<Type> types)
     {
         var accelerators = typeof(PSObject).Assembly.GetType("System.Management.Automation.TypeAccelerators", throwOnError: true)!;
         var add = accelerators.GetMethod("Add", [typeof(string), typeof(Type)])!.CreateDelegate<Action<string, Type>>();
         foreach (var type in types)
         {
-            if (!type.ContainsGenericParameters)
-            {
-                add(type.FullName!, type);
-            }
+            add(type.FullName!, type);
         }
     }
 }

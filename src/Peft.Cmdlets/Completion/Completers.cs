@@ -90,6 +90,13 @@ public sealed class TargetModuleCompleter : TextCompleter
             .Prepend("all-linear");
 }
 
+/// <summary>Names of adapter methods.</summary>
+public sealed class AdapterMethodCompleter : TextCompleter
+{
+    /// <inheritdoc/>
+    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) => Adapters.Methods.AdapterMethods.Names;
+}
+
 /// <summary>Full paths of the modules of the model at hand.</summary>
 public sealed class ModulePathCompleter : TextCompleter
 {

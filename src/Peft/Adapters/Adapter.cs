@@ -3,19 +3,17 @@ using Peft.Adapters.Files;
 using Peft.Adapters.Slots;
 using Peft.Adapters.Targets;
 using Peft.Models;
-using Peft.Models.Layers;
 using static TorchSharp.torch;
 
 namespace Peft.Adapters;
 
 /// <summary>
-/// One adapter of a model, model-wide: it finds its targets, makes a <see cref="LayerAdapter"/> for each, owns its overlays and what its layers share,
-/// and knows the keys of its file.
+/// One adapter of a model, model-wide: it declares its parameters and their keys, prepares passes, has a term in the loss and hooks in the training,
+/// and owns its copies of the base's parameters.
 /// </summary>
-/// <remarks>A method derives this and makes layers; everything else is the same for all methods that act on layers.</remarks>
+/// <remarks>A method that acts on layers, each for itself, derives <see cref="LayerwiseAdapter"/>; one that acts on whole passes (prompts, gates) derives this.</remarks>
 public abstract class Adapter(string name, AdapterConfig config) : IDisposable
 {
-    private readonly List<AdaptedLayer> layers = [];
     private readonly List<Overlay> overlays = [];
 
     /// <summary>The adapter's name.</summary>
@@ -24,43 +22,33 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <summary>The configuration, its targets resolved once the adapter is declared.</summary>
     public AdapterConfig Config { get; protected set; } = config;
 
-    /// <summary>The adapted layers, in the model's order.</summary>
-    public IReadOnlyList<AdaptedLayer> Layers => layers;
+    /// <summary>The adapted layers, in the model's order; none for a method that acts on whole passes.</summary>
+    public virtual IReadOnlyList<AdaptedLayer> Layers => [];
 
     /// <summary>The parameters of the base that the adapter has copies of.</summary>
     public IReadOnlyList<Overlay> Overlays => overlays;
 
-    /// <summary>What is trained and saved, in the model's order; what is saved under several keys comes once under each.</summary>
+    /// <summary>Everything the adapter is made of, with full keys; what is saved under several keys comes once under each.</summary>
     public virtual IReadOnlyList<AdapterParameter> Parameters() =>
     [
-        .. layers.SelectMany(static layer => layer.Adapter.Parameters.Select(parameter => new AdapterParameter(layer.Layer.Path, parameter.Key, parameter.Parameter)))
-            .Concat(overlays.Where(static overlay => overlay.Kind != OverlayKind.BroughtAlong)
-                .SelectMany(static overlay => overlay.Targets.Select(target => new AdapterParameter(target.Path, target.Key, overlay.Copy)))),
+        .. Shared,
+        .. overlays.Where(static overlay => overlay.Kind != OverlayKind.BroughtAlong)
+            .SelectMany(static overlay => overlay.Targets.Select(target => new AdapterParameter(KeyOf(target.Path, target.Key), overlay.Copy, ParameterRole.Trained, target.Module))),
     ];
 
-    /// <summary>Finds targets and makes layers and overlays, by shape alone: works before weights are there. Attaches nothing.</summary>
+    /// <summary>Makes the adapter's parameters and overlays, by shape alone: works before weights are there. Attaches nothing.</summary>
     /// <param name="model">The model.</param>
     /// <param name="messages">Takes what the user should know although it is no error.</param>
     /// <exception cref="PeftException">The configuration doesn't fit the model.</exception>
     public virtual void Declare(PretrainedModel model, ICollection<string> messages)
     {
         var asked = Config.ModulesToSave;
-        Config = Config with { TargetModules = TargetMatcher.Resolve(Config, model), ModulesToSave = SavedNames() };
-        var named = model.NamedParameters().ToArray();
-        foreach (var (path, module) in TargetMatcher.Match(Config, model, messages))
-        {
-            var layer = module as IAdaptable ?? throw KindRefused(module, path);
-            AddLayer(layer, messages);
-            TakeAlongOrWarn(layer, named, messages);
-        }
-
-        DeclareSavedModules(model, named);
+        Config = Config with { ModulesToSave = SavedNames() };
+        DeclareSavedModules(model);
         foreach (var idle in IdleNames(asked ?? [], model))
         {
             messages.Add($"modules_to_save names '{idle}', which matches no module.");
         }
-
-        DeclareBiases(model);
     }
 
     /// <summary>Gives parameters their first values: what the method prescribes, and copies of the base for overlays.</summary>
@@ -68,14 +56,6 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <param name="needed">Says whether a parameter wants a value.</param>
     public virtual void Initialise(Generator generator, Predicate<Parameter> needed)
     {
-        foreach (var (layer, adapter) in layers)
-        {
-            if (adapter.Parameters.Any(parameter => needed(parameter.Parameter)))
-            {
-                adapter.Initialise(generator);
-            }
-        }
-
         foreach (var overlay in overlays)
         {
             if (overlay.Copy.Value is null && needed(overlay.Copy))
@@ -86,21 +66,16 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     }
 
     /// <summary>Puts everything into the slots of the model.</summary>
-    public void Attach()
+    public virtual void Attach()
     {
-        foreach (var (layer, adapter) in layers)
+        foreach (var (overlay, target) in overlays.SelectMany(static overlay => overlay.Targets.Select(target => (overlay, target))))
         {
-            AdapterSlot.Of(layer.Module, layer.Weight).Attach(Name, adapter);
-        }
-
-        foreach (var overlay in overlays)
-        {
-            AttachOverlay(overlay);
+            AdapterSlot.Of(target.Module, target.Parameter).Attach(Name, overlay.Copy);
         }
     }
 
     /// <summary>Takes everything out of the slots again.</summary>
-    public void Detach()
+    public virtual void Detach()
     {
         foreach (var slot in Slots().ToArray())
         {
@@ -108,10 +83,14 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
         }
     }
 
-    /// <summary>Adds the method's own term to the loss, or replaces it.</summary>
-    /// <param name="loss">A scalar, known to the tape of the pass.</param>
-    /// <param name="context">The pass.</param>
-    public virtual Tensor Loss(Tensor loss, ForwardContext context) => loss;
+    /// <summary>Prepares a pass in which the adapter is active: what it puts there (a prompt, gates) is an input of the operations that read it, known to the tape.</summary>
+    /// <param name="pass">The pass, as its maker and the adapters before this one left it.</param>
+    public virtual ForwardContext Prepare(ForwardContext pass) => pass;
+
+    /// <summary>Adds the method's own term to the loss, or replaces it; in evaluation as in training.</summary>
+    /// <param name="loss">A scalar, known to the tape of the pass where there is one.</param>
+    /// <param name="pass">The pass.</param>
+    public virtual Tensor Loss(Tensor loss, ForwardContext pass) => loss;
 
     /// <summary>Called when a step's gradients are there, before they are clipped.</summary>
     /// <param name="step">Counted from 0.</param>
@@ -119,10 +98,25 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     {
     }
 
-    /// <summary>Called after the optimiser's step.</summary>
+    /// <summary>Called when gradients are as the optimiser will see them.</summary>
+    /// <param name="step">Counted from 0.</param>
+    public virtual void OnClippedGradients(int step)
+    {
+    }
+
+    /// <summary>Called after the optimiser's step, while its gradients are still there.</summary>
     /// <param name="step">Counted from 0.</param>
     /// <returns>Whether shapes, or what is trained, changed: the optimiser has to be made anew.</returns>
     public virtual bool OnStepped(int step) => false;
+
+    /// <summary>What the method remembers from step to step beside its parameters; goes into checkpoints.</summary>
+    public virtual IReadOnlyDictionary<string, Tensor> State() => new Dictionary<string, Tensor>();
+
+    /// <summary>Takes up what <see cref="State"/> gave, after the parameters have their values.</summary>
+    /// <param name="state">Tensors by name; they belong to the caller.</param>
+    public virtual void LoadState(IReadOnlyDictionary<string, Tensor> state)
+    {
+    }
 
     /// <summary>The configuration of an adapter that combines several, this one the first of them.</summary>
     /// <param name="parts">All of them.</param>
@@ -151,12 +145,12 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
 
     /// <summary>The slots the adapter sits in, each once.</summary>
     public IEnumerable<AdapterSlot> Slots() =>
-        layers.Select(static layer => layer.Layer.Weight.Slot)
+        Layers.Select(static layer => layer.Layer.Weight.Slot)
             .Concat(overlays.SelectMany(static overlay => overlay.Targets).Select(static target => target.Parameter.Slot))
             .OfType<AdapterSlot>().Distinct();
 
     /// <summary>Adds a weight of the base that an adapter file brought along and that differs from the model's own.</summary>
-    internal void BringAlong(IAdaptable layer, Tensor weight)
+    internal void BringAlong(Models.Layers.IAdaptable layer, Tensor weight)
     {
         var copy = new Parameter(layer.Weight.Name, layer.Weight.Shape, weight.dtype);
         copy.Assign(weight);
@@ -164,48 +158,46 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     }
 
     /// <summary>The key below the module's path under which an adapter file holds a parameter of the base.</summary>
-    internal string BaseKey(string path, string parameter) => layers.Exists(layer => layer.Layer.Path == path) ? $"base_layer.{parameter}" : parameter;
+    internal virtual string BaseKey(string path, string parameter) => parameter;
 
     /// <inheritdoc/>
     public void Dispose()
     {
-        foreach (var (_, adapter) in layers)
-        {
-            adapter.Dispose();
-        }
-
-        foreach (var overlay in overlays)
-        {
-            overlay.Copy.Release();
-        }
-
+        Dispose(disposing: true);
         GC.SuppressFinalize(this);
     }
 
-    /// <summary>Makes what the method puts on one layer, by shape alone.</summary>
-    /// <param name="layer">The layer.</param>
-    /// <param name="messages">Takes what the user should know although it is no error.</param>
-    protected abstract LayerAdapter CreateLayer(IAdaptable layer, ICollection<string> messages);
+    /// <summary>Parameters that belong to no layer, or to several: shared projections, prompts. A method adds them when it declares; they are saved and freed here.</summary>
+    protected ICollection<AdapterParameter> Shared { get; } = [];
 
-    /// <summary>The error for a kind of layer the method exists for elsewhere but not here.</summary>
-    protected NotSupportedByPeftException KindNotSupported(IAdaptable layer) => new(
-        "LayerKindNotSupported", $"{Config.PeftType} on a layer of the kind {layer.Module.ClassName} ('{layer.Path}') is not supported.")
+    /// <summary>The key of what belongs to a module, as PEFT writes it.</summary>
+    protected static string KeyOf(string path, string key) => $"{AdapterFile.Prefix}{path}.{key}";
+
+    /// <summary>Frees the parameters.</summary>
+    protected virtual void Dispose(bool disposing)
     {
-        Target = layer.Path,
-    };
+        foreach (var parameter in Shared.Select(static shared => shared.Parameter).Concat(overlays.Select(static overlay => overlay.Copy)))
+        {
+            parameter.Release();
+        }
+    }
 
-    /// <summary>The error for a kind of layer the method doesn't exist for.</summary>
-    protected PeftException KindRefused(IAdaptable layer) => KindRefused(layer.Module, layer.Path);
-
-    private PeftException KindRefused(Module module, string path) => new(
-        "TargetKindNotSupported", $"'{path}' is a {module.ClassName}, which {Config.PeftType} can't adapt.")
+    /// <summary>Adds a copy of a parameter of the base.</summary>
+    private protected void AddOverlay(IReadOnlyList<OverlayTarget> targets, OverlayKind kind)
     {
-        Target = path,
-        RecommendedAction = "Target the layers inside it, or train it in full with modules_to_save.",
-    };
+        var first = targets[0].Parameter;
+        overlays.Add(new Overlay(targets, new Parameter(first.Name, first.Shape, first.DataType), kind));
+    }
+
+    /// <summary>The other parameters that share a parameter's weights.</summary>
+    private protected static IEnumerable<NamedParameter> Sharing(Parameter parameter, IReadOnlyList<NamedParameter> named)
+    {
+        var owner = parameter.TiedTo ?? parameter;
+        return named.Where(other => other.Parameter != parameter && (other.Parameter == owner || other.Parameter.TiedTo == owner));
+    }
 
     /// <summary>Modules to save, the classification head among them where the task has one.</summary>
-    private IReadOnlyList<string>? SavedNames() => TaskHeads.Count == 0
+    private protected IReadOnlyList<string>? SavedNames() => TaskHeads.Count == 0
         ? Config.ModulesToSave
         : [.. (Config.ModulesToSave ?? []).Union(TaskHeads, StringComparer.Ordinal)];
 
@@ -221,39 +213,9 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
         .Where(name => !TaskHeads.Contains(name))
         .Where(name => TargetMatcher.MatchSaved([name], model).Count == 0);
 
-    private void AddLayer(IAdaptable layer, ICollection<string> messages)
+    private void DeclareSavedModules(PretrainedModel model)
     {
-        if (!layers.Exists(existing => existing.Layer.Weight == layer.Weight))
-        {
-            layers.Add(new AdaptedLayer(layer, CreateLayer(layer, messages)));
-        }
-    }
-
-    /// <summary>A layer that shares its weight with others takes them along where the configuration asks for it.</summary>
-    private void TakeAlongOrWarn(IAdaptable layer, IReadOnlyList<NamedParameter> named, ICollection<string> messages)
-    {
-        foreach (var partner in Sharing(layer.Weight, named))
-        {
-            if (!Config.EnsureWeightTying)
-            {
-                messages.Add($"'{layer.Path}' shares its weight with '{partner.Module.Path}': the adapter acts on the first alone, and merging it gives each a weight of its own.");
-            }
-            else if (partner.Module.AdaptableOf(partner.Parameter) is { } other)
-            {
-                AddLayer(other, messages);
-            }
-        }
-    }
-
-    /// <summary>The other parameters that share a parameter's weights.</summary>
-    private static IEnumerable<NamedParameter> Sharing(Parameter parameter, IReadOnlyList<NamedParameter> named)
-    {
-        var owner = parameter.TiedTo ?? parameter;
-        return named.Where(other => other.Parameter != parameter && (other.Parameter == owner || other.Parameter.TiedTo == owner));
-    }
-
-    private void DeclareSavedModules(PretrainedModel model, IReadOnlyList<NamedParameter> named)
-    {
+        var named = model.NamedParameters().ToArray();
         HashSet<Parameter> seen = [];
         foreach (var (_, module) in TargetMatcher.MatchSaved(Config.ModulesToSave ?? [], model))
         {
@@ -272,51 +234,4 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
             }
         }
     }
-
-    private void DeclareBiases(PretrainedModel model)
-    {
-        if (Config.Bias == BiasTraining.None)
-        {
-            return;
-        }
-
-        foreach (var (_, parameter, module) in model.NamedParameters())
-        {
-            var isBias = parameter.Name.Contains("bias", StringComparison.Ordinal);
-            if (isBias && (Config.Bias == BiasTraining.All || layers.Exists(layer => layer.Layer.Module == module))
-                && !overlays.Exists(overlay => overlay.Targets.Any(target => target.Parameter == parameter)))
-            {
-                AddOverlay([new OverlayTarget(module.Path, BaseKey(module.Path, parameter.Name), module, parameter)], OverlayKind.Bias);
-            }
-        }
-    }
-
-    private void AddOverlay(IReadOnlyList<OverlayTarget> targets, OverlayKind kind)
-    {
-        var first = targets[0].Parameter;
-        overlays.Add(new Overlay(targets, new Parameter(first.Name, first.Shape, first.DataType), kind));
-    }
-
-    private void AttachOverlay(Overlay overlay)
-    {
-        foreach (var target in overlay.Targets)
-        {
-            AdapterSlot.Of(target.Module, target.Parameter).Attach(Name, overlay.Copy);
-        }
-    }
-}
-
-/// <summary>A layer and what an adapter put on it.</summary>
-/// <param name="Layer">The layer.</param>
-/// <param name="Adapter">What sits in its slot.</param>
-public readonly record struct AdaptedLayer(IAdaptable Layer, LayerAdapter Adapter);
-
-/// <summary>A parameter with its place in an adapter file.</summary>
-/// <param name="Path">Path of the module it belongs to.</param>
-/// <param name="Key">The rest of its key, such as <c>lora_A.weight</c>.</param>
-/// <param name="Parameter">The parameter.</param>
-public readonly record struct AdapterParameter(string Path, string Key, Parameter Parameter)
-{
-    /// <summary>The key in the file, such as <c>base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight</c>.</summary>
-    public string FullKey => $"{AdapterFile.Prefix}{Path}.{Key}";
 }

@@ -1,3 +1,4 @@
+using Peft.Adapters.Model;
 using Peft.Models;
 using Peft.Models.Heads;
 using TorchSharp;
@@ -34,7 +35,7 @@ internal sealed class DecodeRow
 /// Continues a batch token by token: prompts are padded on the left, positions count tokens alone, keys and values are kept,
 /// and rows that are finished leave the batch.
 /// </summary>
-internal sealed class DecodeLoop(CausalModel model, AdapterSelection selection, GenerationOptions options, IReadOnlyList<int> endOfText, int padTokenId)
+internal sealed class DecodeLoop(PeftModel owner, CausalModel model, AdapterSelection? selection, GenerationOptions options, IReadOnlyList<int> endOfText, int padTokenId)
 {
     /// <summary>Runs to the end of every row.</summary>
     /// <param name="rows">At least one row, each with at least one id.</param>
@@ -78,16 +79,15 @@ internal sealed class DecodeLoop(CausalModel model, AdapterSelection selection, 
             Replace(ref mask, cat([mask, ones([active.Count, 1], dtype: int64, device: device)], 1));
         }
 
-        var context = new ForwardContext
+        var context = owner.NewPass(new ForwardContext
         {
-            Selection = selection,
             Rows = active.Count,
             Length = length,
             Positions = mask is null ? null : positions,
             AttentionMask = mask,
             Cache = cache,
             Cancellation = cancellation,
-        };
+        }, selection);
         Choose(active, model.Logits(model.Forward(ids, context).LastPosition(), context), onToken);
     }
 

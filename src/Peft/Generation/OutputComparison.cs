@@ -63,7 +63,7 @@ public sealed record OutputComparison(string Prompt, string AdapterName, string 
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
         var ids = TextGenerator.EncodePrompt(model.RequiredTokenizer, prompt).Select(static id => (long)id).ToArray();
-        var context = new ForwardContext { Selection = selection ?? model.CurrentSelection, Rows = 1, Length = ids.Length, Cancellation = cancellation };
+        var context = model.NewPass(new ForwardContext { Rows = 1, Length = ids.Length, Cancellation = cancellation }, selection);
         var network = TextGenerator.RequireNetwork(model);
         var output = network.Forward(tensor(ids, [1, ids.Length], device: model.Device), context);
         return network.Logits(output.LastPosition(), context).view(-1).to_type(ScalarType.Float32).clone().MoveToOuterDisposeScope();

@@ -43,7 +43,7 @@ public sealed record PerplexityResult(double Value, double Loss, int Tokens)
 
         using var lease = model.Acquire("measuring perplexity");
         using var noGrad = no_grad();
-        var context = new ForwardContext { Selection = selection ?? model.CurrentSelection, Rows = 1, Cancellation = cancellation };
+        var context = model.NewPass(new ForwardContext { Rows = 1, Cancellation = cancellation }, selection);
         var predicted = ids.Length - 1;
         var sum = 0.0;
         for (var start = 0; start < predicted; start += window - 1)

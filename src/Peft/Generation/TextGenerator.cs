@@ -102,7 +102,7 @@ public sealed class TextGenerator
         var rows = ids.Select((row, index) => new DecodeRow(index, row, new TokenSampler(options, endOfText, index))).ToArray();
         var streams = rows.Select(_ => tokenizer is null ? null : new TextStream(tokenizer, options)).ToArray();
         var loop = new DecodeLoop(
-            network, selection ?? model.CurrentSelection, options, endOfText, options.PadTokenId ?? PadTokenId());
+            model, network, selection ?? model.CurrentSelection, options, endOfText, options.PadTokenId ?? PadTokenId());
         loop.Run(rows, (row, id) => Add(row, id, streams[row.Index], endOfText, onChunk), model.Device, cancellation);
         return [.. rows.Select(row => Result(row, prompts?[row.Index], streams[row.Index]))];
     }

@@ -81,6 +81,9 @@ public sealed class Parameter
     /// <summary>What adapters put on this parameter; null until something is attached, so an empty slot costs one null check.</summary>
     public Slot? Slot { get; set; }
 
+    /// <summary>What was done to the weights since they were loaded and can be taken back; null where nothing was.</summary>
+    internal EditStack? Edits { get; set; }
+
     /// <summary>Rises whenever the weights are replaced or edited, so that a kept form of them (packed, quantised) can tell that it is out of date.</summary>
     public int Version { get; private set; }
 
@@ -127,6 +130,7 @@ public sealed class Parameter
     /// <summary>Frees the weights; the structure stays.</summary>
     public void Release()
     {
+        Edits?.Forget();
         value?.Dispose();
         value = null;
         Version++;

@@ -62,7 +62,7 @@ public sealed class Trainer
         }
         finally
         {
-            conversion?.Restore();
+            conversion?.Undo();
             part.Release();
         }
 
@@ -86,7 +86,7 @@ public sealed class Trainer
     }
 
     /// <summary>Puts the frozen weights into float32 where the options ask for it and the model was loaded in another type.</summary>
-    private WeightConversion? Convert() => (request.Options.Precision, request.Model.DataType) switch
+    private WeightEdits? Convert() => (request.Options.Precision, request.Model.DataType) switch
     {
         ("bfloat16", not ScalarType.BFloat16) => throw new NotSupportedByPeftException(
             "PrecisionNotSupported", $"'{request.Model.Name}' is loaded in {request.Model.DataType}; training it in BFloat16 is not supported.")
@@ -94,7 +94,7 @@ public sealed class Trainer
             Target = "precision",
             RecommendedAction = "Import the model in bfloat16 to train in bfloat16.",
         },
-        ("float32", not ScalarType.Float32) => WeightConversion.Apply(request.Model.Base, ScalarType.Float32),
+        ("float32", not ScalarType.Float32) => WeightEdits.Convert(request.Model.Base, ScalarType.Float32),
         _ => null,
     };
 

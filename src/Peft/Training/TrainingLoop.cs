@@ -192,6 +192,7 @@ internal sealed class TrainingLoop : IDisposable
             gradients.mul_(factor);
         }
 
+        Part.Adapter?.OnClippedGradients(step);
         isMoving = true;
         Optimizer.Step(scheduled);
         isMoving = false;
@@ -229,7 +230,7 @@ internal sealed class TrainingLoop : IDisposable
     /// <summary>The loss with the adapter's own term, in training and in evaluation alike.</summary>
     private Tensor Loss(TrainingBatch batch, double? divisor, ForwardContext context, MetricSums metrics)
     {
-        var pass = new ObjectivePass(objective, request.Model.Base, batch, divisor, context, Reference, metrics);
+        var pass = new ObjectivePass(objective, request.Model, batch, divisor, context, Reference, metrics);
         return Part.Loss(objective.Loss(pass), pass.Context);
     }
 

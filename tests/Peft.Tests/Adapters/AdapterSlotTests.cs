@@ -19,7 +19,7 @@ public class AdapterSlotTests
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
         using var layer = Layer();
-        Skin a = new(2, 3), b = new(5, 7);
+        Skin a = new(layer, 2, 3), b = new(layer, 5, 7);
         Attach(layer, a, b);
         var x = ones(1, 3);
 
@@ -38,7 +38,7 @@ public class AdapterSlotTests
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
         using var layer = Layer();
-        Skin a = new(2, 3), b = new(5, 7);
+        Skin a = new(layer, 2, 3), b = new(layer, 5, 7);
         Attach(layer, a, b);
         var x = randn(4, 3);
         var direction = randn(4, 3);
@@ -80,7 +80,7 @@ public class AdapterSlotTests
         using var expected = ModelRun.Logits(model, TinyLlama.Inputs());
         foreach (var slot in model["lora"].Adapter.Slots())
         {
-            slot.Attach("idle", new Idle());
+            slot.Attach("idle", new Idle(slot.Module.AdaptableOf(slot.Parameter)!));
         }
 
         using var found = ModelRun.Logits(model, TinyLlama.Inputs(), AdapterSelection.Of("lora", "idle"));
@@ -105,7 +105,8 @@ public class AdapterSlotTests
     /// <summary>x · in on the way in; y · out + x on the way out.</summary>
     private sealed class Skin : LayerAdapter
     {
-        public Skin(double input, double output)
+        public Skin(IAdaptable layer, double input, double output)
+            : base(layer)
         {
             (In, Out) = (input, output);
             Scales = new Parameter("in", s_width);
@@ -133,10 +134,10 @@ public class AdapterSlotTests
 
         public override Tensor After(Tensor x, Tensor y, SlotCall call) => y.mul(Outputs.Data).add(x);
 
-        public override Affine Merge(Affine current) => throw new NotSupportedException();
+        public override Affine Merge(Affine current, Affine bare) => throw new NotSupportedException();
     }
 
-    private sealed class Idle : LayerAdapter
+    private sealed class Idle(IAdaptable layer) : LayerAdapter(layer)
     {
         public override IReadOnlyList<LayerParameter> Parameters => [];
 
@@ -144,6 +145,6 @@ public class AdapterSlotTests
 
         public override Tensor After(Tensor x, Tensor y, SlotCall call) => y;
 
-        public override Affine Merge(Affine current) => current;
+        public override Affine Merge(Affine current, Affine bare) => current;
     }
 }

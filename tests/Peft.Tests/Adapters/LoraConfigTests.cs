@@ -10,7 +10,6 @@ public class LoraConfigTests
 {
     public static TheoryData<string, string> Variants => new()
     {
-        { "use_dora", "true" },
         { "kasa_config", """{"beta":1}""" },
         { "alora_invocation_tokens", "[1,2]" },
         { "loftq_config", """{"loftq_bits":4}""" },
@@ -39,15 +38,12 @@ public class LoraConfigTests
     }
 
     [Theory]
-    [InlineData("pissa")]
-    [InlineData("pissa_niter_16")]
-    [InlineData("olora")]
     [InlineData("eva")]
     [InlineData("corda")]
     [InlineData("loftq")]
     [InlineData("orthogonal")]
     public void An_initialisation_without_code_is_refused_by_name(string name) =>
-        Assert.Contains("init_lora_weights", Assert.Throws<NotSupportedByPeftException>(() => Read($$"""{"peft_type":"LORA","init_lora_weights":"{{name}}"}""")).Message, StringComparison.Ordinal);
+        Assert.Contains("init_lora_weights", Assert.Throws<NotSupportedByPeftException>(() => Read($$"""{"peft_type":"LORA","init_lora_weights":"{{name}}"}""").Validate()).Message, StringComparison.Ordinal);
 
     [Theory]
     [InlineData("""{"peft_type":"LORA","r":"4"}""", "r ")]
@@ -90,15 +86,15 @@ public class LoraConfigTests
             Bias = BiasTraining.Adapted,
             UseRslora = true,
             LoraBias = true,
-            Initialisation = LoraInitialisation.Gaussian,
+            Initialisation = "gaussian",
         };
 
         var again = AdapterConfig.FromJson(config.ToJson());
 
         Assert.Equal(config.ToJson().ToJsonString(), again.ToJson().ToJsonString());
         Assert.Equal(["v_proj"], ((LoraConfig)again).RankPattern.Keys);
-        Assert.Equal(BiasTraining.Adapted, again.Bias);
-        Assert.Equal(LoraInitialisation.Gaussian, ((LoraConfig)again).Initialisation);
+        Assert.Equal(BiasTraining.Adapted, ((LoraConfig)again).Bias);
+        Assert.Equal("gaussian", ((LoraConfig)again).Initialisation);
     }
 
     [Fact]
@@ -122,10 +118,10 @@ public class LoraConfigTests
     [InlineData("AdapterConfigContradictory", """{"peft_type":"LORA","target_modules":".*q_proj","layers_to_transform":[0]}""")]
     [InlineData("AdapterConfigContradictory", """{"peft_type":"LORA","target_modules":".*q_proj","layers_pattern":"layers"}""")]
     [InlineData("TaskTypeUnknown", """{"peft_type":"LORA","target_modules":["q_proj"],"task_type":"POETRY"}""")]
-    [InlineData("LoraVariantNotSupported", """{"peft_type":"LORA","target_modules":["q_proj"],"use_dora":true,"lora_bias":true}""")]
+    [InlineData("AdapterConfigContradictory", """{"peft_type":"LORA","target_modules":["q_proj"],"use_dora":true,"lora_bias":true}""")]
     [InlineData("AdapterConfigContradictory", """{"peft_type":"IA3","target_modules":["q_proj"],"feedforward_modules":["down_proj"]}""")]
     public void Values_that_the_peers_own_configuration_refuses_are_refused(string errorId, string json) =>
-        Assert.Equal(errorId, Assert.ThrowsAny<PeftException>(Read(json).Validate).ErrorId);
+        Assert.Equal(errorId, Assert.ThrowsAny<PeftException>(() => Read(json).Validate()).ErrorId);
 
     [Theory]
     [InlineData("0", "\"h\"")]

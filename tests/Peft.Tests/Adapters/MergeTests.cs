@@ -4,6 +4,7 @@ using Peft.Adapters.Methods.IA3;
 using Peft.Adapters.Methods.LoHa;
 using Peft.Adapters.Methods.LoKr;
 using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Methods.Vera;
 using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
 using static TorchSharp.torch;
@@ -14,7 +15,7 @@ public class MergeTests
 {
     private static readonly LoraConfig s_plain = new() { Rank = 2, Alpha = 4, TargetModules = ModuleNames.Of("q_proj", "down_proj") };
 
-    private static readonly Dictionary<string, AdapterConfig> s_configs = new()
+    private static readonly Dictionary<string, LayerwiseConfig> s_configs = new()
     {
         ["plain"] = s_plain,
         ["wide"] = new LoraConfig { Rank = 3, Alpha = 2, UseRslora = true, TargetModules = ModuleNames.AllLinear },
@@ -25,6 +26,9 @@ public class MergeTests
         ["saved"] = new LoraConfig { Rank = 2, Alpha = 2, TargetModules = ModuleNames.Of("up_proj"), ModulesToSave = ["lm_head", "input_layernorm"] },
         ["ia3"] = new IA3Config { TargetModules = ModuleNames.Of("k_proj", "q_proj", "down_proj"), FeedforwardModules = ModuleNames.Of("down_proj") },
         ["loha"] = new LoHaConfig { Rank = 2, Alpha = 3, TargetModules = ModuleNames.Of("q_proj", "up_proj") },
+        ["dora"] = new LoraConfig { Rank = 2, Alpha = 4, UseDora = true, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["pissa"] = new LoraConfig { Rank = 2, Alpha = 2, Initialisation = "pissa", TargetModules = ModuleNames.Of("q_proj", "o_proj") },
+        ["vera"] = new VeraConfig { Rank = 2, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
         ["lokr"] = new LoKrConfig { Rank = 2, Alpha = 3, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
     };
 
@@ -87,7 +91,7 @@ public class MergeTests
         var error = Assert.Throws<PeftException>(() => model.Merge(options: new MergeOptions { Safe = true }));
 
         Assert.Equal("MergeNotFinite", error.ErrorId);
-        Assert.Contains(last.Path, error.Message, StringComparison.Ordinal);
+        Assert.Contains(last.Module!.Path, error.Message, StringComparison.Ordinal);
         Assert.Equal(before, ModelBits.Of(model.Base));
         Assert.Equal(["wide"], model.ActiveAdapters);
         Assert.False(model.IsMerged);

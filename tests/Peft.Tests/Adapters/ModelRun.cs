@@ -14,7 +14,7 @@ internal static class ModelRun
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
         var ids = inputs["input_ids"];
-        var context = Context(inputs, selection ?? model.CurrentSelection);
+        var context = model.NewPass(Context(inputs), selection);
         if (model.Base is SequenceClassificationModel classifier)
         {
             return classifier.Logits(classifier.Forward(ids, context), context).MoveToOuterDisposeScope();
@@ -42,7 +42,7 @@ internal static class ModelRun
         using (NewDisposeScope())
         {
             using var tape = new Tape();
-            var context = Context(inputs, model.CurrentSelection) with { Tape = tape };
+            var context = model.NewPass(Context(inputs) with { Tape = tape });
             var loss = Loss(model, inputs, context);
             value = loss.to(ScalarType.Float64).item<double>();
             tape.Backward(loss);
@@ -69,9 +69,10 @@ internal static class ModelRun
         return causal.Loss(causal.Forward(ids, context), inputs["labels"], null, context);
     }
 
-    private static ForwardContext Context(IReadOnlyDictionary<string, Tensor> inputs, AdapterSelection selection) => new()
+    private static ForwardContext Context(IReadOnlyDictionary<string, Tensor> inputs) => new()
     {
-        Selection = selection,
+        Rows = inputs["input_ids"].shape[0],
+        Length = inputs["input_ids"].shape[1],
         AttentionMask = inputs.GetValueOrDefault("attention_mask"),
     };
 

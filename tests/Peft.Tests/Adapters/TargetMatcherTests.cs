@@ -1,3 +1,4 @@
+using Peft.Adapters;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Targets;
 
@@ -12,7 +13,7 @@ public class TargetMatcherTests
         var adapter = model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.AllLinear });
         Assert.Equal(14, adapter.AdaptedModules.Count);
         Assert.DoesNotContain("lm_head", adapter.AdaptedModules);
-        Assert.Equal(["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"], adapter.Config.TargetModules!.Names!.Order(StringComparer.Ordinal));
+        Assert.Equal(["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"], ((LayerwiseConfig)adapter.Config).TargetModules!.Names!.Order(StringComparer.Ordinal));
     }
 
     [Fact]

@@ -132,7 +132,7 @@ public class FamilyCountGoldenTests
     {
         try
         {
-            return AdapterConfig.FromJson(new JsonObject { ["peft_type"] = method }).DefaultTargetModules;
+            return ((LayerwiseConfig)AdapterConfig.FromJson(new JsonObject { ["peft_type"] = method })).DefaultTargetModules;
         }
         catch (NotSupportedByPeftException)
         {

@@ -3,6 +3,7 @@ using System.Management.Automation;
 using System.Text;
 using System.Text.RegularExpressions;
 using System.Xml.Linq;
+using Peft.Adapters.Configuration;
 
 namespace Peft.Tests.PowerShell;
 
@@ -10,7 +11,9 @@ namespace Peft.Tests.PowerShell;
 public sealed class CmdletHelp
 {
     private static readonly Lazy<Dictionary<string, XElement>> Comments = new(static () =>
-        XDocument.Load(Path.Combine(AppContext.BaseDirectory, "Peft.Cmdlets.xml")).Descendants("member")
+        new[] { "Peft.Cmdlets.xml", "Peft.xml" }.SelectMany(static file => XDocument.Load(Path.Combine(AppContext.BaseDirectory, file)).Descendants("member"))
+            .Where(static member => member.Element("summary") is not null)
+            .DistinctBy(static member => (string)member.Attribute("name")!)
             .ToDictionary(static member => (string)member.Attribute("name")!, static member => member.Element("summary")!));
 
     private static readonly HashSet<string> CommonParameters = [.. PSCmdlet.CommonParameters, .. PSCmdlet.OptionalCommonParameters];
@@ -105,6 +108,23 @@ public sealed class ParameterHelp(CmdletInfo cmdlet, CommandParameterInfo info)
         _ => "False",
     };
 
-    public string Comment(string quote = "") =>
-        CmdletHelp.Comment($"P:{cmdlet.ImplementingType.GetProperty(info.Name)!.DeclaringType!.FullName}.{info.Name}", quote);
+    public string Comment(string quote = "") => cmdlet.ImplementingType.GetProperty(info.Name) is { } own
+        ? CmdletHelp.Comment($"P:{own.DeclaringType!.FullName}.{info.Name}", quote)
+        : FieldComment(quote) ?? info.HelpMessage;
+
+    /// <summary>The comment on the field of a configuration that the parameter stands for, or on the property that it overrides.</summary>
+    private string? FieldComment(string quote)
+    {
+        var config = cmdlet.OutputType[0].Type;
+        var field = ConfigField.Of(config).FirstOrDefault(field => field.ParameterName == info.Name);
+        for (var type = field?.Property.DeclaringType; type is not null; type = type.BaseType)
+        {
+            if (CmdletHelp.Comment($"P:{type.FullName}.{field!.Property.Name}", quote) is { Length: > 0 } comment)
+            {
+                return comment;
+            }
+        }
+
+        return null;
+    }
 }

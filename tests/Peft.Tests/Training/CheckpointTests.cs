@@ -136,7 +136,7 @@ public sealed class CheckpointTests : IDisposable
         var request = Request(other, s_options) with { Resume = true };
         Assert.Equal("ResumeModelChanged", Assert.Throws<PeftException>(() => new Trainer(request).Train()).ErrorId);
         using var narrow = TrainerTests.Model();
-        WeightConversion.Apply(narrow.Base, TorchSharp.torch.ScalarType.BFloat16).Discard();
+        WeightEdits.Convert(narrow.Base, TorchSharp.torch.ScalarType.BFloat16).Keep();
         request = Request(narrow, s_options) with { Resume = true };
         Assert.Equal("ResumeModelChanged", Assert.Throws<PeftException>(() => new Trainer(request).Train()).ErrorId);
     }

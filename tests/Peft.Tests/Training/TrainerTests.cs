@@ -124,10 +124,10 @@ public class TrainerTests
     public void A_model_in_bfloat16_can_be_trained_in_float32()
     {
         using var narrow = Model();
-        WeightConversion.Apply(narrow.Base, ScalarType.BFloat16).Discard();
+        WeightEdits.Convert(narrow.Base, ScalarType.BFloat16).Keep();
         using var wide = Model();
-        WeightConversion.Apply(wide.Base, ScalarType.BFloat16).Discard();
-        WeightConversion.Apply(wide.Base, ScalarType.Float32).Discard();
+        WeightEdits.Convert(wide.Base, ScalarType.BFloat16).Keep();
+        WeightEdits.Convert(wide.Base, ScalarType.Float32).Keep();
         var found = new Trainer(Request(narrow, s_options with { Precision = "float32" })).Train();
         Assert.Equal(new Trainer(Request(wide, s_options)).Train().Losses, found.Losses);
     }
@@ -162,7 +162,7 @@ public class TrainerTests
         using var model = Model();
         if (precision is not null)
         {
-            WeightConversion.Apply(model.Base, ScalarType.BFloat16).Discard();
+            WeightEdits.Convert(model.Base, ScalarType.BFloat16).Keep();
         }
 
         var type = model.DataType;

@@ -35,6 +35,7 @@ public sealed class AddPeftAdapterCommand : ModelCommand
             {
                 var adapter = Model.AddAdapter(Config, AdapterName, Seed);
                 adapter.Report.Messages.ForEach(output.WriteWarning);
+                adapter.Coverage.Matched.ForEach(row => output.WriteVerbose($"{row}: {row.Parameters} trainable parameters"));
                 return adapter;
             }));
         }

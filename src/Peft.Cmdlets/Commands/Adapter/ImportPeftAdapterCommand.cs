@@ -52,6 +52,7 @@ public sealed class ImportPeftAdapterCommand : ImportCommand
             {
                 var adapter = Model.LoadAdapter(path, name);
                 adapter.Report.Messages.ForEach(output.WriteWarning);
+                adapter.Coverage.Matched.ForEach(row => output.WriteVerbose($"{row}: {row.Parameters} trainable parameters"));
                 if (Model.NonFiniteWarning(output.Cancellation) is { } warning)
                 {
                     output.WriteWarning(warning);

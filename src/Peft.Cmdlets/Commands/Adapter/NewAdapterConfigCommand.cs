@@ -1,100 +1,188 @@
+using System.Collections;
+using System.Collections.ObjectModel;
 using System.Management.Automation;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using Peft.Adapters;
+using Peft.Adapters.Configuration;
+using Peft.Adapters.Methods;
 using Peft.Adapters.Targets;
+using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
 
 namespace Peft.Cmdlets.Commands.Adapter;
 
-/// <summary>What the cmdlets that make an adapter's configuration share: which modules it acts on and what else is trained.</summary>
-public abstract class NewAdapterConfigCommand : PeftCmdlet
+/// <summary>
+/// What the cmdlets that make an adapter's configuration share, which is all: their parameters are the fields that the method's configuration declares,
+/// each with Hugging Face's spelling for an alias, so that the arguments of a tutorial can be splatted as they stand.
+/// </summary>
+public abstract class NewAdapterConfigCommand : PeftCmdlet, IDynamicParameters
 {
     /// <summary>Characters that no module's name has and that a regular expression mostly has.</summary>
     private static readonly System.Buffers.SearchValues<char> PatternCharacters = System.Buffers.SearchValues.Create("*+?^$|()[]{}\\");
 
-    /// <summary>
-    /// Modules to adapt: a name such as <c>q_proj</c>, the ending of a path such as <c>self_attn.q_proj</c>, or <c>all-linear</c> for every
-    /// linear layer but the output head. Without it, the default modules of the model's family are taken.
-    /// </summary>
-    [Parameter(Position = 0)]
-    [Alias("target_modules")]
-    [ArgumentCompleter(typeof(TargetModuleCompleter))]
-    [ValidateNotNullOrEmpty]
-    public string[]? TargetModule { get; set; }
+    private readonly RuntimeDefinedParameterDictionary parameters = [];
 
-    /// <summary>A regular expression that a module's whole path has to match, in place of <c>-TargetModule</c>.</summary>
-    [Parameter]
-    [ValidateNotNullOrEmpty]
-    public string? TargetPattern { get; set; }
+    /// <summary>PEFT's name of the method; null while that isn't known.</summary>
+    private protected abstract string? PeftType { get; }
 
-    /// <summary>Modules to leave out although they are targeted, by name or ending of the path.</summary>
-    [Parameter]
-    [Alias("exclude_modules")]
-    [ArgumentCompleter(typeof(TargetModuleCompleter))]
-    [ValidateNotNullOrEmpty]
-    public string[]? ExcludeModule { get; set; }
-
-    /// <summary>Indices of the layers to adapt, counted from 0. Without it all layers are.</summary>
-    [Parameter]
-    [Alias("layers_to_transform", "LayersToTransform")]
-    [ValidateRange(0, int.MaxValue)]
-    public int[]? LayerIndex { get; set; }
-
-    /// <summary>Name of the list of layers in module paths, such as <c>layers</c> or <c>h</c>, where <c>-LayerIndex</c> would otherwise be ambiguous.</summary>
-    [Parameter]
-    [Alias("layers_pattern")]
-    [ValidateNotNullOrEmpty]
-    public string[]? LayersPattern { get; set; }
-
-    /// <summary>Modules that are trained in full and saved with the adapter, such as <c>lm_head</c> or <c>embed_tokens</c>.</summary>
-    [Parameter]
-    [Alias("modules_to_save", "ModuleToSave")]
-    [ValidateNotNullOrEmpty]
-    public string[]? ModulesToSave { get; set; }
-
-    /// <summary>What the model is for, as PEFT spells it.</summary>
-    [Parameter]
-    [Alias("task_type")]
-    [ValidateSet("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")]
-    [PSDefaultValue(Value = "CAUSAL_LM", Help = "CAUSAL_LM")]
-    public string TaskType { get; set; } = "CAUSAL_LM";
-
-    /// <summary>The modules that <c>-TargetModule</c> or <c>-TargetPattern</c> name; null for the family's defaults.</summary>
-    /// <exception cref="PeftException"><c>TargetModuleInvalid</c> or <c>ParametersContradict</c>.</exception>
-    private protected ModuleNames? Targets()
+    /// <inheritdoc/>
+    public object GetDynamicParameters()
     {
-        if (TargetPattern is not null && TargetModule is not null)
+        foreach (var parameter in PeftType is { } method && AdapterMethods.Names.Contains(method) ? ParametersOf(AdapterMethods.ConfigOf(method)) : [])
         {
-            throw new PeftException("ParametersContradict", "-TargetModule and -TargetPattern can't both say which modules are adapted.")
+            parameters.TryAdd(parameter.Name, parameter);
+        }
+
+        return parameters;
+    }
+
+    /// <inheritdoc/>
+    protected override void Process()
+    {
+        var type = AdapterMethods.ConfigOf(PeftType!);
+        var document = new JsonObject();
+        foreach (var variant in ConfigField.VariantsOf(type).Where(variant => IsGiven(variant.Name)))
+        {
+            document[variant.Name] = Json(parameters[variant.Name].Value);
+        }
+
+        foreach (var field in ConfigField.Of(type))
+        {
+            if (Given(field) is { } value)
             {
-                Target = nameof(TargetPattern),
+                document[field.Name] = value;
+            }
+        }
+
+        document["peft_type"] = PeftType;
+        var config = AdapterConfig.FromJson(document, MyInvocation.MyCommand.Name);
+        config.Validate();
+        WriteObject(config);
+    }
+
+    private static IEnumerable<RuntimeDefinedParameter> ParametersOf(Type config)
+    {
+        foreach (var field in ConfigField.Of(config))
+        {
+            yield return new RuntimeDefinedParameter(field.ParameterName, TypeOf(field), AttributesOf(field));
+            if (PatternName(field) is { } pattern)
+            {
+                yield return new RuntimeDefinedParameter(pattern, typeof(string), [
+                    new ParameterAttribute { HelpMessage = $"A regular expression that a module's whole path has to match, in place of -{field.ParameterName}." },
+                    new ValidateNotNullOrEmptyAttribute(),
+                ]);
+            }
+        }
+
+        foreach (var variant in ConfigField.VariantsOf(config))
+        {
+            var help = variant.IsIdle
+                ? "Taken because PEFT takes it; it says nothing here."
+                : $"A variant of the method that has no code here: only the value that leaves it out ({variant.Unused}) is taken.";
+            yield return new RuntimeDefinedParameter(variant.Name, typeof(object), [new ParameterAttribute { HelpMessage = help }]);
+        }
+    }
+
+    private static Type TypeOf(ConfigField field) => (Nullable.GetUnderlyingType(field.Property.PropertyType) ?? field.Property.PropertyType) switch
+    {
+        { IsEnum: true } => typeof(string),
+        var type when type == typeof(bool) => field.Default is false ? typeof(SwitchParameter) : type,
+        var type when type == typeof(ModuleNames) || type == typeof(IReadOnlyList<string>) => typeof(string[]),
+        var type when type == typeof(IReadOnlyList<int>) => typeof(int[]),
+        var type when type == typeof(IReadOnlyDictionary<string, int>) || type == typeof(IReadOnlyDictionary<string, double>) => typeof(IDictionary),
+        var type when type == typeof(JsonNode) => typeof(object),
+        var type => type,
+    };
+
+    private static Collection<Attribute> AttributesOf(ConfigField field)
+    {
+        var declaration = field.Declaration;
+        var parameter = new ParameterAttribute();
+        if (declaration.Position >= 0)
+        {
+            parameter.Position = declaration.Position;
+        }
+
+        Collection<Attribute> attributes = [parameter];
+        string[] aliases = [.. declaration.Aliases.Prepend(field.Name).Where(alias => !alias.Equals(field.ParameterName, StringComparison.OrdinalIgnoreCase))];
+        if (aliases.Length > 0)
+        {
+            attributes.Add(new AliasAttribute(aliases));
+        }
+
+        var type = TypeOf(field);
+        if (declaration.Choices.Length > 0)
+        {
+            attributes.Add(new ValidateSetAttribute(declaration.Choices));
+        }
+
+        if (type.IsArray || type == typeof(IDictionary))
+        {
+            attributes.Add(new ValidateNotNullOrEmptyAttribute());
+        }
+
+        if (field.Property.PropertyType == typeof(ModuleNames))
+        {
+            attributes.Add(new ArgumentCompleterAttribute(typeof(TargetModuleCompleter)));
+        }
+
+        if (field.PresetText is { } preset && type != typeof(SwitchParameter))
+        {
+            attributes.Add(new PSDefaultValueAttribute { Value = preset, Help = preset });
+        }
+
+        return attributes;
+    }
+
+    /// <summary>The name of the parameter that takes a regular expression where a field takes one in place of names.</summary>
+    private static string? PatternName(ConfigField field) =>
+        field.Property.PropertyType == typeof(ModuleNames) && field.ParameterName.EndsWith("Module", StringComparison.Ordinal)
+            ? field.ParameterName[..^"Module".Length] + "Pattern"
+            : null;
+
+    private bool IsGiven(string name) => parameters.TryGetValue(name, out var parameter) && parameter.IsSet;
+
+    /// <summary>A field's value as the file would have it, or null where nothing was said.</summary>
+    /// <exception cref="PeftException"><c>TargetModuleInvalid</c> or <c>ParametersContradict</c>.</exception>
+    private JsonNode? Given(ConfigField field)
+    {
+        var name = field.ParameterName;
+        if (PatternName(field) is { } patternName && IsGiven(patternName))
+        {
+            return !IsGiven(name) ? Json(parameters[patternName].Value) : throw new PeftException("ParametersContradict", $"-{name} and -{patternName} can't both say which modules are meant.")
+            {
+                Target = patternName,
                 RecommendedAction = "Leave one of them out.",
             };
         }
 
-        return TargetPattern is not null ? ModuleNames.Matching(TargetPattern) : Names(TargetModule, nameof(TargetModule));
-    }
-
-    /// <summary>The modules that <c>-ExcludeModule</c> names.</summary>
-    private protected ModuleNames? Exclusions() => Names(ExcludeModule, nameof(ExcludeModule));
-
-    private static ModuleNames? Names(string[]? names, string parameter)
-    {
-        if (names is null)
+        if (!IsGiven(name))
         {
-            return null;
+            return field.Declaration.Preset is { } preset ? JsonValue.Create(preset) : null;
         }
 
+        var value = parameters[name].Value;
+        return field.Property.PropertyType == typeof(ModuleNames) ? Names(field, (string[])value) : Json(value);
+    }
+
+    private static JsonNode? Json(object? value) =>
+        value is SwitchParameter given ? JsonValue.Create(given.IsPresent) : JsonSerializer.SerializeToNode(DatasetRow.Value(value));
+
+    private static JsonNode Names(ConfigField field, string[] names)
+    {
         if (Array.Find(names, static name => name.AsSpan().ContainsAny(PatternCharacters)) is { } pattern)
         {
             throw new PeftException("TargetModuleInvalid", $"'{pattern}' is no name of a module.")
             {
                 Target = pattern,
-                RecommendedAction = parameter == nameof(TargetModule)
-                    ? "Give a regular expression with -TargetPattern; it has to match a module's whole path."
-                    : "Name the modules, or choose what is targeted with -TargetPattern.",
+                RecommendedAction = $"Give a regular expression with -{PatternName(field)}; it has to match a module's whole path.",
             };
         }
 
-        return names is [var only] && only.Equals("all-linear", StringComparison.OrdinalIgnoreCase) ? ModuleNames.AllLinear : ModuleNames.Of(names);
+        return names is [var only] && only.Equals("all-linear", StringComparison.OrdinalIgnoreCase)
+            ? JsonValue.Create(ModuleNames.AllLinear.Pattern!)
+            : new JsonArray([.. names.Select(static name => JsonValue.Create(name))]);
     }
 }

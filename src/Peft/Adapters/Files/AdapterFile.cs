@@ -28,37 +28,35 @@ internal static class AdapterFile
     {
         using var store = TensorStore.OpenFolder(folder, Stem);
         RefuseMixture(store, folder);
-        var keys = Keys(store);
-        List<(Parameter Parameter, string Key)> found = [];
-        HashSet<Parameter> filled = [];
+        var parameters = adapter.Parameters();
+        var expected = parameters.Select(static parameter => parameter.FullKey).Concat(adapter.Layers.Select(BaseWeightKey)).ToHashSet(StringComparer.Ordinal);
+        var keys = AdapterKeys.Match(store.Names, expected, adapter.Name);
+        Dictionary<Parameter, string> found = [];
         List<string> missing = [];
-        foreach (var parameter in adapter.Parameters())
+        foreach (var parameter in parameters)
         {
-            if (Candidates(parameter, adapter.Name).Select(keys.GetValueOrDefault).FirstOrDefault(static key => key is not null) is { } key)
+            if (keys.Found.TryGetValue(parameter.FullKey, out var key))
             {
-                Fit(store.Entry(key), parameter, store.Path);
-                keys = Without(keys, key);
-                if (filled.Add(parameter.Parameter))
-                {
-                    found.Add((parameter.Parameter, key));
-                }
+                Fit(store.Entry(key), parameter.Parameter, store.Path);
+                found.TryAdd(parameter.Parameter, key);
             }
-            else
+            else if (parameter.Role != ParameterRole.Derived)
             {
                 missing.Add(parameter.FullKey);
             }
         }
 
-        RefuseMissingModules(adapter, filled, store.Path);
-        RefuseMoreThanTheModel(adapter, filled, store.Path);
-        adapter.Initialise(generator, parameter => !filled.Contains(parameter));
+        RefuseStranger(found.Count, parameters.Count, keys.Unexpected, store.Path);
+        RefuseMissingModules(adapter, found, store.Path);
+        RefuseMoreThanTheModel(adapter, found, store.Path);
+        adapter.Initialise(generator, parameter => !found.ContainsKey(parameter));
         foreach (var (parameter, key) in found)
         {
             parameter.Assign(Place(store.Read(key, parameter.DataType), adapter));
         }
 
-        keys = BringAlong(adapter, store, keys);
-        return Report(missing, [.. keys.Values.Order(StringComparer.Ordinal)], messages, store.Path);
+        BringAlong(adapter, store, keys.Found);
+        return Report(missing, keys.Unexpected, messages, store.Path);
     }
 
     /// <summary>Writes an adapter into a folder, which is made when it isn't there.</summary>
@@ -75,7 +73,7 @@ internal static class AdapterFile
 
         AtomicFile.MakeFolder(folder);
         using var scope = NewDisposeScope();
-        List<(string, Tensor)> tensors = [.. adapter.Parameters().Select(static parameter => (parameter.FullKey, parameter.Parameter.Data))];
+        List<(string, Tensor)> tensors = [.. adapter.Parameters().Where(static parameter => parameter.Role != ParameterRole.Derived).Select(static parameter => (parameter.FullKey, parameter.Parameter.Data))];
         tensors.AddRange(BaseWeights(adapter, embeddings ?? NamesEmbeddings(adapter)));
         var config = adapter.Config.ToJson();
         var id = SaveId.Of(tensors, null, config.ToJsonString());
@@ -99,37 +97,13 @@ internal static class AdapterFile
         }
     }
 
-    private static Dictionary<string, string> Keys(TensorStore store) =>
-        store.Names.ToDictionary(static name => name, static name => name, StringComparer.Ordinal);
-
-    private static Dictionary<string, string> Without(Dictionary<string, string> keys, string key)
+    private static void Fit(TensorEntry entry, Parameter parameter, string path)
     {
-        keys.Remove(key);
-        return keys;
-    }
-
-    /// <summary>The spellings of a key that PEFT's releases have used: as it is, with the adapter's name left in, with the wrapper of saved modules.</summary>
-    private static IEnumerable<string> Candidates(AdapterParameter parameter, string name)
-    {
-        yield return parameter.FullKey;
-        var start = $"{Prefix}{parameter.Path}.";
-        var dot = parameter.Key.IndexOf('.', StringComparison.Ordinal);
-        var (head, rest) = dot < 0 ? (parameter.Key, "") : (parameter.Key[..dot], parameter.Key[dot..]);
-        yield return $"{start}modules_to_save.{parameter.Key}";
-        foreach (var inserted in name == "default" ? [name] : new[] { name, "default" })
-        {
-            yield return $"{start}{head}.{inserted}{rest}";
-            yield return $"{start}modules_to_save.{inserted}.{parameter.Key}";
-        }
-    }
-
-    private static void Fit(TensorEntry entry, AdapterParameter parameter, string path)
-    {
-        if (!entry.Shape.SequenceEqual(parameter.Parameter.Shape))
+        if (!entry.Shape.SequenceEqual(parameter.Shape))
         {
             throw new PeftException(
                 "AdapterShapeMismatch",
-                $"'{path}': {entry.Name} has the shape [{string.Join(", ", entry.Shape)}], but the model and {AdapterConfig.FileName} ask for [{string.Join(", ", parameter.Parameter.Shape)}].")
+                $"'{path}': {entry.Name} has the shape [{string.Join(", ", entry.Shape)}], but the model and {AdapterConfig.FileName} ask for [{string.Join(", ", parameter.Shape)}].")
             {
                 Target = entry.Name,
                 RecommendedAction = "Check that the adapter was made for this model and that rank and targets in its configuration are those of its weights.",
@@ -137,9 +111,9 @@ internal static class AdapterFile
         }
     }
 
-    private static void RefuseMissingModules(Adapter adapter, HashSet<Parameter> filled, string path)
+    private static void RefuseMissingModules(Adapter adapter, Dictionary<Parameter, string> found, string path)
     {
-        if (adapter.Overlays.FirstOrDefault(overlay => overlay.Kind == OverlayKind.SavedModule && !filled.Contains(overlay.Copy)) is { } overlay)
+        if (adapter.Overlays.FirstOrDefault(overlay => overlay.Kind == OverlayKind.SavedModule && !found.ContainsKey(overlay.Copy)) is { } overlay)
         {
             var target = overlay.Targets[0];
             throw new PeftException(
@@ -155,9 +129,9 @@ internal static class AdapterFile
     /// What a file lacks gets its starting values, and nothing but the configuration says how many those are: a rank of millions asks for
     /// more memory than there is. What stands in for a layer's weights is never more than they are.
     /// </summary>
-    private static void RefuseMoreThanTheModel(Adapter adapter, HashSet<Parameter> filled, string path)
+    private static void RefuseMoreThanTheModel(Adapter adapter, Dictionary<Parameter, string> found, string path)
     {
-        var made = adapter.Parameters().Where(parameter => !filled.Contains(parameter.Parameter)).Select(static parameter => parameter.Parameter).Distinct()
+        var made = adapter.Parameters().Where(parameter => !found.ContainsKey(parameter.Parameter)).Select(static parameter => parameter.Parameter).Distinct()
             .Sum(static parameter => (double)parameter.Count);
         var own = adapter.Layers.Sum(static layer => (double)layer.Layer.Weight.Count);
         if (made > Math.Max(own, 1 << 20))
@@ -186,16 +160,17 @@ internal static class AdapterFile
     }
 
     /// <summary>Weights of the base that came along count only where they differ from the model's own.</summary>
-    private static Dictionary<string, string> BringAlong(Adapter adapter, TensorStore store, Dictionary<string, string> keys)
+    private static void BringAlong(Adapter adapter, TensorStore store, IReadOnlyDictionary<string, string> found)
     {
-        foreach (var (layer, _) in adapter.Layers)
+        foreach (var adapted in adapter.Layers)
         {
-            if (!keys.Remove($"{Prefix}{layer.Path}.base_layer.weight", out var key) || layer.Weight.Value is not { } own)
+            var layer = adapted.Layer;
+            if (!found.TryGetValue(BaseWeightKey(adapted), out var key) || layer.Weight.Value is not { } own)
             {
                 continue;
             }
 
-            Fit(store.Entry(key), new AdapterParameter(layer.Path, "base_layer.weight", layer.Weight), store.Path);
+            Fit(store.Entry(key), layer.Weight, store.Path);
             var brought = Place(store.Read(key, own.dtype), adapter);
             using var same = brought.eq(own).all();
             if (same.item<bool>())
@@ -207,38 +182,52 @@ internal static class AdapterFile
                 adapter.BringAlong(layer, brought);
             }
         }
-
-        return keys;
     }
 
-    private static LoadReport Report(List<string> missing, List<string> unexpected, List<string> messages, string path)
+    private static string BaseWeightKey(AdaptedLayer adapted) => $"{Prefix}{adapted.Layer.Path}.base_layer.{adapted.Layer.Weight.Name}";
+
+    /// <summary>A file that shares no key with the adapter was made for another model or by another method.</summary>
+    private static void RefuseStranger(int found, int asked, IReadOnlyList<string> unexpected, string path)
+    {
+        if (found == 0 && asked > 0)
+        {
+            throw new PeftException("AdapterTensorMissing", $"'{path}' has none of the {asked} tensors that {AdapterConfig.FileName} and the model ask for; it holds {AdapterKeys.Shorten(unexpected)}.")
+            {
+                Target = path,
+                RecommendedAction = "Check that the adapter was made for this model and that its configuration belongs to its weights.",
+            };
+        }
+    }
+
+    private static LoadReport Report(List<string> missing, IReadOnlyList<string> unexpected, List<string> messages, string path)
     {
         if (missing.Count > 0)
         {
-            messages.Add($"'{path}' lacks {missing.Count} tensors, which keep their starting values: {string.Join(", ", missing)}.");
+            messages.Add($"'{path}' lacks {missing.Count} tensors, which keep their starting values: {AdapterKeys.Shorten(missing)}.");
         }
 
         if (unexpected.Count > 0)
         {
-            messages.Add($"'{path}' holds {unexpected.Count} tensors that belong to nothing in this model: {string.Join(", ", unexpected)}.");
+            messages.Add($"'{path}' holds {unexpected.Count} tensors that belong to nothing in this model: {AdapterKeys.Shorten(unexpected)}.");
         }
 
         return new LoadReport(missing, unexpected, messages);
     }
 
-    private static bool NamesEmbeddings(Adapter adapter) => adapter.Config.TargetModules is { } targets
+    private static bool NamesEmbeddings(Adapter adapter) => (adapter.Config as LayerwiseConfig)?.TargetModules is { } targets
         && (targets.Names is { } names
             ? s_embeddingNames.Any(names.Contains)
             : adapter.Layers.Any(static layer => s_embeddingNames.Contains(layer.Layer.Module.Name)));
 
     private static IEnumerable<(string Key, Tensor Value)> BaseWeights(Adapter adapter, bool embeddings)
     {
-        foreach (var (layer, _) in adapter.Layers)
+        foreach (var adapted in adapter.Layers)
         {
+            var layer = adapted.Layer;
             var brought = adapter.Overlays.FirstOrDefault(overlay => overlay.Kind == OverlayKind.BroughtAlong && overlay.Targets[0].Parameter == layer.Weight);
             if (brought is not null || (embeddings && (layer is Embedding || layer.Module.Name == "lm_head")))
             {
-                yield return ($"{Prefix}{layer.Path}.base_layer.{layer.Weight.Name}", (brought?.Copy ?? layer.Weight).Data);
+                yield return (BaseWeightKey(adapted), (brought?.Copy ?? layer.Weight).Data);
             }
         }
     }

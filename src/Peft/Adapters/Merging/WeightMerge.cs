@@ -9,16 +9,16 @@ namespace Peft.Adapters.Merging;
 /// Adapters put into the weights, with everything needed to take them out again bit for bit. Weights are edited in place, so that views of them
 /// stay valid; weights that several modules share are untied where only one of them changes.
 /// </summary>
-internal sealed class WeightMerge : IDisposable
+internal sealed class WeightMerge
 {
     private const string TieKey = "tie_word_embeddings";
 
     private readonly PretrainedModel model;
     private readonly IReadOnlyList<string> names;
-    private readonly Stack<Action> undo = [];
-    private readonly List<Tensor> originals = [];
     private readonly ILookup<Parameter, Parameter> tied;
-    private WeightConversion? conversion;
+    private readonly WeightEdits edits = new();
+    private WeightEdits? conversion;
+    private bool unties;
 
     private WeightMerge(PretrainedModel model, IReadOnlyList<string> names, MergeOptions options)
     {
@@ -32,9 +32,6 @@ internal sealed class WeightMerge : IDisposable
     /// <summary>How it was merged.</summary>
     public MergeOptions Options { get; }
 
-    /// <summary>Memory that what is kept of the weights as they were takes.</summary>
-    public long OriginalBytes { get; private set; }
-
     /// <summary>Merges adapters in the given order. What fails on the way leaves every weight as it was.</summary>
     /// <exception cref="PeftException"><c>MergeNotPossible</c>, <c>MergeNotFinite</c> or <c>WeightsNotLoaded</c>.</exception>
     public static WeightMerge Apply(PretrainedModel model, IReadOnlyList<string> names, MergeOptions options)
@@ -44,7 +41,7 @@ internal sealed class WeightMerge : IDisposable
         try
         {
             using var noGradients = no_grad();
-            merge.conversion = options.DataType is { } type ? WeightConversion.Apply(model, type) : null;
+            merge.conversion = options.DataType is { } type ? WeightEdits.Convert(model, type) : null;
             foreach (var module in model.Descendants())
             {
                 options.Cancellation.ThrowIfCancellationRequested();
@@ -52,7 +49,6 @@ internal sealed class WeightMerge : IDisposable
             }
 
             merge.MarkSlots(names);
-            merge.OriginalBytes = merge.originals.Concat(merge.conversion?.Originals ?? []).Sum(static tensor => tensor.NumberOfElements * tensor.ElementSize);
         }
         catch
         {
@@ -66,28 +62,21 @@ internal sealed class WeightMerge : IDisposable
     /// <summary>Gives every weight its original bits back.</summary>
     public void Undo()
     {
-        using var noGradients = no_grad();
-        while (undo.TryPop(out var step))
+        edits.Undo();
+        conversion?.Undo();
+        if (unties)
         {
-            step();
+            model.Config.Document[TieKey] = true;
         }
 
-        conversion?.Restore();
         MarkSlots([]);
-        Dispose();
     }
 
     /// <summary>Drops the originals: the merge is final.</summary>
-    public void Dispose()
+    public void Keep()
     {
-        foreach (var original in originals)
-        {
-            original.Dispose();
-        }
-
-        originals.Clear();
-        undo.Clear();
-        conversion?.Discard();
+        edits.Keep();
+        conversion?.Keep();
     }
 
     private static void RefuseObstacles(PretrainedModel model, IReadOnlyList<string> names)
@@ -135,10 +124,11 @@ internal sealed class WeightMerge : IDisposable
     {
         var bias = module.Parameters.FirstOrDefault(static parameter => parameter.Name == "bias");
         var type = weight.Data.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
-        var affine = new Affine(Current(weight).to(type, copy: true), bias is null ? null : Current(bias).to(type, copy: true));
+        var bare = new Affine(Current(weight).to(type), bias is null ? null : Current(bias).to(type));
+        var affine = new Affine(bare.Weight.clone(), bare.Bias?.clone());
         foreach (var layer in names.Select(name => slot[name]).OfType<LayerAdapter>())
         {
-            affine = layer.Merge(affine);
+            affine = layer.Merge(affine, bare);
         }
 
         Write(module, weight, affine.Weight);
@@ -168,15 +158,7 @@ internal sealed class WeightMerge : IDisposable
             Untie(parameter, owner, others);
         }
 
-        var target = parameter.Data;
-        var original = Keep(target.clone());
-        undo.Push(() =>
-        {
-            parameter.Data.copy_(original);
-            parameter.MarkChanged();
-        });
-        target.copy_(merged);
-        parameter.MarkChanged();
+        edits.Set(parameter.TiedTo ?? parameter, merged);
     }
 
     /// <summary>Whether all who share the weight are replaced by the same copy, so that it may stay shared.</summary>
@@ -185,16 +167,16 @@ internal sealed class WeightMerge : IDisposable
 
     private void Untie(Parameter parameter, Parameter owner, Parameter[] others)
     {
+        // An edited parameter has weights of its own.
         foreach (var leaving in parameter == owner ? others : [parameter])
         {
-            leaving.Assign(owner.Data.clone());
-            undo.Push(() => leaving.TieTo(owner));
+            edits.Edit(leaving, static current => current);
         }
 
         if (model.Config.Document[TieKey] is JsonValue flag && flag.TryGetValue<bool>(out var value) && value)
         {
             model.Config.Document[TieKey] = false;
-            undo.Push(() => model.Config.Document[TieKey] = true);
+            unties = true;
         }
     }
 
@@ -216,11 +198,5 @@ internal sealed class WeightMerge : IDisposable
                 RecommendedAction = "The adapter is broken there: train it again with a lower learning rate, or load an earlier checkpoint.",
             };
         }
-    }
-
-    private Tensor Keep(Tensor tensor)
-    {
-        originals.Add(tensor.DetachFromDisposeScope());
-        return tensor;
     }
 }

@@ -1,28 +1,31 @@
-using Peft.Adapters.Files;
 using Peft.Adapters.Methods.IA3;
 using Peft.Adapters.Methods.LoHa;
 using Peft.Adapters.Methods.LoKr;
 using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Methods.Vera;
 
 namespace Peft.Adapters.Methods;
 
 /// <summary>The methods there are, by PEFT's name: one line each.</summary>
 public static class AdapterMethods
 {
-    private static readonly Dictionary<string, Func<ConfigReader, AdapterConfig>> s_readers = new(StringComparer.Ordinal)
+    private static readonly Dictionary<string, Type> s_configs = new(StringComparer.Ordinal)
     {
-        ["IA3"] = IA3Config.Read,
-        ["LOHA"] = LoHaConfig.Read,
-        ["LOKR"] = LoKrConfig.Read,
-        ["LORA"] = LoraConfig.Read,
+        ["IA3"] = typeof(IA3Config),
+        ["LOHA"] = typeof(LoHaConfig),
+        ["LOKR"] = typeof(LoKrConfig),
+        ["LORA"] = typeof(LoraConfig),
+        ["VERA"] = typeof(VeraConfig),
     };
 
     /// <summary>PEFT's names of the methods there are.</summary>
-    public static IReadOnlyCollection<string> Names => s_readers.Keys;
+    public static IReadOnlyCollection<string> Names => s_configs.Keys;
 
-    internal static AdapterConfig Read(string peftType, ConfigReader reader) => s_readers.TryGetValue(peftType, out var read)
-        ? read(reader)
-        : throw new NotSupportedByPeftException("MethodNotSupported", $"The adapter method '{peftType}' is not supported. Supported are {string.Join(", ", s_readers.Keys)}.")
+    /// <summary>Type of a method's configuration.</summary>
+    /// <param name="peftType">PEFT's name of the method.</param>
+    /// <exception cref="NotSupportedByPeftException"><c>MethodNotSupported</c>.</exception>
+    public static Type ConfigOf(string peftType) => s_configs.GetValueOrDefault(peftType)
+        ?? throw new NotSupportedByPeftException("MethodNotSupported", $"The adapter method '{peftType}' is not supported. Supported are {string.Join(", ", s_configs.Keys)}.")
         {
             Target = peftType,
         };

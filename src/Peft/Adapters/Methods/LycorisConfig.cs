@@ -1,5 +1,4 @@
-using System.Text.Json.Nodes;
-using Peft.Adapters.Files;
+using Peft.Adapters.Configuration;
 using Peft.Adapters.Slots;
 using Peft.Adapters.Targets;
 using Peft.Models;
@@ -9,38 +8,38 @@ using static TorchSharp.torch;
 namespace Peft.Adapters.Methods;
 
 /// <summary>What the configurations of LoHa and LoKr share. Defaults are PEFT's.</summary>
-public abstract record LycorisConfig : AdapterConfig
+public abstract record LycorisConfig : LayerwiseConfig
 {
-    /// <summary>Rank (<c>r</c>); 8.</summary>
+    /// <summary>Rank of the matrices.</summary>
+    [ConfigField("r", Minimum = 1, ErrorId = "RankInvalid")]
     public int Rank { get; init; } = 8;
 
-    /// <summary>The change is scaled by alpha / rank; 8.</summary>
+    /// <summary>Strength of the change: it is multiplied by alpha / rank.</summary>
+    [ConfigField("alpha")]
     public double Alpha { get; init; } = 8;
 
-    /// <summary>Probability with which a row of the change is dropped in training; 0.</summary>
+    /// <summary>Probability with which a row of the change is dropped in training.</summary>
+    [ConfigField("rank_dropout", IsReal = true, Minimum = 0, Maximum = 1, ErrorId = "DropoutInvalid")]
     public double RankDropout { get; init; }
 
-    /// <summary>Probability with which a layer's change is left out in training; 0.</summary>
+    /// <summary>Probability with which a layer's change is left out in training.</summary>
+    [ConfigField("module_dropout", IsReal = true, Minimum = 0, Maximum = 1, ErrorId = "DropoutInvalid")]
     public double ModuleDropout { get; init; }
 
-    /// <summary>Other ranks for some layers.</summary>
+    /// <summary>Other ranks for some modules: a table of name, path ending or regular expression of whole name parts to rank; the first that matches counts.</summary>
+    [ConfigField("rank_pattern", Minimum = 1, ErrorId = "RankInvalid")]
     public IReadOnlyDictionary<string, int> RankPattern { get; init; } = new Dictionary<string, int>();
 
-    /// <summary>Other alphas for some layers.</summary>
+    /// <summary>Other alphas for some modules: a table of name, path ending or regular expression of whole name parts to alpha; the first that matches counts.</summary>
+    [ConfigField("alpha_pattern")]
     public IReadOnlyDictionary<string, double> AlphaPattern { get; init; } = new Dictionary<string, double>();
 
-    /// <summary>Whether convolutions get a decomposition of their own (<c>use_effective_conv2d</c>).</summary>
+    /// <summary>Gives convolutions a decomposition of their own, with fewer parameters.</summary>
+    [ConfigField("use_effective_conv2d", Parameter = "EffectiveConvolution")]
     public bool UseEffectiveConvolution { get; init; }
 
     /// <summary>Whether rows that rank dropout leaves are scaled up to keep the mean.</summary>
     internal abstract bool ScalesRankDropout { get; }
-
-    /// <inheritdoc/>
-    public override void Validate()
-    {
-        base.Validate();
-        RefuseRanks(RankPattern.Values.Prepend(Rank));
-    }
 
     /// <summary>Rank and scale of a layer, patterns applied.</summary>
     internal (int Rank, double Scale) ForLayer(string path)
@@ -48,39 +47,12 @@ public abstract record LycorisConfig : AdapterConfig
         var rank = TargetMatcher.Lookup(RankPattern, path, Rank);
         return (rank, TargetMatcher.Lookup(AlphaPattern, path, Alpha) / rank);
     }
-
-    /// <summary>Takes the keys that both methods share.</summary>
-    private protected AdapterConfig WithRanks(ConfigReader reader) => (this with
-    {
-        Rank = reader.Integer("r", 8),
-        Alpha = reader.Number("alpha", 8),
-        RankDropout = reader.Number("rank_dropout", 0),
-        ModuleDropout = reader.Number("module_dropout", 0),
-        RankPattern = reader.IntegersByName("rank_pattern"),
-        AlphaPattern = reader.Numbers("alpha_pattern"),
-        UseEffectiveConvolution = reader.Flag("use_effective_conv2d"),
-    }).WithShared(reader);
-
-    /// <inheritdoc/>
-    protected override void Write(JsonObject fields)
-    {
-        WriteTargets(fields);
-        WriteLayers(fields);
-        fields["r"] = Rank;
-        fields["alpha"] = Number(Alpha);
-        fields["rank_dropout"] = Real(RankDropout);
-        fields["module_dropout"] = Real(ModuleDropout);
-        fields["rank_pattern"] = Json(RankPattern);
-        fields["alpha_pattern"] = Json(AlphaPattern);
-        fields["use_effective_conv2d"] = UseEffectiveConvolution;
-    }
 }
 
 /// <summary>A layer whose weight changes by a matrix that a few small ones make.</summary>
-internal abstract class LycorisLayer(IAdaptable layer, LycorisConfig config, double scale) : LayerAdapter
+internal abstract class LycorisLayer(IAdaptable layer, LycorisConfig config) : LayerAdapter(layer)
 {
-    /// <summary>The adapted layer.</summary>
-    protected IAdaptable Layer { get; } = layer;
+    private readonly double scale = config.ForLayer(layer.Path).Scale;
 
     /// <inheritdoc/>
     public override Tensor After(Tensor x, Tensor y, SlotCall call)
@@ -100,7 +72,7 @@ internal abstract class LycorisLayer(IAdaptable layer, LycorisConfig config, dou
     }
 
     /// <inheritdoc/>
-    public override Affine Merge(Affine current)
+    public override Affine Merge(Affine current, Affine bare)
     {
         current.Weight.add_(Layer.FromMatrix(Change(current.Weight.dtype)), alpha: scale);
         return current;

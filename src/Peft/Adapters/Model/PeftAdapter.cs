@@ -1,4 +1,5 @@
 using Peft.Adapters.Files;
+using Peft.Adapters.Targets;
 
 namespace Peft.Adapters.Model;
 
@@ -31,11 +32,15 @@ public sealed class PeftAdapter
     /// <summary>Whether it is among the model's active adapters. They act while <see cref="PeftModel.AdaptersEnabled"/>.</summary>
     public bool IsActive => Model.ActiveAdapters.Contains(Name, StringComparer.Ordinal);
 
+    /// <summary>What it reaches of the model, by kind and count, and what stays as it is.</summary>
+    public AdapterCoverage Coverage => AdapterCoverage.Of(Adapter, Model.Base);
+
     /// <summary>The paths of the layers it sits on.</summary>
     public IReadOnlyList<string> AdaptedModules => [.. Adapter.Layers.Select(static layer => layer.Layer.Path)];
 
     /// <summary>What training changes, each parameter once, in the order of keys.</summary>
-    public IReadOnlyList<AdapterParameter> TrainableParameters => [.. Adapter.Parameters().DistinctBy(static parameter => parameter.Parameter)];
+    public IReadOnlyList<AdapterParameter> TrainableParameters =>
+        [.. Adapter.Parameters().Where(static parameter => parameter.Role == ParameterRole.Trained).DistinctBy(static parameter => parameter.Parameter)];
 
     /// <summary>How it was trained, where it was trained here; set by the trainer.</summary>
     public ITrainingRecord? TrainingRecord { get; internal set; }

@@ -1,9 +1,10 @@
-using System.Buffers;
-using System.Text.RegularExpressions;
+using System.Text.Json.Nodes;
+using Peft.Adapters.Combination;
 using Peft.Adapters.Files;
 using Peft.Adapters.Merging;
 using Peft.Adapters.Slots;
 using Peft.Models;
+using Peft.Tokenization;
 using static TorchSharp.torch;
 
 namespace Peft.Adapters.Model;
@@ -12,31 +13,27 @@ namespace Peft.Adapters.Model;
 /// A loaded model with its adapters: the one live object that every operation works on and changes in place.
 /// What changes it takes the model for the moment of the change; longer operations hold it with <see cref="Acquire"/>.
 /// </summary>
-public sealed partial class PeftModel : IDisposable
+public sealed class PeftModel : IDisposable
 {
-    /// <summary>A name becomes part of the keys of a file, and a folder on any system.</summary>
-    private const int LongestName = 80;
-    private static readonly Regex Devices = new("^(con|prn|aux|nul|conin\\$|conout\\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])$", RegexOptions.IgnoreCase | RegexOptions.CultureInvariant, TimeSpan.FromSeconds(1));
-    private static readonly SearchValues<char> NotInNames = SearchValues.Create("./\\:*?\"<>|");
-
-    private readonly List<PeftAdapter> adapters = [];
+    private readonly AdapterSet adapters;
+    private readonly ModelMerge merge;
     private readonly ModelLease lease;
     private readonly Device? device;
-    private IReadOnlyList<ActiveAdapter> active = [];
-    private IReadOnlyList<ActiveAdapter> activeBeforeMerge = [];
-    private AdapterSelection selection = AdapterSelection.Base;
-    private WeightMerge? merge;
+    private readonly Lazy<Tokenizer?> tokenizer;
 
     /// <summary>Takes over a model.</summary>
     /// <param name="model">The base; disposed together with this.</param>
     /// <param name="name">What to call it.</param>
-    /// <param name="path">The folder it came from, or null.</param>
+    /// <param name="path">The folder or file it came from, or null.</param>
     public PeftModel(PretrainedModel model, string name, string? path = null)
     {
         Base = model;
         Name = name;
         Path = path;
         lease = new ModelLease(name);
+        adapters = new AdapterSet(name);
+        merge = new ModelMerge(model, name, adapters);
+        tokenizer = new Lazy<Tokenizer?>(() => path is null ? null : ModelFiles.FindTokenizer(path), LazyThreadSafetyMode.PublicationOnly);
 
         // Asked once: a view may look while another runspace frees the tensors.
         device = model.IsLoaded ? model.Device : null;
@@ -55,28 +52,28 @@ public sealed partial class PeftModel : IDisposable
     public ModelConfig Config => Base.Config;
 
     /// <summary>Its adapters, in the order they were added.</summary>
-    public IReadOnlyList<PeftAdapter> Adapters => adapters;
+    public IReadOnlyList<PeftAdapter> Adapters => adapters.All;
 
     /// <summary>Names of the active adapters, innermost first.</summary>
-    public IReadOnlyList<string> ActiveAdapters => [.. active.Select(static entry => entry.Name)];
+    public IReadOnlyList<string> ActiveAdapters => [.. adapters.Active.Select(static entry => entry.Name)];
 
     /// <summary>The active adapters with their strengths.</summary>
-    public IReadOnlyList<ActiveAdapter> ActiveSet => active;
+    public IReadOnlyList<ActiveAdapter> ActiveSet => adapters.Active;
 
     /// <summary>Whether the active adapters act; <see cref="Disable"/> keeps the set and lets the base speak.</summary>
-    public bool AdaptersEnabled { get; private set; } = true;
+    public bool AdaptersEnabled => adapters.IsEnabled;
 
     /// <summary>What a forward pass should carry in its context.</summary>
-    public AdapterSelection CurrentSelection => selection;
+    public AdapterSelection CurrentSelection => adapters.Selection;
 
     /// <summary>Names of the adapters that are in the weights, in the order they were merged.</summary>
-    public IReadOnlyList<string> MergedAdapters { get; private set; } = [];
+    public IReadOnlyList<string> MergedAdapters => merge.Names;
 
     /// <summary>Whether adapters are in the weights and can be taken out again.</summary>
-    public bool IsMerged => merge is not null;
+    public bool IsMerged => merge.IsMerged;
 
     /// <summary>Rises whenever the model computes something else than before, for whoever keeps what depends on it.</summary>
-    public int Version { get; private set; }
+    public int Version => adapters.Version;
 
     /// <summary>Whether base and adapters were freed; every operation is an error then.</summary>
     public bool IsDisposed { get; private set; }
@@ -95,18 +92,18 @@ public sealed partial class PeftModel : IDisposable
     /// runspace may free the tensors meanwhile.
     /// </summary>
     public long MemoryBytes => Base.NamedParameters().Where(static named => named.Parameter.IsOwner).Select(static named => named.Parameter)
-        .Concat(adapters.ToArray().SelectMany(static adapter => adapter.TrainableParameters.Select(static parameter => parameter.Parameter)))
-        .Concat(adapters.ToArray().SelectMany(static adapter => adapter.Adapter.Overlays.Select(static overlay => overlay.Copy)))
+        .Concat(Adapters.ToArray().SelectMany(static adapter => adapter.Adapter.Parameters().Select(static parameter => parameter.Parameter)))
+        .Concat(Adapters.ToArray().SelectMany(static adapter => adapter.Adapter.Overlays.Select(static overlay => overlay.Copy)))
         .Distinct().Where(static parameter => parameter.Value is not null)
-        .Sum(static parameter => parameter.Count * Tensors.ElementType.SizeOf(parameter.DataType)) + (merge?.OriginalBytes ?? 0);
+        .Sum(static parameter => (parameter.Count * Tensors.ElementType.SizeOf(parameter.DataType)) + (parameter.Edits?.OriginalBytes ?? 0));
 
     /// <summary>Counts parameters as PEFT does.</summary>
     public ParameterCounts ParameterCounts
     {
         get
         {
-            var own = adapters.SelectMany(static adapter => adapter.TrainableParameters.Select(parameter => (adapter.Name, parameter.Parameter))).ToArray();
-            var biases = adapters.SelectMany(static adapter => adapter.Adapter.Overlays)
+            var own = Adapters.SelectMany(static adapter => adapter.TrainableParameters.Select(parameter => (adapter.Name, parameter.Parameter))).ToArray();
+            var biases = Adapters.SelectMany(static adapter => adapter.Adapter.Overlays)
                 .Where(static overlay => overlay.Kind == OverlayKind.Bias).Select(static overlay => overlay.Copy).ToHashSet();
             var names = ActiveAdapters;
             return new ParameterCounts(
@@ -115,12 +112,77 @@ public sealed partial class PeftModel : IDisposable
         }
     }
 
+    /// <summary>The model's tokenizer, read when it is first asked for; null where the folder has none.</summary>
+    /// <exception cref="PeftException">A tokenizer file is broken.</exception>
+    public Tokenizer? Tokenizer
+    {
+        get => tokenizer.Value;
+        init => tokenizer = new Lazy<Tokenizer?>(value);
+    }
+
+    /// <summary>The model's tokenizer.</summary>
+    /// <exception cref="PeftException"><c>TokenizerMissing</c>, or as <see cref="Tokenizer"/>.</exception>
+    public Tokenizer RequiredTokenizer => Tokenizer ?? throw new PeftException("TokenizerMissing", $"'{Name}' has no tokenizer.")
+    {
+        Target = Name,
+        RecommendedAction = "Put the tokenizer's files beside the weights and import the model again.",
+    };
+
+    /// <summary>What <c>generation_config.json</c> says, or null.</summary>
+    public JsonObject? GenerationDefaults => Base.GenerationConfig;
+
+    /// <summary>
+    /// Ids that end a text: those of <c>generation_config.json</c>, else of <c>config.json</c>, with the tokenizer's own in front, for that is
+    /// the one that training puts behind a text.
+    /// </summary>
+    public IReadOnlyList<int> EndOfTextIds
+    {
+        get
+        {
+            var published = GenerationDefaults is { } defaults && new ModelConfig(defaults).TokenIds("eos_token_id") is { Count: > 0 } generation
+                ? generation
+                : Config.TokenIds("eos_token_id");
+            return Tokenizer?.EosTokenId is { } own && !published.Contains(own) ? [own, .. published] : published;
+        }
+    }
+
     /// <summary>The model's name, so that a text with a model in it, or a parameter that takes a name, gets that.</summary>
     public override string ToString() => Name;
 
+    /// <summary>Loads a model from a folder in Hugging Face's layout, or from a single file whose format holds everything.</summary>
+    /// <param name="path">The folder or file.</param>
+    /// <param name="options">How; null for the file's own types on the CPU.</param>
+    /// <param name="name">What to call the model; null for the last part of the path.</param>
+    /// <exception cref="PeftException">What is wrong with the files.</exception>
+    /// <exception cref="NotSupportedByPeftException">A family or format without code.</exception>
+    public static PeftModel Load(string path, LoadOptions? options = null, string? name = null)
+    {
+        using var noGradients = no_grad();
+        var model = ModelLoader.Load(path, options);
+        return new PeftModel(model, name ?? System.IO.Path.GetFileName(System.IO.Path.TrimEndingDirectorySeparator(System.IO.Path.GetFullPath(path))), path);
+    }
+
+    /// <summary>
+    /// Makes what a forward pass carries: the adapters that act, and what they prepare for it. Every pass through a model with adapters begins here;
+    /// what was prepared for another pass is dropped.
+    /// </summary>
+    /// <param name="pass">The rest of it: the tape, the batch's geometry, the cache.</param>
+    /// <param name="selection">Which adapters act; null for those active on the model.</param>
+    public ForwardContext NewPass(ForwardContext pass, AdapterSelection? selection = null)
+    {
+        ArgumentNullException.ThrowIfNull(pass);
+        pass = pass with { Selection = selection ?? CurrentSelection, Prompt = null };
+        foreach (var (name, _) in pass.Selection.Order)
+        {
+            pass = adapters.Find(name)?.Adapter.Prepare(pass) ?? pass;
+        }
+
+        return pass;
+    }
+
     /// <summary>The adapter of this name.</summary>
     /// <exception cref="PeftException"><c>AdapterNotFound</c>.</exception>
-    public PeftAdapter this[string name] => adapters.Find(adapter => adapter.Name == name) ?? throw NotFound(name);
+    public PeftAdapter this[string name] => IsDisposed ? throw Disposed($"the adapter '{name}'") : adapters[name];
 
     /// <summary>Holds the model for one operation. A second operation meanwhile gets an error, never a wait.</summary>
     /// <param name="operation">What is going on, for the other's error message: <c>training</c>, <c>generation</c>.</param>
@@ -155,7 +217,8 @@ public sealed partial class PeftModel : IDisposable
     public PeftAdapter AddAdapter(AdapterConfig config, string name = "default", ulong? seed = null)
     {
         using var held = Acquire("adding an adapter");
-        if (adapters.Exists(existing => existing.Name == name))
+        merge.Refuse();
+        if (adapters.Find(name) is not null)
         {
             throw new PeftException("AdapterExists", $"The model '{Name}' has an adapter '{name}' already.")
             {
@@ -164,41 +227,33 @@ public sealed partial class PeftModel : IDisposable
             };
         }
 
-        return Take(Create(config, name, seed, out var report), null, report, adapters.Count);
+        var adapter = AdapterFactory.Create(this, config, name, seed);
+        adapters.Insert(adapter);
+        return adapter;
     }
 
     /// <summary>Loads an adapter from a folder as PEFT saved it. One of the same name is replaced.</summary>
     /// <param name="folder">The folder with <c>adapter_config.json</c> and <c>adapter_model.safetensors</c> or <c>.bin</c>.</param>
     /// <param name="name">The adapter's name; null for <c>default</c>.</param>
-    /// <exception cref="PeftException">What is wrong with the files, or that they don't fit the model.</exception>
+    /// <exception cref="PeftException">What is wrong with the files, or that they don't fit the model; nothing has changed then.</exception>
     /// <exception cref="NotSupportedByPeftException">A method or variant without code.</exception>
     public PeftAdapter LoadAdapter(string folder, string? name = null)
     {
         using var held = Acquire("loading an adapter");
-        name ??= "default";
-        List<string> messages = [];
-        var adapter = Build(AdapterConfig.FromFolder(folder), name, messages);
-        LoadReport report;
-        try
-        {
-            using var noGradients = no_grad();
-            using var generator = MakeGenerator(0);
-            report = IsStructureOnly ? new LoadReport([], [], messages) : AdapterFile.Load(adapter, folder, generator, messages);
-            RefuseConflicts(adapter);
-        }
-        catch
-        {
-            adapter.Dispose();
-            throw;
-        }
+        using var replacement = Replace(name ?? "default", () => AdapterFactory.Load(this, folder, name ?? "default"));
+        return replacement.Adapter;
+    }
 
-        var position = adapters.FindIndex(existing => existing.Name == name);
-        if (position >= 0)
-        {
-            Drop(adapters[position]);
-        }
-
-        return Take(adapter, folder, report, position < 0 ? adapters.Count : position);
+    /// <summary>Adds a new adapter, in the place of the one of its name where there is one, which comes back when the replacement is undone.</summary>
+    /// <param name="config">The configuration.</param>
+    /// <param name="name">The adapter's name.</param>
+    /// <param name="seed">Makes the starting values repeatable; null draws another start each time.</param>
+    /// <exception cref="PeftException">As <see cref="AddAdapter"/>, save <c>AdapterExists</c>; nothing has changed then.</exception>
+    /// <exception cref="NotSupportedByPeftException">A variant without code, named by its key.</exception>
+    public AdapterReplacement ReplaceAdapter(AdapterConfig config, string name = "default", ulong? seed = null)
+    {
+        using var held = Acquire("replacing an adapter");
+        return Replace(name, () => AdapterFactory.Create(this, config, name, seed));
     }
 
     /// <summary>Saves an adapter into a folder as PEFT does.</summary>
@@ -220,147 +275,225 @@ public sealed partial class PeftModel : IDisposable
     /// <exception cref="PeftException">As <see cref="SaveAdapter"/>; nothing is written when a name is unknown.</exception>
     public void SaveAdapters(string folder, IEnumerable<string>? names = null)
     {
-        foreach (var adapter in (names ?? adapters.Select(static adapter => adapter.Name)).Select(name => this[name]).ToArray())
+        foreach (var adapter in (names ?? Adapters.Select(static adapter => adapter.Name)).Select(name => this[name]).ToArray())
         {
             SaveAdapter(adapter.Name, adapter.Name == "default" ? folder : System.IO.Path.Combine(folder, adapter.Name));
         }
+    }
+
+    /// <summary>Saves the base as it is now, with what is merged into it, its configuration, generation defaults and tokenizer.</summary>
+    /// <param name="folder">The folder; made when it isn't there.</param>
+    /// <param name="dataType">Type to save in; null for each weight's own.</param>
+    /// <param name="maxShardBytes">Maximum size of a file of weights, in bytes.</param>
+    /// <param name="onProgress">Sees the bytes of weights that are written, and how many there are.</param>
+    /// <param name="cancellation">Looked at after each tensor; what was in the folder stays as it was.</param>
+    /// <returns>Paths of the model's files.</returns>
+    /// <exception cref="PeftException"><c>NotAFolder</c>, <c>WeightsNotLoaded</c>, or what writing throws.</exception>
+    public IReadOnlyList<string> Save(string folder, ScalarType? dataType = null, long maxShardBytes = ModelLoader.DefaultShardBytes, Action<long, long>? onProgress = null, CancellationToken cancellation = default)
+    {
+        using var held = Acquire("saving the model");
+        return ModelFiles.Save(this, folder, dataType, maxShardBytes, onProgress, cancellation);
+    }
+
+    /// <summary>Activates adapters in this order, innermost first, each at full strength, and no others.</summary>
+    public IReadOnlyList<string> SetActive(params IEnumerable<string> names) => SetActive(names.Select(static name => new ActiveAdapter(name)));
+
+    /// <summary>Activates adapters in this order, innermost first, and no others. What is merged is restored first.</summary>
+    /// <param name="set">Names and strengths; empty for the base alone.</param>
+    /// <returns>What the user should know.</returns>
+    /// <exception cref="PeftException"><c>AdapterNotFound</c>, <c>AdapterNamedTwice</c>, <c>AdapterWeightInvalid</c> or <c>OverlaysConflict</c>.</exception>
+    public IReadOnlyList<string> SetActive(IEnumerable<ActiveAdapter> set)
+    {
+        using var held = Acquire("choosing adapters");
+        ActiveAdapter[] chosen = [.. set];
+        AdapterSet.RefuseWeights(chosen);
+        adapters.RefuseConflicts([.. chosen.Select(static entry => entry.Name)]);
+        List<string> messages = [];
+        merge.Restore(messages);
+        adapters.Activate(chosen);
+        return messages;
+    }
+
+    /// <summary>A selection of adapters for a single pass, without changing what is active.</summary>
+    /// <param name="names">Names in order, innermost first; none for the base.</param>
+    /// <exception cref="PeftException">As <see cref="SetActive(IEnumerable{ActiveAdapter})"/>, and <c>ModelIsMerged</c>: what is merged can't be left out of a pass.</exception>
+    public AdapterSelection Select(params IEnumerable<string> names)
+    {
+        string[] chosen = [.. names];
+        adapters.RefuseConflicts(chosen);
+        if (!chosen.SequenceEqual(MergedAdapters))
+        {
+            merge.Refuse($"another selection than {string.Join(", ", MergedAdapters)} can't be computed");
+        }
+
+        return chosen.Length == 0 ? AdapterSelection.Base : AdapterSelection.Of(chosen);
+    }
+
+    /// <summary>A selection for a mixed batch: another adapter, or none, for each row.</summary>
+    /// <param name="rowNames">One name a row; <see cref="AdapterSelection.BaseRow"/> for the base alone.</param>
+    /// <exception cref="PeftException"><c>AdapterNotFound</c>, <c>ModelIsMerged</c> or <c>MixedBatchNotPossible</c>.</exception>
+    public AdapterSelection SelectRows(IReadOnlyList<string> rowNames)
+    {
+        merge.Refuse("a mixed batch can't be computed");
+        adapters.RefuseRows(rowNames);
+        return new AdapterSelection([], [.. rowNames]);
+    }
+
+    /// <summary>Lets the active adapters act again.</summary>
+    public IReadOnlyList<string> Enable()
+    {
+        using var held = Acquire("enabling adapters");
+        adapters.Enable(true);
+        return [];
+    }
+
+    /// <summary>Lets the base speak alone; the active set is kept. What is merged is restored first.</summary>
+    /// <returns>What the user should know.</returns>
+    public IReadOnlyList<string> Disable()
+    {
+        using var held = Acquire("disabling adapters");
+        List<string> messages = [];
+        merge.Restore(messages);
+        adapters.Enable(false);
+        return messages;
+    }
+
+    /// <summary>Removes an adapter and frees it. Where it was the only active one, the first of the others becomes active.</summary>
+    /// <returns>What the user should know.</returns>
+    /// <exception cref="PeftException"><c>AdapterNotFound</c>.</exception>
+    public IReadOnlyList<string> RemoveAdapter(string name)
+    {
+        using var held = Acquire("removing an adapter");
+        var adapter = this[name];
+        List<string> messages = [];
+        merge.Restore(messages);
+        adapters.Drop(adapter, messages);
+        return messages;
+    }
+
+    /// <summary>
+    /// Puts adapters into the weights. They become the active set, and the model stays able to take them out again, bit for bit,
+    /// unless <see cref="MergeOptions.Unload"/> makes it final. What was merged before stays merged, in front.
+    /// </summary>
+    /// <param name="names">The adapters in order, innermost first; null for the active ones.</param>
+    /// <param name="options">How.</param>
+    /// <exception cref="PeftException"><c>AdapterNotFound</c>, <c>NothingToMerge</c>, <c>OverlaysConflict</c>, <c>MergeNotPossible</c> or <c>MergeNotFinite</c>; nothing has changed then.</exception>
+    public MergeReport Merge(IEnumerable<string>? names = null, MergeOptions? options = null)
+    {
+        using var held = Acquire("merging");
+        return merge.Apply(names, options ?? new MergeOptions());
+    }
+
+    /// <summary>Takes merged adapters out of the weights, bit for bit; what was active before the merge is active again.</summary>
+    /// <returns>What the user should know.</returns>
+    public IReadOnlyList<string> UndoMerge()
+    {
+        using var held = Acquire("undoing a merge");
+        if (!IsMerged)
+        {
+            return [$"Nothing is merged into '{Name}'."];
+        }
+
+        merge.Restore([]);
+        return [];
+    }
+
+    /// <summary>
+    /// Adds a new adapter made of others, as PEFT's <c>add_weighted_adapter</c> does: LoRA by any <see cref="CombinationType"/>, IA3 by a weighted sum.
+    /// The parts stay as they are. The new adapter waits to be made active.
+    /// </summary>
+    /// <param name="names">The parts, all of one method.</param>
+    /// <param name="weights">A weight for each; negative ones subtract.</param>
+    /// <param name="name">The new adapter's name.</param>
+    /// <param name="options">How; null for PEFT's defaults.</param>
+    /// <param name="cancellation">Stops between layers; the model is then as before.</param>
+    /// <exception cref="PeftException">
+    /// <c>CombinationInvalid</c>: no parts, other weights than parts, a density that is missing or negative, or parts that can't be combined this way;
+    /// <c>AdapterNotFound</c>, <c>AdapterExists</c>, <c>AdapterNameInvalid</c>, <c>WeightsNotLoaded</c> or <c>ModelIsMerged</c>.
+    /// </exception>
+    /// <exception cref="NotSupportedByPeftException"><c>CombinationNotSupported</c>: a method that has no combinations.</exception>
+    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
+    public PeftAdapter CombineAdapters(
+        IReadOnlyList<string> names, IReadOnlyList<double> weights, string name, CombinationOptions? options = null, CancellationToken cancellation = default)
+    {
+        using var held = Acquire("combining adapters");
+        return AdapterCombination.Combine(this, names, weights, name, options ?? new CombinationOptions(), cancellation);
+    }
+
+    /// <summary>Looks for NaN and infinity in the weights of base and adapters: one spoils everything that is computed with it, without an error.</summary>
+    /// <param name="cancellation">Looked at between weights.</param>
+    /// <returns>A sentence that names the first of them, or null where all are finite.</returns>
+    /// <exception cref="PeftException"><c>PeftModelBusy</c> or <c>ModelDisposed</c>.</exception>
+    public string? NonFiniteWarning(CancellationToken cancellation = default)
+    {
+        using var held = Acquire("looking at the weights");
+        return WeightCheck.NonFinite(this, cancellation);
     }
 
     /// <summary>Frees base and adapters.</summary>
     public void Dispose()
     {
         using var held = lease.Acquire("removing the model");
-        if (IsDisposed)
+        if (!IsDisposed)
         {
-            return;
+            IsDisposed = true;
+            adapters.Clear();
+            Base.Dispose();
+            GC.SuppressFinalize(this);
         }
-
-        IsDisposed = true;
-        merge?.Dispose();
-        foreach (var adapter in adapters)
-        {
-            adapter.Adapter.Dispose();
-        }
-
-        adapters.Clear();
-        Base.Dispose();
-        GC.SuppressFinalize(this);
     }
 
-    private static Generator MakeGenerator(ulong? seed) => seed is { } given
-        ? new Generator(given)
-        : new Generator((ulong)System.Random.Shared.NextInt64());
-
-    /// <summary>Makes an adapter with its starting values; the model doesn't know of it yet.</summary>
-    private Adapter Create(AdapterConfig config, string name, ulong? seed, out LoadReport report)
+    /// <summary>The adapter that is replaced leaves its slots first: a new one that starts from the base's weights finds them as they are without it.</summary>
+    private AdapterReplacement Replace(string name, Func<PeftAdapter> make)
     {
-        List<string> messages = [];
-        var adapter = Build(config, name, messages);
+        merge.Refuse();
+        var active = adapters.Active;
+        var replaced = adapters.Find(name);
+        int? position = replaced is null ? null : adapters.Remove(replaced);
         try
         {
-            RefuseTiedLayers(adapter);
-            RefuseConflicts(adapter);
-            if (!IsStructureOnly)
+            var taken = make();
+            try
             {
-                using var generator = MakeGenerator(seed);
-                adapter.Initialise(generator, static _ => true);
+                adapters.RefuseConflicts(taken.Adapter);
             }
+            catch
+            {
+                taken.Adapter.Dispose();
+                throw;
+            }
+
+            adapters.Insert(taken, position);
+            return new AdapterReplacement(taken, replaced, () => PutBack(taken, replaced, active));
         }
         catch
         {
-            adapter.Dispose();
+            if (replaced is not null)
+            {
+                adapters.Insert(replaced, position);
+            }
+
             throw;
         }
-
-        report = new LoadReport([], [], messages);
-        return adapter;
     }
 
-    private Adapter Build(AdapterConfig config, string name, List<string> messages)
+    private void PutBack(PeftAdapter taken, PeftAdapter? replaced, IReadOnlyList<ActiveAdapter> active)
     {
-        RefuseName(name);
-        if (IsMerged)
+        using var held = Acquire("undoing the replacement of an adapter");
+        merge.Restore([]);
+        var position = adapters.Remove(taken);
+        taken.Adapter.Dispose();
+        if (replaced is not null)
         {
-            throw new PeftException("ModelIsMerged", $"'{Name}' has adapters merged into its weights ({string.Join(", ", MergedAdapters)}).")
-            {
-                RecommendedAction = "Undo the merge first.",
-            };
+            adapters.Insert(replaced, position);
         }
 
-        config.Validate();
-        if (config.UnknownKeys is { Count: > 0 } unknown)
-        {
-            messages.Add($"{AdapterConfig.FileName} has keys that are not known here and say nothing: {string.Join(", ", unknown)}. A later release may have written it.");
-        }
-
-        var adapter = (config with { BaseModelName = config.BaseModelName ?? Path ?? Name }).CreateAdapter(name);
-        adapter.Declare(Base, messages);
-        return adapter;
-    }
-
-    /// <summary>A file with factors for both sharers of a weight can be used, but training would let the two drift apart.</summary>
-    private static void RefuseTiedLayers(Adapter adapter)
-    {
-        if (adapter.Config.EnsureWeightTying && adapter.Layers.Any(layer => adapter.Layers.Any(other => other.Layer.Weight.TiedTo == layer.Layer.Weight)))
-        {
-            throw new NotSupportedByPeftException("LoraVariantNotSupported", "Training one change for layers that share their weight (ensure_weight_tying on target modules) is not supported.")
-            {
-                Target = "ensure_weight_tying",
-            };
-        }
-    }
-
-    private PeftAdapter Take(Adapter adapter, string? folder, LoadReport report, int position)
-    {
-        adapter.Attach();
-        var taken = new PeftAdapter(this, adapter, folder, report);
-        adapters.Insert(position, taken);
-        if (active.Count == 0 && adapters.Count == 1)
-        {
-            active = [new ActiveAdapter(adapter.Name)];
-        }
-
-        Changed();
-        return taken;
-    }
-
-    private void Drop(PeftAdapter adapter)
-    {
-        adapters.Remove(adapter);
-        adapter.Adapter.Detach();
-        adapter.Adapter.Dispose();
-    }
-
-    private void Changed()
-    {
-        selection = AdaptersEnabled && active.Count > 0 ? new AdapterSelection(active) : AdapterSelection.Base;
-        Version++;
-    }
-
-    private static void RefuseName(string name)
-    {
-        // An adapter is a folder by its name, which has to be one on every system that it may be copied to.
-        var isFolder = !string.IsNullOrWhiteSpace(name) && name == name.Trim() && name.Length <= LongestName && !VisibleText.IsNeeded(name) && !Devices.IsMatch(name);
-        if (!isFolder || name == AdapterSelection.BaseRow || name.AsSpan().ContainsAny(NotInNames))
-        {
-            throw new PeftException("AdapterNameInvalid", $"'{name}' can't be the name of an adapter: it must not be empty, longer than {LongestName} characters or a device of Windows such as NUL, begin or end with a blank, hold a dot, a slash, a control character or one of : * ? \" < > |, or be {AdapterSelection.BaseRow}.")
-            {
-                Target = name,
-                RecommendedAction = "Choose a name of letters, digits, - and _.",
-            };
-        }
+        adapters.Activate(active);
     }
 
     private PeftException Disposed(string operation) => new("ModelDisposed", $"The weights of '{Name}' were freed; {operation} needs them.")
     {
         Target = Name,
         RecommendedAction = "Import the model again.",
-    };
-
-    private PeftException NotFound(string name) => IsDisposed ? Disposed($"the adapter '{name}'") : new(
-        "AdapterNotFound", $"The model '{Name}' has no adapter '{name}'; it has {(adapters.Count == 0 ? "none" : string.Join(", ", adapters.Select(static adapter => adapter.Name)))}.")
-    {
-        Target = name,
-        RecommendedAction = adapters.Count == 0 ? "Add, load or train one first." : "Give the name of one that it has.",
     };
 }

@@ -1,4 +1,5 @@
 using Peft.Models;
+using Peft.Models.Layers;
 using static TorchSharp.torch;
 
 namespace Peft.Adapters.Slots;
@@ -8,8 +9,11 @@ namespace Peft.Adapters.Slots;
 /// <see cref="Before"/> and <see cref="After"/> alone make a method complete: in training the slot runs them as plain pieces.
 /// A method whose change is a product of two factors gives them as <see cref="LowRank"/> instead, and the layer computes all of them at once.
 /// </remarks>
-public abstract class LayerAdapter : IDisposable
+public abstract class LayerAdapter(IAdaptable layer) : IDisposable
 {
+    /// <summary>The adapted layer.</summary>
+    public IAdaptable Layer { get; } = layer;
+
     /// <summary>Whether <see cref="Before"/> does anything; layers that share an input can then no longer share one product.</summary>
     public virtual bool ChangesInput => false;
 
@@ -18,6 +22,12 @@ public abstract class LayerAdapter : IDisposable
 
     /// <summary>Why this layer can't be merged, or null when it can.</summary>
     public virtual string? MergeObstacle => null;
+
+    /// <summary>
+    /// What the adapter does to the layer's own weight, in its own layout, while it is part of the model, active or not; null for nothing, which is usual.
+    /// Asked for once the parameters have their first values. The weight is the same again, bit for bit, when the adapter is removed.
+    /// </summary>
+    public virtual Func<Tensor, Tensor>? BaseEdit => null;
 
     /// <summary>The parameters with the rest of their key in an adapter file, such as <c>lora_A.weight</c>.</summary>
     public abstract IReadOnlyList<LayerParameter> Parameters { get; }
@@ -43,14 +53,31 @@ public abstract class LayerAdapter : IDisposable
 
     /// <summary>Puts the change into the weights; what it returns computes the same as <see cref="Before"/>, the layer and <see cref="After"/> together.</summary>
     /// <param name="current">The layer's weights with the adapters inside of this one merged, in the precision of the merge; may be edited in place.</param>
-    public abstract Affine Merge(Affine current);
+    /// <param name="bare">The layer's own weights, without any adapter; not to be edited.</param>
+    public abstract Affine Merge(Affine current, Affine bare);
+
+    /// <summary>The layer's own weight without any adapter (an overlay in its place counts), for the dispose scope of the call alone: it may be unpacked for it.</summary>
+    /// <param name="call">The pass.</param>
+    /// <param name="type">The type to compute in.</param>
+    protected Tensor BareWeight(SlotCall call, ScalarType type) => LinearProduct.Cast(Layer.Weight.Effective(call.Context).Data, type);
+
+    /// <summary>The layer's own bias without any adapter, or null.</summary>
+    /// <param name="call">The pass.</param>
+    /// <param name="type">The type to compute in.</param>
+    protected Tensor? BareBias(SlotCall call, ScalarType type) => Layer.Bias is { } bias ? LinearProduct.Cast(bias.Effective(call.Context).Data, type) : null;
+
+    /// <summary>The layer's own map of an input, without its bias and without any adapter.</summary>
+    /// <param name="x">The input.</param>
+    /// <param name="call">The pass.</param>
+    /// <param name="type">The type to compute in.</param>
+    protected Tensor BaseProduct(Tensor x, SlotCall call, ScalarType type) => Layer.Apply(x, BareWeight(call, type), null);
 
     /// <inheritdoc/>
     public void Dispose()
     {
-        foreach (var (_, parameter) in Parameters)
+        foreach (var entry in Parameters)
         {
-            parameter.Release();
+            entry.Parameter.Release();
         }
 
         GC.SuppressFinalize(this);
@@ -60,7 +87,8 @@ public abstract class LayerAdapter : IDisposable
 /// <summary>A parameter of a layer's adapter.</summary>
 /// <param name="Key">The part of its key in an adapter file that follows the module's path, such as <c>lora_A.weight</c>.</param>
 /// <param name="Parameter">The parameter, float32 whatever the base's type.</param>
-public readonly record struct LayerParameter(string Key, Parameter Parameter);
+/// <param name="Role">What becomes of it.</param>
+public readonly record struct LayerParameter(string Key, Parameter Parameter, ParameterRole Role = ParameterRole.Trained);
 
 /// <summary>One pass through a slot as a layer's adapter sees it.</summary>
 /// <param name="Slot">The slot, by which siblings can be read.</param>

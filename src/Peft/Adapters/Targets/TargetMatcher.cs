@@ -20,7 +20,7 @@ public static class TargetMatcher
     /// <param name="config">The configuration.</param>
     /// <param name="model">The model.</param>
     /// <exception cref="PeftException"><c>TargetsMissing</c>: none are named and the family has no defaults.</exception>
-    public static ModuleNames Resolve(AdapterConfig config, PretrainedModel model)
+    public static ModuleNames Resolve(LayerwiseConfig config, PretrainedModel model)
     {
         if (config.TargetModules is not { } targets)
         {
@@ -39,7 +39,7 @@ public static class TargetMatcher
     /// <param name="model">The model.</param>
     /// <param name="messages">Takes what the user should know although it is no error.</param>
     /// <exception cref="PeftException"><c>NoModuleMatched</c>, <c>AllTargetsExcluded</c> or <c>TargetPatternInvalid</c>.</exception>
-    public static IReadOnlyList<NamedModule> Match(AdapterConfig config, PretrainedModel model, ICollection<string> messages)
+    public static IReadOnlyList<NamedModule> Match(LayerwiseConfig config, PretrainedModel model, ICollection<string> messages)
     {
         List<NamedModule> matched = [];
         var excluded = 0;
@@ -108,7 +108,7 @@ public static class TargetMatcher
         return otherwise;
     }
 
-    private static ModuleNames AllLinear(AdapterConfig config, PretrainedModel model)
+    private static ModuleNames AllLinear(LayerwiseConfig config, PretrainedModel model)
     {
         if (s_expertTypes.Contains(model.Config.ModelType))
         {
@@ -133,7 +133,7 @@ public static class TargetMatcher
         return ModuleNames.Of(meant == paths.Length ? shortNames : paths);
     }
 
-    private static bool IsExcluded(AdapterConfig config, string path)
+    private static bool IsExcluded(LayerwiseConfig config, string path)
     {
         if (config.ModulesToSave is { } saved && saved.Any(name => IsMatch(path, $@"\A(?:.*\.)?(?:{name})(?:\..*)?\z", name)))
         {
@@ -144,7 +144,7 @@ public static class TargetMatcher
             && (exclude.Pattern is { } pattern ? IsMatch(path, Whole(pattern), pattern) : exclude.Names!.Any(name => EndsWith(path, name)));
     }
 
-    private static bool IsTarget(AdapterConfig config, string path)
+    private static bool IsTarget(LayerwiseConfig config, string path)
     {
         var targets = config.TargetModules!;
         if (targets.Pattern is { } pattern)
@@ -156,7 +156,7 @@ public static class TargetMatcher
         return targets.Names!.Contains(path) || (targets.Names!.Any(name => EndsWith(path, name)) && IsInLayers(config, path));
     }
 
-    private static bool IsInLayers(AdapterConfig config, string path)
+    private static bool IsInLayers(LayerwiseConfig config, string path)
     {
         if (config.LayersToTransform is not { Count: > 0 } layers)
         {
@@ -197,7 +197,7 @@ public static class TargetMatcher
         }
     }
 
-    private static PeftException NothingMatched(AdapterConfig config, PretrainedModel model)
+    private static PeftException NothingMatched(LayerwiseConfig config, PretrainedModel model)
     {
         var targets = config.TargetModules!;
         if (targets.Names is { Count: 0 })

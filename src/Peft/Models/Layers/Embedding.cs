@@ -66,7 +66,18 @@ public sealed class Embedding : Module, IAdaptable
     }
 
     /// <inheritdoc/>
-    public Tensor Apply(Tensor x, Tensor weight, Tensor? bias) => weight.index_select(0, x.flatten()).view([.. x.shape, weight.shape[1]]);
+    public Tensor Apply(Tensor x, Tensor weight, Tensor? bias)
+    {
+        var ids = x.flatten();
+        var rows = weight.index_select(0, ids);
+        if (paddingIndex is { } index)
+        {
+            // The vector of padding isn't trained.
+            rows = where(ids.eq(index).unsqueeze(-1), rows.detach(), rows);
+        }
+
+        return rows.view([.. x.shape, weight.shape[1]]);
+    }
 
     /// <inheritdoc/>
     public Tensor FromMatrix(Tensor matrix) => matrix.t();

@@ -51,6 +51,12 @@ public interface IAdaptable
     /// <summary>A weight as a matrix [outputs, inputs · kernel]; a view where it can be one.</summary>
     Tensor ToMatrix(Tensor weight) => weight;
 
+    /// <summary>The shape in which a vector over the outputs spreads over an output of the layer.</summary>
+    IReadOnlyList<long> OutputShape => [Outputs];
+
+    /// <summary>A vector over the outputs, [outputs], so that it spreads over an output of the layer.</summary>
+    Tensor AlongOutputs(Tensor vector) => vector.view([.. OutputShape]);
+
     /// <summary>Mixes the outputs of <see cref="Apply"/> by a matrix [new outputs, outputs], as the second of two factors does.</summary>
     Tensor Project(Tensor y, Tensor matrix) => Multiply(y, matrix);
 

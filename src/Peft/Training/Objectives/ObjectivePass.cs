@@ -1,3 +1,4 @@
+using Peft.Adapters.Model;
 using Peft.Models;
 using Peft.Models.Heads;
 using Peft.Models.Layers;
@@ -11,20 +12,21 @@ public sealed class ObjectivePass
     private readonly ReferenceModel? reference;
     private readonly MetricSums metrics;
     private readonly string objective;
+    private readonly PeftModel model;
 
-    internal ObjectivePass(IObjective objective, PretrainedModel model, TrainingBatch batch, double? divisor, ForwardContext context, ReferenceModel? reference, MetricSums metrics)
+    internal ObjectivePass(IObjective objective, PeftModel model, TrainingBatch batch, double? divisor, ForwardContext context, ReferenceModel? reference, MetricSums metrics)
     {
         this.objective = objective.Name;
         this.reference = reference;
         this.metrics = metrics;
-        Model = model;
+        this.model = model;
         Batch = batch;
         Divisor = divisor;
-        Context = batch.In(context);
+        Context = PassOver(batch, context);
     }
 
     /// <summary>The model; who acts on it is said by <see cref="Context"/>.</summary>
-    public PretrainedModel Model { get; }
+    public PretrainedModel Model => model.Base;
 
     /// <summary>The rows.</summary>
     public TrainingBatch Batch { get; }
@@ -100,9 +102,11 @@ public sealed class ObjectivePass
     /// <param name="count">How many values; 0 leaves it out.</param>
     public void Report(string metric, Tensor sum, double count = 1) => metrics.Add(metric, sum, count);
 
+    private ForwardContext PassOver(TrainingBatch batch, ForwardContext context) => model.NewPass(batch.In(context), context.Selection);
+
     private Tensor Losses(TrainingBatch batch, ForwardContext context, params TokenStatistic[] statistics)
     {
-        context = batch.In(context);
+        context = batch == Batch && context == Context ? context : PassOver(batch, context);
         return Causal.TokenLosses(Causal.Forward(batch.InputIds, context), batch.Labels, context, statistics);
     }
 }

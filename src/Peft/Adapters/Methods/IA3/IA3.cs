@@ -1,6 +1,5 @@
-using System.Text.Json.Nodes;
 using Peft.Adapters.Combination;
-using Peft.Adapters.Files;
+using Peft.Adapters.Configuration;
 using Peft.Adapters.Slots;
 using Peft.Adapters.Targets;
 using Peft.Models;
@@ -13,7 +12,8 @@ namespace Peft.Adapters.Methods.IA3;
 /// IA3 (Liu et al. 2022): one learned factor for each output of attention projections and for each input of feed-forward layers.
 /// Defaults are PEFT's.
 /// </summary>
-public sealed record IA3Config : AdapterConfig
+[ConfigWithout("layers_to_transform", "layers_pattern")]
+public sealed record IA3Config : LayerwiseConfig
 {
     /// <inheritdoc/>
     public override string PeftType => "IA3";
@@ -21,19 +21,17 @@ public sealed record IA3Config : AdapterConfig
     /// <inheritdoc/>
     public override IReadOnlyDictionary<string, ModuleNames> DefaultTargetModules => DefaultTargets.IA3;
 
-    /// <summary>Those of the targets whose input is scaled; null for the defaults of the base's family.</summary>
+    /// <inheritdoc/>
+    [ConfigField("fan_in_fan_out")]
+    public override bool FanInFanOut { get; init; }
+
+    /// <summary>Those of the targets whose input is scaled; without it, the defaults of the base's family.</summary>
+    [ConfigField("feedforward_modules", Parameter = "FeedforwardModule")]
     public ModuleNames? FeedforwardModules { get; init; }
 
-    /// <summary>Whether factors start at one (<c>init_ia3_weights</c>); false starts them at random, for tests.</summary>
+    /// <summary>Whether factors start at one; false starts them at random, for tests.</summary>
+    [ConfigField("init_ia3_weights")]
     public bool StartAtOne { get; init; } = true;
-
-    /// <summary>Reads the keys of a file.</summary>
-    internal static AdapterConfig Read(ConfigReader reader) => new IA3Config
-    {
-        FanInFanOut = reader.Flag("fan_in_fan_out"),
-        FeedforwardModules = reader.Names("feedforward_modules"),
-        StartAtOne = reader.Flag("init_ia3_weights", otherwise: true),
-    }.WithShared(reader);
 
     /// <inheritdoc/>
     public override void Validate()
@@ -49,17 +47,13 @@ public sealed record IA3Config : AdapterConfig
     public override Adapter CreateAdapter(string name) => new IA3Adapter(name, this);
 
     /// <inheritdoc/>
-    protected override void Write(JsonObject fields)
-    {
-        WriteTargets(fields);
-        fields["fan_in_fan_out"] = FanInFanOut;
-        fields["feedforward_modules"] = Json(FeedforwardModules);
-        fields["init_ia3_weights"] = StartAtOne;
-    }
+    public override LayerAdapter CreateLayer(IAdaptable layer, LayerwiseAdapter adapter, ICollection<string> messages) => layer is Linear
+        ? new IA3Layer(layer, TargetMatcher.EndsIn(FeedforwardModules!, layer.Path), StartAtOne)
+        : throw KindNotSupported(layer);
 }
 
 /// <summary>IA3 on a model.</summary>
-public sealed class IA3Adapter(string name, IA3Config config) : Adapter(name, config)
+public sealed class IA3Adapter(string name, IA3Config config) : LayerwiseAdapter(name, config)
 {
     /// <inheritdoc/>
     public override void Declare(PretrainedModel model, ICollection<string> messages)
@@ -99,29 +93,19 @@ public sealed class IA3Adapter(string name, IA3Config config) : Adapter(name, co
             factors.MarkChanged();
         }
     }
-
-    /// <inheritdoc/>
-    protected override LayerAdapter CreateLayer(IAdaptable layer, ICollection<string> messages)
-    {
-        var resolved = (IA3Config)Config;
-        return layer is Linear
-            ? new IA3Layer(layer, TargetMatcher.EndsIn(resolved.FeedforwardModules!, layer.Path), resolved.StartAtOne)
-            : throw KindNotSupported(layer);
-    }
 }
 
 /// <summary>The factors of one layer.</summary>
 internal sealed class IA3Layer : LayerAdapter
 {
-    private readonly IAdaptable layer;
     private readonly bool scalesInput;
     private readonly bool startsAtOne;
     private readonly Parameter factors;
 
     /// <summary>Makes the factors, by shape alone: [1, in] or [out, 1].</summary>
     public IA3Layer(IAdaptable layer, bool scalesInput, bool startsAtOne)
+        : base(layer)
     {
-        this.layer = layer;
         this.scalesInput = scalesInput;
         this.startsAtOne = startsAtOne;
         factors = new Parameter("ia3_l", scalesInput ? [1, layer.Inputs] : [layer.Outputs, 1]);
@@ -137,7 +121,7 @@ internal sealed class IA3Layer : LayerAdapter
     /// <inheritdoc/>
     public override void Initialise(Generator generator)
     {
-        var device = layer.Device;
+        var device = Layer.Device;
         factors.Assign(startsAtOne ? ones([.. factors.Shape], device: device) : RandomTensors.Normal(factors.Shape, 1, generator, device));
     }
 
@@ -148,12 +132,12 @@ internal sealed class IA3Layer : LayerAdapter
     public override Tensor After(Tensor x, Tensor y, SlotCall call) => scalesInput ? y : Scale(y, call);
 
     /// <inheritdoc/>
-    public override Affine Merge(Affine current)
+    public override Affine Merge(Affine current, Affine bare)
     {
         var vector = factors.Data.flatten().to(current.Weight.dtype);
 
         // Along the inputs of [out, in] or the outputs of [in, out] a vector is spread as it is, along the first dimension as a column.
-        var alongLast = scalesInput != layer.IsTransposed;
+        var alongLast = scalesInput != Layer.IsTransposed;
         current.Weight.mul_(alongLast ? vector : vector.unsqueeze(1));
         if (!scalesInput)
         {

@@ -1,5 +1,4 @@
-using System.Text.Json.Nodes;
-using Peft.Adapters.Files;
+using Peft.Adapters.Configuration;
 using Peft.Adapters.Slots;
 using Peft.Models;
 using Peft.Models.Layers;
@@ -13,33 +12,17 @@ public sealed record LoHaConfig : LycorisConfig
     /// <inheritdoc/>
     public override string PeftType => "LOHA";
 
-    /// <summary>Whether the change starts at zero (<c>init_weights</c>); false starts it at random, for tests.</summary>
+    /// <summary>Whether the change starts at zero; false starts it at random, for tests.</summary>
+    [ConfigField("init_weights")]
     public bool StartAtZero { get; init; } = true;
 
     /// <inheritdoc/>
     internal override bool ScalesRankDropout => true;
 
-    /// <summary>Reads the keys of a file.</summary>
-    internal static AdapterConfig Read(ConfigReader reader) => new LoHaConfig { StartAtZero = reader.Flag("init_weights", otherwise: true) }.WithRanks(reader);
-
     /// <inheritdoc/>
-    public override Adapter CreateAdapter(string name) => new LoHaAdapter(name, this);
-
-    /// <inheritdoc/>
-    protected override void Write(JsonObject fields)
+    public override LayerAdapter CreateLayer(IAdaptable layer, LayerwiseAdapter adapter, ICollection<string> messages) => layer switch
     {
-        base.Write(fields);
-        fields["init_weights"] = StartAtZero;
-    }
-}
-
-/// <summary>LoHa on a model.</summary>
-public sealed class LoHaAdapter(string name, LoHaConfig config) : Adapter(name, config)
-{
-    /// <inheritdoc/>
-    protected override LayerAdapter CreateLayer(IAdaptable layer, ICollection<string> messages) => layer switch
-    {
-        Linear => new LoHaLayer(layer, (LoHaConfig)Config),
+        Linear => new LoHaLayer(layer, this),
         Embedding => throw KindRefused(layer),
         _ => throw KindNotSupported(layer),
     };
@@ -53,7 +36,7 @@ internal sealed class LoHaLayer : LycorisLayer
 
     /// <summary>Makes the factors, by shape alone: [out, rank] and [rank, in], twice.</summary>
     public LoHaLayer(IAdaptable layer, LoHaConfig config)
-        : base(layer, config, config.ForLayer(layer.Path).Scale)
+        : base(layer, config)
     {
         this.config = config;
         var rank = config.ForLayer(layer.Path).Rank;

@@ -1,6 +1,4 @@
-using System.Text.Json;
-using System.Text.Json.Nodes;
-using Peft.Adapters.Files;
+using Peft.Adapters.Configuration;
 using Peft.Adapters.Slots;
 using Peft.Models;
 using Peft.Models.Layers;
@@ -14,44 +12,32 @@ public sealed record LoKrConfig : LycorisConfig
     /// <inheritdoc/>
     public override string PeftType => "LOKR";
 
-    /// <summary>Whether the first matrix is decomposed as well.</summary>
+    /// <summary>Decomposes the first matrix as well.</summary>
+    [ConfigField("decompose_both")]
     public bool DecomposeBoth { get; init; }
 
     /// <summary>What sizes are divided by; -1 for divisors near the square root.</summary>
+    [ConfigField("decompose_factor")]
     public int DecomposeFactor { get; init; } = -1;
 
-    /// <summary>Whether rows that rank dropout leaves are scaled up to keep the mean.</summary>
+    /// <summary>Scales rows that rank dropout leaves up to keep the mean.</summary>
+    [ConfigField("rank_dropout_scale")]
     public bool RankDropoutScale { get; init; }
 
-    /// <summary>How the matrices start (<c>init_weights</c>).</summary>
+    /// <summary>How the matrices start: <c>true</c> with the first zero, <c>lycoris</c> with the last zero, <c>false</c> all at random (for tests).</summary>
+    [ConfigField("init_weights", Parameter = "Initialization", Choices = ["true", "false", "lycoris"])]
     public LoKrInitialisation Initialisation { get; init; }
 
     /// <inheritdoc/>
     internal override bool ScalesRankDropout => RankDropoutScale;
 
-    /// <summary>Reads the keys of a file.</summary>
-    internal static AdapterConfig Read(ConfigReader reader) => new LoKrConfig
-    {
-        DecomposeBoth = reader.Flag("decompose_both"),
-        DecomposeFactor = reader.Integer("decompose_factor", -1),
-        RankDropoutScale = reader.Flag("rank_dropout_scale"),
-        Initialisation = reader.Node("init_weights") is { } node && node.GetValueKind() == JsonValueKind.String && node.GetValue<string>() == "lycoris"
-            ? LoKrInitialisation.Lycoris
-            : reader.Flag("init_weights", otherwise: true) ? LoKrInitialisation.Zero : LoKrInitialisation.Random,
-    }.WithRanks(reader);
-
     /// <inheritdoc/>
-    public override Adapter CreateAdapter(string name) => new LoKrAdapter(name, this);
-
-    /// <inheritdoc/>
-    protected override void Write(JsonObject fields)
+    public override LayerAdapter CreateLayer(IAdaptable layer, LayerwiseAdapter adapter, ICollection<string> messages) => layer switch
     {
-        base.Write(fields);
-        fields["decompose_both"] = DecomposeBoth;
-        fields["decompose_factor"] = DecomposeFactor;
-        fields["rank_dropout_scale"] = RankDropoutScale;
-        fields["init_weights"] = Initialisation == LoKrInitialisation.Lycoris ? "lycoris" : Initialisation == LoKrInitialisation.Zero;
-    }
+        Linear => new LoKrLayer(layer, this),
+        Embedding => throw KindRefused(layer),
+        _ => throw KindNotSupported(layer),
+    };
 }
 
 /// <summary>How LoKr's matrices start.</summary>
@@ -67,18 +53,6 @@ public enum LoKrInitialisation
     Lycoris,
 }
 
-/// <summary>LoKr on a model.</summary>
-public sealed class LoKrAdapter(string name, LoKrConfig config) : Adapter(name, config)
-{
-    /// <inheritdoc/>
-    protected override LayerAdapter CreateLayer(IAdaptable layer, ICollection<string> messages) => layer switch
-    {
-        Linear => new LoKrLayer(layer, (LoKrConfig)Config),
-        Embedding => throw KindRefused(layer),
-        _ => throw KindNotSupported(layer),
-    };
-}
-
 /// <summary>The matrices of one layer: change = w1 ⊗ w2, with w1 [out₁, in₁] and w2 [out₂, in₂], or the factors of either.</summary>
 internal sealed class LoKrLayer : LycorisLayer
 {
@@ -88,7 +62,7 @@ internal sealed class LoKrLayer : LycorisLayer
 
     /// <summary>Makes the matrices, by shape alone.</summary>
     public LoKrLayer(IAdaptable layer, LoKrConfig config)
-        : base(layer, config, config.ForLayer(layer.Path).Scale)
+        : base(layer, config)
     {
         this.config = config;
         var rank = config.ForLayer(layer.Path).Rank;

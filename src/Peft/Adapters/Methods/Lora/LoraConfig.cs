@@ -1,7 +1,7 @@
-using System.Text.Json;
-using System.Text.Json.Nodes;
-using Peft.Adapters.Files;
+using Peft.Adapters.Configuration;
+using Peft.Adapters.Slots;
 using Peft.Adapters.Targets;
+using Peft.Models.Layers;
 
 namespace Peft.Adapters.Methods.Lora;
 
@@ -9,104 +9,124 @@ namespace Peft.Adapters.Methods.Lora;
 /// Low-rank adaptation (Hu et al. 2021): a layer's weight changes by scale · B · A, with A [rank, in] and B [out, rank].
 /// Defaults are PEFT's.
 /// </summary>
-public sealed record LoraConfig : AdapterConfig
+[ConfigVariant("alora_invocation_tokens")]
+[ConfigVariant("arrow_config")]
+[ConfigVariant("corda_config")]
+[ConfigVariant("eva_config")]
+[ConfigVariant("kasa_config")]
+[ConfigVariant("layer_replication")]
+[ConfigVariant("loftq_config", "{}")]
+[ConfigVariant("lora_ga_config")]
+[ConfigVariant("megatron_config")]
+[ConfigVariant("megatron_core", "\"megatron.core\"", IsIdle = true)]
+[ConfigVariant("monteclora_config")]
+[ConfigVariant("qalora_group_size", "16", IsIdle = true)]
+[ConfigVariant("target_parameters")]
+[ConfigVariant("trainable_token_indices")]
+[ConfigVariant("use_bdlora")]
+[ConfigVariant("use_qalora", "false")]
+[ConfigVariant("velora_config")]
+public sealed record LoraConfig : LayerwiseConfig
 {
-    /// <summary>PEFT's keys that this record doesn't interpret, with the value that means "unused". Anything else is a variant of its own.</summary>
-    private static readonly Dictionary<string, string> s_variants = new(StringComparer.Ordinal)
-    {
-        ["alora_invocation_tokens"] = "null",
-        ["arrow_config"] = "null",
-        ["corda_config"] = "null",
-        ["eva_config"] = "null",
-        ["kasa_config"] = "null",
-        ["layer_replication"] = "null",
-        ["loftq_config"] = "{}",
-        ["lora_ga_config"] = "null",
-        ["megatron_config"] = "null",
-        ["monteclora_config"] = "null",
-        ["target_parameters"] = "null",
-        ["trainable_token_indices"] = "null",
-        ["use_bdlora"] = "null",
-        ["use_dora"] = "false",
-        ["use_qalora"] = "false",
-        ["velora_config"] = "null",
-    };
-
-    /// <summary>PEFT's keys that say nothing unless one of the variants is used.</summary>
-    private static readonly Dictionary<string, string> s_idle = new(StringComparer.Ordinal)
-    {
-        ["megatron_core"] = "\"megatron.core\"",
-        ["qalora_group_size"] = "16",
-    };
-
-    /// <summary>PEFT's keys that this record doesn't interpret: those of variants, which only their unused values pass.</summary>
-    public static IReadOnlyCollection<string> VariantKeys { get; } = [.. s_variants.Keys, .. s_idle.Keys];
-
     /// <inheritdoc/>
     public override string PeftType => "LORA";
 
-    /// <summary>Rank of the change (<c>r</c>); 8.</summary>
+    /// <summary>Rank of the change: the inner size of its two factors. Trainable parameters grow with it.</summary>
+    [ConfigField("r", Minimum = 1, ErrorId = "RankInvalid")]
     public int Rank { get; init; } = 8;
 
-    /// <summary>The change is scaled by alpha / rank (<c>lora_alpha</c>); 8.</summary>
+    /// <summary>Strength of the change: it is multiplied by alpha / rank.</summary>
+    [ConfigField("lora_alpha", Aliases = ["LoraAlpha"])]
     public double Alpha { get; init; } = 8;
 
-    /// <summary>Probability with which an input element of the change is dropped in training (<c>lora_dropout</c>); 0.</summary>
+    /// <summary>Probability with which an input of the change is dropped in training.</summary>
+    [ConfigField("lora_dropout", Aliases = ["LoraDropout"], Minimum = 0, Maximum = 1, IsReal = true, ErrorId = "DropoutInvalid")]
     public double Dropout { get; init; }
 
-    /// <summary>Other ranks for some layers, by name, path ending or regular expression of whole name parts.</summary>
-    public IReadOnlyDictionary<string, int> RankPattern { get; init; } = new Dictionary<string, int>();
+    /// <summary>Which biases of the base are trained: <c>none</c>, <c>all</c>, or <c>lora_only</c> for those of adapted layers.</summary>
+    [ConfigField("bias", Choices = ["none", "all", "lora_only"], ErrorId = "BiasUnknown")]
+    public override BiasTraining Bias { get; init; }
 
-    /// <summary>Other alphas for some layers, by name, path ending or regular expression of whole name parts.</summary>
-    public IReadOnlyDictionary<string, double> AlphaPattern { get; init; } = new Dictionary<string, double>();
-
-    /// <summary>Scales by alpha / √rank instead (<c>use_rslora</c>, Kalajdzievski 2023).</summary>
-    public bool UseRslora { get; init; }
-
-    /// <summary>Gives B a bias that is trained (<c>lora_bias</c>).</summary>
+    /// <summary>Gives the second factor a bias that is trained.</summary>
+    [ConfigField("lora_bias")]
     public bool LoraBias { get; init; }
 
-    /// <summary>How the factors start (<c>init_lora_weights</c>).</summary>
-    public LoraInitialisation Initialisation { get; init; }
+    /// <summary>Trains the length of each output's weights apart from their direction (DoRA, Liu et al. 2024), which often reaches more with a low rank and is slower.</summary>
+    [ConfigField("use_dora")]
+    public bool UseDora { get; init; }
 
-    /// <summary>Reads the keys of a file.</summary>
-    internal static AdapterConfig Read(ConfigReader reader) => new LoraConfig
-    {
-        Bias = reader.Bias("lora_only"),
-        FanInFanOut = reader.Flag("fan_in_fan_out"),
-        Rank = reader.Integer("r", 8),
-        Alpha = reader.Number("lora_alpha", 8),
-        Dropout = reader.Number("lora_dropout", 0),
-        RankPattern = reader.IntegersByName("rank_pattern"),
-        AlphaPattern = reader.Numbers("alpha_pattern"),
-        UseRslora = reader.Flag("use_rslora"),
-        LoraBias = reader.Flag("lora_bias"),
-        Initialisation = ReadInitialisation(reader),
-        EnsureWeightTying = reader.Flag("ensure_weight_tying"),
-    }.WithShared(reader);
+    /// <summary>Multiplies the change by alpha / √rank instead (rank-stabilised LoRA, Kalajdzievski 2023), which keeps high ranks trainable.</summary>
+    [ConfigField("use_rslora", Parameter = "RankStabilized", Aliases = ["UseRslora"])]
+    public bool UseRslora { get; init; }
+
+    /// <summary>Other ranks for some modules: a table of name, path ending or regular expression of whole name parts to rank; the first that matches counts.</summary>
+    [ConfigField("rank_pattern", Minimum = 1, ErrorId = "RankInvalid")]
+    public IReadOnlyDictionary<string, int> RankPattern { get; init; } = new Dictionary<string, int>();
+
+    /// <summary>Other alphas for some modules: a table of name, path ending or regular expression of whole name parts to alpha; the first that matches counts.</summary>
+    [ConfigField("alpha_pattern")]
+    public IReadOnlyDictionary<string, double> AlphaPattern { get; init; } = new Dictionary<string, double>();
+
+    /// <summary>
+    /// How the factors start: <c>true</c> leaves the base's output as it is at first, <c>gaussian</c> too but draws from a normal distribution, <c>false</c> draws both factors (for tests).
+    /// <c>pissa</c> (or <c>pissa_niter_16</c>, faster on large weights) and <c>olora</c> take the leading part out of the base's weight and train that;
+    /// the base has its own weight back when the adapter is removed.
+    /// </summary>
+    [ConfigField("init_lora_weights", Parameter = "Initialization", IsSpelling = true)]
+    public string Initialisation { get; init => field = value.ToLowerInvariant(); } = LoraInitialisation.Zero;
+
+    /// <inheritdoc/>
+    [ConfigField("fan_in_fan_out")]
+    public override bool FanInFanOut { get; init; }
+
+    /// <summary>Lets layers that share their weights share what is trained of them as well.</summary>
+    [ConfigField("ensure_weight_tying")]
+    public override bool EnsureWeightTying { get; init; }
+
+    /// <inheritdoc/>
+    protected override string VariantErrorId => "LoraVariantNotSupported";
 
     /// <inheritdoc/>
     public override void Validate()
     {
         base.Validate();
-        RefuseRanks(RankPattern.Values.Prepend(Rank));
-
-        if (Dropout is not (>= 0 and <= 1))
+        _ = LoraInitialisation.Of(Initialisation);
+        if (UseDora && LoraBias)
         {
-            throw new PeftException("DropoutInvalid", FormattableString.Invariant($"The dropout probability has to lie between 0 and 1; {Dropout} was given.")) { Target = "lora_dropout" };
-        }
-
-        foreach (var (key, unused) in s_variants)
-        {
-            if (OtherKeys[key] is { } value && !IsEmpty(value) && !JsonNode.DeepEquals(value, JsonNode.Parse(unused)))
-            {
-                throw new NotSupportedByPeftException("LoraVariantNotSupported", $"LoRA with {key} = {value.ToJsonString()} is a variant that is not supported.") { Target = key };
-            }
+            throw Contradiction("lora_bias can't be used with use_dora.");
         }
     }
 
     /// <inheritdoc/>
     public override Adapter CreateAdapter(string name) => new LoraAdapter(name, this);
+
+    /// <inheritdoc/>
+    public override LayerAdapter CreateLayer(IAdaptable layer, LayerwiseAdapter adapter, ICollection<string> messages)
+    {
+        if (layer is Embedding && LoraBias)
+        {
+            throw new PeftException("LoraBiasOnEmbedding", $"lora_bias can't be used on an embedding ('{layer.Path}').") { Target = layer.Path };
+        }
+
+        if (layer is not (Linear or Embedding))
+        {
+            throw KindNotSupported(layer);
+        }
+
+        // Each is said for the first of such layers.
+        var earlier = adapter.Layers.Select(static adapted => adapted.Layer).Where(static other => other is Linear).ToArray();
+        if (layer is Linear && FanInFanOut != layer.IsTransposed && Array.TrueForAll(earlier, other => other.IsTransposed != layer.IsTransposed))
+        {
+            messages.Add($"fan_in_fan_out is {FanInFanOut}, but '{layer.Path}' is a {layer.Module.ClassName}: taken as {!FanInFanOut} there and in layers like it.");
+        }
+
+        if (LoraBias && layer.Bias is null && Array.TrueForAll(earlier, static other => other.Bias is not null))
+        {
+            messages.Add($"lora_bias is set, but '{layer.Path}' has no bias: the adapter can't be merged.");
+        }
+
+        return UseDora ? new DoraLayer(layer, this) : new LoraLayer(layer, this);
+    }
 
     /// <summary>Rank and scale of a layer, patterns applied.</summary>
     /// <param name="path">The module's path.</param>
@@ -115,57 +135,5 @@ public sealed record LoraConfig : AdapterConfig
         var rank = TargetMatcher.Lookup(RankPattern, path, Rank);
         var alpha = TargetMatcher.Lookup(AlphaPattern, path, Alpha);
         return (rank, UseRslora ? alpha / Math.Sqrt(rank) : alpha / rank);
-    }
-
-    /// <inheritdoc/>
-    protected override bool IsPeftKey(string key) => s_variants.ContainsKey(key) || s_idle.ContainsKey(key);
-
-    /// <inheritdoc/>
-    protected override void Write(JsonObject fields)
-    {
-        WriteTargets(fields);
-        WriteLayers(fields);
-        fields["bias"] = Bias switch { BiasTraining.All => "all", BiasTraining.Adapted => "lora_only", _ => "none" };
-        fields["fan_in_fan_out"] = FanInFanOut;
-        fields["r"] = Rank;
-        fields["lora_alpha"] = Number(Alpha);
-        fields["lora_dropout"] = Real(Dropout);
-        fields["rank_pattern"] = Json(RankPattern);
-        fields["alpha_pattern"] = Json(AlphaPattern);
-        fields["use_rslora"] = UseRslora;
-        fields["lora_bias"] = LoraBias;
-        fields["init_lora_weights"] = Initialisation switch
-        {
-            LoraInitialisation.Gaussian => "gaussian",
-            LoraInitialisation.Random => false,
-            _ => true,
-        };
-        fields["ensure_weight_tying"] = EnsureWeightTying;
-        foreach (var (key, unused) in s_variants.Concat(s_idle))
-        {
-            if (!fields.ContainsKey(key))
-            {
-                fields[key] = JsonNode.Parse(unused);
-            }
-        }
-    }
-
-    private static bool IsEmpty(JsonNode value) => value switch
-    {
-        JsonArray several => several.Count == 0,
-        JsonObject entries => entries.Count == 0,
-        _ => value.GetValueKind() == JsonValueKind.False,
-    };
-
-    private static LoraInitialisation ReadInitialisation(ConfigReader reader)
-    {
-        var node = reader.Node("init_lora_weights");
-        return node?.GetValueKind() switch
-        {
-            null or JsonValueKind.Null or JsonValueKind.True => LoraInitialisation.Zero,
-            JsonValueKind.False => LoraInitialisation.Random,
-            JsonValueKind.String => LoraInitialisations.Parse(node.GetValue<string>()),
-            _ => throw reader.Invalid("init_lora_weights", "should be true, false or the name of an initialisation"),
-        };
     }
 }

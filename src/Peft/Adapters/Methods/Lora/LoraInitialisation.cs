@@ -1,33 +1,107 @@
+using System.Globalization;
+using Peft.Models.Layers;
+using TorchSharp;
+using static TorchSharp.torch;
+
 namespace Peft.Adapters.Methods.Lora;
 
-/// <summary>How LoRA's factors start.</summary>
-public enum LoraInitialisation
+/// <summary>What an initialisation starts from.</summary>
+/// <param name="Layer">The layer.</param>
+/// <param name="Rank">Rank of the factors.</param>
+/// <param name="Scale">What the change is scaled by.</param>
+/// <param name="Generator">Source of random numbers.</param>
+internal sealed record LoraStart(IAdaptable Layer, long Rank, double Scale, Generator Generator)
 {
-    /// <summary>A uniform in ±1/√in, B zero: training starts from the base's output (<c>true</c>).</summary>
-    Zero,
+    /// <summary>The layer's weight as a float32 matrix [out, in].</summary>
+    public Tensor Weight => Layer.ToMatrix(Layer.Weight.Data).to(ScalarType.Float32);
 
-    /// <summary>A and B both uniform, so that the output differs from the start; for tests (<c>false</c>).</summary>
-    Random,
+    /// <summary>A uniform in ±1/√in, nn.Linear's own start.</summary>
+    public Tensor UniformA() => RandomTensors.Uniform([Rank, Layer.Inputs], 1 / Math.Sqrt(Layer.Inputs), Generator, Layer.Device);
 
-    /// <summary>A normal with standard deviation 1/rank, B zero (<c>gaussian</c>).</summary>
-    Gaussian,
+    /// <summary>B zero, so that training starts from the base's output.</summary>
+    public Tensor ZeroB() => RandomTensors.Zeros([Layer.Outputs, Rank], Layer.Device);
 }
 
-/// <summary>The initialisations by PEFT's names.</summary>
-internal static class LoraInitialisations
+/// <summary>How LoRA's factors start: A [rank, in] and B [out, rank].</summary>
+/// <param name="Factors">Makes the factors.</param>
+/// <param name="LeavesResidual">Whether scale · B · A of the start is taken out of the base's weight, so that the output stays what it was.</param>
+internal sealed record LoraInitialisation(Func<LoraStart, (Tensor A, Tensor B)> Factors, bool LeavesResidual = false)
 {
-    private static readonly string[] s_variants = ["olora", "pissa", "eva", "corda", "loftq", "orthogonal", "lora_ga", "mica"];
+    /// <summary>A uniform, B zero.</summary>
+    public const string Zero = "true";
 
-    /// <summary>Reads a name.</summary>
+    /// <summary>A and B both uniform, so that the output differs from the start; for tests.</summary>
+    public const string Random = "false";
+
+    private const string NiterPrefix = "pissa_niter_";
+
+    private static readonly string[] s_variants = ["eva", "corda", "loftq", "orthogonal", "lora_ga", "mica"];
+
+    /// <summary>The initialisations there are, by PEFT's names: one line each.</summary>
+    private static readonly Dictionary<string, LoraInitialisation> s_known = new(StringComparer.Ordinal)
+    {
+        [Zero] = new(static start => (start.UniformA(), start.ZeroB())),
+        [Random] = new(static start => (start.UniformA(), RandomTensors.Uniform([start.Layer.Outputs, start.Rank], 1 / Math.Sqrt(start.Rank), start.Generator, start.Layer.Device))),
+        ["gaussian"] = new(static start => (RandomTensors.Normal([start.Rank, start.Layer.Inputs], 1.0 / start.Rank, start.Generator, start.Layer.Device), start.ZeroB())),
+        ["olora"] = new(Olora, LeavesResidual: true),
+        ["pissa"] = new(static start => Pissa(start, linalg.svd(start.Weight, fullMatrices: false)), LeavesResidual: true),
+    };
+
+    /// <summary>The initialisation of a name.</summary>
     /// <exception cref="PeftException"><c>InitialisationUnknown</c>.</exception>
     /// <exception cref="NotSupportedByPeftException"><c>LoraVariantNotSupported</c>.</exception>
-    public static LoraInitialisation Parse(string name) => name.ToUpperInvariant() switch
+    public static LoraInitialisation Of(string name)
     {
-        "TRUE" => LoraInitialisation.Zero,
-        "FALSE" => LoraInitialisation.Random,
-        "GAUSSIAN" => LoraInitialisation.Gaussian,
-        _ when Array.Exists(s_variants, variant => name.StartsWith(variant, StringComparison.OrdinalIgnoreCase)) =>
-            throw new NotSupportedByPeftException("LoraVariantNotSupported", $"LoRA with init_lora_weights = '{name}' is a variant that is not supported.") { Target = "init_lora_weights" },
-        _ => throw new PeftException("InitialisationUnknown", $"'{name}' is no initialisation of LoRA; init_lora_weights can be true, false or gaussian.") { Target = "init_lora_weights" },
-    };
+        if (s_known.TryGetValue(name, out var known))
+        {
+            return known;
+        }
+
+        if (name.StartsWith(NiterPrefix, StringComparison.Ordinal) && int.TryParse(name.AsSpan(NiterPrefix.Length), NumberStyles.None, CultureInfo.InvariantCulture, out var iterations))
+        {
+            return new LoraInitialisation(start => Pissa(start, Leading(start, iterations)), LeavesResidual: true);
+        }
+
+        throw Array.Exists(s_variants, variant => name.StartsWith(variant, StringComparison.Ordinal))
+            ? new NotSupportedByPeftException("LoraVariantNotSupported", $"LoRA with init_lora_weights = '{name}' is a variant that is not supported.") { Target = "init_lora_weights" }
+            : new PeftException("InitialisationUnknown", $"'{name}' is no initialisation of LoRA; init_lora_weights can be {string.Join(", ", s_known.Keys)} or {NiterPrefix}N.") { Target = "init_lora_weights" };
+    }
+
+    /// <summary>That of an embedding, the other way round than other layers: A is zero, B normal; nn.Embedding's own start where neither is to be zero.</summary>
+    public static LoraInitialisation OfEmbedding(string name) => new(start =>
+    {
+        long[] shape = [start.Rank, start.Layer.Inputs];
+        return (
+            name == Random ? RandomTensors.Normal(shape, 1, start.Generator, start.Layer.Device) : RandomTensors.Zeros(shape, start.Layer.Device),
+            RandomTensors.Normal([start.Layer.Outputs, start.Rank], 1, start.Generator, start.Layer.Device));
+    });
+
+    /// <summary>PiSSA (Meng et al. 2024): the leading singular vectors of the weight, each factor with the roots of the singular values.</summary>
+    private static (Tensor A, Tensor B) Pissa(LoraStart start, (Tensor U, Tensor S, Tensor Vh) decomposition)
+    {
+        var (u, s, vh) = decomposition;
+        var roots = s.narrow(0, 0, start.Rank).div(start.Scale).sqrt();
+        return (vh.narrow(0, 0, start.Rank).mul(roots.unsqueeze(1)), u.narrow(1, 0, start.Rank).mul(roots));
+    }
+
+    /// <summary>The leading singular vectors by subspace iteration from a random start (Halko et al. 2011, algorithm 4.4), cheaper than all of them.</summary>
+    private static (Tensor U, Tensor S, Tensor Vh) Leading(LoraStart start, int iterations)
+    {
+        var weight = start.Weight;
+        var basis = linalg.qr(weight.mm(RandomTensors.Normal([weight.shape[1], start.Rank], 1, start.Generator, start.Layer.Device))).Q;
+        for (var i = 0; i < iterations; i++)
+        {
+            basis = linalg.qr(weight.mm(linalg.qr(weight.t().mm(basis)).Q)).Q;
+        }
+
+        var (u, s, vh) = linalg.svd(basis.t().mm(weight), fullMatrices: false);
+        return (basis.mm(u), s, vh);
+    }
+
+    /// <summary>OLoRA (Büyükakyüz 2024): the first columns and rows of the weight's QR factors.</summary>
+    private static (Tensor A, Tensor B) Olora(LoraStart start)
+    {
+        var (q, r) = linalg.qr(start.Weight);
+        return (r.narrow(0, 0, start.Rank).contiguous(), q.narrow(1, 0, start.Rank).contiguous());
+    }
 }

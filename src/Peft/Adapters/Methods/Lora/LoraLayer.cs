@@ -6,24 +6,37 @@ using static TorchSharp.torch;
 namespace Peft.Adapters.Methods.Lora;
 
 /// <summary>LoRA on a layer: y += scale · B (A dropout(x)) (+ scale · bias of B), with A x the layer's own map with A for a weight.</summary>
-internal sealed class LoraLayer : LayerAdapter
+internal class LoraLayer : LayerAdapter
 {
-    private readonly IAdaptable layer;
     private readonly LoraConfig config;
     private readonly double scale;
+    private readonly LoraInitialisation start;
+    private readonly Parameter? firstA;
+    private readonly Parameter? firstB;
 
     /// <summary>Makes the factors, by shape alone.</summary>
-    public LoraLayer(IAdaptable layer, LoraConfig config, int rank, double scale)
+    public LoraLayer(IAdaptable layer, LoraConfig config)
+        : base(layer)
     {
-        this.layer = layer;
         this.config = config;
-        this.scale = scale;
+        (var rank, scale) = config.ForLayer(layer.Path);
         A = new Parameter("weight", [rank, layer.Inputs]);
         B = new Parameter("weight", [layer.Outputs, rank]);
         Bias = config.LoraBias ? new Parameter("bias", [layer.Outputs]) : null;
-        Parameters = layer is Embedding ? [new("lora_embedding_A", A), new("lora_embedding_B", B)]
-            : Bias is null ? [new("lora_A.weight", A), new("lora_B.weight", B)]
-            : [new("lora_A.weight", A), new("lora_B.weight", B), new("lora_B.bias", Bias)];
+        start = layer is Embedding ? LoraInitialisation.OfEmbedding(config.Initialisation) : LoraInitialisation.Of(config.Initialisation);
+        List<LayerParameter> parameters = layer is Embedding ? [new("lora_embedding_A", A), new("lora_embedding_B", B)] : [new("lora_A.weight", A), new("lora_B.weight", B)];
+        if (Bias is not null)
+        {
+            parameters.Add(new("lora_B.bias", Bias));
+        }
+
+        if (start.LeavesResidual)
+        {
+            (firstA, firstB) = (new Parameter("weight", A.Shape), new Parameter("weight", B.Shape));
+            parameters.AddRange([new("lora_A.initial", firstA, ParameterRole.Derived), new("lora_B.initial", firstB, ParameterRole.Derived)]);
+        }
+
+        Parameters = parameters;
     }
 
     /// <summary>[rank, in].</summary>
@@ -39,58 +52,44 @@ internal sealed class LoraLayer : LayerAdapter
     public override bool RowSelectable => true;
 
     /// <inheritdoc/>
-    public override string? MergeObstacle => Bias is not null && layer.Bias is null ? "lora_bias needs a layer with a bias to be merged into" : null;
+    public override string? MergeObstacle => Bias is not null && Layer.Bias is null ? "lora_bias needs a layer with a bias to be merged into" : null;
 
     /// <inheritdoc/>
     public override IReadOnlyList<LayerParameter> Parameters { get; }
 
+    /// <summary>A start by a decomposition of the weight leaves the rest of it in the base while the adapter is part of the model.</summary>
+    public override Func<Tensor, Tensor>? BaseEdit => firstA is null ? null : weight =>
+        (weight.to(ScalarType.Float32) - Layer.FromMatrix(firstB!.Data.mm(firstA.Data)).mul(scale)).to(weight.dtype);
+
     /// <inheritdoc/>
     public override void Initialise(Generator generator)
     {
-        if (layer is Embedding)
-        {
-            // The other way round than other layers: A is zero, B normal; nn.Embedding's own start where neither is to be zero.
-            A.Assign(config.Initialisation == LoraInitialisation.Random ? RandomTensors.Normal(A.Shape, 1, generator, layer.Device) : RandomTensors.Zeros(A.Shape, layer.Device));
-            B.Assign(RandomTensors.Normal(B.Shape, 1, generator, layer.Device));
-            return;
-        }
-
-        var rank = A.Shape[0];
-        A.Assign(config.Initialisation == LoraInitialisation.Gaussian
-            ? RandomTensors.Normal(A.Shape, 1.0 / rank, generator, layer.Device)
-            : RandomTensors.Uniform(A.Shape, 1 / Math.Sqrt(layer.Inputs), generator, layer.Device));
-        foreach (var factor in Bias is null ? [B] : new[] { B, Bias })
-        {
-            factor.Assign(config.Initialisation == LoraInitialisation.Random
-                ? RandomTensors.Uniform(factor.Shape, 1 / Math.Sqrt(rank), generator, layer.Device)
-                : RandomTensors.Zeros(factor.Shape, layer.Device));
-        }
+        var (a, b) = start.Factors(new LoraStart(Layer, A.Shape[0], scale, generator));
+        A.Assign(a);
+        B.Assign(b);
+        Bias?.Assign(config.Initialisation == LoraInitialisation.Random
+            ? RandomTensors.Uniform(Bias.Shape, 1 / Math.Sqrt(A.Shape[0]), generator, Layer.Device)
+            : RandomTensors.Zeros(Bias.Shape, Layer.Device));
+        firstA?.Assign(A.Data.clone());
+        firstB?.Assign(B.Data.clone());
     }
 
     /// <inheritdoc/>
-    public override LowRank? LowRank(float weight) => new(A, B, Bias, scale * weight, layer is Embedding ? 0 : config.Dropout);
+    public override LowRank? LowRank(float weight) => new(A, B, Bias, scale * weight, Layer is Embedding ? 0 : config.Dropout);
 
     /// <inheritdoc/>
     public override Tensor After(Tensor x, Tensor y, SlotCall call)
     {
-        var input = call.Context.IsTraining && config.Dropout > 0 && x.is_floating_point()
-            ? x * RandomTensors.DropoutMask(x, config.Dropout, call.Context.Generator)
-            : x;
-        var inner = layer.Apply(input, layer.FromMatrix(A.Data.to(y.dtype)), null);
-        var change = layer.Project(inner, B.Data.to(y.dtype)).view_as(y);
-        if (Bias is not null)
-        {
-            change = change + Bias.Data.to(y.dtype);
-        }
-
-        return y + (change * (scale * call.Weight));
+        var input = Dropped(x, call, out _);
+        var change = Change(input, y);
+        return y + ((Bias is null ? change : change + (Bias.Data.to(y.dtype) * scale)) * call.Weight);
     }
 
     /// <inheritdoc/>
-    public override Affine Merge(Affine current)
+    public override Affine Merge(Affine current, Affine bare)
     {
         var type = current.Weight.dtype;
-        current.Weight.add_(layer.FromMatrix(B.Data.to(type).mm(A.Data.to(type))), alpha: scale);
+        current.Weight.add_(Layer.FromMatrix(Matrix(type)));
         if (Bias is not null)
         {
             current.Bias!.add_(Bias.Data.to(type), alpha: scale);
@@ -98,4 +97,21 @@ internal sealed class LoraLayer : LayerAdapter
 
         return current;
     }
+
+    /// <summary>The input with dropout, where it acts.</summary>
+    protected Tensor Dropped(Tensor x, SlotCall call, out bool isDropped)
+    {
+        isDropped = call.Context.IsTraining && config.Dropout > 0 && x.is_floating_point();
+        return isDropped ? x * RandomTensors.DropoutMask(x, config.Dropout, call.Context.Generator) : x;
+    }
+
+    /// <summary>The change of an output of <paramref name="y"/>'s shape and type, scaled, without the bias.</summary>
+    protected Tensor Change(Tensor input, Tensor y)
+    {
+        var inner = Layer.Apply(input, Layer.FromMatrix(A.Data.to(y.dtype)), null);
+        return Layer.Project(inner, B.Data.to(y.dtype)).view_as(y) * scale;
+    }
+
+    /// <summary>The change of the weight as a matrix [out, in], scaled.</summary>
+    protected Tensor Matrix(ScalarType type) => B.Data.to(type).mm(A.Data.to(type)).mul_(scale);
 }

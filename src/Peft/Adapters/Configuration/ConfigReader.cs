@@ -3,18 +3,18 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 using Peft.Adapters.Targets;
 
-namespace Peft.Adapters.Files;
+namespace Peft.Adapters.Configuration;
 
 /// <summary>Reads keys of an <c>adapter_config.json</c>, says by name which one has a value of the wrong kind, and keeps what nobody asked for.</summary>
 public sealed class ConfigReader(JsonObject document, string origin)
 {
-    private readonly HashSet<string> asked = ["peft_version", "inference_mode", "runtime_config"];
+    private readonly HashSet<string> asked = ["peft_type", "peft_version", "inference_mode", "runtime_config"];
 
     /// <summary>An error about a key.</summary>
     public PeftException Invalid(string key, string what) => new("AdapterConfigInvalid", $"'{origin}': {key} {what}.")
     {
         Target = key,
-        RecommendedAction = "Mend the file, or save the adapter again.",
+        RecommendedAction = "Give it a value of that kind; a file that an adapter was saved into can be made by saving it again.",
     };
 
     /// <summary>The value as it is, or null when absent or null.</summary>
@@ -33,26 +33,35 @@ public sealed class ConfigReader(JsonObject document, string origin)
     };
 
     /// <summary>A text, or null.</summary>
-    public string? String(string key) => Node(key) switch
+    public string? Text(string key) => Node(key) switch
     {
         null => null,
         JsonValue value when value.GetValueKind() == JsonValueKind.String => value.GetValue<string>(),
         _ => throw Invalid(key, "should be a text"),
     };
 
-    /// <summary>A truth value.</summary>
-    public bool Flag(string key, bool otherwise = false) => Node(key) switch
+    /// <summary>A text, or a truth value as Python's files have it among texts, spelled <c>true</c> or <c>false</c>.</summary>
+    public string Spelling(string key) => Node(key)?.GetValueKind() switch
     {
-        null => otherwise,
-        JsonValue value when value.GetValueKind() is JsonValueKind.True or JsonValueKind.False => value.GetValue<bool>(),
+        JsonValueKind.True => "true",
+        JsonValueKind.False => "false",
+        JsonValueKind.String => Text(key)!,
+        _ => throw Invalid(key, "should be a text, true or false"),
+    };
+
+    /// <summary>A truth value.</summary>
+    public bool Flag(string key) => Node(key)?.GetValueKind() switch
+    {
+        JsonValueKind.True => true,
+        JsonValueKind.False => false,
         _ => throw Invalid(key, "should be true or false"),
     };
 
     /// <summary>A number.</summary>
-    public double Number(string key, double otherwise) => Node(key) is { } node ? Number(key, node) : otherwise;
+    public double Number(string key) => Number(key, Node(key));
 
     /// <summary>A whole number.</summary>
-    public int Integer(string key, int otherwise) => Node(key) is { } node ? Integer(key, node) : otherwise;
+    public int Integer(string key) => Integer(key, Node(key));
 
     /// <summary>Names, or a regular expression, or null.</summary>
     public ModuleNames? Names(string key) => Node(key) switch
@@ -84,7 +93,7 @@ public sealed class ConfigReader(JsonObject document, string origin)
     };
 
     /// <summary>Numbers by name; empty when absent or null.</summary>
-    public IReadOnlyDictionary<string, double> Numbers(string key) => Node(key) switch
+    public IReadOnlyDictionary<string, double> NumbersByName(string key) => Node(key) switch
     {
         null => new Dictionary<string, double>(),
         JsonObject entries => entries.ToDictionary(static entry => entry.Key, entry => Number(key, entry.Value)),
@@ -97,15 +106,6 @@ public sealed class ConfigReader(JsonObject document, string origin)
         null => new Dictionary<string, int>(),
         JsonObject entries => entries.ToDictionary(static entry => entry.Key, entry => Integer(key, entry.Value)),
         _ => throw Invalid(key, "should map names to whole numbers"),
-    };
-
-    /// <summary>Which biases are trained; the method's own spelling of "only the adapted ones" is <paramref name="adapted"/>.</summary>
-    public BiasTraining Bias(string adapted) => String("bias") switch
-    {
-        null or "none" => BiasTraining.None,
-        "all" => BiasTraining.All,
-        { } text when text == adapted => BiasTraining.Adapted,
-        { } text => throw new PeftException("BiasUnknown", $"'{origin}': bias is '{text}'; it can be none, all or {adapted}.") { Target = "bias" },
     };
 
     /// <summary>The keys that nobody asked for.</summary>

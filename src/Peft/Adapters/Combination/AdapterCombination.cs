@@ -1,35 +1,25 @@
-using Peft.Adapters.Combination;
+using Peft.Adapters.Model;
 using static TorchSharp.torch;
 
-namespace Peft.Adapters.Model;
+namespace Peft.Adapters.Combination;
 
-/// <content>Making one adapter of several.</content>
-public sealed partial class PeftModel
+/// <summary>Makes one adapter of several.</summary>
+internal static class AdapterCombination
 {
-    /// <summary>
-    /// Adds a new adapter made of others, as PEFT's <c>add_weighted_adapter</c> does: LoRA by any <see cref="CombinationType"/>, IA3 by a weighted sum.
-    /// The parts stay as they are. The new adapter waits to be made active.
-    /// </summary>
+    /// <summary>Adds the combination to the model.</summary>
+    /// <param name="model">The model, held by the caller.</param>
     /// <param name="names">The parts, all of one method.</param>
-    /// <param name="weights">A weight for each; negative ones subtract.</param>
+    /// <param name="weights">A weight for each.</param>
     /// <param name="name">The new adapter's name.</param>
-    /// <param name="options">How; null for PEFT's defaults.</param>
-    /// <param name="cancellation">Stops between layers; the model is then as before.</param>
-    /// <exception cref="PeftException">
-    /// <c>CombinationInvalid</c>: no parts, other weights than parts, a density that is missing or negative, or parts that can't be combined this way;
-    /// <c>AdapterNotFound</c>, <c>AdapterExists</c>, <c>AdapterNameInvalid</c>, <c>WeightsNotLoaded</c> or <c>ModelIsMerged</c>.
-    /// </exception>
-    /// <exception cref="NotSupportedByPeftException"><c>CombinationNotSupported</c>: a method that has no combinations.</exception>
-    /// <exception cref="OperationCanceledException">It was cancelled.</exception>
-    public PeftAdapter CombineAdapters(
-        IReadOnlyList<string> names, IReadOnlyList<double> weights, string name, CombinationOptions? options = null, CancellationToken cancellation = default)
+    /// <param name="options">How.</param>
+    /// <param name="cancellation">Stops between layers.</param>
+    public static PeftAdapter Combine(
+        PeftModel model, IReadOnlyList<string> names, IReadOnlyList<double> weights, string name, CombinationOptions options, CancellationToken cancellation)
     {
         ArgumentNullException.ThrowIfNull(names);
         ArgumentNullException.ThrowIfNull(weights);
-        using var held = Acquire("combining adapters");
-        options ??= new CombinationOptions();
-        RefuseCombination(names, weights, options);
-        AdapterPart[] parts = [.. names.Zip(weights, (part, weight) => new AdapterPart(this[part].Adapter, weight))];
+        RefuseCombination(model, names, weights, options);
+        AdapterPart[] parts = [.. names.Zip(weights, (part, weight) => new AdapterPart(model[part].Adapter, weight))];
         RefuseSeveralMethods(parts);
         RefuseSharedModules(parts);
         if (parts.Length == 1)
@@ -38,30 +28,25 @@ public sealed partial class PeftModel
         }
 
         string[] saved = [.. parts.SelectMany(static part => part.Adapter.Config.ModulesToSave ?? []).Distinct(StringComparer.Ordinal)];
-        var config = parts[0].Adapter.CombinedConfig(parts, options) with
-        {
-            ModulesToSave = saved.Length == 0 ? null : saved,
-            Bias = Array.Exists(parts, static part => part.Adapter.Config.Bias == BiasTraining.All) ? BiasTraining.All : parts.Max(static part => part.Adapter.Config.Bias),
-        };
-        var combined = AddAdapter(config, name, seed: 0);
+        var config = parts[0].Adapter.CombinedConfig(parts, options) with { ModulesToSave = saved.Length == 0 ? null : saved };
+        var combined = model.AddAdapter(config, name, seed: 0);
         try
         {
             using var noGradients = no_grad();
             using var scope = NewDisposeScope();
-            using var generator = MakeGenerator(options.Seed);
+            using var generator = new Generator(options.Seed ?? (ulong)System.Random.Shared.NextInt64());
             combined.Adapter.Combine(parts, options, generator, cancellation);
         }
         catch
         {
-            RemoveAdapter(name);
+            model.RemoveAdapter(name);
             throw;
         }
 
-        Changed();
         return combined;
     }
 
-    private void RefuseCombination(IReadOnlyList<string> names, IReadOnlyList<double> weights, CombinationOptions options)
+    private static void RefuseCombination(PeftModel model, IReadOnlyList<string> names, IReadOnlyList<double> weights, CombinationOptions options)
     {
         var wrong = (names.Count, options.Density) switch
         {
@@ -75,7 +60,7 @@ public sealed partial class PeftModel
         {
             throw new PeftException("CombinationInvalid", wrong)
             {
-                Target = Name,
+                Target = model.Name,
                 RecommendedAction = "Name at least one adapter, give each a weight, and a density between 0 and 1 where values are pruned.",
             };
         }

@@ -1,0 +1,26 @@
+using Peft.Models;
+
+namespace Peft.Adapters;
+
+/// <summary>What becomes of a parameter of an adapter.</summary>
+public enum ParameterRole
+{
+    /// <summary>Trained and saved.</summary>
+    Trained,
+
+    /// <summary>Saved, never trained: shared projections, what the base was at the start.</summary>
+    Frozen,
+
+    /// <summary>Neither: it can be made again from the configuration or the base. A file that has it all the same is believed.</summary>
+    Derived,
+
+    /// <summary>Whole numbers that say where something acts; saved, never trained.</summary>
+    Index,
+}
+
+/// <summary>A parameter of an adapter with its place in the file.</summary>
+/// <param name="FullKey">The key in the file, such as <c>base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight</c>.</param>
+/// <param name="Parameter">The parameter.</param>
+/// <param name="Role">What becomes of it.</param>
+/// <param name="Module">The module of the base it belongs to, or null for what layers share.</param>
+public readonly record struct AdapterParameter(string FullKey, Parameter Parameter, ParameterRole Role = ParameterRole.Trained, Module? Module = null);

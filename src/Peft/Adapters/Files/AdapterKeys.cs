@@ -1,0 +1,88 @@
+namespace Peft.Adapters.Files;
+
+/// <summary>Which keys of a file are which of an adapter's, in all the spellings that PEFT's releases and what wraps models have used.</summary>
+/// <param name="Found">The file's key by the adapter's.</param>
+/// <param name="Unexpected">Keys of the file that belong to nothing, sorted.</param>
+internal sealed record AdapterKeys(IReadOnlyDictionary<string, string> Found, IReadOnlyList<string> Unexpected)
+{
+    /// <summary>What torch.compile and data parallelism put in front of a name, or between its parts.</summary>
+    private static readonly string[] s_wrappers = ["_orig_mod.", "module."];
+
+    /// <summary>How many keys a message names before it counts.</summary>
+    private const int Shown = 3;
+
+    /// <summary>Finds the keys of an adapter in a file. A key that stands as the adapter spells it comes before any other spelling of it.</summary>
+    /// <param name="names">Keys of the file.</param>
+    /// <param name="expected">Keys of the adapter.</param>
+    /// <param name="adapter">The adapter's name, which some releases left in.</param>
+    public static AdapterKeys Match(IEnumerable<string> names, IReadOnlySet<string> expected, string adapter)
+    {
+        Dictionary<string, string> found = new(StringComparer.Ordinal);
+        List<string> others = [];
+        foreach (var name in names)
+        {
+            if (!expected.Contains(name) || !found.TryAdd(name, name))
+            {
+                others.Add(name);
+            }
+        }
+
+        List<string> unexpected = [];
+        foreach (var name in others)
+        {
+            if (!Spellings(name, adapter).Any(spelling => expected.Contains(spelling) && found.TryAdd(spelling, name)))
+            {
+                unexpected.Add(name);
+            }
+        }
+
+        unexpected.Sort(StringComparer.Ordinal);
+        return new AdapterKeys(found, unexpected);
+    }
+
+    /// <summary>A list for a message: the first few, and how many more there are.</summary>
+    public static string Shorten(IReadOnlyList<string> keys) => keys.Count == 0 ? "none"
+        : string.Join(", ", keys.Take(Shown)) + (keys.Count > Shown ? FormattableString.Invariant($" and {keys.Count - Shown} more") : "");
+
+    /// <summary>What a key may mean: without wrappers, with the prefix that some writers leave out, without the adapter's name and the wrapper of saved modules.</summary>
+    private static IEnumerable<string> Spellings(string name, string adapter)
+    {
+        var plain = name;
+        foreach (var wrapper in s_wrappers)
+        {
+            plain = plain.StartsWith(wrapper, StringComparison.Ordinal) ? plain[wrapper.Length..] : plain;
+            plain = plain.Replace("." + wrapper, ".", StringComparison.Ordinal);
+        }
+
+        foreach (var whole in new[] { plain, AdapterFile.Prefix + plain })
+        {
+            yield return whole;
+            foreach (var named in new[] { adapter, "default" })
+            {
+                foreach (var spelling in Without(whole, named))
+                {
+                    yield return spelling;
+                    yield return Without(spelling, "modules_to_save").FirstOrDefault(spelling);
+                }
+            }
+
+            foreach (var spelling in Without(whole, "modules_to_save"))
+            {
+                yield return spelling;
+            }
+        }
+    }
+
+    /// <summary>The name with one of its parts left out, wherever that stands, the last first.</summary>
+    private static IEnumerable<string> Without(string name, string part)
+    {
+        var parts = name.Split('.');
+        for (var i = parts.Length - 1; i >= 0; i--)
+        {
+            if (parts[i] == part)
+            {
+                yield return string.Join('.', parts[..i].Concat(parts[(i + 1)..]));
+            }
+        }
+    }
+}

@@ -1,0 +1,172 @@
+using Peft.Adapters.Combination;
+using Peft.Adapters.Slots;
+using Peft.Adapters.Targets;
+using Peft.Models;
+using Peft.Models.Layers;
+using static TorchSharp.torch;
+
+namespace Peft.Adapters;
+
+/// <summary>
+/// An adapter that acts on layers, each for itself: it finds its targets and lets the configuration make a <see cref="LayerAdapter"/> for each.
+/// A method whose layers share something derives this and makes it when it declares.
+/// </summary>
+public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(name, config)
+{
+    private readonly List<AdaptedLayer> layers = [];
+    private readonly WeightEdits edits = new();
+
+    /// <summary>The configuration, its targets resolved once the adapter is declared.</summary>
+    public new LayerwiseConfig Config
+    {
+        get => (LayerwiseConfig)base.Config;
+        protected set => base.Config = value;
+    }
+
+    /// <inheritdoc/>
+    public override IReadOnlyList<AdaptedLayer> Layers => layers;
+
+    /// <inheritdoc/>
+    public override IReadOnlyList<AdapterParameter> Parameters() =>
+    [
+        .. layers.SelectMany(static layer => layer.Adapter.Parameters.Select(parameter =>
+            new AdapterParameter(KeyOf(layer.Layer.Path, parameter.Key), parameter.Parameter, parameter.Role, layer.Layer.Module))),
+        .. base.Parameters(),
+    ];
+
+    /// <inheritdoc/>
+    public override void Declare(PretrainedModel model, ICollection<string> messages)
+    {
+        var isAll = Config.TargetModules is { IsAllLinear: true };
+        Config = Config with { TargetModules = TargetMatcher.Resolve(Config, model) };
+        var named = model.NamedParameters().ToArray();
+        var targets = Targets(model, messages);
+        DeclareShared(targets);
+        foreach (var layer in targets)
+        {
+            AddLayer(layer, messages);
+            TakeAlongOrWarn(layer, named, messages);
+        }
+
+        base.Declare(model, messages);
+        DeclareBiases(named);
+        if (isAll && AdapterCoverage.Of(this, model).Untrained is { Count: > 0 } untrained)
+        {
+            messages.Add($"all-linear leaves untrained what is no linear layer: {string.Join(", ", untrained)}.");
+        }
+    }
+
+    /// <inheritdoc/>
+    public override void Initialise(Generator generator, Predicate<Parameter> needed)
+    {
+        foreach (var (_, adapter) in layers)
+        {
+            if (adapter.Parameters.Any(parameter => needed(parameter.Parameter)))
+            {
+                adapter.Initialise(generator);
+            }
+        }
+
+        base.Initialise(generator, needed);
+    }
+
+    /// <inheritdoc/>
+    public override void Attach()
+    {
+        foreach (var (layer, adapter) in layers)
+        {
+            AdapterSlot.Of(layer.Module, layer.Weight).Attach(Name, adapter);
+            if (adapter.BaseEdit is { } edit && layer.Weight.Value is not null)
+            {
+                edits.Edit(layer.Weight, edit);
+            }
+        }
+
+        base.Attach();
+    }
+
+    /// <summary>The widest choice of biases that any of some adapters trains.</summary>
+    /// <param name="parts">The adapters.</param>
+    protected static BiasTraining CombinedBias(IReadOnlyList<AdapterPart> parts)
+    {
+        BiasTraining[] biases = [.. parts.Select(static part => ((LayerwiseConfig)part.Adapter.Config).Bias)];
+        return biases.Contains(BiasTraining.All) ? BiasTraining.All : biases.Max();
+    }
+
+    /// <inheritdoc/>
+    public override void Detach()
+    {
+        base.Detach();
+        edits.Undo();
+    }
+
+    /// <inheritdoc/>
+    internal override string BaseKey(string path, string parameter) => layers.Exists(layer => layer.Layer.Path == path) ? $"base_layer.{parameter}" : parameter;
+
+    /// <summary>Makes what layers share, which the sizes of all targets decide. Called before any layer is made.</summary>
+    /// <param name="targets">All targets, in the model's order.</param>
+    protected virtual void DeclareShared(IReadOnlyList<IAdaptable> targets)
+    {
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        foreach (var (_, adapter) in layers)
+        {
+            adapter.Dispose();
+        }
+
+        base.Dispose(disposing);
+    }
+
+    private IAdaptable[] Targets(PretrainedModel model, ICollection<string> messages) =>
+        [.. TargetMatcher.Match(Config with { ModulesToSave = SavedNames() }, model, messages).Select(match => match.Module as IAdaptable ?? throw Config.KindRefused(match.Module, match.Path))];
+
+    private void AddLayer(IAdaptable layer, ICollection<string> messages)
+    {
+        if (!layers.Exists(existing => existing.Layer.Weight == layer.Weight))
+        {
+            layers.Add(new AdaptedLayer(layer, Config.CreateLayer(layer, this, messages)));
+        }
+    }
+
+    /// <summary>A layer that shares its weight with others takes them along where the configuration asks for it.</summary>
+    private void TakeAlongOrWarn(IAdaptable layer, IReadOnlyList<NamedParameter> named, ICollection<string> messages)
+    {
+        foreach (var partner in Sharing(layer.Weight, named))
+        {
+            if (!Config.EnsureWeightTying)
+            {
+                messages.Add($"'{layer.Path}' shares its weight with '{partner.Module.Path}': the adapter acts on the first alone, and merging it gives each a weight of its own.");
+            }
+            else if (partner.Module.AdaptableOf(partner.Parameter) is { } other)
+            {
+                AddLayer(other, messages);
+            }
+        }
+    }
+
+    private void DeclareBiases(IReadOnlyList<NamedParameter> named)
+    {
+        if (Config.Bias == BiasTraining.None)
+        {
+            return;
+        }
+
+        foreach (var (_, parameter, module) in named)
+        {
+            var isBias = parameter.Name.Contains("bias", StringComparison.Ordinal);
+            if (isBias && (Config.Bias == BiasTraining.All || layers.Exists(layer => layer.Layer.Module == module))
+                && !Overlays.Any(overlay => overlay.Targets.Any(target => target.Parameter == parameter)))
+            {
+                AddOverlay([new OverlayTarget(module.Path, BaseKey(module.Path, parameter.Name), module, parameter)], OverlayKind.Bias);
+            }
+        }
+    }
+}
+
+/// <summary>A layer and what an adapter put on it.</summary>
+/// <param name="Layer">The layer.</param>
+/// <param name="Adapter">What sits in its slot.</param>
+public readonly record struct AdaptedLayer(IAdaptable Layer, LayerAdapter Adapter);

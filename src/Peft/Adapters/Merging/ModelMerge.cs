@@ -1,0 +1,134 @@
+using Peft.Adapters.Model;
+using Peft.Models;
+
+namespace Peft.Adapters.Merging;
+
+/// <summary>What is in a model's weights, and the way back. What is merged is the active set.</summary>
+/// <param name="model">The base.</param>
+/// <param name="name">The model's name, for messages.</param>
+/// <param name="adapters">Its adapters.</param>
+internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet adapters)
+{
+    private WeightMerge? merge;
+    private IReadOnlyList<ActiveAdapter> activeBefore = [];
+
+    /// <summary>Names of the adapters that are in the weights, in the order they were merged.</summary>
+    public IReadOnlyList<string> Names { get; private set; } = [];
+
+    /// <summary>Whether adapters are in the weights and can be taken out again.</summary>
+    public bool IsMerged => merge is not null;
+
+    /// <summary>Puts adapters into the weights, beside those that are there.</summary>
+    /// <param name="names">The adapters in order; null for the active ones.</param>
+    /// <param name="options">How.</param>
+    public MergeReport Apply(IEnumerable<string>? names, MergeOptions options)
+    {
+        options = options with { DataType = options.DataType ?? merge?.Options.DataType };
+        string[] active = [.. adapters.Active.Select(static entry => entry.Name)];
+        string[] asked = [.. names ?? active];
+        string[] wanted = [.. Names.Union(asked, StringComparer.Ordinal)];
+        adapters.RefuseConflicts(wanted);
+        if (wanted.Length == 0)
+        {
+            throw new PeftException("NothingToMerge", $"The model '{name}' has no active adapter to merge.") { RecommendedAction = "Name the adapters to merge." };
+        }
+
+        List<string> messages = [];
+        if (wanted.Length == Names.Count && options.DataType == merge?.Options.DataType && !options.Unload)
+        {
+            messages.Add($"{string.Join(", ", asked)}: merged already, nothing was done.");
+            return new MergeReport(Names, [], messages);
+        }
+
+        if (adapters.Active.Any(entry => wanted.Contains(entry.Name) && entry.Weight != 1f))
+        {
+            messages.Add("Adapters are merged at full strength, whatever their strength in the active set was.");
+        }
+
+        string[] deactivated = [.. active.Except(wanted, StringComparer.Ordinal)];
+        Exchange(wanted, options);
+        if (deactivated.Length > 0)
+        {
+            messages.Add($"{string.Join(", ", deactivated)}: active before, not any more, for what is merged is the active set.");
+        }
+
+        if (options.Unload)
+        {
+            Finish(wanted, messages);
+        }
+
+        return new MergeReport(wanted, deactivated, messages);
+    }
+
+    /// <summary>Takes what is merged out of the weights, bit for bit; what was active before is active again.</summary>
+    /// <param name="messages">Takes what the user should know.</param>
+    public void Restore(List<string> messages)
+    {
+        if (merge is null)
+        {
+            return;
+        }
+
+        merge.Undo();
+        merge = null;
+        messages.Add($"{string.Join(", ", Names)}: merged before; the weights are the base's own again.");
+        Names = [];
+        adapters.Activate(activeBefore);
+    }
+
+    /// <summary>Refuses what can't be done while adapters are in the weights.</summary>
+    /// <param name="what">The rest of the sentence, or null.</param>
+    /// <exception cref="PeftException"><c>ModelIsMerged</c>.</exception>
+    public void Refuse(string? what = null)
+    {
+        if (IsMerged)
+        {
+            throw new PeftException("ModelIsMerged", $"'{name}' has adapters merged into its weights ({string.Join(", ", Names)}){(what is null ? "" : ": " + what)}.")
+            {
+                RecommendedAction = "Undo the merge first.",
+            };
+        }
+    }
+
+    /// <summary>Replaces what is merged; brings the old state back when the new one can't be made.</summary>
+    private void Exchange(string[] wanted, MergeOptions options)
+    {
+        var before = Names;
+        var optionsBefore = merge?.Options;
+        activeBefore = IsMerged ? activeBefore : adapters.Active;
+        merge?.Undo();
+        merge = null;
+        try
+        {
+            merge = WeightMerge.Apply(model, wanted, options);
+        }
+        catch
+        {
+            merge = optionsBefore is null ? null : WeightMerge.Apply(model, before, optionsBefore with { Safe = false, Cancellation = default });
+            throw;
+        }
+
+        Names = wanted;
+        adapters.Activate([.. wanted.Select(static name => new ActiveAdapter(name))]);
+        adapters.Enable(true);
+    }
+
+    /// <summary>Makes the merge final: the model is a base of its own, and all adapters go.</summary>
+    private void Finish(string[] wanted, List<string> messages)
+    {
+        merge!.Keep();
+        merge = null;
+        string[] lost = [.. adapters.All.Select(static adapter => adapter.Name).Except(wanted, StringComparer.Ordinal)];
+        adapters.Activate([]);
+        foreach (var adapter in adapters.All.ToArray())
+        {
+            adapters.Drop(adapter, messages);
+        }
+
+        Names = [];
+        if (lost.Length > 0)
+        {
+            messages.Add($"Removed with the merge, which changed the weights they were made for: {string.Join(", ", lost)}.");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+using System.Buffers;
+using System.Text.RegularExpressions;
+using Peft.Adapters.Files;
+using Peft.Models;
+using static TorchSharp.torch;
+
+namespace Peft.Adapters.Model;
+
+/// <summary>Makes adapters for a model; what it makes is attached to nothing yet.</summary>
+internal static class AdapterFactory
+{
+    private const int LongestName = 80;
+
+    private static readonly Regex s_devices = new("^(con|prn|aux|nul|conin\\$|conout\\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])$", RegexOptions.IgnoreCase | RegexOptions.CultureInvariant, TimeSpan.FromSeconds(1));
+
+    /// <summary>A name becomes part of the keys of a file, and a folder on any system.</summary>
+    private static readonly SearchValues<char> s_notInNames = SearchValues.Create("./\\:*?\"<>|");
+
+    /// <summary>Makes a new adapter with its starting values.</summary>
+    /// <param name="model">The model.</param>
+    /// <param name="config">The configuration.</param>
+    /// <param name="name">The adapter's name.</param>
+    /// <param name="seed">Makes the starting values repeatable; null draws another start each time.</param>
+    public static PeftAdapter Create(PeftModel model, AdapterConfig config, string name, ulong? seed)
+    {
+        List<string> messages = [];
+        return Make(model, config, name, messages, adapter =>
+        {
+            RefuseTiedLayers(adapter);
+            if (!model.IsStructureOnly)
+            {
+                using var generator = seed is { } given ? new Generator(given) : new Generator((ulong)System.Random.Shared.NextInt64());
+                adapter.Initialise(generator, static _ => true);
+            }
+
+            return new PeftAdapter(model, adapter, null, new LoadReport([], [], messages));
+        });
+    }
+
+    /// <summary>Makes an adapter with the values of a folder.</summary>
+    /// <param name="model">The model.</param>
+    /// <param name="folder">The folder.</param>
+    /// <param name="name">The adapter's name.</param>
+    public static PeftAdapter Load(PeftModel model, string folder, string name)
+    {
+        List<string> messages = [];
+        return Make(model, AdapterConfig.FromFolder(folder), name, messages, adapter =>
+        {
+            using var generator = new Generator(0);
+            var report = model.IsStructureOnly ? new LoadReport([], [], messages) : AdapterFile.Load(adapter, folder, generator, messages);
+            return new PeftAdapter(model, adapter, folder, report);
+        });
+    }
+
+    private static PeftAdapter Make(PeftModel model, AdapterConfig config, string name, List<string> messages, Func<Adapter, PeftAdapter> fill)
+    {
+        RefuseName(name);
+        config.Validate();
+        if (config.UnknownKeys is { Count: > 0 } unknown)
+        {
+            messages.Add($"{AdapterConfig.FileName} has keys that are not known here and say nothing: {string.Join(", ", unknown)}. A later release may have written it.");
+        }
+
+        var adapter = (config with { BaseModelName = config.BaseModelName ?? model.Path ?? model.Name }).CreateAdapter(name);
+        try
+        {
+            using var noGradients = no_grad();
+            adapter.Declare(model.Base, messages);
+            return fill(adapter);
+        }
+        catch
+        {
+            adapter.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>A file with factors for both sharers of a weight can be used, but training would let the two drift apart.</summary>
+    private static void RefuseTiedLayers(Adapter adapter)
+    {
+        if (adapter.Config.EnsureWeightTying && adapter.Layers.Any(layer => adapter.Layers.Any(other => other.Layer.Weight.TiedTo == layer.Layer.Weight)))
+        {
+            throw new NotSupportedByPeftException("LoraVariantNotSupported", "Training one change for layers that share their weight (ensure_weight_tying on target modules) is not supported.")
+            {
+                Target = "ensure_weight_tying",
+            };
+        }
+    }
+
+    private static void RefuseName(string name)
+    {
+        // An adapter is a folder by its name, which has to be one on every system that it may be copied to.
+        var isFolder = !string.IsNullOrWhiteSpace(name) && name == name.Trim() && name.Length <= LongestName && !VisibleText.IsNeeded(name) && !s_devices.IsMatch(name);
+        if (!isFolder || name == AdapterSelection.BaseRow || name.AsSpan().ContainsAny(s_notInNames))
+        {
+            throw new PeftException("AdapterNameInvalid", $"'{name}' can't be the name of an adapter: it must not be empty, longer than {LongestName} characters or a device of Windows such as NUL, begin or end with a blank, hold a dot, a slash, a control character or one of : * ? \" < > |, or be {AdapterSelection.BaseRow}.")
+            {
+                Target = name,
+                RecommendedAction = "Choose a name of letters, digits, - and _.",
+            };
+        }
+    }
+}

@@ -1,0 +1,205 @@
+using static TorchSharp.torch;
+
+namespace Peft.Models;
+
+/// <summary>
+/// What one cause did to weights of a model: the start of an adapter that takes its part out of the base, a conversion of precision, a merge.
+/// It can be taken back bit for bit at any time: where another cause edited a weight later, that edit is made again on what is left.
+/// </summary>
+/// <remarks>
+/// Each parameter keeps the weights it was loaded with once, whatever the number of edits, and the edits in their order. Weights are edited in place
+/// where their type stays, so that views of them stay valid; a parameter that shares another's weights gets its own while it is edited.
+/// </remarks>
+public sealed class WeightEdits
+{
+    private readonly List<Parameter> edited = [];
+    private PretrainedModel? converted;
+
+    /// <summary>Puts every floating-point weight of a model into another type. What fails on the way leaves every weight as it was.</summary>
+    /// <param name="model">A model whose weights are loaded.</param>
+    /// <param name="type">The type to compute in.</param>
+    public static WeightEdits Convert(PretrainedModel model, ScalarType type)
+    {
+        using var noGradients = no_grad();
+        var edits = new WeightEdits { converted = model };
+        try
+        {
+            foreach (var parameter in model.NamedParameters().Select(static named => named.Parameter).Where(static parameter => parameter is { IsOwner: true, KeepsFloat32: false }).Distinct())
+            {
+                if (parameter.Data.is_floating_point() && parameter.DataType != type)
+                {
+                    edits.Edit(parameter, current => current.to(type));
+                }
+            }
+
+            model.Fuse();
+        }
+        catch
+        {
+            edits.Undo();
+            throw;
+        }
+
+        return edits;
+    }
+
+    /// <summary>Edits a weight.</summary>
+    /// <param name="parameter">The parameter; its weights are loaded.</param>
+    /// <param name="change">Makes the new weights, of the same shape, from the current ones, which it must not touch. Called again when an edit below is taken back.</param>
+    public void Edit(Parameter parameter, Func<Tensor, Tensor> change)
+    {
+        ArgumentNullException.ThrowIfNull(parameter);
+        (parameter.Edits ??= new EditStack(parameter)).Push(this, change);
+        edited.Add(parameter);
+    }
+
+    /// <summary>Gives a weight new values, once and for all that lies below: while this stands, no earlier edit of the weight can be taken back.</summary>
+    /// <param name="parameter">The parameter; its weights are loaded.</param>
+    /// <param name="weights">The new weights, in any floating-point type; copied into the parameter's.</param>
+    public void Set(Parameter parameter, Tensor weights)
+    {
+        var isSet = false;
+        Edit(parameter, current =>
+        {
+            if (isSet)
+            {
+                throw new InvalidOperationException("An edit that lies below fixed weights can't be taken back before they are.");
+            }
+
+            isSet = true;
+            return weights.to(current.dtype);
+        });
+    }
+
+    /// <summary>Takes the edits back.</summary>
+    public void Undo()
+    {
+        using var noGradients = no_grad();
+        for (var i = edited.Count - 1; i >= 0; i--)
+        {
+            edited[i].Edits?.Remove(this);
+        }
+
+        edited.Clear();
+
+        // Weights of another type are other tensors: those that are used together are joined again.
+        converted?.Fuse();
+    }
+
+    /// <summary>Makes the edited weights the parameters' own: what they were loaded with is freed, and no edit of them can be taken back any more.</summary>
+    public void Keep()
+    {
+        foreach (var parameter in edited)
+        {
+            parameter.Edits?.Forget();
+        }
+
+        edited.Clear();
+    }
+}
+
+/// <summary>The edits of one parameter, with the weights that lie below them.</summary>
+internal sealed class EditStack(Parameter parameter)
+{
+    private readonly List<(WeightEdits Cause, Func<Tensor, Tensor> Change)> edits = [];
+    private Parameter? tiedTo;
+
+    /// <summary>The weights as they were loaded; null where they were another parameter's.</summary>
+    public Tensor? Original { get; private set; }
+
+    /// <summary>Memory that these take, without asking the tensor: another thread may free it meanwhile.</summary>
+    public long OriginalBytes { get; private set; }
+
+    public void Push(WeightEdits cause, Func<Tensor, Tensor> change)
+    {
+        using var scope = NewDisposeScope();
+        if (edits.Count == 0 && parameter.TiedTo is { } owner)
+        {
+            tiedTo = owner;
+            parameter.Assign(owner.Data.clone());
+        }
+
+        try
+        {
+            Apply(change);
+            edits.Add((cause, change));
+        }
+        finally
+        {
+            Settle();
+        }
+    }
+
+    public void Remove(WeightEdits cause)
+    {
+        if (edits.RemoveAll(edit => edit.Cause == cause) == 0)
+        {
+            return;
+        }
+
+        using var scope = NewDisposeScope();
+        if (edits.Count > 0)
+        {
+            Put((Original ?? tiedTo!.Data).clone());
+            foreach (var (_, change) in edits)
+            {
+                Apply(change);
+            }
+        }
+        else if (Original is not null)
+        {
+            Put(Original.alias());
+        }
+
+        Settle();
+    }
+
+    public void Forget()
+    {
+        Original?.Dispose();
+        Original = null;
+        parameter.Edits = null;
+    }
+
+    /// <summary>Where no edit is left, the parameter shares its weights again and nothing is kept.</summary>
+    private void Settle()
+    {
+        if (edits.Count == 0)
+        {
+            if (tiedTo is not null)
+            {
+                parameter.TieTo(tiedTo);
+            }
+
+            Forget();
+        }
+    }
+
+    private void Apply(Func<Tensor, Tensor> change)
+    {
+        var current = parameter.Data;
+        var changed = change(current);
+        if (Original is null && tiedTo is null)
+        {
+            // Where the type changes, the parameter gets another tensor and the one it had is kept; no copy is made.
+            Original = (changed.dtype == current.dtype ? current.clone() : current.alias()).DetachFromDisposeScope();
+            OriginalBytes = parameter.Count * Tensors.ElementType.SizeOf(current.dtype);
+        }
+
+        Put(changed);
+    }
+
+    /// <summary>In place where the type stays; a tensor of another type is handed over.</summary>
+    private void Put(Tensor weights)
+    {
+        if (weights.dtype == parameter.DataType)
+        {
+            parameter.Data.copy_(weights);
+            parameter.MarkChanged();
+        }
+        else
+        {
+            parameter.Assign(weights);
+        }
+    }
+}

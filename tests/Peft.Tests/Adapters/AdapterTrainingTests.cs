@@ -1,0 +1,71 @@
+using System.Text.Json.Nodes;
+using Peft.Adapters;
+using Peft.Adapters.Methods;
+using Peft.Models;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Adapters;
+
+/// <summary>Every method learns: a few steps against its gradients lower the loss, and what was frozen stays as it was.</summary>
+public class AdapterTrainingTests
+{
+    /// <summary>Fields that a method needs beyond its defaults, or that make it small enough for the tiny model.</summary>
+    private static readonly Dictionary<string, string> s_fields = new()
+    {
+        ["IA3"] = """{"feedforward_modules":[]}""",
+        ["VERA"] = """{"r":8,"d_initial":0.5}""",
+    };
+
+    public static IEnumerable<object[]> Configurations() =>
+    [
+        .. AdapterMethods.Names.Select(static method => new object[] { method, s_fields.GetValueOrDefault(method, "{}") }),
+        ["LORA", """{"r":2,"use_dora":true}"""],
+        ["LORA", """{"r":2,"init_lora_weights":"pissa"}"""],
+        ["LORA", """{"r":2,"init_lora_weights":"olora"}"""],
+    ];
+
+    [Theory]
+    [MemberData(nameof(Configurations))]
+    public void A_few_steps_lower_the_loss(string method, string fields)
+    {
+        using var model = TinyLlama.Create();
+        var document = (JsonObject)JsonNode.Parse(fields)!;
+        document["peft_type"] = method;
+        document["task_type"] = "CAUSAL_LM";
+        if (typeof(LayerwiseConfig).IsAssignableFrom(AdapterMethods.ConfigOf(method)))
+        {
+            document["target_modules"] = new JsonArray("q_proj", "v_proj");
+        }
+
+        var adapter = model.AddAdapter(AdapterConfig.FromJson(document), seed: 1);
+        var frozen = adapter.Adapter.Parameters().Where(static parameter => parameter.Role != ParameterRole.Trained)
+            .Select(static parameter => (parameter.Parameter, Before: parameter.Parameter.Data.clone())).ToArray();
+        var bits = ModelBits.Of(model.Base);
+        var inputs = new Dictionary<string, Tensor>(TinyLlama.Inputs());
+        inputs["labels"] = inputs["input_ids"];
+        var first = ModelRun.Backward(model, adapter, inputs).Loss;
+        for (var step = 0; step < 8; step++)
+        {
+            Descend(model, adapter, inputs);
+        }
+
+        var last = ModelRun.Backward(model, adapter, inputs).Loss;
+        Assert.True(last < first - 1e-4, FormattableString.Invariant($"the loss went from {first} to {last}"));
+        Assert.All(frozen, static entry => Assert.True(entry.Parameter.Data.equal(entry.Before).all().item<bool>()));
+        Assert.Equal(bits, ModelBits.Of(model.Base));
+    }
+
+    /// <summary>A step along the signs of the gradients, which needs no scale.</summary>
+    private static void Descend(Peft.Adapters.Model.PeftModel model, Peft.Adapters.Model.PeftAdapter adapter, Dictionary<string, Tensor> inputs)
+    {
+        using var scope = NewDisposeScope();
+        var gradients = ModelRun.Backward(model, adapter, inputs).Gradients;
+        using var noGradients = no_grad();
+        foreach (var parameter in adapter.TrainableParameters)
+        {
+            parameter.Parameter.Data.add_(gradients[parameter.FullKey].sign(), alpha: -0.01);
+            parameter.Parameter.MarkChanged();
+            gradients[parameter.FullKey].Dispose();
+        }
+    }
+}
