@@ -41,6 +41,8 @@ public static class ArchitectureRegistry
         new("mixtral", "Mixtral", static config => new LlamaModel(config, Mixture.Mixtral)) { Keys = Mixture.MixtralKeys, Defaults = Mixture.MixtralDefaults },
         new("qwen2_moe", "Qwen2Moe", static config => new LlamaModel(config, Mixture.Qwen2)) { Keys = Mixture.QwenKeys, Defaults = Mixture.Qwen2Defaults },
         new("qwen3_moe", "Qwen3Moe", static config => new LlamaModel(config, Mixture.Qwen3)) { Keys = Mixture.QwenKeys, Defaults = Mixture.Qwen3Defaults },
+        new("gpt_oss", "GptOss", static config => new LlamaModel(config, GptOss.Traits)) { Defaults = GptOss.Defaults },
+        new("deepseek_v3", "DeepseekV3", static config => new LlamaModel(config, DeepseekV3.Traits)) { Keys = Mixture.QwenKeys, Defaults = DeepseekV3.Defaults },
     ];
 
     /// <summary>Names of the classes that <see cref="Create"/> knows.</summary>

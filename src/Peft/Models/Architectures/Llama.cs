@@ -10,8 +10,29 @@ namespace Peft.Models.Architectures;
 /// <param name="HasHeadNorms">Whether the heads of q and k are normed (Qwen3).</param>
 internal sealed record LlamaTraits(bool HasProjectionBias = false, bool HasWindow = false, bool HasHeadNorms = false)
 {
-    /// <summary>Makes what a layer, by its index, computes after attention; null for the gated MLP.</summary>
+    /// <summary>Makes what a layer, by its index, mixes positions with; null for attention.</summary>
+    public Func<LlamaConfig, int, LlamaMixer>? Mixer { get; init; }
+
+    /// <summary>Makes what a layer, by its index, computes after that; null for the gated MLP.</summary>
     public Func<LlamaConfig, int, FeedForward>? FeedForward { get; init; }
+
+    /// <summary>Where layers see a window although the configuration names none, every such layer sees everything; 0 for none.</summary>
+    public int FullEvery { get; init; }
+
+    /// <summary>Whether a head has a sink beside its scores (gpt-oss).</summary>
+    public bool HasSinks { get; init; }
+
+    /// <summary>Stands in the class names of what belongs to text alone in a model of several parts.</summary>
+    public string Part { get; init; } = "";
+
+    /// <summary>Key of the width of what rotary positions turn; null for the whole head.</summary>
+    public string? RotarySize { get; init; }
+
+    /// <summary>Share of the head that turns where the configuration doesn't say.</summary>
+    public double RotaryShare { get; init; } = 1;
+
+    /// <summary>Whether neighbouring elements turn together, where <c>rope_interleave</c> doesn't say otherwise.</summary>
+    public bool IsInterleaved { get; init; }
 }
 
 /// <summary>What a Llama's configuration says; what it leaves out is as in the 7B model, which is transformers' default (Touvron et al. 2023; Grattafiori et al. 2024).</summary>
@@ -67,11 +88,16 @@ internal sealed class LlamaConfig
 
     public bool HasHeadNorms => traits.HasHeadNorms;
 
+    public bool HasSinks => traits.HasSinks;
+
     public bool ProjectionBias => traits.HasProjectionBias || AttentionBias;
 
     public string Stem => Source.Family.Stem;
 
     public bool MlpBias { get; }
+
+    /// <summary>What a layer mixes positions with.</summary>
+    public LlamaMixer Mixer(int layer) => traits.Mixer?.Invoke(this, layer) ?? new LlamaAttention(this, layer);
 
     /// <summary>What a layer computes after attention.</summary>
     public FeedForward FeedForward(int layer) => traits.FeedForward?.Invoke(this, layer) ?? new LlamaMLP(this);
@@ -86,7 +112,7 @@ internal sealed class LlamaConfig
 
         return Source.Node("layer_types") is JsonArray kinds && layer < kinds.Count
             ? (string?)kinds[layer] == "sliding_attention" ? window : null
-            : layer >= (Source.Integer("max_window_layers") ?? 0) ? window : null;
+            : layer >= (Source.Integer("max_window_layers") ?? 0) && (traits.FullEvery == 0 || (layer + 1) % traits.FullEvery != 0) ? window : null;
     }
 
     private static PeftException Invalid(string message) => new("ModelConfigInvalid", message);
@@ -95,14 +121,27 @@ internal sealed class LlamaConfig
 /// <summary>What all layers of a pass share: positions and who sees whom, by window (0 for none).</summary>
 internal sealed record LlamaPass(RotaryTables Rotary, IReadOnlyDictionary<long, AttentionPlan> Plans);
 
+/// <summary>What lets a position see others: attention, or a recurrence in its place.</summary>
+/// <param name="className">transformers' class name.</param>
+/// <param name="localName">Its name in the block.</param>
+internal abstract class LlamaMixer(string className, string localName = "self_attn") : Module(className)
+{
+    /// <summary>Its name in the block.</summary>
+    public string LocalName => localName;
+
+    /// <summary>Runs it on x, [rows · length, width], and adds the result to <paramref name="residual"/>.</summary>
+    public abstract Tensor Forward(Tensor x, Tensor residual, LlamaPass pass, ForwardContext context);
+}
+
 /// <summary>Attention with rotary positions and grouped key and value heads.</summary>
-internal sealed class LlamaAttention : Module
+internal sealed class LlamaAttention : LlamaMixer
 {
     private readonly AttentionShape shape;
     private readonly LinearGroup projections;
     private readonly Linear output;
     private readonly RmsNorm? queryNorm;
     private readonly RmsNorm? keyNorm;
+    private readonly Parameter? sinks;
     private readonly int layer;
     private readonly long window;
 
@@ -116,6 +155,7 @@ internal sealed class LlamaAttention : Module
         var keys = Add("k_proj", new Linear(config.HiddenSize, shape.KeyValueHeads * shape.HeadSize, config.ProjectionBias));
         var values = Add("v_proj", new Linear(config.HiddenSize, shape.KeyValueHeads * shape.HeadSize, config.ProjectionBias));
         output = Add("o_proj", new Linear(shape.Heads * shape.HeadSize, config.HiddenSize, config.AttentionBias));
+        sinks = config.HasSinks ? AddParameter("sinks", [shape.Heads]) : null;
         if (config.HasHeadNorms)
         {
             queryNorm = Add("q_norm", new RmsNorm(shape.HeadSize, config.NormEpsilon, config.Stem + "RMSNorm"));
@@ -126,14 +166,14 @@ internal sealed class LlamaAttention : Module
     }
 
     /// <summary>Attention of x, added to <paramref name="residual"/>.</summary>
-    public Tensor Forward(Tensor x, Tensor residual, LlamaPass pass, ForwardContext context) =>
+    public override Tensor Forward(Tensor x, Tensor residual, LlamaPass pass, ForwardContext context) =>
         output.Forward(Attend(projections.Forward(x, context), pass, context), context, residual);
 
     private Tensor Attend(Tensor projected, LlamaPass pass, ForwardContext context)
     {
         if (queryNorm is null || keyNorm is null)
         {
-            return Attention.Forward(projected, shape, pass.Rotary, pass.Plans[window], layer, context);
+            return Attention.Forward(projected, shape, pass.Rotary, pass.Plans[window], layer, context, new ScoreTerms(Sinks: sinks));
         }
 
         var width = shape.KeyValueHeads * shape.HeadSize;
@@ -171,7 +211,7 @@ internal sealed class LlamaMLP : FeedForward
 /// <summary>A block: x + attention(norm(x)), then x + mlp(norm(x)).</summary>
 internal sealed class LlamaDecoderLayer : Module
 {
-    private readonly LlamaAttention attention;
+    private readonly LlamaMixer attention;
     private readonly FeedForward mlp;
     private readonly RmsNorm inputNorm;
     private readonly RmsNorm innerNorm;
@@ -179,7 +219,8 @@ internal sealed class LlamaDecoderLayer : Module
     public LlamaDecoderLayer(LlamaConfig config, int layer)
         : base(config.Stem + "DecoderLayer")
     {
-        attention = Add("self_attn", new LlamaAttention(config, layer));
+        attention = config.Mixer(layer);
+        Add(attention.LocalName, attention);
         mlp = Add("mlp", config.FeedForward(layer));
         inputNorm = Add("input_layernorm", new RmsNorm(config.HiddenSize, config.NormEpsilon, config.Stem + "RMSNorm"));
         innerNorm = Add("post_attention_layernorm", new RmsNorm(config.HiddenSize, config.NormEpsilon, config.Stem + "RMSNorm"));
@@ -202,14 +243,18 @@ internal sealed class LlamaModel : Backbone
     private readonly long[] windows;
 
     public LlamaModel(ModelConfig source, LlamaTraits? traits = null)
-        : base(source, source.Family.Stem + "Model")
+        : base(source, source.Family.Stem + traits?.Part + "Model")
     {
-        var config = new LlamaConfig(source, traits ?? new LlamaTraits());
+        traits ??= new LlamaTraits();
+        var config = new LlamaConfig(source, traits);
         Width = config.HiddenSize;
         TokenEmbeddings = Add("embed_tokens", new Embedding(config.VocabularySize, config.HiddenSize, source.Integer("pad_token_id")));
         layers = Add("layers", new ModuleList<LlamaDecoderLayer>(Enumerable.Range(0, config.Layers).Select(i => new LlamaDecoderLayer(config, i))));
         norm = Add("norm", new RmsNorm(config.HiddenSize, config.NormEpsilon, config.Stem + "RMSNorm"));
-        rotary = Add("rotary_emb", new RotaryEmbedding(new RotaryFrequencies(source, config.Attention.HeadSize), config.Stem + "RotaryEmbedding"));
+        rotary = Add("rotary_emb", new RotaryEmbedding(
+            new RotaryFrequencies(source, traits.RotarySize is { } key ? source.Size(key, 64) : config.Attention.HeadSize, traits.RotaryShare),
+            config.Stem + traits.Part + "RotaryEmbedding",
+            source.Boolean("rope_interleave") ?? traits.IsInterleaved));
         windows = [.. Enumerable.Range(0, config.Layers).Select(i => config.Window(i) ?? 0).Distinct()];
     }
 

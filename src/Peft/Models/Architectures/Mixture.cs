@@ -10,51 +10,82 @@ namespace Peft.Models.Architectures;
 /// <param name="Rule">How the router chooses.</param>
 internal sealed record SparseBlock(long Experts, long InnerSize, RouterRule Rule)
 {
-    /// <summary>Width inside the expert that every token visits, behind a gate of its own (Qwen2-MoE); null for none.</summary>
-    public long? SharedSize { get; init; }
+    /// <summary>Ends the block's class name.</summary>
+    public string ClassSuffix { get; init; } = "SparseMoeBlock";
+
+    /// <summary>Name of the router.</summary>
+    public string Router { get; init; } = "gate";
 
     /// <summary>Whether the experts stand before the router in the tree.</summary>
     public bool ListsExpertsFirst { get; init; }
+
+    /// <summary>Whether the experts' activation stands in the tree.</summary>
+    public bool ListsActivation { get; init; } = true;
+
+    /// <summary>Name of a bias that chooses experts but does not weigh them; null for none.</summary>
+    public string? Correction { get; init; }
+
+    /// <summary>Whether the block has that bias, not its router.</summary>
+    public bool HoldsCorrection { get; init; }
+
+    /// <summary>Makes the expert that every token visits; null for none.</summary>
+    public Func<LlamaMLP>? Shared { get; init; }
+
+    /// <summary>Name of that expert.</summary>
+    public string SharedName { get; init; } = "shared_expert";
+
+    /// <summary>Whether that expert has a gate of its own (Qwen2-MoE).</summary>
+    public bool GatesShared { get; init; }
+
+    /// <summary>Makes experts of another kind; null for gated MLPs.</summary>
+    public Func<Experts>? MakeExperts { get; init; }
 }
 
-/// <summary>Experts that a router chooses for each token (Jiang et al. 2024), beside a gated shared one where there is one.</summary>
+/// <summary>Experts that a router chooses for each token (Jiang et al. 2024), beside a shared one where there is one.</summary>
 internal sealed class SparseMoeBlock : FeedForward
 {
     private readonly Router router;
     private readonly Experts experts;
     private readonly LlamaMLP? shared;
     private readonly Linear? sharedGate;
+    private readonly Parameter? correction;
 
-    public SparseMoeBlock(LlamaConfig config, SparseBlock block)
-        : base(config.Stem + "SparseMoeBlock")
+    public SparseMoeBlock(string stem, long width, string activation, SparseBlock block)
+        : base(stem + block.ClassSuffix)
     {
-        router = new Router(block.Experts, config.HiddenSize, block.Rule, config.Stem + "TopKRouter");
-        experts = new Experts(new ExpertSizes(block.Experts, config.HiddenSize, block.InnerSize), config.Stem + "Experts", new Activation(config.ActivationName));
+        router = new Router(
+            block.Experts,
+            width,
+            block.Rule,
+            stem + (block.ClassSuffix == "MoE" && block.Correction is not null ? "TopkRouter" : "TopKRouter"),
+            hasBias: block.MakeExperts is not null,
+            block.HoldsCorrection ? null : block.Correction);
+        experts = block.MakeExperts?.Invoke()
+            ?? new Experts(new ExpertSizes(block.Experts, width, block.InnerSize), stem + "Experts", new Activation(activation), block.ListsActivation);
+        correction = block.HoldsCorrection && block.Correction is { } name ? AddBuffer(name, [block.Experts]) : null;
         if (block.ListsExpertsFirst)
         {
             Add("experts", experts);
         }
 
-        Add("gate", router);
+        Add(block.Router, router);
         if (!block.ListsExpertsFirst)
         {
             Add("experts", experts);
         }
 
-        if (block.SharedSize is { } size)
-        {
-            shared = Add("shared_expert", new LlamaMLP(config, size));
-            sharedGate = Add("shared_expert_gate", new Linear(config.HiddenSize, 1));
-        }
+        shared = block.Shared is null ? null : Add(block.SharedName, block.Shared());
+        sharedGate = block.GatesShared ? Add(block.SharedName + "_gate", new Linear(width, 1)) : null;
     }
 
     public override IReadOnlyList<Tensor> Forward(Tensor x, Tensor residual, ForwardContext context)
     {
-        var routing = router.Forward(x, context);
-        if (shared is not null && sharedGate is not null)
+        var routing = router.Forward(x, context, correction);
+        if (shared is not null)
         {
-            var gated = SigmoidGate.Forward(shared.Compute(x, null, context), sharedGate.Forward(x, context), context);
-            residual = ResidualSum.Forward(residual, gated, context);
+            residual = sharedGate is null
+                ? shared.Compute(x, residual, context)
+                : ResidualSum.Forward(residual, SigmoidGate.Forward(shared.Compute(x, null, context), sharedGate.Forward(x, context), context), context);
         }
 
         return [experts.Forward(x, residual, routing, context), routing.Logits];
@@ -77,18 +108,18 @@ internal static class Mixture
 
     public static LlamaTraits Mixtral { get; } = new(HasWindow: true)
     {
-        FeedForward = static (config, _) => new SparseMoeBlock(config, new SparseBlock(
+        FeedForward = static (config, _) => Block(config, new SparseBlock(
             Count(config, "num_local_experts", "num_experts"), config.InnerSize, new RouterRule(Chosen(config)) { Normalises = true })),
     };
 
     public static LlamaTraits Qwen2 { get; } = new(HasProjectionBias: true, HasWindow: true)
     {
-        FeedForward = static (config, layer) => Qwen(config, layer, isFirst: false, config.Source.Size("shared_expert_intermediate_size", 5632)),
+        FeedForward = static (config, layer) => Qwen(config, layer, SharedBlock(config, config.Source.Boolean("norm_topk_prob") ?? false)),
     };
 
     public static LlamaTraits Qwen3 { get; } = new(HasWindow: true, HasHeadNorms: true)
     {
-        FeedForward = static (config, layer) => Qwen(config, layer, isFirst: true, shared: null),
+        FeedForward = static (config, layer) => Qwen(config, layer, QwenBlock(config, config.Source.Boolean("norm_topk_prob") ?? false) with { ListsExpertsFirst = true }),
     };
 
     public static JsonObject MixtralDefaults { get; } = ArchitectureRegistry.Defaults("""
@@ -102,7 +133,7 @@ internal static class Mixture
         {
             "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 24, "num_attention_heads": 16,
             "num_key_value_heads": 16, "max_position_embeddings": 32768, "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28,
-            "moe_intermediate_size": 1408, "num_experts_per_tok": 4, "num_experts": 60
+            "moe_intermediate_size": 1408, "shared_expert_intermediate_size": 5632, "num_experts_per_tok": 4, "num_experts": 60
         }
         """);
 
@@ -120,17 +151,24 @@ internal static class Mixture
 
     public static long Chosen(LlamaConfig config) => config.Source.Size("num_experts_per_tok", 2, most: 4096);
 
+    public static SparseMoeBlock Block(LlamaConfig config, SparseBlock block) => new(config.Stem, config.HiddenSize, config.ActivationName, block);
+
+    /// <summary>Routed experts beside a gated shared one.</summary>
+    public static SparseBlock SharedBlock(LlamaConfig config, bool normalises) => QwenBlock(config, normalises) with
+    {
+        Shared = () => new LlamaMLP(config, config.Source.Size("shared_expert_intermediate_size", 512)),
+        GatesShared = true,
+    };
+
+    private static SparseBlock QwenBlock(LlamaConfig config, bool normalises) => new(
+        Count(config, "num_experts", "num_local_experts"),
+        config.Source.Size("moe_intermediate_size", 512),
+        new RouterRule(Chosen(config)) { Normalises = normalises });
+
     // Every so many layers, and never in those that are named, experts stand in place of the MLP.
-    private static FeedForward Qwen(LlamaConfig config, int layer, bool isFirst, long? shared)
+    private static FeedForward Qwen(LlamaConfig config, int layer, SparseBlock block)
     {
         var isDense = config.Source.Numbers("mlp_only_layers")?.Contains(layer) == true || (layer + 1) % config.Source.Size("decoder_sparse_step", 1) != 0;
-        return isDense ? new LlamaMLP(config) : new SparseMoeBlock(config, new SparseBlock(
-            Count(config, "num_experts", "num_local_experts"),
-            config.Source.Size("moe_intermediate_size", 1408),
-            new RouterRule(Chosen(config)) { Normalises = config.Source.Boolean("norm_topk_prob") ?? false })
-        {
-            SharedSize = shared,
-            ListsExpertsFirst = isFirst,
-        });
+        return isDense ? new LlamaMLP(config) : Block(config, block);
     }
 }
