@@ -26,6 +26,7 @@ internal sealed class TrainingLoop : IDisposable
     private readonly Device device;
     // While the optimiser moves, the parameters are of no whole step.
     private bool isMoving;
+    private bool saidShared;
     private readonly Generator generator;
     private readonly Stopwatch time = new();
     private List<StepRecord> records = [];
@@ -103,6 +104,7 @@ internal sealed class TrainingLoop : IDisposable
                 records.Add(record);
                 output?.Write(record);
                 Report(record);
+                SayWhereShared();
                 EvaluateWhereDue();
                 if (options.CheckpointInterval > 0 && StepsMade % options.CheckpointInterval == 0)
                 {
@@ -153,6 +155,15 @@ internal sealed class TrainingLoop : IDisposable
         generator.Dispose();
         Reference?.Dispose();
         output?.Dispose();
+    }
+
+    private void SayWhereShared()
+    {
+        if (!saidShared && SharedCores.AreShared)
+        {
+            saidShared = true;
+            request.OnMessage?.Invoke("Other programs use this machine's processors: the engine makes room for them, and the training is slower while they run.");
+        }
     }
 
     private void SaveCheckpoint() => output?.SaveCheckpoint(StepsMade, this);

@@ -1,4 +1,5 @@
 using Peft.Engine;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -27,6 +28,11 @@ internal sealed class AttentionPiece(
     /// <summary>[rows · length, heads · value size].</summary>
     public Tensor Run()
     {
+        if (IsNative())
+        {
+            return Native(queries, keys, values).reshape(call.Rows * call.Length, shape.Heads * shape.ValueSize);
+        }
+
         var all = empty([call.Rows, call.Length, shape.KeyValueHeads, shape.Group, shape.ValueSize], queries.dtype, queries.device);
         foreach (var block in call.Plan.Blocks)
         {
@@ -57,6 +63,12 @@ internal sealed class AttentionPiece(
     public override void Backward(PieceGradients gradients)
     {
         var g = gradients.Output().contiguous();
+        if (IsNative())
+        {
+            NativeBackward(gradients, g);
+            return;
+        }
+
         g = g.view(call.Rows, call.Length, shape.KeyValueHeads, shape.Group, shape.ValueSize);
         var result = call.IsFused ? empty([call.Rows, call.Length, shape.AllHeads, shape.HeadSize], g.dtype, g.device) : null;
         var gq = result?.narrow(2, 0, shape.Heads) ?? empty([call.Rows, call.Length, shape.Heads, shape.HeadSize], g.dtype, g.device);
@@ -87,6 +99,47 @@ internal sealed class AttentionPiece(
         {
             gradients.Add(BiasInput, gb);
         }
+    }
+
+    /// <summary>
+    /// On a GPU the engine's own kernel takes the whole of attention where it is plainly causal, or where a single query sees all keys: no
+    /// scores in memory, and two launches instead of some ten a block.
+    /// </summary>
+    private bool IsNative() => queries.device_type != DeviceType.CPU
+        && call.Plan.IsPlain
+        && (call.Length == 1 || keys.size(1) == call.Length)
+        && bias is null
+        && sinks is null
+        && !drops
+        && shape.SoftCap is null;
+
+    private Tensor Native(Tensor q, Tensor k, Tensor v) => Operators.GroupedAttention(
+        q.transpose(1, 2),
+        k.view(call.Rows, shape.KeyValueHeads, -1, shape.HeadSize),
+        v.view(call.Rows, shape.KeyValueHeads, -1, shape.ValueSize),
+        causal: call.Length > 1,
+        scale: 1).transpose(1, 2);
+
+    /// <summary>Forms the output again, for autograd.</summary>
+    private void NativeBackward(PieceGradients gradients, Tensor g)
+    {
+        Tensor[] leaves;
+        using (enable_grad())
+        {
+            leaves = [.. new[] { queries, keys, values }.Select(static tensor => tensor.detach().requires_grad_(true))];
+            var output = Native(leaves[0], leaves[1], leaves[2]);
+            autograd.backward([output], [g.view(call.Rows, call.Length, shape.Heads, shape.ValueSize)], inputs: leaves);
+        }
+
+        var (q, k, v) = (leaves[0].grad!.mul_(shape.Scale), leaves[1].grad!, leaves[2].grad!);
+        Tensor? result = null;
+        if (call.IsFused)
+        {
+            result = empty([call.Rows, call.Length, shape.AllHeads, shape.HeadSize], g.dtype, g.device);
+            result.narrow(2, 0, shape.Heads).copy_(q);
+        }
+
+        Collect(gradients, result, q, k, v);
     }
 
     private int BiasInput => (call.IsFused ? 1 : 3) + (call.Prefix > 0 ? 2 : 0);

@@ -11,9 +11,10 @@ public sealed class AttentionPlan
 {
     private const int BlockSize = 128;
 
-    private AttentionPlan(IReadOnlyList<Block> blocks)
+    private AttentionPlan(IReadOnlyList<Block> blocks, bool isPlain)
     {
         Blocks = blocks;
+        IsPlain = isPlain;
     }
 
     /// <summary>Queries that are treated together.</summary>
@@ -24,6 +25,9 @@ public sealed class AttentionPlan
     /// <param name="Mask">True where a query may not see a key, bool, [queries, masked keys] or [rows or 1, 1, 1, queries, masked keys]; null where all see all.</param>
     /// <param name="MaskedKeys">To how many of the last keys the mask applies.</param>
     public readonly record struct Block(long Query, long Queries, long Key, long Keys, Tensor? Mask, long MaskedKeys);
+
+    /// <summary>Whether each position sees all before it and itself, and nothing is hidden.</summary>
+    public bool IsPlain { get; }
 
     /// <summary>The blocks in order.</summary>
     public IReadOnlyList<Block> Blocks { get; }
@@ -42,7 +46,7 @@ public sealed class AttentionPlan
         var plain = context.AttentionMask is null && context.Packing is null && (window is null || window >= context.Start + context.Length);
         return Kept(context, plain
             ? Triangles(context.Start, context.Length, device)
-            : Masked(new Layout(context, context.Start, context.AttentionMask, window, IsCausal: true), context.Start + context.Length, device));
+            : Masked(new Layout(context, context.Start, context.AttentionMask, window, IsCausal: true), context.Start + context.Length, device), plain);
     }
 
     /// <summary>Each position sees those before it and after it.</summary>
@@ -68,7 +72,7 @@ public sealed class AttentionPlan
         return Kept(context, Masked(new Layout(context with { Packing = null }, 0, mask, Window: null, IsCausal: false), keys, device));
     }
 
-    private static AttentionPlan Kept(ForwardContext context, Block[] blocks)
+    private static AttentionPlan Kept(ForwardContext context, Block[] blocks, bool isPlain = false)
     {
         foreach (var block in blocks)
         {
@@ -79,7 +83,7 @@ public sealed class AttentionPlan
             }
         }
 
-        return new AttentionPlan(blocks);
+        return new AttentionPlan(blocks, isPlain);
     }
 
     private static Block[] Triangles(long before, long length, Device device)
