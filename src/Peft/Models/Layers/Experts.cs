@@ -134,7 +134,7 @@ internal sealed class ExpertWeight(Module module, Parameter weight, Parameter? b
     /// <summary>One expert's map.</summary>
     public Tensor Apply(Tensor x, Tensor weight, Tensor? bias)
     {
-        var y = x.matmul(isTransposed ? weight : weight.t());
+        var y = x.mm(isTransposed ? weight : weight.t());
         return bias is null ? y : y + bias;
     }
 
@@ -160,7 +160,7 @@ internal sealed class ExpertWeight(Module module, Parameter weight, Parameter? b
         foreach (var (expert, start, count) in rows.Parts())
         {
             using var part = NewDisposeScope();
-            var product = x.narrow(0, start, count).matmul(Matrix(own, expert, x.dtype).t());
+            var product = x.narrow(0, start, count).mm(Matrix(own, expert, x.dtype).t());
             y.narrow(0, start, count).copy_(ownBias is null ? product : product.add_(ownBias.Data[expert]));
         }
 
@@ -196,10 +196,10 @@ internal sealed class ExpertWeight(Module module, Parameter weight, Parameter? b
             {
                 using var scope = NewDisposeScope();
                 var g = all.narrow(0, start, count);
-                gx?.narrow(0, start, count).copy_(g.matmul(layer.Matrix(weight, expert, g.dtype)));
+                gx?.narrow(0, start, count).copy_(g.mm(layer.Matrix(weight, expert, g.dtype)));
                 if (weight.Gradient is { } own)
                 {
-                    layer.ToMatrix(own.select(0, expert)).add_(g.t().matmul(x.narrow(0, start, count)));
+                    layer.ToMatrix(own.select(0, expert)).add_(g.t().mm(x.narrow(0, start, count)));
                 }
 
                 bias?.Gradient?.select(0, expert).add_(g.sum(dim: 0));

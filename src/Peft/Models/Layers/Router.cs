@@ -87,7 +87,7 @@ internal sealed class Router : Module, IAdaptable
     /// <inheritdoc/>
     public Tensor Apply(Tensor x, Tensor weight, Tensor? bias)
     {
-        var y = x.matmul(weight.t());
+        var y = x.mm(weight.t());
         return bias is null ? y : y + bias;
     }
 
