@@ -4,11 +4,12 @@ using Peft.Models.Architectures;
 namespace Peft.Models;
 
 /// <summary>The families of models there are. One line a family.</summary>
-public static class ArchitectureRegistry
+public static partial class ArchitectureRegistry
 {
     /// <summary>The families, by their <c>model_type</c>.</summary>
     public static IReadOnlyList<Family> Families { get; } =
     [
+        .. Encoders,
         new("llama", "Llama", static config => new LlamaModel(config)) 
         {
             Heads = HeadRow.DecoderWith(questionPrefix: "transformer"),
@@ -80,11 +81,13 @@ public static class ArchitectureRegistry
         };
     }
 
-    // Keys in which these families differ from the default of their backbone; transformers unties output layers in all of them.
+    // Keys in which these families differ from the default of their backbone; transformers unties output layers of these decoders.
     internal static JsonObject Defaults(string json)
     {
-        var defaults = (JsonObject)JsonNode.Parse(json)!;
+        var defaults = Tied(json);
         defaults.TryAdd("tie_word_embeddings", false);
         return defaults;
     }
+
+    private static JsonObject Tied(string json) => (JsonObject)JsonNode.Parse(json)!;
 }

@@ -12,6 +12,9 @@ public sealed record Family(string ModelType, string Stem, Func<ModelConfig, Bac
     /// <summary>Where the backbone stands in models with a head, and in their checkpoints.</summary>
     public string Prefix { get; init; } = "model";
 
+    /// <summary>Whether models with a head list the backbone after it.</summary>
+    public bool ListsBackboneLast { get; init; }
+
     /// <summary>The heads there are; the first is taken where a configuration names none.</summary>
     public IReadOnlyList<HeadRow> Heads { get; init; } = HeadRow.Decoder;
 
@@ -42,7 +45,7 @@ public sealed record HeadRow(string Suffix, string Task, Func<ModelConfig, strin
     [
         new(causal, "CAUSAL_LM", static (config, name) => new CausalModel(config, name)),
         new("ForSequenceClassification", "SEQ_CLS", static (config, name) => new LastTokenClassificationModel(config, name)),
-        new("ForTokenClassification", "TOKEN_CLS", (config, name) => new TokenClassificationModel(config, name, tokenHead)),
+        new("ForTokenClassification", "TOKEN_CLS", (config, name) => new LinearTokenClassificationModel(config, name, tokenHead)),
         new("ForQuestionAnswering", "QUESTION_ANS", (config, name) => new QuestionAnsweringModel(config, name, questionPrefix)),
         Features,
     ];

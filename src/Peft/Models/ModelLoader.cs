@@ -122,7 +122,7 @@ public static class ModelLoader
     }
 
     private static bool IsInHead(PretrainedModel model, Module module) =>
-        module.Path == model.ClassificationHead || module.Path.StartsWith(model.ClassificationHead + ".", StringComparison.Ordinal);
+        model.FreshModules.Any(head => module.Path == head || module.Path.StartsWith(head + ".", StringComparison.Ordinal));
 
     /// <summary>Before anything is made: what the file lacks, and a head that is larger than all that the file holds.</summary>
     private static void RefuseMissing(PretrainedModel model, TensorStore store, WeightReader reader)
@@ -146,7 +146,7 @@ public static class ModelLoader
         }
 
         // Those who share a weight may find it under either name.
-        missing.RemoveAll(path => model.TiedParameters.Any(tie =>
+        missing.RemoveAll(path => model.PossibleTies.Any(tie =>
             (tie.Follower == path && reader.Finds(tie.Owner)) || (tie.Owner == path && reader.Finds(tie.Follower))));
         if (missing.Count > 0)
         {
@@ -274,7 +274,8 @@ public static class ModelLoader
     /// <summary>What shares weights is decided by what the file holds: a follower with values of its own keeps them, one that stands alone lends them to its owner.</summary>
     private static void TieAsStored(PretrainedModel model, LoadOptions options)
     {
-        foreach (var (ownerPath, followerPath) in model.TiedParameters.ToArray())
+        var ties = model.TiedParameters.ToHashSet();
+        foreach (var (ownerPath, followerPath) in model.PossibleTies.ToArray())
         {
             var (owner, follower) = (model.FindParameter(ownerPath)!, model.FindParameter(followerPath)!);
             if (owner.Value is null && follower.Value is { } only)
@@ -284,6 +285,11 @@ public static class ModelLoader
 
             if (owner.Value is { } shared && follower is { IsOwner: true, Value: { } own } && !shared.eq(own).all().item<bool>())
             {
+                if (!ties.Contains((ownerPath, followerPath)))
+                {
+                    continue;
+                }
+
                 model.Config.Document[TieKey] = false;
                 options.OnMessage?.Invoke($"'{followerPath}' has weights of its own in the file, though the configuration says that it shares those of '{ownerPath}'; both are kept.");
             }

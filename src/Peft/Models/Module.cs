@@ -12,6 +12,7 @@ public abstract class Module : IDisposable
     private readonly List<Parameter> parameters = [];
     private readonly List<Parameter> buffers = [];
     private readonly List<LinearGroup> groups = [];
+    private int listedLast;
 
     /// <summary>Makes an empty module.</summary>
     /// <param name="className">transformers' class name, such as <c>LlamaAttention</c>; null where the C# type has the same.</param>
@@ -124,7 +125,16 @@ public abstract class Module : IDisposable
     {
         child.Name = name;
         child.Parent = this;
-        children.Add(child);
+        children.Insert(children.Count - listedLast, child);
+        return child;
+    }
+
+    /// <summary>Adds a child that is listed after all others, also after those that are added later.</summary>
+    protected T AddLast<T>(string name, T child)
+        where T : Module
+    {
+        Add(name, child);
+        listedLast++;
         return child;
     }
 
@@ -180,6 +190,10 @@ public abstract class Module : IDisposable
 /// <param name="Parameter">The parameter.</param>
 /// <param name="Module">The module it belongs to.</param>
 public readonly record struct NamedParameter(string Path, Parameter Parameter, Module Module);
+
+/// <summary>A module that computes nothing of its own and stands in the tree because transformers lists it.</summary>
+/// <param name="className">Such as <c>Identity</c>.</param>
+public sealed class Placeholder(string className) : Module(className);
 
 /// <summary>An ordered list of modules named by their index, such as a stack of decoder layers.</summary>
 /// <typeparam name="T">Type of the entries.</typeparam>

@@ -37,9 +37,15 @@ public abstract class PretrainedModel : Module
     /// <summary>Path of the freshly made head of a classifier (<c>score</c>), which is trained and saved whole; null where there is none.</summary>
     public virtual string? ClassificationHead => null;
 
+    /// <summary>Paths of modules that are made afresh where a file holds the backbone alone.</summary>
+    public virtual IReadOnlyList<string> FreshModules => ClassificationHead is { } head ? [head] : [];
+
     /// <summary>Parameters that share the weights of others: the second follows the first.</summary>
     public virtual IEnumerable<(string Owner, string Follower)> TiedParameters =>
         Backbone.TiedParameters.Select(tie => (PathBelow(Backbone, tie.Owner), PathBelow(Backbone, tie.Follower)));
+
+    /// <summary><see cref="TiedParameters"/>, and those that share weights where a file holds one of the two alone, whatever the configuration says.</summary>
+    public virtual IEnumerable<(string Owner, string Follower)> PossibleTies => TiedParameters;
 
     /// <summary>Type of the weights: the first parameter's.</summary>
     public ScalarType DataType => First.DataType;
@@ -67,11 +73,14 @@ public abstract class PretrainedModel : Module
         ArgumentNullException.ThrowIfNull(context);
         using var scope = NewDisposeScope();
         context = inputs.Ids is { } ids ? context with { Rows = ids.size(0), Length = ids.size(1) } : context;
-        var embeddings = inputs.Embeddings ?? Backbone.Embed(inputs, context);
-        var (placed, virtualLength, pass) = PromptPlacement.Place(embeddings, context);
-        var output = Backbone.Forward(placed, inputs, pass);
+        var embeddings = inputs.Encoded?.Hidden ?? inputs.Embeddings ?? Backbone.Embed(inputs, context);
+        var (placed, virtualLength, pass) = PromptPlacement.Place(embeddings, context, isPlaced: inputs.Encoded is not null);
+        var output = Backbone.Forward(placed, inputs, pass) with { Inputs = inputs };
         context.Cache?.Advance(output.Length);
-        return (output with { Inputs = inputs, VirtualLength = virtualLength }).MoveToOuterDisposeScope();
+
+        // Virtual tokens stand in front of what an encoder reads, not of the decoder's.
+        output = output.Encoded is null ? output with { VirtualLength = virtualLength } : output;
+        return output.MoveToOuterDisposeScope();
     }
 
     /// <summary>Parameter by full path, or null.</summary>
@@ -148,7 +157,7 @@ public abstract class PretrainedModel : Module
         }
         else
         {
-            Add(prefix, Backbone);
+            _ = Config.Family.ListsBackboneLast ? AddLast(prefix, Backbone) : Add(prefix, Backbone);
         }
     }
 

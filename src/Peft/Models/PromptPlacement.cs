@@ -8,7 +8,8 @@ internal static class PromptPlacement
     /// <summary>The vectors to go on with, how many virtual ones stand in front of each row, and the pass as the backbone sees it.</summary>
     /// <param name="embeddings">[rows · length, width].</param>
     /// <param name="context">The pass over tokens alone.</param>
-    public static (Tensor Embeddings, long VirtualLength, ForwardContext Context) Place(Tensor embeddings, ForwardContext context)
+    /// <param name="isPlaced">Whether virtual tokens are there already, in what an encoder gave.</param>
+    public static (Tensor Embeddings, long VirtualLength, ForwardContext Context) Place(Tensor embeddings, ForwardContext context, bool isPlaced = false)
     {
         if (context.Prompt is not { } prompt)
         {
@@ -23,7 +24,7 @@ internal static class PromptPlacement
             };
         }
 
-        var isFirst = context.Cache is null || context.Cache.Length == 0;
+        var isFirst = !isPlaced && (context.Cache is null || context.Cache.Length == 0);
         var added = prompt.Embeddings is not null && isFirst ? prompt.Length : 0;
 
         // Positions and masks count virtual tokens whether they stand in this pass, in the cache or in the prefix.

@@ -13,16 +13,19 @@ internal static class ModelRun
     {
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
-        var ids = inputs["input_ids"];
         var context = model.NewPass(Context(inputs), selection);
+        var output = model.Base.Forward(Inputs(model, inputs), context);
         if (model.Base is SequenceClassificationModel classifier)
         {
-            return classifier.Logits(classifier.Forward(ids, context), context).MoveToOuterDisposeScope();
+            return classifier.Logits(output, context).MoveToOuterDisposeScope();
         }
 
-        var causal = Causal(model);
-        var output = causal.Forward(ids, context);
-        var logits = causal.Logits(output, context).view(output.Rows, output.Length, -1).narrow(1, output.VirtualLength, ids.shape[1]);
+        if (model.Base is SequenceToSequenceModel sequences)
+        {
+            return sequences.Logits(output, context).view(output.Rows, output.Length, -1).MoveToOuterDisposeScope();
+        }
+
+        var logits = Causal(model).Logits(output, context).view(output.Rows, output.Length, -1).narrow(1, output.VirtualLength, inputs["input_ids"].shape[1]);
         return (inputs.TryGetValue("attention_mask", out var mask) ? logits.mul(mask.unsqueeze(-1)) : logits.alias()).MoveToOuterDisposeScope();
     }
 
@@ -59,14 +62,20 @@ internal static class ModelRun
 
     private static Tensor Loss(PeftModel model, IReadOnlyDictionary<string, Tensor> inputs, ForwardContext context)
     {
-        var ids = inputs["input_ids"];
-        if (model.Base is SequenceClassificationModel classifier)
+        var output = model.Base.Forward(Inputs(model, inputs), context);
+        var labels = inputs["labels"];
+        return model.Base switch
         {
-            return classifier.Loss(classifier.Logits(classifier.Forward(ids, context), context), inputs["labels"], context);
-        }
+            SequenceClassificationModel classifier => classifier.Loss(classifier.Logits(output, context), labels, context),
+            SequenceToSequenceModel sequences => sequences.Loss(output, labels, null, context),
+            _ => Causal(model).Loss(output, labels, null, context),
+        };
+    }
 
-        var causal = Causal(model);
-        return causal.Loss(causal.Forward(ids, context), inputs["labels"], null, context);
+    private static ModelInputs Inputs(PeftModel model, IReadOnlyDictionary<string, Tensor> inputs)
+    {
+        var given = new ModelInputs { Ids = inputs["input_ids"], TokenTypes = inputs.GetValueOrDefault("token_type_ids") };
+        return model.Base is SequenceToSequenceModel sequences ? sequences.WithDecoderIds(given, inputs["labels"]) : given;
     }
 
     private static ForwardContext Context(IReadOnlyDictionary<string, Tensor> inputs) => new()

@@ -177,17 +177,40 @@ internal static class FamilyGeneration
 {
     public static void Run(PretrainedModel model, TensorStore recorded, JsonElement generation)
     {
-        if (model is not CausalModel causal)
+        var tolerance = generation.GetProperty("tolerance");
+        if (model is SequenceToSequenceModel sequences)
         {
+            Sequences(sequences, recorded, tolerance, useCache: true);
+            Sequences(sequences, recorded, tolerance, useCache: false);
             return;
         }
 
-        var tolerance = generation.GetProperty("tolerance");
+        var causal = Assert.IsType<CausalModel>(model);
         Generation(causal, recorded, tolerance, "generate", useCache: true);
 
         // Logits without a cache are recorded where the tokens differ; where only the tokens are the same (positions that depend on the length), they alone are held.
         var without = recorded.Contains("generate_without_cache.sequences") ? "generate_without_cache" : "generate";
         Generation(causal, recorded, without == "generate" ? null : tolerance, without, useCache: false);
+    }
+
+    private static void Sequences(SequenceToSequenceModel model, TensorStore recorded, JsonElement tolerance, bool useCache)
+    {
+        using var scope = NewDisposeScope();
+        var inputs = new ModelInputs { Ids = recorded.Read("generate.input_ids") };
+        var wanted = recorded.Read("generate.step_logits");
+        using var cache = new ModelCache();
+        var all = full([wanted.size(1), 1], model.Config.RequiredInteger("decoder_start_token_id"), ScalarType.Int64);
+        for (var step = 0; step < wanted.size(0); step++)
+        {
+            var context = new ForwardContext { AttentionMask = recorded.Read("generate.attention_mask"), Cache = useCache ? cache : null };
+            var output = model.Forward(inputs with { DecoderIds = useCache ? all.narrow(1, step, 1) : all }, context);
+            inputs = useCache ? inputs with { Encoded = output.Encoded } : inputs;
+            var logits = model.Logits(output.LastPosition(), context);
+            TensorAssert.Close(wanted[step], logits, tolerance, $"generate step {step.ToString(CultureInfo.InvariantCulture)}, cache {useCache}");
+            all = cat([all, logits.argmax(1, keepdim: true)], 1);
+        }
+
+        TensorAssert.Close(recorded.Read("generate.sequences"), all, 0, 0, "generate.sequences");
     }
 
     private static void Generation(CausalModel model, TensorStore recorded, JsonElement? tolerance, string name, bool useCache)

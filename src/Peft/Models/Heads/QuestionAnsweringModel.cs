@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 namespace Peft.Models.Heads;
 
 /// <summary>A model that says where in a text an answer begins and ends.</summary>
-public sealed class QuestionAnsweringModel : PretrainedModel
+public class QuestionAnsweringModel : PretrainedModel
 {
     private readonly Linear projection;
 
@@ -29,8 +29,14 @@ public sealed class QuestionAnsweringModel : PretrainedModel
     public Tensor Logits(BackboneOutput output, ForwardContext context)
     {
         ArgumentNullException.ThrowIfNull(output);
-        return projection.Forward(output.Hidden, output.In(context));
+        context = output.In(context);
+        return projection.Forward(Transform(output.Hidden, context), context);
     }
+
+    /// <summary>What stands between the backbone and the output layer: nothing in most families.</summary>
+    /// <param name="hidden">[n, hidden size].</param>
+    /// <param name="context">The forward pass.</param>
+    protected virtual Tensor Transform(Tensor hidden, ForwardContext context) => hidden;
 
     /// <summary>Mean of the cross-entropies of the first and the last position; positions beyond the row are ignored.</summary>
     /// <param name="output">The backbone's output.</param>

@@ -7,15 +7,18 @@ namespace Peft.Models.Heads;
 public class SequenceToSequenceModel : PretrainedModel
 {
     private readonly string headName;
+    private readonly bool isTied;
 
     /// <summary>Makes the structure of a family's model.</summary>
     /// <param name="config">The configuration as the family reads it.</param>
     /// <param name="className">transformers' class name.</param>
+    /// <param name="isTied">Whether the output layer shares the input embedding where no file says otherwise.</param>
     /// <param name="scale">Multiplies logits (T5 scales the outputs of its decoder).</param>
     /// <param name="headName">Name of the output layer.</param>
-    public SequenceToSequenceModel(ModelConfig config, string className, double scale = 1, string headName = "lm_head")
+    public SequenceToSequenceModel(ModelConfig config, string className, bool isTied, double scale = 1, string headName = "lm_head")
         : base(config.Family.Backbone(config), className)
     {
+        this.isTied = isTied;
         this.headName = headName;
         AddBackbone();
         Head = new Head(Add(headName, new Linear(Backbone.Width, Backbone.TokenEmbeddings!.Count))) { Scale = scale };
@@ -23,6 +26,16 @@ public class SequenceToSequenceModel : PretrainedModel
 
     /// <inheritdoc/>
     public override string? OutputEmbeddings => headName;
+
+    /// <summary>Size of the vocabulary: the width of the logits.</summary>
+    public long VocabularySize => Backbone.TokenEmbeddings!.Count;
+
+    /// <inheritdoc/>
+    public override IEnumerable<(string Owner, string Follower)> TiedParameters => isTied ? PossibleTies : base.TiedParameters;
+
+    /// <inheritdoc/>
+    public override IEnumerable<(string Owner, string Follower)> PossibleTies =>
+        [.. base.TiedParameters, ($"{Backbone.TokenEmbeddings!.Path}.weight", $"{headName}.weight")];
 
     /// <summary>The output layer and its loss.</summary>
     protected Head Head { get; }
@@ -38,9 +51,7 @@ public class SequenceToSequenceModel : PretrainedModel
     {
         ArgumentNullException.ThrowIfNull(inputs);
         ArgumentNullException.ThrowIfNull(labels);
-        var (start, padding) = (Config.RequiredInteger("decoder_start_token_id"), Config.RequiredInteger("pad_token_id"));
-        var shifted = cat([full([labels.size(0), 1], start, labels.dtype, labels.device), labels.narrow(1, 0, labels.size(1) - 1)], 1);
-        return inputs with { DecoderIds = shifted.masked_fill(shifted.eq(-100), padding) };
+        return inputs with { DecoderIds = DecoderIds.Shift(Config, labels) };
     }
 
     /// <summary>Logits of every position of the decoder; not for training.</summary>

@@ -41,10 +41,11 @@ public sealed class Activation : Module
         "gelu_new" => ("NewGELUActivation", TanhGelu),
         "gelu_pytorch_tanh" => ("GELUTanh", TanhGelu),
         "relu" => ("ReLU", static x => x.relu()),
+        "tanh" => ("Tanh", static x => x.tanh()),
         _ => throw new NotSupportedByPeftException("ActivationNotSupported", $"The activation '{name}' is not supported.")
         {
             Target = name,
-            RecommendedAction = "Supported are: silu, swish, gelu, gelu_new, gelu_pytorch_tanh and relu.",
+            RecommendedAction = "Supported are: silu, swish, gelu, gelu_new, gelu_pytorch_tanh, relu and tanh.",
         },
     };
 

@@ -53,11 +53,12 @@ public sealed class AttentionPlan
     /// <param name="context">The forward pass.</param>
     /// <param name="device">Device of the hidden states.</param>
     /// <param name="reach">How many positions a query sees to each side; null for all.</param>
-    public static AttentionPlan BothWays(ForwardContext context, Device device, long? reach = null)
+    /// <param name="paddingSeesNothing">Whether padding sees nothing (and weighs all positions alike) instead of what tokens see.</param>
+    public static AttentionPlan BothWays(ForwardContext context, Device device, long? reach = null, bool paddingSeesNothing = false)
     {
         ArgumentNullException.ThrowIfNull(context);
         using var scope = NewDisposeScope();
-        return Kept(context, Masked(new Layout(context, context.Start, context.AttentionMask, reach, IsCausal: false), context.Start + context.Length, device));
+        return Kept(context, Masked(new Layout(context, context.Start, context.AttentionMask, reach, IsCausal: false) { HidesQueries = paddingSeesNothing }, context.Start + context.Length, device));
     }
 
     /// <summary>Each position sees another sequence whole, such as a decoder what its encoder gave.</summary>
@@ -124,6 +125,7 @@ public sealed class AttentionPlan
             }
 
             mask = hidden is null ? mask : Either(mask, hidden.narrow(1, first, last - first).unsqueeze(1));
+            mask = hidden is null || !layout.HidesQueries ? mask : Either(mask, hidden.narrow(1, start, range.Count).unsqueeze(2));
             mask = mask?.expand(mask.size(0), range.Count, last - first).contiguous();
             return new Block(range.Start, range.Count, first, last - first, mask?.unsqueeze(1).unsqueeze(1), last - first);
         })];
@@ -177,5 +179,8 @@ public sealed class AttentionPlan
     }
 
     /// <summary>What decides who sees whom.</summary>
-    private sealed record Layout(ForwardContext Context, long Before, Tensor? Tokens, long? Window, bool IsCausal);
+    private sealed record Layout(ForwardContext Context, long Before, Tensor? Tokens, long? Window, bool IsCausal)
+    {
+        public bool HidesQueries { get; init; }
+    }
 }

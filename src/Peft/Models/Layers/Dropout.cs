@@ -38,6 +38,20 @@ public sealed class Dropout : Module
         return y;
     }
 
+    /// <summary>residual + dropout(projection(x)), in one product where nothing is dropped.</summary>
+    /// <param name="projection">The layer whose output is dropped.</param>
+    /// <param name="x">[rows, inputs].</param>
+    /// <param name="residual">[rows, outputs].</param>
+    /// <param name="context">The forward pass.</param>
+    /// <returns>[rows, outputs].</returns>
+    public Tensor AddProjection(Linear projection, Tensor x, Tensor residual, ForwardContext context)
+    {
+        ArgumentNullException.ThrowIfNull(projection);
+        return Acts(context)
+            ? ResidualSum.Forward(residual, Forward(projection.Forward(x, context), context), context)
+            : projection.Forward(x, context, residual);
+    }
+
     private sealed class DropoutPiece : Piece
     {
         private readonly Tensor mask;

@@ -36,6 +36,31 @@ public static class ResidualSum
     }
 }
 
+/// <summary>Values times a constant, such as token vectors in models that scale them.</summary>
+internal static class Scaling
+{
+    /// <summary>factor · x.</summary>
+    /// <param name="x">Any shape.</param>
+    /// <param name="factor">A number, which leaves x as it is where it is 1.</param>
+    /// <param name="context">The forward pass.</param>
+    public static Tensor Forward(Tensor x, double factor, ForwardContext context)
+    {
+        if (factor == 1)
+        {
+            return x;
+        }
+
+        var y = x.mul(factor);
+        context.Tape?.Record(new ScalingPiece(factor), [x], [y], trains: false);
+        return y;
+    }
+
+    private sealed class ScalingPiece(double factor) : Piece
+    {
+        public override void Backward(PieceGradients gradients) => gradients.Add(0, gradients.Output().mul(factor));
+    }
+}
+
 /// <summary>Outputs of several layers side by side.</summary>
 internal static class Concatenation
 {

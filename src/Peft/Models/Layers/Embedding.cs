@@ -13,7 +13,9 @@ public sealed class Embedding : Module, IAdaptable
     /// <param name="count">Number of tokens.</param>
     /// <param name="size">Width of a vector.</param>
     /// <param name="paddingIndex">A token whose vector is not trained; null for none.</param>
-    public Embedding(long count, long size, long? paddingIndex = null)
+    /// <param name="className">transformers' class name.</param>
+    public Embedding(long count, long size, long? paddingIndex = null, string className = "Embedding")
+        : base(className)
     {
         Count = count;
         Size = size;

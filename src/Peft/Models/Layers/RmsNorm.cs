@@ -13,9 +13,11 @@ public sealed class RmsNorm : Module
     /// <param name="size">Width.</param>
     /// <param name="epsilon">Added to the mean square.</param>
     /// <param name="className">transformers' class name, such as <c>LlamaRMSNorm</c>.</param>
-    public RmsNorm(long size, double epsilon, string className)
+    /// <param name="printsDetails">Whether its sizes are printed (T5's aren't).</param>
+    public RmsNorm(long size, double epsilon, string className, bool printsDetails = true)
         : base(className)
     {
+        Details = printsDetails ? $"({size},), eps={ModuleText.Number(epsilon)}" : "";
         this.size = size;
         this.epsilon = epsilon;
         Weight = AddParameter("weight", [size]);
@@ -25,7 +27,7 @@ public sealed class RmsNorm : Module
     public Parameter Weight { get; }
 
     /// <inheritdoc/>
-    public override string Details => $"({size},), eps={ModuleText.Number(epsilon)}";
+    public override string Details { get; }
 
     /// <summary>Runs the norm.</summary>
     /// <param name="x">[rows, width], or several widths side by side (heads), each normed by itself.</param>

@@ -1,0 +1,51 @@
+using Peft.Models.Architectures;
+
+namespace Peft.Models;
+
+/// <content>Encoders, and encoders with a decoder.</content>
+public static partial class ArchitectureRegistry
+{
+    private static IReadOnlyList<Family> Encoders =>
+    [
+        new("t5", "T5", static config => new T5Model(config))
+        {
+            Prefix = "",
+            Heads = T5Heads.With(T5Config.IsFirstRelease),
+            Defaults = Tied("""{ "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0 }"""),
+        },
+        new("mt5", "MT5", static config => new T5Model(config))
+        {
+            Prefix = "",
+            Heads = T5Heads.With(static _ => false),
+            Defaults = Tied("""
+                { "vocab_size": 250112, "d_ff": 1024, "num_layers": 8, "num_heads": 6, "feed_forward_proj": "gated-gelu", "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0 }
+                """),
+        },
+        new("bert", "Bert", static config => new BertModel(config))
+        {
+            Prefix = "bert",
+            Heads = BertHeads.Bert,
+            Keys = new KeyMap(new KeyRule("LayerNorm.weight", "LayerNorm.gamma"), new KeyRule("LayerNorm.bias", "LayerNorm.beta")),
+            Defaults = Tied("""{ "pad_token_id": 0 }"""),
+        },
+        new("roberta", "Roberta", static config => new BertModel(config, new BertTraits(PositionsFollowPadding: true)))
+        {
+            Prefix = "roberta",
+            Heads = BertHeads.Roberta,
+            Defaults = Tied("""{ "vocab_size": 50265, "pad_token_id": 1 }"""),
+        },
+        new("xlm-roberta", "XLMRoberta", static config => new BertModel(config, new BertTraits(PositionsFollowPadding: true)))
+        {
+            Prefix = "roberta",
+            ListsBackboneLast = true,
+            Heads = BertHeads.Roberta,
+            Defaults = Tied("""{ "pad_token_id": 1 }"""),
+        },
+        new("electra", "Electra", static config => new BertModel(config, new BertTraits(HasEmbeddingSize: true)))
+        {
+            Prefix = "electra",
+            Heads = BertHeads.Electra,
+            Defaults = Tied("""{ "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024, "pad_token_id": 0 }"""),
+        },
+    ];
+}

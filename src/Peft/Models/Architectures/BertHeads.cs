@@ -1,0 +1,293 @@
+using Peft.Models.Heads;
+using Peft.Models.Layers;
+using static TorchSharp.torch;
+
+namespace Peft.Models.Architectures;
+
+/// <summary>The heads of BERT and its relatives.</summary>
+internal static class BertHeads
+{
+    private const string Classifier = "classifier";
+
+    /// <summary>BERT's own, with a pooler.</summary>
+    public static IReadOnlyList<HeadRow> Bert { get; } =
+    [
+        new("ForMaskedLM", "MASKED_LM", static (config, name) => new BertMaskedModel(config, name)),
+        new("ForSequenceClassification", "SEQ_CLS", static (config, name) => new PooledClassificationModel(config, name)),
+        .. Tokens(static config => new BertConfig(config).HeadDropout),
+        new("Model", "FEATURE_EXTRACTION", static (config, name) => new FeatureModel(((BertModel)config.Family.Backbone(config)).WithPooler(), name)),
+    ];
+
+    /// <summary>RoBERTa's: no pooler, but a classifier of two layers.</summary>
+    public static IReadOnlyList<HeadRow> Roberta { get; } =
+    [
+        new("ForMaskedLM", "MASKED_LM", static (config, name) => new RobertaMaskedModel(config, name)),
+        new("ForSequenceClassification", "SEQ_CLS", static (config, name) => new FirstTokenClassificationModel(config, name, "tanh", listsActivation: false)),
+        .. Tokens(static config => new BertConfig(config).HeadDropout),
+        new("Model", "FEATURE_EXTRACTION", static (config, name) => new FeatureModel(((BertModel)config.Family.Backbone(config)).WithPooler(), name)),
+    ];
+
+    /// <summary>ELECTRA's.</summary>
+    public static IReadOnlyList<HeadRow> Electra { get; } =
+    [
+        new("ForMaskedLM", "MASKED_LM", static (config, name) => new ElectraMaskedModel(config, name)),
+        new("ForSequenceClassification", "SEQ_CLS", static (config, name) => new FirstTokenClassificationModel(config, name, "gelu", listsActivation: true)),
+        .. Tokens(static config => new BertConfig(config).HeadDropout),
+        HeadRow.Features,
+    ];
+
+    /// <summary>Heads over tokens.</summary>
+    /// <param name="dropout">Probability with which the head drops an element of its input in training.</param>
+    public static IReadOnlyList<HeadRow> Tokens(Func<ModelConfig, double> dropout) =>
+    [
+        new("ForTokenClassification", "TOKEN_CLS", (config, name) => new LinearTokenClassificationModel(config, name, Classifier, dropout(config))),
+        new("ForQuestionAnswering", "QUESTION_ANS", static (config, name) => new QuestionAnsweringModel(config, name)),
+    ];
+
+    /// <summary>The hidden states of each row's first position, virtual ones included; padding too where it stands there.</summary>
+    public static Tensor FirstPosition(BackboneOutput output, ForwardContext context) =>
+        RowSelection.Forward(output.Hidden, arange(output.Rows, ScalarType.Int64, output.Hidden.device).mul_(output.Length), context);
+}
+
+/// <summary>What stands between BERT and its output layer: norm(act(dense(x))).</summary>
+internal sealed class BertTransform : Module
+{
+    private readonly Linear dense;
+    private readonly Activation activation;
+    private readonly LayerNorm norm;
+
+    public BertTransform(BertConfig config, string prefix)
+        : base(prefix + "PredictionHeadTransform")
+    {
+        dense = Add("dense", new Linear(config.HiddenSize, config.HiddenSize, hasBias: true));
+        activation = Add("transform_act_fn", new Activation(config.ActivationName));
+        norm = Add("LayerNorm", config.Norm());
+    }
+
+    public Tensor Forward(Tensor x, ForwardContext context) => norm.Forward(activation.Forward(dense.Forward(x, context), context), context);
+}
+
+/// <summary>A parent in the tree with an output layer, whose bias it shares under its own name.</summary>
+internal sealed class PredictionHead : Module
+{
+    public PredictionHead(string className, long width, long vocabulary, params IReadOnlyList<(string Name, Module Module)> before)
+        : base(className)
+    {
+        AddParameter("bias", [vocabulary]);
+        foreach (var (name, module) in before)
+        {
+            Add(name, module);
+        }
+
+        Decoder = Add("decoder", new Linear(width, vocabulary, hasBias: true));
+    }
+
+    public Linear Decoder { get; }
+}
+
+/// <summary>A parent in the tree with one child.</summary>
+internal sealed class Wrapper<T> : Module
+    where T : Module
+{
+    public Wrapper(string className, string name, T child)
+        : base(className)
+    {
+        Child = Add(name, child);
+    }
+
+    public T Child { get; }
+}
+
+/// <summary>BERT with the head that fills in tokens.</summary>
+internal sealed class BertMaskedModel : MaskedModel
+{
+    private readonly BertTransform transform;
+    private readonly PredictionHead predictions;
+
+    /// <summary>Makes the structure.</summary>
+    /// <param name="config">The configuration as the family reads it.</param>
+    /// <param name="className">transformers' class name.</param>
+    /// <param name="prefix">Begins the names of the head's classes; null for the family's stem.</param>
+    public BertMaskedModel(ModelConfig config, string className, string? prefix = null)
+        : base(config.Family.Backbone(config), className)
+    {
+        AddBackbone();
+        var words = Backbone.TokenEmbeddings!;
+        prefix ??= config.Family.Stem;
+        transform = new BertTransform(new BertConfig(config), prefix);
+        predictions = new PredictionHead(prefix + "LMPredictionHead", Backbone.Width, words.Count, ("transform", transform));
+        Add("cls", new Wrapper<PredictionHead>(prefix + "OnlyMLMHead", "predictions", predictions));
+        Head = new Head(predictions.Decoder);
+    }
+
+    public override string? OutputEmbeddings => predictions.Decoder.Path;
+
+    public override IEnumerable<(string Owner, string Follower)> TiedParameters => BertTies.Of(this, base.TiedParameters, predictions.Path);
+
+    protected override Head Head { get; }
+
+    protected override Tensor Transform(Tensor hidden, ForwardContext context) => transform.Forward(hidden, context);
+}
+
+/// <summary>RoBERTa with the head that fills in tokens.</summary>
+internal sealed class RobertaMaskedModel : MaskedModel
+{
+    private readonly Linear dense;
+    private readonly LayerNorm norm;
+    private readonly Activation activation = new("gelu");
+    private readonly PredictionHead head;
+
+    public RobertaMaskedModel(ModelConfig config, string className)
+        : base(config.Family.Backbone(config), className)
+    {
+        AddBackbone();
+        var words = Backbone.TokenEmbeddings!;
+        dense = new Linear(Backbone.Width, Backbone.Width, hasBias: true);
+        norm = new BertConfig(config).Norm();
+        head = Add("lm_head", new PredictionHead(config.Family.Stem + "LMHead", Backbone.Width, words.Count, ("dense", dense), ("layer_norm", norm)));
+        Head = new Head(head.Decoder);
+    }
+
+    public override string? OutputEmbeddings => head.Decoder.Path;
+
+    public override IEnumerable<(string Owner, string Follower)> TiedParameters => BertTies.Of(this, base.TiedParameters, head.Path);
+
+    protected override Head Head { get; }
+
+    protected override Tensor Transform(Tensor hidden, ForwardContext context) =>
+        norm.Forward(activation.Forward(dense.Forward(hidden, context), context), context);
+}
+
+/// <summary>ELECTRA's generator: the head that fills in tokens.</summary>
+internal sealed class ElectraMaskedModel : MaskedModel
+{
+    private readonly ElectraTransform transform;
+
+    public ElectraMaskedModel(ModelConfig config, string className)
+        : base(config.Family.Backbone(config), className)
+    {
+        AddBackbone();
+        var words = Backbone.TokenEmbeddings!;
+        transform = Add("generator_predictions", new ElectraTransform(new BertConfig(config), Backbone.Width, words.Size));
+        Head = new Head(Add(HeadName, new Linear(words.Size, words.Count, hasBias: true)));
+    }
+
+    private const string HeadName = "generator_lm_head";
+
+    public override string? OutputEmbeddings => HeadName;
+
+    public override IEnumerable<(string Owner, string Follower)> TiedParameters => (Config.Boolean("tie_word_embeddings") ?? true)
+        ? [.. base.TiedParameters, ($"{Backbone.TokenEmbeddings!.Path}.weight", $"{HeadName}.weight")]
+        : base.TiedParameters;
+
+    protected override Head Head { get; }
+
+    protected override Tensor Transform(Tensor hidden, ForwardContext context) => transform.Forward(hidden, context);
+
+    private sealed class ElectraTransform : Module
+    {
+        private readonly Activation activation;
+        private readonly LayerNorm norm;
+        private readonly Linear dense;
+
+        public ElectraTransform(BertConfig config, long width, long size)
+            : base(config.Stem + "GeneratorPredictions")
+        {
+            activation = Add("activation", new Activation("gelu"));
+            norm = Add("LayerNorm", config.Norm(size));
+            dense = Add("dense", new Linear(width, size, hasBias: true));
+        }
+
+        public Tensor Forward(Tensor x, ForwardContext context) => norm.Forward(activation.Forward(dense.Forward(x, context), context), context);
+    }
+}
+
+/// <summary>What a masked head shares.</summary>
+internal static class BertTies
+{
+    /// <summary>The output layer's weight with the token vectors, and its bias with that of the module around it.</summary>
+    public static IEnumerable<(string Owner, string Follower)> Of(PretrainedModel model, IEnumerable<(string Owner, string Follower)> others, string head) =>
+        (model.Config.Boolean("tie_word_embeddings") ?? true)
+            ? [.. others, ($"{model.Backbone.TokenEmbeddings!.Path}.weight", $"{head}.decoder.weight"), ($"{head}.bias", $"{head}.decoder.bias")]
+            : others;
+}
+
+/// <summary>A classifier of rows over BERT's pooler.</summary>
+internal sealed class PooledClassificationModel : SequenceClassificationModel
+{
+    private const string HeadName = "classifier";
+
+    private readonly BertPooler pooler;
+    private readonly Dropout dropout;
+    private readonly Linear classifier;
+
+    public PooledClassificationModel(ModelConfig config, string className)
+        : base(((BertModel)config.Family.Backbone(config)).WithPooler(), className)
+    {
+        AddBackbone();
+        pooler = ((BertModel)Backbone).Pooler!;
+        dropout = Add("dropout", new Dropout(new BertConfig(config).HeadDropout));
+        classifier = Add(HeadName, new Linear(Backbone.Width, LabelCount, hasBias: true));
+    }
+
+    public override string? ClassificationHead => HeadName;
+
+    public override IReadOnlyList<string> FreshModules => [pooler.Path, HeadName];
+
+    public override Tensor Logits(BackboneOutput output, ForwardContext context)
+    {
+        context = output.In(context) with { Length = 1 };
+        return classifier.Forward(dropout.Forward(pooler.Forward(BertHeads.FirstPosition(output, context), context), context), context);
+    }
+}
+
+/// <summary>A classifier of rows that has two layers over the first position.</summary>
+internal sealed class FirstTokenClassificationModel : SequenceClassificationModel
+{
+    private const string HeadName = "classifier";
+
+    private readonly ClassificationLayers layers;
+
+    public FirstTokenClassificationModel(ModelConfig config, string className, string activation, bool listsActivation)
+        : base(config.Family.Backbone(config), className)
+    {
+        AddBackbone();
+        layers = Add(HeadName, new ClassificationLayers(new BertConfig(config), activation, listsActivation, LabelCount));
+    }
+
+    public override string? ClassificationHead => HeadName;
+
+    public override Tensor Logits(BackboneOutput output, ForwardContext context)
+    {
+        context = output.In(context) with { Length = 1 };
+        return layers.Forward(BertHeads.FirstPosition(output, context), context);
+    }
+
+    private sealed class ClassificationLayers : Module
+    {
+        private readonly Linear dense;
+        private readonly Activation activation;
+        private readonly Dropout dropout;
+        private readonly Linear output;
+
+        public ClassificationLayers(BertConfig config, string activation, bool listsActivation, long labels)
+            : base(config.Stem + "ClassificationHead")
+        {
+            dense = Add("dense", new Linear(config.HiddenSize, config.HiddenSize, hasBias: true));
+            this.activation = new Activation(activation);
+            if (listsActivation)
+            {
+                Add("activation", this.activation);
+            }
+
+            dropout = Add("dropout", new Dropout(config.HeadDropout));
+            output = Add("out_proj", new Linear(config.HiddenSize, labels, hasBias: true));
+        }
+
+        public Tensor Forward(Tensor first, ForwardContext context)
+        {
+            var inner = activation.Forward(dense.Forward(dropout.Forward(first, context), context), context);
+            return output.Forward(dropout.Forward(inner, context), context);
+        }
+    }
+}
