@@ -33,6 +33,9 @@ public sealed partial class GgufModel : TensorStore
         ["ffn_down"] = "mlp.down_proj",
     };
 
+    /// <summary>What each inverse frequency of the rotary positions is divided by; every Llama 3 file has it, for its scaling is nowhere else.</summary>
+    private const string RopeFactors = "rope_freqs.weight";
+
     private readonly Dictionary<string, TensorEntry> _entries = [];
     private readonly Dictionary<string, string> _fileNames = [];
     private readonly long _heads;
@@ -58,7 +61,7 @@ public sealed partial class GgufModel : TensorStore
             throw new PeftException("GgufHeadsInvalid", $"'{file.Path}' claims {_heads} attention heads and {_keyValueHeads} for keys and values.") { Target = file.Path };
         }
 
-        foreach (string name in file.Names)
+        foreach (string name in file.Names.Where(static name => name != RopeFactors))
         {
             string translated = Translate(name);
             _fileNames.Add(translated, name);
@@ -169,7 +172,7 @@ public sealed partial class GgufModel : TensorStore
     [GeneratedRegex(@"^blk\.(?<layer>[0-9]{1,6})\.(?<part>[a-z_]+)\.(?<kind>weight|bias)$", RegexOptions.CultureInvariant, matchTimeoutMilliseconds: 1000)]
     private static partial Regex LayerName();
 
-    private static JsonObject RopeParameters(GgufMetadata metadata)
+    private JsonObject RopeParameters(GgufMetadata metadata)
     {
         var rope = new JsonObject { ["rope_theta"] = metadata.GetNumber("llama.rope.freq_base", 10000), ["rope_type"] = "default" };
         string? scaling = metadata.GetText("llama.rope.scaling.type");
@@ -183,7 +186,31 @@ public sealed partial class GgufModel : TensorStore
             }
         }
 
+        if (Factors() is { } factors)
+        {
+            // The one scaling of transformers that names a factor for each frequency; with equal lists it is the same at every length.
+            rope["rope_type"] = "longrope";
+            rope["long_factor"] = factors;
+            rope["short_factor"] = factors.DeepClone();
+            rope["attention_factor"] = 1.0;
+            rope["factor"] = 1.0;
+            rope["original_max_position_embeddings"] = metadata.GetInteger("llama.context_length");
+        }
+
         return rope;
+    }
+
+    private JsonArray? Factors()
+    {
+        if (!File.Names.Contains(RopeFactors))
+        {
+            return null;
+        }
+
+        using Tensor stored = File.Read(RopeFactors);
+        using Tensor values = stored.to(ScalarType.Float32);
+        float[] factors = values.data<float>().ToArray();
+        return factors.All(static factor => factor == 1) ? null : new JsonArray([.. factors.Select(static factor => JsonValue.Create((double)factor))]);
     }
 
     /// <summary>

@@ -131,6 +131,32 @@ public sealed class GgufTests : IDisposable
         Assert.Equal("WeightsNotFound", Assert.ThrowsAny<PeftException>(() => ModelLoader.Load(_folder.Path)).ErrorId);
     }
 
+    [Theory]
+    [InlineData(1f, 1f)]
+    [InlineData(2f, 8f)]
+    public void FactorsOfRotaryFrequenciesDivideThem(float first, float second)
+    {
+        GgufBytes bytes = new();
+        bytes.Text("general.architecture", "llama");
+        bytes.Number("llama.attention.head_count", 2);
+        bytes.Number("llama.embedding_length", 8);
+        bytes.Number("llama.feed_forward_length", 8);
+        bytes.Number("llama.block_count", 1);
+        bytes.Number("llama.context_length", 16);
+        bytes.Value("llama.attention.layer_norm_rms_epsilon", 6, BitConverter.GetBytes(1e-5f));
+        bytes.Tensor("token_embd.weight", 0, 0, 8, 1);
+        bytes.Tensor("rope_freqs.weight", 0, 32, 2);
+        bytes.Data = [.. new byte[32], .. BitConverter.GetBytes(first), .. BitConverter.GetBytes(second), .. new byte[24]];
+        using GgufModel model = GgufModel.Open(_folder.Write("a.gguf", bytes.Bytes()));
+        var config = new ModelConfig(model.CreateConfig());
+        var frequencies = new Peft.Models.Layers.RotaryFrequencies(config, 4);
+        Assert.Equal(1, frequencies.Scale);
+        foreach (long length in (long[])[4, 4000])
+        {
+            Assert.Equal([1 / first, 0.01f / second], frequencies.For(length), (expected, found) => Math.Abs(expected - found) < 1e-7);
+        }
+    }
+
     private static GgufBytes Sample()
     {
         GgufBytes bytes = new();
