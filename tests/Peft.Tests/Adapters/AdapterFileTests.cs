@@ -66,6 +66,56 @@ public class AdapterFileTests
         Assert.Contains(report.Messages, message => message.Contains(gone, StringComparison.Ordinal));
     }
 
+    [Theory]
+    [InlineData("_orig_mod.")]
+    [InlineData("module.")]
+    public void Keys_are_read_with_the_prefixes_of_what_wraps_models(string wrapper)
+    {
+        using var model = TinyLlama.Create();
+        using var folder = new TemporaryFolder();
+        model.AddAdapter(s_config, "a", 1).Perturb(1);
+        model.SaveAdapter("a", folder.Path);
+        using var expected = ModelRun.Logits(model, TinyLlama.Inputs());
+        Edit(folder.Path, tensors =>
+        {
+            foreach (var key in tensors.Keys.ToArray())
+            {
+                tensors[wrapper + key.Replace("base_model.model.", "", StringComparison.Ordinal)] = tensors[key];
+                tensors.Remove(key);
+            }
+        });
+
+        var loaded = model.LoadAdapter(folder.Path, "b");
+
+        Assert.Empty(loaded.Report.Messages);
+        model.SetActive("b");
+        using var found = ModelRun.Logits(model, TinyLlama.Inputs());
+        Assert.True(expected.equal(found).all().item<bool>());
+    }
+
+    [Fact]
+    public void A_file_of_which_nothing_fits_is_an_error_that_names_few_of_its_keys_and_their_number()
+    {
+        using var model = TinyLlama.Create();
+        using var folder = new TemporaryFolder();
+        model.AddAdapter(s_config, "a", 1);
+        model.SaveAdapter("a", folder.Path);
+        Edit(folder.Path, tensors =>
+        {
+            foreach (var key in tensors.Keys.ToArray())
+            {
+                tensors[key.Replace("self_attn", "attention", StringComparison.Ordinal)] = tensors[key];
+                tensors.Remove(key);
+            }
+        });
+
+        var error = Assert.Throws<PeftException>(() => model.LoadAdapter(folder.Path, "b"));
+
+        Assert.Equal("AdapterTensorMissing", error.ErrorId);
+        Assert.Contains("and 5 more", error.Message, StringComparison.Ordinal);
+        Assert.Equal(["a"], model.Adapters.Select(static adapter => adapter.Name));
+    }
+
     [Fact]
     public void A_wrong_shape_is_an_error_that_names_the_key_and_leaves_the_model_as_it_was()
     {

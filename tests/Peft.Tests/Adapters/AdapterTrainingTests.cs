@@ -12,6 +12,8 @@ public class AdapterTrainingTests
     /// <summary>Fields that a method needs beyond its defaults, or that make it small enough for the tiny model.</summary>
     private static readonly Dictionary<string, string> s_fields = new()
     {
+        ["MISS"] = """{"r":4}""",
+        ["SHIRA"] = """{"r":2}""",
         ["IA3"] = """{"feedforward_modules":[]}""",
         ["VERA"] = """{"r":8,"d_initial":0.5}""",
     };
@@ -19,6 +21,8 @@ public class AdapterTrainingTests
     public static IEnumerable<object[]> Configurations() =>
     [
         .. AdapterMethods.Names.Select(static method => new object[] { method, s_fields.GetValueOrDefault(method, "{}") }),
+        ["MISS", """{"r":4,"init_weights":"bat"}"""],
+        ["MISS", """{"r":4,"init_weights":"mini","mini_r":4}"""],
         ["LORA", """{"r":2,"use_dora":true}"""],
         ["LORA", """{"r":2,"init_lora_weights":"pissa"}"""],
         ["LORA", """{"r":2,"init_lora_weights":"olora"}"""],

@@ -1,9 +1,12 @@
 using Peft.Adapters;
 using Peft.Adapters.Merging;
+using Peft.Adapters.Methods.Delora;
 using Peft.Adapters.Methods.IA3;
 using Peft.Adapters.Methods.LoHa;
 using Peft.Adapters.Methods.LoKr;
 using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Methods.Miss;
+using Peft.Adapters.Methods.Shira;
 using Peft.Adapters.Methods.Vera;
 using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
@@ -28,6 +31,9 @@ public class MergeTests
         ["loha"] = new LoHaConfig { Rank = 2, Alpha = 3, TargetModules = ModuleNames.Of("q_proj", "up_proj") },
         ["dora"] = new LoraConfig { Rank = 2, Alpha = 4, UseDora = true, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
         ["pissa"] = new LoraConfig { Rank = 2, Alpha = 2, Initialisation = "pissa", TargetModules = ModuleNames.Of("q_proj", "o_proj") },
+        ["delora"] = new DeloraConfig { Rank = 2, Lambda = 2, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["miss-bat"] = new MissConfig { Rank = 4, Initialisation = "bat", TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["shira"] = new ShiraConfig { Rank = 1, TargetModules = ModuleNames.Of("q_proj", "up_proj") },
         ["vera"] = new VeraConfig { Rank = 2, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
         ["lokr"] = new LoKrConfig { Rank = 2, Alpha = 3, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
     };

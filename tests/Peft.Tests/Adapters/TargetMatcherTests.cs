@@ -91,6 +91,23 @@ public class TargetMatcherTests
     }
 
     [Fact]
+    public void What_an_adapter_reaches_is_said_by_kind_and_count()
+    {
+        using var model = TinyLlama.CreateStructure();
+        var adapter = model.AddAdapter(new LoraConfig { Rank = 2, TargetModules = ModuleNames.Of("q_proj", "embed_tokens"), ModulesToSave = ["lm_head"] });
+        Assert.Equal(["1 × embed_tokens (Embedding)", "2 × q_proj (Linear)", "1 × lm_head.weight (Linear)"], adapter.Coverage.Matched.Select(static row => row.ToString()));
+        Assert.Equal(adapter.TrainableParameters.Sum(static parameter => parameter.Parameter.Count), adapter.Coverage.Matched.Sum(static row => row.Parameters));
+        Assert.Empty(adapter.Coverage.Untrained);
+    }
+
+    [Fact]
+    public void Patterns_keep_their_order_in_files_for_the_first_that_matches_counts()
+    {
+        var config = new LoraConfig { RankPattern = new Dictionary<string, int> { ["v_proj"] = 2, ["layers.0.*proj"] = 3, ["k_proj"] = 4 } };
+        Assert.Equal(["v_proj", "layers.0.*proj", "k_proj"], ((System.Text.Json.Nodes.JsonObject)config.ToJson()["rank_pattern"]!).Select(static entry => entry.Key));
+    }
+
+    [Fact]
     public void Pattern_keys_match_whole_name_parts_and_the_first_wins()
     {
         var table = new Dictionary<string, int> { ["proj"] = 7, [@"layers\.1.*q_proj"] = 3, ["q_proj"] = 5 };

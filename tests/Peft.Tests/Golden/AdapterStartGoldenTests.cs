@@ -58,7 +58,10 @@ public class AdapterStartGoldenTests
 
         var kurtosis = values.Average(value => Math.Pow(value - mean, 4)) / Math.Pow(deviation, 4);
         Assert.True(Math.Abs((deviation / (double)measured["std"]!) - 1) < 0.12, $"{key}: standard deviation {deviation}, the peer's {measured["std"]}");
-        Assert.True(Math.Abs(kurtosis - (double)measured["kurtosis"]!) < 0.4, $"{key}: kurtosis {kurtosis}, the peer's {measured["kurtosis"]}");
+
+        // Two samples of a normal distribution differ in it by the root of 48 / n in the mean; a method that copies what the base has starts with few values.
+        var allowed = Math.Max(0.4, 4 * Math.Sqrt(48.0 / values.Count));
+        Assert.True(Math.Abs(kurtosis - (double)measured["kurtosis"]!) < allowed, $"{key}: kurtosis {kurtosis}, the peer's {measured["kurtosis"]}");
         Assert.True(Math.Abs(mean - (double)measured["mean"]!) < 0.1 * deviation, $"{key}: mean {mean}, the peer's {measured["mean"]}");
         if ((string)measured["kind"]! == "uniform")
         {

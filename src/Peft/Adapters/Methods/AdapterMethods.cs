@@ -1,7 +1,10 @@
+using Peft.Adapters.Methods.Delora;
 using Peft.Adapters.Methods.IA3;
 using Peft.Adapters.Methods.LoHa;
 using Peft.Adapters.Methods.LoKr;
 using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Methods.Miss;
+using Peft.Adapters.Methods.Shira;
 using Peft.Adapters.Methods.Vera;
 
 namespace Peft.Adapters.Methods;
@@ -11,10 +14,13 @@ public static class AdapterMethods
 {
     private static readonly Dictionary<string, Type> s_configs = new(StringComparer.Ordinal)
     {
+        ["DELORA"] = typeof(DeloraConfig),
         ["IA3"] = typeof(IA3Config),
         ["LOHA"] = typeof(LoHaConfig),
         ["LOKR"] = typeof(LoKrConfig),
         ["LORA"] = typeof(LoraConfig),
+        ["MISS"] = typeof(MissConfig),
+        ["SHIRA"] = typeof(ShiraConfig),
         ["VERA"] = typeof(VeraConfig),
     };
 

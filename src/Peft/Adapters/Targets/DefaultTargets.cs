@@ -115,6 +115,19 @@ public static class DefaultTargets
     /// <summary>LoRA's targets by <c>model_type</c>, which most methods share.</summary>
     public static IReadOnlyDictionary<string, ModuleNames> Lora => s_lora;
 
+    /// <summary>LoRA's targets with a few of another method's own.</summary>
+    /// <param name="others">What differs, by <c>model_type</c>.</param>
+    public static IReadOnlyDictionary<string, ModuleNames> LoraWith(params ReadOnlySpan<(string ModelType, string[] Names)> others)
+    {
+        var targets = new Dictionary<string, ModuleNames>(s_lora, StringComparer.Ordinal);
+        foreach (var (modelType, names) in others)
+        {
+            targets[modelType] = ModuleNames.Of(names);
+        }
+
+        return targets;
+    }
+
     /// <summary>IA3's targets by <c>model_type</c>.</summary>
     public static IReadOnlyDictionary<string, ModuleNames> IA3 => s_ia3;
 

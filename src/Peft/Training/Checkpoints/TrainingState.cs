@@ -21,6 +21,7 @@ internal static class TrainingState
 
     private const string OptimizerPrefix = "optimizer.";
     private const string ReferencePrefix = "reference.";
+    private const string AdapterPrefix = "adapter.";
     private const string WeightsName = "weights";
 
     /// <summary>Writes the state into a folder.</summary>
@@ -32,6 +33,7 @@ internal static class TrainingState
             [
                 (WeightsName, optimizer.Parameters.Values),
                 .. optimizer.State.Select(static entry => (OptimizerPrefix + entry.Key, entry.Value)),
+                .. (loop.Part.Adapter?.State() ?? new Dictionary<string, Tensor>()).Select(static entry => (AdapterPrefix + entry.Key, entry.Value)),
                 .. (loop.Reference?.State ?? []).Select(static entry => (ReferencePrefix + entry.Name, entry.Weights)),
             ]);
         JsonFile.Write(Path.Combine(folder, FileName), new JsonObject
@@ -87,6 +89,7 @@ internal static class TrainingState
 
         loop.Optimizer.Parameters.Values.copy_(weights.view(loop.Optimizer.Parameters.Values.shape));
         loop.Optimizer.Load((int)description["optimizer_steps"]!, Read(file, OptimizerPrefix));
+        loop.Part.Adapter?.LoadState(Read(file, AdapterPrefix));
         var reference = Read(file, ReferencePrefix);
         foreach (var (name, frozen) in loop.Reference?.State ?? [])
         {

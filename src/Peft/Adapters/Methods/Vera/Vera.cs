@@ -1,5 +1,6 @@
 using Peft.Adapters.Configuration;
 using Peft.Adapters.Slots;
+using Peft.Adapters.Targets;
 using Peft.Models;
 using Peft.Models.Layers;
 using static TorchSharp.torch;
@@ -15,6 +16,9 @@ public sealed record VeraConfig : LayerwiseConfig
 {
     /// <inheritdoc/>
     public override string PeftType => "VERA";
+
+    /// <inheritdoc/>
+    public override IReadOnlyDictionary<string, ModuleNames> DefaultTargetModules => DefaultTargets.LoraWith(("phi", ["q_proj", "v_proj"]));
 
     /// <summary>Rank of the projections. It costs little: only a vector of this length is trained in each layer.</summary>
     [ConfigField("r", Minimum = 1, ErrorId = "RankInvalid")]
