@@ -173,13 +173,14 @@ internal sealed class TrainingLoop : IDisposable
     private StepRecord Step(int step)
     {
         using var scope = NewDisposeScope();
-        var batches = plan.MicroBatches(step).Select(rows => request.Data.Collate(rows, device)).ToArray();
+        generator.manual_seed(DataOrder.SeedOf(options.Seed, step, -1));
+        var batches = objective.MakeBatches([.. plan.MicroBatches(step).Select(rows => request.Data.Collate(rows, device))], request.Model, context, step);
         var (tokenCount, targets, items) = (batches.Sum(static batch => batch.TokenCount), batches.Sum(static batch => batch.TargetCount), batches.Sum(objective.Items));
         using var metrics = new MetricSums();
         var gradients = Optimizer.Parameters.Gradients;
         gradients.zero_();
-        var figures = new List<Tensor>(batches.Length + 1);
-        for (var micro = 0; micro < batches.Length; micro++)
+        var figures = new List<Tensor>(batches.Count + 1);
+        for (var micro = 0; micro < batches.Count; micro++)
         {
             generator.manual_seed(DataOrder.SeedOf(options.Seed, step, micro));
             figures.Add(Accumulate(batches[micro], items, metrics));
@@ -192,8 +193,8 @@ internal sealed class TrainingLoop : IDisposable
 
         // The one time in a step that anything is copied to the host.
         var values = stack(figures).cpu().data<float>().ToArray();
-        var losses = values[..batches.Length];
-        var norm = values[batches.Length];
+        var losses = values[..batches.Count];
+        var norm = values[batches.Count];
         var loss = losses.Sum(static value => (double)value);
         RefuseNotFinite(step, loss, norm);
         var scheduled = Schedule.Factor(step);
@@ -215,7 +216,7 @@ internal sealed class TrainingLoop : IDisposable
 
         return new StepRecord(step + 1, plan.EpochsAfter(step + 1), loss, rate, norm, tokenCount, targets, secondsBefore + time.Elapsed.TotalSeconds)
         {
-            Metrics = metrics.Means(values.AsSpan(batches.Length + 1)),
+            Metrics = metrics.Means(values.AsSpan(batches.Count + 1)),
         };
     }
 

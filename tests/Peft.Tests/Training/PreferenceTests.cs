@@ -1,9 +1,11 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters.Model;
+using Peft.Models;
 using Peft.Tests.Adapters;
 using Peft.Training;
 using Peft.Training.Data;
 using Peft.Training.Objectives;
+using static TorchSharp.torch;
 
 namespace Peft.Tests.Training;
 
@@ -73,6 +75,41 @@ public sealed class PreferenceTests
         Assert.Equal("ObjectiveDataMismatch", Assert.Throws<PeftException>(() => new Trainer(texts).Train()).ErrorId);
         var pairs = Request(model, s_options with { Objective = "causal_language_modelling" });
         Assert.Equal("ObjectiveDataMismatch", Assert.Throws<PeftException>(() => new Trainer(pairs).Train()).ErrorId);
+    }
+
+    [Fact]
+    public void An_objective_may_make_its_own_batches()
+    {
+        using var model = TrainerTests.Model();
+        var objective = new Doubling();
+        var record = new Trainer(TrainerTests.Request(model, new TrainingOptions { MaxSteps = 3, BatchSize = 2, Seed = 5 }) with { Objective = objective }).Train();
+        Assert.Equal(6, objective.Losses);
+        Assert.Equal([0, 1, 2], objective.Steps);
+        Assert.All(record.Steps, step => Assert.True(step.Loss > 1));
+    }
+
+    /// <summary>Learns every batch twice.</summary>
+    private sealed class Doubling : IObjective
+    {
+        private readonly CausalLanguageModelling inner = new();
+
+        public int Losses { get; private set; }
+
+        public List<int> Steps { get; } = [];
+
+        public string Name => "doubling";
+
+        public IReadOnlyList<TrainingBatch> MakeBatches(IReadOnlyList<TrainingBatch> batches, PeftModel model, ForwardContext context, int step)
+        {
+            Steps.Add(step);
+            return [.. batches.SelectMany(batch => new[] { batch, batch with { InputIds = batch.InputIds.clone(), Labels = batch.Labels.clone(), AttentionMask = batch.AttentionMask?.clone() } })];
+        }
+
+        public Tensor Loss(ObjectivePass pass)
+        {
+            Losses++;
+            return inner.Loss(pass);
+        }
     }
 
     [Theory]

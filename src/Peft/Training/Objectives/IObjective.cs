@@ -1,3 +1,5 @@
+using Peft.Adapters.Model;
+using Peft.Models;
 using Peft.Training.Data;
 using static TorchSharp.torch;
 
@@ -21,6 +23,16 @@ public interface IObjective
     /// </summary>
     /// <param name="batch">The batch.</param>
     long Items(TrainingBatch batch) => batch.TargetCount;
+
+    /// <summary>
+    /// The micro batches of an optimiser step: those that the data gave, or what the objective makes of them, such as answers that it samples and rates.
+    /// Those that it doesn't pass on are its to dispose.
+    /// </summary>
+    /// <param name="batches">What the data gave.</param>
+    /// <param name="model">The model, to generate with.</param>
+    /// <param name="context">A forward pass of what is trained, without a tape, with the training's generator.</param>
+    /// <param name="step">The step, counted from 0.</param>
+    IReadOnlyList<TrainingBatch> MakeBatches(IReadOnlyList<TrainingBatch> batches, PeftModel model, ForwardContext context, int step) => batches;
 
     /// <summary>The loss of a micro batch.</summary>
     /// <param name="pass">The batch, the model, and what is needed to compute with them.</param>
