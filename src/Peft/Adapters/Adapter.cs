@@ -112,7 +112,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <summary>What the method remembers from step to step beside its parameters; goes into checkpoints.</summary>
     public virtual IReadOnlyDictionary<string, Tensor> State() => new Dictionary<string, Tensor>();
 
-    /// <summary>Takes up what <see cref="State"/> gave, after the parameters have their values.</summary>
+    /// <summary>Takes up what <see cref="State"/> gave, before the parameters get their values: what is trained may depend on it.</summary>
     /// <param name="state">Tensors by name; they belong to the caller.</param>
     public virtual void LoadState(IReadOnlyDictionary<string, Tensor> state)
     {

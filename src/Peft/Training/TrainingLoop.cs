@@ -22,6 +22,7 @@ internal sealed class TrainingLoop : IDisposable
     private readonly TrainingPlan plan;
     private readonly int[] heldOut;
     private readonly TrainingOutput? output;
+    private readonly TrainedParameter[] trainedAtFirst;
     private readonly ForwardContext context;
     private readonly Device device;
     // While the optimiser moves, the parameters are of no whole step.
@@ -53,7 +54,8 @@ internal sealed class TrainingLoop : IDisposable
             options.Schedule, options.LearningRate, options.WarmupStepsOf(plan.TotalSteps), plan.TotalSteps, options.ScheduleOptions);
         output = request.OutputPath is null ? null : new TrainingOutput(request, part, objective.Name);
         Reference = objective.NeedsReference ? new ReferenceModel(part.IsBase ? ReferenceKind.Start : request.Reference, part.Parameters()) : null;
-        Optimizer = OptimizerRegistry.Create(part.Parameters(), options);
+        trainedAtFirst = [.. part.Parameters()];
+        Optimizer = OptimizerRegistry.Create(trainedAtFirst, options);
         generator = new Generator((ulong)options.Seed, device);
         context = new ForwardContext
         {
@@ -72,6 +74,9 @@ internal sealed class TrainingLoop : IDisposable
 
     /// <summary>The optimiser, which holds what is trained. The loop makes another one when the adapter's layout changes.</summary>
     public Optimizer Optimizer { get; private set; }
+
+    /// <summary>What was trained at first and has been frozen since.</summary>
+    public IEnumerable<TrainedParameter> Frozen => trainedAtFirst.ExceptBy(Optimizer.Parameters.Entries.Select(static entry => entry.Trained.Name), static trained => trained.Name);
 
     /// <summary>The schedule.</summary>
     public Schedule Schedule { get; }
@@ -221,7 +226,7 @@ internal sealed class TrainingLoop : IDisposable
     }
 
     /// <summary>The adapter trains other parameters from now on: they get buffers of their own, and what the optimiser remembers of those that stay goes on.</summary>
-    private void RemakeOptimizer()
+    public void RemakeOptimizer()
     {
         using var before = Optimizer;
         before.ReleaseParameters();

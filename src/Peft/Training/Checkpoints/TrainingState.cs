@@ -20,8 +20,9 @@ internal static class TrainingState
     public const string TensorFileName = "training_state.safetensors";
 
     private const string OptimizerPrefix = "optimizer.";
-    private const string ReferencePrefix = "reference.";
     private const string AdapterPrefix = "adapter.";
+    private const string FrozenPrefix = "frozen.";
+    private const string ReferencePrefix = "reference.";
     private const string WeightsName = "weights";
 
     /// <summary>Writes the state into a folder.</summary>
@@ -34,6 +35,7 @@ internal static class TrainingState
                 (WeightsName, optimizer.Parameters.Values),
                 .. optimizer.State.Select(static entry => (OptimizerPrefix + entry.Key, entry.Value)),
                 .. (loop.Part.Adapter?.State() ?? new Dictionary<string, Tensor>()).Select(static entry => (AdapterPrefix + entry.Key, entry.Value)),
+                .. loop.Frozen.Select(static trained => (FrozenPrefix + trained.Name, trained.Parameter.Data)),
                 .. (loop.Reference?.State ?? []).Select(static entry => (ReferencePrefix + entry.Name, entry.Weights)),
             ]);
         JsonFile.Write(Path.Combine(folder, FileName), new JsonObject
@@ -73,7 +75,7 @@ internal static class TrainingState
         }
     }
 
-    /// <summary>Takes up a state.</summary>
+    /// <summary>Takes up a state: first the adapter's own, on which what is trained may depend.</summary>
     /// <returns>Steps made.</returns>
     /// <exception cref="PeftException"><c>CheckpointMismatch</c>: it is for other parameters or another optimiser.</exception>
     public static int Load(string folder, JsonObject description, TrainingLoop loop)
@@ -81,6 +83,12 @@ internal static class TrainingState
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
         using var file = SafetensorsFile.Open(Path.Combine(folder, TensorFileName));
+        loop.Part.Adapter?.LoadState(Read(file, AdapterPrefix));
+        if (!Fits(loop))
+        {
+            loop.RemakeOptimizer();
+        }
+
         var weights = file.Read(WeightsName);
         if (!Fits(loop) || weights.numel() != loop.Optimizer.Parameters.Count)
         {
@@ -89,13 +97,8 @@ internal static class TrainingState
 
         loop.Optimizer.Parameters.Values.copy_(weights.view(loop.Optimizer.Parameters.Values.shape));
         loop.Optimizer.Load((int)description["optimizer_steps"]!, Read(file, OptimizerPrefix));
-        loop.Part.Adapter?.LoadState(Read(file, AdapterPrefix));
-        var reference = Read(file, ReferencePrefix);
-        foreach (var (name, frozen) in loop.Reference?.State ?? [])
-        {
-            frozen.copy_(reference.TryGetValue(name, out var stored) && stored.shape.SequenceEqual(frozen.shape) ? stored : throw Mismatch(folder));
-        }
-
+        Copy(file, FrozenPrefix, loop.Frozen.Select(static trained => (trained.Name, trained.Parameter.Data)), folder);
+        Copy(file, ReferencePrefix, loop.Reference?.State ?? [], folder);
         if (description["schedule"] is JsonObject state)
         {
             loop.Schedule.LoadState(state);
@@ -110,6 +113,15 @@ internal static class TrainingState
     private static Dictionary<string, Tensor> Read(SafetensorsFile file, string prefix) => file.Names
         .Where(name => name.StartsWith(prefix, StringComparison.Ordinal))
         .ToDictionary(name => name[prefix.Length..], name => file.Read(name), StringComparer.Ordinal);
+
+    private static void Copy(SafetensorsFile file, string prefix, IEnumerable<(string Name, Tensor Weights)> targets, string folder)
+    {
+        var stored = Read(file, prefix);
+        foreach (var (name, weights) in targets)
+        {
+            weights.copy_(stored.TryGetValue(name, out var given) && given.shape.SequenceEqual(weights.shape) ? given : throw Mismatch(folder));
+        }
+    }
 
     private static PeftException Mismatch(string folder) => new("CheckpointMismatch", $"The checkpoint '{folder}' trains other parameters than this training.")
     {
