@@ -44,6 +44,10 @@ public static partial class ArchitectureRegistry
         new("qwen3_moe", "Qwen3Moe", static config => new LlamaModel(config, Mixture.Qwen3)) { Keys = Mixture.QwenKeys, Defaults = Mixture.Qwen3Defaults },
         new("gpt_oss", "GptOss", static config => new LlamaModel(config, GptOss.Traits)) { Defaults = GptOss.Defaults },
         new("deepseek_v3", "DeepseekV3", static config => new LlamaModel(config, DeepseekV3.Traits)) { Keys = Mixture.QwenKeys, Defaults = DeepseekV3.Defaults },
+        new("qwen3_5_text", "Qwen3_5", static config => new LlamaModel(config, Qwen35.Dense)) { Defaults = Qwen35.Defaults },
+        new("qwen3_5_moe_text", "Qwen3_5Moe", static config => new LlamaModel(config, Qwen35.Sparse)) { Keys = Mixture.QwenKeys, Defaults = Qwen35.SparseDefaults },
+        new("lfm2", "Lfm2", static config => new LlamaModel(config, Lfm2.Dense(config))) { OtherNames = Lfm2.OtherNames, Defaults = Lfm2.Defaults },
+        new("lfm2_moe", "Lfm2Moe", static config => new LlamaModel(config, Lfm2.Sparse(config))) { OtherNames = Lfm2.OtherNames, Keys = Lfm2.Keys, Defaults = Lfm2.SparseDefaults },
     ];
 
     /// <summary>Names of the classes that <see cref="Create"/> knows.</summary>

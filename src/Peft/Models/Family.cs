@@ -21,6 +21,9 @@ public sealed record Family(string ModelType, string Stem, Func<ModelConfig, Bac
     /// <summary>How the family's files call what the tree calls otherwise.</summary>
     public KeyMap Keys { get; init; } = KeyMap.Identity;
 
+    /// <summary>Names that the family's files may give keys, which are then read in their place.</summary>
+    public IReadOnlyDictionary<string, string> OtherNames { get; init; } = new Dictionary<string, string>();
+
     /// <summary>What transformers takes where a configuration leaves a key out and the backbone's own default is another.</summary>
     public JsonObject? Defaults { get; init; }
 }

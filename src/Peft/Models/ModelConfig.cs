@@ -55,7 +55,10 @@ public sealed class ModelConfig
         ?? throw new PeftException("ModelConfigInvalid", "The model's configuration is not a JSON object."));
 
     /// <summary>The value under a key, the family's default when it is absent; null when there is neither, or the document says null.</summary>
-    public JsonNode? Node(string key) => Document.TryGetPropertyValue(key, out var node) ? node : family?.Defaults?[key];
+    public JsonNode? Node(string key) => Document.TryGetPropertyValue(NameOf(key), out var node) ? node : family?.Defaults?[key];
+
+    /// <summary>Writes a value under the name that the document gives a key.</summary>
+    internal void Set(string key, JsonNode? value) => Document[NameOf(key)] = value;
 
     /// <summary>A text, or null when absent.</summary>
     public string? String(string key) => Node(key) is JsonValue value && value.TryGetValue<string>(out var text) ? text : null;
@@ -104,6 +107,8 @@ public sealed class ModelConfig
     /// <summary>Numbers, or null when there is no list.</summary>
     /// <exception cref="PeftException"><c>ModelConfigInvalid</c>: the list holds something else.</exception>
     public IReadOnlyList<double>? Numbers(string key) => Node(key) is JsonArray list ? [.. list.Select(entry => Number(key, entry))] : null;
+
+    private string NameOf(string key) => family?.OtherNames.GetValueOrDefault(key) is { } other && Document.ContainsKey(other) ? other : key;
 
     private static int TokenId(string key, JsonNode? node) => Whole(key, Number(key, node)) is var id and >= int.MinValue and <= int.MaxValue
         ? (int)id

@@ -290,7 +290,7 @@ public static class ModelLoader
                     continue;
                 }
 
-                model.Config.Document[TieKey] = false;
+                model.Config.Set(TieKey, false);
                 options.OnMessage?.Invoke($"'{followerPath}' has weights of its own in the file, though the configuration says that it shares those of '{ownerPath}'; both are kept.");
             }
             else

@@ -82,7 +82,8 @@ internal sealed record FamilyBatch(PretrainedModel Model, TensorStore Recorded, 
 {
     public IReadOnlyList<IReadOnlyList<int>>? Packing { get; init; }
 
-    public Tensor Read(string name) => Recorded.Read($"{Name}.{name}");
+    // Where no labels were recorded, every token is one.
+    public Tensor Read(string name) => Recorded.Read($"{Name}.{(name == "labels" && !Contains(name) ? "input_ids" : name)}");
 
     public bool Contains(string name) => Recorded.Contains($"{Name}.{name}");
 

@@ -31,8 +31,43 @@ internal sealed record LlamaTraits(bool HasProjectionBias = false, bool HasWindo
     /// <summary>Share of the head that turns where the configuration doesn't say.</summary>
     public double RotaryShare { get; init; } = 1;
 
+    /// <summary>Whether norms multiply by 1 + w.</summary>
+    public bool AddsOneToNorms { get; init; }
+
+    /// <summary>What modules are called.</summary>
+    public LlamaNames Names { get; init; } = new();
+
     /// <summary>Whether neighbouring elements turn together, where <c>rope_interleave</c> doesn't say otherwise.</summary>
     public bool IsInterleaved { get; init; }
+}
+
+/// <summary>What modules are called.</summary>
+internal sealed record LlamaNames
+{
+    public string Output { get; init; } = "o_proj";
+
+    public string QueryNorm { get; init; } = "q_norm";
+
+    public string KeyNorm { get; init; } = "k_norm";
+
+    public string FeedForward { get; init; } = "mlp";
+
+    public string InputNorm { get; init; } = "input_layernorm";
+
+    public string InnerNorm { get; init; } = "post_attention_layernorm";
+
+    public string FinalNorm { get; init; } = "norm";
+
+    public string Rotary { get; init; } = "rotary_emb";
+
+    /// <summary>Whether rotary positions stand before the last norm.</summary>
+    public bool ListsRotaryFirst { get; init; }
+
+    /// <summary>The gated MLP's layers: gate, up, down.</summary>
+    public IReadOnlyList<string> Mlp { get; init; } = ["gate_proj", "up_proj", "down_proj"];
+
+    /// <summary>Whether the MLP's activation stands in the tree.</summary>
+    public bool ListsActivation { get; init; } = true;
 }
 
 /// <summary>What a Llama's configuration says; what it leaves out is as in the 7B model, which is transformers' default (Touvron et al. 2023; Grattafiori et al. 2024).</summary>
@@ -61,7 +96,7 @@ internal sealed class LlamaConfig
             throw Invalid($"{heads} attention heads of width {headSize} are no sound shape for a model of width {HiddenSize}.");
         }
 
-        NormEpsilon = config.Number("rms_norm_eps") ?? 1e-6;
+        NormEpsilon = config.Number("rms_norm_eps") ?? config.Number("norm_eps") ?? 1e-6;
         ActivationName = config.String("hidden_act") ?? "silu";
         AttentionBias = config.Boolean("attention_bias") ?? false;
         MlpBias = config.Boolean("mlp_bias") ?? false;
@@ -90,11 +125,16 @@ internal sealed class LlamaConfig
 
     public bool HasSinks => traits.HasSinks;
 
+    public LlamaNames Names => traits.Names;
+
     public bool ProjectionBias => traits.HasProjectionBias || AttentionBias;
 
     public string Stem => Source.Family.Stem;
 
     public bool MlpBias { get; }
+
+    /// <summary>A norm of the family.</summary>
+    public RmsNorm Norm(long size) => new(size, NormEpsilon, Stem + "RMSNorm", addsOne: traits.AddsOneToNorms);
 
     /// <summary>What a layer mixes positions with.</summary>
     public LlamaMixer Mixer(int layer) => traits.Mixer?.Invoke(this, layer) ?? new LlamaAttention(this, layer);
@@ -118,8 +158,11 @@ internal sealed class LlamaConfig
     private static PeftException Invalid(string message) => new("ModelConfigInvalid", message);
 }
 
-/// <summary>What all layers of a pass share: positions and who sees whom, by window (0 for none).</summary>
-internal sealed record LlamaPass(RotaryTables Rotary, IReadOnlyDictionary<long, AttentionPlan> Plans);
+/// <summary>What all layers of a pass share.</summary>
+/// <param name="Rotary">Positions.</param>
+/// <param name="Plans">Who sees whom, by window (0 for none).</param>
+/// <param name="Layout">Rows as recurrences read them.</param>
+internal sealed record LlamaPass(RotaryTables Rotary, IReadOnlyDictionary<long, AttentionPlan> Plans, SequenceLayout Layout);
 
 /// <summary>What lets a position see others: attention, or a recurrence in its place.</summary>
 /// <param name="className">transformers' class name.</param>
@@ -154,12 +197,12 @@ internal sealed class LlamaAttention : LlamaMixer
         var queries = Add("q_proj", new Linear(config.HiddenSize, shape.Heads * shape.HeadSize, config.ProjectionBias));
         var keys = Add("k_proj", new Linear(config.HiddenSize, shape.KeyValueHeads * shape.HeadSize, config.ProjectionBias));
         var values = Add("v_proj", new Linear(config.HiddenSize, shape.KeyValueHeads * shape.HeadSize, config.ProjectionBias));
-        output = Add("o_proj", new Linear(shape.Heads * shape.HeadSize, config.HiddenSize, config.AttentionBias));
+        output = Add(config.Names.Output, new Linear(shape.Heads * shape.HeadSize, config.HiddenSize, config.AttentionBias));
         sinks = config.HasSinks ? AddParameter("sinks", [shape.Heads]) : null;
         if (config.HasHeadNorms)
         {
-            queryNorm = Add("q_norm", new RmsNorm(shape.HeadSize, config.NormEpsilon, config.Stem + "RMSNorm"));
-            keyNorm = Add("k_norm", new RmsNorm(shape.HeadSize, config.NormEpsilon, config.Stem + "RMSNorm"));
+            queryNorm = Add(config.Names.QueryNorm, config.Norm(shape.HeadSize));
+            keyNorm = Add(config.Names.KeyNorm, config.Norm(shape.HeadSize));
         }
 
         projections = Group(queries, keys, values);
@@ -194,10 +237,16 @@ internal sealed class LlamaMLP : FeedForward
         : base(config.Stem + "MLP")
     {
         var inner = innerSize ?? config.InnerSize;
-        var gate = Add("gate_proj", new Linear(config.HiddenSize, inner, config.MlpBias));
-        var up = Add("up_proj", new Linear(config.HiddenSize, inner, config.MlpBias));
-        down = Add("down_proj", new Linear(inner, config.HiddenSize, config.MlpBias));
-        activation = Add("act_fn", new Activation(config.ActivationName));
+        var names = config.Names.Mlp;
+        var gate = Add(names[0], new Linear(config.HiddenSize, inner, config.MlpBias));
+        var up = Add(names[1], new Linear(config.HiddenSize, inner, config.MlpBias));
+        down = Add(names[2], new Linear(inner, config.HiddenSize, config.MlpBias));
+        activation = new Activation(config.ActivationName);
+        if (config.Names.ListsActivation)
+        {
+            Add("act_fn", activation);
+        }
+
         projections = Group(gate, up);
     }
 
@@ -221,9 +270,9 @@ internal sealed class LlamaDecoderLayer : Module
     {
         attention = config.Mixer(layer);
         Add(attention.LocalName, attention);
-        mlp = Add("mlp", config.FeedForward(layer));
-        inputNorm = Add("input_layernorm", new RmsNorm(config.HiddenSize, config.NormEpsilon, config.Stem + "RMSNorm"));
-        innerNorm = Add("post_attention_layernorm", new RmsNorm(config.HiddenSize, config.NormEpsilon, config.Stem + "RMSNorm"));
+        mlp = Add(config.Names.FeedForward, config.FeedForward(layer));
+        inputNorm = Add(config.Names.InputNorm, config.Norm(config.HiddenSize));
+        innerNorm = Add(config.Names.InnerNorm, config.Norm(config.HiddenSize));
     }
 
     public IReadOnlyList<Tensor> Forward(Tensor x, LlamaPass pass, ForwardContext context)
@@ -250,11 +299,22 @@ internal sealed class LlamaModel : Backbone
         Width = config.HiddenSize;
         TokenEmbeddings = Add("embed_tokens", new Embedding(config.VocabularySize, config.HiddenSize, source.Integer("pad_token_id")));
         layers = Add("layers", new ModuleList<LlamaDecoderLayer>(Enumerable.Range(0, config.Layers).Select(i => new LlamaDecoderLayer(config, i))));
-        norm = Add("norm", new RmsNorm(config.HiddenSize, config.NormEpsilon, config.Stem + "RMSNorm"));
-        rotary = Add("rotary_emb", new RotaryEmbedding(
+        norm = config.Norm(config.HiddenSize);
+        rotary = new RotaryEmbedding(
             new RotaryFrequencies(source, traits.RotarySize is { } key ? source.Size(key, 64) : config.Attention.HeadSize, traits.RotaryShare),
             config.Stem + traits.Part + "RotaryEmbedding",
-            source.Boolean("rope_interleave") ?? traits.IsInterleaved));
+            source.Boolean("rope_interleave") ?? traits.IsInterleaved);
+        if (traits.Names.ListsRotaryFirst)
+        {
+            Add(traits.Names.Rotary, rotary);
+        }
+
+        Add(traits.Names.FinalNorm, norm);
+        if (!traits.Names.ListsRotaryFirst)
+        {
+            Add(traits.Names.Rotary, rotary);
+        }
+
         windows = [.. Enumerable.Range(0, config.Layers).Select(i => config.Window(i) ?? 0).Distinct()];
     }
 
@@ -266,7 +326,8 @@ internal sealed class LlamaModel : Backbone
     {
         var pass = new LlamaPass(
             rotary.For(context, embeddings.dtype, embeddings.device),
-            windows.ToDictionary(static window => window, window => AttentionPlan.Causal(context, embeddings.device, window == 0 ? null : window)));
+            windows.ToDictionary(static window => window, window => AttentionPlan.Causal(context, embeddings.device, window == 0 ? null : window)),
+            SequenceLayout.For(context, embeddings.device));
         var stack = DecoderStack.Run(layers.Items, embeddings, [], context, (layer, inputs, inner) => layer.Forward(inputs[0], pass, inner));
         var routers = stack.AllSides;
         return new BackboneOutput(norm.Forward(stack.Output, context), context.Rows, context.Length)

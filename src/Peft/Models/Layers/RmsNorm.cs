@@ -8,18 +8,21 @@ public sealed class RmsNorm : Module
 {
     private readonly long size;
     private readonly double epsilon;
+    private readonly bool addsOne;
 
     /// <summary>Makes a norm without weights.</summary>
     /// <param name="size">Width.</param>
     /// <param name="epsilon">Added to the mean square.</param>
     /// <param name="className">transformers' class name, such as <c>LlamaRMSNorm</c>.</param>
     /// <param name="printsDetails">Whether its sizes are printed (T5's aren't).</param>
-    public RmsNorm(long size, double epsilon, string className, bool printsDetails = true)
+    /// <param name="addsOne">Whether weights are stored less one, so that they multiply by 1 + w.</param>
+    public RmsNorm(long size, double epsilon, string className, bool printsDetails = true, bool addsOne = false)
         : base(className)
     {
         Details = printsDetails ? $"({size},), eps={ModuleText.Number(epsilon)}" : "";
         this.size = size;
         this.epsilon = epsilon;
+        this.addsOne = addsOne;
         Weight = AddParameter("weight", [size]);
     }
 
@@ -42,11 +45,14 @@ public sealed class RmsNorm : Module
         using var scope = NewDisposeScope();
         var weight = Weight.Effective(context);
         var heads = x.size(-1) == size ? x : x.view(x.size(0), -1, size);
-        var (result, inverse) = Form(heads, LinearProduct.Cast(weight.Data, x.dtype));
+        var (result, inverse) = Form(heads, Scale(weight, x.dtype, addsOne));
         var y = result.view(x.shape);
-        context.Tape?.Record(new RmsNormPiece(heads, x.shape, inverse, weight, size), [x], [y], weight.IsTrained);
+        context.Tape?.Record(new RmsNormPiece(heads, x.shape, inverse, weight, size, addsOne), [x], [y], weight.IsTrained);
         return y.MoveToOuterDisposeScope();
     }
+
+    private static Tensor Scale(Parameter weight, ScalarType type, bool addsOne) =>
+        LinearProduct.Cast(addsOne ? weight.Data.to(ScalarType.Float32).add(1) : weight.Data, type);
 
     private (Tensor Result, Tensor Inverse) Form(Tensor x, Tensor cast)
     {
@@ -71,9 +77,11 @@ public sealed class RmsNorm : Module
         private readonly Tensor inverse;
         private readonly Parameter weight;
         private readonly long size;
+        private readonly bool addsOne;
 
-        public RmsNormPiece(Tensor x, long[] shape, Tensor inverse, Parameter weight, long size)
+        public RmsNormPiece(Tensor x, long[] shape, Tensor inverse, Parameter weight, long size, bool addsOne)
         {
+            this.addsOne = addsOne;
             this.x = Keep(x);
             this.shape = shape;
             this.inverse = Keep(inverse);
@@ -85,7 +93,7 @@ public sealed class RmsNorm : Module
 
         public override Tensor Recompute() => Form(x, inverse, Weight).view(shape);
 
-        private Tensor Weight => LinearProduct.Cast(weight.Data, x.dtype);
+        private Tensor Weight => Scale(weight, x.dtype, addsOne);
 
         public override void Backward(PieceGradients gradients)
         {
