@@ -46,6 +46,7 @@ public static partial class ArchitectureRegistry
         new("deepseek_v3", "DeepseekV3", static config => new LlamaModel(config, DeepseekV3.Traits)) { Keys = Mixture.QwenKeys, Defaults = DeepseekV3.Defaults },
         new("qwen3_5_text", "Qwen3_5", static config => new LlamaModel(config, Qwen35.Dense)) { Defaults = Qwen35.Defaults },
         new("qwen3_5_moe_text", "Qwen3_5Moe", static config => new LlamaModel(config, Qwen35.Sparse)) { Keys = Mixture.QwenKeys, Defaults = Qwen35.SparseDefaults },
+        new("granitemoehybrid", "GraniteMoeHybrid", static config => new GraniteHybridModel(config)) { Keys = GraniteHybridModel.Keys, Defaults = GraniteHybridModel.Defaults },
         new("lfm2", "Lfm2", static config => new LlamaModel(config, Lfm2.Dense(config))) { OtherNames = Lfm2.OtherNames, Defaults = Lfm2.Defaults },
         new("lfm2_moe", "Lfm2Moe", static config => new LlamaModel(config, Lfm2.Sparse(config))) { OtherNames = Lfm2.OtherNames, Keys = Lfm2.Keys, Defaults = Lfm2.SparseDefaults },
     ];

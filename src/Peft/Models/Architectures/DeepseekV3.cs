@@ -98,13 +98,13 @@ internal sealed class DeepseekV3Attention : LlamaMixer
         output = Add("o_proj", new Linear(heads * shape.ValueSize, config.HiddenSize, config.AttentionBias));
     }
 
-    public override Tensor Forward(Tensor x, Tensor residual, LlamaPass pass, ForwardContext context)
+    public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context)
     {
         var queries = query?.Forward(x, context) ?? queryUp!.Forward(queryNorm!.Forward(queryDown!.Forward(x, context), context), context);
-        queries = pass.Rotary.Forward(Formed(inputs => RotaryFirst(inputs[0]), [queries], context), shape.HeadSize, context);
+        queries = pass.Rotary!.Forward(Formed(inputs => RotaryFirst(inputs[0]), [queries], context), shape.HeadSize, context);
         var parts = Splitting.Forward(latent.Forward(x, context), [rank, rotarySize], context);
         var latents = latentNorm.Forward(parts[0], context);
-        var turned = pass.Rotary.Forward(parts[1], rotarySize, context);
+        var turned = pass.Rotary!.Forward(parts[1], rotarySize, context);
         var all = context;
         if (context.Cache is { } cache)
         {

@@ -132,7 +132,7 @@ internal sealed class Lfm2ShortConv : LlamaMixer
         output = Add("out_proj", new Linear(width, width, hasBias));
     }
 
-    public override Tensor Forward(Tensor x, Tensor residual, LlamaPass pass, ForwardContext context)
+    public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context)
     {
         var state = context.Cache?.State<TensorState>(layer);
         Parameter[] parameters = convolution.Bias is null ? [convolution.Weight] : [convolution.Weight, convolution.Bias];

@@ -85,7 +85,7 @@ internal sealed class LlamaConfig
         Layers = (int)config.Size("num_hidden_layers", 32, least: 0, most: 10_000);
         var heads = config.Size("num_attention_heads", 32);
         var headSize = config.Size("head_dim", HiddenSize / heads);
-        Attention = new AttentionShape(heads, config.Size("num_key_value_heads", heads), headSize, 1 / Math.Sqrt(headSize));
+        Attention = new AttentionShape(heads, config.Size("num_key_value_heads", heads), headSize, config.Number("attention_multiplier") ?? (1 / Math.Sqrt(headSize)));
         if (heads % Attention.KeyValueHeads != 0)
         {
             throw Invalid($"{heads} attention heads can't share {Attention.KeyValueHeads} key and value heads evenly.");
@@ -159,10 +159,10 @@ internal sealed class LlamaConfig
 }
 
 /// <summary>What all layers of a pass share.</summary>
-/// <param name="Rotary">Positions.</param>
+/// <param name="Rotary">Positions; null for none.</param>
 /// <param name="Plans">Who sees whom, by window (0 for none).</param>
 /// <param name="Layout">Rows as recurrences read them.</param>
-internal sealed record LlamaPass(RotaryTables Rotary, IReadOnlyDictionary<long, AttentionPlan> Plans, SequenceLayout Layout);
+internal sealed record LlamaPass(RotaryTables? Rotary, IReadOnlyDictionary<long, AttentionPlan> Plans, SequenceLayout Layout);
 
 /// <summary>What lets a position see others: attention, or a recurrence in its place.</summary>
 /// <param name="className">transformers' class name.</param>
@@ -172,8 +172,8 @@ internal abstract class LlamaMixer(string className, string localName = "self_at
     /// <summary>Its name in the block.</summary>
     public string LocalName => localName;
 
-    /// <summary>Runs it on x, [rows · length, width], and adds the result to <paramref name="residual"/>.</summary>
-    public abstract Tensor Forward(Tensor x, Tensor residual, LlamaPass pass, ForwardContext context);
+    /// <summary>Runs it on x, [rows · length, width], and adds the result to <paramref name="residual"/> where there is one.</summary>
+    public abstract Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context);
 }
 
 /// <summary>Attention with rotary positions and grouped key and value heads.</summary>
@@ -209,7 +209,7 @@ internal sealed class LlamaAttention : LlamaMixer
     }
 
     /// <summary>Attention of x, added to <paramref name="residual"/>.</summary>
-    public override Tensor Forward(Tensor x, Tensor residual, LlamaPass pass, ForwardContext context) =>
+    public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context) =>
         output.Forward(Attend(projections.Forward(x, context), pass, context), context, residual);
 
     private Tensor Attend(Tensor projected, LlamaPass pass, ForwardContext context)

@@ -68,7 +68,7 @@ internal sealed class GatedAttention : LlamaMixer
         keyNorm = Add("k_norm", config.Norm(shape.HeadSize));
     }
 
-    public override Tensor Forward(Tensor x, Tensor residual, LlamaPass pass, ForwardContext context)
+    public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context)
     {
         var width = shape.KeyValueHeads * shape.HeadSize;
         var projected = query.Forward(x, context);
@@ -126,7 +126,7 @@ internal sealed class GatedDeltaNet : LlamaMixer
         rates = Group(Add("in_proj_b", new Linear(config.HiddenSize, valueHeads)), Add("in_proj_a", new Linear(config.HiddenSize, valueHeads)));
     }
 
-    public override Tensor Forward(Tensor x, Tensor residual, LlamaPass pass, ForwardContext context)
+    public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context)
     {
         var state = context.Cache?.State<TensorState>(layer);
         var mixedHeads = ParameterTensor.Run(

@@ -5,14 +5,15 @@ namespace Peft.Models.Layers;
 /// <summary>The sum of a block's input and what the block adds to it.</summary>
 public static class ResidualSum
 {
-    /// <summary>left + right; the gradient passes to both.</summary>
+    /// <summary>left + scale · right; the gradient passes to both.</summary>
     /// <param name="left">[rows, width].</param>
     /// <param name="right">Of the same shape.</param>
     /// <param name="context">The forward pass.</param>
-    public static Tensor Forward(Tensor left, Tensor right, ForwardContext context)
+    /// <param name="scale">Multiplies what is added.</param>
+    public static Tensor Forward(Tensor left, Tensor right, ForwardContext context, double scale = 1)
     {
-        var sum = left.add(right);
-        context.Tape?.Record(new SumPiece(), [left, right], [sum], trains: false);
+        var sum = left.add(right, alpha: scale);
+        context.Tape?.Record(new SumPiece(scale), [left, right], [sum], trains: false);
         return sum;
     }
 
@@ -26,12 +27,13 @@ public static class ResidualSum
         ? Forward(residual, dropout.Forward(layer.Forward(x, context), context), context)
         : layer.Forward(x, context, residual);
 
-    private sealed class SumPiece : Piece
+    private sealed class SumPiece(double scale) : Piece
     {
         public override void Backward(PieceGradients gradients)
         {
-            gradients.Add(0, gradients.Output(), owned: false);
-            gradients.Add(1, gradients.Output(), owned: false);
+            var g = gradients.Output();
+            gradients.Add(0, g, owned: false);
+            gradients.Add(1, scale == 1 ? g : g.mul(scale), owned: scale != 1);
         }
     }
 }
