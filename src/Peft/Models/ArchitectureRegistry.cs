@@ -10,42 +10,22 @@ public static partial class ArchitectureRegistry
     public static IReadOnlyList<Family> Families { get; } =
     [
         .. Encoders,
-        new("llama", "Llama", static config => new LlamaModel(config)) 
-        {
-            Heads = HeadRow.DecoderWith(questionPrefix: "transformer"),
-            Defaults = Defaults("{}"),
-        },
+        .. LlamaFamilies.Rows,
         new("gpt2", "GPT2", static config => new Gpt2Model(config))
         {
             Prefix = "transformer",
             Heads = HeadRow.DecoderWith(causal: "LMHeadModel", tokenHead: "classifier"),
         },
-        new("mistral", "Mistral", static config => new LlamaModel(config, new LlamaTraits(HasWindow: true)))
-        {
-            Defaults = Defaults("""{ "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096 }"""),
-        },
-        new("qwen2", "Qwen2", static config => new LlamaModel(config, new LlamaTraits(HasProjectionBias: true, HasWindow: true)))
-        {
-            Defaults = Defaults("""
-                { "vocab_size": 151936, "intermediate_size": 22016, "max_position_embeddings": 32768, "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28 }
-                """),
-        },
-        new("qwen3", "Qwen3", static config => new LlamaModel(config, new LlamaTraits(HasWindow: true, HasHeadNorms: true)))
-        {
-            Defaults = Defaults("""
-                {
-                    "vocab_size": 151936, "intermediate_size": 22016, "head_dim": 128, "max_position_embeddings": 32768,
-                    "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28
-                }
-                """),
-        },
         new("mixtral", "Mixtral", static config => new LlamaModel(config, Mixture.Mixtral)) { Keys = Mixture.MixtralKeys, Defaults = Mixture.MixtralDefaults },
         new("qwen2_moe", "Qwen2Moe", static config => new LlamaModel(config, Mixture.Qwen2)) { Keys = Mixture.QwenKeys, Defaults = Mixture.Qwen2Defaults },
         new("qwen3_moe", "Qwen3Moe", static config => new LlamaModel(config, Mixture.Qwen3)) { Keys = Mixture.QwenKeys, Defaults = Mixture.Qwen3Defaults },
         new("gpt_oss", "GptOss", static config => new LlamaModel(config, GptOss.Traits)) { Defaults = GptOss.Defaults },
+        Family.Around("mistral3", "Mistral3", textType: "mistral", Family.LanguageModelFirst),
         new("deepseek_v3", "DeepseekV3", static config => new LlamaModel(config, DeepseekV3.Traits)) { Keys = Mixture.QwenKeys, Defaults = DeepseekV3.Defaults },
         new("qwen3_5_text", "Qwen3_5", static config => new LlamaModel(config, Qwen35.Dense)) { Defaults = Qwen35.Defaults },
         new("qwen3_5_moe_text", "Qwen3_5Moe", static config => new LlamaModel(config, Qwen35.Sparse)) { Keys = Mixture.QwenKeys, Defaults = Qwen35.SparseDefaults },
+        Family.Around("qwen3_5", "Qwen3_5", textType: "qwen3_5_text"),
+        Family.Around("qwen3_5_moe", "Qwen3_5Moe", textType: "qwen3_5_moe_text"),
         new("granitemoehybrid", "GraniteMoeHybrid", static config => new GraniteHybridModel(config)) { Keys = GraniteHybridModel.Keys, Defaults = GraniteHybridModel.Defaults },
         new("lfm2", "Lfm2", static config => new LlamaModel(config, Lfm2.Dense(config))) { OtherNames = Lfm2.OtherNames, Defaults = Lfm2.Defaults },
         new("lfm2_moe", "Lfm2Moe", static config => new LlamaModel(config, Lfm2.Sparse(config))) { OtherNames = Lfm2.OtherNames, Keys = Lfm2.Keys, Defaults = Lfm2.SparseDefaults },
@@ -54,6 +34,9 @@ public static partial class ArchitectureRegistry
     /// <summary>Names of the classes that <see cref="Create"/> knows.</summary>
     public static IReadOnlyCollection<string> Supported =>
         [.. Families.SelectMany(static family => family.Heads.Select(head => family.Stem + head.Suffix)).Distinct(StringComparer.Ordinal)];
+
+    /// <summary>The family of a <c>model_type</c>, or null.</summary>
+    public static Family? Find(string modelType) => Families.FirstOrDefault(family => family.ModelType == modelType);
 
     /// <summary>Makes a model's structure, without weights.</summary>
     /// <param name="config">The configuration.</param>
@@ -86,7 +69,7 @@ public static partial class ArchitectureRegistry
         };
     }
 
-    // Keys in which these families differ from the default of their backbone; transformers unties output layers of these decoders.
+    /// <summary>Keys in which a family differs from the defaults of its backbone; transformers unties the output layer in most.</summary>
     internal static JsonObject Defaults(string json)
     {
         var defaults = Tied(json);

@@ -9,6 +9,34 @@ namespace Peft.Models;
 /// <param name="Backbone">Makes the structure between token ids and the last hidden states.</param>
 public sealed record Family(string ModelType, string Stem, Func<ModelConfig, Backbone> Backbone)
 {
+    /// <summary>
+    /// A model of several parts of which text is one: its configuration has the language model's inside (<c>text_config</c>), whose own
+    /// family computes it. What belongs to the other parts is carried along.
+    /// </summary>
+    /// <param name="modelType"><c>model_type</c> of the whole.</param>
+    /// <param name="stem">Begins the names of the whole's classes.</param>
+    /// <param name="textType"><c>model_type</c> of the language model where its configuration doesn't say.</param>
+    /// <param name="rules">How files call the language model.</param>
+    public static Family Around(string modelType, string stem, string textType, params IReadOnlyList<KeyRule> rules) => new(modelType, stem, config =>
+    {
+        var text = config.Text();
+        return ArchitectureRegistry.Find(text.ModelType.Length > 0 ? text.ModelType : textType) is { } family
+            ? family.Backbone(text.For(family))
+            : throw new NotSupportedByPeftException("ArchitectureNotSupported", $"The language model '{text.ModelType}' inside '{modelType}' is not supported.");
+    })
+    {
+        Prefix = "model.language_model",
+        Heads = [new("ForConditionalGeneration", "CAUSAL_LM", static (config, name) => new CausalModel(config, name))],
+        Keys = new KeyMap(rules),
+
+        // Whether the output layer is shared follows the whole, whatever the language model's own configuration says.
+        Defaults = new JsonObject { ["tie_word_embeddings"] = true },
+    };
+
+    /// <summary>The names of the language model in files that put it beside the other parts.</summary>
+    public static IReadOnlyList<KeyRule> LanguageModelFirst { get; } =
+        [new("model.language_model", "language_model.model"), new("lm_head", "language_model.lm_head")];
+
     /// <summary>Where the backbone stands in models with a head, and in their checkpoints.</summary>
     public string Prefix { get; init; } = "model";
 

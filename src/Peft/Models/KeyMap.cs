@@ -40,8 +40,13 @@ public readonly record struct TreeKey(string Path, int? Expert, int Part, int Pa
 /// <param name="rules">Each may be followed in a file or not; the first rules are those of published files.</param>
 public sealed class KeyMap(params IReadOnlyList<KeyRule> rules)
 {
+    private readonly IReadOnlyList<KeyRule> rules = rules;
+
     /// <summary>Files use the tree's names.</summary>
     public static KeyMap Identity { get; } = new();
+
+    /// <summary>These rules and then those of another map, as for a language model in a model of several parts.</summary>
+    internal KeyMap Then(KeyMap next) => new([.. rules, .. next.rules]);
 
     /// <summary>The places where files may hold a parameter, published names first.</summary>
     /// <param name="path">The parameter's path.</param>

@@ -14,6 +14,8 @@ public sealed class ModelConfig
     // Beyond any published width or vocabulary, and small enough that no product of a weight's sizes overflows.
     internal const long MaxSize = 1 << 22;
 
+    private const string TextKey = "text_config";
+
     // Whole numbers up to here are exact as doubles.
     private const double MaxWhole = 1L << 53;
 
@@ -34,6 +36,9 @@ public sealed class ModelConfig
     /// <summary>The family whose model this is; its defaults stand where the document says nothing.</summary>
     public Family Family => family ?? throw new InvalidOperationException("This configuration was not given to a family.");
 
+    /// <summary>The configuration of the whole model, where this is the part of it that reads text; null otherwise.</summary>
+    public ModelConfig? Outer { get; private init; }
+
     /// <summary><c>model_type</c>, such as <c>llama</c>; empty when the file doesn't say.</summary>
     public string ModelType => String("model_type") ?? "";
 
@@ -46,7 +51,15 @@ public sealed class ModelConfig
     public static ModelConfig FromFile(string path) => new(JsonFile.ReadNode(path));
 
     /// <summary>The document as a family reads it.</summary>
-    internal ModelConfig For(Family reader) => new(Document, reader);
+    internal ModelConfig For(Family reader) => new(Document, reader) { Outer = Outer };
+
+    /// <summary>The configuration of the language model in a model of several parts (<c>text_config</c>).</summary>
+    /// <exception cref="PeftException"><c>ModelConfigIncomplete</c>.</exception>
+    internal ModelConfig Text() => new(Document[TextKey] as JsonObject ?? throw new PeftException(
+        "ModelConfigIncomplete", $"The model's configuration has no '{TextKey}', which '{ModelType}' needs."))
+    {
+        Outer = this,
+    };
 
     /// <summary>Parses the text of a <c>config.json</c>.</summary>
     /// <exception cref="PeftException"><c>JsonInvalid</c> or <c>ModelConfigInvalid</c>: no object.</exception>
@@ -54,8 +67,12 @@ public sealed class ModelConfig
         JsonFile.Node(JsonFile.Parse(Encoding.UTF8.GetBytes(json), "the model's configuration")) as JsonObject
         ?? throw new PeftException("ModelConfigInvalid", "The model's configuration is not a JSON object."));
 
-    /// <summary>The value under a key, the family's default when it is absent; null when there is neither, or the document says null.</summary>
-    public JsonNode? Node(string key) => Document.TryGetPropertyValue(NameOf(key), out var node) ? node : family?.Defaults?[key];
+    /// <summary>
+    /// The value under a key; when it is absent the family's default, then what the language model in a model of several parts has. Null
+    /// when there is none of them, or the document says null.
+    /// </summary>
+    public JsonNode? Node(string key) => Document.TryGetPropertyValue(NameOf(key), out var node) ? node
+        : family?.Defaults?[key] ?? (Document[TextKey] as JsonObject)?[key];
 
     /// <summary>Writes a value under the name that the document gives a key.</summary>
     internal void Set(string key, JsonNode? value) => Document[NameOf(key)] = value;

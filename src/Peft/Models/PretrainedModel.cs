@@ -19,7 +19,7 @@ public abstract class PretrainedModel : Module
     {
         ArgumentNullException.ThrowIfNull(backbone);
         Backbone = backbone;
-        Config = backbone.Config;
+        Config = backbone.Config.Outer ?? backbone.Config;
     }
 
     /// <summary>What turns inputs into hidden states.</summary>
@@ -27,6 +27,9 @@ public abstract class PretrainedModel : Module
 
     /// <summary>The configuration the model was made from.</summary>
     public ModelConfig Config { get; }
+
+    /// <summary>How files call what the tree calls otherwise.</summary>
+    public KeyMap Keys => ReferenceEquals(Config, Backbone.Config) ? Config.Family.Keys : Backbone.Config.Family.Keys.Then(Config.Family.Keys);
 
     /// <summary>What <c>generation_config.json</c> holds, or null.</summary>
     public JsonObject? GenerationConfig { get; set; }
@@ -146,19 +149,34 @@ public abstract class PretrainedModel : Module
         mappedFiles.Clear();
     }
 
-    /// <summary>Puts the backbone into the tree under its name, such as <c>model</c>; without a name its modules stand at the root.</summary>
+    /// <summary>
+    /// Puts the backbone into the tree under its name, such as <c>model</c>, or <c>model.language_model</c> in a model of several parts;
+    /// without a name its modules stand at the root.
+    /// </summary>
     /// <param name="prefix">The name; null for the family's.</param>
     protected void AddBackbone(string? prefix = null)
     {
         prefix ??= Config.Family.Prefix;
+        var dot = prefix.IndexOf('.', StringComparison.Ordinal);
         if (prefix.Length == 0)
         {
             Adopt(Backbone);
         }
-        else
+        else if (dot < 0)
         {
             _ = Config.Family.ListsBackboneLast ? AddLast(prefix, Backbone) : Add(prefix, Backbone);
         }
+        else
+        {
+            Add(prefix[..dot], new Part(Config.Family.Stem + "Model", prefix[(dot + 1)..], Backbone));
+        }
+    }
+
+    /// <summary>The parts of a model of several, of which only text is computed.</summary>
+    private sealed class Part : Module
+    {
+        public Part(string className, string name, Module part)
+            : base(className) => Add(name, part);
     }
 
     private static string PathBelow(Module module, string path) => module.Path.Length == 0 ? path : $"{module.Path}.{path}";

@@ -111,7 +111,7 @@ internal sealed class WeightReader
     private IReadOnlyList<FilePart>? Find(string path, Func<string, IReadOnlyList<long>> shapeOf)
     {
         var prefix = (model.Backbone.Path.Length > 0 ? model.Backbone.Path : model.Config.Family.Prefix) + ".";
-        foreach (var place in model.Config.Family.Keys.Places(path, shapeOf))
+        foreach (var place in model.Keys.Places(path, shapeOf))
         {
             if (place.All(part => store.Contains(part.Name)))
             {
@@ -170,7 +170,7 @@ internal static class WeightFiles
         var shapes = model.NamedWeights().ToDictionary(static named => named.Path, static named => named.Parameter.Shape, StringComparer.Ordinal);
         var pieces = from named in model.NamedWeights()
                      where named.Parameter.IsOwner
-                     from part in model.Places.GetValueOrDefault(named.Path) ?? model.Config.Family.Keys.Places(named.Path, path => shapes[path]).First()
+                     from part in model.Places.GetValueOrDefault(named.Path) ?? model.Keys.Places(named.Path, path => shapes[path]).First()
                      group (named.Parameter, Part: part) by part.Name;
         foreach (var piece in pieces)
         {

@@ -101,6 +101,7 @@ public static class Attention
         AttentionCall call, Tensor[] inputs, (Tensor Queries, Tensor Keys, Tensor Values) parts, int? layer, ForwardContext context, ScoreTerms terms)
     {
         var queries = parts.Queries.mul_(call.Shape.Scale);
+        queries = call.Rotary?.QueryScale is { } growth ? queries.mul_(growth) : queries;
         var (keys, values) = (parts.Keys.transpose(1, 2), parts.Values.transpose(1, 2));
         (keys, values) = layer is { } index && context.Cache is { } cache
             ? cache.State<KeyValueState>(index).Append(keys, values, cache.Length)

@@ -94,6 +94,7 @@ internal sealed class AttentionPiece(
         }
 
         gq.mul_(shape.Scale);
+        gq = call.Rotary?.QueryScale is { } growth ? gq.mul_(growth) : gq;
         Collect(gradients, result, gq, gk, gv);
         if (gb is not null)
         {

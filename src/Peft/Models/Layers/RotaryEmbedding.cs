@@ -38,7 +38,14 @@ public sealed class RotaryEmbedding : Module
             : context.Positions.max().item<long>() + 1;
         var table = Table(length, type, device);
         var found = context.Positions is { } positions ? table.Select(positions.to(device)) : table.Range(start, context.Length);
-        return found.MoveToPass(context);
+        return (frequencies.QueryGrowth is { } growth ? found with { QueryScale = Growth(context, growth, type, device) } : found).MoveToPass(context);
+    }
+
+    // 1 + beta · ln(1 + floor(position / original length)).
+    private static Tensor Growth(ForwardContext context, (double Beta, double Original) growth, ScalarType type, Device device)
+    {
+        var positions = context.Positions?.to(device) ?? arange(context.Start, context.Start + context.Length, ScalarType.Int64, device).unsqueeze(0);
+        return positions.to(ScalarType.Float32).div(growth.Original).floor_().log1p_().mul_(growth.Beta).add_(1).to(type).unsqueeze(-1).unsqueeze(-1);
     }
 
     /// <inheritdoc/>
@@ -87,6 +94,9 @@ public sealed class RotaryEmbedding : Module
 /// <param name="IsInterleaved">Whether neighbouring elements are a pair; otherwise element i and i + half.</param>
 public sealed record RotaryTables(Tensor Cosine, Tensor Sine, bool IsInterleaved = false) : IDisposable
 {
+    /// <summary>Multiplies queries by a factor of their position, [rows or 1, length, 1, 1] (Ministral 3); null for none.</summary>
+    public Tensor? QueryScale { get; init; }
+
     /// <summary>Turns heads as a step of a pass.</summary>
     /// <param name="x">[rows · length, heads · head size]; elements of a head beyond the tables' size stay.</param>
     /// <param name="headSize">Width of a head.</param>
@@ -119,6 +129,7 @@ public sealed record RotaryTables(Tensor Cosine, Tensor Sine, bool IsInterleaved
     {
         Cosine.Dispose();
         Sine.Dispose();
+        QueryScale?.Dispose();
     }
 
     internal RotaryTables Range(long start, long length) => this with { Cosine = Cosine.narrow(0, start, length), Sine = Sine.narrow(0, start, length) };
@@ -130,8 +141,14 @@ public sealed record RotaryTables(Tensor Cosine, Tensor Sine, bool IsInterleaved
     {
         Cosine.MoveToOuterDisposeScope();
         Sine.MoveToOuterDisposeScope();
+        QueryScale?.MoveToOuterDisposeScope();
         context.Tape?.Share(Cosine);
         context.Tape?.Share(Sine);
+        if (QueryScale is not null)
+        {
+            context.Tape?.Share(QueryScale);
+        }
+
         return this;
     }
 

@@ -58,6 +58,9 @@ public sealed class RotaryFrequencies
     /// <summary>Multiplies cosines and sines.</summary>
     public double Scale { get; }
 
+    /// <summary>By how much queries grow with their position (<c>llama_4_scaling_beta</c>), and the length at which that begins; null for not at all.</summary>
+    public (double Beta, double Original)? QueryGrowth => values.Number("llama_4_scaling_beta") is { } beta ? (beta, original) : null;
+
     /// <summary>Whether the frequencies depend on how long the input is.</summary>
     public bool DependOnLength => kind is "dynamic" or "longrope" or "su";
 
