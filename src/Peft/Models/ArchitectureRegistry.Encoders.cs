@@ -47,5 +47,21 @@ public static partial class ArchitectureRegistry
             Heads = BertHeads.Electra,
             Defaults = Tied("""{ "hidden_size": 256, "num_attention_heads": 4, "intermediate_size": 1024, "pad_token_id": 0 }"""),
         },
+        new("distilbert", "DistilBert", static config => new DistilBertModel(config))
+        {
+            Prefix = "distilbert",
+            Heads = DistilBertHeads.All,
+            Defaults = Tied("""{ "pad_token_id": 0 }"""),
+        },
+        new("bart", "Bart", static config => new BartModel(config))
+        {
+            Heads = BartHeads.All,
+            Defaults = Tied("""{ "num_labels": 3, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2 }"""),
+        },
+        new("modernbert", "ModernBert", static config => new ModernBertModel(config))
+        {
+            Heads = ModernBertHeads.All,
+            Defaults = Tied("""{ "pad_token_id": 50283 }"""),
+        },
     ];
 }

@@ -41,7 +41,7 @@ public static class ModelLoader
     private const string GenerationConfigName = "generation_config.json";
     private const string TieKey = "tie_word_embeddings";
 
-    private static readonly string[] s_derived = ["rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", "position_ids"];
+    private static readonly string[] s_derived = ["rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", "position_ids", "final_logits_bias"];
 
     /// <summary>Loads a model.</summary>
     /// <param name="path">A folder with <c>config.json</c> and weights, or a <c>.gguf</c> file, whose weights become float32 unless another type is asked for.</param>

@@ -110,7 +110,7 @@ internal sealed class BertEmbeddings : Module
     }
 
     /// <summary>Tokens are of the first kind where nobody says; virtual ones in front always are.</summary>
-    private static Tensor TokenTypes(ModelInputs inputs, ForwardContext context, Device device)
+    public static Tensor TokenTypes(ModelInputs inputs, ForwardContext context, Device device)
     {
         if (inputs.TokenTypes is not { } given)
         {

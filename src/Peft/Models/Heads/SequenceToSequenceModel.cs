@@ -21,7 +21,11 @@ public class SequenceToSequenceModel : PretrainedModel
         this.isTied = isTied;
         this.headName = headName;
         AddBackbone();
-        Head = new Head(Add(headName, new Linear(Backbone.Width, Backbone.TokenEmbeddings!.Count))) { Scale = scale };
+        Head = new Head(Add(headName, new Linear(Backbone.Width, Backbone.TokenEmbeddings!.Count))) 
+        {
+            Scale = scale,
+            Offset = () => Carried.FirstOrDefault(static entry => entry.Name == "final_logits_bias").Tensor,
+        };
     }
 
     /// <inheritdoc/>

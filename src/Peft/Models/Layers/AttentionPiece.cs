@@ -86,6 +86,11 @@ internal sealed class AttentionPiece(
             var gs = Dropped(own.bmm(values.narrow(1, block.Key, block.Keys).transpose(1, 2)), i);
             AddSinkGradient(weights, gs, block);
             gs = AttentionKernels.SoftmaxGradient(weights, gs);
+            if (call.Plan.HasBlindQueries && block.Mask is { } mask)
+            {
+                gs.view(call.Rows, shape.KeyValueHeads, shape.Group, block.Queries, block.Keys).masked_fill_(mask, 0);
+            }
+
             AddBiasGradient(gb, gs, block);
             gs = slope is null ? gs : gs.mul_(slope);
             grouped.narrow(1, block.Query, block.Queries).copy_(

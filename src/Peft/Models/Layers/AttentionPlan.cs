@@ -29,6 +29,9 @@ public sealed class AttentionPlan
     /// <summary>Whether each position sees all before it and itself, and nothing is hidden.</summary>
     public bool IsPlain { get; }
 
+    /// <summary>Whether some queries see nothing: they weigh all keys alike, and no gradient passes through their scores.</summary>
+    public bool HasBlindQueries { get; private init; }
+
     /// <summary>The blocks in order.</summary>
     public IReadOnlyList<Block> Blocks { get; }
 
@@ -58,7 +61,8 @@ public sealed class AttentionPlan
     {
         ArgumentNullException.ThrowIfNull(context);
         using var scope = NewDisposeScope();
-        return Kept(context, Masked(new Layout(context, context.Start, context.AttentionMask, reach, IsCausal: false) { HidesQueries = paddingSeesNothing }, context.Start + context.Length, device));
+        var blocks = Masked(new Layout(context, context.Start, context.AttentionMask, reach, IsCausal: false) { HidesQueries = paddingSeesNothing }, context.Start + context.Length, device);
+        return Kept(context, blocks, paddingSeesNothing && context.AttentionMask is not null);
     }
 
     /// <summary>Each position sees another sequence whole, such as a decoder what its encoder gave.</summary>

@@ -27,6 +27,9 @@ public sealed class Head
     /// <summary>Multiplies logits (Cohere's <c>logit_scale</c>, one over Granite's <c>logits_scaling</c>).</summary>
     public double Scale { get; init; } = 1;
 
+    /// <summary>Gives what is added to logits and never trained, [1, vocabulary] (BART's <c>final_logits_bias</c>); null for nothing.</summary>
+    public Func<Tensor?>? Offset { get; init; }
+
     /// <summary>Logits become cap · tanh(logits / cap) (Gemma 2's <c>final_logit_softcapping</c>); null for none.</summary>
     public double? SoftCap { get; init; }
 
@@ -108,6 +111,7 @@ public sealed class Head
 
     private Tensor Shape(Tensor logits)
     {
+        logits = Offset?.Invoke() is { } offset ? logits.add(offset.to(logits.device).to(logits.dtype)) : logits;
         var scaled = Scale == 1 ? logits : logits.mul(Scale);
         return SoftCap is { } cap ? scaled.div(cap).tanh_().mul_(cap) : scaled;
     }
