@@ -52,6 +52,9 @@ public sealed record Family(string ModelType, string Stem, Func<ModelConfig, Bac
     /// <summary>Names that the family's files may give keys, which are then read in their place.</summary>
     public IReadOnlyDictionary<string, string> OtherNames { get; init; } = new Dictionary<string, string>();
 
+    /// <summary>How GGUF files hold the family's models; null where they aren't read.</summary>
+    public GgufMap? Gguf { get; init; }
+
     /// <summary>What transformers takes where a configuration leaves a key out and the backbone's own default is another.</summary>
     public JsonObject? Defaults { get; init; }
 }

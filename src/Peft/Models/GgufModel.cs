@@ -9,35 +9,17 @@ namespace Peft.Models;
 
 /// <summary>
 /// A model in a GGUF file as Hugging Face sees it: a configuration, and tensors under the names and in the order of rows that
-/// transformers uses. Architecture <c>llama</c> (Llama, Mistral, SmolLM and what else is built alike).
+/// transformers uses. Which families that works for, their rows in <see cref="ArchitectureRegistry"/> say (<see cref="GgufMap"/>).
 /// </summary>
 public sealed partial class GgufModel : TensorStore
 {
-    private static readonly Dictionary<string, string> Whole = new()
-    {
-        ["token_embd"] = "model.embed_tokens",
-        ["output_norm"] = "model.norm",
-        ["output"] = "lm_head",
-    };
-
-    private static readonly Dictionary<string, string> InLayer = new()
-    {
-        ["attn_norm"] = "input_layernorm",
-        ["attn_q"] = "self_attn.q_proj",
-        ["attn_k"] = "self_attn.k_proj",
-        ["attn_v"] = "self_attn.v_proj",
-        ["attn_output"] = "self_attn.o_proj",
-        ["ffn_norm"] = "post_attention_layernorm",
-        ["ffn_gate"] = "mlp.gate_proj",
-        ["ffn_up"] = "mlp.up_proj",
-        ["ffn_down"] = "mlp.down_proj",
-    };
-
     /// <summary>What each inverse frequency of the rotary positions is divided by; every Llama 3 file has it, for its scaling is nowhere else.</summary>
     private const string RopeFactors = "rope_freqs.weight";
 
     private readonly Dictionary<string, TensorEntry> _entries = [];
     private readonly Dictionary<string, string> _fileNames = [];
+    private readonly Family _family;
+    private readonly GgufMap _map;
     private readonly long _heads;
     private readonly long _keyValueHeads;
 
@@ -45,17 +27,17 @@ public sealed partial class GgufModel : TensorStore
     {
         File = file;
         string architecture = file.Metadata.GetText("general.architecture") ?? "(none)";
-        if (architecture != "llama")
+        Family[] readable = [.. ArchitectureRegistry.Families.Where(static family => family.Gguf is not null)];
+        _family = Array.Find(readable, family => family.Gguf!.Architecture == architecture) ?? throw new NotSupportedByPeftException(
+            "GgufArchitectureNotSupported",
+            $"'{file.Path}' holds a model of the architecture '{architecture}'; Peft reads {string.Join(", ", readable.Select(static family => $"'{family.Gguf!.Architecture}'"))}.")
         {
-            throw new NotSupportedByPeftException("GgufArchitectureNotSupported", $"'{file.Path}' holds a model of the architecture '{architecture}'; Peft reads 'llama'.")
-            {
-                Target = file.Path,
-                RecommendedAction = "Use the model's safetensors files.",
-            };
-        }
-
-        _heads = file.Metadata.GetInteger("llama.attention.head_count");
-        _keyValueHeads = file.Metadata.GetInteger("llama.attention.head_count_kv", _heads);
+            Target = file.Path,
+            RecommendedAction = "Use the model's safetensors files.",
+        };
+        _map = _family.Gguf!;
+        _heads = file.Metadata.GetInteger(Key("attention.head_count"));
+        _keyValueHeads = file.Metadata.GetInteger(Key("attention.head_count_kv"), _heads);
         if (_heads <= 0 || _keyValueHeads <= 0)
         {
             throw new PeftException("GgufHeadsInvalid", $"'{file.Path}' claims {_heads} attention heads and {_keyValueHeads} for keys and values.") { Target = file.Path };
@@ -102,29 +84,29 @@ public sealed partial class GgufModel : TensorStore
     public JsonObject CreateConfig()
     {
         GgufMetadata metadata = File.Metadata;
-        long hidden = metadata.GetInteger("llama.embedding_length");
-        long headSize = metadata.GetInteger("llama.attention.key_length", metadata.GetInteger("llama.rope.dimension_count", hidden / _heads));
+        long hidden = metadata.GetInteger(Key("embedding_length"));
+        long headSize = metadata.GetInteger(Key("attention.key_length"), metadata.GetInteger(Key("rope.dimension_count"), hidden / _heads));
         JsonObject rope = RopeParameters(metadata);
         var config = new JsonObject
         {
-            ["architectures"] = new JsonArray("LlamaForCausalLM"),
-            ["model_type"] = "llama",
+            ["architectures"] = new JsonArray(_family.Stem + _family.Heads[0].Suffix),
+            ["model_type"] = _family.ModelType,
             ["vocab_size"] = Entry("model.embed_tokens.weight").Shape is [var vocabulary, _] ? vocabulary : throw NotAMatrix("token_embd"),
             ["hidden_size"] = hidden,
-            ["intermediate_size"] = metadata.GetInteger("llama.feed_forward_length"),
-            ["num_hidden_layers"] = metadata.GetInteger("llama.block_count"),
+            ["intermediate_size"] = metadata.GetInteger(Key("feed_forward_length")),
+            ["num_hidden_layers"] = metadata.GetInteger(Key("block_count")),
             ["num_attention_heads"] = _heads,
             ["num_key_value_heads"] = _keyValueHeads,
             ["head_dim"] = headSize,
             ["hidden_act"] = "silu",
-            ["max_position_embeddings"] = metadata.GetInteger("llama.context_length"),
-            ["rms_norm_eps"] = metadata.GetNumber("llama.attention.layer_norm_rms_epsilon"),
+            ["max_position_embeddings"] = metadata.GetInteger(Key("context_length")),
+            ["rms_norm_eps"] = metadata.GetNumber(Key("attention.layer_norm_rms_epsilon")),
             ["rope_parameters"] = rope,
 
             // What reads the files of older releases looks for these two.
             ["rope_theta"] = rope["rope_theta"]!.DeepClone(),
             ["rope_scaling"] = (string)rope["rope_type"]! == "default" ? null : rope.DeepClone(),
-            ["attention_bias"] = Contains("model.layers.0.self_attn.q_proj.bias"),
+            ["attention_bias"] = Contains("model.layers.0.self_attn.o_proj.bias"),
             ["mlp_bias"] = Contains("model.layers.0.mlp.up_proj.bias"),
             ["tie_word_embeddings"] = !Contains("lm_head.weight"),
         };
@@ -149,7 +131,7 @@ public sealed partial class GgufModel : TensorStore
         Tensor stored = File.Read(_fileNames[entry.Name]);
         long heads = entry.Name.Contains(".q_proj.", StringComparison.Ordinal) ? _heads
             : entry.Name.Contains(".k_proj.", StringComparison.Ordinal) ? _keyValueHeads : 0;
-        if (heads == 0)
+        if (heads == 0 || !_map.PairsNeighbours)
         {
             return stored;
         }
@@ -172,17 +154,19 @@ public sealed partial class GgufModel : TensorStore
     [GeneratedRegex(@"^blk\.(?<layer>[0-9]{1,6})\.(?<part>[a-z_]+)\.(?<kind>weight|bias)$", RegexOptions.CultureInvariant, matchTimeoutMilliseconds: 1000)]
     private static partial Regex LayerName();
 
+    private string Key(string name) => $"{_map.Architecture}.{name}";
+
     private JsonObject RopeParameters(GgufMetadata metadata)
     {
-        var rope = new JsonObject { ["rope_theta"] = metadata.GetNumber("llama.rope.freq_base", 10000), ["rope_type"] = "default" };
-        string? scaling = metadata.GetText("llama.rope.scaling.type");
+        var rope = new JsonObject { ["rope_theta"] = metadata.GetNumber(Key("rope.freq_base"), 10000), ["rope_type"] = "default" };
+        string? scaling = metadata.GetText(Key("rope.scaling.type"));
         if (scaling is not (null or "none"))
         {
             rope["rope_type"] = scaling;
-            rope["factor"] = metadata.GetNumber("llama.rope.scaling.factor", 1);
-            if (metadata.ContainsKey("llama.rope.scaling.original_context_length"))
+            rope["factor"] = metadata.GetNumber(Key("rope.scaling.factor"), 1);
+            if (metadata.ContainsKey(Key("rope.scaling.original_context_length")))
             {
-                rope["original_max_position_embeddings"] = metadata.GetInteger("llama.rope.scaling.original_context_length");
+                rope["original_max_position_embeddings"] = metadata.GetInteger(Key("rope.scaling.original_context_length"));
             }
         }
 
@@ -194,7 +178,7 @@ public sealed partial class GgufModel : TensorStore
             rope["short_factor"] = factors.DeepClone();
             rope["attention_factor"] = 1.0;
             rope["factor"] = 1.0;
-            rope["original_max_position_embeddings"] = metadata.GetInteger("llama.context_length");
+            rope["original_max_position_embeddings"] = metadata.GetInteger(Key("context_length"));
         }
 
         return rope;
@@ -214,7 +198,7 @@ public sealed partial class GgufModel : TensorStore
     }
 
     /// <summary>
-    /// GGUF files of this family pair neighbouring rows of a head in the rotation; transformers pairs row i with row i + half.
+    /// Files of Llama pair neighbouring rows of a head in the rotation; transformers pairs row i with row i + half.
     /// </summary>
     private Tensor WithoutInterleaving(Tensor weight, long heads)
     {
@@ -241,15 +225,15 @@ public sealed partial class GgufModel : TensorStore
     private string Translate(string name)
     {
         int dot = name.LastIndexOf('.');
-        if (dot > 0 && Whole.TryGetValue(name[..dot], out string? whole))
+        if (dot > 0 && _map.Whole.TryGetValue(name[..dot], out string? whole))
         {
             return whole + name[dot..];
         }
 
         Match match = LayerName().Match(name);
-        return match.Success && InLayer.TryGetValue(match.Groups["part"].Value, out string? inLayer)
+        return match.Success && _map.InLayer.TryGetValue(match.Groups["part"].Value, out string? inLayer)
             ? $"model.layers.{match.Groups["layer"].Value}.{inLayer}.{match.Groups["kind"].Value}"
-            : throw new NotSupportedByPeftException("GgufTensorNotSupported", $"'{Path}' holds the tensor '{name}', which a plain Llama does not have (experts, or scaled rotary frequencies).")
+            : throw new NotSupportedByPeftException("GgufTensorNotSupported", $"'{Path}' holds the tensor '{name}', which a plain {_family.Stem} does not have (experts, for instance).")
             {
                 Target = name,
                 RecommendedAction = "Use the model's safetensors files.",

@@ -10,6 +10,7 @@ internal static class LlamaFamilies
         new("llama", "Llama", static config => new LlamaModel(config))
         {
             Heads = HeadRow.DecoderWith(questionPrefix: "transformer"),
+            Gguf = new GgufMap("llama", PairsNeighbours: true),
             Defaults = Defaults("{}"),
         },
         new("mistral", "Mistral", static config => new LlamaModel(config, new LlamaTraits(HasWindow: true)))
@@ -18,12 +19,14 @@ internal static class LlamaFamilies
         },
         new("qwen2", "Qwen2", static config => new LlamaModel(config, new LlamaTraits(HasProjectionBias: true, HasWindow: true)))
         {
+            Gguf = new GgufMap("qwen2"),
             Defaults = Defaults("""
                 { "vocab_size": 151936, "intermediate_size": 22016, "max_position_embeddings": 32768, "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28 }
                 """),
         },
         new("qwen3", "Qwen3", static config => new LlamaModel(config, new LlamaTraits(HasWindow: true, HasHeadNorms: true)))
         {
+            Gguf = new GgufMap("qwen3"),
             Defaults = Defaults("""
                 {
                     "vocab_size": 151936, "intermediate_size": 22016, "head_dim": 128, "max_position_embeddings": 32768,
