@@ -58,6 +58,17 @@ public static partial class ArchitectureRegistry
             Heads = BartHeads.All,
             Defaults = Tied("""{ "num_labels": 3, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2 }"""),
         },
+        new("deberta-v2", "DebertaV2", static config => new DebertaV2Model(config))
+        {
+            Prefix = "deberta",
+            Heads = DebertaV2Heads.All,
+            Defaults = Tied("""
+                {
+                    "vocab_size": 128100, "hidden_size": 1536, "num_hidden_layers": 24, "num_attention_heads": 24, "intermediate_size": 6144,
+                    "layer_norm_eps": 1e-7, "pad_token_id": 0
+                }
+                """),
+        },
         new("modernbert", "ModernBert", static config => new ModernBertModel(config))
         {
             Heads = ModernBertHeads.All,

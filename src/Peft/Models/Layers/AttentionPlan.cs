@@ -62,7 +62,7 @@ public sealed class AttentionPlan
         ArgumentNullException.ThrowIfNull(context);
         using var scope = NewDisposeScope();
         var blocks = Masked(new Layout(context, context.Start, context.AttentionMask, reach, IsCausal: false) { HidesQueries = paddingSeesNothing }, context.Start + context.Length, device);
-        return Kept(context, blocks, paddingSeesNothing && context.AttentionMask is not null);
+        return Kept(context, blocks, isPlain: false, hasBlindQueries: paddingSeesNothing && context.AttentionMask is not null);
     }
 
     /// <summary>Each position sees another sequence whole, such as a decoder what its encoder gave.</summary>
@@ -77,7 +77,7 @@ public sealed class AttentionPlan
         return Kept(context, Masked(new Layout(context with { Packing = null }, 0, mask, Window: null, IsCausal: false), keys, device));
     }
 
-    private static AttentionPlan Kept(ForwardContext context, Block[] blocks, bool isPlain = false)
+    private static AttentionPlan Kept(ForwardContext context, Block[] blocks, bool isPlain = false, bool hasBlindQueries = false)
     {
         foreach (var block in blocks)
         {
@@ -88,7 +88,7 @@ public sealed class AttentionPlan
             }
         }
 
-        return new AttentionPlan(blocks, isPlain);
+        return new AttentionPlan(blocks, isPlain) { HasBlindQueries = hasBlindQueries };
     }
 
     private static Block[] Triangles(long before, long length, Device device)

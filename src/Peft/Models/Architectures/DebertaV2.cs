@@ -1,0 +1,319 @@
+using System.Text.Json.Nodes;
+using Peft.Models.Heads;
+using Peft.Models.Layers;
+using static TorchSharp.torch;
+
+namespace Peft.Models.Architectures;
+
+/// <summary>How a DeBERTa of the second or third version sees positions: by distance alone, apart from content (He et al. 2021, 2023).</summary>
+internal sealed class DebertaV2Positions
+{
+    private readonly long buckets;
+    private readonly long farthest;
+
+    public DebertaV2Positions(ModelConfig config)
+    {
+        IsRelative = config.Boolean("relative_attention") ?? false;
+        buckets = config.Integer("position_buckets") ?? -1;
+        farthest = config.Integer("max_relative_positions") ?? -1;
+        farthest = farthest < 1 ? config.Size("max_position_embeddings", 512) : farthest;
+        Span = buckets > 0 ? buckets : farthest;
+        var kinds = config.Node("pos_att_type") switch
+        {
+            JsonArray several => several.Select(static kind => (string?)kind),
+            JsonValue value when value.TryGetValue<string>(out var one) => one.ToLowerInvariant().Split('|', StringSplitOptions.TrimEntries),
+            _ => [],
+        };
+        (HasContentToPosition, HasPositionToContent) = (kinds.Contains("c2p"), kinds.Contains("p2c"));
+        SharesProjections = config.Boolean("share_att_key") ?? false;
+        IsNormed = config.String("norm_rel_ebd")?.Contains("layer_norm", StringComparison.OrdinalIgnoreCase) == true;
+        if (config.Integer("conv_kernel_size") is > 0)
+        {
+            throw new NotSupportedByPeftException("ArchitectureNotSupported", "A DeBERTa with a convolution beside its first layer (conv_kernel_size) is not supported.");
+        }
+    }
+
+    public bool IsRelative { get; }
+
+    /// <summary>How many distances to each side have a vector of their own.</summary>
+    public long Span { get; }
+
+    public bool HasContentToPosition { get; }
+
+    public bool HasPositionToContent { get; }
+
+    /// <summary>Whether positions go through the projections of content.</summary>
+    public bool SharesProjections { get; }
+
+    public bool IsNormed { get; }
+
+    /// <summary>Number of terms that scores are a sum of.</summary>
+    public int Terms => 1 + (HasContentToPosition ? 1 : 0) + (HasPositionToContent ? 1 : 0);
+
+    /// <summary>The vector of each distance, query minus key: near ones each its own, farther ones by the logarithm; int64 [length, length].</summary>
+    public Tensor Distances(long length, Device device)
+    {
+        var positions = arange(length, ScalarType.Int64, device);
+        var distances = positions.unsqueeze(1).sub(positions.unsqueeze(0));
+        if (buckets <= 0)
+        {
+            return distances;
+        }
+
+        var middle = buckets / 2;
+        var away = where(distances.lt(middle).logical_and(distances.gt(-middle)), full_like(distances, middle - 1), distances.abs());
+        var range = tensor((float)((farthest - 1.0) / middle), ScalarType.Float32, device).log();
+        var far = away.to(ScalarType.Float32).div(middle).log().div(range).mul(middle - 1).ceil().add(middle);
+        return where(away.le(middle), distances, far.to(ScalarType.Int64).mul(distances.sign()));
+    }
+}
+
+/// <summary>Vectors of tokens, normed; padding becomes zero.</summary>
+internal sealed class DebertaV2Embeddings : Module
+{
+    private readonly Embedding? positions;
+    private readonly Embedding? types;
+    private readonly Linear? project;
+    private readonly LayerNorm norm;
+    private readonly Dropout dropout;
+
+    public DebertaV2Embeddings(BertConfig config)
+    {
+        var source = config.Source;
+        var size = source.Size("embedding_size", config.HiddenSize);
+        Words = Add("word_embeddings", new Embedding(source.Size("vocab_size", 128100), size, config.Padding));
+        if (source.Boolean("position_biased_input") ?? true)
+        {
+            positions = Add("position_embeddings", new Embedding(source.Size("max_position_embeddings", 512), size));
+        }
+
+        if (source.Size("type_vocab_size", 0, least: 0) is > 0 and var count)
+        {
+            types = Add("token_type_embeddings", new Embedding(count, size));
+        }
+
+        project = size == config.HiddenSize ? null : Add("embed_proj", new Linear(size, config.HiddenSize));
+        norm = Add("LayerNorm", config.Norm());
+        dropout = Add("dropout", new Dropout(config.DropoutRate));
+    }
+
+    public Embedding Words { get; }
+
+    public Tensor Forward(Tensor words, ModelInputs inputs, ForwardContext context)
+    {
+        var x = positions is null ? words : ResidualSum.Forward(words, LearnedPositions.Forward(positions, context, words.device), context);
+        x = types is null ? x : ResidualSum.Forward(x, types.Forward(BertEmbeddings.TokenTypes(inputs, context, x.device), context), context);
+        x = norm.Forward(project is null ? x : project.Forward(x, context), context);
+        if (context.AttentionMask is { } mask)
+        {
+            var tokens = mask.narrow(1, mask.size(1) - context.Length, context.Length).reshape(-1, 1).to(x.dtype);
+            x = context.Tape is { } tape ? tape.Autograd(values => values[0].mul(tokens), [x], []) : x.mul(tokens);
+        }
+
+        return dropout.Forward(x, context);
+    }
+}
+
+/// <summary>Attention whose scores are a sum: content with content, content with distance, distance with content.</summary>
+internal sealed class DisentangledSelfAttention : Module
+{
+    private readonly DebertaV2Positions positions;
+    private readonly AttentionShape shape;
+    private readonly Linear queries;
+    private readonly Linear keys;
+    private readonly LinearGroup projections;
+    private readonly Linear? positionKeys;
+    private readonly Linear? positionQueries;
+    private readonly Dropout? positionDropout;
+
+    public DisentangledSelfAttention(BertConfig config, DebertaV2Positions positions)
+    {
+        this.positions = positions;
+        shape = config.Attention with { Scale = 1 / Math.Sqrt(config.Attention.HeadSize * positions.Terms) };
+        queries = Add("query_proj", Square());
+        keys = Add("key_proj", Square());
+        projections = Group(queries, keys, Add("value_proj", Square()));
+        if (positions.IsRelative)
+        {
+            positionDropout = Add("pos_dropout", new Dropout(config.DropoutRate));
+            positionKeys = positions.SharesProjections ? keys : positions.HasContentToPosition ? Add("pos_key_proj", Square()) : null;
+            positionQueries = positions.SharesProjections ? queries : positions.HasPositionToContent ? Add("pos_query_proj", Square()) : null;
+        }
+
+        Add("dropout", new Dropout(shape.Dropout));
+
+        Linear Square() => new(config.HiddenSize, config.HiddenSize, hasBias: true);
+    }
+
+    /// <summary>Runs it.</summary>
+    /// <param name="inputs">The hidden states, and the vectors of distances where there are.</param>
+    /// <param name="distances">Which vector belongs to which pair of positions.</param>
+    /// <param name="plan">Who sees whom.</param>
+    /// <param name="context">The forward pass.</param>
+    public Tensor Forward(IReadOnlyList<Tensor> inputs, Tensor? distances, AttentionPlan plan, ForwardContext context)
+    {
+        var width = shape.Heads * shape.HeadSize;
+        var parts = Splitting.Forward(projections.Forward(inputs[0], context), [width, width, width], context);
+        var bias = distances is null || positions.Terms == 1 ? null : Bias(parts[0], parts[1], inputs[1], distances, context);
+        return Attention.Forward(parts[0], parts[1], parts[2], shape, null, plan, null, context, new ScoreTerms(bias));
+    }
+
+    private Tensor Bias(Tensor q, Tensor k, Tensor vectors, Tensor distances, ForwardContext context)
+    {
+        vectors = positionDropout!.Forward(vectors, context);
+        List<Tensor> inputs = [q, k];
+        if (positions.HasContentToPosition)
+        {
+            inputs.Add(positionKeys!.Forward(vectors, context));
+        }
+
+        if (positions.HasPositionToContent)
+        {
+            inputs.Add(positionQueries!.Forward(vectors, context));
+        }
+
+        var (rows, length) = (context.Rows, context.Length);
+        return context.Tape is { } tape ? tape.Autograd(Form, inputs, []) : Form(inputs);
+
+        Tensor Form(IReadOnlyList<Tensor> values)
+        {
+            Tensor? sum = null;
+            if (positions.HasContentToPosition)
+            {
+                var places = distances.add(positions.Span).clamp(0, (positions.Span * 2) - 1).expand(rows, shape.Heads, length, length);
+                sum = Heads(values[0], rows).matmul(Heads(values[2], 1).transpose(-1, -2)).gather(3, places);
+            }
+
+            if (positions.HasPositionToContent)
+            {
+                var places = distances.neg().add(positions.Span).clamp(0, (positions.Span * 2) - 1).expand(rows, shape.Heads, length, length);
+                var own = Heads(values[1], rows).matmul(Heads(values[^1], 1).transpose(-1, -2)).gather(3, places).transpose(-1, -2);
+                sum = sum is null ? own : sum.add(own);
+            }
+
+            return sum!.mul(shape.Scale);
+        }
+
+        Tensor Heads(Tensor x, long of) => x.reshape(of, -1, shape.Heads, shape.HeadSize).transpose(1, 2);
+    }
+}
+
+/// <summary>The stack of blocks, with the vectors of distances that all of them read.</summary>
+internal sealed class DebertaV2Encoder : Module
+{
+    private readonly DebertaV2Positions positions;
+    private readonly ModuleList<BertLayer<DisentangledSelfAttention>> layers;
+    private readonly Embedding? vectors;
+    private readonly LayerNorm? norm;
+
+    public DebertaV2Encoder(BertConfig config)
+    {
+        positions = new DebertaV2Positions(config.Source);
+        layers = Add("layer", new ModuleList<BertLayer<DisentangledSelfAttention>>(
+            Enumerable.Range(0, config.Layers).Select(_ => new BertLayer<DisentangledSelfAttention>(config, new DisentangledSelfAttention(config, positions)))));
+        vectors = positions.IsRelative ? Add("rel_embeddings", new Embedding(2 * positions.Span, config.HiddenSize)) : null;
+        norm = positions.IsNormed ? Add("LayerNorm", config.Norm()) : null;
+    }
+
+    public StackOutput Forward(Tensor x, ForwardContext context)
+    {
+        var plan = AttentionPlan.BothWays(context, x.device, paddingSeesNothing: true);
+        if (vectors is null)
+        {
+            return DecoderStack.Run(layers.Items, x, context, (layer, input, inner) => layer.Forward(input, self => self.Forward([input], null, plan, inner), inner));
+        }
+
+        var distances = positions.Distances(context.Length, x.device);
+        context.Tape?.Share(distances);
+        var table = vectors.Forward(arange(2 * positions.Span, ScalarType.Int64, x.device), context);
+        table = norm is null ? table : norm.Forward(table, context);
+        return DecoderStack.Run(
+            layers.Items, x, [table], context, (layer, inputs, inner) => [layer.Forward(inputs[0], self => self.Forward(inputs, distances, plan, inner), inner)]);
+    }
+}
+
+/// <summary>Embeddings and the stack of blocks.</summary>
+internal sealed class DebertaV2Model : Backbone
+{
+    private readonly DebertaV2Embeddings embeddings;
+    private readonly DebertaV2Encoder encoder;
+
+    public DebertaV2Model(ModelConfig source)
+        : base(source, source.Family.Stem + "Model")
+    {
+        var config = new BertConfig(source);
+        Width = config.HiddenSize;
+        embeddings = Add("embeddings", new DebertaV2Embeddings(config));
+        encoder = Add("encoder", new DebertaV2Encoder(config));
+    }
+
+    public override long Width { get; }
+
+    public override Embedding TokenEmbeddings => embeddings.Words;
+
+    public override BackboneOutput Forward(Tensor embeddings, ModelInputs inputs, ForwardContext context)
+    {
+        var stack = encoder.Forward(this.embeddings.Forward(embeddings, inputs, context), context);
+        return new BackboneOutput(stack.Output, context.Rows, context.Length) { HiddenStates = stack.Inputs };
+    }
+}
+
+/// <summary>A classifier of rows over the first position.</summary>
+internal sealed class DebertaV2SequenceClassificationModel : SequenceClassificationModel
+{
+    private const string HeadName = "classifier";
+    private const string PoolerName = "pooler";
+
+    private readonly ContextPooler pooler;
+    private readonly Linear classifier;
+    private readonly Dropout dropout;
+
+    public DebertaV2SequenceClassificationModel(ModelConfig config, string className)
+        : base(config.Family.Backbone(config), className)
+    {
+        AddBackbone();
+        pooler = Add(PoolerName, new ContextPooler(config, Backbone.Width));
+        classifier = Add(HeadName, new Linear(Backbone.Width, LabelCount, hasBias: true));
+        dropout = Add("dropout", new Dropout(config.Number("cls_dropout") ?? new BertConfig(config).DropoutRate));
+    }
+
+    public override string? ClassificationHead => HeadName;
+
+    public override IReadOnlyList<string> FreshModules => [PoolerName, HeadName];
+
+    public override Tensor Logits(BackboneOutput output, ForwardContext context)
+    {
+        context = output.In(context) with { Length = 1 };
+        return classifier.Forward(dropout.Forward(pooler.Forward(BertHeads.FirstPosition(output, context), context), context), context);
+    }
+
+    private sealed class ContextPooler : Module
+    {
+        private readonly Linear dense;
+        private readonly Dropout dropout;
+        private readonly Activation activation;
+
+        public ContextPooler(ModelConfig config, long width)
+        {
+            dense = Add("dense", new Linear(width, width, hasBias: true));
+            dropout = Add("dropout", new Dropout(config.Number("pooler_dropout") ?? 0));
+            activation = new Activation(config.String("pooler_hidden_act") ?? "gelu");
+        }
+
+        public Tensor Forward(Tensor first, ForwardContext context) => activation.Forward(dense.Forward(dropout.Forward(first, context), context), context);
+    }
+}
+
+/// <summary>DeBERTa's heads.</summary>
+internal static class DebertaV2Heads
+{
+    public static IReadOnlyList<HeadRow> All { get; } =
+    [
+        new("ForMaskedLM", "MASKED_LM", static (config, name) => config.Boolean("legacy") == false
+            ? throw new NotSupportedByPeftException("ArchitectureNotSupported", "A DeBERTa whose masked head is not the usual one (legacy: false) is not supported.")
+            : new BertMaskedModel(config, name, "Legacy" + config.Family.Stem)),
+        new("ForSequenceClassification", "SEQ_CLS", static (config, name) => new DebertaV2SequenceClassificationModel(config, name)),
+        .. BertHeads.Tokens(static config => new BertConfig(config).DropoutRate),
+        HeadRow.Features,
+    ];
+}
