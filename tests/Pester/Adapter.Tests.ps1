@@ -22,6 +22,31 @@ Describe 'The cmdlets for adapters' {
         $model | Remove-PeftModel
     }
 
+    Describe 'New-PeftConfig' {
+        It 'makes the configuration of any method, with the method''s fields for parameters' {
+            $made = New-PeftConfig -Method IA3 -TargetModule k_proj, down_proj -FeedforwardModule down_proj
+            $made | Should -BeOfType Peft.Adapters.AdapterConfig
+            $made.PeftType | Should -Be 'IA3'
+            ($made.FeedforwardModules.Names) | Should -Be 'down_proj'
+            ($model | Add-PeftAdapter $made other).Method | Should -Be 'IA3'
+        }
+
+        It 'takes Hugging Face''s spelling' {
+            $peer = @{ peft_type = 'LOHA'; r = 4; alpha = 8; target_modules = 'q_proj' }
+            $made = New-PeftConfig @peer
+            $made.PeftType, $made.Rank | Should -Be 'LOHA', 4
+        }
+
+        It 'completes methods and the fields of the chosen one' {
+            Get-Completion 'New-PeftConfig -Method IA' | Should -Contain 'IA3'
+            Get-Completion 'New-PeftConfig -Method IA3 -Feed' | Should -Contain '-FeedforwardModule'
+        }
+
+        It 'refuses a method that is none' {
+            { New-PeftConfig -Method NOTHING -ErrorAction Stop } | Should -Throw
+        }
+    }
+
     Describe 'New-LoraConfig' {
         It 'takes a configuration in Hugging Face''s spelling' {
             $peer = @{ r = 4; lora_alpha = 8; target_modules = 'q_proj', 'v_proj'; lora_dropout = 0.1; task_type = 'CAUSAL_LM' }

@@ -57,8 +57,11 @@ Describe 'A model and its adapters' {
     }
 
     It 'counts the hours of a long training beyond a day' {
-        $step = [Peft.Training.StepRecord]::new(1, 1, 0.5, 0, 0, 1, 1, 26 * 3600 + 184)
-        [Peft.Training.TrainingRecord]@{ AdapterName = 'a'; Options = [Peft.Training.TrainingOptions]::new(); Objective = 'o'; Steps = [Peft.Training.StepRecord[]]$step; Evaluations = [Peft.Training.EvaluationRecord[]]@(); TrainedParameters = 1 } |
+        $library = [Peft.Training.TrainingRecord].Assembly
+        $steps = [array]::CreateInstance($library.GetType('Peft.Training.StepRecord'), 1)
+        $steps[0] = [activator]::CreateInstance($steps.GetType().GetElementType(), @(1, 1.0, 0.5, 0.0, 0.0, 1L, 1L, [double](26 * 3600 + 184)))
+        $evaluations = [array]::CreateInstance($library.GetType('Peft.Training.EvaluationRecord'), 0)
+        [Peft.Training.TrainingRecord]@{ AdapterName = 'a'; Options = [Peft.Training.TrainingOptions]::new(); Objective = 'o'; Steps = $steps; Evaluations = $evaluations; TrainedParameters = 1 } |
             Out-String | Should -Match '26:03:04'
     }
 }

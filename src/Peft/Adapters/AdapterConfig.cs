@@ -122,7 +122,11 @@ public abstract record AdapterConfig
         {
             if (OtherKeys[variant.Name] is { } value && !IsEmpty(value) && !JsonNode.DeepEquals(value, JsonNode.Parse(variant.Unused)))
             {
-                throw new NotSupportedByPeftException(VariantErrorId, $"{PeftType} with {variant.Name} = {value.ToJsonString()} is a variant that is not supported.") { Target = variant.Name };
+                throw new NotSupportedByPeftException(VariantErrorId, $"{PeftType} with {variant.Name} = {value.ToJsonString()} is a variant that is not supported.")
+                {
+                    Target = variant.Name,
+                    RecommendedAction = $"For a new adapter leave {variant.Name} out; one that was trained with it would compute something else without it.",
+                };
             }
         }
     }

@@ -121,7 +121,11 @@ public sealed class ConfigField
         {
             var range = double.IsInfinity(declaration.Maximum) ? FormattableString.Invariant($"at least {declaration.Minimum}")
                 : FormattableString.Invariant($"from {declaration.Minimum} to {declaration.Maximum}");
-            throw new PeftException(declaration.ErrorId, FormattableString.Invariant($"{Name} has to be {range}; {number} was given.")) { Target = Name };
+            throw new PeftException(declaration.ErrorId, FormattableString.Invariant($"{Name} has to be {range}; {number} was given."))
+            {
+                Target = Name,
+                RecommendedAction = $"Give {Name} a value in this range, or leave it out.",
+            };
         }
     }
 

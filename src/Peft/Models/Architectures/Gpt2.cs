@@ -27,7 +27,11 @@ internal sealed class Gpt2Config
 
         if (config.Boolean("add_cross_attention") == true)
         {
-            throw new NotSupportedByPeftException("ArchitectureNotSupported", "A GPT-2 that reads an encoder (add_cross_attention) is not supported.");
+            throw new NotSupportedByPeftException("ArchitectureNotSupported", "A GPT-2 that reads an encoder (add_cross_attention) is not supported.")
+            {
+                Target = "add_cross_attention",
+                RecommendedAction = "Use a model without cross-attention.",
+            };
         }
     }
 
