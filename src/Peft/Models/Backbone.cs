@@ -24,6 +24,9 @@ public abstract class Backbone : Module
     /// <summary>The table of token vectors, which an output layer may share; null for a model that reads something else.</summary>
     public virtual Embedding? TokenEmbeddings => null;
 
+    /// <summary>Whether it reads images (<see cref="ModelInputs.Pixels"/>).</summary>
+    public virtual bool ReadsImages => false;
+
     /// <summary>Parameters below this backbone that share the weights of others, by their paths from here: the second follows the first.</summary>
     public virtual IEnumerable<(string Owner, string Follower)> TiedParameters => [];
 

@@ -74,6 +74,14 @@ public abstract class PretrainedModel : Module
     {
         ArgumentNullException.ThrowIfNull(inputs);
         ArgumentNullException.ThrowIfNull(context);
+        if (inputs.Pixels is not null && !Backbone.ReadsImages)
+        {
+            throw new NotSupportedByPeftException("ImagesNotSupported", $"A model of the type '{Config.ModelType}' is computed for text alone, and was given an image.")
+            {
+                RecommendedAction = "Give text without images; the parts that read images are kept and saved unchanged.",
+            };
+        }
+
         using var scope = NewDisposeScope();
         context = inputs.Ids is { } ids ? context with { Rows = ids.size(0), Length = ids.size(1) } : context;
         var embeddings = inputs.Encoded?.Hidden ?? inputs.Embeddings ?? Backbone.Embed(inputs, context);

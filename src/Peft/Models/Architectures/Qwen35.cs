@@ -37,6 +37,9 @@ internal static class Qwen35
         }
         """);
 
+    /// <summary>Of the model of several parts, whose output layer is its own.</summary>
+    public static JsonObject WrapperDefaults { get; } = new() { ["tie_word_embeddings"] = false };
+
     private static bool IsRecurrent(ModelConfig config, int layer) => config.Node("layer_types") is JsonArray kinds && layer < kinds.Count
         ? (string?)kinds[layer] == Linear
         : (layer + 1) % config.Size("full_attention_interval", 4) != 0;
