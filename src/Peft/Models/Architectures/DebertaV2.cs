@@ -27,10 +27,6 @@ internal sealed class DebertaV2Positions
         (HasContentToPosition, HasPositionToContent) = (kinds.Contains("c2p"), kinds.Contains("p2c"));
         SharesProjections = config.Boolean("share_att_key") ?? false;
         IsNormed = config.String("norm_rel_ebd")?.Contains("layer_norm", StringComparison.OrdinalIgnoreCase) == true;
-        if (config.Integer("conv_kernel_size") is > 0)
-        {
-            throw new NotSupportedByPeftException("ArchitectureNotSupported", "A DeBERTa with a convolution beside its first layer (conv_kernel_size) is not supported.");
-        }
     }
 
     public bool IsRelative { get; }
@@ -104,13 +100,7 @@ internal sealed class DebertaV2Embeddings : Module
         var x = positions is null ? words : ResidualSum.Forward(words, LearnedPositions.Forward(positions, context, words.device), context);
         x = types is null ? x : ResidualSum.Forward(x, types.Forward(BertEmbeddings.TokenTypes(inputs, context, x.device), context), context);
         x = norm.Forward(project is null ? x : project.Forward(x, context), context);
-        if (context.AttentionMask is { } mask)
-        {
-            var tokens = mask.narrow(1, mask.size(1) - context.Length, context.Length).reshape(-1, 1).to(x.dtype);
-            x = context.Tape is { } tape ? tape.Autograd(values => values[0].mul(tokens), [x], []) : x.mul(tokens);
-        }
-
-        return dropout.Forward(x, context);
+        return dropout.Forward(PaddingMask.Apply(x, context), context);
     }
 }
 
@@ -205,6 +195,7 @@ internal sealed class DebertaV2Encoder : Module
     private readonly ModuleList<BertLayer<DisentangledSelfAttention>> layers;
     private readonly Embedding? vectors;
     private readonly LayerNorm? norm;
+    private readonly DebertaV2Convolution? convolution;
 
     public DebertaV2Encoder(BertConfig config)
     {
@@ -213,22 +204,101 @@ internal sealed class DebertaV2Encoder : Module
             Enumerable.Range(0, config.Layers).Select(_ => new BertLayer<DisentangledSelfAttention>(config, new DisentangledSelfAttention(config, positions)))));
         vectors = positions.IsRelative ? Add("rel_embeddings", new Embedding(2 * positions.Span, config.HiddenSize)) : null;
         norm = positions.IsNormed ? Add("LayerNorm", config.Norm()) : null;
+        convolution = config.Source.Integer("conv_kernel_size") is > 0 ? Add("conv", new DebertaV2Convolution(config)) : null;
     }
 
     public StackOutput Forward(Tensor x, ForwardContext context)
     {
         var plan = AttentionPlan.BothWays(context, x.device, paddingSeesNothing: true);
-        if (vectors is null)
+        var distances = vectors is null ? null : positions.Distances(context.Length, x.device);
+        IReadOnlyList<Tensor> shared = [];
+        if (distances is not null)
         {
-            return DecoderStack.Run(layers.Items, x, context, (layer, input, inner) => layer.Forward(input, self => self.Forward([input], null, plan, inner), inner));
+            context.Tape?.Share(distances);
+            var table = vectors!.Forward(arange(2 * positions.Span, ScalarType.Int64, x.device), context);
+            shared = [norm is null ? table : norm.Forward(table, context)];
         }
 
-        var distances = positions.Distances(context.Length, x.device);
-        context.Tape?.Share(distances);
-        var table = vectors.Forward(arange(2 * positions.Span, ScalarType.Int64, x.device), context);
-        table = norm is null ? table : norm.Forward(table, context);
-        return DecoderStack.Run(
-            layers.Items, x, [table], context, (layer, inputs, inner) => [layer.Forward(inputs[0], self => self.Forward(inputs, distances, plan, inner), inner)]);
+        if (convolution is null || layers.Items.Count == 0)
+        {
+            return Run(layers.Items, x);
+        }
+
+        // The convolution reads the encoder's input and acts behind the first block.
+        var first = Run([layers.Items[0]], x);
+        var rest = Run([.. layers.Items.Skip(1)], convolution.Forward(x, first.Output, context));
+        return rest with { Inputs = first.Inputs is null ? null : [.. first.Inputs, .. rest.Inputs!] };
+
+        StackOutput Run(IReadOnlyList<BertLayer<DisentangledSelfAttention>> blocks, Tensor input) => DecoderStack.Run(
+            blocks, input, shared, context, (layer, inputs, inner) => [layer.Forward(inputs[0], self => self.Forward(inputs, distances, plan, inner), inner)]);
+    }
+}
+
+/// <summary>What the largest models have beside their first block: norm(block + act(convolution of the input)), zero for padding.</summary>
+internal sealed class DebertaV2Convolution : Module
+{
+    private readonly Kernel kernel;
+    private readonly LayerNorm norm;
+    private readonly Dropout dropout;
+    private readonly Activation activation;
+
+    public DebertaV2Convolution(BertConfig config)
+        : base("ConvLayer")
+    {
+        kernel = Add("conv", new Kernel(config.HiddenSize, config.Source.Size("conv_kernel_size", 3), config.Source.Size("conv_groups", 1)));
+        norm = Add("LayerNorm", config.Norm());
+        dropout = Add("dropout", new Dropout(config.DropoutRate));
+        activation = new Activation(config.Source.String("conv_act") ?? "tanh");
+    }
+
+    public Tensor Forward(Tensor x, Tensor residual, ForwardContext context)
+    {
+        var active = activation.Forward(dropout.Forward(PaddingMask.Apply(kernel.Forward(x, context), context), context), context);
+        return PaddingMask.Apply(norm.Forward(ResidualSum.Forward(residual, active, context), context), context);
+    }
+
+    private sealed class Kernel : Module
+    {
+        private readonly long size;
+        private readonly long groups;
+        private readonly Parameter weight;
+        private readonly Parameter bias;
+
+        public Kernel(long width, long size, long groups)
+            : base("Conv1d")
+        {
+            (this.size, this.groups) = (size, groups);
+            weight = AddParameter("weight", [width, width / groups, size]);
+            bias = AddParameter("bias", [width]);
+            Details = $"{width}, {width}, kernel_size=({size},), stride=(1,)"
+                + (size > 2 ? $", padding=({(size - 1) / 2},)" : "") + (groups > 1 ? $", groups={groups}" : "");
+        }
+
+        public override string Details { get; }
+
+        public Tensor Forward(Tensor x, ForwardContext context)
+        {
+            return ParameterTensor.Run(Form, [x], [weight, bias], context);
+
+            Tensor Form(IReadOnlyList<Tensor> values) => nn.functional.conv1d(
+                values[0].view(context.Rows, context.Length, -1).transpose(1, 2), values[1], values[2], padding: (size - 1) / 2, groups: groups)
+                .transpose(1, 2).reshape(values[0].shape);
+        }
+    }
+}
+
+/// <summary>Makes hidden states of padding zero.</summary>
+internal static class PaddingMask
+{
+    public static Tensor Apply(Tensor x, ForwardContext context)
+    {
+        if (context.AttentionMask is not { } mask)
+        {
+            return x;
+        }
+
+        var tokens = mask.narrow(1, mask.size(1) - context.Length, context.Length).reshape(-1, 1).to(x.dtype);
+        return context.Tape is { } tape ? tape.Autograd(values => values[0].mul(tokens), [x], []) : x.mul(tokens);
     }
 }
 
