@@ -28,12 +28,21 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <summary>The parameters of the base that the adapter has copies of.</summary>
     public IReadOnlyList<Overlay> Overlays => overlays;
 
+    /// <summary>Where the base's weights are, and with them the adapter's; the CPU before it is declared.</summary>
+    public Device Device { get; private set; } = CPU;
+
+    /// <summary>Elements that PEFT counts among a model's parameters although the method never trains them.</summary>
+    public virtual long UntrainedCount => 0;
+
+    /// <summary>Why the adapter can't be merged as a whole, or null; what a single layer's obstacle is says that layer.</summary>
+    public virtual string? MergeObstacle => null;
+
     /// <summary>Everything the adapter is made of, with full keys; what is saved under several keys comes once under each.</summary>
     public virtual IReadOnlyList<AdapterParameter> Parameters() =>
     [
         .. Shared,
         .. overlays.Where(static overlay => overlay.Kind != OverlayKind.BroughtAlong)
-            .SelectMany(static overlay => overlay.Targets.Select(target => new AdapterParameter(KeyOf(target.Path, target.Key), overlay.Copy, ParameterRole.Trained, target.Module))),
+            .SelectMany(overlay => overlay.Targets.Select(target => new AdapterParameter(KeyOf(target.Path, target.Key), overlay.Copy, ParameterRole.Trained, target.Module))),
     ];
 
     /// <summary>Makes the adapter's parameters and overlays, by shape alone: works before weights are there. Attaches nothing.</summary>
@@ -42,6 +51,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <exception cref="PeftException">The configuration doesn't fit the model.</exception>
     public virtual void Declare(PretrainedModel model, ICollection<string> messages)
     {
+        Device = model.Device;
         var asked = Config.ModulesToSave;
         Config = Config with { ModulesToSave = SavedNames() };
         DeclareSavedModules(model);
@@ -91,6 +101,22 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <param name="loss">A scalar, known to the tape of the pass where there is one.</param>
     /// <param name="pass">The pass.</param>
     public virtual Tensor Loss(Tensor loss, ForwardContext pass) => loss;
+
+    /// <summary>Called before a training begins or goes on, while nothing has been made for it.</summary>
+    /// <param name="steps">Steps of the whole training.</param>
+    /// <exception cref="PeftException">The adapter can't be trained, or not that long.</exception>
+    public virtual void OnTraining(int steps)
+    {
+    }
+
+    /// <summary>What of a parameter goes into a file: all of it, usually.</summary>
+    /// <param name="parameter">One of the adapter's.</param>
+    public virtual Tensor Saved(Parameter parameter) => parameter.Data;
+
+    /// <summary>Called before the adapter is written: what is saved and computed from what is trained is brought up to date.</summary>
+    public virtual void OnSaving()
+    {
+    }
 
     /// <summary>Called when a step's gradients are there, before they are clipped.</summary>
     /// <param name="step">Counted from 0.</param>
@@ -171,7 +197,10 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     protected ICollection<AdapterParameter> Shared { get; } = [];
 
     /// <summary>The key of what belongs to a module, as PEFT writes it.</summary>
-    protected static string KeyOf(string path, string key) => $"{AdapterFile.Prefix}{path}.{key}";
+    protected string KeyOf(string path, string key) => $"{KeyPrefix}{path}.{key}";
+
+    /// <summary>What PEFT puts before the path of a module of the base.</summary>
+    protected virtual string KeyPrefix => AdapterFile.Prefix;
 
     /// <summary>Frees the parameters.</summary>
     protected virtual void Dispose(bool disposing)
@@ -199,7 +228,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <summary>Modules to save, the classification head among them where the task has one.</summary>
     private protected IReadOnlyList<string>? SavedNames() => TaskHeads.Count == 0
         ? Config.ModulesToSave
-        : [.. (Config.ModulesToSave ?? []).Union(TaskHeads, StringComparer.Ordinal)];
+        : [.. Config.ModulesToSave ?? [], .. TaskHeads.Except(Config.ModulesToSave ?? [], StringComparer.Ordinal)];
 
     private IReadOnlyList<string> TaskHeads => Config.TaskType switch
     {

@@ -29,7 +29,7 @@ public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(nam
     /// <inheritdoc/>
     public override IReadOnlyList<AdapterParameter> Parameters() =>
     [
-        .. layers.SelectMany(static layer => layer.Adapter.Parameters.Select(parameter =>
+        .. layers.SelectMany(layer => layer.Adapter.Parameters.Select(parameter =>
             new AdapterParameter(KeyOf(layer.Layer.Path, parameter.Key), parameter.Parameter, parameter.Role, layer.Layer.Module))),
         .. base.Parameters(),
     ];

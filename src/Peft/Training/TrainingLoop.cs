@@ -49,6 +49,7 @@ internal sealed class TrainingLoop : IDisposable
             ? TrainingPlan.Split(request.Data.Count, options)
             : ([.. Enumerable.Range(0, request.Data.Count)], [.. Enumerable.Range(0, request.EvaluationData.Count)]);
         plan = new TrainingPlan(options, rows);
+        part.Adapter?.OnTraining(plan.TotalSteps);
         device = request.Model.Device;
         Schedule = ScheduleRegistry.Create(
             options.Schedule, options.LearningRate, options.WarmupStepsOf(plan.TotalSteps), plan.TotalSteps, options.ScheduleOptions);

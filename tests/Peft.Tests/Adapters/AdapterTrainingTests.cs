@@ -15,6 +15,9 @@ public class AdapterTrainingTests
         ["MISS"] = """{"r":4}""",
         ["SHIRA"] = """{"r":2}""",
         ["IA3"] = """{"feedforward_modules":[]}""",
+        ["PREFIX_TUNING"] = """{"num_virtual_tokens":3}""",
+        ["PROMPT_TUNING"] = """{"num_virtual_tokens":3}""",
+        ["P_TUNING"] = """{"num_virtual_tokens":3}""",
         ["VERA"] = """{"r":8,"d_initial":0.5}""",
     };
 
@@ -24,6 +27,8 @@ public class AdapterTrainingTests
         ["MISS", """{"r":4,"init_weights":"bat"}"""],
         ["MISS", """{"r":4,"init_weights":"mini","mini_r":4}"""],
         ["LORA", """{"r":2,"use_dora":true}"""],
+        ["PREFIX_TUNING", """{"num_virtual_tokens":3,"prefix_projection":true}"""],
+        ["P_TUNING", """{"num_virtual_tokens":3,"encoder_reparameterization_type":"LSTM"}"""],
         ["LORA", """{"r":2,"init_lora_weights":"pissa"}"""],
         ["LORA", """{"r":2,"init_lora_weights":"olora"}"""],
     ];

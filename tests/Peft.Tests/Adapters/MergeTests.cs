@@ -1,5 +1,6 @@
 using Peft.Adapters;
 using Peft.Adapters.Merging;
+using Peft.Adapters.Methods.AdaLora;
 using Peft.Adapters.Methods.Delora;
 using Peft.Adapters.Methods.IA3;
 using Peft.Adapters.Methods.LoHa;
@@ -34,6 +35,7 @@ public class MergeTests
         ["delora"] = new DeloraConfig { Rank = 2, Lambda = 2, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
         ["miss-bat"] = new MissConfig { Rank = 4, Initialisation = "bat", TargetModules = ModuleNames.Of("q_proj", "down_proj") },
         ["shira"] = new ShiraConfig { Rank = 1, TargetModules = ModuleNames.Of("q_proj", "up_proj") },
+        ["adalora"] = new AdaLoraConfig { InitialRank = 3, TargetRank = 2, Alpha = 4, TargetModules = ModuleNames.Of("q_proj", "down_proj"), StartAtZero = false },
         ["vera"] = new VeraConfig { Rank = 4, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
         ["lokr"] = new LoKrConfig { Rank = 2, Alpha = 3, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
     };

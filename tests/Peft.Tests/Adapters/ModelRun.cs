@@ -8,7 +8,7 @@ namespace Peft.Tests.Adapters;
 /// <summary>Forward and backward passes of whole models for tests, in the peer's shapes.</summary>
 internal static class ModelRun
 {
-    /// <summary>Logits [rows, length, vocabulary] of a decoder, zero where the mask is; [rows, labels] of a classifier.</summary>
+    /// <summary>Logits [rows, length, vocabulary] of a decoder, virtual tokens in front, zero where the mask is; [rows, labels] of a classifier.</summary>
     public static Tensor Logits(PeftModel model, IReadOnlyDictionary<string, Tensor> inputs, AdapterSelection? selection = null)
     {
         using var noGradients = no_grad();
@@ -25,9 +25,11 @@ internal static class ModelRun
             return sequences.Logits(output, context).view(output.Rows, output.Length, -1).MoveToOuterDisposeScope();
         }
 
-        var logits = Causal(model).Logits(output, context).view(output.Rows, output.Length, -1).narrow(1, output.VirtualLength, inputs["input_ids"].shape[1]);
-        return (inputs.TryGetValue("attention_mask", out var mask) ? logits.mul(mask.unsqueeze(-1)) : logits.alias()).MoveToOuterDisposeScope();
+        var logits = Causal(model).Logits(output, context).view(output.Rows, output.Length, -1);
+        return (inputs.TryGetValue("attention_mask", out var mask) ? logits.mul(InFront(mask, output.VirtualLength).unsqueeze(-1)) : logits.alias()).MoveToOuterDisposeScope();
     }
+
+    private static Tensor InFront(Tensor mask, long count) => cat([ones([mask.size(0), count], mask.dtype), mask], 1);
 
     /// <summary>The loss with the active adapters, and the gradient of every trainable parameter by key.</summary>
     public static (double Loss, Dictionary<string, Tensor> Gradients) Backward(PeftModel model, PeftAdapter adapter, IReadOnlyDictionary<string, Tensor> inputs)
@@ -46,7 +48,7 @@ internal static class ModelRun
         {
             using var tape = new Tape();
             var context = model.NewPass(Context(inputs) with { Tape = tape });
-            var loss = Loss(model, inputs, context);
+            var loss = adapter.Adapter.Loss(Loss(model, inputs, context), context);
             value = loss.to(ScalarType.Float64).item<double>();
             tape.Backward(loss);
         }

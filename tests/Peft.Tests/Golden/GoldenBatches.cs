@@ -31,12 +31,15 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
         _ => ExampleKind.Text,
     };
 
-    public static GoldenBatches Open(string path)
+    /// <summary>Reads the batches.</summary>
+    /// <param name="path">The file.</param>
+    /// <param name="countsFirst">Whether the peer counted each row's first label too, which nothing precedes: its trainer does so for a class that isn't named ForCausalLM.</param>
+    public static GoldenBatches Open(string path, bool countsFirst = false)
     {
         using var file = SafetensorsFile.Open(path);
         var byIndex = file.Names.GroupBy(name => int.Parse(name[..name.IndexOf('.', StringComparison.Ordinal)], CultureInfo.InvariantCulture))
             .OrderBy(group => group.Key)
-            .Select(group => Make(group.ToDictionary(name => name[(name.IndexOf('.', StringComparison.Ordinal) + 1)..], name => file.Read(name))))
+            .Select(group => Make(group.ToDictionary(name => name[(name.IndexOf('.', StringComparison.Ordinal) + 1)..], name => file.Read(name)), countsFirst ? 0 : 1))
             .ToList();
         return new GoldenBatches(byIndex[..PeriodOf(byIndex)]);
     }
@@ -70,7 +73,7 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
         };
     }
 
-    private static TrainingBatch Make(Dictionary<string, Tensor> tensors)
+    private static TrainingBatch Make(Dictionary<string, Tensor> tensors, long firstCounted)
     {
         using var noGrad = no_grad();
         if (!tensors.TryGetValue("labels", out var labels))
@@ -87,7 +90,7 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
             Positions = positions,
             Packing = positions is null ? null : Documents(positions),
             TokenCount = tensors.GetValueOrDefault("attention_mask")?.sum().item<long>() ?? ids.numel(),
-            TargetCount = labels.dim() < 2 ? labels.numel() : labels.narrow(1, 1, labels.shape[1] - 1).ne(-100).sum().item<long>(),
+            TargetCount = labels.dim() < 2 ? labels.numel() : labels.narrow(1, firstCounted, labels.shape[1] - firstCounted).ne(-100).sum().item<long>(),
         };
     }
 

@@ -28,25 +28,25 @@ internal static class AdapterFile
     {
         using var store = TensorStore.OpenFolder(folder, Stem);
         RefuseMixture(store, folder);
-        var parameters = adapter.Parameters();
-        var expected = parameters.Select(static parameter => parameter.FullKey).Concat(adapter.Layers.Select(BaseWeightKey)).ToHashSet(StringComparer.Ordinal);
+        AdapterParameter[] parameters = [.. adapter.Parameters().Where(static parameter => parameter.FileKey is not null)];
+        var expected = parameters.Select(static parameter => parameter.FileKey!).Concat(adapter.Layers.Select(BaseWeightKey)).ToHashSet(StringComparer.Ordinal);
         var keys = AdapterKeys.Match(store.Names, expected, adapter.Name);
         Dictionary<Parameter, string> found = [];
         List<string> missing = [];
         foreach (var parameter in parameters)
         {
-            if (keys.Found.TryGetValue(parameter.FullKey, out var key))
+            if (keys.Found.TryGetValue(parameter.FileKey!, out var key))
             {
                 Fit(store.Entry(key), parameter.Parameter, store.Path);
                 found.TryAdd(parameter.Parameter, key);
             }
             else if (parameter.Role != ParameterRole.Derived)
             {
-                missing.Add(parameter.FullKey);
+                missing.Add(parameter.FileKey!);
             }
         }
 
-        RefuseStranger(found.Count, parameters.Count, keys.Unexpected, store.Path);
+        RefuseStranger(found.Count, parameters.Length, keys.Unexpected, store.Path);
         RefuseMissingModules(adapter, found, store.Path);
         RefuseMoreThanTheModel(adapter, found, store.Path);
         adapter.Initialise(generator, parameter => !found.ContainsKey(parameter));
@@ -73,7 +73,8 @@ internal static class AdapterFile
 
         AtomicFile.MakeFolder(folder);
         using var scope = NewDisposeScope();
-        List<(string, Tensor)> tensors = [.. adapter.Parameters().Where(static parameter => parameter.Role != ParameterRole.Derived).Select(static parameter => (parameter.FullKey, parameter.Parameter.Data))];
+        adapter.OnSaving();
+        List<(string, Tensor)> tensors = [.. adapter.Parameters().Where(static parameter => parameter.IsSaved).Select(parameter => (parameter.FileKey!, adapter.Saved(parameter.Parameter)))];
         tensors.AddRange(BaseWeights(adapter, embeddings ?? NamesEmbeddings(adapter)));
         var config = adapter.Config.ToJson();
         var id = SaveId.Of(tensors, null, config.ToJsonString());
@@ -131,7 +132,7 @@ internal static class AdapterFile
     /// </summary>
     private static void RefuseMoreThanTheModel(Adapter adapter, Dictionary<Parameter, string> found, string path)
     {
-        var made = adapter.Parameters().Where(parameter => !found.ContainsKey(parameter.Parameter)).Select(static parameter => parameter.Parameter).Distinct()
+        var made = adapter.Parameters().Where(static parameter => parameter.FileKey is not null).Where(parameter => !found.ContainsKey(parameter.Parameter)).Select(static parameter => parameter.Parameter).Distinct()
             .Sum(static parameter => (double)parameter.Count);
         var own = adapter.Layers.Sum(static layer => (double)layer.Layer.Weight.Count);
         if (made > Math.Max(own, 1 << 20))
@@ -147,15 +148,14 @@ internal static class AdapterFile
 
     private static Tensor Place(Tensor tensor, Adapter adapter)
     {
-        var device = adapter.Layers.Count > 0 ? adapter.Layers[0].Layer.Weight.Value?.device : null;
-        if (device is null || device.type == tensor.device.type)
+        if (adapter.Device.type == tensor.device.type)
         {
             return tensor;
         }
 
         using (tensor)
         {
-            return tensor.to(device);
+            return tensor.to(adapter.Device);
         }
     }
 

@@ -33,6 +33,14 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
             throw new PeftException("NothingToMerge", $"The model '{name}' has no active adapter to merge.") { RecommendedAction = "Name the adapters to merge." };
         }
 
+        foreach (var adapter in wanted.Select(adapter => adapters[adapter]))
+        {
+            if (adapter.Adapter.MergeObstacle is { } obstacle)
+            {
+                throw new PeftException("MergeNotPossible", $"The adapter '{adapter.Name}' can't be merged: {obstacle}.") { Target = adapter.Name };
+            }
+        }
+
         List<string> messages = [];
         if (wanted.Length == Names.Count && options.DataType == merge?.Options.DataType && !options.Unload)
         {

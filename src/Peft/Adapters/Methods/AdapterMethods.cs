@@ -1,9 +1,13 @@
+using Peft.Adapters.Methods.AdaLora;
 using Peft.Adapters.Methods.Delora;
 using Peft.Adapters.Methods.IA3;
 using Peft.Adapters.Methods.LoHa;
 using Peft.Adapters.Methods.LoKr;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Methods.Miss;
+using Peft.Adapters.Methods.PrefixTuning;
+using Peft.Adapters.Methods.PromptTuning;
+using Peft.Adapters.Methods.PTuning;
 using Peft.Adapters.Methods.Shira;
 using Peft.Adapters.Methods.Vera;
 
@@ -14,12 +18,16 @@ public static class AdapterMethods
 {
     private static readonly Dictionary<string, Type> s_configs = new(StringComparer.Ordinal)
     {
+        ["ADALORA"] = typeof(AdaLoraConfig),
         ["DELORA"] = typeof(DeloraConfig),
         ["IA3"] = typeof(IA3Config),
         ["LOHA"] = typeof(LoHaConfig),
         ["LOKR"] = typeof(LoKrConfig),
         ["LORA"] = typeof(LoraConfig),
         ["MISS"] = typeof(MissConfig),
+        ["PREFIX_TUNING"] = typeof(PrefixTuningConfig),
+        ["PROMPT_TUNING"] = typeof(PromptTuningConfig),
+        ["P_TUNING"] = typeof(PTuningConfig),
         ["SHIRA"] = typeof(ShiraConfig),
         ["VERA"] = typeof(VeraConfig),
     };

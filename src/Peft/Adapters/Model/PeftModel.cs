@@ -108,7 +108,8 @@ public sealed class PeftModel : IDisposable
             var names = ActiveAdapters;
             return new ParameterCounts(
                 own.Where(entry => names.Contains(entry.Name)).Sum(static entry => entry.Parameter.Count),
-                Base.CountParameters() + own.Where(entry => !biases.Contains(entry.Parameter)).Sum(static entry => entry.Parameter.Count));
+                Base.CountParameters() + own.Where(entry => !biases.Contains(entry.Parameter)).Sum(static entry => entry.Parameter.Count)
+                    + Adapters.Sum(static adapter => adapter.Adapter.UntrainedCount));
         }
     }
 
