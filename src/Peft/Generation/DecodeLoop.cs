@@ -67,6 +67,11 @@ internal sealed class DecodeLoop(PeftModel owner, CausalModel model, AdapterSele
     private void Step(
         List<DecodeRow> active, ModelCache? cache, ref Tensor? mask, Action<DecodeRow, int> onToken, Device device, CancellationToken cancellation)
     {
+        if (cache is not null && !model.Backbone.CanContinue(cache.Length, cache.Length + 1))
+        {
+            cache.Clear();
+        }
+
         var first = cache is null || cache.Length == 0;
         var (ids, positions, padded) = first ? WholeRows(active, device) : LastTokens(active, device);
         var length = ids.shape[1];

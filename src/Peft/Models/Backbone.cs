@@ -30,6 +30,14 @@ public abstract class Backbone : Module
     /// <summary>Parameters below this backbone that share the weights of others, by their paths from here: the second follows the first.</summary>
     public virtual IEnumerable<(string Owner, string Follower)> TiedParameters => [];
 
+    /// <summary>
+    /// Whether what a cache holds of a shorter row is right for a longer one. Where it isn't (rotary positions that turn otherwise beyond a
+    /// length), the cache has to be cleared and the whole row given again.
+    /// </summary>
+    /// <param name="from">Number of positions in the cache.</param>
+    /// <param name="to">Number of positions with those to come.</param>
+    public virtual bool CanContinue(long from, long to) => true;
+
     /// <summary>Vectors of tokens before anything is added to them: what prompt methods put virtual tokens in front of.</summary>
     /// <param name="inputs">The inputs, with their ids.</param>
     /// <param name="context">The forward pass, with its rows and length.</param>

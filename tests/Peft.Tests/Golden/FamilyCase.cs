@@ -225,6 +225,12 @@ internal static class FamilyGeneration
         for (var step = 0; step < wanted.size(0); step++)
         {
             var positions = mask.cumsum(1).sub(1).clamp_min(0);
+            if (useCache && !model.Backbone.CanContinue(cache.Length, all.size(1)))
+            {
+                cache.Clear();
+                next = all;
+            }
+
             var input = useCache ? next : all;
             var context = new ForwardContext
             {

@@ -1,168 +1,20 @@
-using System.Text.Json.Nodes;
 using Peft.Models.Layers;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Architectures;
 
-/// <summary>In what families differ that are built like Llama.</summary>
-/// <param name="HasProjectionBias">Whether q, k and v always have a bias.</param>
-/// <param name="HasWindow">Whether <c>sliding_window</c> acts.</param>
-/// <param name="HasHeadNorms">Whether the heads of q and k are normed (Qwen3).</param>
-internal sealed record LlamaTraits(bool HasProjectionBias = false, bool HasWindow = false, bool HasHeadNorms = false)
-{
-    /// <summary>Makes what a layer, by its index, mixes positions with; null for attention.</summary>
-    public Func<LlamaConfig, int, LlamaMixer>? Mixer { get; init; }
-
-    /// <summary>Makes what a layer, by its index, computes after that; null for the gated MLP.</summary>
-    public Func<LlamaConfig, int, FeedForward>? FeedForward { get; init; }
-
-    /// <summary>Where layers see a window although the configuration names none, every such layer sees everything; 0 for none.</summary>
-    public int FullEvery { get; init; }
-
-    /// <summary>Whether a head has a sink beside its scores (gpt-oss).</summary>
-    public bool HasSinks { get; init; }
-
-    /// <summary>Stands in the class names of what belongs to text alone in a model of several parts.</summary>
-    public string Part { get; init; } = "";
-
-    /// <summary>Key of the width of what rotary positions turn; null for the whole head.</summary>
-    public string? RotarySize { get; init; }
-
-    /// <summary>Share of the head that turns where the configuration doesn't say.</summary>
-    public double RotaryShare { get; init; } = 1;
-
-    /// <summary>Whether norms multiply by 1 + w.</summary>
-    public bool AddsOneToNorms { get; init; }
-
-    /// <summary>What modules are called.</summary>
-    public LlamaNames Names { get; init; } = new();
-
-    /// <summary>Whether neighbouring elements turn together, where <c>rope_interleave</c> doesn't say otherwise.</summary>
-    public bool IsInterleaved { get; init; }
-}
-
-/// <summary>What modules are called.</summary>
-internal sealed record LlamaNames
-{
-    public string Output { get; init; } = "o_proj";
-
-    public string QueryNorm { get; init; } = "q_norm";
-
-    public string KeyNorm { get; init; } = "k_norm";
-
-    public string FeedForward { get; init; } = "mlp";
-
-    public string InputNorm { get; init; } = "input_layernorm";
-
-    public string InnerNorm { get; init; } = "post_attention_layernorm";
-
-    public string FinalNorm { get; init; } = "norm";
-
-    public string Rotary { get; init; } = "rotary_emb";
-
-    /// <summary>Whether rotary positions stand before the last norm.</summary>
-    public bool ListsRotaryFirst { get; init; }
-
-    /// <summary>The gated MLP's layers: gate, up, down.</summary>
-    public IReadOnlyList<string> Mlp { get; init; } = ["gate_proj", "up_proj", "down_proj"];
-
-    /// <summary>Whether the MLP's activation stands in the tree.</summary>
-    public bool ListsActivation { get; init; } = true;
-}
-
-/// <summary>What a Llama's configuration says; what it leaves out is as in the 7B model, which is transformers' default (Touvron et al. 2023; Grattafiori et al. 2024).</summary>
-internal sealed class LlamaConfig
-{
-    private readonly LlamaTraits traits;
-
-    public LlamaConfig(ModelConfig config, LlamaTraits traits)
-    {
-        Source = config;
-        this.traits = traits;
-        VocabularySize = config.Size("vocab_size", 32000);
-        HiddenSize = config.Size("hidden_size", 4096);
-        InnerSize = config.Size("intermediate_size", 11008);
-        Layers = (int)config.Size("num_hidden_layers", 32, least: 0, most: 10_000);
-        var heads = config.Size("num_attention_heads", 32);
-        var headSize = config.Size("head_dim", HiddenSize / heads);
-        Attention = new AttentionShape(heads, config.Size("num_key_value_heads", heads), headSize, config.Number("attention_multiplier") ?? (1 / Math.Sqrt(headSize)));
-        if (heads % Attention.KeyValueHeads != 0)
-        {
-            throw Invalid($"{heads} attention heads can't share {Attention.KeyValueHeads} key and value heads evenly.");
-        }
-
-        if (headSize == 0 || heads * headSize > ModelConfig.MaxSize)
-        {
-            throw Invalid($"{heads} attention heads of width {headSize} are no sound shape for a model of width {HiddenSize}.");
-        }
-
-        NormEpsilon = config.Number("rms_norm_eps") ?? config.Number("norm_eps") ?? 1e-6;
-        ActivationName = config.String("hidden_act") ?? "silu";
-        AttentionBias = config.Boolean("attention_bias") ?? false;
-        MlpBias = config.Boolean("mlp_bias") ?? false;
-    }
-
-    public ModelConfig Source { get; }
-
-    public long VocabularySize { get; }
-
-    public long HiddenSize { get; }
-
-    public long InnerSize { get; }
-
-    public int Layers { get; }
-
-    public AttentionShape Attention { get; }
-
-    public double NormEpsilon { get; }
-
-    public string ActivationName { get; }
-
-    /// <summary>Whether the output of attention has a bias; <see cref="ProjectionBias"/> says it of q, k and v.</summary>
-    public bool AttentionBias { get; }
-
-    public bool HasHeadNorms => traits.HasHeadNorms;
-
-    public bool HasSinks => traits.HasSinks;
-
-    public LlamaNames Names => traits.Names;
-
-    public bool ProjectionBias => traits.HasProjectionBias || AttentionBias;
-
-    public string Stem => Source.Family.Stem;
-
-    public bool MlpBias { get; }
-
-    /// <summary>A norm of the family.</summary>
-    public RmsNorm Norm(long size) => new(size, NormEpsilon, Stem + "RMSNorm", addsOne: traits.AddsOneToNorms);
-
-    /// <summary>What a layer mixes positions with.</summary>
-    public LlamaMixer Mixer(int layer) => traits.Mixer?.Invoke(this, layer) ?? new LlamaAttention(this, layer);
-
-    /// <summary>What a layer computes after attention.</summary>
-    public FeedForward FeedForward(int layer) => traits.FeedForward?.Invoke(this, layer) ?? new LlamaMLP(this);
-
-    /// <summary>How many positions a layer sees, its own included; null for all.</summary>
-    public long? Window(int layer)
-    {
-        if (!traits.HasWindow || Source.Boolean("use_sliding_window") == false || Source.Integer("sliding_window") is not { } window)
-        {
-            return null;
-        }
-
-        return Source.Node("layer_types") is JsonArray kinds && layer < kinds.Count
-            ? (string?)kinds[layer] == "sliding_attention" ? window : null
-            : layer >= (Source.Integer("max_window_layers") ?? 0) && (traits.FullEvery == 0 || (layer + 1) % traits.FullEvery != 0) ? window : null;
-    }
-
-    private static PeftException Invalid(string message) => new("ModelConfigInvalid", message);
-}
-
 /// <summary>What all layers of a pass share.</summary>
 /// <param name="Rotary">Positions; null for none.</param>
 /// <param name="Plans">Who sees whom, by window (0 for none).</param>
 /// <param name="Layout">Rows as recurrences read them.</param>
-internal sealed record LlamaPass(RotaryTables? Rotary, IReadOnlyDictionary<long, AttentionPlan> Plans, SequenceLayout Layout);
+internal sealed record LlamaPass(RotaryTables? Rotary, IReadOnlyDictionary<long, AttentionPlan> Plans, SequenceLayout Layout)
+{
+    /// <summary>Positions of layers with a window, where theirs are others.</summary>
+    public RotaryTables? LocalRotary { get; init; }
+
+    /// <summary>Positions of a layer by its window.</summary>
+    public RotaryTables? RotaryOf(long window) => window > 0 ? LocalRotary ?? Rotary : Rotary;
+}
 
 /// <summary>What lets a position see others: attention, or a recurrence in its place.</summary>
 /// <param name="className">transformers' class name.</param>
@@ -187,22 +39,25 @@ internal sealed class LlamaAttention : LlamaMixer
     private readonly Parameter? sinks;
     private readonly int layer;
     private readonly long window;
+    private readonly bool hasRotary;
 
     public LlamaAttention(LlamaConfig config, int layer)
         : base(config.Stem + "Attention")
     {
         this.layer = layer;
         window = config.Window(layer) ?? 0;
+        hasRotary = config.HasRotary(layer);
         shape = config.Attention;
         var queries = Add("q_proj", new Linear(config.HiddenSize, shape.Heads * shape.HeadSize, config.ProjectionBias));
         var keys = Add("k_proj", new Linear(config.HiddenSize, shape.KeyValueHeads * shape.HeadSize, config.ProjectionBias));
         var values = Add("v_proj", new Linear(config.HiddenSize, shape.KeyValueHeads * shape.HeadSize, config.ProjectionBias));
-        output = Add(config.Names.Output, new Linear(shape.Heads * shape.HeadSize, config.HiddenSize, config.AttentionBias));
+        output = Add(config.Names.Output, new Linear(shape.Heads * shape.HeadSize, config.HiddenSize, config.AttentionBias && config.Traits.HasOutputBias));
         sinks = config.HasSinks ? AddParameter("sinks", [shape.Heads]) : null;
         if (config.HasHeadNorms)
         {
-            queryNorm = Add(config.Names.QueryNorm, config.Norm(shape.HeadSize));
-            keyNorm = Add(config.Names.KeyNorm, config.Norm(shape.HeadSize));
+            var together = config.Traits.NormsHeadsTogether;
+            queryNorm = Add(config.Names.QueryNorm, config.Norm(together ? shape.Heads * shape.HeadSize : shape.HeadSize));
+            keyNorm = Add(config.Names.KeyNorm, config.Norm(together ? shape.KeyValueHeads * shape.HeadSize : shape.HeadSize));
         }
 
         projections = Group(queries, keys, values);
@@ -214,15 +69,16 @@ internal sealed class LlamaAttention : LlamaMixer
 
     private Tensor Attend(Tensor projected, LlamaPass pass, ForwardContext context)
     {
+        var rotary = hasRotary ? pass.RotaryOf(window) : null;
         if (queryNorm is null || keyNorm is null)
         {
-            return Attention.Forward(projected, shape, pass.Rotary, pass.Plans[window], layer, context, new ScoreTerms(Sinks: sinks));
+            return Attention.Forward(projected, shape, rotary, pass.Plans[window], layer, context, new ScoreTerms(Sinks: sinks));
         }
 
         var width = shape.KeyValueHeads * shape.HeadSize;
         var parts = Splitting.Forward(projected, [shape.Heads * shape.HeadSize, width, width], context);
         return Attention.Forward(
-            queryNorm.Forward(parts[0], context), keyNorm.Forward(parts[1], context), parts[2], shape, pass.Rotary, pass.Plans[window], layer, context);
+            queryNorm.Forward(parts[0], context), keyNorm.Forward(parts[1], context), parts[2], shape, rotary, pass.Plans[window], layer, context);
     }
 }
 
@@ -250,36 +106,74 @@ internal sealed class LlamaMLP : FeedForward
         projections = Group(gate, up);
     }
 
-    public override IReadOnlyList<Tensor> Forward(Tensor x, Tensor residual, ForwardContext context) => [Compute(x, residual, context)];
+    public override IReadOnlyList<Tensor> Forward(Tensor x, Tensor? residual, ForwardContext context) => [Compute(x, residual, context)];
 
     /// <summary>The MLP of x, added to <paramref name="residual"/> where there is one.</summary>
     public Tensor Compute(Tensor x, Tensor? residual, ForwardContext context) => down.Forward(
         GatedActivation.Forward(projections.Forward(x, context), activation, context), context, residual);
 }
 
-/// <summary>A block: x + attention(norm(x)), then x + mlp(norm(x)).</summary>
+/// <summary>
+/// A block: x + attention(norm(x)), then x + mlp(norm(x)); in some families with norms of what is added instead or as well, and a factor on it.
+/// </summary>
 internal sealed class LlamaDecoderLayer : Module
 {
     private readonly LlamaMixer attention;
     private readonly FeedForward mlp;
-    private readonly RmsNorm inputNorm;
-    private readonly RmsNorm innerNorm;
+    private readonly RmsNorm? inputNorm;
+    private readonly RmsNorm? attentionNorm;
+    private readonly RmsNorm? innerNorm;
+    private readonly RmsNorm? outputNorm;
+    private readonly Dropout? attentionDropout;
+    private readonly Dropout? outputDropout;
+    private readonly double scale;
 
     public LlamaDecoderLayer(LlamaConfig config, int layer)
         : base(config.Stem + "DecoderLayer")
     {
+        var names = config.Names;
+        scale = config.ResidualScale;
         attention = config.Mixer(layer);
         Add(attention.LocalName, attention);
-        mlp = Add(config.Names.FeedForward, config.FeedForward(layer));
-        inputNorm = Add(config.Names.InputNorm, config.Norm(config.HiddenSize));
-        innerNorm = Add(config.Names.InnerNorm, config.Norm(config.HiddenSize));
+        mlp = Add(names.FeedForward, config.FeedForward(layer));
+        inputNorm = Norm(names.InputNorm);
+        innerNorm = names.ListsInnerNormFirst ? Norm(names.InnerNorm) : null;
+        attentionNorm = Norm(names.AttentionNorm);
+        innerNorm ??= Norm(names.InnerNorm);
+        outputNorm = Norm(names.OutputNorm);
+        if (names.Dropouts is { } dropouts)
+        {
+            attentionDropout = Add(dropouts.Attention, new Dropout(config.Source.Number("resid_pdrop") ?? 0));
+            outputDropout = Add(dropouts.FeedForward, new Dropout(config.Source.Number("resid_pdrop") ?? 0));
+        }
+
+        RmsNorm? Norm(string? name) => name is null ? null : Add(name, config.Norm(config.HiddenSize));
     }
 
     public IReadOnlyList<Tensor> Forward(Tensor x, LlamaPass pass, ForwardContext context)
     {
         using var scope = NewDisposeScope();
-        var attended = attention.Forward(inputNorm.Forward(x, context), x, pass, context);
-        return DecoderStack.Kept(mlp.Forward(innerNorm.Forward(attended, context), attended, context));
+        var normed = inputNorm?.Forward(x, context) ?? x;
+        var attended = IsPlain(attentionNorm, attentionDropout, context)
+            ? attention.Forward(normed, x, pass, context)
+            : Sum(x, attention.Forward(normed, null, pass, context), attentionNorm, attentionDropout, context);
+        normed = innerNorm?.Forward(attended, context) ?? attended;
+        if (IsPlain(outputNorm, outputDropout, context))
+        {
+            return DecoderStack.Kept(mlp.Forward(normed, attended, context));
+        }
+
+        var outputs = mlp.Forward(normed, null, context);
+        return DecoderStack.Kept([Sum(attended, outputs[0], outputNorm, outputDropout, context), .. outputs.Skip(1)]);
+    }
+
+    /// <summary>Whether what is added can be added in the product that forms it.</summary>
+    private bool IsPlain(RmsNorm? norm, Dropout? dropout, ForwardContext context) => norm is null && scale == 1 && dropout?.Acts(context) != true;
+
+    private Tensor Sum(Tensor x, Tensor added, RmsNorm? norm, Dropout? dropout, ForwardContext context)
+    {
+        added = norm?.Forward(added, context) ?? added;
+        return ResidualSum.Forward(x, dropout?.Forward(added, context) ?? added, context, scale);
     }
 }
 
@@ -289,7 +183,9 @@ internal sealed class LlamaModel : Backbone
     private readonly ModuleList<LlamaDecoderLayer> layers;
     private readonly RmsNorm norm;
     private readonly RotaryEmbedding rotary;
+    private readonly RotaryEmbedding? localRotary;
     private readonly long[] windows;
+    private readonly double scale;
 
     public LlamaModel(ModelConfig source, LlamaTraits? traits = null)
         : base(source, source.Family.Stem + traits?.Part + "Model")
@@ -297,13 +193,13 @@ internal sealed class LlamaModel : Backbone
         traits ??= new LlamaTraits();
         var config = new LlamaConfig(source, traits);
         Width = config.HiddenSize;
-        TokenEmbeddings = Add("embed_tokens", new Embedding(config.VocabularySize, config.HiddenSize, source.Integer("pad_token_id")));
+        scale = source.Number("embedding_multiplier") ?? 1;
+        TokenEmbeddings = Add("embed_tokens", new Embedding(
+            config.VocabularySize, Width, source.Integer("pad_token_id"), traits.EmbeddingScale?.ClassName ?? "Embedding", traits.EmbeddingScale?.Of(Width) ?? 1));
         layers = Add("layers", new ModuleList<LlamaDecoderLayer>(Enumerable.Range(0, config.Layers).Select(i => new LlamaDecoderLayer(config, i))));
         norm = config.Norm(config.HiddenSize);
-        rotary = new RotaryEmbedding(
-            new RotaryFrequencies(source, traits.RotarySize is { } key ? source.Size(key, 64) : config.Attention.HeadSize, traits.RotaryShare),
-            config.Stem + traits.Part + "RotaryEmbedding",
-            source.Boolean("rope_interleave") ?? traits.IsInterleaved);
+        rotary = config.Rotary(isLocal: false);
+        localRotary = traits.LocalBase is null ? null : config.Rotary(isLocal: true);
         if (traits.Names.ListsRotaryFirst)
         {
             Add(traits.Names.Rotary, rotary);
@@ -322,13 +218,20 @@ internal sealed class LlamaModel : Backbone
 
     public override Embedding TokenEmbeddings { get; }
 
+    public override bool CanContinue(long from, long to) => rotary.CanContinue(from, to);
+
     public override BackboneOutput Forward(Tensor embeddings, ModelInputs inputs, ForwardContext context)
     {
+        var (type, device) = (embeddings.dtype, embeddings.device);
         var pass = new LlamaPass(
-            rotary.For(context, embeddings.dtype, embeddings.device),
-            windows.ToDictionary(static window => window, window => AttentionPlan.Causal(context, embeddings.device, window == 0 ? null : window)),
-            SequenceLayout.For(context, embeddings.device));
-        var stack = DecoderStack.Run(layers.Items, embeddings, [], context, (layer, inputs, inner) => layer.Forward(inputs[0], pass, inner));
+            rotary.For(context, type, device),
+            windows.ToDictionary(static window => window, window => AttentionPlan.Causal(context, device, window == 0 ? null : window)),
+            SequenceLayout.For(context, device))
+        {
+            LocalRotary = localRotary?.For(context, type, device),
+        };
+        var grown = scale == 1 ? embeddings : ParameterTensor.Run(values => values[0] * scale, [embeddings], [], context);
+        var stack = DecoderStack.Run(layers.Items, grown, [], context, (layer, inputs, inner) => layer.Forward(inputs[0], pass, inner));
         var routers = stack.AllSides;
         return new BackboneOutput(norm.Forward(stack.Output, context), context.Rows, context.Length)
         {
@@ -336,5 +239,15 @@ internal sealed class LlamaModel : Backbone
             RouterLogits = routers,
             AuxiliaryLoss = RouterBalance.Loss(Config, routers, context),
         };
+    }
+
+    protected override void Dispose(bool disposing)
+    {
+        if (disposing)
+        {
+            localRotary?.Dispose();
+        }
+
+        base.Dispose(disposing);
     }
 }

@@ -78,8 +78,9 @@ internal sealed class SparseMoeBlock : FeedForward
         sharedGate = block.GatesShared ? Add(block.SharedName + "_gate", new Linear(width, 1)) : null;
     }
 
-    public override IReadOnlyList<Tensor> Forward(Tensor x, Tensor residual, ForwardContext context)
+    public override IReadOnlyList<Tensor> Forward(Tensor x, Tensor? residual, ForwardContext context)
     {
+        residual ??= ResidualSum.Zero(x, context);
         var routing = router.Forward(x, context, correction);
         if (shared is not null)
         {

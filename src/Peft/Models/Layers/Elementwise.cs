@@ -17,6 +17,16 @@ public static class ResidualSum
         return sum;
     }
 
+    /// <summary>Zeros to add to, as something that gets no gradient.</summary>
+    /// <param name="like">Of whose shape, type and device.</param>
+    /// <param name="context">The forward pass.</param>
+    public static Tensor Zero(Tensor like, ForwardContext context)
+    {
+        var zeros = zeros_like(like);
+        context.Tape?.AddRoot(zeros);
+        return zeros;
+    }
+
     /// <summary>residual + dropout(layer(x)), in one product where nothing is dropped.</summary>
     /// <param name="residual">[rows, outputs].</param>
     /// <param name="layer">The layer.</param>

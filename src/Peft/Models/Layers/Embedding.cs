@@ -8,18 +8,21 @@ namespace Peft.Models.Layers;
 public sealed class Embedding : Module, IAdaptable
 {
     private readonly long? paddingIndex;
+    private readonly double scale;
 
     /// <summary>Makes a table without weights.</summary>
     /// <param name="count">Number of tokens.</param>
     /// <param name="size">Width of a vector.</param>
     /// <param name="paddingIndex">A token whose vector is not trained; null for none.</param>
     /// <param name="className">transformers' class name.</param>
-    public Embedding(long count, long size, long? paddingIndex = null, string className = "Embedding")
+    /// <param name="scale">Multiplies vectors as they are looked up (Gemma).</param>
+    public Embedding(long count, long size, long? paddingIndex = null, string className = "Embedding", double scale = 1)
         : base(className)
     {
         Count = count;
         Size = size;
         this.paddingIndex = paddingIndex < 0 ? paddingIndex + count : paddingIndex;
+        this.scale = scale;
         Weight = AddParameter("weight", [count, size]);
     }
 
@@ -78,6 +81,7 @@ public sealed class Embedding : Module, IAdaptable
             rows = where(ids.eq(index).unsqueeze(-1), rows.detach(), rows);
         }
 
+        rows = scale == 1 ? rows : rows * Factor(rows.dtype);
         return rows.view([.. x.shape, weight.shape[1]]);
     }
 
@@ -96,14 +100,18 @@ public sealed class Embedding : Module, IAdaptable
             y.addmm_(Rows(change, ids, y.dtype), LinearProduct.Cast(change.B.Data, y.dtype).t(), 1, (float)change.Scale);
         }
 
+        y = scale == 1 ? y : y.mul_(Factor(y.dtype));
         if (context.Tape is { } tape)
         {
             var trains = weight.IsTrained || changes.Any(static change => change.A.IsTrained || change.B.IsTrained);
-            tape.Record(new EmbeddingPiece(ids, weight, paddingIndex, changes), [], [y], trains);
+            tape.Record(new EmbeddingPiece(ids, weight, paddingIndex, changes, Factor(y.dtype)), [], [y], trains);
         }
 
         return y;
     }
+
+    // transformers keeps the factor in the weights' type.
+    private double Factor(ScalarType type) => type == ScalarType.Float32 || scale == 1 ? scale : tensor(scale).to(type).to(ScalarType.Float64).item<double>();
 
     // A is [rank, tokens]: the columns of the tokens, as rows.
     private static Tensor Rows(LowRank change, Tensor ids, ScalarType type) => LinearProduct.Cast(change.A.Data.index_select(1, ids).t(), type);
@@ -138,18 +146,20 @@ public sealed class Embedding : Module, IAdaptable
         private readonly Parameter weight;
         private readonly long? paddingIndex;
         private readonly IReadOnlyList<LowRank> changes;
+        private readonly double scale;
 
-        public EmbeddingPiece(Tensor ids, Parameter weight, long? paddingIndex, IReadOnlyList<LowRank> changes)
+        public EmbeddingPiece(Tensor ids, Parameter weight, long? paddingIndex, IReadOnlyList<LowRank> changes, double scale)
         {
             this.ids = Keep(ids);
             this.weight = weight;
             this.paddingIndex = paddingIndex;
             this.changes = changes;
+            this.scale = scale;
         }
 
         public override void Backward(PieceGradients gradients)
         {
-            var g = gradients.Output();
+            var g = scale == 1 ? gradients.Output() : gradients.Output().mul(scale);
             var rows = paddingIndex is { } index ? g.masked_fill(ids.eq(index).unsqueeze(-1), 0) : g;
             if (weight.Gradient is { } weightGradient)
             {

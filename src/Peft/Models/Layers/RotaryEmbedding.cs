@@ -25,6 +25,9 @@ public sealed class RotaryEmbedding : Module
         this.isInterleaved = isInterleaved;
     }
 
+    /// <summary>Whether keys that were turned in a row of one length are right in a longer one; transformers keeps those of <c>dynamic</c> positions as they are.</summary>
+    public bool CanContinue(long from, long to) => frequencies.CanContinue(from, to);
+
     /// <summary>Cosines and sines for the positions of a pass; they live as long as its tape, or without one in the caller's dispose scope.</summary>
     /// <param name="context">The forward pass.</param>
     /// <param name="type">Type of the hidden states.</param>

@@ -20,11 +20,11 @@ public sealed class RotaryFrequencies
     /// <summary>Reads the configuration.</summary>
     /// <param name="config">The model's configuration.</param>
     /// <param name="headSize">Width of an attention head.</param>
-    /// <param name="partial">Share of the head that turns where the configuration doesn't say; 1 for all.</param>
+    /// <param name="partial">Share of the head that turns where the configuration doesn't say; null for all of it, whatever it says of unscaled positions.</param>
     /// <param name="parameters">The <c>rope_parameters</c> to read where a model has several; null for the configuration's own.</param>
     /// <exception cref="PeftException"><c>ModelConfigInvalid</c>.</exception>
     /// <exception cref="NotSupportedByPeftException"><c>RotaryScalingNotSupported</c>.</exception>
-    public RotaryFrequencies(ModelConfig config, long headSize, double partial = 1, JsonObject? parameters = null)
+    public RotaryFrequencies(ModelConfig config, long headSize, double? partial = null, JsonObject? parameters = null)
     {
         ArgumentNullException.ThrowIfNull(config);
         values = new ModelConfig(parameters ?? config.Node("rope_parameters") as JsonObject ?? config.Node("rope_scaling") as JsonObject ?? []);
@@ -39,8 +39,8 @@ public sealed class RotaryFrequencies
         }
 
         theta = values.Number("rope_theta") ?? config.Number("rope_theta") ?? 10000;
-        var share = values.Number("partial_rotary_factor") ?? config.Number("partial_rotary_factor") ?? partial;
-        Size = kind == "default" && partial == 1 ? headSize : (long)(headSize * share);
+        var share = values.Number("partial_rotary_factor") ?? config.Number("partial_rotary_factor") ?? partial ?? 1;
+        Size = kind == "default" && partial is null ? headSize : (long)(headSize * share);
         if (Size < 0 || Size > headSize || Size % 2 != 0)
         {
             throw new PeftException("ModelConfigInvalid", string.Create(CultureInfo.InvariantCulture, $"Rotary positions can't turn {Size} of the {headSize} elements of a head: they come in pairs.")) { Target = "partial_rotary_factor" };
@@ -79,6 +79,9 @@ public sealed class RotaryFrequencies
             _ => [.. plain.Select(static frequency => (float)frequency)],
         };
     }
+
+    /// <summary>Whether keys that were turned in a row of one length are kept in a longer one.</summary>
+    internal bool CanContinue(long from, long to) => kind == "dynamic" || LengthClass(from) == LengthClass(to);
 
     /// <summary>A key that is equal for lengths with equal frequencies.</summary>
     internal long LengthClass(long length) => kind switch
