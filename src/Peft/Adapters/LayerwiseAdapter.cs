@@ -30,7 +30,7 @@ public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(nam
     public override IReadOnlyList<AdapterParameter> Parameters() =>
     [
         .. layers.SelectMany(layer => layer.Adapter.Parameters.Select(parameter =>
-            new AdapterParameter(KeyOf(layer.Layer.Path, parameter.Key), parameter.Parameter, parameter.Role, layer.Layer.Module))),
+            new AdapterParameter(KeyOf(layer.Path, parameter.Key), parameter.Parameter, parameter.Role, layer.Layer.Module))),
         .. base.Parameters(),
     ];
 
@@ -121,12 +121,21 @@ public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(nam
     }
 
     private IAdaptable[] Targets(PretrainedModel model, ICollection<string> messages) =>
-        [.. TargetMatcher.Match(Config with { ModulesToSave = SavedNames() }, model, messages).Select(match => match.Module as IAdaptable ?? throw Config.KindRefused(match.Module, match.Path))];
+    [
+        .. TargetMatcher.Match(Config with { ModulesToSave = SavedNames() }, model, messages).Select(match => match.Module as IAdaptable ?? throw Config.KindRefused(match.Module, match.Path)),
+        .. TargetMatcher.MatchParameters(Config, model, messages).Select(match => match.Module.AdaptableOf(match.Parameter) ?? throw Config.KindRefused(match.Module, match.Path)),
+    ];
 
     private void AddLayer(IAdaptable layer, ICollection<string> messages)
     {
         if (!layers.Exists(existing => existing.Layer.Weight == layer.Weight))
         {
+            // Of a module's parameters the last one has the outer keys, as in PEFT, where each wraps the ones before it.
+            for (var i = 0; i < layers.Count; i++)
+            {
+                layers[i] = layers[i].Layer.Module == layer.Module ? layers[i] with { Path = $"{layers[i].Path}.base_layer" } : layers[i];
+            }
+
             layers.Add(new AdaptedLayer(layer, Config.CreateLayer(layer, this, messages)));
         }
     }
@@ -169,4 +178,8 @@ public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(nam
 /// <summary>A layer and what an adapter put on it.</summary>
 /// <param name="Layer">The layer.</param>
 /// <param name="Adapter">What sits in its slot.</param>
-public readonly record struct AdaptedLayer(IAdaptable Layer, LayerAdapter Adapter);
+public readonly record struct AdaptedLayer(IAdaptable Layer, LayerAdapter Adapter)
+{
+    /// <summary>Where an adapter file holds it: the module's path, with <c>base_layer</c> behind it for each other parameter of the module that wraps this one.</summary>
+    public string Path { get; init; } = Layer.Path;
+}

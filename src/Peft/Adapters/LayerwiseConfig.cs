@@ -35,6 +35,9 @@ public abstract record LayerwiseConfig : AdapterConfig
     /// <summary>What is adapted, by the base's <c>model_type</c>, where <see cref="TargetModules"/> is null.</summary>
     public virtual IReadOnlyDictionary<string, ModuleNames> DefaultTargetModules => DefaultTargets.Lora;
 
+    /// <summary>Parameters to adapt whose module is no layer, by name or ending of the path, such as <c>experts.down_proj</c>. A method that has the choice makes it a field.</summary>
+    public virtual IReadOnlyList<string>? TargetParameters { get; init; }
+
     /// <summary>Which biases of the base are trained. A method that has the choice makes it a field.</summary>
     public virtual BiasTraining Bias { get; init; }
 

@@ -20,7 +20,6 @@ public class LoraConfigTests
         { "use_bdlora", """{"nblocks":2}""" },
         { "trainable_token_indices", "[5]" },
         { "layer_replication", "[[0,2]]" },
-        { "target_parameters", """["experts.down_proj"]""" },
         { "arrow_config", """{"a":1}""" },
         { "megatron_config", """{"a":1}""" },
         { "velora_config", """{"a":1}""" },

@@ -34,9 +34,9 @@ internal static class AdapterGolden
     }
 
     /// <summary>A fresh base. A folder without a configuration holds a plain PyTorch module, which is no model of any family.</summary>
-    public static PeftModel Base(string relative)
+    public static PeftModel Base(string relative, string domain = Domain)
     {
-        var folder = PathOf(relative);
+        var folder = GoldenCases.PathOf(domain, relative);
         return File.Exists(Path.Combine(folder, "config.json"))
             ? new PeftModel(ModelLoader.Load(folder), Path.GetFileName(folder), folder)
             : throw new NotSupportedByPeftException("ArchitectureNotSupported", $"'{relative}' holds a plain module.");
@@ -67,7 +67,7 @@ internal static class AdapterGolden
         var copy = (JsonObject)config.DeepClone();
         copy.Remove("peft_version");
         copy.Remove("base_model_name_or_path");
-        foreach (var set in new[] { "target_modules", "exclude_modules", "modules_to_save", "feedforward_modules" })
+        foreach (var set in new[] { "target_modules", "exclude_modules", "modules_to_save", "feedforward_modules", "target_parameters" })
         {
             if (copy[set] is JsonArray names)
             {

@@ -16,15 +16,16 @@ public class AdapterGoldenTests
     [GoldenData(AdapterGolden.Domain, "cases/")]
     public void A_saved_adapter_computes_what_the_peer_computes(string path) => GoldenCases.Run(AdapterGolden.Domain, path, folder =>
     {
-        using var run = new CaseRun(folder);
-        run.HoldOutputs();
-        run.HoldGradients();
-        run.HoldDisabled();
-        run.HoldCounts();
-        run.HoldStart();
-        run.HoldFiles();
-        run.HoldReload();
-        run.HoldMerge();
+        using var run = new CaseRun(folder, AdapterGolden.Domain);
+        run.HoldAll();
+    });
+
+    [GoldenTheory]
+    [GoldenData("families", "moe_adapters/")]
+    public void An_adapter_of_a_mixture_computes_what_the_peer_computes(string path) => GoldenCases.Run("families", path, folder =>
+    {
+        using var run = new CaseRun(folder, "families");
+        run.HoldAll();
     });
 
     private sealed class CaseRun : IDisposable
@@ -37,7 +38,7 @@ public class AdapterGoldenTests
         private readonly PeftAdapter adapter;
         private readonly string saved = Directory.CreateTempSubdirectory("peft-adapter-").FullName;
 
-        public CaseRun(string folder)
+        public CaseRun(string folder, string domain)
         {
             this.folder = folder;
             record = AdapterGolden.Case(folder);
@@ -45,12 +46,24 @@ public class AdapterGoldenTests
 
             // A configuration that isn't supported is told from the folder alone, a family from the base.
             AdapterConfig.FromFolder(Path.Combine(folder, "adapter")).Validate();
-            model = AdapterGolden.Base((string)record["base"]!);
+            model = AdapterGolden.Base((string)record["base"]!, domain);
             adapter = model.LoadAdapter(Path.Combine(folder, "adapter"));
             io = AdapterGolden.Tensors(Path.Combine(folder, "io.safetensors"));
         }
 
-        public void HoldOutputs()
+        public void HoldAll()
+        {
+            HoldOutputs();
+            HoldGradients();
+            HoldDisabled();
+            HoldCounts();
+            HoldStart();
+            HoldFiles();
+            HoldReload();
+            HoldMerge();
+        }
+
+        private void HoldOutputs()
         {
             Assert.Empty(adapter.Report.Missing);
             Assert.Empty(adapter.Report.Unexpected);
@@ -58,7 +71,7 @@ public class AdapterGoldenTests
             Hold("adapter_logits", ModelRun.Logits(model, io));
         }
 
-        public void HoldGradients()
+        private void HoldGradients()
         {
             if (!io.TryGetValue("loss", out var loss))
             {
@@ -77,7 +90,7 @@ public class AdapterGoldenTests
             AdapterGolden.Free(gradients);
         }
 
-        public void HoldDisabled()
+        private void HoldDisabled()
         {
             model.Disable();
 
@@ -88,7 +101,7 @@ public class AdapterGoldenTests
             model.Enable();
         }
 
-        public void HoldCounts()
+        private void HoldCounts()
         {
             using var fresh = IsComputed ? AdapterGolden.Base((string)record["base"]!) : null;
             fresh?.AddAdapter(AdapterConfig.FromFolder(Path.Combine(folder, "adapter")));
@@ -98,7 +111,7 @@ public class AdapterGoldenTests
         }
 
         /// <summary>A start that is determined: from a text, from another adapter's file.</summary>
-        public void HoldStart()
+        private void HoldStart()
         {
             if (!io.TryGetValue("initial_embedding", out var expected))
             {
@@ -112,7 +125,7 @@ public class AdapterGoldenTests
             AdapterGolden.AssertClose(expected, start, tolerance, "start");
         }
 
-        public void HoldFiles()
+        private void HoldFiles()
         {
             var original = Path.Combine(folder, "adapter");
             using var theirs = TensorStore.OpenFolder(original, "adapter_model");
@@ -131,7 +144,7 @@ public class AdapterGoldenTests
                 AdapterGolden.Canonical(AdapterGolden.Read(Path.Combine(saved, AdapterConfig.FileName))));
         }
 
-        public void HoldReload()
+        private void HoldReload()
         {
             model.LoadAdapter(saved, "again");
             model.SetActive("again");
@@ -140,7 +153,7 @@ public class AdapterGoldenTests
             model.RemoveAdapter("again");
         }
 
-        public void HoldMerge()
+        private void HoldMerge()
         {
             if (record["merges"] is not { } merges)
             {

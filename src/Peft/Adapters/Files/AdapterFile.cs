@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using System.Text.RegularExpressions;
 using Peft.Adapters.Slots;
 using Peft.Files;
 using Peft.Models;
@@ -9,7 +10,7 @@ using static TorchSharp.torch;
 namespace Peft.Adapters.Files;
 
 /// <summary>Reads and writes an adapter's folder as PEFT does, key for key.</summary>
-internal static class AdapterFile
+internal static partial class AdapterFile
 {
     /// <summary>What PEFT puts before every key.</summary>
     public const string Prefix = "base_model.model.";
@@ -87,6 +88,29 @@ internal static class AdapterFile
     /// Refuses a configuration of another save than the weights'. PEFT allows a version to name the build behind an @, as its development
     /// versions do: the save's id stands there. Files that other programs wrote have none.
     /// </summary>
+    /// <summary>Refuses a file that has factors for each expert's own linear layers, as releases before fused experts wrote it: its keys would belong nowhere.</summary>
+    /// <exception cref="NotSupportedByPeftException"><c>ExpertLayoutNotSupported</c>.</exception>
+    public static void RefuseSeparateExperts(string folder, PretrainedModel model)
+    {
+        if (!model.NamedParameters().Any(static named => named.Module.AdaptableOf(named.Parameter) is { Experts: > 1 }))
+        {
+            return;
+        }
+
+        using var store = TensorStore.OpenFolder(folder, Stem);
+        if (store.Names.FirstOrDefault(static name => SeparateExpert().IsMatch(name)) is { } key)
+        {
+            throw new NotSupportedByPeftException("ExpertLayoutNotSupported", $"'{store.Path}' holds factors for each expert by itself ('{key}'), but the model's experts are one weight; such files are not supported.")
+            {
+                Target = key,
+                RecommendedAction = "Load it in Python with a release of PEFT that converts such files, save it there, and import that.",
+            };
+        }
+    }
+
+    [GeneratedRegex(@"\.experts\.\d+\.", RegexOptions.CultureInvariant)]
+    private static partial Regex SeparateExpert();
+
     private static void RefuseMixture(TensorStore store, string folder)
     {
         var path = Path.Combine(folder, AdapterConfig.FileName);
@@ -184,7 +208,7 @@ internal static class AdapterFile
         }
     }
 
-    private static string BaseWeightKey(AdaptedLayer adapted) => $"{Prefix}{adapted.Layer.Path}.base_layer.{adapted.Layer.Weight.Name}";
+    private static string BaseWeightKey(AdaptedLayer adapted) => $"{Prefix}{adapted.Path}.base_layer.{adapted.Layer.Weight.Name}";
 
     /// <summary>A file that shares no key with the adapter was made for another model or by another method.</summary>
     private static void RefuseStranger(int found, int asked, IReadOnlyList<string> unexpected, string path)

@@ -44,7 +44,10 @@ internal static class AdapterFactory
     public static PeftAdapter Load(PeftModel model, string folder, string name)
     {
         List<string> messages = [];
-        return Make(model, AdapterConfig.FromFolder(folder), name, messages, adapter =>
+        var config = AdapterConfig.FromFolder(folder);
+        config.Validate();
+        AdapterFile.RefuseSeparateExperts(folder, model.Base);
+        return Make(model, config, name, messages, adapter =>
         {
             using var generator = new Generator(0);
             var report = model.IsStructureOnly ? new LoadReport([], [], messages) : AdapterFile.Load(adapter, folder, generator, messages);

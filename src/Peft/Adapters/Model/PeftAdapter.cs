@@ -36,7 +36,7 @@ public sealed class PeftAdapter
     public AdapterCoverage Coverage => AdapterCoverage.Of(Adapter, Model.Base);
 
     /// <summary>The paths of the layers it sits on.</summary>
-    public IReadOnlyList<string> AdaptedModules => [.. Adapter.Layers.Select(static layer => layer.Layer.Path)];
+    public IReadOnlyList<string> AdaptedModules => [.. Adapter.Layers.Select(static layer => layer.Path)];
 
     /// <summary>What training changes, each parameter once, in the order of keys.</summary>
     public IReadOnlyList<AdapterParameter> TrainableParameters =>

@@ -24,6 +24,11 @@ public static class TargetMatcher
     {
         if (config.TargetModules is not { } targets)
         {
+            if (config.TargetParameters is { Count: > 0 })
+            {
+                return ModuleNames.Of();
+            }
+
             return config.DefaultTargetModules.GetValueOrDefault(model.Config.ModelType)
                 ?? throw new PeftException("TargetsMissing", $"No target modules were given, and there are no defaults for a model of the type '{model.Config.ModelType}'.")
                 {
@@ -61,7 +66,7 @@ public static class TargetMatcher
             }
         }
 
-        if (matched.Count == 0)
+        if (matched.Count == 0 && config.TargetParameters is not { Count: > 0 })
         {
             throw NothingMatched(config, model);
         }
@@ -74,6 +79,36 @@ public static class TargetMatcher
         foreach (var idle in config.TargetModules?.Names?.Where(name => !matched.Exists(match => EndsWith(match.Path, name))) ?? [])
         {
             messages.Add($"target_modules names '{idle}', which matches no module.");
+        }
+
+        return matched;
+    }
+
+    /// <summary>The parameters that <c>target_parameters</c> names, by their whole names or endings of whole parts, in the model's order.</summary>
+    /// <param name="config">The configuration.</param>
+    /// <param name="model">The model.</param>
+    /// <param name="messages">Takes the names that match nothing.</param>
+    /// <exception cref="PeftException"><c>NoModuleMatched</c>: none of them matches.</exception>
+    public static IReadOnlyList<NamedParameter> MatchParameters(LayerwiseConfig config, PretrainedModel model, ICollection<string> messages)
+    {
+        if (config.TargetParameters is not { Count: > 0 } names)
+        {
+            return [];
+        }
+
+        NamedParameter[] matched = [.. model.NamedParameters().Where(named => names.Any(name => EndsWith(named.Path, name)))];
+        if (matched.Length == 0)
+        {
+            throw new PeftException("NoModuleMatched", $"No parameter of the model matches target_parameters ({string.Join(", ", names)}).")
+            {
+                Target = names,
+                RecommendedAction = "Name parameters as the model's tree does, such as mlp.experts.gate_up_proj.",
+            };
+        }
+
+        foreach (var idle in names.Where(name => !Array.Exists(matched, match => EndsWith(match.Path, name))))
+        {
+            messages.Add($"target_parameters names '{idle}', which matches no parameter.");
         }
 
         return matched;

@@ -146,9 +146,14 @@ internal sealed class ExpertWeight(Module module, Parameter weight, Parameter? b
     public Tensor Forward(Tensor x, ExpertRows rows, ForwardContext context)
     {
         var plan = weight.Slot?.Plan(context) ?? SlotPlan.Empty;
-        return plan.IsEmpty
-            ? Product(x, rows, context)
-            : weight.Slot!.Forward(x, context with { ExpertRows = rows }, (input, inner) => Product(input, rows, inner));
+        if (plan.IsEmpty)
+        {
+            return Product(x, rows, context);
+        }
+
+        // A copy: autograd keeps what an adapter gave, and the activation writes over its input in the backward pass.
+        var y = weight.Slot!.Forward(x, context with { ExpertRows = rows }, (input, inner) => Product(input, rows, inner));
+        return context.Tape is null ? y : Concatenation.Forward([y], context);
     }
 
     private Tensor Product(Tensor x, ExpertRows rows, ForwardContext context)

@@ -20,6 +20,11 @@ internal sealed class LoraCombination(IReadOnlyList<AdapterPart> parts, Combinat
             throw new NotSupportedByPeftException("CombinationNotSupported", "Combining adapters with lora_bias is not supported.") { Target = "lora_bias" };
         }
 
+        if (Array.Exists(configs, static config => config.TargetParameters is { Count: > 0 }))
+        {
+            throw new NotSupportedByPeftException("CombinationNotSupported", "Combining adapters of parameters (target_parameters) is not supported.") { Target = "target_parameters" };
+        }
+
         int[] ranks = [.. configs.Select(static config => config.RankPattern.Values.Prepend(config.Rank).Max())];
         if (options.Type != CombinationType.Cat && !options.Type.Decomposes() && ranks.Distinct().Skip(1).Any())
         {

@@ -21,7 +21,6 @@ namespace Peft.Adapters.Methods.Lora;
 [ConfigVariant("megatron_core", "\"megatron.core\"", IsIdle = true)]
 [ConfigVariant("monteclora_config")]
 [ConfigVariant("qalora_group_size", "16", IsIdle = true)]
-[ConfigVariant("target_parameters")]
 [ConfigVariant("trainable_token_indices")]
 [ConfigVariant("use_bdlora")]
 [ConfigVariant("use_qalora", "false")]
@@ -75,6 +74,13 @@ public sealed record LoraConfig : LayerwiseConfig
     [ConfigField("init_lora_weights", Parameter = "Initialization", IsSpelling = true)]
     public string Initialisation { get; init => field = value.ToLowerInvariant(); } = LoraInitialisation.Zero;
 
+    /// <summary>
+    /// Parameters to adapt whose module is no linear layer, by name or ending of the path: <c>mlp.experts.gate_up_proj</c> and <c>mlp.experts.down_proj</c>
+    /// give each expert of a mixture factors of its own.
+    /// </summary>
+    [ConfigField("target_parameters", Parameter = "TargetParameter")]
+    public override IReadOnlyList<string>? TargetParameters { get; init; }
+
     /// <inheritdoc/>
     [ConfigField("fan_in_fan_out")]
     public override bool FanInFanOut { get; init; }
@@ -108,7 +114,14 @@ public sealed record LoraConfig : LayerwiseConfig
             throw new PeftException("LoraBiasOnEmbedding", $"lora_bias can't be used on an embedding ('{layer.Path}').") { Target = layer.Path };
         }
 
-        if (layer is not (Linear or Embedding))
+        if (layer.Experts > 1)
+        {
+            return new ExpertLoraLayer(layer, UseDora || LoraBias || Dropout > 0 || LoraInitialisation.Of(Initialisation).LeavesResidual
+                ? throw Contradiction($"On experts ('{layer.Path}') LoRA has no dropout, no DoRA, no lora_bias and no start by a decomposition.")
+                : this);
+        }
+
+        if (layer is not (Linear or Embedding or Router))
         {
             throw KindNotSupported(layer);
         }
@@ -128,10 +141,11 @@ public sealed record LoraConfig : LayerwiseConfig
         return UseDora ? new DoraLayer(layer, this) : new LoraLayer(layer, this);
     }
 
-    /// <summary>Rank and scale of a layer, patterns applied.</summary>
-    /// <param name="path">The module's path.</param>
-    internal (int Rank, double Scale) ForLayer(string path)
+    /// <summary>Rank and scale of a layer, patterns applied; where a module has several weights to adapt, they name the parameter.</summary>
+    /// <param name="layer">The layer.</param>
+    internal (int Rank, double Scale) ForLayer(IAdaptable layer)
     {
+        var path = layer.Experts > 1 ? $"{layer.Path}.{layer.Weight.Name}" : layer.Path;
         var rank = TargetMatcher.Lookup(RankPattern, path, Rank);
         var alpha = TargetMatcher.Lookup(AlphaPattern, path, Alpha);
         return (rank, UseRslora ? alpha / Math.Sqrt(rank) : alpha / rank);

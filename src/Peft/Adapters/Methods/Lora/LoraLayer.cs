@@ -19,9 +19,9 @@ internal class LoraLayer : LayerAdapter
         : base(layer)
     {
         this.config = config;
-        (var rank, scale) = config.ForLayer(layer.Path);
-        A = new Parameter("weight", [rank, layer.Inputs]);
-        B = new Parameter("weight", [layer.Outputs, rank]);
+        (var rank, scale) = config.ForLayer(layer);
+        A = new Parameter("weight", [layer.Experts * rank, layer.Inputs]);
+        B = new Parameter("weight", [layer.Outputs, rank * layer.Experts]);
         Bias = config.LoraBias ? new Parameter("bias", [layer.Outputs]) : null;
         start = layer is Embedding ? LoraInitialisation.OfEmbedding(config.Initialisation) : LoraInitialisation.Of(config.Initialisation);
         List<LayerParameter> parameters = layer is Embedding ? [new("lora_embedding_A", A), new("lora_embedding_B", B)] : [new("lora_A.weight", A), new("lora_B.weight", B)];
@@ -39,14 +39,17 @@ internal class LoraLayer : LayerAdapter
         Parameters = parameters;
     }
 
-    /// <summary>[rank, in].</summary>
+    /// <summary>[rank, in]; of experts [experts · rank, in], one expert after another.</summary>
     public Parameter A { get; }
 
-    /// <summary>[out, rank].</summary>
+    /// <summary>[out, rank]; of experts [out, rank · experts], one rank after another.</summary>
     public Parameter B { get; }
 
     /// <summary>[out], or null.</summary>
     public Parameter? Bias { get; }
+
+    /// <summary>Multiplies the change.</summary>
+    protected double Scale => scale;
 
     /// <inheritdoc/>
     public override bool RowSelectable => true;
@@ -113,5 +116,5 @@ internal class LoraLayer : LayerAdapter
     }
 
     /// <summary>The change of the weight as a matrix [out, in], scaled.</summary>
-    protected Tensor Matrix(ScalarType type) => B.Data.to(type).mm(A.Data.to(type)).mul_(scale);
+    protected virtual Tensor Matrix(ScalarType type) => B.Data.to(type).mm(A.Data.to(type)).mul_(scale);
 }
