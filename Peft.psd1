@@ -40,8 +40,12 @@
         'Measure-ModelParameter'
         'Measure-Perplexity'
         'Merge-LoraAdapter'
+        'New-AdaLoraConfig'
         'New-LoraConfig'
         'New-PeftConfig'
+        'New-PrefixTuningConfig'
+        'New-PromptEncoderConfig'
+        'New-PromptTuningConfig'
         'Remove-PeftAdapter'
         'Remove-PeftModel'
         'Set-ActiveAdapter'
@@ -51,6 +55,7 @@
     AliasesToExport      = @(
         'Invoke-PeftTraining'
         'Merge-PeftAdapter'
+        'New-PTuningConfig'
         'Undo-PeftMerge'
     )
 

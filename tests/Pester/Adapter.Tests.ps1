@@ -65,6 +65,54 @@ Describe 'The cmdlets for adapters' {
         }
     }
 
+    Describe 'New-AdaLoraConfig' {
+        It 'takes a configuration in Hugging Face''s spelling' {
+            $peer = @{ init_r = 6; target_r = 2; tinit = 3; tfinal = 5; total_step = 20; deltaT = 2; target_modules = 'q_proj' }
+            $made = New-AdaLoraConfig @peer
+            $made.InitialRank, $made.TargetRank, $made.TotalSteps | Should -Be 6, 2, 20
+        }
+
+        It 'refuses a schedule without a step to prune in' {
+            { New-AdaLoraConfig -WarmupSteps 10 -FinalSteps 10 -TotalSteps 20 -ErrorAction Stop } | Should -Throw
+        }
+    }
+
+    Describe 'New-PromptTuningConfig' {
+        It 'makes a configuration whose adapter the model takes' {
+            $made = New-PromptTuningConfig -num_virtual_tokens 4
+            $made.PeftType, $made.VirtualTokens | Should -Be 'PROMPT_TUNING', 4
+            ($model | Add-PeftAdapter $made front).Method | Should -Be 'PROMPT_TUNING'
+        }
+
+        It 'refuses none' {
+            { New-PromptTuningConfig -VirtualTokenCount 0 -ErrorAction Stop } | Should -Throw
+        }
+    }
+
+    Describe 'New-PrefixTuningConfig' {
+        It 'makes a configuration whose adapter the model takes' {
+            $made = New-PrefixTuningConfig -num_virtual_tokens 4
+            $made.PeftType, $made.VirtualTokens | Should -Be 'PREFIX_TUNING', 4
+            ($model | Add-PeftAdapter $made front).Method | Should -Be 'PREFIX_TUNING'
+        }
+
+        It 'refuses none' {
+            { New-PrefixTuningConfig -VirtualTokenCount 0 -ErrorAction Stop } | Should -Throw
+        }
+    }
+
+    Describe 'New-PromptEncoderConfig' {
+        It 'makes a configuration whose adapter the model takes' {
+            $made = New-PromptEncoderConfig -num_virtual_tokens 4
+            $made.PeftType, $made.VirtualTokens | Should -Be 'P_TUNING', 4
+            ($model | Add-PeftAdapter $made front).Method | Should -Be 'P_TUNING'
+        }
+
+        It 'refuses none' {
+            { New-PromptEncoderConfig -VirtualTokenCount 0 -ErrorAction Stop } | Should -Throw
+        }
+    }
+
     Describe 'Add-PeftAdapter' {
         It 'puts out the adapter, active where it is the first' {
             $adapter | Should -BeOfType Peft.Adapters.Model.PeftAdapter
