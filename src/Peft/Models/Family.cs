@@ -22,7 +22,11 @@ public sealed record Family(string ModelType, string Stem, Func<ModelConfig, Bac
         var text = config.Text();
         return ArchitectureRegistry.Find(text.ModelType.Length > 0 ? text.ModelType : textType) is { } family
             ? family.Backbone(text.For(family))
-            : throw new NotSupportedByPeftException("ArchitectureNotSupported", $"The language model '{text.ModelType}' inside '{modelType}' is not supported.");
+            : throw new NotSupportedByPeftException("ArchitectureNotSupported", $"The language model '{text.ModelType}' inside '{modelType}' is not supported.")
+            {
+                Target = text.ModelType,
+                RecommendedAction = $"Supported are: {string.Join(", ", ArchitectureRegistry.Families.Select(static family => family.ModelType))}.",
+            };
     })
     {
         Prefix = "model.language_model",

@@ -89,7 +89,7 @@ public class ExpertTests
         var routing = router.Forward(tensor(new float[] { 3, 2, 1, -1 }).unsqueeze(0), new ForwardContext());
         Assert.Equal([2, 3], routing.Experts.data<long>().Order());
         Assert.Equal(1, routing.Weights.sum().item<float>(), 5);
-        Assert.Empty(router.Parameters.Where(static parameter => parameter.Name == "bias"));
+        Assert.DoesNotContain(router.Parameters, static parameter => parameter.Name == "bias");
         Assert.Contains(router.NamedWeights(), static named => named.Path == "bias");
     }
 

@@ -381,6 +381,10 @@ internal static class DebertaV2Heads
     [
         new("ForMaskedLM", "MASKED_LM", static (config, name) => config.Boolean("legacy") == false
             ? throw new NotSupportedByPeftException("ArchitectureNotSupported", "A DeBERTa whose masked head is not the usual one (legacy: false) is not supported.")
+            {
+                Target = "legacy",
+                RecommendedAction = "Use a DeBERTa with the usual masked head.",
+            }
             : new BertMaskedModel(config, name, "Legacy" + config.Family.Stem)),
         new("ForSequenceClassification", "SEQ_CLS", static (config, name) => new DebertaV2SequenceClassificationModel(config, name)),
         .. BertHeads.Tokens(static config => new BertConfig(config).DropoutRate),
