@@ -25,6 +25,22 @@ public class TargetMatcherTests
         Assert.Equal(4, adapter.AdaptedModules.Count);
     }
 
+    [Fact]
+    public void Parameters_are_targeted_by_endings_of_whole_parts_and_a_name_that_matches_none_is_said()
+    {
+        using var model = TinyLlama.CreateStructure();
+        var adapter = model.AddAdapter(new LoraConfig { TargetParameters = ["1.mlp.down_proj.weight", "experts.down_proj"] });
+        Assert.Equal(["model.layers.1.mlp.down_proj"], adapter.AdaptedModules);
+        Assert.Contains(adapter.Report.Messages, static message => message.Contains("'experts.down_proj'", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public void Target_parameters_of_which_none_matches_are_an_error()
+    {
+        using var model = TinyLlama.CreateStructure();
+        Assert.Equal("NoModuleMatched", Assert.Throws<PeftException>(() => model.AddAdapter(new LoraConfig { TargetParameters = ["experts.down_proj"] })).ErrorId);
+    }
+
     [Theory]
     [InlineData("self_attn.q_proj", 2)]
     [InlineData("0.self_attn.q_proj", 1)]

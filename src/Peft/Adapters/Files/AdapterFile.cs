@@ -108,7 +108,7 @@ internal static partial class AdapterFile
         }
     }
 
-    [GeneratedRegex(@"\.experts\.\d+\.", RegexOptions.CultureInvariant)]
+    [GeneratedRegex(@"\.experts\.\d+\.", RegexOptions.CultureInvariant, 1000)]
     private static partial Regex SeparateExpert();
 
     private static void RefuseMixture(TensorStore store, string folder)
