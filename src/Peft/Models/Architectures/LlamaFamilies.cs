@@ -6,6 +6,55 @@ namespace Peft.Models.Architectures;
 /// <summary>Families that are built like Llama and differ by flags and by what their configurations leave out.</summary>
 internal static class LlamaFamilies
 {
+    private static LlamaTraits Olmo { get; } = new(HasHeadNorms: true)
+    {
+        NormsHeadsTogether = true,
+        Names = new() { InputNorm = null, AttentionNorm = "post_attention_layernorm", InnerNorm = null, OutputNorm = "post_feedforward_layernorm" },
+    };
+
+    private static LlamaTraits Glm4 { get; } = new()
+    {
+        HasOutputBias = false,
+        RotaryShare = 0.5,
+        IsInterleaved = true,
+        FeedForward = static (config, _) => new JoinedMLP(config),
+        Names = new() { AttentionNorm = "post_self_attn_layernorm", OutputNorm = "post_mlp_layernorm", ListsInnerNormFirst = true },
+    };
+
+    private static LlamaTraits Phi3 { get; } = new(HasWindow: true)
+    {
+        RotaryShare = 1,
+        Mixer = static (config, layer) => new JoinedAttention(config, layer),
+        FeedForward = static (config, _) => new JoinedMLP(config),
+        Names = new() { Dropouts = ("resid_attn_dropout", "resid_mlp_dropout") },
+    };
+
+    private static LlamaTraits Gemma { get; } = new()
+    {
+        AddsOneToNorms = true,
+        ApproximatesGelu = true,
+        EmbeddingScale = ("GemmaTextScaledWordEmbedding", Math.Sqrt),
+    };
+
+    private static LlamaTraits Gemma2 { get; } = Gemma with
+    {
+        HasWindow = true,
+        FullEvery = 2,
+        EmbeddingScale = ("Gemma2TextScaledWordEmbedding", Math.Sqrt),
+        Names = new() { AttentionNorm = "post_attention_layernorm", InnerNorm = "pre_feedforward_layernorm", OutputNorm = "post_feedforward_layernorm" },
+    };
+
+    private static LlamaTraits Gemma3 { get; } = Gemma2 with
+    {
+        HasHeadNorms = true,
+        FullEvery = 6,
+        PatternKey = "sliding_window_pattern",
+        LocalBase = ("rope_local_base_freq", 10000),
+        EmbeddingScale = ("Gemma3TextScaledWordEmbedding", Math.Sqrt),
+        Part = "Text",
+        RotaryPart = "",
+    };
+
     public static IReadOnlyList<Family> Rows { get; } =
     [
         new("llama", "Llama", static config => new LlamaModel(config))
@@ -97,55 +146,6 @@ internal static class LlamaFamilies
         },
         Family.Around("gemma3", "Gemma3", textType: "gemma3_text", Family.LanguageModelFirst),
     ];
-
-    private static LlamaTraits Olmo { get; } = new(HasHeadNorms: true)
-    {
-        NormsHeadsTogether = true,
-        Names = new() { InputNorm = null, AttentionNorm = "post_attention_layernorm", InnerNorm = null, OutputNorm = "post_feedforward_layernorm" },
-    };
-
-    private static LlamaTraits Glm4 { get; } = new()
-    {
-        HasOutputBias = false,
-        RotaryShare = 0.5,
-        IsInterleaved = true,
-        FeedForward = static (config, _) => new JoinedMLP(config),
-        Names = new() { AttentionNorm = "post_self_attn_layernorm", OutputNorm = "post_mlp_layernorm", ListsInnerNormFirst = true },
-    };
-
-    private static LlamaTraits Phi3 { get; } = new(HasWindow: true)
-    {
-        RotaryShare = 1,
-        Mixer = static (config, layer) => new JoinedAttention(config, layer),
-        FeedForward = static (config, _) => new JoinedMLP(config),
-        Names = new() { Dropouts = ("resid_attn_dropout", "resid_mlp_dropout") },
-    };
-
-    private static LlamaTraits Gemma { get; } = new()
-    {
-        AddsOneToNorms = true,
-        ApproximatesGelu = true,
-        EmbeddingScale = ("GemmaTextScaledWordEmbedding", Math.Sqrt),
-    };
-
-    private static LlamaTraits Gemma2 { get; } = Gemma with
-    {
-        HasWindow = true,
-        FullEvery = 2,
-        EmbeddingScale = ("Gemma2TextScaledWordEmbedding", Math.Sqrt),
-        Names = new() { AttentionNorm = "post_attention_layernorm", InnerNorm = "pre_feedforward_layernorm", OutputNorm = "post_feedforward_layernorm" },
-    };
-
-    private static LlamaTraits Gemma3 { get; } = Gemma2 with
-    {
-        HasHeadNorms = true,
-        FullEvery = 6,
-        PatternKey = "sliding_window_pattern",
-        LocalBase = ("rope_local_base_freq", 10000),
-        EmbeddingScale = ("Gemma3TextScaledWordEmbedding", Math.Sqrt),
-        Part = "Text",
-        RotaryPart = "",
-    };
 
     private static JsonObject GemmaDefaults(long vocabulary, long positions, params (string Key, double Value)[] others)
     {
