@@ -76,7 +76,7 @@ public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(nam
         foreach (var (layer, adapter) in layers)
         {
             AdapterSlot.Of(layer.Module, layer.Weight).Attach(Name, adapter);
-            if (adapter.BaseEdit is { } edit && layer.Weight.Value is not null)
+            if (adapter.BaseEdit is { } edit && layer.Weight.IsLoaded)
             {
                 edits.Edit(layer.Weight, edit);
             }

@@ -113,7 +113,7 @@ public static class ModelLoader
         TieAsStored(model, options);
         reader.Finish();
         SayCarried(model, options);
-        if (model.Carried.Count > 0 || model.NamedWeights().Any(static named => named.Parameter.Value is { device.type: DeviceType.CPU }))
+        if (model.Carried.Count > 0 || model.NamedWeights().Any(static named => named.Parameter is { IsLoaded: true, Device.type: DeviceType.CPU }))
         {
             model.Keep(store.TakeMappedFiles());
         }

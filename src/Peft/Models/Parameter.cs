@@ -18,6 +18,7 @@ public sealed class Parameter
     private ScalarType dataType;
     private Tensor? value;
     private Tensor? gradient;
+    private PackedWeight? packed;
 
     /// <summary>Makes a parameter without weights.</summary>
     /// <param name="name">Local name inside its module, such as <c>weight</c>.</param>
@@ -48,12 +49,30 @@ public sealed class Parameter
     /// <summary>The parameter of another module whose weights this one shares, or null.</summary>
     public Parameter? TiedTo { get; private set; }
 
-    /// <summary>The weights, or null while only the structure exists. The parameter owns what is assigned.</summary>
+    /// <summary>The weights, or null while only the structure exists or where they are <see cref="Packed"/>. The parameter owns what is assigned.</summary>
     public Tensor? Value => TiedTo is { } other ? other.Value : value;
 
+    /// <summary>The weights in a form that takes less memory, or null. <see cref="Value"/> is null then.</summary>
+    public PackedWeight? Packed => TiedTo is { } other ? other.Packed : packed;
+
+    /// <summary>Whether there are weights, packed or not.</summary>
+    public bool IsLoaded => Value is not null || Packed is not null;
+
+    /// <summary>Where the weights are; the CPU while only the structure exists.</summary>
+    public Device Device => Value?.device ?? Packed?.Device ?? CPU;
+
+    /// <summary>Memory the weights take.</summary>
+    public long Bytes => Packed?.Bytes ?? (Count * ElementType.SizeOf(DataType));
+
     /// <summary>The weights.</summary>
-    /// <exception cref="PeftException"><c>WeightsNotLoaded</c>: only the structure exists.</exception>
-    public Tensor Data => Value ?? throw new PeftException("WeightsNotLoaded", $"The model's weights are needed, but only its structure was loaded (no values for '{Name}').") { Target = Name };
+    /// <exception cref="PeftException"><c>WeightsNotLoaded</c>: only the structure exists. <c>WeightsPacked</c>: they are quantised, and what asks works on plain weights alone.</exception>
+    public Tensor Data => Value ?? throw (Packed is { } form
+        ? new PeftException("WeightsPacked", $"This needs the plain weights of '{Name}', but they are quantised ({form.Kind}).")
+        {
+            Target = Name,
+            RecommendedAction = "Import the model without quantisation for this.",
+        }
+        : new PeftException("WeightsNotLoaded", $"The model's weights are needed, but only its structure was loaded (no values for '{Name}').") { Target = Name });
 
     /// <summary>
     /// Where the backward pass adds this parameter's gradient: a view into the trainer's flat buffer, of the shape of
@@ -108,8 +127,66 @@ public sealed class Parameter
             value = weights.DetachFromDisposeScope();
         }
 
+        packed?.Dispose();
+        packed = null;
+
         dataType = weights.dtype;
         Version++;
+    }
+
+    /// <summary>Takes packed weights over in place of what was there before.</summary>
+    /// <exception cref="PeftException"><c>ShapeMismatch</c>: the shape differs from <see cref="Shape"/>.</exception>
+    public void Pack(PackedWeight weights)
+    {
+        ArgumentNullException.ThrowIfNull(weights);
+        if (!(weights.IsTransposed ? weights.Shape.Reverse() : weights.Shape).SequenceEqual(shape))
+        {
+            throw new PeftException(
+                "ShapeMismatch", $"'{Name}' has shape [{string.Join(", ", shape)}], but the packed weights given are [{string.Join(", ", weights.Shape)}].");
+        }
+
+        TiedTo = null;
+        value?.Dispose();
+        value = null;
+        packed?.Dispose();
+        packed = weights;
+        dataType = weights.DataType;
+        Version++;
+    }
+
+    /// <summary>Gives packed weights away, so that what replaces them doesn't free them.</summary>
+    internal PackedWeight TakePacked()
+    {
+        var taken = packed!;
+        packed = null;
+        return taken;
+    }
+
+    /// <summary>The weights in a type for a short time: themselves, or unpacked into memory that is used again afterwards.</summary>
+    /// <param name="type">The type to compute in.</param>
+    public DenseWeight Dense(ScalarType type)
+    {
+        if (Packed is not { } form)
+        {
+            return new DenseWeight(Layers.LinearProduct.Cast(Data, type));
+        }
+
+        var lease = PackedWeight.Lease([form], type);
+        return form.IsTransposed ? lease.Transposed() : lease;
+    }
+
+    /// <summary>The weights in a type for as long as the caller likes: themselves, or unpacked into memory of their own, of the caller's dispose scope.</summary>
+    /// <param name="type">The type to compute in.</param>
+    public Tensor Unpacked(ScalarType type)
+    {
+        if (Packed is not { } form)
+        {
+            return Layers.LinearProduct.Cast(Data, type);
+        }
+
+        var values = empty([.. form.Shape], type, form.Device);
+        form.Unpack(values);
+        return form.IsTransposed ? values.t() : values;
     }
 
     /// <summary>Shares the weights of <paramref name="other"/> from now on; own weights are disposed.</summary>
@@ -117,6 +194,8 @@ public sealed class Parameter
     {
         value?.Dispose();
         value = null;
+        packed?.Dispose();
+        packed = null;
         TiedTo = other.TiedTo ?? other;
         Version++;
     }
@@ -133,6 +212,8 @@ public sealed class Parameter
         Edits?.Forget();
         value?.Dispose();
         value = null;
+        packed?.Dispose();
+        packed = null;
         Version++;
     }
 

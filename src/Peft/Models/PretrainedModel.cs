@@ -57,7 +57,7 @@ public abstract class PretrainedModel : Module
     public Device Device => First.Value?.device ?? CPU;
 
     /// <summary>Whether weights are there.</summary>
-    public bool IsLoaded => First.Value is not null;
+    public bool IsLoaded => First.IsLoaded;
 
     /// <summary>Tensors of the model's files that no module of ours computes with; they are saved again as they came.</summary>
     public IReadOnlyList<(string Name, Tensor Tensor)> Carried => carried;

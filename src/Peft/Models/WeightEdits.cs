@@ -26,9 +26,9 @@ public sealed class WeightEdits
         {
             foreach (var parameter in model.NamedParameters().Select(static named => named.Parameter).Where(static parameter => parameter is { IsOwner: true, KeepsFloat32: false }).Distinct())
             {
-                if (parameter.Data.is_floating_point() && parameter.DataType != type)
+                if (parameter.Packed is not null || (parameter.Data.is_floating_point() && parameter.DataType != type))
                 {
-                    edits.Edit(parameter, current => current.to(type));
+                    edits.Edit(parameter, current => current.to(type), unpacks: true);
                 }
             }
 
@@ -46,10 +46,11 @@ public sealed class WeightEdits
     /// <summary>Edits a weight.</summary>
     /// <param name="parameter">The parameter; its weights are loaded.</param>
     /// <param name="change">Makes the new weights, of the same shape, from the current ones, which it must not touch. Called again when an edit below is taken back.</param>
-    public void Edit(Parameter parameter, Func<Tensor, Tensor> change)
+    /// <param name="unpacks">Whether packed weights become plain ones; otherwise what they become is packed again.</param>
+    public void Edit(Parameter parameter, Func<Tensor, Tensor> change, bool unpacks = false)
     {
         ArgumentNullException.ThrowIfNull(parameter);
-        (parameter.Edits ??= new EditStack(parameter)).Push(this, change);
+        (parameter.Edits ??= new EditStack(parameter)).Push(this, new WeightEdit(change, unpacks));
         edited.Add(parameter);
     }
 
@@ -101,7 +102,8 @@ public sealed class WeightEdits
 /// <summary>The edits of one parameter, with the weights that lie below them.</summary>
 internal sealed class EditStack(Parameter parameter)
 {
-    private readonly List<(WeightEdits Cause, Func<Tensor, Tensor> Change)> edits = [];
+    private readonly List<(WeightEdits Cause, WeightEdit Edit)> edits = [];
+    private PackedWeight? originalForm;
     private Parameter? tiedTo;
 
     /// <summary>The weights as they were loaded; null where they were another parameter's.</summary>
@@ -110,7 +112,7 @@ internal sealed class EditStack(Parameter parameter)
     /// <summary>Memory that these take, without asking the tensor: another thread may free it meanwhile.</summary>
     public long OriginalBytes { get; private set; }
 
-    public void Push(WeightEdits cause, Func<Tensor, Tensor> change)
+    public void Push(WeightEdits cause, WeightEdit edit)
     {
         using var scope = NewDisposeScope();
         if (edits.Count == 0 && parameter.TiedTo is { } owner)
@@ -121,8 +123,8 @@ internal sealed class EditStack(Parameter parameter)
 
         try
         {
-            Apply(change);
-            edits.Add((cause, change));
+            Apply(edit);
+            edits.Add((cause, edit));
         }
         finally
         {
@@ -138,17 +140,23 @@ internal sealed class EditStack(Parameter parameter)
         }
 
         using var scope = NewDisposeScope();
-        if (edits.Count > 0)
+        if (originalForm is { } form)
+        {
+            originalForm = null;
+            parameter.Pack(form);
+        }
+        else if (edits.Count > 0)
         {
             Put((Original ?? tiedTo!.Data).clone());
-            foreach (var (_, change) in edits)
-            {
-                Apply(change);
-            }
         }
         else if (Original is not null)
         {
             Put(Original.alias());
+        }
+
+        foreach (var (_, edit) in edits)
+        {
+            Apply(edit);
         }
 
         Settle();
@@ -158,6 +166,8 @@ internal sealed class EditStack(Parameter parameter)
     {
         Original?.Dispose();
         Original = null;
+        originalForm?.Dispose();
+        originalForm = null;
         parameter.Edits = null;
     }
 
@@ -175,11 +185,17 @@ internal sealed class EditStack(Parameter parameter)
         }
     }
 
-    private void Apply(Func<Tensor, Tensor> change)
+    private void Apply(WeightEdit edit)
     {
+        if (parameter.Packed is { } form)
+        {
+            ApplyPacked(edit, form);
+            return;
+        }
+
         var current = parameter.Data;
-        var changed = change(current);
-        if (Original is null && tiedTo is null)
+        var changed = edit.Change(current);
+        if (Original is null && originalForm is null && tiedTo is null)
         {
             // Where the type changes, the parameter gets another tensor and the one it had is kept; no copy is made.
             Original = (changed.dtype == current.dtype ? current.clone() : current.alias()).DetachFromDisposeScope();
@@ -187,6 +203,26 @@ internal sealed class EditStack(Parameter parameter)
         }
 
         Put(changed);
+    }
+
+    private void ApplyPacked(WeightEdit edit, PackedWeight form)
+    {
+        var changed = edit.Change(parameter.Unpacked(parameter.DataType));
+        var repacked = edit.Unpacks ? null : form.Repack(form.IsTransposed ? changed.t() : changed);
+        if (originalForm is null)
+        {
+            originalForm = parameter.TakePacked();
+            OriginalBytes = form.Bytes;
+        }
+
+        if (repacked is null)
+        {
+            parameter.Assign(changed.contiguous());
+        }
+        else
+        {
+            parameter.Pack(repacked);
+        }
     }
 
     /// <summary>In place where the type stays; a tensor of another type is handed over.</summary>
@@ -203,3 +239,8 @@ internal sealed class EditStack(Parameter parameter)
         }
     }
 }
+
+/// <summary>A change of a weight.</summary>
+/// <param name="Change">Makes the new weights from the current ones.</param>
+/// <param name="Unpacks">Whether packed weights become plain ones.</param>
+internal sealed record WeightEdit(Func<Tensor, Tensor> Change, bool Unpacks);

@@ -189,12 +189,13 @@ internal static partial class AdapterFile
         foreach (var adapted in adapter.Layers)
         {
             var layer = adapted.Layer;
-            if (!found.TryGetValue(BaseWeightKey(adapted), out var key) || layer.Weight.Value is not { } own)
+            if (!found.TryGetValue(BaseWeightKey(adapted), out var key) || !layer.Weight.IsLoaded)
             {
                 continue;
             }
 
             Fit(store.Entry(key), layer.Weight, store.Path);
+            var own = layer.Weight.Data;
             var brought = Place(store.Read(key, own.dtype), adapter);
             using var same = brought.eq(own).all();
             if (same.item<bool>())

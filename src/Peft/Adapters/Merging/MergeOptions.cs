@@ -13,7 +13,8 @@ public sealed record MergeOptions
 
     /// <summary>
     /// The type all weights of the model take before changes are added, so that the sum isn't rounded to a narrower one; null keeps each weight's own,
-    /// or what an earlier merge that is still in the weights gave them.
+    /// or what an earlier merge that is still in the weights gave them. Quantised weights are unpacked to it for good; without it
+    /// they are unpacked, changed and quantised again.
     /// The sum itself is always formed in float32 at least.
     /// </summary>
     public ScalarType? DataType { get; init; }

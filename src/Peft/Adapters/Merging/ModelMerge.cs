@@ -1,4 +1,5 @@
 using Peft.Adapters.Model;
+using Peft.Adapters.Slots;
 using Peft.Models;
 
 namespace Peft.Adapters.Merging;
@@ -53,6 +54,11 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
             messages.Add("Adapters are merged at full strength, whatever their strength in the active set was.");
         }
 
+        if (options.DataType is null && PackedTargets(wanted) is { Count: > 0 } packed)
+        {
+            messages.Add($"{packed.Count} weights are quantised ({packed[0].Packed!.Kind}): they were unpacked, changed and quantised again, which rounds the adapters' changes. A type for the merge unpacks the weights for good instead.");
+        }
+
         string[] deactivated = [.. active.Except(wanted, StringComparer.Ordinal)];
         Exchange(wanted, options);
         if (deactivated.Length > 0)
@@ -97,6 +103,9 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
             };
         }
     }
+
+    private List<Parameter> PackedTargets(string[] names) => [.. model.NamedParameters().Select(static named => named.Parameter)
+        .Where(parameter => parameter is { Packed: not null, Slot: AdapterSlot slot } && names.Any(adapter => slot[adapter] is not null))];
 
     /// <summary>Replaces what is merged; brings the old state back when the new one can't be made.</summary>
     private void Exchange(string[] wanted, MergeOptions options)

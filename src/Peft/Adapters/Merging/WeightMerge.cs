@@ -123,7 +123,7 @@ internal sealed class WeightMerge
     private void MergeLayer(Module module, Parameter weight, AdapterSlot slot)
     {
         var bias = module.Parameters.FirstOrDefault(static parameter => parameter.Name == "bias");
-        var type = weight.Data.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
+        var type = weight.DataType == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
         var bare = new Affine(Current(weight).to(type), bias is null ? null : Current(bias).to(type));
         var affine = new Affine(bare.Weight.clone(), bare.Bias?.clone());
         foreach (var layer in names.Select(name => slot[name]).OfType<LayerAdapter>())
@@ -146,7 +146,11 @@ internal sealed class WeightMerge
         ? names.Select(slot.OverlayOf).LastOrDefault(static copy => copy is not null)
         : null;
 
-    private Tensor Current(Parameter parameter) => (Overlay(parameter) ?? parameter).Data;
+    private Tensor Current(Parameter parameter)
+    {
+        var current = Overlay(parameter) ?? parameter;
+        return current.Unpacked(current.DataType);
+    }
 
     private void Write(Module module, Parameter parameter, Tensor merged)
     {

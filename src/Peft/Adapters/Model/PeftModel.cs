@@ -94,8 +94,8 @@ public sealed class PeftModel : IDisposable
     public long MemoryBytes => Base.NamedParameters().Where(static named => named.Parameter.IsOwner).Select(static named => named.Parameter)
         .Concat(Adapters.ToArray().SelectMany(static adapter => adapter.Adapter.Parameters().Select(static parameter => parameter.Parameter)))
         .Concat(Adapters.ToArray().SelectMany(static adapter => adapter.Adapter.Overlays.Select(static overlay => overlay.Copy)))
-        .Distinct().Where(static parameter => parameter.Value is not null)
-        .Sum(static parameter => (parameter.Count * Tensors.ElementType.SizeOf(parameter.DataType)) + (parameter.Edits?.OriginalBytes ?? 0));
+        .Distinct().Where(static parameter => parameter.IsLoaded)
+        .Sum(static parameter => parameter.Bytes + (parameter.Edits?.OriginalBytes ?? 0));
 
     /// <summary>Counts parameters as PEFT does.</summary>
     public ParameterCounts ParameterCounts

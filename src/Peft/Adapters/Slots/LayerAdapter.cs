@@ -59,7 +59,7 @@ public abstract class LayerAdapter(IAdaptable layer) : IDisposable
     /// <summary>The layer's own weight without any adapter (an overlay in its place counts), for the dispose scope of the call alone: it may be unpacked for it.</summary>
     /// <param name="call">The pass.</param>
     /// <param name="type">The type to compute in.</param>
-    protected Tensor BareWeight(SlotCall call, ScalarType type) => LinearProduct.Cast(Layer.Weight.Effective(call.Context).Data, type);
+    protected Tensor BareWeight(SlotCall call, ScalarType type) => Layer.Weight.Effective(call.Context).Unpacked(type);
 
     /// <summary>The layer's own bias without any adapter, or null.</summary>
     /// <param name="call">The pass.</param>

@@ -134,7 +134,7 @@ public sealed class Head
 
         var parameter = projection.Weight.Effective(context);
         var bias = projection.Bias?.Effective(context);
-        var weight = LinearProduct.Cast(parameter.Data, selected.dtype);
+        var weight = parameter.Unpacked(selected.dtype);
         var tape = context.Tape;
         var gradient = tape is not null && tape.NeedsGradient(selected) ? empty_like(selected) : null;
         var weightGradient = tape is not null && parameter.IsTrained ? zeros_like(parameter.Data, ScalarType.Float32) : null;

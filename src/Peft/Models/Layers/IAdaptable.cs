@@ -37,7 +37,7 @@ public interface IAdaptable
     long Experts => 1;
 
     /// <summary>Where the weight is; the CPU while only the structure exists.</summary>
-    Device Device => Weight.Value?.device ?? CPU;
+    Device Device => Weight.Device;
 
     /// <summary>The layer's map with another weight, without the tape. Autograd runs through it.</summary>
     /// <param name="x">The layer's input; for an embedding int64 token ids.</param>

@@ -84,5 +84,5 @@ public sealed class Linear : Module, IAdaptable
     }
 
     private Tensor Product(Tensor x, LinearMember member, ForwardContext context, Tensor? residual) =>
-        LinearProduct.Run(x, ToMatrix(member.Weight.Data), member.Bias?.Data, [member], context, residual);
+        LinearProduct.Run(x, member.Weight.Packed is null ? ToMatrix(member.Weight.Data) : null, member.Bias?.Data, [member], context, residual);
 }

@@ -4,8 +4,8 @@ namespace Peft.Models.Layers;
 
 /// <summary>
 /// Linear layers that share an input (q, k, v; gate, up) as one product. Their weights are views of one tensor, so each keeps its name
-/// and its slot. Where that does not hold (an adapter that changes the input, an overlay, a weight that was replaced), they run one by
-/// one and their outputs are put side by side. It has no name in the tree: the module that makes it
+/// and its slot; packed weights are unpacked one below the other for it. Where that does not hold (an adapter that changes the input, an
+/// overlay, a weight that was replaced, a packed form with a product of its own), they run one by one and their outputs are put side by side. It has no name in the tree: the module that makes it
 /// (<see cref="Module.Group"/>) frees it.
 /// </summary>
 public sealed class LinearGroup : IDisposable
@@ -15,6 +15,7 @@ public sealed class LinearGroup : IDisposable
     private readonly Tensor[] biasViews;
     private Tensor? weight;
     private Tensor? bias;
+    private bool isPacked;
 
     /// <summary>Makes a group; it runs its members one by one until <see cref="Fuse()"/>.</summary>
     /// <param name="members">Layers in the order of their columns in the output.</param>
@@ -35,13 +36,20 @@ public sealed class LinearGroup : IDisposable
     /// </summary>
     public void Fuse()
     {
-        if (weight is not null && IsFused(views, static member => member.Weight) && (bias is null || IsFused(biasViews, static member => member.Bias!)))
+        if ((isPacked ? ArePacked() : weight is not null && IsFused(views, static member => member.Weight)) && (bias is null || IsFused(biasViews, static member => member.Bias!)))
         {
             return;
         }
 
         Dispose();
         var biases = members.Count(static member => member.Bias is not null);
+        isPacked = ArePacked() && (biases == 0 || biases == members.Length);
+        if (isPacked)
+        {
+            bias = biases == 0 ? null : Fuse([.. members.Select(static member => member.Bias!)], biasViews);
+            return;
+        }
+
         if (members.Any(static member => member.Weight.Value is null || !member.Weight.IsOwner)
             || members.Select(static member => member.Weight.DataType).Distinct().Count() > 1
             || (biases > 0 && biases < members.Length))
@@ -78,7 +86,7 @@ public sealed class LinearGroup : IDisposable
     /// <returns>[rows, sum of the members' outputs], in the order of the members.</returns>
     public Tensor Forward(Tensor x, ForwardContext context)
     {
-        if (weight is not null && Shared(context) is { } shared)
+        if ((weight is not null || isPacked) && Shared(context) is { } shared)
         {
             members[0].CheckInput(x);
             if (context.InputObserver is { } observe)
@@ -108,6 +116,7 @@ public sealed class LinearGroup : IDisposable
         bias?.Dispose();
         weight = null;
         bias = null;
+        isPacked = false;
     }
 
     /// <summary>The members of the shared product, or null where this pass needs them one by one.</summary>
@@ -120,7 +129,7 @@ public sealed class LinearGroup : IDisposable
             var plan = member.Weight.Slot?.Plan(context) ?? SlotPlan.Empty;
             shared[i] = member.Member(context, plan);
             if (plan.NeedsForward
-                || !ReferenceEquals(shared[i].Weight.Value, views[i])
+                || (isPacked ? shared[i].Weight.Packed is null : !ReferenceEquals(shared[i].Weight.Value, views[i]))
                 || (bias is not null && !ReferenceEquals(shared[i].Bias!.Value, biasViews[i])))
             {
                 return null;
@@ -129,6 +138,8 @@ public sealed class LinearGroup : IDisposable
 
         return shared;
     }
+
+    private bool ArePacked() => members.All(member => member.Weight is { IsOwner: true, Packed: { HasProduct: false } packed } && packed.ComputeType == members[0].Weight.Packed!.ComputeType);
 
     private bool IsFused(Tensor[] own, Func<Linear, Parameter> parameter) =>
         members.Zip(own).All(pair => ReferenceEquals(parameter(pair.First).Value, pair.Second));

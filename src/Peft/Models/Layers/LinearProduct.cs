@@ -42,19 +42,28 @@ internal static class LinearProduct
 {
     /// <summary>Forms the product and records its piece.</summary>
     /// <param name="x">[rows, in].</param>
-    /// <param name="weight">[out of all members, in].</param>
+    /// <param name="weight">[out of all members, in]; null where every member's weight is packed, to be unpacked in both passes.</param>
     /// <param name="bias">[out of all members] or null.</param>
     /// <param name="members">The members in the order of their rows in <paramref name="weight"/>.</param>
     /// <param name="context">The forward pass.</param>
     /// <param name="residual">[rows, out], added; null for none.</param>
     /// <returns>[rows, out of all members].</returns>
-    public static Tensor Run(Tensor x, Tensor weight, Tensor? bias, LinearMember[] members, ForwardContext context, Tensor? residual = null)
+    public static Tensor Run(Tensor x, Tensor? weight, Tensor? bias, LinearMember[] members, ForwardContext context, Tensor? residual = null)
     {
         using var scope = NewDisposeScope();
         var terms = Terms(members);
-        weight = Cast(weight, x.dtype);
-        bias = bias is null ? null : Cast(bias, x.dtype);
-        var y = context.Tape is null && x.size(0) == 1 && RowProduct.Serves(x, weight) ? SingleRow(x, weight, bias, residual) : Base(x, weight, bias, residual);
+        Tensor y;
+        if (weight is null)
+        {
+            y = PackedProduct.Forward(x, bias, members, residual);
+        }
+        else
+        {
+            weight = Cast(weight, x.dtype);
+            bias = bias is null ? null : Cast(bias, x.dtype);
+            y = context.Tape is null && x.size(0) == 1 && RowProduct.Serves(x, weight) ? SingleRow(x, weight, bias, residual) : Product(x, weight, bias, residual);
+        }
+
         var state = terms.Length == 0 ? null : LowRankProduct.Forward(x, y, terms, context);
         if (context.Tape is { } tape)
         {
@@ -72,7 +81,8 @@ internal static class LinearProduct
     /// <summary>The tensor in a type; itself where it has it.</summary>
     public static Tensor Cast(Tensor tensor, ScalarType type) => tensor.dtype == type ? tensor : tensor.to(type);
 
-    private static Tensor Base(Tensor x, Tensor weight, Tensor? bias, Tensor? residual)
+    /// <summary>x Wᵀ + b + residual.</summary>
+    public static Tensor Product(Tensor x, Tensor weight, Tensor? bias, Tensor? residual)
     {
         var transposed = weight.t();
         if (residual is not null)
@@ -128,17 +138,17 @@ internal sealed class LinearPiece : Piece
 {
     private readonly Tensor? x;
     private readonly Piece? source;
-    private readonly Tensor weight;
+    private readonly Tensor? weight;
     private readonly LinearMember[] members;
     private readonly LowRankProduct? lowRank;
     private readonly bool hasResidual;
 
-    public LinearPiece(Tensor x, Piece? source, Tensor weight, LinearMember[] members, LowRankProduct? lowRank, bool hasResidual)
+    public LinearPiece(Tensor x, Piece? source, Tensor? weight, LinearMember[] members, LowRankProduct? lowRank, bool hasResidual)
     {
         this.hasResidual = hasResidual;
         this.source = source;
         this.x = source is null ? Keep(x) : null;
-        this.weight = Keep(weight);
+        this.weight = weight is null ? null : Keep(weight);
         this.members = members;
         this.lowRank = lowRank;
         lowRank?.Keep(tensor => KeepOwn(tensor));
@@ -154,7 +164,7 @@ internal sealed class LinearPiece : Piece
 
         var input = NeedsInput() ? x ?? source!.Recompute() : null;
         WeightGradients(g, input);
-        var gx = gradients.Needs() ? g.mm(weight) : null;
+        var gx = !gradients.Needs() ? null : weight is null ? PackedProduct.InputGradient(g, members) : g.mm(weight);
         lowRank?.Backward(g, input, gx);
         if (gx is not null)
         {

@@ -21,10 +21,10 @@ internal static class ModelFingerprint
         Append(model.ClassName);
         foreach (var (path, parameter, _) in model.NamedParameters())
         {
-            Append(string.Create(CultureInfo.InvariantCulture, $"{path} [{string.Join(",", parameter.Shape)}] {parameter.DataType}"));
+            Append(string.Create(CultureInfo.InvariantCulture, $"{path} [{string.Join(",", parameter.Shape)}] {parameter.DataType}{parameter.Packed?.Kind}"));
             if (parameter.IsOwner)
             {
-                var weights = parameter.Data;
+                var weights = parameter.Unpacked(parameter.DataType);
                 var first = weights.flatten().narrow(0, 0, Math.Min(Values, weights.numel())).to(ScalarType.Float32).cpu();
                 hash.AppendData(MemoryMarshal.AsBytes(first.data<float>().ToArray().AsSpan()));
             }

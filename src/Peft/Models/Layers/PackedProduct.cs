@@ -1,0 +1,44 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Models.Layers;
+
+/// <summary>The product with packed weights: unpacked one below the other for the product alone, in both directions, or by the form's own arithmetic.</summary>
+internal static class PackedProduct
+{
+    /// <summary>y = x Wᵀ + b + residual, formed in the weights' compute type.</summary>
+    public static Tensor Forward(Tensor x, Tensor? bias, LinearMember[] members, Tensor? residual)
+    {
+        var type = Type(members[0].Weight.Packed!.ComputeType ?? x.dtype, x.device_type);
+        var input = LinearProduct.Cast(x, type);
+        bias = bias is null ? null : LinearProduct.Cast(bias, type);
+        var y = LinearProduct.Cast(Product(input, bias, members), x.dtype);
+        return residual is null ? y : y.add_(residual);
+    }
+
+    /// <summary>The gradient of the input, formed in the weights' compute type.</summary>
+    public static Tensor InputGradient(Tensor g, LinearMember[] members)
+    {
+        var form = members[0].Weight.Packed!;
+        var type = form.HasProduct ? ScalarType.Float32 : Type(form.ComputeType ?? g.dtype, g.device_type);
+        using var weight = Lease(members, form.HasProduct ? g.dtype : type);
+        return LinearProduct.Cast(LinearProduct.Cast(g, type).mm(LinearProduct.Cast(weight.Tensor, type)), g.dtype);
+    }
+
+    /// <summary>Engines before PyTorch 2 multiply no float16 on the CPU.</summary>
+    private static ScalarType Type(ScalarType asked, DeviceType device) => asked == ScalarType.Float16 && device == DeviceType.CPU ? ScalarType.Float32 : asked;
+
+    private static Tensor Product(Tensor x, Tensor? bias, LinearMember[] members)
+    {
+        if (members is [{ Weight.Packed: { HasProduct: true } own }])
+        {
+            return own.Product(x, bias);
+        }
+
+        using var weight = Lease(members, x.dtype);
+        return LinearProduct.Product(x, weight.Tensor, bias, residual: null);
+    }
+
+    private static DenseWeight Lease(LinearMember[] members, ScalarType type) =>
+        PackedWeight.Lease(Array.ConvertAll(members, static member => member.Weight.Packed!), type);
+}

@@ -1,0 +1,193 @@
+using static TorchSharp.torch;
+
+namespace Peft.Models;
+
+/// <summary>
+/// A weight in a form that takes less memory (four-bit blocks, eight-bit rows, a file's own blocks). It is computed with by unpacking it
+/// into memory that all such weights of a model share, in the forward pass and once more in the backward pass; a dense copy is never kept.
+/// </summary>
+/// <param name="shape">The weight as a matrix [outputs, inputs].</param>
+/// <param name="dataType">Type the weight had before it was packed.</param>
+/// <param name="buffer">Where the model's packed weights are unpacked to.</param>
+public abstract class PackedWeight(IReadOnlyList<long> shape, ScalarType dataType, UnpackBuffer buffer) : IDisposable
+{
+    private readonly UnpackBuffer buffer = buffer.AddUser();
+    private bool isDisposed;
+
+    /// <summary>The weight as a matrix [outputs, inputs], whatever the layout of the parameter that holds it.</summary>
+    public IReadOnlyList<long> Shape { get; } = shape;
+
+    /// <summary>Type the weight had before it was packed.</summary>
+    public ScalarType DataType { get; } = dataType;
+
+    /// <summary>Whether the parameter's layout is [inputs, outputs], as GPT-2's.</summary>
+    public bool IsTransposed { get; init; }
+
+    /// <summary>The type products are formed in, whatever that of the input; null for the input's.</summary>
+    public ScalarType? ComputeType { get; init; }
+
+    /// <summary>Memory the packed form takes.</summary>
+    public abstract long Bytes { get; }
+
+    /// <summary>Where it is.</summary>
+    public abstract Device Device { get; }
+
+    /// <summary>Name of the form, for messages and counts, such as <c>nf4</c>.</summary>
+    public abstract string Kind { get; }
+
+    /// <summary>Whether the form has a product of its own, which unpacking can't equal (LLM.int8 quantises the input too); see <see cref="Product"/>.</summary>
+    public virtual bool HasProduct => false;
+
+    /// <summary>Elements of the weight.</summary>
+    public long Count => Tensors.TensorEntry.Product(Shape);
+
+    /// <summary>Writes the weight's values.</summary>
+    /// <param name="target">[outputs, inputs] or flat, contiguous, on the same device; float32, bfloat16 or float16.</param>
+    public abstract void Unpack(Tensor target);
+
+    /// <summary>y = x Wᵀ + b by the form's own arithmetic. Its gradient is that of the unpacked weight.</summary>
+    /// <param name="x">[rows, inputs].</param>
+    /// <param name="bias">[outputs], or null.</param>
+    /// <returns>[rows, outputs], of the input's type.</returns>
+    public virtual Tensor Product(Tensor x, Tensor? bias) => throw new InvalidOperationException($"{Kind} has no product of its own.");
+
+    /// <summary>Packs other values the same way.</summary>
+    /// <param name="values">[outputs, inputs].</param>
+    public abstract PackedWeight Repack(Tensor values);
+
+    /// <summary>Memory that takes a number of weights one below the other.</summary>
+    /// <param name="weights">Packed weights of one width, on one device and of one model.</param>
+    /// <param name="type">The type to unpack to.</param>
+    internal static DenseWeight Lease(IReadOnlyList<PackedWeight> weights, ScalarType type)
+    {
+        var first = weights[0];
+        var lease = first.buffer.Rent([weights.Sum(static weight => weight.Shape[0]), first.Shape[1]], type, first.Device);
+        long row = 0;
+        foreach (var weight in weights)
+        {
+            using var part = lease.Tensor.narrow(0, row, weight.Shape[0]);
+            weight.Unpack(part);
+            row += weight.Shape[0];
+        }
+
+        return lease;
+    }
+
+    /// <summary>The same form over other memory keeps its settings.</summary>
+    protected UnpackBuffer Buffer => buffer;
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        if (!isDisposed)
+        {
+            isDisposed = true;
+            buffer.RemoveUser();
+            Free();
+        }
+
+        GC.SuppressFinalize(this);
+    }
+
+    /// <summary>Frees the packed memory.</summary>
+    protected abstract void Free();
+}
+
+/// <summary>A weight's values for a short time: the parameter's own tensor, or memory that is used again once this is disposed. Nothing may keep the tensor.</summary>
+public readonly struct DenseWeight : IDisposable
+{
+    private readonly UnpackBuffer? buffer;
+    private readonly Tensor? memory;
+    private readonly Tensor? view;
+
+    internal DenseWeight(Tensor tensor) => Tensor = tensor;
+
+    internal DenseWeight(UnpackBuffer buffer, Tensor memory, Tensor view)
+    {
+        this.buffer = buffer;
+        this.memory = memory;
+        this.view = view;
+        Tensor = view;
+    }
+
+    /// <summary>The values.</summary>
+    public Tensor Tensor { get; private init; }
+
+    /// <summary>Gives the memory back.</summary>
+    public void Dispose()
+    {
+        if (buffer is not null)
+        {
+            if (!ReferenceEquals(Tensor, view))
+            {
+                Tensor.Dispose();
+            }
+
+            view!.Dispose();
+            buffer.Return(memory!);
+        }
+    }
+
+    internal DenseWeight Transposed() => this with { Tensor = Tensor.t() };
+}
+
+/// <summary>
+/// The memory that the packed weights of one model are unpacked to, one after the other: as large as the largest of them. It is freed with the last of them.
+/// Used by one thread at a time, as the model is.
+/// </summary>
+public sealed class UnpackBuffer
+{
+    private readonly List<Tensor> free = [];
+    private int users;
+
+    /// <summary>Memory that waits for its next use.</summary>
+    public long Bytes => free.Sum(static memory => memory.NumberOfElements * memory.ElementSize);
+
+    internal UnpackBuffer AddUser()
+    {
+        Interlocked.Increment(ref users);
+        return this;
+    }
+
+    internal void RemoveUser()
+    {
+        if (Interlocked.Decrement(ref users) == 0)
+        {
+            free.ForEach(static memory => memory.Dispose());
+            free.Clear();
+        }
+    }
+
+    internal DenseWeight Rent(long[] shape, ScalarType type, Device device)
+    {
+        var count = shape.Aggregate(1L, static (product, size) => product * size);
+        var index = free.FindIndex(memory => memory.dtype == type && memory.device_type == device.type && memory.device_index == device.index);
+        Tensor? memory = null;
+        if (index >= 0)
+        {
+            memory = free[index];
+            free.RemoveAt(index);
+            if (memory.NumberOfElements < count)
+            {
+                memory.Dispose();
+                memory = null;
+            }
+        }
+
+        memory ??= empty([count], type, device).DetachFromDisposeScope();
+        using var part = memory.narrow(0, 0, count);
+        return new DenseWeight(this, memory, part.view(shape));
+    }
+
+    internal void Return(Tensor memory)
+    {
+        if (users > 0)
+        {
+            free.Add(memory);
+        }
+        else
+        {
+            memory.Dispose();
+        }
+    }
+}

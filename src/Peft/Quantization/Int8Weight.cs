@@ -1,0 +1,91 @@
+using Peft.Models;
+using Peft.Models.Layers;
+using static TorchSharp.torch;
+
+namespace Peft.Quantization;
+
+/// <summary>A weight as eight-bit integers by rows, as bitsandbytes' <c>Linear8bitLt</c> holds it: the input is quantised as well, but for its outlier columns.</summary>
+public sealed class Int8Weight : PackedWeight
+{
+    private readonly Tensor codes;
+    private readonly Tensor scales;
+
+    private Int8Weight(Tensor codes, Tensor scales, ScalarType dataType, double threshold, UnpackBuffer buffer)
+        : base(codes.shape, dataType, buffer)
+    {
+        this.codes = codes.DetachFromDisposeScope();
+        this.scales = scales.DetachFromDisposeScope();
+        Threshold = threshold;
+    }
+
+    /// <summary>The magnitude from which on an input's column is an outlier; 0 for none.</summary>
+    public double Threshold { get; }
+
+    /// <summary>[outputs, inputs], int8.</summary>
+    public Tensor Codes => codes;
+
+    /// <summary>Largest magnitude of each row, [outputs], float32.</summary>
+    public Tensor Scales => scales;
+
+    /// <inheritdoc/>
+    public override string Kind => "int8";
+
+    /// <inheritdoc/>
+    public override bool HasProduct => true;
+
+    /// <inheritdoc/>
+    public override long Bytes => codes.NumberOfElements + (scales.NumberOfElements * scales.ElementSize);
+
+    /// <inheritdoc/>
+    public override Device Device => codes.device;
+
+    /// <summary>Quantises a weight, by way of float16 as bitsandbytes does.</summary>
+    /// <param name="values">[outputs, inputs], floating point.</param>
+    /// <param name="threshold">The magnitude from which on an input's column is an outlier; 0 for none.</param>
+    /// <param name="buffer">Where the model's packed weights are unpacked to.</param>
+    /// <param name="isTransposed">Whether the parameter's layout is [inputs, outputs].</param>
+    public static Int8Weight Quantize(Tensor values, double threshold, UnpackBuffer buffer, bool isTransposed = false)
+    {
+        using var scope = NewDisposeScope();
+        var (codes, scales, _) = Int8Rows.Quantize(values.to(ScalarType.Float16));
+        return new Int8Weight(codes, scales, values.dtype, threshold, buffer) { IsTransposed = isTransposed };
+    }
+
+    /// <inheritdoc/>
+    public override void Unpack(Tensor target)
+    {
+        using var scope = NewDisposeScope();
+        target.copy_(codes.to(ScalarType.Float32).mul_(scales.mul(1.0 / 127.0).unsqueeze(1)).view(target.shape));
+    }
+
+    /// <inheritdoc/>
+    public override Tensor Product(Tensor x, Tensor? bias)
+    {
+        using var scope = NewDisposeScope();
+        var (quantised, rows, outliers) = Int8Rows.Quantize(x.to(ScalarType.Float16), Threshold);
+        var sums = Int8Rows.Dequantize(Int8Rows.Multiply(quantised, codes), rows, scales);
+        var y = LinearProduct.Cast(bias is null ? sums : sums.add_(bias), x.dtype);
+        if (outliers is not null)
+        {
+            var columns = outliers.nonzero().view(-1);
+            if (columns.size(0) > 0)
+            {
+                // In the input's type, summed in float32.
+                var weight = codes.index_select(1, columns).to(ScalarType.Float32).mul_(scales.mul(1.0 / 127.0).unsqueeze(1)).to(x.dtype).to(ScalarType.Float32);
+                y = LinearProduct.Cast(addmm(y.to(ScalarType.Float32), x.index_select(1, columns).to(ScalarType.Float32), weight.t(), 1, 1), x.dtype);
+            }
+        }
+
+        return y.MoveToOuterDisposeScope();
+    }
+
+    /// <inheritdoc/>
+    public override PackedWeight Repack(Tensor values) => Quantize(values, Threshold, Buffer, IsTransposed);
+
+    /// <inheritdoc/>
+    protected override void Free()
+    {
+        codes.Dispose();
+        scales.Dispose();
+    }
+}

@@ -1,0 +1,73 @@
+using System.Text.Json.Nodes;
+using static TorchSharp.torch;
+
+namespace Peft.Quantization;
+
+/// <summary>How the linear layers of a model are quantised: transformers' BitsAndBytesConfig, with its defaults.</summary>
+public sealed record QuantizationConfig
+{
+    /// <summary>Whether weights become four-bit numbers by blocks.</summary>
+    public bool LoadIn4Bit { get; init; }
+
+    /// <summary>Whether weights become eight-bit integers by rows, and inputs with them (LLM.int8).</summary>
+    public bool LoadIn8Bit { get; init; }
+
+    /// <summary>The four-bit type; default FP4, as the peer's.</summary>
+    public FourBitType QuantType { get; init; } = FourBitType.FP4;
+
+    /// <summary>Numbers of a four-bit block; default 64.</summary>
+    public int BlockSize { get; init; } = 64;
+
+    /// <summary>Whether the scales of four-bit blocks are quantised in turn; default false.</summary>
+    public bool UseDoubleQuant { get; init; }
+
+    /// <summary>The type in which products with four-bit weights are formed; default float32.</summary>
+    public ScalarType ComputeType { get; init; } = ScalarType.Float32;
+
+    /// <summary>The magnitude from which on a column of the input isn't quantised with eight-bit weights; default 6, 0 for none.</summary>
+    public double Threshold { get; init; } = 6;
+
+    /// <summary>Modules that stay as they are, by name, suffix or the path above them; null for the model's heads.</summary>
+    public IReadOnlyList<string>? SkipModules { get; init; }
+
+    /// <summary>Reads the fields of a BitsAndBytesConfig.</summary>
+    /// <exception cref="PeftException"><c>QuantizationInvalid</c>.</exception>
+    /// <exception cref="NotSupportedByPeftException"><c>QuantizationNotSupported</c>.</exception>
+    public static QuantizationConfig FromJson(JsonObject document)
+    {
+        ArgumentNullException.ThrowIfNull(document);
+        var config = new QuantizationConfig
+        {
+            LoadIn4Bit = (bool?)document["load_in_4bit"] ?? false,
+            LoadIn8Bit = (bool?)document["load_in_8bit"] ?? false,
+            QuantType = FourBitType.Named((string?)document["bnb_4bit_quant_type"] ?? FourBitType.FP4.Name),
+            UseDoubleQuant = (bool?)document["bnb_4bit_use_double_quant"] ?? false,
+            ComputeType = TypeOf((string?)document["bnb_4bit_compute_dtype"] ?? "float32"),
+            Threshold = (double?)document["llm_int8_threshold"] ?? 6,
+            SkipModules = (document["llm_int8_skip_modules"] as JsonArray)?.Select(static name => (string)name!).ToArray(),
+        };
+        config.Validate();
+        return config;
+    }
+
+    /// <summary>Checks the values.</summary>
+    /// <exception cref="PeftException"><c>QuantizationInvalid</c>.</exception>
+    public void Validate()
+    {
+        var fault = LoadIn4Bit == LoadIn8Bit ? "either load_in_4bit or load_in_8bit has to be true"
+            : !FourBitBlocks.Sizes.Contains(BlockSize) ? $"a block has {string.Join(", ", FourBitBlocks.Sizes)} numbers, not {BlockSize}"
+            : Threshold < 0 ? $"llm_int8_threshold is {Threshold}, but can't be negative" : null;
+        if (fault is not null)
+        {
+            throw new PeftException("QuantizationInvalid", $"The model can't be quantised so: {fault}.");
+        }
+    }
+
+    private static ScalarType TypeOf(string name) => name.Replace("torch.", "", StringComparison.Ordinal) switch
+    {
+        "float32" => ScalarType.Float32,
+        "bfloat16" => ScalarType.BFloat16,
+        "float16" => ScalarType.Float16,
+        _ => throw new NotSupportedByPeftException("QuantizationNotSupported", $"Products with quantised weights are formed in float32, bfloat16 or float16, not in '{name}'."),
+    };
+}
