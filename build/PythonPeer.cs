@@ -10,13 +10,13 @@ namespace Peft;
 /// </summary>
 internal sealed class PythonPeer
 {
-    private readonly string interpreter;
-    private readonly string? site;
+    private readonly string _interpreter;
+    private readonly string? _site;
 
     private PythonPeer(string interpreter, string? site)
     {
-        this.interpreter = interpreter;
-        this.site = site;
+        _interpreter = interpreter;
+        _site = site;
     }
 
     /// <summary>Finds the peer, or returns null.</summary>
@@ -58,13 +58,13 @@ internal sealed class PythonPeer
     {
         var environment = new Dictionary<string, string?> { ["HF_HUB_OFFLINE"] = "1" };
         List<string> all = [.. arguments];
-        if (site is { Length: > 0 })
+        if (_site is { Length: > 0 })
         {
-            environment["PYTHONPATH"] = site;
+            environment["PYTHONPATH"] = _site;
             all.Insert(0, "-S");
         }
 
-        return RunCommand(interpreter, all, environment);
+        return RunCommand(_interpreter, all, environment);
     }
 
     /// <summary>Whether the packages load here.</summary>

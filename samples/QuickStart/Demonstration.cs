@@ -17,20 +17,20 @@ internal sealed class Demonstration
     private const int RightAnswersWanted = 48;
     private static readonly GenerationOptions s_answer = new() { MaxNewTokens = 24, StopStrings = ["\n"] };
 
-    private readonly string root;
-    private readonly string output;
-    private readonly Stopwatch clock = Stopwatch.StartNew();
+    private readonly string _root;
+    private readonly string _output;
+    private readonly Stopwatch _clock = Stopwatch.StartNew();
 
     public Demonstration(string root, string? output)
     {
-        this.root = root;
-        this.output = output ?? Path.Combine(root, "artifacts", "demo");
+        _root = root;
+        _output = output ?? Path.Combine(root, "artifacts", "demo");
     }
 
     /// <summary>Runs it all; false when something was not learnt or does not agree.</summary>
     public bool Run()
     {
-        using var model = PeftModel.Load(Path.Combine(root, "assets", "pocket-llama"), new LoadOptions { DataType = torch.ScalarType.Float32 });
+        using var model = PeftModel.Load(Path.Combine(_root, "assets", "pocket-llama"), new LoadOptions { DataType = torch.ScalarType.Float32 });
         Title($"{model.Name}: {model.Base.ClassName}, {model.Base.CountParameters():N0} parameters");
         ListModules(model);
         var questions = Rows("capitals.jsonl");
@@ -76,7 +76,7 @@ internal sealed class Demonstration
             AdapterName = name,
             Data = dataset.Tokenize(model.RequiredTokenizer),
             Options = new TrainingOptions { Epochs = 60, BatchSize = 10, LearningRate = 6e-3 },
-            OutputPath = output,
+            OutputPath = _output,
             Force = true,
             Progress = new ConsoleProgress(),
         };
@@ -103,17 +103,17 @@ internal sealed class Demonstration
         model.Merge(["capitals"], new MergeOptions { Safe = true, Unload = true });
         var difference = Largest(before, NextScores(model, questions[0].Prompt));
         Console.WriteLine($"  largest difference between adapted and merged scores: {difference:0.0E-0}");
-        var folder = Path.Combine(output, "merged");
+        var folder = Path.Combine(_output, "merged");
         model.Save(folder);
 
         using var again = PeftModel.Load(folder);
         var reloaded = Largest(before, NextScores(again, questions[0].Prompt));
         Console.WriteLine($"  loaded again from disk:                               {reloaded:0.0E-0}");
         Console.WriteLine($"  {questions[0].Prompt.Replace("\n", " ", StringComparison.Ordinal)}{Answer(again, questions[0].Prompt)}");
-        Title($"Written, in {clock.Elapsed.TotalSeconds:F0} seconds in all");
+        Title($"Written, in {_clock.Elapsed.TotalSeconds:F0} seconds in all");
         foreach (var path in (string[])["capitals", "sentences", "merged"])
         {
-            Console.WriteLine($"  {Path.GetRelativePath(root, Path.Combine(output, path))}/");
+            Console.WriteLine($"  {Path.GetRelativePath(_root, Path.Combine(_output, path))}/");
         }
 
         return difference < 1e-3 && reloaded < 1e-3;
@@ -138,7 +138,7 @@ internal sealed class Demonstration
 
     private static double Largest(float[] a, float[] b) => a.Zip(b, static (x, y) => (double)Math.Abs(x - y)).Max();
 
-    private string DataFile(string name) => Path.Combine(root, "assets", "data", name);
+    private string DataFile(string name) => Path.Combine(_root, "assets", "data", name);
 
     private (string Prompt, string Completion)[] Rows(string file) =>
         [.. File.ReadLines(DataFile(file)).Select(static line => System.Text.Json.JsonDocument.Parse(line).RootElement)

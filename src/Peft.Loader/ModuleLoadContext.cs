@@ -10,25 +10,25 @@ namespace Peft.Loader;
 /// </summary>
 internal sealed class ModuleLoadContext : AssemblyLoadContext
 {
-    private readonly AssemblyDependencyResolver resolver;
-    private readonly string folder;
+    private readonly AssemblyDependencyResolver _resolver;
+    private readonly string _folder;
 
     /// <param name="assemblyPath">The assembly of the cmdlets; its <c>.deps.json</c> lies beside it.</param>
     public ModuleLoadContext(string assemblyPath)
         : base("Peft")
     {
-        resolver = new AssemblyDependencyResolver(assemblyPath);
-        folder = Path.GetDirectoryName(assemblyPath)!;
+        _resolver = new AssemblyDependencyResolver(assemblyPath);
+        _folder = Path.GetDirectoryName(assemblyPath)!;
     }
 
     /// <inheritdoc/>
     protected override Assembly? Load(AssemblyName assemblyName) =>
-        resolver.ResolveAssemblyToPath(assemblyName) is { } path ? LoadFromAssemblyPath(path) : null;
+        _resolver.ResolveAssemblyToPath(assemblyName) is { } path ? LoadFromAssemblyPath(path) : null;
 
     /// <inheritdoc/>
     protected override nint LoadUnmanagedDll(string unmanagedDllName)
     {
-        var path = resolver.ResolveUnmanagedDllToPath(unmanagedDllName) ?? Candidates(unmanagedDllName).FirstOrDefault(File.Exists);
+        var path = _resolver.ResolveUnmanagedDllToPath(unmanagedDllName) ?? Candidates(unmanagedDllName).FirstOrDefault(File.Exists);
         return path is null ? 0 : LoadUnmanagedDllFromPath(path);
     }
 
@@ -38,7 +38,7 @@ internal sealed class ModuleLoadContext : AssemblyLoadContext
         string[] names = OperatingSystem.IsWindows() ? [name, $"{name}.dll"]
             : OperatingSystem.IsMacOS() ? [name, $"lib{name}.dylib", $"{name}.dylib"]
             : [name, $"lib{name}.so", $"{name}.so"];
-        string[] folders = [folder, Path.Combine(folder, "runtimes", RuntimeInformation.RuntimeIdentifier, "native")];
+        string[] folders = [_folder, Path.Combine(_folder, "runtimes", RuntimeInformation.RuntimeIdentifier, "native")];
         return from place in folders from file in names select Path.Combine(place, file);
     }
 }

@@ -6,16 +6,16 @@ namespace Peft.Loader;
 /// <summary>What the root module script calls: loads the cmdlets once a process and makes their types known to PowerShell.</summary>
 public static class ModuleLoader
 {
-    private static readonly Lock Gate = new();
-    private static Assembly? cmdlets;
+    private static readonly Lock s_gate = new();
+    private static Assembly? s_cmdlets;
 
     /// <summary>Loads the assembly of the cmdlets into its own load context, or returns the one that is loaded.</summary>
     /// <returns>The assembly for <c>Import-Module -Assembly</c>.</returns>
     public static Assembly Load()
     {
-        lock (Gate)
+        lock (s_gate)
         {
-            if (cmdlets is null)
+            if (s_cmdlets is null)
             {
                 if (OperatingSystem.IsWindows())
                 {
@@ -26,10 +26,10 @@ public static class ModuleLoader
                 var context = new ModuleLoadContext(Path.Combine(folder, "Peft.Cmdlets.dll"));
                 var assembly = context.LoadFromAssemblyName(new AssemblyName("Peft.Cmdlets"));
                 AddTypeNames(PromptTypes.Of(assembly, context.LoadFromAssemblyName(new AssemblyName("Peft"))));
-                cmdlets = assembly;
+                s_cmdlets = assembly;
             }
 
-            return cmdlets;
+            return s_cmdlets;
         }
     }
 

@@ -16,7 +16,7 @@ internal static class RecommendedActions
     private const string Template = "Give another template by name or as text, or correct the one in the tokenizer's folder (chat_template.jinja or tokenizer_config.json).";
     private const string LongerTruncation = "Raise the maximum length, or truncate LongestFirst.";
 
-    private static readonly FrozenDictionary<string, string> Texts = new Dictionary<string, string>(StringComparer.Ordinal)
+    private static readonly FrozenDictionary<string, string> s_texts = new Dictionary<string, string>(StringComparer.Ordinal)
     {
         ["AdapterConfigContradictory"] = "Leave one of the settings out, or change it so that they agree.",
         ["AdapterNamedTwice"] = "Name each adapter once.",
@@ -94,5 +94,5 @@ internal static class RecommendedActions
     }.ToFrozenDictionary(StringComparer.Ordinal);
 
     /// <summary>The action for an id, or null where it depends on the place.</summary>
-    public static string? For(string errorId) => Texts.GetValueOrDefault(errorId);
+    public static string? For(string errorId) => s_texts.GetValueOrDefault(errorId);
 }

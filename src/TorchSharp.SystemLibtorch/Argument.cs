@@ -35,22 +35,22 @@ internal struct NativeValue
 /// <summary>An argument of an operator. Every type that a schema knows converts to it, so that a call reads like the schema.</summary>
 internal readonly struct Argument
 {
-    private readonly object? reference;
-    private readonly long bits;
-    private readonly ValueKind kind;
+    private readonly object? _reference;
+    private readonly long _bits;
+    private readonly ValueKind _kind;
 
     private Argument(ValueKind kind, long bits = 0, object? reference = null)
     {
-        this.kind = kind;
-        this.bits = bits;
-        this.reference = reference;
+        _kind = kind;
+        _bits = bits;
+        _reference = reference;
     }
 
     /// <summary>The tensor that this argument is.</summary>
-    public Tensor Tensor => (Tensor)reference!;
+    public Tensor Tensor => (Tensor)_reference!;
 
     /// <summary>How many 8-byte words the elements of a list or string take.</summary>
-    public int Words => reference switch
+    public int Words => _reference switch
     {
         long[] list => list.Length,
         double[] list => list.Length,
@@ -96,8 +96,8 @@ internal readonly struct Argument
     /// <summary>Writes the value, and the elements it points at into <paramref name="words"/>, which must not move until the call is over.</summary>
     public unsafe NativeValue Write(long* words)
     {
-        var value = new NativeValue { Kind = kind, Bits = bits };
-        switch (reference)
+        var value = new NativeValue { Kind = _kind, Bits = _bits };
+        switch (_reference)
         {
             case null:
                 return value;

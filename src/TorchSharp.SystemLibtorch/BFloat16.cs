@@ -7,20 +7,20 @@ namespace TorchSharp;
 [StructLayout(LayoutKind.Sequential)]
 public readonly struct BFloat16 : IComparable<BFloat16>, IEquatable<BFloat16>, IComparable, IFormattable
 {
-    private readonly ushort value;
+    private readonly ushort _value;
 
     /// <summary>The nearest representable number; a tie goes to the even one.</summary>
     public BFloat16(float f)
     {
         var bits = BitConverter.SingleToUInt32Bits(f);
-        value = float.IsNaN(f) ? (ushort)0x7FC0 : (ushort)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+        _value = float.IsNaN(f) ? (ushort)0x7FC0 : (ushort)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
     }
 
-    private BFloat16(ushort rawValue) => value = rawValue;
+    private BFloat16(ushort rawValue) => _value = rawValue;
 
     public static BFloat16 FromRawValue(ushort rawValue) => new(rawValue);
 
-    public float ToSingle() => BitConverter.UInt32BitsToSingle((uint)value << 16);
+    public float ToSingle() => BitConverter.UInt32BitsToSingle((uint)_value << 16);
 
     public static explicit operator float(BFloat16 bf) => bf.ToSingle();
 

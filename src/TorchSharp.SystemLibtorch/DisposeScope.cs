@@ -3,23 +3,23 @@ namespace TorchSharp;
 /// <summary>Owns the tensors made while it is the innermost scope of its thread, and disposes them when it is disposed.</summary>
 public sealed class DisposeScope : IDisposable
 {
-    private readonly DisposeScopeManager manager;
-    private HashSet<IDisposable> owned = new(ReferenceEqualityComparer.Instance);
-    private bool disposed;
+    private readonly DisposeScopeManager _manager;
+    private HashSet<IDisposable> _owned = new(ReferenceEqualityComparer.Instance);
+    private bool _disposed;
 
     internal DisposeScope(DisposeScopeManager manager, DisposeScope? outer)
     {
-        this.manager = manager;
+        _manager = manager;
         Outer = outer;
     }
 
-    public IReadOnlyList<IDisposable> DisposablesView => Live().owned.ToArray();
+    public IReadOnlyList<IDisposable> DisposablesView => Live()._owned.ToArray();
 
-    public int DisposablesCount => Live().owned.Count;
+    public int DisposablesCount => Live()._owned.Count;
 
     internal DisposeScope? Outer { get; set; }
 
-    public bool Contains(IDisposable disposable) => owned.Contains(disposable);
+    public bool Contains(IDisposable disposable) => _owned.Contains(disposable);
 
     public void Attach(IDisposable disposable) => Attach([disposable]);
 
@@ -33,7 +33,7 @@ public sealed class DisposeScope : IDisposable
         {
             if (Take(disposable))
             {
-                manager.Counts.TensorStatistics.AttachedToScopeCount++;
+                _manager.Counts.TensorStatistics.AttachedToScopeCount++;
             }
 
             attached.Add(disposable);
@@ -73,10 +73,10 @@ public sealed class DisposeScope : IDisposable
         Live();
         foreach (var disposable in disposables)
         {
-            if (owned.Remove(disposable))
+            if (_owned.Remove(disposable))
             {
                 ((torch.Tensor)disposable).OwningDisposeScope = null;
-                manager.Counts.TensorStatistics.DetachedFromScopeCount++;
+                _manager.Counts.TensorStatistics.DetachedFromScopeCount++;
             }
         }
     }
@@ -135,7 +135,7 @@ public sealed class DisposeScope : IDisposable
 
         foreach (var disposable in disposables)
         {
-            if (owned.Contains(disposable))
+            if (_owned.Contains(disposable))
             {
                 scope.Take(disposable);
             }
@@ -147,11 +147,11 @@ public sealed class DisposeScope : IDisposable
     public void DisposeEverythingBut(IEnumerable<IDisposable> inKeep)
     {
         Live();
-        var before = owned;
-        owned = new HashSet<IDisposable>(inKeep, ReferenceEqualityComparer.Instance);
+        var before = _owned;
+        _owned = new HashSet<IDisposable>(inKeep, ReferenceEqualityComparer.Instance);
         foreach (var disposable in before)
         {
-            if (!owned.Contains(disposable))
+            if (!_owned.Contains(disposable))
             {
                 disposable.Dispose();
             }
@@ -187,7 +187,7 @@ public sealed class DisposeScope : IDisposable
     /// <summary>Forgets a tensor that was disposed by other means.</summary>
     public void MarkAsDisposed(IDisposable disposable)
     {
-        Live().owned.Remove(disposable);
+        Live()._owned.Remove(disposable);
         if (disposable is torch.Tensor tensor)
         {
             tensor.OwningDisposeScope = null;
@@ -196,15 +196,15 @@ public sealed class DisposeScope : IDisposable
 
     public void Dispose()
     {
-        if (!disposed)
+        if (!_disposed)
         {
             DisposeEverything();
-            manager.Remove(this);
-            disposed = true;
+            _manager.Remove(this);
+            _disposed = true;
         }
     }
 
-    internal void Own(torch.Tensor tensor) => owned.Add(tensor);
+    internal void Own(torch.Tensor tensor) => _owned.Add(tensor);
 
     private bool Take(IDisposable disposable)
     {
@@ -215,15 +215,15 @@ public sealed class DisposeScope : IDisposable
             return false;
         }
 
-        owned.Add(tensor);
-        before?.owned.Remove(tensor);
+        _owned.Add(tensor);
+        before?._owned.Remove(tensor);
         tensor.OwningDisposeScope = this;
         return true;
     }
 
     private DisposeScope Live()
     {
-        ObjectDisposedException.ThrowIf(disposed, this);
+        ObjectDisposedException.ThrowIf(_disposed, this);
         return this;
     }
 }

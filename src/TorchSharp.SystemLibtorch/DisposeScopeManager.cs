@@ -4,12 +4,12 @@ namespace TorchSharp;
 public class DisposeScopeManager
 {
     [ThreadStatic]
-    private static DisposeScopeManager? current;
+    private static DisposeScopeManager? s_current;
 
     /// <summary>What this thread has created, attached, detached and disposed.</summary>
     public static ThreadDisposeScopeStatistics Statistics => Current.Counts;
 
-    internal static DisposeScopeManager Current => current ??= new DisposeScopeManager();
+    internal static DisposeScopeManager Current => s_current ??= new DisposeScopeManager();
 
     internal ThreadDisposeScopeStatistics Counts { get; } = new();
 

@@ -8,12 +8,12 @@ namespace TorchSharp;
 internal sealed unsafe class Operator(string name, string overload = "")
 {
     private const int InlineWords = 64;
-    private nint handle;
+    private nint _handle;
 
-    private nint Handle => handle != 0 ? handle : handle = Native.Check(Native.peft_operator(name, overload));
+    private nint Handle => _handle != 0 ? _handle : _handle = Native.Check(Native.peft_operator(name, overload));
 
     /// <summary>Whether this libtorch has it: the set of operators changes from version to version.</summary>
-    public bool Exists => handle != 0 || (handle = Native.peft_operator(name, overload)) != 0;
+    public bool Exists => _handle != 0 || (_handle = Native.peft_operator(name, overload)) != 0;
 
     /// <summary>Calls an operator that makes one tensor.</summary>
     public Tensor Tensor(params ReadOnlySpan<Argument> arguments)
@@ -84,7 +84,7 @@ internal sealed unsafe class Operator(string name, string overload = "")
         }
 
         var values = stackalloc NativeValue[arguments.Length];
-        Span<long> storage = words <= InlineWords ? stackalloc long[InlineWords] : new long[words];
+        var storage = words <= InlineWords ? stackalloc long[InlineWords] : new long[words];
         fixed (long* start = storage)
         {
             var next = start;

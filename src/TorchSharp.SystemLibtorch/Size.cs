@@ -7,23 +7,23 @@ public static partial class torch
     /// <summary>A tensor's shape.</summary>
     public readonly struct Size : IEnumerable<long>
     {
-        private readonly long[]? shape;
+        private readonly long[]? _shape;
 
-        public Size(long[] shape) => this.shape = (long[])shape.Clone();
+        public Size(long[] shape) => _shape = (long[])shape.Clone();
 
-        public Size(IEnumerable<long> shape) => this.shape = shape.ToArray();
+        public Size(IEnumerable<long> shape) => _shape = shape.ToArray();
 
-        public Size(int[] shape) => this.shape = Array.ConvertAll(shape, size => (long)size);
+        public Size(int[] shape) => _shape = Array.ConvertAll(shape, size => (long)size);
 
-        public Size(long size) => shape = [size];
+        public Size(long size) => _shape = [size];
 
-        public Size((long, long) size) => shape = [size.Item1, size.Item2];
+        public Size((long, long) size) => _shape = [size.Item1, size.Item2];
 
-        public Size((long, long, long) size) => shape = [size.Item1, size.Item2, size.Item3];
+        public Size((long, long, long) size) => _shape = [size.Item1, size.Item2, size.Item3];
 
-        public Size((long, long, long, long) size) => shape = [size.Item1, size.Item2, size.Item3, size.Item4];
+        public Size((long, long, long, long) size) => _shape = [size.Item1, size.Item2, size.Item3, size.Item4];
 
-        public long[] Shape => shape ?? [];
+        public long[] Shape => _shape ?? [];
 
         public int Length => Shape.Length;
 

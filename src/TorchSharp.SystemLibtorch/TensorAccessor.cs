@@ -9,10 +9,10 @@ namespace TorchSharp.Utils;
 public sealed unsafe class TensorAccessor<T> : IDisposable, IEnumerable<T>
     where T : unmanaged
 {
-    private readonly Tensor tensor;
-    private readonly T* start;
-    private readonly long[] shape;
-    private readonly long[] strides;
+    private readonly Tensor _tensor;
+    private readonly T* _start;
+    private readonly long[] _shape;
+    private readonly long[] _strides;
 
     internal TensorAccessor(Tensor tensor)
     {
@@ -21,11 +21,11 @@ public sealed unsafe class TensorAccessor<T> : IDisposable, IEnumerable<T>
             throw new InvalidOperationException("Reading data from non-CPU memory is not supported. Move or copy the tensor to the cpu before reading.");
         }
 
-        this.tensor = tensor;
-        shape = tensor.shape;
-        strides = tensor.stride();
+        _tensor = tensor;
+        _shape = tensor.shape;
+        _strides = tensor.stride();
         Count = tensor.numel();
-        start = Count == 0 ? null : (T*)Native.Check(Native.peft_data(tensor.Handle));
+        _start = Count == 0 ? null : (T*)Native.Check(Native.peft_data(tensor.Handle));
     }
 
     public long Count { get; }
@@ -34,8 +34,8 @@ public sealed unsafe class TensorAccessor<T> : IDisposable, IEnumerable<T>
 
     public T this[params long[] indices]
     {
-        get => start[Offset(indices)];
-        set => start[Offset(indices)] = value;
+        get => _start[Offset(indices)];
+        set => _start[Offset(indices)] = value;
     }
 
     public T[] ToArray()
@@ -50,15 +50,15 @@ public sealed unsafe class TensorAccessor<T> : IDisposable, IEnumerable<T>
     public void CopyTo(Span<T> array, int arrayIndex = 0, long tensorIndex = 0)
     {
         var count = (int)Math.Min(array.Length - arrayIndex, Count - tensorIndex);
-        if (tensor.is_contiguous())
+        if (_tensor.is_contiguous())
         {
-            new ReadOnlySpan<T>(start + tensorIndex, count).CopyTo(array[arrayIndex..]);
+            new ReadOnlySpan<T>(_start + tensorIndex, count).CopyTo(array[arrayIndex..]);
             return;
         }
 
         for (var i = 0; i < count; i++)
         {
-            array[arrayIndex + i] = start[Offset(tensorIndex + i)];
+            array[arrayIndex + i] = _start[Offset(tensorIndex + i)];
         }
     }
 
@@ -70,7 +70,7 @@ public sealed unsafe class TensorAccessor<T> : IDisposable, IEnumerable<T>
         var count = (int)Math.Min(array.Length - arrayIndex, Count - tensorIndex);
         for (var i = 0; i < count; i++)
         {
-            start[Offset(tensorIndex + i)] = array[arrayIndex + i];
+            _start[Offset(tensorIndex + i)] = array[arrayIndex + i];
         }
     }
 
@@ -89,7 +89,7 @@ public sealed unsafe class TensorAccessor<T> : IDisposable, IEnumerable<T>
     {
     }
 
-    private T At(long index) => start[Offset(index)];
+    private T At(long index) => _start[Offset(index)];
 
     private long Offset(long[] indices)
     {
@@ -99,14 +99,14 @@ public sealed unsafe class TensorAccessor<T> : IDisposable, IEnumerable<T>
         }
 
         long offset = 0;
-        for (var i = 0; i < shape.Length; i++)
+        for (var i = 0; i < _shape.Length; i++)
         {
-            if (indices[i] < 0 || indices[i] >= shape[i])
+            if (indices[i] < 0 || indices[i] >= _shape[i])
             {
-                throw new IndexOutOfRangeException($"{indices[i]} >= {shape[i]} in dimension {i}.");
+                throw new IndexOutOfRangeException($"{indices[i]} >= {_shape[i]} in dimension {i}.");
             }
 
-            offset += indices[i] * strides[i];
+            offset += indices[i] * _strides[i];
         }
 
         return offset;
@@ -120,10 +120,10 @@ public sealed unsafe class TensorAccessor<T> : IDisposable, IEnumerable<T>
         }
 
         long offset = 0;
-        for (var i = shape.Length - 1; i >= 0; i--)
+        for (var i = _shape.Length - 1; i >= 0; i--)
         {
-            (index, var position) = Math.DivRem(index, shape[i]);
-            offset += position * strides[i];
+            (index, var position) = Math.DivRem(index, _shape[i]);
+            offset += position * _strides[i];
         }
 
         return offset;

@@ -8,7 +8,7 @@ public static partial class torch
 {
     public static Tensor empty_strided(
         long[] size, long[] strides, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
-        Aten.empty_strided.Tensor(size, strides, dtype ?? defaultType, default, InitializeDevice(device)).Tracked(requires_grad);
+        Aten.empty_strided.Tensor(size, strides, dtype ?? s_defaultType, default, InitializeDevice(device)).Tracked(requires_grad);
 
     public static Tensor arange(Scalar stop, ScalarType? dtype = null, Device? device = null, bool requires_grad = false) =>
         arange(0, stop, 1, dtype, device, requires_grad);
@@ -19,20 +19,20 @@ public static partial class torch
     public static Tensor arange(Scalar start, Scalar stop, Scalar step, ScalarType? dtype = null, Device? device = null, bool requires_grad = false)
     {
         var whole = is_integral(start.Type) && is_integral(stop.Type) && is_integral(step.Type);
-        var type = dtype ?? (whole ? ScalarType.Int64 : defaultType);
+        var type = dtype ?? (whole ? ScalarType.Int64 : s_defaultType);
         return Aten.arange_start_step.Tensor(start, stop, step, type, default, InitializeDevice(device)).Tracked(requires_grad);
     }
 
     public static Tensor eye(
         long rows, long columns = -1, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
-        Aten.eye_m.Tensor(rows, columns < 0 ? rows : columns, dtype ?? defaultType, default, InitializeDevice(device)).Tracked(requires_grad);
+        Aten.eye_m.Tensor(rows, columns < 0 ? rows : columns, dtype ?? s_defaultType, default, InitializeDevice(device)).Tracked(requires_grad);
 
     public static Tensor linspace(double start, double end, long steps, ScalarType? dtype = null, Device? device = null, bool requires_grad = false) =>
-        Aten.linspace.Tensor(start, end, steps, dtype ?? defaultType, default, InitializeDevice(device)).Tracked(requires_grad);
+        Aten.linspace.Tensor(start, end, steps, dtype ?? s_defaultType, default, InitializeDevice(device)).Tracked(requires_grad);
 
     public static Tensor logspace(
         double start, double end, long steps, double @base = 10, ScalarType? dtype = null, Device? device = null, bool requires_grad = false) =>
-        Aten.logspace.Tensor(start, end, steps, @base, dtype ?? defaultType, default, InitializeDevice(device)).Tracked(requires_grad);
+        Aten.logspace.Tensor(start, end, steps, @base, dtype ?? s_defaultType, default, InitializeDevice(device)).Tracked(requires_grad);
 
     public static Tensor randperm(long n, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, Generator? generator = null) =>
         Aten.randperm_generator.Tensor(n, generator, dtype ?? ScalarType.Int64, default, InitializeDevice(device)).Tracked(requires_grad);
@@ -87,7 +87,7 @@ public static partial class torch
     /// <summary>A tensor of one dimension over the first <paramref name="size"/> elements of a file, mapped; changes reach the file only where it is shared.</summary>
     public static Tensor from_file(
         string filename, bool? shared = null, long? size = 0, ScalarType? dtype = null, Device? device = null, bool requires_grad = false) =>
-        Aten.from_file.Tensor(filename, shared is bool value ? value : default(Argument), size, dtype ?? defaultType, default, InitializeDevice(device))
+        Aten.from_file.Tensor(filename, shared is bool value ? value : default(Argument), size, dtype ?? s_defaultType, default, InitializeDevice(device))
             .Tracked(requires_grad);
 
     private static unsafe Tensor Copy<T>(

@@ -29,25 +29,25 @@ public static partial class torch
     /// <summary>A source of random numbers of one device with a state of its own.</summary>
     public class Generator : IDisposable
     {
-        private static readonly Lazy<Generator> TheDefault = new(() => new Generator(Native.Check(Native.peft_default_generator((int)DeviceType.CPU, -1)), CPU));
+        private static readonly Lazy<Generator> s_theDefault = new(() => new Generator(Native.Check(Native.peft_default_generator((int)DeviceType.CPU, -1)), CPU));
 
-        private nint handle;
+        private nint _handle;
 
         public Generator(ulong seed = 0, Device? device = null)
         {
             this.device = InitializeDevice(device);
-            handle = Native.Check(Native.peft_generator(seed, (int)this.device.type, this.device.index));
+            _handle = Native.Check(Native.peft_generator(seed, (int)this.device.type, this.device.index));
         }
 
-        private Generator(nint handle, Device device) => (this.handle, this.device) = (handle, device);
+        private Generator(nint handle, Device device) => (_handle, this.device) = (handle, device);
 
         ~Generator() => Dispose(false);
 
-        public static Generator Default => TheDefault.Value;
+        public static Generator Default => s_theDefault.Value;
 
         public Device device { get; }
 
-        public nint Handle => handle != 0 ? handle : throw new ObjectDisposedException(nameof(Generator));
+        public nint Handle => _handle != 0 ? _handle : throw new ObjectDisposedException(nameof(Generator));
 
         public Generator manual_seed(long seed)
         {
@@ -72,10 +72,10 @@ public static partial class torch
 
         protected virtual void Dispose(bool disposing)
         {
-            if (handle != 0)
+            if (_handle != 0)
             {
-                Native.peft_release_generator(handle);
-                handle = 0;
+                Native.peft_release_generator(_handle);
+                _handle = 0;
             }
         }
     }

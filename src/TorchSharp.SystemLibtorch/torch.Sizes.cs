@@ -4,7 +4,7 @@ namespace TorchSharp;
 public static partial class torch
 {
     public static Tensor empty(long[] size, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
-        Aten.empty_memory_format.Tensor(size, dtype ?? defaultType, default, InitializeDevice(device)).Tracked(requires_grad);
+        Aten.empty_memory_format.Tensor(size, dtype ?? s_defaultType, default, InitializeDevice(device)).Tracked(requires_grad);
 
     public static Tensor empty(
         ReadOnlySpan<long> size, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
@@ -41,7 +41,7 @@ public static partial class torch
         empty([dim0, dim1, dim2, dim3], dtype, device, requires_grad);
 
     public static Tensor zeros(long[] size, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
-        Aten.zeros.Tensor(size, dtype ?? defaultType, default, InitializeDevice(device)).Tracked(requires_grad);
+        Aten.zeros.Tensor(size, dtype ?? s_defaultType, default, InitializeDevice(device)).Tracked(requires_grad);
 
     public static Tensor zeros(
         ReadOnlySpan<long> size, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
@@ -78,7 +78,7 @@ public static partial class torch
         zeros([dim0, dim1, dim2, dim3], dtype, device, requires_grad);
 
     public static Tensor ones(long[] size, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
-        Aten.ones.Tensor(size, dtype ?? defaultType, default, InitializeDevice(device)).Tracked(requires_grad);
+        Aten.ones.Tensor(size, dtype ?? s_defaultType, default, InitializeDevice(device)).Tracked(requires_grad);
 
     public static Tensor ones(
         ReadOnlySpan<long> size, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
@@ -116,7 +116,7 @@ public static partial class torch
 
     public static Tensor full(
         long[] size, Scalar value, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
-        Aten.full.Tensor(size, value, dtype ?? (is_integral(value.Type) ? ScalarType.Int64 : defaultType), default, InitializeDevice(device)).Tracked(requires_grad);
+        Aten.full.Tensor(size, value, dtype ?? (is_integral(value.Type) ? ScalarType.Int64 : s_defaultType), default, InitializeDevice(device)).Tracked(requires_grad);
 
     public static Tensor full(
         ReadOnlySpan<long> size, Scalar value, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, string[]? names = null) =>
@@ -156,7 +156,7 @@ public static partial class torch
 
     public static Tensor rand(
         long[] size, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, Generator? generator = null, string[]? names = null) =>
-        Aten.rand_generator.Tensor(size, generator, dtype ?? defaultType, default, InitializeDevice(device)).Tracked(requires_grad);
+        Aten.rand_generator.Tensor(size, generator, dtype ?? s_defaultType, default, InitializeDevice(device)).Tracked(requires_grad);
 
     public static Tensor rand(
         ReadOnlySpan<long> size, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, Generator? generator = null, string[]? names = null) =>
@@ -196,7 +196,7 @@ public static partial class torch
 
     public static Tensor randn(
         long[] size, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, Generator? generator = null, string[]? names = null) =>
-        Aten.randn_generator.Tensor(size, generator, dtype ?? defaultType, default, InitializeDevice(device)).Tracked(requires_grad);
+        Aten.randn_generator.Tensor(size, generator, dtype ?? s_defaultType, default, InitializeDevice(device)).Tracked(requires_grad);
 
     public static Tensor randn(
         ReadOnlySpan<long> size, ScalarType? dtype = null, Device? device = null, bool requires_grad = false, Generator? generator = null, string[]? names = null) =>

@@ -68,23 +68,23 @@ public static partial class torch
 
     private sealed class GradMode : IDisposable
     {
-        private readonly bool before = is_grad_enabled();
+        private readonly bool _before = is_grad_enabled();
 
         public GradMode(bool enabled) => Native.peft_set_grad_enabled(enabled ? 1 : 0);
 
-        public void Dispose() => Native.peft_set_grad_enabled(before ? 1 : 0);
+        public void Dispose() => Native.peft_set_grad_enabled(_before ? 1 : 0);
     }
 
     private sealed class InferenceMode(bool enabled) : IDisposable
     {
-        private nint guard = Native.Check(Native.peft_enter_inference_mode(enabled ? 1 : 0));
+        private nint _guard = Native.Check(Native.peft_enter_inference_mode(enabled ? 1 : 0));
 
         public void Dispose()
         {
-            if (guard != 0)
+            if (_guard != 0)
             {
-                Native.peft_leave_inference_mode(guard);
-                guard = 0;
+                Native.peft_leave_inference_mode(_guard);
+                _guard = 0;
             }
         }
     }

@@ -5,7 +5,7 @@ namespace TorchSharp;
 /// <summary>TorchSharp's entry points, as far as Peft uses them.</summary>
 public static partial class torch
 {
-    private static ScalarType defaultType = ScalarType.Float32;
+    private static ScalarType s_defaultType = ScalarType.Float32;
 
     public static ScalarType uint8 = ScalarType.Byte;
     public static ScalarType int8 = ScalarType.Int8;
@@ -37,9 +37,9 @@ public static partial class torch
         return expr().MoveToOuterDisposeScope();
     }
 
-    public static ScalarType get_default_dtype() => defaultType;
+    public static ScalarType get_default_dtype() => s_defaultType;
 
-    public static void set_default_dtype(ScalarType dtype) => defaultType = dtype;
+    public static void set_default_dtype(ScalarType dtype) => s_defaultType = dtype;
 
     public static bool is_floating_point(ScalarType type) =>
         type is ScalarType.Float16 or ScalarType.BFloat16 or ScalarType.Float32 or ScalarType.Float64;

@@ -10,7 +10,7 @@ namespace Peft.Cmdlets.Pipeline;
 internal static class ErrorMapping
 {
     /// <summary>Endings of error ids and what category they stand for; the first that fits decides.</summary>
-    private static readonly (string Ending, ErrorCategory Category)[] Categories =
+    private static readonly (string Ending, ErrorCategory Category)[] s_categories =
     [
         ("OptionInvalid", ErrorCategory.InvalidArgument),
         ("TargetModuleInvalid", ErrorCategory.InvalidArgument),
@@ -83,7 +83,7 @@ internal static class ErrorMapping
 
     private static ErrorCategory CategoryOf(PeftException error) => error is NotSupportedByPeftException
         ? ErrorCategory.NotImplemented
-        : Array.Find(Categories, entry => error.ErrorId.EndsWith(entry.Ending, StringComparison.Ordinal)) is { Ending: not null } found
+        : Array.Find(s_categories, entry => error.ErrorId.EndsWith(entry.Ending, StringComparison.Ordinal)) is { Ending: not null } found
             ? found.Category
             : ErrorCategory.InvalidOperation;
 

@@ -8,12 +8,12 @@ namespace Peft.Cmdlets.Pipeline;
 /// </summary>
 public abstract class PeftCmdlet : PSCmdlet, IDisposable
 {
-    private readonly CancellationTokenSource cancellation = new();
-    private readonly Lock gate = new();
-    private bool disposed;
+    private readonly CancellationTokenSource _cancellation = new();
+    private readonly Lock _gate = new();
+    private bool _disposed;
 
     /// <summary>Cancelled by Ctrl-C, and when the pipeline ends before the work does.</summary>
-    protected CancellationToken Cancellation => cancellation.Token;
+    protected CancellationToken Cancellation => _cancellation.Token;
 
     /// <summary>
     /// Whether an error while processing one input object ends the command. By default it is written to the error stream and the next
@@ -62,7 +62,7 @@ public abstract class PeftCmdlet : PSCmdlet, IDisposable
             output.Drain(this);
             return worker.Result();
         }
-        catch (OperationCanceledException) when (cancellation.IsCancellationRequested)
+        catch (OperationCanceledException) when (_cancellation.IsCancellationRequested)
         {
             throw new PipelineStoppedException();
         }
@@ -131,21 +131,21 @@ public abstract class PeftCmdlet : PSCmdlet, IDisposable
         }
 
         Cancel();
-        lock (gate)
+        lock (_gate)
         {
-            disposed = true;
-            cancellation.Dispose();
+            _disposed = true;
+            _cancellation.Dispose();
         }
     }
 
     private void Cancel()
     {
         // Ctrl-C comes on another thread than the end of the pipeline.
-        lock (gate)
+        lock (_gate)
         {
-            if (!disposed)
+            if (!_disposed)
             {
-                cancellation.Cancel();
+                _cancellation.Cancel();
             }
         }
     }
@@ -158,7 +158,7 @@ public abstract class PeftCmdlet : PSCmdlet, IDisposable
         }
         catch (Exception error) when (ErrorMapping.IsOurs(error))
         {
-            if (cancellation.IsCancellationRequested && error is OperationCanceledException)
+            if (_cancellation.IsCancellationRequested && error is OperationCanceledException)
             {
                 throw new PipelineStoppedException();
             }

@@ -9,14 +9,14 @@ namespace Peft.Cmdlets.Pipeline;
 /// </summary>
 internal sealed class ProgressLine(WorkOutput output, string activity, bool plainLines = false)
 {
-    private static readonly TimeSpan Interval = TimeSpan.FromMilliseconds(200);
-    private static readonly TimeSpan PlainInterval = TimeSpan.FromSeconds(5);
+    private static readonly TimeSpan s_interval = TimeSpan.FromMilliseconds(200);
+    private static readonly TimeSpan s_plainInterval = TimeSpan.FromSeconds(5);
 
-    private readonly bool writesPlainLines = plainLines && Console.IsOutputRedirected;
-    private readonly Stopwatch clock = Stopwatch.StartNew();
-    private readonly int id = Environment.CurrentManagedThreadId;
-    private TimeSpan? shown;
-    private TimeSpan? written;
+    private readonly bool _writesPlainLines = plainLines && Console.IsOutputRedirected;
+    private readonly Stopwatch _clock = Stopwatch.StartNew();
+    private readonly int _id = Environment.CurrentManagedThreadId;
+    private TimeSpan? _shown;
+    private TimeSpan? _written;
 
     /// <summary>Shows how far the work is.</summary>
     /// <param name="done">What is done.</param>
@@ -25,22 +25,22 @@ internal sealed class ProgressLine(WorkOutput output, string activity, bool plai
     /// <param name="remaining">Time left; by default what is told by the time that the work took so far.</param>
     public void Show(long done, long total, string status, TimeSpan? remaining = null)
     {
-        var now = clock.Elapsed;
+        var now = _clock.Elapsed;
         var ends = total > 0 && done >= total;
-        if (writesPlainLines && (ends || written is null || now - written >= PlainInterval))
+        if (_writesPlainLines && (ends || _written is null || now - _written >= s_plainInterval))
         {
-            written = now;
+            _written = now;
             output.WriteLine(status);
         }
 
-        if (shown is { } last && now - last < Interval && !ends)
+        if (_shown is { } last && now - last < s_interval && !ends)
         {
             return;
         }
 
-        shown = now;
+        _shown = now;
         var left = remaining ?? (total > 0 && done > 0 ? now * (Math.Max(0, total - done) / (double)done) : null);
-        output.WriteProgress(new ProgressRecord(id, activity, status)
+        output.WriteProgress(new ProgressRecord(_id, activity, status)
         {
             PercentComplete = total > 0 ? (int)(100 * Math.Min(done, total) / total) : -1,
             SecondsRemaining = left is { } time ? (int)Math.Min(time.TotalSeconds, int.MaxValue) : -1,
@@ -50,9 +50,9 @@ internal sealed class ProgressLine(WorkOutput output, string activity, bool plai
     /// <summary>Takes the line away.</summary>
     public void Complete()
     {
-        if (shown is not null)
+        if (_shown is not null)
         {
-            output.WriteProgress(new ProgressRecord(id, activity, "done") { RecordType = ProgressRecordType.Completed });
+            output.WriteProgress(new ProgressRecord(_id, activity, "done") { RecordType = ProgressRecordType.Completed });
         }
     }
 }

@@ -11,7 +11,7 @@ public sealed class WorkOutput
 {
     private const int Capacity = 64;
 
-    private readonly BlockingCollection<Action<PeftCmdlet>> queue = new(Capacity);
+    private readonly BlockingCollection<Action<PeftCmdlet>> _queue = new(Capacity);
 
     internal WorkOutput(CancellationToken cancellation) => Cancellation = cancellation;
 
@@ -42,14 +42,14 @@ public sealed class WorkOutput
     /// <exception cref="OperationCanceledException">The command was stopped.</exception>
     internal void Drain(PeftCmdlet cmdlet)
     {
-        foreach (var write in queue.GetConsumingEnumerable(Cancellation))
+        foreach (var write in _queue.GetConsumingEnumerable(Cancellation))
         {
             write(cmdlet);
         }
     }
 
     /// <summary>Says that nothing more will come.</summary>
-    internal void Complete() => queue.CompleteAdding();
+    internal void Complete() => _queue.CompleteAdding();
 
-    private void Post(Action<PeftCmdlet> write) => queue.Add(write, Cancellation);
+    private void Post(Action<PeftCmdlet> write) => _queue.Add(write, Cancellation);
 }

@@ -8,46 +8,46 @@ internal sealed class Worker<T>
     /// <summary>Native frames and deep JSON need more than a secondary thread's default on some systems.</summary>
     private const int StackBytes = 16 << 20;
 
-    private readonly Thread thread;
-    private T? result;
-    private ExceptionDispatchInfo? error;
+    private readonly Thread _thread;
+    private T? _result;
+    private ExceptionDispatchInfo? _error;
 
     private Worker(Func<WorkOutput, T> work, WorkOutput output)
     {
-        thread = new Thread(() => Execute(work, output), StackBytes) { IsBackground = true, Name = "Peft" };
+        _thread = new Thread(() => Execute(work, output), StackBytes) { IsBackground = true, Name = "Peft" };
     }
 
     /// <summary>Whether the thread has ended.</summary>
-    public bool HasEnded => !thread.IsAlive;
+    public bool HasEnded => !_thread.IsAlive;
 
     /// <summary>Starts the work.</summary>
     public static Worker<T> Start(Func<WorkOutput, T> work, WorkOutput output)
     {
         var worker = new Worker<T>(work, output);
-        worker.thread.Start();
+        worker._thread.Start();
         return worker;
     }
 
     /// <summary>What the work returned, once it has ended; or throws what it threw.</summary>
     public T Result()
     {
-        thread.Join();
-        error?.Throw();
-        return result!;
+        _thread.Join();
+        _error?.Throw();
+        return _result!;
     }
 
     /// <summary>Waits for the end for at most this long.</summary>
-    public void WaitToEnd(TimeSpan limit) => thread.Join(limit);
+    public void WaitToEnd(TimeSpan limit) => _thread.Join(limit);
 
     private void Execute(Func<WorkOutput, T> work, WorkOutput output)
     {
         try
         {
-            result = work(output);
+            _result = work(output);
         }
         catch (Exception caught)
         {
-            error = ExceptionDispatchInfo.Capture(caught);
+            _error = ExceptionDispatchInfo.Capture(caught);
         }
         finally
         {

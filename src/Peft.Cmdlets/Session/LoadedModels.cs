@@ -9,18 +9,18 @@ namespace Peft.Cmdlets.Session;
 /// </summary>
 internal static class LoadedModels
 {
-    private static readonly Lock Gate = new();
-    private static readonly List<WeakReference<PeftModel>> Entries = [];
+    private static readonly Lock s_gate = new();
+    private static readonly List<WeakReference<PeftModel>> s_entries = [];
 
     /// <summary>The models that are loaded, in the order of loading.</summary>
     public static IReadOnlyList<PeftModel> All
     {
         get
         {
-            lock (Gate)
+            lock (s_gate)
             {
-                Entries.RemoveAll(static entry => !entry.TryGetTarget(out _));
-                return [.. Entries.Select(static entry => entry.TryGetTarget(out var model) ? model : null).OfType<PeftModel>()];
+                s_entries.RemoveAll(static entry => !entry.TryGetTarget(out _));
+                return [.. s_entries.Select(static entry => entry.TryGetTarget(out var model) ? model : null).OfType<PeftModel>()];
             }
         }
     }
@@ -28,18 +28,18 @@ internal static class LoadedModels
     /// <summary>Adds a model.</summary>
     public static void Add(PeftModel model)
     {
-        lock (Gate)
+        lock (s_gate)
         {
-            Entries.Add(new(model));
+            s_entries.Add(new(model));
         }
     }
 
     /// <summary>Takes a model off the list.</summary>
     public static void Remove(PeftModel model)
     {
-        lock (Gate)
+        lock (s_gate)
         {
-            Entries.RemoveAll(entry => !entry.TryGetTarget(out var other) || ReferenceEquals(other, model));
+            s_entries.RemoveAll(entry => !entry.TryGetTarget(out var other) || ReferenceEquals(other, model));
         }
     }
 

@@ -14,7 +14,7 @@ namespace Peft.Adapters;
 /// <remarks>A method that acts on layers, each for itself, derives <see cref="LayerwiseAdapter"/>; one that acts on whole passes (prompts, gates) derives this.</remarks>
 public abstract class Adapter(string name, AdapterConfig config) : IDisposable
 {
-    private readonly List<Overlay> overlays = [];
+    private readonly List<Overlay> _overlays = [];
 
     /// <summary>The adapter's name.</summary>
     public string Name { get; } = name;
@@ -26,7 +26,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     public virtual IReadOnlyList<AdaptedLayer> Layers => [];
 
     /// <summary>The parameters of the base that the adapter has copies of.</summary>
-    public IReadOnlyList<Overlay> Overlays => overlays;
+    public IReadOnlyList<Overlay> Overlays => _overlays;
 
     /// <summary>Where the base's weights are, and with them the adapter's; the CPU before it is declared.</summary>
     public Device Device { get; private set; } = CPU;
@@ -41,7 +41,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     public virtual IReadOnlyList<AdapterParameter> Parameters() =>
     [
         .. Shared,
-        .. overlays.Where(static overlay => overlay.Kind != OverlayKind.BroughtAlong)
+        .. _overlays.Where(static overlay => overlay.Kind != OverlayKind.BroughtAlong)
             .SelectMany(overlay => overlay.Targets.Select(target => new AdapterParameter(KeyOf(target.Path, target.Key), overlay.Copy, ParameterRole.Trained, target.Module))),
     ];
 
@@ -66,7 +66,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <param name="needed">Says whether a parameter wants a value.</param>
     public virtual void Initialise(Generator generator, Predicate<Parameter> needed)
     {
-        foreach (var overlay in overlays)
+        foreach (var overlay in _overlays)
         {
             if (overlay.Copy.Value is null && needed(overlay.Copy))
             {
@@ -78,7 +78,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <summary>Puts everything into the slots of the model.</summary>
     public virtual void Attach()
     {
-        foreach (var (overlay, target) in overlays.SelectMany(static overlay => overlay.Targets.Select(target => (overlay, target))))
+        foreach (var (overlay, target) in _overlays.SelectMany(static overlay => overlay.Targets.Select(target => (overlay, target))))
         {
             AdapterSlot.Of(target.Module, target.Parameter).Attach(Name, overlay.Copy);
         }
@@ -159,7 +159,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <param name="cancellation">Stops between layers.</param>
     public virtual void Combine(IReadOnlyList<AdapterPart> parts, CombinationOptions options, Generator generator, CancellationToken cancellation)
     {
-        foreach (var overlay in overlays)
+        foreach (var overlay in _overlays)
         {
             var theirs = parts.SelectMany(static part => part.Adapter.Overlays).FirstOrDefault(other => other.Targets[0].Parameter == overlay.Targets[0].Parameter);
             if (theirs?.Copy.Value is { } value)
@@ -172,7 +172,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <summary>The slots the adapter sits in, each once.</summary>
     public IEnumerable<AdapterSlot> Slots() =>
         Layers.Select(static layer => layer.Layer.Weight.Slot)
-            .Concat(overlays.SelectMany(static overlay => overlay.Targets).Select(static target => target.Parameter.Slot))
+            .Concat(_overlays.SelectMany(static overlay => overlay.Targets).Select(static target => target.Parameter.Slot))
             .OfType<AdapterSlot>().Distinct();
 
     /// <summary>Adds a weight of the base that an adapter file brought along and that differs from the model's own.</summary>
@@ -180,7 +180,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     {
         var copy = new Parameter(layer.Weight.Name, layer.Weight.Shape, weight.dtype);
         copy.Assign(weight);
-        overlays.Add(new Overlay([new OverlayTarget(layer.Path, BaseKey(layer.Path, layer.Weight.Name), layer.Module, layer.Weight)], copy, OverlayKind.BroughtAlong));
+        _overlays.Add(new Overlay([new OverlayTarget(layer.Path, BaseKey(layer.Path, layer.Weight.Name), layer.Module, layer.Weight)], copy, OverlayKind.BroughtAlong));
     }
 
     /// <summary>The key below the module's path under which an adapter file holds a parameter of the base.</summary>
@@ -205,7 +205,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <summary>Frees the parameters.</summary>
     protected virtual void Dispose(bool disposing)
     {
-        foreach (var parameter in Shared.Select(static shared => shared.Parameter).Concat(overlays.Select(static overlay => overlay.Copy)))
+        foreach (var parameter in Shared.Select(static shared => shared.Parameter).Concat(_overlays.Select(static overlay => overlay.Copy)))
         {
             parameter.Release();
         }
@@ -215,7 +215,7 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     private protected void AddOverlay(IReadOnlyList<OverlayTarget> targets, OverlayKind kind)
     {
         var first = targets[0].Parameter;
-        overlays.Add(new Overlay(targets, new Parameter(first.Name, first.Shape, first.DataType), kind));
+        _overlays.Add(new Overlay(targets, new Parameter(first.Name, first.Shape, first.DataType), kind));
     }
 
     /// <summary>The other parameters that share a parameter's weights.</summary>

@@ -13,8 +13,8 @@ namespace Peft.Adapters;
 /// </summary>
 public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(name, config)
 {
-    private readonly List<AdaptedLayer> layers = [];
-    private readonly WeightEdits edits = new();
+    private readonly List<AdaptedLayer> _layers = [];
+    private readonly WeightEdits _edits = new();
 
     /// <summary>The configuration, its targets resolved once the adapter is declared.</summary>
     public new LayerwiseConfig Config
@@ -24,12 +24,12 @@ public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(nam
     }
 
     /// <inheritdoc/>
-    public override IReadOnlyList<AdaptedLayer> Layers => layers;
+    public override IReadOnlyList<AdaptedLayer> Layers => _layers;
 
     /// <inheritdoc/>
     public override IReadOnlyList<AdapterParameter> Parameters() =>
     [
-        .. layers.SelectMany(layer => layer.Adapter.Parameters.Select(parameter =>
+        .. _layers.SelectMany(layer => layer.Adapter.Parameters.Select(parameter =>
             new AdapterParameter(KeyOf(layer.Path, parameter.Key), parameter.Parameter, parameter.Role, layer.Layer.Module))),
         .. base.Parameters(),
     ];
@@ -59,7 +59,7 @@ public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(nam
     /// <inheritdoc/>
     public override void Initialise(Generator generator, Predicate<Parameter> needed)
     {
-        foreach (var (_, adapter) in layers)
+        foreach (var (_, adapter) in _layers)
         {
             if (adapter.Parameters.Any(parameter => needed(parameter.Parameter)))
             {
@@ -73,12 +73,12 @@ public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(nam
     /// <inheritdoc/>
     public override void Attach()
     {
-        foreach (var (layer, adapter) in layers)
+        foreach (var (layer, adapter) in _layers)
         {
             AdapterSlot.Of(layer.Module, layer.Weight).Attach(Name, adapter);
             if (adapter.BaseEdit is { } edit && layer.Weight.IsLoaded)
             {
-                edits.Edit(layer.Weight, edit);
+                _edits.Edit(layer.Weight, edit);
             }
         }
 
@@ -97,11 +97,11 @@ public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(nam
     public override void Detach()
     {
         base.Detach();
-        edits.Undo();
+        _edits.Undo();
     }
 
     /// <inheritdoc/>
-    internal override string BaseKey(string path, string parameter) => layers.Exists(layer => layer.Layer.Path == path) ? $"base_layer.{parameter}" : parameter;
+    internal override string BaseKey(string path, string parameter) => _layers.Exists(layer => layer.Layer.Path == path) ? $"base_layer.{parameter}" : parameter;
 
     /// <summary>Makes what layers share, which the sizes of all targets decide. Called before any layer is made.</summary>
     /// <param name="targets">All targets, in the model's order.</param>
@@ -112,7 +112,7 @@ public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(nam
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
-        foreach (var (_, adapter) in layers)
+        foreach (var (_, adapter) in _layers)
         {
             adapter.Dispose();
         }
@@ -128,15 +128,15 @@ public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(nam
 
     private void AddLayer(IAdaptable layer, ICollection<string> messages)
     {
-        if (!layers.Exists(existing => existing.Layer.Weight == layer.Weight))
+        if (!_layers.Exists(existing => existing.Layer.Weight == layer.Weight))
         {
             // Of a module's parameters the last one has the outer keys, as in PEFT, where each wraps the ones before it.
-            for (var i = 0; i < layers.Count; i++)
+            for (var i = 0; i < _layers.Count; i++)
             {
-                layers[i] = layers[i].Layer.Module == layer.Module ? layers[i] with { Path = $"{layers[i].Path}.base_layer" } : layers[i];
+                _layers[i] = _layers[i].Layer.Module == layer.Module ? _layers[i] with { Path = $"{_layers[i].Path}.base_layer" } : _layers[i];
             }
 
-            layers.Add(new AdaptedLayer(layer, Config.CreateLayer(layer, this, messages)));
+            _layers.Add(new AdaptedLayer(layer, Config.CreateLayer(layer, this, messages)));
         }
     }
 
@@ -166,7 +166,7 @@ public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(nam
         foreach (var (_, parameter, module) in named)
         {
             var isBias = parameter.Name.Contains("bias", StringComparison.Ordinal);
-            if (isBias && (Config.Bias == BiasTraining.All || layers.Exists(layer => layer.Layer.Module == module))
+            if (isBias && (Config.Bias == BiasTraining.All || _layers.Exists(layer => layer.Layer.Module == module))
                 && !Overlays.Any(overlay => overlay.Targets.Any(target => target.Parameter == parameter)))
             {
                 AddOverlay([new OverlayTarget(module.Path, BaseKey(module.Path, parameter.Name), module, parameter)], OverlayKind.Bias);

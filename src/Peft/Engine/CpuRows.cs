@@ -10,13 +10,13 @@ namespace Peft.Engine;
 /// <summary>A matrix in the processor's memory, for kernels of our own: rows of float32 or bfloat16, one behind the other or at a distance.</summary>
 internal readonly unsafe struct CpuRows
 {
-    private readonly byte* start;
-    private readonly long stride;
+    private readonly byte* _start;
+    private readonly long _stride;
 
     private CpuRows(byte* start, long stride, bool isBFloat16)
     {
-        this.start = start;
-        this.stride = stride;
+        _start = start;
+        _stride = stride;
         IsBFloat16 = isBFloat16;
     }
 
@@ -56,7 +56,7 @@ internal readonly unsafe struct CpuRows
     }
 
     /// <summary>The address of a row.</summary>
-    public byte* Row(long row) => start + (row * stride);
+    public byte* Row(long row) => _start + (row * _stride);
 
     /// <summary>A row as float32: itself, or widened into the scratch memory.</summary>
     public Span<float> Read(long row, int width, float* scratch)
@@ -75,10 +75,10 @@ internal readonly unsafe struct CpuRows
     {
         if (!IsBFloat16)
         {
-            return new ReadOnlySpan<float>((float*)start + offset, count);
+            return new ReadOnlySpan<float>((float*)_start + offset, count);
         }
 
-        Widen((ushort*)start + offset, scratch, count);
+        Widen((ushort*)_start + offset, scratch, count);
         return new ReadOnlySpan<float>(scratch, count);
     }
 

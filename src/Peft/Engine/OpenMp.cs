@@ -11,36 +11,36 @@ internal sealed unsafe class OpenMp
 {
     private static readonly Lazy<OpenMp?> s_loaded = new(static () => OperatingSystem.IsLinux() ? Find() : null);
 
-    private readonly delegate* unmanaged<nint, nint, uint, uint, void> parallel;
-    private readonly delegate* unmanaged<int> threadNumber;
-    private readonly delegate* unmanaged<int> teamSize;
-    private readonly delegate* unmanaged<int> processors;
+    private readonly delegate* unmanaged<nint, nint, uint, uint, void> _parallel;
+    private readonly delegate* unmanaged<int> _threadNumber;
+    private readonly delegate* unmanaged<int> _teamSize;
+    private readonly delegate* unmanaged<int> _processors;
 
     private OpenMp(nint parallel, nint threadNumber, nint teamSize, nint processors)
     {
-        this.parallel = (delegate* unmanaged<nint, nint, uint, uint, void>)parallel;
-        this.threadNumber = (delegate* unmanaged<int>)threadNumber;
-        this.teamSize = (delegate* unmanaged<int>)teamSize;
-        this.processors = (delegate* unmanaged<int>)processors;
+        _parallel = (delegate* unmanaged<nint, nint, uint, uint, void>)parallel;
+        _threadNumber = (delegate* unmanaged<int>)threadNumber;
+        _teamSize = (delegate* unmanaged<int>)teamSize;
+        _processors = (delegate* unmanaged<int>)processors;
     }
 
     /// <summary>The library; null where libtorch uses another. To be asked for when libtorch is loaded.</summary>
     public static OpenMp? Loaded => s_loaded.Value;
 
     /// <summary>Processors that OpenMP counts.</summary>
-    public int Processors => processors();
+    public int Processors => _processors();
 
     /// <summary>The calling thread's number in its team.</summary>
-    public int ThreadNumber => threadNumber();
+    public int ThreadNumber => _threadNumber();
 
     /// <summary>Threads of the calling thread's team.</summary>
-    public int TeamSize => teamSize();
+    public int TeamSize => _teamSize();
 
     /// <summary>Runs a native function on a team.</summary>
     /// <param name="function"><c>void function(void* data)</c>.</param>
     /// <param name="data">What it is given.</param>
     /// <param name="threads">Size of the team, the calling thread included.</param>
-    public void Run(nint function, nint data, int threads) => parallel(function, data, (uint)threads, 0);
+    public void Run(nint function, nint data, int threads) => _parallel(function, data, (uint)threads, 0);
 
     [SupportedOSPlatform("linux")]
     private static OpenMp? Find()

@@ -62,7 +62,7 @@ internal static unsafe class RotaryKernel
             for (var head = 0; head < work->Heads; head++)
             {
                 var offset = ((position / work->Length) * work->RowStride) + ((position % work->Length) * work->PositionStride) + (head * size);
-                ReadOnlySpan<float> x = work->Input.ReadAt(offset, size, scratch + (2 * size));
+                var x = work->Input.ReadAt(offset, size, scratch + (2 * size));
                 var row = (position * work->Heads) + head;
                 var y = work->Output.Target(row, size, scratch + (3 * size));
                 TensorPrimitives.Multiply(x[half..], sine, product);

@@ -26,15 +26,15 @@ internal sealed class SharedCores : IDisposable
     private static int s_operations;
     private static SharedCores? s_watch;
 
-    private readonly ManualResetEventSlim ended = new();
-    private SleepingTeam? team;
+    private readonly ManualResetEventSlim _ended = new();
+    private SleepingTeam? _team;
 
     private SharedCores()
     {
     }
 
     /// <summary>Whether the cores are shared at the moment, so that the engine's threads sleep while they wait.</summary>
-    public static bool AreShared => Volatile.Read(ref s_watch)?.team is not null;
+    public static bool AreShared => Volatile.Read(ref s_watch)?._team is not null;
 
     /// <summary>
     /// Says how GNU's OpenMP waits: as long as it does by itself (three milliseconds), but a thousand turns instead of a hundred where it
@@ -73,7 +73,7 @@ internal sealed class SharedCores : IDisposable
     }
 
     /// <inheritdoc/>
-    public void Dispose() => ended.Set();
+    public void Dispose() => _ended.Set();
 
     private static void End()
     {
@@ -92,12 +92,12 @@ internal sealed class SharedCores : IDisposable
     {
         var queue = new RunQueue();
         var sharing = new Sharing();
-        while (!ended.Wait(s_interval))
+        while (!_ended.Wait(s_interval))
         {
             var shared = sharing.Sees(queue.WaitingThreads());
-            if (shared && team is null)
+            if (shared && _team is null)
             {
-                team = SleepingTeam.Start();
+                _team = SleepingTeam.Start();
             }
             else if (!shared)
             {
@@ -110,17 +110,17 @@ internal sealed class SharedCores : IDisposable
 
     private void EndTeam()
     {
-        team?.Dispose();
-        team = null;
+        _team?.Dispose();
+        _team = null;
     }
 
     private sealed class Operation : IDisposable
     {
-        private int released;
+        private int _released;
 
         public void Dispose()
         {
-            if (Interlocked.Exchange(ref released, 1) == 0)
+            if (Interlocked.Exchange(ref _released, 1) == 0)
             {
                 End();
             }
@@ -135,16 +135,16 @@ internal sealed class Sharing
     private const double End = 0.06;
     private const int QuietIntervals = 10;
 
-    private bool isShared;
-    private int quiet;
+    private bool _isShared;
+    private int _quiet;
 
     /// <summary>Takes one interval's measure in.</summary>
     /// <param name="waiting">How many of the process's threads were ready to run and had no processor, on average.</param>
     public bool Sees(double waiting)
     {
-        quiet = waiting < End ? quiet + 1 : 0;
-        isShared = waiting > Begin || (isShared && quiet < QuietIntervals);
-        return isShared;
+        _quiet = waiting < End ? _quiet + 1 : 0;
+        _isShared = waiting > Begin || (_isShared && _quiet < QuietIntervals);
+        return _isShared;
     }
 }
 
@@ -152,13 +152,13 @@ internal sealed class Sharing
 [SupportedOSPlatform("linux")]
 internal sealed class RunQueue
 {
-    private readonly System.Diagnostics.Stopwatch clock = new();
-    private Dictionary<string, long> before = [];
+    private readonly System.Diagnostics.Stopwatch _clock = new();
+    private Dictionary<string, long> _before = [];
 
     /// <summary>Zero at the first question, and where the kernel keeps no account.</summary>
     public double WaitingThreads()
     {
-        var now = new Dictionary<string, long>(before.Count + 8);
+        var now = new Dictionary<string, long>(_before.Count + 8);
         long waited = 0;
         try
         {
@@ -166,7 +166,7 @@ internal sealed class RunQueue
             {
                 var total = Waited(thread);
                 now[thread] = total;
-                waited += before.TryGetValue(thread, out var earlier) ? total - earlier : 0;
+                waited += _before.TryGetValue(thread, out var earlier) ? total - earlier : 0;
             }
         }
         catch (IOException)
@@ -174,9 +174,9 @@ internal sealed class RunQueue
             return 0;
         }
 
-        var nanoseconds = clock.Elapsed.TotalNanoseconds;
-        clock.Restart();
-        before = now;
+        var nanoseconds = _clock.Elapsed.TotalNanoseconds;
+        _clock.Restart();
+        _before = now;
         return nanoseconds == 0 ? 0 : waited / nanoseconds;
     }
 
@@ -199,19 +199,19 @@ internal sealed class RunQueue
 /// <summary>A team of OpenMP threads that has nothing to do and sleeps, so that OpenMP counts more threads than there are processors.</summary>
 internal sealed class SleepingTeam : IDisposable
 {
-    private readonly ManualResetEventSlim ended = new();
-    private readonly Thread thread;
+    private readonly ManualResetEventSlim _ended = new();
+    private readonly Thread _thread;
 
     private SleepingTeam(OpenMp library, int threads)
     {
         // free(null) does nothing: the work of a team that has none.
         var nothing = NativeLibrary.GetExport(NativeLibrary.Load("libc.so.6"), "free");
-        thread = new Thread(() =>
+        _thread = new Thread(() =>
         {
             library.Run(nothing, 0, threads);
-            ended.Wait();
+            _ended.Wait();
         }) { IsBackground = true, Name = "Peft: sleeping team" };
-        thread.Start();
+        _thread.Start();
     }
 
     /// <summary>Makes the team, or null where libtorch has another OpenMP.</summary>
@@ -221,8 +221,8 @@ internal sealed class SleepingTeam : IDisposable
     /// <summary>Ends the team's thread, and with it its count.</summary>
     public void Dispose()
     {
-        ended.Set();
-        thread.Join();
-        ended.Dispose();
+        _ended.Set();
+        _thread.Join();
+        _ended.Dispose();
     }
 }

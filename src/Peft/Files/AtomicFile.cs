@@ -23,11 +23,11 @@ public static class AtomicFile
         string full = Path.GetFullPath(path), folder = Path.GetDirectoryName(full) ?? full;
         RefuseUnwritable(full);
         Sweep(folder);
-        string temporary = Path.Combine(folder, $"{Prefix}{Path.GetRandomFileName()}{Ending}");
+        var temporary = Path.Combine(folder, $"{Prefix}{Path.GetRandomFileName()}{Ending}");
         try
         {
             // Open, and with it locked, until it has its name: nobody's sweep takes it for litter.
-            using FileStream stream = Create(temporary, write);
+            using var stream = Create(temporary, write);
             Disk.Move(temporary, full);
             Disk.SyncFolder(folder);
         }
@@ -62,15 +62,15 @@ public static class AtomicFile
     {
         try
         {
-            string full = Path.GetFullPath(folder);
+            var full = Path.GetFullPath(folder);
             List<string> missing = [];
-            for (string? each = full; each is not null && !Directory.Exists(each); each = Path.GetDirectoryName(each))
+            for (var each = full; each is not null && !Directory.Exists(each); each = Path.GetDirectoryName(each))
             {
                 missing.Add(each);
             }
 
             Directory.CreateDirectory(full);
-            foreach (string made in missing)
+            foreach (var made in missing)
             {
                 Disk.SyncFolder(Path.GetDirectoryName(made)!);
             }
@@ -111,12 +111,12 @@ public static class AtomicFile
     /// </summary>
     private static void Sweep(string folder)
     {
-        foreach (string left in Directory.EnumerateFiles(folder, Prefix + "*" + Ending).Where(IsOld))
+        foreach (var left in Directory.EnumerateFiles(folder, Prefix + "*" + Ending).Where(IsOld))
         {
             Disk.TryTo(() =>
             {
                 bool isDead;
-                using (HeldFile? held = HeldFile.TryHold(left))
+                using (var held = HeldFile.TryHold(left))
                 {
                     isDead = held is { Excludes: true };
                 }
@@ -135,7 +135,7 @@ public static class AtomicFile
     /// <summary>Refuses a target that can't be written, before anything is.</summary>
     internal static void RefuseUnwritable(string path)
     {
-        string? folder = Path.GetDirectoryName(path);
+        var folder = Path.GetDirectoryName(path);
         if (folder is null || Directory.Exists(path))
         {
             throw new PeftException("FileWriteFailed", $"'{path}' is a folder; a file was to be written there.") { Target = path };
@@ -178,7 +178,7 @@ public static class AtomicFile
             };
         }
 
-        bool full = error.HResult is NoSpaceOnUnix or DiskFullOnWindows or HandleDiskFullOnWindows;
+        var full = error.HResult is NoSpaceOnUnix or DiskFullOnWindows or HandleDiskFullOnWindows;
         return full
             ? new PeftException("DiskFull", $"The disk is full: '{path}' could not be written. What was there before is unchanged.", error)
             {

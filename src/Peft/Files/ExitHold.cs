@@ -14,14 +14,14 @@ internal sealed class ExitHold : IDisposable
     private static readonly Lock s_gate = new();
     private static readonly HashSet<ExitHold> s_holds = [];
     private static PosixSignalRegistration[]? s_signals;
-    private readonly ManualResetEventSlim ended = new();
-    private readonly CancellationTokenSource cancellation;
+    private readonly ManualResetEventSlim _ended = new();
+    private readonly CancellationTokenSource _cancellation;
 
     /// <summary>Holds until it is disposed of.</summary>
     /// <param name="cancellation">Cancels what is to be waited for, as well as the exit does.</param>
     public ExitHold(CancellationToken cancellation)
     {
-        this.cancellation = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
+        _cancellation = CancellationTokenSource.CreateLinkedTokenSource(cancellation);
         lock (s_gate)
         {
             if (s_signals is null)
@@ -35,7 +35,7 @@ internal sealed class ExitHold : IDisposable
     }
 
     /// <summary>Cancelled when the process is about to end.</summary>
-    public CancellationToken Cancellation => cancellation.Token;
+    public CancellationToken Cancellation => _cancellation.Token;
 
     /// <inheritdoc/>
     public void Dispose()
@@ -45,8 +45,8 @@ internal sealed class ExitHold : IDisposable
             s_holds.Remove(this);
         }
 
-        ended.Set();
-        cancellation.Dispose();
+        _ended.Set();
+        _cancellation.Dispose();
     }
 
     /// <summary>.NET leaves these signals to the system, which ends the process at once.</summary>
@@ -77,7 +77,7 @@ internal sealed class ExitHold : IDisposable
         {
             try
             {
-                hold.cancellation.Cancel();
+                hold._cancellation.Cancel();
             }
             catch (ObjectDisposedException)
             {
@@ -89,7 +89,7 @@ internal sealed class ExitHold : IDisposable
         foreach (var hold in holds)
         {
             var left = s_longest - clock.Elapsed;
-            hold.ended.Wait(left > TimeSpan.Zero ? left : TimeSpan.Zero);
+            hold._ended.Wait(left > TimeSpan.Zero ? left : TimeSpan.Zero);
         }
     }
 }

@@ -17,22 +17,22 @@ internal sealed class FileSet : IDisposable
     private const string Removed = "-";
     private static readonly TimeSpan s_patience = TimeSpan.FromSeconds(20);
 
-    private readonly string folder;
-    private readonly string place;
-    private readonly HeldFile held;
+    private readonly string _folder;
+    private readonly string _place;
+    private readonly HeldFile _held;
 
     private FileSet(string folder, string place, HeldFile held)
     {
-        this.folder = folder;
-        this.place = place;
-        this.held = held;
+        _folder = folder;
+        _place = place;
+        _held = held;
     }
 
-    private string New => Path.Combine(place, "new");
+    private string New => Path.Combine(_place, "new");
 
-    private string Old => Path.Combine(place, "old");
+    private string Old => Path.Combine(_place, "old");
 
-    private string List => Path.Combine(place, ListName);
+    private string List => Path.Combine(_place, ListName);
 
     /// <summary>Writes files and lets them take the place of those with their names.</summary>
     /// <param name="folder">The folder, which must exist.</param>
@@ -42,20 +42,20 @@ internal sealed class FileSet : IDisposable
     public static void Replace(string folder, IReadOnlyList<(string Name, Action<Stream> Write)> files, IEnumerable<string>? stale = null)
     {
         folder = Path.GetFullPath(folder);
-        foreach ((string name, _) in files)
+        foreach ((var name, _) in files)
         {
-            string target = Path.Combine(folder, name);
+            var target = Path.Combine(folder, name);
             AtomicFile.MakeFolder(Path.GetDirectoryName(target)!);
             AtomicFile.RefuseUnwritable(target);
         }
 
         Complete(folder);
-        string current = folder;
+        var current = folder;
         try
         {
             Sweep(folder);
-            using FileSet set = Begin(folder);
-            foreach ((string name, Action<Stream> write) in files)
+            using var set = Begin(folder);
+            foreach ((var name, var write) in files)
             {
                 current = Path.Combine(folder, name);
                 set.Add(name, write);
@@ -74,9 +74,9 @@ internal sealed class FileSet : IDisposable
     /// <exception cref="PeftException"><c>SaveUnfinished</c>: it can't be finished here and now.</exception>
     public static void Complete(string folder)
     {
-        foreach (string place in Places(folder))
+        foreach (var place in Places(folder))
         {
-            string list = Path.Combine(place, ListName);
+            var list = Path.Combine(place, ListName);
             for (var waited = Stopwatch.StartNew(); File.Exists(list); Thread.Sleep(20))
             {
                 if (TryFinish(Path.GetFullPath(folder), place))
@@ -97,15 +97,15 @@ internal sealed class FileSet : IDisposable
     {
         if (File.Exists(List))
         {
-            held.Dispose();
+            _held.Dispose();
             return;
         }
 
         // The lock goes last: a folder without one is empty.
         Disk.TryTo(() => DeleteIfThere(New));
         Disk.TryTo(() => DeleteIfThere(Old));
-        held.Dispose();
-        Disk.TryTo(() => Directory.Delete(place, recursive: true));
+        _held.Dispose();
+        Disk.TryTo(() => Directory.Delete(_place, recursive: true));
     }
 
     /// <summary>A name in another case may be the same file, so it is none of those that go.</summary>
@@ -120,7 +120,7 @@ internal sealed class FileSet : IDisposable
     {
         try
         {
-            HeldFile? held = HeldFile.TryHold(Path.Combine(place, LockName));
+            var held = HeldFile.TryHold(Path.Combine(place, LockName));
             if (held is not { Excludes: true })
             {
                 held?.Dispose();
@@ -141,7 +141,7 @@ internal sealed class FileSet : IDisposable
     {
         while (true)
         {
-            string place = Path.Combine(folder, Prefix + Path.GetRandomFileName());
+            var place = Path.Combine(folder, Prefix + Path.GetRandomFileName());
             Directory.CreateDirectory(place);
             try
             {
@@ -157,11 +157,11 @@ internal sealed class FileSet : IDisposable
     /// <summary>Deletes what killed processes left before they had promised anything.</summary>
     private static void Sweep(string folder)
     {
-        foreach (string place in Places(folder))
+        foreach (var place in Places(folder))
         {
             Disk.TryTo(() =>
             {
-                string lockFile = Path.Combine(place, LockName);
+                var lockFile = Path.Combine(place, LockName);
                 if (!File.Exists(lockFile))
                 {
                     Directory.Delete(place);
@@ -196,7 +196,7 @@ internal sealed class FileSet : IDisposable
 
     private void Add(string name, Action<Stream> write)
     {
-        string path = Path.Combine(New, name);
+        var path = Path.Combine(New, name);
         Directory.CreateDirectory(Path.GetDirectoryName(path)!);
         AtomicFile.Create(path, write).Dispose();
     }
@@ -204,20 +204,20 @@ internal sealed class FileSet : IDisposable
     /// <summary>The list is the promise: with it on the disk, the new files are the folder's.</summary>
     private void Commit(string[] written, string[] stale)
     {
-        foreach (string inside in Directory.GetDirectories(New, "*", SearchOption.AllDirectories).Append(New))
+        foreach (var inside in Directory.GetDirectories(New, "*", SearchOption.AllDirectories).Append(New))
         {
             Disk.SyncFolder(inside);
         }
 
-        string unfinished = List + ".partial";
-        IEnumerable<string> lines = written.Select(static name => Replaced + name).Concat(stale.Select(static name => Removed + name));
+        var unfinished = List + ".partial";
+        var lines = written.Select(static name => Replaced + name).Concat(stale.Select(static name => Removed + name));
         AtomicFile.Create(unfinished, stream => stream.Write(System.Text.Encoding.UTF8.GetBytes(string.Join('\n', lines)))).Dispose();
-        Disk.SyncFolder(place);
-        Disk.SyncFolder(folder);
+        Disk.SyncFolder(_place);
+        Disk.SyncFolder(_folder);
         Disk.Move(unfinished, List);
         try
         {
-            Disk.SyncFolder(place);
+            Disk.SyncFolder(_place);
             Move(written, stale);
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
@@ -231,7 +231,7 @@ internal sealed class FileSet : IDisposable
 
     private void Finish()
     {
-        string[] lines = File.ReadAllLines(List);
+        var lines = File.ReadAllLines(List);
         Move(Names(lines, Replaced), Names(lines, Removed));
         Forget();
 
@@ -241,23 +241,23 @@ internal sealed class FileSet : IDisposable
     private void Forget()
     {
         Disk.Delete(List);
-        Disk.SyncFolder(place);
+        Disk.SyncFolder(_place);
     }
 
     /// <summary>Can be taken up again wherever it was broken off.</summary>
     private void Move(string[] written, string[] stale)
     {
-        foreach (string name in written.Where(name => File.Exists(Path.Combine(New, name))).Concat(stale).Where(name => File.Exists(Path.Combine(folder, name))))
+        foreach (var name in written.Where(name => File.Exists(Path.Combine(New, name))).Concat(stale).Where(name => File.Exists(Path.Combine(_folder, name))))
         {
-            MoveFile(Path.Combine(folder, name), Path.Combine(Old, name));
+            MoveFile(Path.Combine(_folder, name), Path.Combine(Old, name));
         }
 
-        foreach (string name in written.Where(name => File.Exists(Path.Combine(New, name))))
+        foreach (var name in written.Where(name => File.Exists(Path.Combine(New, name))))
         {
-            MoveFile(Path.Combine(New, name), Path.Combine(folder, name));
+            MoveFile(Path.Combine(New, name), Path.Combine(_folder, name));
         }
 
-        foreach (string target in written.Select(name => Path.GetDirectoryName(Path.Combine(folder, name))!).Append(folder).Distinct())
+        foreach (var target in written.Select(name => Path.GetDirectoryName(Path.Combine(_folder, name))!).Append(_folder).Distinct())
         {
             Disk.SyncFolder(target);
         }
@@ -266,14 +266,14 @@ internal sealed class FileSet : IDisposable
     /// <summary>The old files again, after a step has failed. Where that fails as well, the list stays, and the next who comes tries to finish.</summary>
     private void PutBack(string[] written, string[] stale) => Disk.TryTo(() =>
     {
-        foreach (string name in written.Where(name => !File.Exists(Path.Combine(New, name))))
+        foreach (var name in written.Where(name => !File.Exists(Path.Combine(New, name))))
         {
-            MoveFile(Path.Combine(folder, name), Path.Combine(New, name));
+            MoveFile(Path.Combine(_folder, name), Path.Combine(New, name));
         }
 
-        foreach (string name in written.Concat(stale).Where(name => File.Exists(Path.Combine(Old, name))))
+        foreach (var name in written.Concat(stale).Where(name => File.Exists(Path.Combine(Old, name))))
         {
-            MoveFile(Path.Combine(Old, name), Path.Combine(folder, name));
+            MoveFile(Path.Combine(Old, name), Path.Combine(_folder, name));
         }
 
         Forget();

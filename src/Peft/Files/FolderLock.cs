@@ -10,13 +10,13 @@ internal sealed class FolderLock : IDisposable
 {
     private const string LockName = ".lock";
     private const string OwnerName = ".lock.owner";
-    private readonly string folder;
-    private readonly HeldFile held;
+    private readonly string _folder;
+    private readonly HeldFile _held;
 
     private FolderLock(string folder, HeldFile held)
     {
-        this.folder = folder;
-        this.held = held;
+        _folder = folder;
+        _held = held;
         Excludes = held.Excludes;
     }
 
@@ -57,16 +57,16 @@ internal sealed class FolderLock : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        Disk.TryTo(() => File.Delete(Path.Combine(folder, OwnerName)));
+        Disk.TryTo(() => File.Delete(Path.Combine(_folder, OwnerName)));
         if (!OperatingSystem.IsWindows())
         {
-            Disk.TryTo(() => File.Delete(Path.Combine(folder, LockName)));
-            held.Dispose();
+            Disk.TryTo(() => File.Delete(Path.Combine(_folder, LockName)));
+            _held.Dispose();
             return;
         }
 
-        held.Dispose();
-        Disk.TryTo(() => File.Delete(Path.Combine(folder, LockName)));
+        _held.Dispose();
+        Disk.TryTo(() => File.Delete(Path.Combine(_folder, LockName)));
     }
 
     private static string Describe(string use)

@@ -6,16 +6,16 @@ namespace Peft.Files;
 /// </summary>
 internal sealed class HeldFile : IDisposable
 {
-    private readonly FileStream stream;
+    private readonly FileStream _stream;
 
-    private HeldFile(FileStream stream) => this.stream = stream;
+    private HeldFile(FileStream stream) => _stream = stream;
 
     /// <summary>Whether holding keeps others out here. A few network file systems know no locks.</summary>
     public bool Excludes
     {
         get
         {
-            using HeldFile? other = TryHold(stream.Name);
+            using var other = TryHold(_stream.Name);
             return other is null;
         }
     }
@@ -42,5 +42,5 @@ internal sealed class HeldFile : IDisposable
     }
 
     /// <inheritdoc/>
-    public void Dispose() => stream.Dispose();
+    public void Dispose() => _stream.Dispose();
 }

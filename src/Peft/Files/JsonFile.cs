@@ -47,7 +47,7 @@ public static class JsonFile
     /// <exception cref="PeftException">As <see cref="Read"/>, and <c>JsonNotAnObject</c>.</exception>
     public static JsonElement ReadObject(string path)
     {
-        JsonElement value = Read(path);
+        var value = Read(path);
         return value.ValueKind == JsonValueKind.Object
             ? value
             : throw new PeftException("JsonNotAnObject", $"'{path}' should hold a JSON object but holds {Describe(value.ValueKind)}.") { Target = path };
@@ -68,7 +68,7 @@ public static class JsonFile
         {
             case JsonValueKind.Object:
                 var result = new JsonObject();
-                foreach (JsonProperty property in value.EnumerateObject())
+                foreach (var property in value.EnumerateObject())
                 {
                     result[property.Name] = Node(property.Value);
                 }
@@ -84,7 +84,7 @@ public static class JsonFile
     /// <summary>What is wrong with a JSON text, without the place that .NET adds to it, whose lines and bytes begin at 0.</summary>
     internal static string Reason(JsonException error)
     {
-        int end = error.Message.IndexOf(" LineNumber: ", StringComparison.Ordinal);
+        var end = error.Message.IndexOf(" LineNumber: ", StringComparison.Ordinal);
         return end > 0 ? error.Message[..end] : error.Message;
     }
 
@@ -111,7 +111,7 @@ public static class JsonFile
         }
         catch (JsonException error)
         {
-            ReadOnlyMemory<byte>? standard = WithoutPythonNumbers(utf8.Span);
+            var standard = WithoutPythonNumbers(utf8.Span);
             if (standard is { } changed)
             {
                 try
@@ -178,10 +178,10 @@ public static class JsonFile
     {
         var result = new ArrayBufferWriter<byte>(Math.Max(1, utf8.Length));
         bool inString = false, changed = false;
-        for (int i = 0; i < utf8.Length; i++)
+        for (var i = 0; i < utf8.Length; i++)
         {
-            byte b = utf8[i];
-            ReadOnlySpan<byte> rest = utf8[i..];
+            var b = utf8[i];
+            var rest = utf8[i..];
             if (!inString && b == 'I' && rest.StartsWith("Infinity"u8))
             {
                 result.Write("1e999"u8);

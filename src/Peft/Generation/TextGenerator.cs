@@ -8,16 +8,16 @@ namespace Peft.Generation;
 /// <summary>Continues texts with a model and the adapters that are active on it.</summary>
 public sealed class TextGenerator
 {
-    private readonly PeftModel model;
-    private readonly CausalModel network;
+    private readonly PeftModel _model;
+    private readonly CausalModel _network;
 
     /// <summary>Makes a generator for a causal language model.</summary>
     /// <exception cref="PeftException"><c>ModelCannotGenerate</c>: the model isn't one.</exception>
     public TextGenerator(PeftModel model)
     {
         ArgumentNullException.ThrowIfNull(model);
-        this.model = model;
-        network = RequireNetwork(model);
+        _model = model;
+        _network = RequireNetwork(model);
     }
 
     /// <summary>Continues texts, in one batch.</summary>
@@ -36,12 +36,12 @@ public sealed class TextGenerator
         CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(prompts);
-        return Generate([.. prompts.Select(Encode)], prompts, model.Tokenizer, options, selection, onChunk, cancellation);
+        return Generate([.. prompts.Select(Encode)], prompts, _model.Tokenizer, options, selection, onChunk, cancellation);
     }
 
     /// <summary>The ids of a prompt; those of an empty one are what begins a text.</summary>
     /// <exception cref="PeftException"><c>TokenizerMissing</c> or <c>PromptEmpty</c>.</exception>
-    public IReadOnlyList<int> Encode(string prompt) => EncodePrompt(model.RequiredTokenizer, prompt);
+    public IReadOnlyList<int> Encode(string prompt) => EncodePrompt(_model.RequiredTokenizer, prompt);
 
     /// <summary>Continues rows of ids, in one batch. Needs no tokenizer unless there are stop strings.</summary>
     /// <inheritdoc cref="Generate(IReadOnlyList{string}, GenerationOptions, AdapterSelection?, Action{GenerationChunk}?, CancellationToken)"/>
@@ -53,7 +53,7 @@ public sealed class TextGenerator
         CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(options);
-        var tokenizer = options.StopStrings.Count > 0 ? model.RequiredTokenizer : model.Tokenizer;
+        var tokenizer = options.StopStrings.Count > 0 ? _model.RequiredTokenizer : _model.Tokenizer;
         return Generate(prompts, null, tokenizer, options, selection, onChunk, cancellation);
     }
 
@@ -97,13 +97,13 @@ public sealed class TextGenerator
             throw PromptEmpty("A prompt has no tokens.");
         }
 
-        using var lease = model.Acquire("text generation");
+        using var lease = _model.Acquire("text generation");
         var endOfText = options.EndOfTextIds.Count > 0 ? options.EndOfTextIds : EndOfTextIds();
         var rows = ids.Select((row, index) => new DecodeRow(index, row, new TokenSampler(options, endOfText, index))).ToArray();
         var streams = rows.Select(_ => tokenizer is null ? null : new TextStream(tokenizer, options)).ToArray();
         var loop = new DecodeLoop(
-            model, network, selection ?? model.CurrentSelection, options, endOfText, options.PadTokenId ?? PadTokenId());
-        loop.Run(rows, (row, id) => Add(row, id, streams[row.Index], endOfText, onChunk), model.Device, cancellation);
+            _model, _network, selection ?? _model.CurrentSelection, options, endOfText, options.PadTokenId ?? PadTokenId());
+        loop.Run(rows, (row, id) => Add(row, id, streams[row.Index], endOfText, onChunk), _model.Device, cancellation);
         return [.. rows.Select(row => Result(row, prompts?[row.Index], streams[row.Index]))];
     }
 
@@ -132,7 +132,7 @@ public sealed class TextGenerator
         prompt, stream?.Text ?? "", [.. row.Ids.Skip(row.PromptLength)], row.PromptLength, row.Finished ?? FinishReason.Length);
 
     /// <summary>Padding is masked, so any token will do where the model's own lies outside its vocabulary (-1 in some published files).</summary>
-    private int PadTokenId() => model.Config.Integer("pad_token_id") is { } id && id >= 0 && id < network.VocabularySize ? (int)id : 0;
+    private int PadTokenId() => _model.Config.Integer("pad_token_id") is { } id && id >= 0 && id < _network.VocabularySize ? (int)id : 0;
 
-    private IReadOnlyList<int> EndOfTextIds() => model.EndOfTextIds;
+    private IReadOnlyList<int> EndOfTextIds() => _model.EndOfTextIds;
 }

@@ -9,59 +9,59 @@ namespace Peft.Generation;
 /// </summary>
 internal sealed class TextStream
 {
-    private readonly StreamingDecoder decoder;
-    private readonly IReadOnlyList<string> stopStrings;
-    private readonly StringBuilder text = new();
-    private int given;
+    private readonly StreamingDecoder _decoder;
+    private readonly IReadOnlyList<string> _stopStrings;
+    private readonly StringBuilder _text = new();
+    private int _given;
 
     public TextStream(Tokenizer tokenizer, GenerationOptions options)
     {
-        decoder = tokenizer.CreateDecoder(skipSpecialTokens: !options.ShowSpecialTokens);
-        stopStrings = options.StopStrings;
+        _decoder = tokenizer.CreateDecoder(skipSpecialTokens: !options.ShowSpecialTokens);
+        _stopStrings = options.StopStrings;
     }
 
     /// <summary>Whether a stop string was reached; the text ends before it.</summary>
     public bool IsStopped { get; private set; }
 
     /// <summary>The text so far.</summary>
-    public string Text => text.ToString();
+    public string Text => _text.ToString();
 
     /// <summary>Adds a token and returns the text that is now certain.</summary>
-    public string Append(int id) => Take(decoder.Append(id), final: false);
+    public string Append(int id) => Take(_decoder.Append(id), final: false);
 
     /// <summary>Ends the text and returns what was held back.</summary>
-    public string Finish() => IsStopped ? "" : Take(decoder.Flush(), final: true);
+    public string Finish() => IsStopped ? "" : Take(_decoder.Flush(), final: true);
 
     private string Take(string piece, bool final)
     {
-        var searchFrom = Math.Max(0, text.Length - LongestStop);
-        text.Append(piece);
-        var tail = text.ToString(searchFrom, text.Length - searchFrom);
+        var searchFrom = Math.Max(0, _text.Length - LongestStop);
+        _text.Append(piece);
+        var tail = _text.ToString(searchFrom, _text.Length - searchFrom);
         var end = FirstStop(tail);
         if (end >= 0)
         {
             IsStopped = true;
-            text.Length = searchFrom + end;
+            _text.Length = searchFrom + end;
             final = true;
         }
 
-        var certain = final ? text.Length : text.Length - HeldBack(tail);
-        if (certain <= given)
+        var certain = final ? _text.Length : _text.Length - HeldBack(tail);
+        if (certain <= _given)
         {
             return "";
         }
 
-        var fresh = text.ToString(given, certain - given);
-        given = certain;
+        var fresh = _text.ToString(_given, certain - _given);
+        _given = certain;
         return fresh;
     }
 
-    private int LongestStop => stopStrings.Count == 0 ? 0 : stopStrings.Max(static stop => stop.Length);
+    private int LongestStop => _stopStrings.Count == 0 ? 0 : _stopStrings.Max(static stop => stop.Length);
 
     private int FirstStop(string tail)
     {
         var first = -1;
-        foreach (var stop in stopStrings)
+        foreach (var stop in _stopStrings)
         {
             var at = tail.IndexOf(stop, StringComparison.Ordinal);
             first = at >= 0 && (first < 0 || at < first) ? at : first;
@@ -74,7 +74,7 @@ internal sealed class TextStream
     private int HeldBack(string tail)
     {
         var held = 0;
-        foreach (var stop in stopStrings)
+        foreach (var stop in _stopStrings)
         {
             for (var length = Math.Min(stop.Length - 1, tail.Length); length > held; length--)
             {

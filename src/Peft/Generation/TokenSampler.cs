@@ -6,36 +6,36 @@ namespace Peft.Generation;
 /// <remarks>One a row, so that what a row draws does not depend on the rows beside it.</remarks>
 internal sealed class TokenSampler
 {
-    private readonly IReadOnlyList<LogitsProcessor> chain;
-    private readonly Random? random;
+    private readonly IReadOnlyList<LogitsProcessor> _chain;
+    private readonly Random? _random;
 
     public TokenSampler(GenerationOptions options, IReadOnlyList<int> endOfText, int row)
     {
-        chain = LogitsProcessorChain.Create(options, endOfText);
+        _chain = LogitsProcessorChain.Create(options, endOfText);
         if (options.Sample)
         {
-            random = options.Seed is { } seed ? new Random(unchecked((int)(seed ^ (seed >> 32)) + (row * 7919))) : new Random();
+            _random = options.Seed is { } seed ? new Random(unchecked((int)(seed ^ (seed >> 32)) + (row * 7919))) : new Random();
         }
     }
 
     /// <summary>Whether the choice is the largest score and nothing else, so that it can be made where the scores are.</summary>
-    public bool IsPlainGreedy => chain.Count == 0 && random is null;
+    public bool IsPlainGreedy => _chain.Count == 0 && _random is null;
 
     /// <summary>Chooses a token; changes <paramref name="scores"/>.</summary>
     public int Choose(ReadOnlySpan<int> ids, int added, Span<float> scores)
     {
-        foreach (var process in chain)
+        foreach (var process in _chain)
         {
             process(ids, added, scores);
         }
 
-        return random is null ? System.Numerics.Tensors.TensorPrimitives.IndexOfMax<float>(scores) : Draw(scores);
+        return _random is null ? System.Numerics.Tensors.TensorPrimitives.IndexOfMax<float>(scores) : Draw(scores);
     }
 
     private int Draw(ReadOnlySpan<float> scores)
     {
         var probabilities = Truncation.Softmax(scores);
-        var left = random!.NextDouble();
+        var left = _random!.NextDouble();
         var last = 0;
         for (var i = 0; i < probabilities.Length; i++)
         {

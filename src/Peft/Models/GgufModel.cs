@@ -26,7 +26,7 @@ public sealed partial class GgufModel : TensorStore
     private GgufModel(GgufFile file)
     {
         File = file;
-        string architecture = file.Metadata.GetText("general.architecture") ?? "(none)";
+        var architecture = file.Metadata.GetText("general.architecture") ?? "(none)";
         Family[] readable = [.. ArchitectureRegistry.Families.Where(static family => family.Gguf is not null)];
         _family = Array.Find(readable, family => family.Gguf!.Architecture == architecture) ?? throw new NotSupportedByPeftException(
             "GgufArchitectureNotSupported",
@@ -43,9 +43,9 @@ public sealed partial class GgufModel : TensorStore
             throw new PeftException("GgufHeadsInvalid", $"'{file.Path}' claims {_heads} attention heads and {_keyValueHeads} for keys and values.") { Target = file.Path };
         }
 
-        foreach (string name in file.Names.Where(static name => name != RopeFactors))
+        foreach (var name in file.Names.Where(static name => name != RopeFactors))
         {
-            string translated = Translate(name);
+            var translated = Translate(name);
             _fileNames.Add(translated, name);
             _entries.Add(translated, file.Entry(name) with { Name = translated });
         }
@@ -67,7 +67,7 @@ public sealed partial class GgufModel : TensorStore
     /// <exception cref="NotSupportedByPeftException"><c>GgufArchitectureNotSupported</c> or <c>GgufTensorNotSupported</c>.</exception>
     public static GgufModel Open(string path)
     {
-        GgufFile file = GgufFile.Open(path);
+        var file = GgufFile.Open(path);
         try
         {
             return new GgufModel(file);
@@ -83,10 +83,10 @@ public sealed partial class GgufModel : TensorStore
     /// <returns>A new object in the layout of transformers.</returns>
     public JsonObject CreateConfig()
     {
-        GgufMetadata metadata = File.Metadata;
-        long hidden = metadata.GetInteger(Key("embedding_length"));
-        long headSize = metadata.GetInteger(Key("attention.key_length"), metadata.GetInteger(Key("rope.dimension_count"), hidden / _heads));
-        JsonObject rope = RopeParameters(metadata);
+        var metadata = File.Metadata;
+        var hidden = metadata.GetInteger(Key("embedding_length"));
+        var headSize = metadata.GetInteger(Key("attention.key_length"), metadata.GetInteger(Key("rope.dimension_count"), hidden / _heads));
+        var rope = RopeParameters(metadata);
         var config = new JsonObject
         {
             ["architectures"] = new JsonArray(_family.Stem + _family.Heads[0].Suffix),
@@ -110,9 +110,9 @@ public sealed partial class GgufModel : TensorStore
             ["mlp_bias"] = Contains("model.layers.0.mlp.up_proj.bias"),
             ["tie_word_embeddings"] = !Contains("lm_head.weight"),
         };
-        foreach (string token in (string[])["bos", "eos", "pad", "unk"])
+        foreach (var token in (string[])["bos", "eos", "pad", "unk"])
         {
-            string key = $"tokenizer.ggml.{(token == "pad" ? "padding" : token == "unk" ? "unknown" : token)}_token_id";
+            var key = $"tokenizer.ggml.{(token == "pad" ? "padding" : token == "unk" ? "unknown" : token)}_token_id";
             if (metadata.ContainsKey(key))
             {
                 config[$"{token}_token_id"] = metadata.GetInteger(key);
@@ -128,8 +128,8 @@ public sealed partial class GgufModel : TensorStore
     /// <inheritdoc/>
     protected override Tensor ReadStored(TensorEntry entry)
     {
-        Tensor stored = File.Read(_fileNames[entry.Name]);
-        long heads = entry.Name.Contains(".q_proj.", StringComparison.Ordinal) ? _heads
+        var stored = File.Read(_fileNames[entry.Name]);
+        var heads = entry.Name.Contains(".q_proj.", StringComparison.Ordinal) ? _heads
             : entry.Name.Contains(".k_proj.", StringComparison.Ordinal) ? _keyValueHeads : 0;
         if (heads == 0 || !_map.PairsNeighbours)
         {
@@ -159,7 +159,7 @@ public sealed partial class GgufModel : TensorStore
     private JsonObject RopeParameters(GgufMetadata metadata)
     {
         var rope = new JsonObject { ["rope_theta"] = metadata.GetNumber(Key("rope.freq_base"), 10000), ["rope_type"] = "default" };
-        string? scaling = metadata.GetText(Key("rope.scaling.type"));
+        var scaling = metadata.GetText(Key("rope.scaling.type"));
         if (scaling is not (null or "none"))
         {
             rope["rope_type"] = scaling;
@@ -191,9 +191,9 @@ public sealed partial class GgufModel : TensorStore
             return null;
         }
 
-        using Tensor stored = File.Read(RopeFactors);
-        using Tensor values = stored.to(ScalarType.Float32);
-        float[] factors = values.data<float>().ToArray();
+        using var stored = File.Read(RopeFactors);
+        using var values = stored.to(ScalarType.Float32);
+        var factors = values.data<float>().ToArray();
         return factors.All(static factor => factor == 1) ? null : new JsonArray([.. factors.Select(static factor => JsonValue.Create((double)factor))]);
     }
 
@@ -212,10 +212,10 @@ public sealed partial class GgufModel : TensorStore
             throw new PeftException("GgufHeadsInvalid", $"'{Path}' has query or key weights of {rows} rows, which {heads} heads can't share.") { Target = Path };
         }
 
-        long width = weight.NumberOfElements / rows;
-        using Tensor pairs = weight.view(heads, rows / heads / 2, 2, width);
-        using Tensor halves = pairs.transpose(1, 2);
-        using Tensor contiguous = halves.contiguous();
+        var width = weight.NumberOfElements / rows;
+        using var pairs = weight.view(heads, rows / heads / 2, 2, width);
+        using var halves = pairs.transpose(1, 2);
+        using var contiguous = halves.contiguous();
         return contiguous.view(weight.shape);
     }
 
@@ -224,14 +224,14 @@ public sealed partial class GgufModel : TensorStore
 
     private string Translate(string name)
     {
-        int dot = name.LastIndexOf('.');
-        if (dot > 0 && _map.Whole.TryGetValue(name[..dot], out string? whole))
+        var dot = name.LastIndexOf('.');
+        if (dot > 0 && _map.Whole.TryGetValue(name[..dot], out var whole))
         {
             return whole + name[dot..];
         }
 
-        Match match = LayerName().Match(name);
-        return match.Success && _map.InLayer.TryGetValue(match.Groups["part"].Value, out string? inLayer)
+        var match = LayerName().Match(name);
+        return match.Success && _map.InLayer.TryGetValue(match.Groups["part"].Value, out var inLayer)
             ? $"model.layers.{match.Groups["layer"].Value}.{inLayer}.{match.Groups["kind"].Value}"
             : throw new NotSupportedByPeftException("GgufTensorNotSupported", $"'{Path}' holds the tensor '{name}', which a plain {_family.Stem} does not have (experts, for instance).")
             {

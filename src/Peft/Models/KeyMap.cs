@@ -40,13 +40,13 @@ public readonly record struct TreeKey(string Path, int? Expert, int Part, int Pa
 /// <param name="rules">Each may be followed in a file or not; the first rules are those of published files.</param>
 public sealed class KeyMap(params IReadOnlyList<KeyRule> rules)
 {
-    private readonly IReadOnlyList<KeyRule> rules = rules;
+    private readonly IReadOnlyList<KeyRule> _rules = rules;
 
     /// <summary>Files use the tree's names.</summary>
     public static KeyMap Identity { get; } = new();
 
     /// <summary>These rules and then those of another map, as for a language model in a model of several parts.</summary>
-    internal KeyMap Then(KeyMap next) => new([.. rules, .. next.rules]);
+    internal KeyMap Then(KeyMap next) => new([.. _rules, .. next._rules]);
 
     /// <summary>The places where files may hold a parameter, published names first.</summary>
     /// <param name="path">The parameter's path.</param>
@@ -62,7 +62,7 @@ public sealed class KeyMap(params IReadOnlyList<KeyRule> rules)
         var key = new TreeKey(name, null, 0, 1);
 
         // The last rule acted last on the way to the file, so it is undone first.
-        foreach (var rule in rules.Reverse())
+        foreach (var rule in _rules.Reverse())
         {
             for (var i = 0; i < rule.File.Count; i++)
             {
@@ -83,18 +83,18 @@ public sealed class KeyMap(params IReadOnlyList<KeyRule> rules)
 
     private IEnumerable<IReadOnlyList<FilePart>> Places(FilePart whole, string path, int first, Func<string, IReadOnlyList<long>> shapeOf)
     {
-        for (var i = first; i < rules.Count; i++)
+        for (var i = first; i < _rules.Count; i++)
         {
-            for (var part = 0; part < rules[i].Tree.Count; part++)
+            for (var part = 0; part < _rules[i].Tree.Count; part++)
             {
-                if (Segments(whole.Name, rules[i].Tree[part]) is not { } at)
+                if (Segments(whole.Name, _rules[i].Tree[part]) is not { } at)
                 {
                     continue;
                 }
 
-                foreach (var place in rules[i].File.Count == 1 && !rules[i].File[0].Contains('#', StringComparison.Ordinal)
-                    ? Places(Moved(whole, path, rules[i], part, at, shapeOf), path, i + 1, shapeOf)
-                    : [Joined(whole.Name, rules[i], at, shapeOf(path))])
+                foreach (var place in _rules[i].File.Count == 1 && !_rules[i].File[0].Contains('#', StringComparison.Ordinal)
+                    ? Places(Moved(whole, path, _rules[i], part, at, shapeOf), path, i + 1, shapeOf)
+                    : [Joined(whole.Name, _rules[i], at, shapeOf(path))])
                 {
                     yield return place;
                 }

@@ -5,7 +5,7 @@ namespace Peft.Models;
 /// <summary>What a model remembers of the positions it has seen: one state a layer, of whatever kind the layer makes.</summary>
 public sealed class ModelCache : IDisposable
 {
-    private readonly SortedDictionary<int, LayerState> layers = [];
+    private readonly SortedDictionary<int, LayerState> _layers = [];
 
     /// <summary>Number of positions stored. Grows when a whole pass is finished: see <see cref="Advance"/>.</summary>
     public long Length { get; private set; }
@@ -16,13 +16,13 @@ public sealed class ModelCache : IDisposable
     public T State<T>(int layer)
         where T : LayerState, new()
     {
-        if (layers.TryGetValue(layer, out var found))
+        if (_layers.TryGetValue(layer, out var found))
         {
             return (T)found;
         }
 
         var state = new T();
-        layers.Add(layer, state);
+        _layers.Add(layer, state);
         return state;
     }
 
@@ -33,7 +33,7 @@ public sealed class ModelCache : IDisposable
     /// <param name="rows">int64 [new rows].</param>
     public void SelectRows(Tensor rows)
     {
-        foreach (var state in layers.Values)
+        foreach (var state in _layers.Values)
         {
             state.SelectRows(rows);
         }
@@ -45,7 +45,7 @@ public sealed class ModelCache : IDisposable
     public bool Rewind(long length)
     {
         ArgumentOutOfRangeException.ThrowIfGreaterThan(length, Length);
-        foreach (var state in layers.Values)
+        foreach (var state in _layers.Values)
         {
             if (!state.Rewind(length))
             {
@@ -61,12 +61,12 @@ public sealed class ModelCache : IDisposable
     /// <summary>Forgets everything (after a switch of adapters what is stored is another model's).</summary>
     public void Clear()
     {
-        foreach (var state in layers.Values)
+        foreach (var state in _layers.Values)
         {
             state.Dispose();
         }
 
-        layers.Clear();
+        _layers.Clear();
         Length = 0;
     }
 
@@ -98,8 +98,8 @@ public abstract class LayerState : IDisposable
 /// <summary>Keys and values of attention, in buffers that grow by doubling.</summary>
 public sealed class KeyValueState : LayerState
 {
-    private Tensor? keys;
-    private Tensor? values;
+    private Tensor? _keys;
+    private Tensor? _values;
 
     /// <summary>Stores new keys and values behind those there are, and returns views over all.</summary>
     /// <param name="newKeys">[rows, heads, new, head size].</param>
@@ -110,21 +110,21 @@ public sealed class KeyValueState : LayerState
     {
         var added = newKeys.size(2);
         var total = length + added;
-        if (keys is null || values is null || keys.size(2) < total)
+        if (_keys is null || _values is null || _keys.size(2) < total)
         {
-            (keys, values) = (Grow(keys, newKeys, length, total), Grow(values, newValues, length, total));
+            (_keys, _values) = (Grow(_keys, newKeys, length, total), Grow(_values, newValues, length, total));
         }
 
-        keys.narrow(2, length, added).copy_(newKeys);
-        values.narrow(2, length, added).copy_(newValues);
-        return (keys.narrow(2, 0, total), values.narrow(2, 0, total));
+        _keys.narrow(2, length, added).copy_(newKeys);
+        _values.narrow(2, length, added).copy_(newValues);
+        return (_keys.narrow(2, 0, total), _values.narrow(2, 0, total));
     }
 
     /// <inheritdoc/>
     public override void SelectRows(Tensor rows)
     {
-        keys = Selected(keys, rows);
-        values = Selected(values, rows);
+        _keys = Selected(_keys, rows);
+        _values = Selected(_values, rows);
     }
 
     /// <inheritdoc/>
@@ -133,10 +133,10 @@ public sealed class KeyValueState : LayerState
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
-        keys?.Dispose();
-        values?.Dispose();
-        keys = null;
-        values = null;
+        _keys?.Dispose();
+        _values?.Dispose();
+        _keys = null;
+        _values = null;
     }
 
     private static Tensor? Selected(Tensor? old, Tensor rows)
@@ -168,10 +168,10 @@ public sealed class KeyValueState : LayerState
 /// </summary>
 public sealed class TensorState : LayerState
 {
-    private Tensor[] values = [];
+    private Tensor[] _values = [];
 
     /// <summary>The tensors, each with the batch's rows outermost; empty before the first pass.</summary>
-    public IReadOnlyList<Tensor> Values => values;
+    public IReadOnlyList<Tensor> Values => _values;
 
     /// <summary>Whether the tensors stay right when positions are forgotten (what an encoder gave does).</summary>
     public bool IsConstant { get; set; }
@@ -180,19 +180,19 @@ public sealed class TensorState : LayerState
     public void Replace(params Tensor[] by)
     {
         ArgumentNullException.ThrowIfNull(by);
-        var old = values;
-        values = [.. by.Select(static tensor => tensor.DetachFromDisposeScope())];
-        foreach (var tensor in old.Where(tensor => !values.Contains(tensor)))
+        var old = _values;
+        _values = [.. by.Select(static tensor => tensor.DetachFromDisposeScope())];
+        foreach (var tensor in old.Where(tensor => !_values.Contains(tensor)))
         {
             tensor.Dispose();
         }
     }
 
     /// <inheritdoc/>
-    public override void SelectRows(Tensor rows) => Replace([.. values.Select(value => value.index_select(0, rows))]);
+    public override void SelectRows(Tensor rows) => Replace([.. _values.Select(value => value.index_select(0, rows))]);
 
     /// <inheritdoc/>
-    public override bool Rewind(long length) => IsConstant || values.Length == 0;
+    public override bool Rewind(long length) => IsConstant || _values.Length == 0;
 
     /// <inheritdoc/>
     protected override void Dispose(bool disposing) => Replace();

@@ -19,7 +19,7 @@ public sealed class ModelConfig
     // Whole numbers up to here are exact as doubles.
     private const double MaxWhole = 1L << 53;
 
-    private readonly Family? family;
+    private readonly Family? _family;
 
     /// <summary>Wraps a document.</summary>
     /// <param name="document">The document.</param>
@@ -27,14 +27,14 @@ public sealed class ModelConfig
     public ModelConfig(JsonObject document, Family? family = null)
     {
         Document = document;
-        this.family = family;
+        _family = family;
     }
 
     /// <summary>The document as read.</summary>
     public JsonObject Document { get; }
 
     /// <summary>The family whose model this is; its defaults stand where the document says nothing.</summary>
-    public Family Family => family ?? throw new InvalidOperationException("This configuration was not given to a family.");
+    public Family Family => _family ?? throw new InvalidOperationException("This configuration was not given to a family.");
 
     /// <summary>The configuration of the whole model, where this is the part of it that reads text; null otherwise.</summary>
     public ModelConfig? Outer { get; private init; }
@@ -72,7 +72,7 @@ public sealed class ModelConfig
     /// when there is none of them, or the document says null.
     /// </summary>
     public JsonNode? Node(string key) => Document.TryGetPropertyValue(NameOf(key), out var node) ? node
-        : family?.Defaults?[key] ?? (Document[TextKey] as JsonObject)?[key];
+        : _family?.Defaults?[key] ?? (Document[TextKey] as JsonObject)?[key];
 
     /// <summary>Writes a value under the name that the document gives a key.</summary>
     internal void Set(string key, JsonNode? value) => Document[NameOf(key)] = value;
@@ -125,7 +125,7 @@ public sealed class ModelConfig
     /// <exception cref="PeftException"><c>ModelConfigInvalid</c>: the list holds something else.</exception>
     public IReadOnlyList<double>? Numbers(string key) => Node(key) is JsonArray list ? [.. list.Select(entry => Number(key, entry))] : null;
 
-    private string NameOf(string key) => family?.OtherNames.GetValueOrDefault(key) is { } other && Document.ContainsKey(other) ? other : key;
+    private string NameOf(string key) => _family?.OtherNames.GetValueOrDefault(key) is { } other && Document.ContainsKey(other) ? other : key;
 
     private static int TokenId(string key, JsonNode? node) => Whole(key, Number(key, node)) is var id and >= int.MinValue and <= int.MaxValue
         ? (int)id

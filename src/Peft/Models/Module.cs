@@ -8,11 +8,11 @@ namespace Peft.Models;
 /// </summary>
 public abstract class Module : IDisposable
 {
-    private readonly List<Module> children = [];
-    private readonly List<Parameter> parameters = [];
-    private readonly List<Parameter> buffers = [];
-    private readonly List<LinearGroup> groups = [];
-    private int listedLast;
+    private readonly List<Module> _children = [];
+    private readonly List<Parameter> _parameters = [];
+    private readonly List<Parameter> _buffers = [];
+    private readonly List<LinearGroup> _groups = [];
+    private int _listedLast;
 
     /// <summary>Makes an empty module.</summary>
     /// <param name="className">transformers' class name, such as <c>LlamaAttention</c>; null where the C# type has the same.</param>
@@ -37,19 +37,19 @@ public abstract class Module : IDisposable
     public string Path => Parent is null || Parent.Path.Length == 0 ? Name : $"{Parent.Path}.{Name}";
 
     /// <summary>Children in the order transformers lists them.</summary>
-    public IReadOnlyList<Module> Children => children;
+    public IReadOnlyList<Module> Children => _children;
 
     /// <summary>This module's own parameters, without its children's.</summary>
-    public IReadOnlyList<Parameter> Parameters => parameters;
+    public IReadOnlyList<Parameter> Parameters => _parameters;
 
     /// <summary>Layers of this module that are computed as one product: see <see cref="Group"/>.</summary>
-    public IReadOnlyList<LinearGroup> Groups => groups;
+    public IReadOnlyList<LinearGroup> Groups => _groups;
 
     /// <summary>This module and everything below it, parents first, in transformers' order.</summary>
     public IEnumerable<Module> Descendants()
     {
         yield return this;
-        foreach (var child in children)
+        foreach (var child in _children)
         {
             foreach (var descendant in child.Descendants())
             {
@@ -67,7 +67,7 @@ public abstract class Module : IDisposable
     /// <summary>Every parameter and buffer at or below this module: what its files hold. Buffers (a bias that balances experts) are neither counted nor trained.</summary>
     public IEnumerable<NamedParameter> NamedWeights() =>
         from module in Descendants()
-        from parameter in module.parameters.Concat(module.buffers)
+        from parameter in module._parameters.Concat(module._buffers)
         select new NamedParameter(Join(module.Path, parameter.Name), parameter, module);
 
     /// <summary>The module at a path relative to this one, or null.</summary>
@@ -76,7 +76,7 @@ public abstract class Module : IDisposable
         var current = this;
         foreach (var part in path.Length == 0 ? [] : path.Split('.'))
         {
-            current = current.children.Find(child => child.Name == part);
+            current = current._children.Find(child => child.Name == part);
             if (current is null)
             {
                 return null;
@@ -107,13 +107,13 @@ public abstract class Module : IDisposable
             return;
         }
 
-        groups.ForEach(static group => group.Dispose());
-        foreach (var parameter in parameters.Concat(buffers))
+        _groups.ForEach(static group => group.Dispose());
+        foreach (var parameter in _parameters.Concat(_buffers))
         {
             parameter.Release();
         }
 
-        foreach (var child in children)
+        foreach (var child in _children)
         {
             child.Dispose();
         }
@@ -125,7 +125,7 @@ public abstract class Module : IDisposable
     {
         child.Name = name;
         child.Parent = this;
-        children.Insert(children.Count - listedLast, child);
+        _children.Insert(_children.Count - _listedLast, child);
         return child;
     }
 
@@ -134,7 +134,7 @@ public abstract class Module : IDisposable
         where T : Module
     {
         Add(name, child);
-        listedLast++;
+        _listedLast++;
         return child;
     }
 
@@ -145,7 +145,7 @@ public abstract class Module : IDisposable
     protected Parameter AddParameter(string name, IReadOnlyList<long> shape, bool keepsFloat32 = false)
     {
         var parameter = new Parameter(name, shape) { KeepsFloat32 = keepsFloat32 };
-        parameters.Add(parameter);
+        _parameters.Add(parameter);
         return parameter;
     }
 
@@ -155,7 +155,7 @@ public abstract class Module : IDisposable
     protected Parameter AddBuffer(string name, IReadOnlyList<long> shape)
     {
         var buffer = new Parameter(name, shape) { KeepsFloat32 = true };
-        buffers.Add(buffer);
+        _buffers.Add(buffer);
         return buffer;
     }
 
@@ -164,7 +164,7 @@ public abstract class Module : IDisposable
     protected LinearGroup Group(params Linear[] members)
     {
         var group = new LinearGroup(members);
-        groups.Add(group);
+        _groups.Add(group);
         return group;
     }
 
@@ -172,14 +172,14 @@ public abstract class Module : IDisposable
     protected void Adopt(Module other)
     {
         ArgumentNullException.ThrowIfNull(other);
-        foreach (var child in other.children)
+        foreach (var child in other._children)
         {
             Add(child.Name, child);
         }
 
-        parameters.AddRange(other.parameters);
-        buffers.AddRange(other.buffers);
-        groups.AddRange(other.groups);
+        _parameters.AddRange(other._parameters);
+        _buffers.AddRange(other._buffers);
+        _groups.AddRange(other._groups);
     }
 
     private static string Join(string path, string name) => path.Length == 0 ? name : $"{path}.{name}";
@@ -200,7 +200,7 @@ public sealed class Placeholder(string className) : Module(className);
 public sealed class ModuleList<T> : Module
     where T : Module
 {
-    private readonly List<T> items = [];
+    private readonly List<T> _items = [];
 
     /// <summary>Adds entries under <c>0</c>, <c>1</c>, ….</summary>
     public ModuleList(IEnumerable<T> entries)
@@ -208,10 +208,10 @@ public sealed class ModuleList<T> : Module
     {
         foreach (var entry in entries)
         {
-            items.Add(Add(items.Count.ToString(System.Globalization.CultureInfo.InvariantCulture), entry));
+            _items.Add(Add(_items.Count.ToString(System.Globalization.CultureInfo.InvariantCulture), entry));
         }
     }
 
     /// <summary>The entries in order.</summary>
-    public IReadOnlyList<T> Items => items;
+    public IReadOnlyList<T> Items => _items;
 }

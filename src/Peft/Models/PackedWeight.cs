@@ -11,8 +11,8 @@ namespace Peft.Models;
 /// <param name="buffer">Where the model's packed weights are unpacked to.</param>
 public abstract class PackedWeight(IReadOnlyList<long> shape, ScalarType dataType, UnpackBuffer buffer) : IDisposable
 {
-    private readonly UnpackBuffer buffer = buffer.AddUser();
-    private bool isDisposed;
+    private readonly UnpackBuffer _buffer = buffer.AddUser();
+    private bool _isDisposed;
 
     /// <summary>The weight as a matrix [outputs, inputs], whatever the layout of the parameter that holds it.</summary>
     public IReadOnlyList<long> Shape { get; } = shape;
@@ -61,7 +61,7 @@ public abstract class PackedWeight(IReadOnlyList<long> shape, ScalarType dataTyp
     internal static DenseWeight Lease(IReadOnlyList<PackedWeight> weights, ScalarType type)
     {
         var first = weights[0];
-        var lease = first.buffer.Rent([weights.Sum(static weight => weight.Shape[0]), first.Shape[1]], type, first.Device);
+        var lease = first._buffer.Rent([weights.Sum(static weight => weight.Shape[0]), first.Shape[1]], type, first.Device);
         long row = 0;
         foreach (var weight in weights)
         {
@@ -74,15 +74,15 @@ public abstract class PackedWeight(IReadOnlyList<long> shape, ScalarType dataTyp
     }
 
     /// <summary>The same form over other memory keeps its settings.</summary>
-    protected UnpackBuffer Buffer => buffer;
+    protected UnpackBuffer Buffer => _buffer;
 
     /// <inheritdoc/>
     public void Dispose()
     {
-        if (!isDisposed)
+        if (!_isDisposed)
         {
-            isDisposed = true;
-            buffer.RemoveUser();
+            _isDisposed = true;
+            _buffer.RemoveUser();
             Free();
         }
 
@@ -96,17 +96,17 @@ public abstract class PackedWeight(IReadOnlyList<long> shape, ScalarType dataTyp
 /// <summary>A weight's values for a short time: the parameter's own tensor, or memory that is used again once this is disposed. Nothing may keep the tensor.</summary>
 public readonly struct DenseWeight : IDisposable
 {
-    private readonly UnpackBuffer? buffer;
-    private readonly Tensor? memory;
-    private readonly Tensor? view;
+    private readonly UnpackBuffer? _buffer;
+    private readonly Tensor? _memory;
+    private readonly Tensor? _view;
 
     internal DenseWeight(Tensor tensor) => Tensor = tensor;
 
     internal DenseWeight(UnpackBuffer buffer, Tensor memory, Tensor view)
     {
-        this.buffer = buffer;
-        this.memory = memory;
-        this.view = view;
+        _buffer = buffer;
+        _memory = memory;
+        _view = view;
         Tensor = view;
     }
 
@@ -116,15 +116,15 @@ public readonly struct DenseWeight : IDisposable
     /// <summary>Gives the memory back.</summary>
     public void Dispose()
     {
-        if (buffer is not null)
+        if (_buffer is not null)
         {
-            if (!ReferenceEquals(Tensor, view))
+            if (!ReferenceEquals(Tensor, _view))
             {
                 Tensor.Dispose();
             }
 
-            view!.Dispose();
-            buffer.Return(memory!);
+            _view!.Dispose();
+            _buffer.Return(_memory!);
         }
     }
 
@@ -137,36 +137,36 @@ public readonly struct DenseWeight : IDisposable
 /// </summary>
 public sealed class UnpackBuffer
 {
-    private readonly List<Tensor> free = [];
-    private int users;
+    private readonly List<Tensor> _free = [];
+    private int _users;
 
     /// <summary>Memory that waits for its next use.</summary>
-    public long Bytes => free.Sum(static memory => memory.NumberOfElements * memory.ElementSize);
+    public long Bytes => _free.Sum(static memory => memory.NumberOfElements * memory.ElementSize);
 
     internal UnpackBuffer AddUser()
     {
-        Interlocked.Increment(ref users);
+        Interlocked.Increment(ref _users);
         return this;
     }
 
     internal void RemoveUser()
     {
-        if (Interlocked.Decrement(ref users) == 0)
+        if (Interlocked.Decrement(ref _users) == 0)
         {
-            free.ForEach(static memory => memory.Dispose());
-            free.Clear();
+            _free.ForEach(static memory => memory.Dispose());
+            _free.Clear();
         }
     }
 
     internal DenseWeight Rent(long[] shape, ScalarType type, Device device)
     {
         var count = shape.Aggregate(1L, static (product, size) => product * size);
-        var index = free.FindIndex(memory => memory.dtype == type && memory.device_type == device.type && memory.device_index == device.index);
+        var index = _free.FindIndex(memory => memory.dtype == type && memory.device_type == device.type && memory.device_index == device.index);
         Tensor? memory = null;
         if (index >= 0)
         {
-            memory = free[index];
-            free.RemoveAt(index);
+            memory = _free[index];
+            _free.RemoveAt(index);
             if (memory.NumberOfElements < count)
             {
                 memory.Dispose();
@@ -181,9 +181,9 @@ public sealed class UnpackBuffer
 
     internal void Return(Tensor memory)
     {
-        if (users > 0)
+        if (_users > 0)
         {
-            free.Add(memory);
+            _free.Add(memory);
         }
         else
         {

@@ -14,11 +14,11 @@ namespace Peft.Models;
 /// </remarks>
 public sealed class Parameter
 {
-    private readonly long[] shape;
-    private ScalarType dataType;
-    private Tensor? value;
-    private Tensor? gradient;
-    private PackedWeight? packed;
+    private readonly long[] _shape;
+    private ScalarType _dataType;
+    private Tensor? _value;
+    private Tensor? _gradient;
+    private PackedWeight? _packed;
 
     /// <summary>Makes a parameter without weights.</summary>
     /// <param name="name">Local name inside its module, such as <c>weight</c>.</param>
@@ -27,33 +27,33 @@ public sealed class Parameter
     public Parameter(string name, IReadOnlyList<long> shape, ScalarType dataType = ScalarType.Float32)
     {
         Name = name;
-        this.shape = [.. shape];
-        this.dataType = dataType;
+        _shape = [.. shape];
+        _dataType = dataType;
     }
 
     /// <summary>Local name inside its module, such as <c>weight</c>.</summary>
     public string Name { get; }
 
     /// <summary>Sizes, outermost first.</summary>
-    public IReadOnlyList<long> Shape => shape;
+    public IReadOnlyList<long> Shape => _shape;
 
     /// <summary>Whether the weights are float32 whatever type the model computes in (decays of recurrences, norms that say so).</summary>
     public bool KeepsFloat32 { get; init; }
 
     /// <summary>Number of elements.</summary>
-    public long Count => TensorEntry.Product(shape);
+    public long Count => TensorEntry.Product(_shape);
 
     /// <summary>Element type of the weights.</summary>
-    public ScalarType DataType => TiedTo is { } other ? other.DataType : dataType;
+    public ScalarType DataType => TiedTo is { } other ? other.DataType : _dataType;
 
     /// <summary>The parameter of another module whose weights this one shares, or null.</summary>
     public Parameter? TiedTo { get; private set; }
 
     /// <summary>The weights, or null while only the structure exists or where they are <see cref="Packed"/>. The parameter owns what is assigned.</summary>
-    public Tensor? Value => TiedTo is { } other ? other.Value : value;
+    public Tensor? Value => TiedTo is { } other ? other.Value : _value;
 
     /// <summary>The weights in a form that takes less memory, or null. <see cref="Value"/> is null then.</summary>
-    public PackedWeight? Packed => TiedTo is { } other ? other.Packed : packed;
+    public PackedWeight? Packed => TiedTo is { } other ? other.Packed : _packed;
 
     /// <summary>Whether there are weights, packed or not.</summary>
     public bool IsLoaded => Value is not null || Packed is not null;
@@ -80,7 +80,7 @@ public sealed class Parameter
     /// </summary>
     public Tensor? Gradient
     {
-        get => TiedTo is { } other ? other.Gradient : gradient;
+        get => TiedTo is { } other ? other.Gradient : _gradient;
         set
         {
             if (TiedTo is { } other)
@@ -89,7 +89,7 @@ public sealed class Parameter
             }
             else
             {
-                gradient = value;
+                _gradient = value;
             }
         }
     }
@@ -113,24 +113,24 @@ public sealed class Parameter
     /// <exception cref="PeftException"><c>ShapeMismatch</c>: the shape differs from <see cref="Shape"/>.</exception>
     public void Assign(Tensor weights)
     {
-        if (!weights.shape.AsSpan().SequenceEqual(shape))
+        if (!weights.shape.AsSpan().SequenceEqual(_shape))
         {
             throw new PeftException(
                 "ShapeMismatch",
-                $"'{Name}' has shape [{string.Join(", ", shape)}], but the weights given have [{string.Join(", ", weights.shape)}].");
+                $"'{Name}' has shape [{string.Join(", ", _shape)}], but the weights given have [{string.Join(", ", weights.shape)}].");
         }
 
         TiedTo = null;
-        if (!ReferenceEquals(value, weights))
+        if (!ReferenceEquals(_value, weights))
         {
-            value?.Dispose();
-            value = weights.DetachFromDisposeScope();
+            _value?.Dispose();
+            _value = weights.DetachFromDisposeScope();
         }
 
-        packed?.Dispose();
-        packed = null;
+        _packed?.Dispose();
+        _packed = null;
 
-        dataType = weights.dtype;
+        _dataType = weights.dtype;
         Version++;
     }
 
@@ -139,26 +139,26 @@ public sealed class Parameter
     public void Pack(PackedWeight weights)
     {
         ArgumentNullException.ThrowIfNull(weights);
-        if (!(weights.IsTransposed ? weights.Shape.Reverse() : weights.Shape).SequenceEqual(shape))
+        if (!(weights.IsTransposed ? weights.Shape.Reverse() : weights.Shape).SequenceEqual(_shape))
         {
             throw new PeftException(
-                "ShapeMismatch", $"'{Name}' has shape [{string.Join(", ", shape)}], but the packed weights given are [{string.Join(", ", weights.Shape)}].");
+                "ShapeMismatch", $"'{Name}' has shape [{string.Join(", ", _shape)}], but the packed weights given are [{string.Join(", ", weights.Shape)}].");
         }
 
         TiedTo = null;
-        value?.Dispose();
-        value = null;
-        packed?.Dispose();
-        packed = weights;
-        dataType = weights.DataType;
+        _value?.Dispose();
+        _value = null;
+        _packed?.Dispose();
+        _packed = weights;
+        _dataType = weights.DataType;
         Version++;
     }
 
     /// <summary>Gives packed weights away, so that what replaces them doesn't free them.</summary>
     internal PackedWeight TakePacked()
     {
-        var taken = packed!;
-        packed = null;
+        var taken = _packed!;
+        _packed = null;
         return taken;
     }
 
@@ -192,10 +192,10 @@ public sealed class Parameter
     /// <summary>Shares the weights of <paramref name="other"/> from now on; own weights are disposed.</summary>
     public void TieTo(Parameter other)
     {
-        value?.Dispose();
-        value = null;
-        packed?.Dispose();
-        packed = null;
+        _value?.Dispose();
+        _value = null;
+        _packed?.Dispose();
+        _packed = null;
         TiedTo = other.TiedTo ?? other;
         Version++;
     }
@@ -210,13 +210,13 @@ public sealed class Parameter
     public void Release()
     {
         Edits?.Forget();
-        value?.Dispose();
-        value = null;
-        packed?.Dispose();
-        packed = null;
+        _value?.Dispose();
+        _value = null;
+        _packed?.Dispose();
+        _packed = null;
         Version++;
     }
 
     /// <inheritdoc/>
-    public override string ToString() => $"{Name} [{string.Join(", ", shape)}] {DataType}";
+    public override string ToString() => $"{Name} [{string.Join(", ", _shape)}] {DataType}";
 }

@@ -8,8 +8,8 @@ namespace Peft.Models;
 /// <summary>A model of some family with its configuration: the root of a module tree, a head over a backbone.</summary>
 public abstract class PretrainedModel : Module
 {
-    private readonly List<MappedFile> mappedFiles = [];
-    private readonly List<(string Name, Tensor Tensor)> carried = [];
+    private readonly List<MappedFile> _mappedFiles = [];
+    private readonly List<(string Name, Tensor Tensor)> _carried = [];
 
     /// <summary>Wraps a backbone.</summary>
     /// <param name="backbone">The backbone; whoever derives adds it to the tree.</param>
@@ -60,7 +60,7 @@ public abstract class PretrainedModel : Module
     public bool IsLoaded => First.IsLoaded;
 
     /// <summary>Tensors of the model's files that no module of ours computes with; they are saved again as they came.</summary>
-    public IReadOnlyList<(string Name, Tensor Tensor)> Carried => carried;
+    public IReadOnlyList<(string Name, Tensor Tensor)> Carried => _carried;
 
     /// <summary>Where each parameter stood in the files it was read from, by its path.</summary>
     internal Dictionary<string, IReadOnlyList<FilePart>> Places { get; } = [];
@@ -119,13 +119,13 @@ public abstract class PretrainedModel : Module
     }
 
     /// <summary>Takes over the files that the weights lie in.</summary>
-    internal void Keep(IEnumerable<MappedFile> files) => mappedFiles.AddRange(files);
+    internal void Keep(IEnumerable<MappedFile> files) => _mappedFiles.AddRange(files);
 
     /// <summary>Refuses weights whose files were written over since they were loaded; every operation begins with it.</summary>
     /// <exception cref="PeftException"><c>FileChanged</c>.</exception>
     internal void RefuseChangedFiles()
     {
-        foreach (var file in mappedFiles)
+        foreach (var file in _mappedFiles)
         {
             file.RefuseChange();
         }
@@ -141,20 +141,20 @@ public abstract class PretrainedModel : Module
     }
 
     /// <summary>Keeps a tensor that is only saved again.</summary>
-    internal void Carry(string name, Tensor tensor) => carried.Add((name, tensor.DetachFromDisposeScope()));
+    internal void Carry(string name, Tensor tensor) => _carried.Add((name, tensor.DetachFromDisposeScope()));
 
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
         if (disposing)
         {
-            carried.ForEach(static entry => entry.Tensor.Dispose());
-            carried.Clear();
+            _carried.ForEach(static entry => entry.Tensor.Dispose());
+            _carried.Clear();
         }
 
         base.Dispose(disposing);
-        mappedFiles.ForEach(static file => file.Dispose());
-        mappedFiles.Clear();
+        _mappedFiles.ForEach(static file => file.Dispose());
+        _mappedFiles.Clear();
     }
 
     /// <summary>

@@ -9,32 +9,32 @@ namespace Peft.Models;
 /// </summary>
 public sealed class Tape : IDisposable
 {
-    private readonly List<Entry> entries = [];
+    private readonly List<Entry> _entries = [];
 
-    private readonly Dictionary<Tensor, Mark> known = new(ReferenceEqualityComparer.Instance);
+    private readonly Dictionary<Tensor, Mark> _known = new(ReferenceEqualityComparer.Instance);
 
     // Outputs that need not be kept, by the piece that forms them again.
-    private readonly Dictionary<Tensor, Piece> sources = new(ReferenceEqualityComparer.Instance);
+    private readonly Dictionary<Tensor, Piece> _sources = new(ReferenceEqualityComparer.Instance);
 
-    private readonly List<Tensor> shared = [];
+    private readonly List<Tensor> _shared = [];
 
     /// <summary>Number of pieces that will run backward.</summary>
-    public int Count => entries.Count;
+    public int Count => _entries.Count;
 
     /// <summary>Introduces a tensor that comes from outside (embeddings of ids, a checkpointed block's input).</summary>
     /// <param name="tensor">The tensor.</param>
     /// <param name="needsGradient">Whether its gradient is asked for.</param>
-    public void AddRoot(Tensor tensor, bool needsGradient = false) => known[tensor] = new Mark(needsGradient, IsKept: true);
+    public void AddRoot(Tensor tensor, bool needsGradient = false) => _known[tensor] = new Mark(needsGradient, IsKept: true);
 
     /// <summary>Whether the backward pass brings a gradient to this tensor.</summary>
     /// <exception cref="InvalidOperationException">The tensor is neither a root nor a piece's output.</exception>
     public bool NeedsGradient(Tensor tensor) => MarkOf(tensor).NeedsGradient;
 
     /// <summary>Takes over a tensor that many pieces read in both directions (a mask, a table of positions) until the tape is disposed.</summary>
-    public void Share(Tensor tensor) => shared.Add(tensor.DetachFromDisposeScope());
+    public void Share(Tensor tensor) => _shared.Add(tensor.DetachFromDisposeScope());
 
     /// <summary>The piece that can form this tensor again until its own backward pass has run, or null: then whoever needs the tensor keeps it.</summary>
-    public Piece? SourceOf(Tensor tensor) => sources.GetValueOrDefault(tensor);
+    public Piece? SourceOf(Tensor tensor) => _sources.GetValueOrDefault(tensor);
 
     /// <summary>
     /// Records a piece. Where no input needs a gradient and the piece trains nothing, only the outputs become known and the piece is disposed:
@@ -57,16 +57,16 @@ public sealed class Tape : IDisposable
 
         foreach (var output in outputs)
         {
-            known[output] = new Mark(any, piece.KeepsOutputs);
+            _known[output] = new Mark(any, piece.KeepsOutputs);
         }
 
         if (any)
         {
             MarkRead(piece, inputs);
-            entries.Add(new Entry(piece, [.. inputs], [.. outputs], needs));
+            _entries.Add(new Entry(piece, [.. inputs], [.. outputs], needs));
             if (piece.CanRecompute)
             {
-                sources[outputs[0]] = piece;
+                _sources[outputs[0]] = piece;
             }
         }
         else
@@ -89,7 +89,7 @@ public sealed class Tape : IDisposable
         if (trained.Length == 0 && !inputs.Any(NeedsGradient))
         {
             var constant = function(inputs);
-            known[constant] = new Mark(NeedsGradient: false, IsKept: false);
+            _known[constant] = new Mark(NeedsGradient: false, IsKept: false);
             return constant;
         }
 
@@ -148,10 +148,10 @@ public sealed class Tape : IDisposable
     private void RunBackward(GradientMap gradients, CancellationToken cancellation)
     {
         using var noGrad = no_grad();
-        for (var i = entries.Count - 1; i >= 0; i--)
+        for (var i = _entries.Count - 1; i >= 0; i--)
         {
             cancellation.ThrowIfCancellationRequested();
-            var entry = entries[i];
+            var entry = _entries[i];
             using var scope = NewDisposeScope();
             var call = new PieceGradients(gradients, entry.Inputs, entry.Outputs, entry.Needs);
             try
@@ -167,30 +167,30 @@ public sealed class Tape : IDisposable
             }
 
             entry.Piece.Dispose();
-            entries.RemoveAt(i);
+            _entries.RemoveAt(i);
         }
     }
 
     /// <summary>Drops every piece that has not run.</summary>
     public void Dispose()
     {
-        foreach (var entry in entries)
+        foreach (var entry in _entries)
         {
             entry.Piece.Dispose();
         }
 
-        foreach (var tensor in shared)
+        foreach (var tensor in _shared)
         {
             tensor.Dispose();
         }
 
-        shared.Clear();
-        entries.Clear();
-        known.Clear();
-        sources.Clear();
+        _shared.Clear();
+        _entries.Clear();
+        _known.Clear();
+        _sources.Clear();
     }
 
-    private Mark MarkOf(Tensor tensor) => known.TryGetValue(tensor, out var mark)
+    private Mark MarkOf(Tensor tensor) => _known.TryGetValue(tensor, out var mark)
         ? mark
         : throw new InvalidOperationException(
             "A tensor reached a piece from outside the tape; its gradient would be lost. Pass on the tensor a piece returned, or form views inside a piece.");
@@ -207,7 +207,7 @@ public sealed class Tape : IDisposable
                     $"{piece.GetType().Name} reads a tensor that a piece writes over in the backward pass: another piece reads or keeps it too. Give one of them a copy.");
             }
 
-            known[input] = mark with { IsRead = true, IsOverwritten = piece.OverwritesInputs };
+            _known[input] = mark with { IsRead = true, IsOverwritten = piece.OverwritesInputs };
         }
     }
 
@@ -224,7 +224,7 @@ public sealed class Tape : IDisposable
 /// <summary>A step of the forward pass that knows its own backward pass and keeps only what that needs.</summary>
 public abstract class Piece : IDisposable
 {
-    private readonly List<Tensor> kept = [];
+    private readonly List<Tensor> _kept = [];
 
     /// <summary>Adds the gradients of inputs to <paramref name="gradients"/> and those of parameters to <see cref="Parameter.Gradient"/>. Runs inside a dispose scope, without autograd.</summary>
     public abstract void Backward(PieceGradients gradients);
@@ -245,12 +245,12 @@ public abstract class Piece : IDisposable
     /// <summary>Drops what the piece kept.</summary>
     public void Dispose()
     {
-        foreach (var tensor in kept)
+        foreach (var tensor in _kept)
         {
             tensor.Dispose();
         }
 
-        kept.Clear();
+        _kept.Clear();
         GC.SuppressFinalize(this);
     }
 
@@ -258,14 +258,14 @@ public abstract class Piece : IDisposable
     protected Tensor Keep(Tensor tensor)
     {
         var handle = tensor.alias().DetachFromDisposeScope();
-        kept.Add(handle);
+        _kept.Add(handle);
         return handle;
     }
 
     /// <summary>Takes over a tensor the piece itself made, without a second handle.</summary>
     protected Tensor KeepOwn(Tensor tensor)
     {
-        kept.Add(tensor.DetachFromDisposeScope());
+        _kept.Add(tensor.DetachFromDisposeScope());
         return tensor;
     }
 }
@@ -273,38 +273,38 @@ public abstract class Piece : IDisposable
 /// <summary>What a piece's backward pass receives and gives.</summary>
 public sealed class PieceGradients
 {
-    private readonly GradientMap map;
-    private readonly Tensor[] inputs;
-    private readonly bool[] needs;
-    private readonly Tensor?[] outputGradients;
-    private readonly bool[] owned;
+    private readonly GradientMap _map;
+    private readonly Tensor[] _inputs;
+    private readonly bool[] _needs;
+    private readonly Tensor?[] _outputGradients;
+    private readonly bool[] _owned;
 
     internal PieceGradients(GradientMap map, Tensor[] inputs, Tensor[] outputs, bool[] needs)
     {
-        this.map = map;
-        this.inputs = inputs;
-        this.needs = needs;
-        outputGradients = new Tensor?[outputs.Length];
-        owned = new bool[outputs.Length];
+        _map = map;
+        _inputs = inputs;
+        _needs = needs;
+        _outputGradients = new Tensor?[outputs.Length];
+        _owned = new bool[outputs.Length];
         for (var i = 0; i < outputs.Length; i++)
         {
-            (outputGradients[i], owned[i]) = map.TakeWithOwnership(outputs[i]);
+            (_outputGradients[i], _owned[i]) = map.TakeWithOwnership(outputs[i]);
         }
     }
 
-    internal bool HasOutput => Array.Exists(outputGradients, static gradient => gradient is not null);
+    internal bool HasOutput => Array.Exists(_outputGradients, static gradient => gradient is not null);
 
     /// <summary>The gradient of an output; null when nothing downstream depended on it. Freed after the piece has run.</summary>
-    public Tensor? OutputOrNull(int index = 0) => outputGradients[index];
+    public Tensor? OutputOrNull(int index = 0) => _outputGradients[index];
 
     /// <summary>The gradient of an output of a piece that has one output, or all of whose outputs are always used.</summary>
-    public Tensor Output(int index = 0) => outputGradients[index] ?? throw new InvalidOperationException("This output received no gradient.");
+    public Tensor Output(int index = 0) => _outputGradients[index] ?? throw new InvalidOperationException("This output received no gradient.");
 
     /// <summary>The gradient of an output as memory the piece may write into: a copy where someone else still reads it.</summary>
-    public Tensor OutputToOverwrite(int index = 0) => owned[index] ? Output(index) : Output(index).clone();
+    public Tensor OutputToOverwrite(int index = 0) => _owned[index] ? Output(index) : Output(index).clone();
 
     /// <summary>Whether a gradient is wanted for this input.</summary>
-    public bool Needs(int index = 0) => needs[index];
+    public bool Needs(int index = 0) => _needs[index];
 
     /// <summary>Adds to the gradient of an input; ignored where none is wanted.</summary>
     /// <param name="index">Which input.</param>
@@ -312,15 +312,15 @@ public sealed class PieceGradients
     /// <param name="owned">False when the tensor is an output's gradient passed on, or otherwise still used by someone else.</param>
     public void Add(int index, Tensor gradient, bool owned = true)
     {
-        if (needs[index])
+        if (_needs[index])
         {
-            map.Add(inputs[index], gradient, owned);
+            _map.Add(_inputs[index], gradient, owned);
         }
     }
 
     internal void DisposeOutputs()
     {
-        foreach (var gradient in outputGradients)
+        foreach (var gradient in _outputGradients)
         {
             gradient?.Dispose();
         }
@@ -330,13 +330,13 @@ public sealed class PieceGradients
 /// <summary>Gradients on their way, by the tensor object they belong to. Sums in place where it owns one of the terms.</summary>
 internal sealed class GradientMap : IDisposable
 {
-    private readonly Dictionary<Tensor, (Tensor Gradient, bool Owned)> entries = new(ReferenceEqualityComparer.Instance);
+    private readonly Dictionary<Tensor, (Tensor Gradient, bool Owned)> _entries = new(ReferenceEqualityComparer.Instance);
 
     public void Add(Tensor of, Tensor gradient, bool owned)
     {
-        if (!entries.TryGetValue(of, out var existing))
+        if (!_entries.TryGetValue(of, out var existing))
         {
-            entries[of] = ((owned ? gradient : gradient.alias()).DetachFromDisposeScope(), owned);
+            _entries[of] = ((owned ? gradient : gradient.alias()).DetachFromDisposeScope(), owned);
         }
         else if (existing.Owned)
         {
@@ -346,39 +346,39 @@ internal sealed class GradientMap : IDisposable
         {
             var sum = owned ? gradient.add_(existing.Gradient) : gradient.add(existing.Gradient);
             existing.Gradient.Dispose();
-            entries[of] = (sum.DetachFromDisposeScope(), true);
+            _entries[of] = (sum.DetachFromDisposeScope(), true);
         }
     }
 
     public Tensor? Take(Tensor of) => TakeWithOwnership(of).Gradient;
 
-    public (Tensor? Gradient, bool Owned) TakeWithOwnership(Tensor of) => entries.Remove(of, out var entry) ? entry : (null, false);
+    public (Tensor? Gradient, bool Owned) TakeWithOwnership(Tensor of) => _entries.Remove(of, out var entry) ? entry : (null, false);
 
     public void Dispose()
     {
-        foreach (var (gradient, _) in entries.Values)
+        foreach (var (gradient, _) in _entries.Values)
         {
             gradient.Dispose();
         }
 
-        entries.Clear();
+        _entries.Clear();
     }
 }
 
 /// <summary>Autograd over one function alone.</summary>
 internal sealed class AutogradPiece : Piece
 {
-    private readonly Tensor[] leaves;
-    private readonly int[] leafInputs;
-    private readonly Parameter[] trained;
-    private readonly Tensor output;
+    private readonly Tensor[] _leaves;
+    private readonly int[] _leafInputs;
+    private readonly Parameter[] _trained;
+    private readonly Tensor _output;
 
     private AutogradPiece(Tensor[] leaves, int[] leafInputs, Parameter[] trained, Tensor output)
     {
-        this.leaves = [.. leaves.Select(KeepOwn)];
-        this.leafInputs = leafInputs;
-        this.trained = trained;
-        this.output = KeepOwn(output);
+        _leaves = [.. leaves.Select(KeepOwn)];
+        _leafInputs = leafInputs;
+        _trained = trained;
+        _output = KeepOwn(output);
     }
 
     public static AutogradPiece Run(Func<IReadOnlyList<Tensor>, Tensor> function, IReadOnlyList<Tensor> inputs, bool[] needs, Parameter[] trained)
@@ -397,20 +397,20 @@ internal sealed class AutogradPiece : Piece
 
     public override bool KeepsOutputs => true;
 
-    public Tensor DetachedOutput() => output.detach();
+    public Tensor DetachedOutput() => _output.detach();
 
     public override void Backward(PieceGradients gradients)
     {
         // An output that nothing trained reached has no gradient to give.
-        if (!output.requires_grad)
+        if (!_output.requires_grad)
         {
             return;
         }
 
         // The gradients go into grad and are taken out again: of the two ways to ask for them this one is guarded in TorchSharp, so that a
         // mistake or a lack of memory is an exception instead of the end of the process.
-        var targets = leaves.Concat(trained.Select(static parameter => parameter.Data)).ToArray();
-        autograd.backward([output], [gradients.Output()], inputs: targets);
+        var targets = _leaves.Concat(_trained.Select(static parameter => parameter.Data)).ToArray();
+        autograd.backward([_output], [gradients.Output()], inputs: targets);
         for (var i = 0; i < targets.Length; i++)
         {
             if (targets[i].grad is not { IsInvalid: false } gradient)
@@ -419,13 +419,13 @@ internal sealed class AutogradPiece : Piece
             }
 
             targets[i].grad = null;
-            if (i < leaves.Length)
+            if (i < _leaves.Length)
             {
-                gradients.Add(leafInputs[i], gradient);
+                gradients.Add(_leafInputs[i], gradient);
             }
             else
             {
-                trained[i - leaves.Length].Gradient!.add_(gradient);
+                _trained[i - _leaves.Length].Gradient!.add_(gradient);
             }
         }
     }
@@ -434,12 +434,12 @@ internal sealed class AutogradPiece : Piece
 /// <summary>A block that kept its inputs alone.</summary>
 internal sealed class CheckpointPiece : Piece
 {
-    private readonly Func<IReadOnlyList<Tensor>, ForwardContext, IReadOnlyList<Tensor>> block;
-    private readonly Tensor[] inputs;
-    private readonly int own;
-    private readonly ForwardContext context;
-    private readonly Tensor? generatorState;
-    private readonly bool[] needs;
+    private readonly Func<IReadOnlyList<Tensor>, ForwardContext, IReadOnlyList<Tensor>> _block;
+    private readonly Tensor[] _inputs;
+    private readonly int _own;
+    private readonly ForwardContext _context;
+    private readonly Tensor? _generatorState;
+    private readonly bool[] _needs;
 
     public CheckpointPiece(
         Func<IReadOnlyList<Tensor>, ForwardContext, IReadOnlyList<Tensor>> block,
@@ -449,37 +449,37 @@ internal sealed class CheckpointPiece : Piece
         Tensor? generatorState,
         bool[] needs)
     {
-        this.block = block;
-        this.inputs = [.. inputs.Select(Keep)];
-        this.own = own;
-        this.context = context;
-        this.generatorState = generatorState is null ? null : KeepOwn(generatorState);
-        this.needs = needs;
+        _block = block;
+        _inputs = [.. inputs.Select(Keep)];
+        _own = own;
+        _context = context;
+        _generatorState = generatorState is null ? null : KeepOwn(generatorState);
+        _needs = needs;
     }
 
     public override void Backward(PieceGradients gradients)
     {
         using var tape = new Tape();
-        for (var i = 0; i < inputs.Length; i++)
+        for (var i = 0; i < _inputs.Length; i++)
         {
-            tape.AddRoot(inputs[i], needs[i]);
+            tape.AddRoot(_inputs[i], _needs[i]);
         }
 
-        using var later = context.Generator?.get_state();
-        if (generatorState is not null)
+        using var later = _context.Generator?.get_state();
+        if (_generatorState is not null)
         {
             // The block must draw the dropout masks it drew the first time.
-            context.Generator!.set_state(generatorState);
+            _context.Generator!.set_state(_generatorState);
         }
 
-        var outputs = block(inputs[..own], context.WithTapeTensors(inputs[own..]) with { Tape = tape });
+        var outputs = _block(_inputs[.._own], _context.WithTapeTensors(_inputs[_own..]) with { Tape = tape });
         if (later is not null)
         {
-            context.Generator!.set_state(later);
+            _context.Generator!.set_state(later);
         }
 
         var known = outputs.Select((output, i) => (Output: output, Gradient: gradients.OutputOrNull(i))).Where(static pair => pair.Gradient is not null);
-        var found = tape.BackwardTo([.. known.Select(static pair => (pair.Output, pair.Gradient!))], inputs, context.Cancellation);
+        var found = tape.BackwardTo([.. known.Select(static pair => (pair.Output, pair.Gradient!))], _inputs, _context.Cancellation);
         for (var i = 0; i < found.Length; i++)
         {
             if (found[i] is { } gradient)

@@ -12,8 +12,8 @@ namespace Peft.Models;
 /// </remarks>
 public sealed class WeightEdits
 {
-    private readonly List<Parameter> edited = [];
-    private PretrainedModel? converted;
+    private readonly List<Parameter> _edited = [];
+    private PretrainedModel? _converted;
 
     /// <summary>Puts every floating-point weight of a model into another type. What fails on the way leaves every weight as it was.</summary>
     /// <param name="model">A model whose weights are loaded.</param>
@@ -21,7 +21,7 @@ public sealed class WeightEdits
     public static WeightEdits Convert(PretrainedModel model, ScalarType type)
     {
         using var noGradients = no_grad();
-        var edits = new WeightEdits { converted = model };
+        var edits = new WeightEdits { _converted = model };
         try
         {
             foreach (var parameter in model.NamedParameters().Select(static named => named.Parameter).Where(static parameter => parameter is { IsOwner: true, KeepsFloat32: false }).Distinct())
@@ -51,7 +51,7 @@ public sealed class WeightEdits
     {
         ArgumentNullException.ThrowIfNull(parameter);
         (parameter.Edits ??= new EditStack(parameter)).Push(this, new WeightEdit(change, unpacks));
-        edited.Add(parameter);
+        _edited.Add(parameter);
     }
 
     /// <summary>Gives a weight new values, once and for all that lies below: while this stands, no earlier edit of the weight can be taken back.</summary>
@@ -76,35 +76,35 @@ public sealed class WeightEdits
     public void Undo()
     {
         using var noGradients = no_grad();
-        for (var i = edited.Count - 1; i >= 0; i--)
+        for (var i = _edited.Count - 1; i >= 0; i--)
         {
-            edited[i].Edits?.Remove(this);
+            _edited[i].Edits?.Remove(this);
         }
 
-        edited.Clear();
+        _edited.Clear();
 
         // Weights of another type are other tensors: those that are used together are joined again.
-        converted?.Fuse();
+        _converted?.Fuse();
     }
 
     /// <summary>Makes the edited weights the parameters' own: what they were loaded with is freed, and no edit of them can be taken back any more.</summary>
     public void Keep()
     {
-        foreach (var parameter in edited)
+        foreach (var parameter in _edited)
         {
             parameter.Edits?.Forget();
         }
 
-        edited.Clear();
+        _edited.Clear();
     }
 }
 
 /// <summary>The edits of one parameter, with the weights that lie below them.</summary>
 internal sealed class EditStack(Parameter parameter)
 {
-    private readonly List<(WeightEdits Cause, WeightEdit Edit)> edits = [];
-    private PackedWeight? originalForm;
-    private Parameter? tiedTo;
+    private readonly List<(WeightEdits Cause, WeightEdit Edit)> _edits = [];
+    private PackedWeight? _originalForm;
+    private Parameter? _tiedTo;
 
     /// <summary>The weights as they were loaded; null where they were another parameter's.</summary>
     public Tensor? Original { get; private set; }
@@ -115,16 +115,16 @@ internal sealed class EditStack(Parameter parameter)
     public void Push(WeightEdits cause, WeightEdit edit)
     {
         using var scope = NewDisposeScope();
-        if (edits.Count == 0 && parameter.TiedTo is { } owner)
+        if (_edits.Count == 0 && parameter.TiedTo is { } owner)
         {
-            tiedTo = owner;
+            _tiedTo = owner;
             parameter.Assign(owner.Data.clone());
         }
 
         try
         {
             Apply(edit);
-            edits.Add((cause, edit));
+            _edits.Add((cause, edit));
         }
         finally
         {
@@ -134,27 +134,27 @@ internal sealed class EditStack(Parameter parameter)
 
     public void Remove(WeightEdits cause)
     {
-        if (edits.RemoveAll(edit => edit.Cause == cause) == 0)
+        if (_edits.RemoveAll(edit => edit.Cause == cause) == 0)
         {
             return;
         }
 
         using var scope = NewDisposeScope();
-        if (originalForm is { } form)
+        if (_originalForm is { } form)
         {
-            originalForm = null;
+            _originalForm = null;
             parameter.Pack(form);
         }
-        else if (edits.Count > 0)
+        else if (_edits.Count > 0)
         {
-            Put((Original ?? tiedTo!.Data).clone());
+            Put((Original ?? _tiedTo!.Data).clone());
         }
         else if (Original is not null)
         {
             Put(Original.alias());
         }
 
-        foreach (var (_, edit) in edits)
+        foreach (var (_, edit) in _edits)
         {
             Apply(edit);
         }
@@ -166,19 +166,19 @@ internal sealed class EditStack(Parameter parameter)
     {
         Original?.Dispose();
         Original = null;
-        originalForm?.Dispose();
-        originalForm = null;
+        _originalForm?.Dispose();
+        _originalForm = null;
         parameter.Edits = null;
     }
 
     /// <summary>Where no edit is left, the parameter shares its weights again and nothing is kept.</summary>
     private void Settle()
     {
-        if (edits.Count == 0)
+        if (_edits.Count == 0)
         {
-            if (tiedTo is not null)
+            if (_tiedTo is not null)
             {
-                parameter.TieTo(tiedTo);
+                parameter.TieTo(_tiedTo);
             }
 
             Forget();
@@ -195,7 +195,7 @@ internal sealed class EditStack(Parameter parameter)
 
         var current = parameter.Data;
         var changed = edit.Change(current);
-        if (Original is null && originalForm is null && tiedTo is null)
+        if (Original is null && _originalForm is null && _tiedTo is null)
         {
             // Where the type changes, the parameter gets another tensor and the one it had is kept; no copy is made.
             Original = (changed.dtype == current.dtype ? current.clone() : current.alias()).DetachFromDisposeScope();
@@ -209,9 +209,9 @@ internal sealed class EditStack(Parameter parameter)
     {
         var changed = edit.Change(parameter.Unpacked(parameter.DataType));
         var repacked = edit.Unpacks ? null : form.Repack(form.IsTransposed ? changed.t() : changed);
-        if (originalForm is null)
+        if (_originalForm is null)
         {
-            originalForm = parameter.TakePacked();
+            _originalForm = parameter.TakePacked();
             OriginalBytes = form.Bytes;
         }
 

@@ -6,25 +6,25 @@ namespace Peft.Models;
 /// <summary>Finds a model's weights in a store by the names that its family's files use, and reads them into place.</summary>
 internal sealed class WeightReader
 {
-    private readonly PretrainedModel model;
-    private readonly TensorStore store;
-    private readonly LoadOptions options;
-    private readonly Dictionary<string, IReadOnlyList<FilePart>> places = [];
+    private readonly PretrainedModel _model;
+    private readonly TensorStore _store;
+    private readonly LoadOptions _options;
+    private readonly Dictionary<string, IReadOnlyList<FilePart>> _places = [];
 
     // Parameters whose memory is there and waits for values: views of the tensor that a group computes with.
-    private readonly HashSet<Parameter> allocated = [];
+    private readonly HashSet<Parameter> _allocated = [];
 
     public WeightReader(PretrainedModel model, TensorStore store, LoadOptions options)
     {
-        this.model = model;
-        this.store = store;
-        this.options = options;
+        _model = model;
+        _store = store;
+        _options = options;
         var parameters = model.NamedWeights().ToDictionary(static named => named.Path, static named => named.Parameter, StringComparer.Ordinal);
         foreach (var path in parameters.Keys)
         {
             if (Find(path, sibling => parameters[sibling].Shape) is { } found)
             {
-                places.Add(path, found);
+                _places.Add(path, found);
             }
         }
     }
@@ -32,37 +32,37 @@ internal sealed class WeightReader
     /// <summary>Makes one tensor for the weights of layers that are computed together, so that they are read straight into it.</summary>
     public void Allocate()
     {
-        foreach (var group in model.Descendants().SelectMany(static module => module.Groups))
+        foreach (var group in _model.Descendants().SelectMany(static module => module.Groups))
         {
-            var types = group.Members.SelectMany(Paths).Select(path => places.TryGetValue(path, out var parts) ? Type(parts[0]) : (ScalarType?)null).Distinct().ToArray();
+            var types = group.Members.SelectMany(Paths).Select(path => _places.TryGetValue(path, out var parts) ? Type(parts[0]) : (ScalarType?)null).Distinct().ToArray();
             if (types is [{ } type])
             {
-                allocated.UnionWith(group.Allocate(type, options.Device ?? CPU));
+                _allocated.UnionWith(group.Allocate(type, _options.Device ?? CPU));
             }
         }
     }
 
     /// <summary>Whether the store holds a parameter.</summary>
-    public bool Finds(string path) => places.ContainsKey(path);
+    public bool Finds(string path) => _places.ContainsKey(path);
 
     /// <summary>Reads a parameter; false where the store doesn't hold it.</summary>
     public bool Read(string path, Parameter parameter)
     {
-        if (!places.TryGetValue(path, out var parts))
+        if (!_places.TryGetValue(path, out var parts))
         {
             return false;
         }
 
-        if (!allocated.Contains(parameter))
+        if (!_allocated.Contains(parameter))
         {
             if (parts is [{ Expert: null } only] && only.Size == parameter.Shape.FirstOrDefault(1) && IsWhole(only))
             {
-                Check(store.Entry(only.Name).Shape, parameter.Shape, path);
-                parameter.Assign(ModelLoader.Placed(store.Map(only.Name, TypeOf(parameter)), options.Device));
+                Check(_store.Entry(only.Name).Shape, parameter.Shape, path);
+                parameter.Assign(ModelLoader.Placed(_store.Map(only.Name, TypeOf(parameter)), _options.Device));
                 return true;
             }
 
-            parameter.Assign(empty([.. parameter.Shape], TypeOf(parameter) ?? Type(parts[0]), options.Device ?? CPU));
+            parameter.Assign(empty([.. parameter.Shape], TypeOf(parameter) ?? Type(parts[0]), _options.Device ?? CPU));
         }
 
         foreach (var part in parts)
@@ -76,44 +76,44 @@ internal sealed class WeightReader
     /// <summary>Remembers the names that were read, and keeps what no parameter wanted.</summary>
     public void Finish()
     {
-        var owners = model.NamedWeights().Where(static named => named.Parameter.IsOwner).ToArray();
+        var owners = _model.NamedWeights().Where(static named => named.Parameter.IsOwner).ToArray();
 
         // transformers reads names without the backbone's prefix only where the whole file is so.
-        var prefix = model.Backbone.Path + ".";
+        var prefix = _model.Backbone.Path + ".";
         var isBare = prefix.Length > 1 && Array.TrueForAll(owners, named => named.Path.StartsWith(prefix, StringComparison.Ordinal));
-        foreach (var (path, parts) in places)
+        foreach (var (path, parts) in _places)
         {
-            model.Places[path] = prefix.Length > 1 && !isBare && path.StartsWith(prefix, StringComparison.Ordinal)
+            _model.Places[path] = prefix.Length > 1 && !isBare && path.StartsWith(prefix, StringComparison.Ordinal)
                 ? [.. parts.Select(part => part.Name == path[prefix.Length..] ? part with { Name = path } : part)]
                 : parts;
         }
 
-        if (model.Config.Architecture is { } architecture && architecture != model.ClassName)
+        if (_model.Config.Architecture is { } architecture && architecture != _model.ClassName)
         {
             return;
         }
 
-        var read = places.Values.SelectMany(static parts => parts.Select(static part => part.Name)).ToHashSet(StringComparer.Ordinal);
-        foreach (var name in store.Names.Where(name => !read.Contains(name)))
+        var read = _places.Values.SelectMany(static parts => parts.Select(static part => part.Name)).ToHashSet(StringComparer.Ordinal);
+        foreach (var name in _store.Names.Where(name => !read.Contains(name)))
         {
-            model.Carry(name, store.Map(name));
+            _model.Carry(name, _store.Map(name));
         }
     }
 
     private static IEnumerable<string> Paths(Layers.Linear member) => member.Parameters.Select(parameter => $"{member.Path}.{parameter.Name}");
 
-    private ScalarType? TypeOf(Parameter parameter) => parameter.KeepsFloat32 ? ScalarType.Float32 : options.DataType;
+    private ScalarType? TypeOf(Parameter parameter) => parameter.KeepsFloat32 ? ScalarType.Float32 : _options.DataType;
 
-    private bool IsWhole(FilePart part) => part.FileStart == 0 && store.Entry(part.Name).Shape.FirstOrDefault(1) == part.Size;
+    private bool IsWhole(FilePart part) => part.FileStart == 0 && _store.Entry(part.Name).Shape.FirstOrDefault(1) == part.Size;
 
-    private ScalarType Type(FilePart part) => options.DataType ?? store.Entry(part.Name).ScalarType;
+    private ScalarType Type(FilePart part) => _options.DataType ?? _store.Entry(part.Name).ScalarType;
 
     private IReadOnlyList<FilePart>? Find(string path, Func<string, IReadOnlyList<long>> shapeOf)
     {
-        var prefix = (model.Backbone.Path.Length > 0 ? model.Backbone.Path : model.Config.Family.Prefix) + ".";
-        foreach (var place in model.Keys.Places(path, shapeOf))
+        var prefix = (_model.Backbone.Path.Length > 0 ? _model.Backbone.Path : _model.Config.Family.Prefix) + ".";
+        foreach (var place in _model.Keys.Places(path, shapeOf))
         {
-            if (place.All(part => store.Contains(part.Name)))
+            if (place.All(part => _store.Contains(part.Name)))
             {
                 return place;
             }
@@ -122,8 +122,8 @@ internal sealed class WeightReader
             var name = place[0].Name;
             Func<FilePart, FilePart>? other = name.StartsWith(prefix, StringComparison.Ordinal)
                 ? part => part with { Name = part.Name[prefix.Length..] }
-                : model.Backbone.Path.Length == 0 ? part => part with { Name = prefix + part.Name } : null;
-            if (other is not null && place.All(part => store.Contains(other(part).Name)))
+                : _model.Backbone.Path.Length == 0 ? part => part with { Name = prefix + part.Name } : null;
+            if (other is not null && place.All(part => _store.Contains(other(part).Name)))
             {
                 return [.. place.Select(other)];
             }
@@ -137,7 +137,7 @@ internal sealed class WeightReader
         using var scope = NewDisposeScope();
         var target = part.Expert is { } expert ? to.select(0, expert) : to;
         target = target.dim() == 0 ? target : target.narrow(0, part.Start, part.Size);
-        var source = store.Map(part.Name);
+        var source = _store.Map(part.Name);
         var isPiece = source.dim() > 0 && !IsWhole(part) && part.FileStart + part.Size <= source.size(0);
         source = isPiece ? source.narrow(0, part.FileStart, part.Size) : source;
         Check(source.shape, target.shape, path);
@@ -150,7 +150,7 @@ internal sealed class WeightReader
         {
             throw new PeftException(
                 "ShapeMismatch",
-                $"'{path}' has shape [{string.Join(", ", expected)}] by the model's configuration, but '{store.Path}' holds [{string.Join(", ", found)}].")
+                $"'{path}' has shape [{string.Join(", ", expected)}] by the model's configuration, but '{_store.Path}' holds [{string.Join(", ", found)}].")
             {
                 Target = path,
                 RecommendedAction = "Use the config.json that belongs to these weights.",

@@ -13,8 +13,8 @@ public sealed unsafe class DynamicMap
     private const int Exponents = 7;
     private const int Steps = ushort.MaxValue;
     private const float HalfSteps = Steps / 2f;
-    private readonly float[] values;
-    private readonly byte[] nearest;
+    private readonly float[] _values;
+    private readonly byte[] _nearest;
 
     private DynamicMap(bool isSigned)
     {
@@ -34,8 +34,8 @@ public sealed unsafe class DynamicMap
             }
         }
 
-        values = [.. all.Order()];
-        nearest = Nearest(values);
+        _values = [.. all.Order()];
+        _nearest = Nearest(_values);
     }
 
     /// <summary>For numbers of either sign; there is a 1, but the lowest value is -0.993.</summary>
@@ -45,7 +45,7 @@ public sealed unsafe class DynamicMap
     public static DynamicMap Unsigned { get; } = new(isSigned: false);
 
     /// <summary>The 256 values by code, ascending.</summary>
-    public ReadOnlySpan<float> Values => values;
+    public ReadOnlySpan<float> Values => _values;
 
     /// <summary>Quantises numbers.</summary>
     /// <param name="source">Any shape and floating-point type.</param>
@@ -59,7 +59,7 @@ public sealed unsafe class DynamicMap
         var blocks = (count + blockSize - 1) / blockSize;
         var codes = empty(plain.shape, ScalarType.Byte);
         var scales = empty([blocks], ScalarType.Float32);
-        fixed (byte* table = nearest)
+        fixed (byte* table = _nearest)
         {
             var work = new Work
             {
@@ -81,7 +81,7 @@ public sealed unsafe class DynamicMap
     public Tensor Dequantize(Tensor codes, Tensor scales, int blockSize)
     {
         var target = empty(codes.shape, ScalarType.Float32);
-        fixed (float* table = values)
+        fixed (float* table = _values)
         {
             var work = new Work
             {

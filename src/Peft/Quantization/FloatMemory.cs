@@ -1,20 +1,20 @@
-using TensorPrimitives = System.Numerics.Tensors.TensorPrimitives;
 using Peft.Engine;
 using Peft.Tensors;
 using static TorchSharp.torch;
+using TensorPrimitives = System.Numerics.Tensors.TensorPrimitives;
 
 namespace Peft.Quantization;
 
 /// <summary>Elements of a tensor in the processor's memory, read and written as float32 whatever their type.</summary>
 internal readonly unsafe struct FloatMemory
 {
-    private readonly byte* start;
-    private readonly ScalarType type;
+    private readonly byte* _start;
+    private readonly ScalarType _type;
 
     private FloatMemory(byte* start, ScalarType type)
     {
-        this.start = start;
-        this.type = type;
+        _start = start;
+        _type = type;
     }
 
     /// <summary>The elements of a tensor.</summary>
@@ -31,47 +31,47 @@ internal readonly unsafe struct FloatMemory
     /// <summary>Elements as float32: themselves, or widened into the scratch memory.</summary>
     public ReadOnlySpan<float> Read(long from, Span<float> scratch)
     {
-        switch (type)
+        switch (_type)
         {
             case ScalarType.Float32:
-                return new ReadOnlySpan<float>((float*)start + from, scratch.Length);
+                return new ReadOnlySpan<float>((float*)_start + from, scratch.Length);
             case ScalarType.BFloat16:
                 fixed (float* to = scratch)
                 {
-                    CpuRows.Widen((ushort*)start + from, to, scratch.Length);
+                    CpuRows.Widen((ushort*)_start + from, to, scratch.Length);
                 }
 
                 return scratch;
             default:
-                TensorPrimitives.ConvertToSingle(new ReadOnlySpan<Half>((Half*)start + from, scratch.Length), scratch);
+                TensorPrimitives.ConvertToSingle(new ReadOnlySpan<Half>((Half*)_start + from, scratch.Length), scratch);
                 return scratch;
         }
     }
 
     /// <summary>Where values are put before <see cref="Write"/>: in the memory itself, or in the scratch memory.</summary>
-    public Span<float> Target(long from, Span<float> scratch) => type == ScalarType.Float32 ? new Span<float>((float*)start + from, scratch.Length) : scratch;
+    public Span<float> Target(long from, Span<float> scratch) => _type == ScalarType.Float32 ? new Span<float>((float*)_start + from, scratch.Length) : scratch;
 
     /// <summary>Puts values that <see cref="Target"/> gave room for; <paramref name="stored"/> is a type they are rounded to on the way.</summary>
     public void Write(long from, Span<float> values, ScalarType stored)
     {
-        if (stored != type)
+        if (stored != _type)
         {
             Round(values, stored);
         }
 
-        switch (type)
+        switch (_type)
         {
             case ScalarType.Float32:
                 break;
             case ScalarType.BFloat16:
                 fixed (float* given = values)
                 {
-                    CpuRows.Narrow(given, (ushort*)start + from, values.Length);
+                    CpuRows.Narrow(given, (ushort*)_start + from, values.Length);
                 }
 
                 break;
             default:
-                TensorPrimitives.ConvertToHalf(values, new Span<Half>((Half*)start + from, values.Length));
+                TensorPrimitives.ConvertToHalf(values, new Span<Half>((Half*)_start + from, values.Length));
                 break;
         }
     }

@@ -1,9 +1,9 @@
-using TensorPrimitives = System.Numerics.Tensors.TensorPrimitives;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 using Peft.Engine;
 using Peft.Tensors;
 using static TorchSharp.torch;
+using TensorPrimitives = System.Numerics.Tensors.TensorPrimitives;
 
 namespace Peft.Quantization;
 

@@ -5,19 +5,19 @@ namespace Peft.Quantization;
 /// <summary>A four-bit number type: sixteen values between -1 and 1, of which each weight takes the nearest after its block was scaled by its largest magnitude.</summary>
 public sealed class FourBitType
 {
-    private readonly float[] values;
-    private readonly float[] bounds;
-    private readonly byte[] order;
+    private readonly float[] _values;
+    private readonly float[] _bounds;
+    private readonly byte[] _order;
 
     private FourBitType(string name, params float[] values)
     {
         Name = name;
-        this.values = values;
-        order = [.. Enumerable.Range(0, values.Length).OrderBy(code => values[code]).Select(static code => (byte)code)];
-        bounds = new float[values.Length - 1];
-        for (var i = 0; i < bounds.Length; i++)
+        _values = values;
+        _order = [.. Enumerable.Range(0, values.Length).OrderBy(code => values[code]).Select(static code => (byte)code)];
+        _bounds = new float[values.Length - 1];
+        for (var i = 0; i < _bounds.Length; i++)
         {
-            bounds[i] = (values[order[i]] + values[order[i + 1]]) / 2;
+            _bounds[i] = (values[_order[i]] + values[_order[i + 1]]) / 2;
         }
     }
 
@@ -36,13 +36,13 @@ public sealed class FourBitType
     public string Name { get; }
 
     /// <summary>The value of each code.</summary>
-    public ReadOnlySpan<float> Values => values;
+    public ReadOnlySpan<float> Values => _values;
 
     /// <summary>The midpoints between neighbouring values, ascending; a value on one takes the lower code.</summary>
-    internal ReadOnlySpan<float> Bounds => bounds;
+    internal ReadOnlySpan<float> Bounds => _bounds;
 
     /// <summary>The code of each value in ascending order.</summary>
-    internal ReadOnlySpan<byte> Order => order;
+    internal ReadOnlySpan<byte> Order => _order;
 
     /// <summary>The type of this name.</summary>
     /// <exception cref="PeftException"><c>QuantizationNotSupported</c>.</exception>

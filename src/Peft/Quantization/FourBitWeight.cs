@@ -8,20 +8,20 @@ namespace Peft.Quantization;
 public sealed class FourBitWeight : PackedWeight
 {
     private const int NestedBlockSize = 256;
-    private readonly Tensor packed;
-    private readonly Tensor scales;
-    private readonly Tensor? nestedScales;
-    private readonly float nestedOffset;
+    private readonly Tensor _packed;
+    private readonly Tensor _scales;
+    private readonly Tensor? _nestedScales;
+    private readonly float _nestedOffset;
 
     private FourBitWeight(IReadOnlyList<long> shape, ScalarType dataType, UnpackBuffer buffer, FourBitType type, int blockSize, Tensor packed, Tensor scales, Tensor? nestedScales, float nestedOffset)
         : base(shape, dataType, buffer)
     {
         Type = type;
         BlockSize = blockSize;
-        this.packed = packed.DetachFromDisposeScope();
-        this.scales = scales.DetachFromDisposeScope();
-        this.nestedScales = nestedScales?.DetachFromDisposeScope();
-        this.nestedOffset = nestedOffset;
+        _packed = packed.DetachFromDisposeScope();
+        _scales = scales.DetachFromDisposeScope();
+        _nestedScales = nestedScales?.DetachFromDisposeScope();
+        _nestedOffset = nestedOffset;
     }
 
     /// <summary>NF4 or FP4.</summary>
@@ -31,28 +31,28 @@ public sealed class FourBitWeight : PackedWeight
     public int BlockSize { get; }
 
     /// <summary>Whether the scales are quantised in turn.</summary>
-    public bool HasNestedScales => nestedScales is not null;
+    public bool HasNestedScales => _nestedScales is not null;
 
     /// <summary>Two numbers a byte, the first in the high half: [half of the elements, rounded up, 1], uint8.</summary>
-    public Tensor Packed => packed;
+    public Tensor Packed => _packed;
 
     /// <summary>A scale for each block: float32, or uint8 where they are quantised in turn.</summary>
-    public Tensor Scales => scales;
+    public Tensor Scales => _scales;
 
     /// <summary>A scale for each block of 256 scales, float32, or null.</summary>
-    public Tensor? NestedScales => nestedScales;
+    public Tensor? NestedScales => _nestedScales;
 
     /// <summary>The mean of the scales, which was subtracted before they were quantised.</summary>
-    public float NestedOffset => nestedOffset;
+    public float NestedOffset => _nestedOffset;
 
     /// <inheritdoc/>
     public override string Kind => Type.Name;
 
     /// <inheritdoc/>
-    public override long Bytes => Size(packed) + Size(scales) + (nestedScales is null ? 0 : Size(nestedScales));
+    public override long Bytes => Size(_packed) + Size(_scales) + (_nestedScales is null ? 0 : Size(_nestedScales));
 
     /// <inheritdoc/>
-    public override Device Device => packed.device;
+    public override Device Device => _packed.device;
 
     /// <summary>Quantises a weight.</summary>
     /// <param name="values">[outputs, inputs], floating point.</param>
@@ -86,12 +86,12 @@ public sealed class FourBitWeight : PackedWeight
         using var scope = NewDisposeScope();
         if (Device.type == DeviceType.CPU)
         {
-            FourBitBlocks.Dequantize(packed, DenseScales(), Type, BlockSize, target, DataType);
+            FourBitBlocks.Dequantize(_packed, DenseScales(), Type, BlockSize, target, DataType);
             return;
         }
 
         // On a GPU by plain operators: a table by index, then a scale for each block.
-        var codes = stack([packed.view(-1).div(16, RoundingMode.floor), packed.view(-1).remainder(16)], 1).view(-1).to(ScalarType.Int32);
+        var codes = stack([_packed.view(-1).div(16, RoundingMode.floor), _packed.view(-1).remainder(16)], 1).view(-1).to(ScalarType.Int32);
         var table = tensor(Type.Values.ToArray(), device: Device);
         var values = table.index_select(0, codes.narrow(0, 0, Count));
         var scale = DenseScales().unsqueeze(1).expand(-1, BlockSize).reshape(-1).narrow(0, 0, Count);
@@ -108,20 +108,20 @@ public sealed class FourBitWeight : PackedWeight
     /// <summary>The scales in float32, of the caller's dispose scope.</summary>
     internal Tensor DenseScales()
     {
-        if (nestedScales is null)
+        if (_nestedScales is null)
         {
-            return scales.alias();
+            return _scales.alias();
         }
 
-        return DynamicMap.Signed.Dequantize(scales.cpu(), nestedScales.cpu(), NestedBlockSize).add_(nestedOffset).to(Device);
+        return DynamicMap.Signed.Dequantize(_scales.cpu(), _nestedScales.cpu(), NestedBlockSize).add_(_nestedOffset).to(Device);
     }
 
     /// <inheritdoc/>
     protected override void Free()
     {
-        packed.Dispose();
-        scales.Dispose();
-        nestedScales?.Dispose();
+        _packed.Dispose();
+        _scales.Dispose();
+        _nestedScales?.Dispose();
     }
 
     private static long Size(Tensor tensor) => tensor.NumberOfElements * tensor.ElementSize;

@@ -7,14 +7,14 @@ namespace Peft.Quantization;
 /// <summary>A weight as eight-bit integers by rows, as bitsandbytes' <c>Linear8bitLt</c> holds it: the input is quantised as well, but for its outlier columns.</summary>
 public sealed class Int8Weight : PackedWeight
 {
-    private readonly Tensor codes;
-    private readonly Tensor scales;
+    private readonly Tensor _codes;
+    private readonly Tensor _scales;
 
     private Int8Weight(Tensor codes, Tensor scales, ScalarType dataType, double threshold, UnpackBuffer buffer)
         : base(codes.shape, dataType, buffer)
     {
-        this.codes = codes.DetachFromDisposeScope();
-        this.scales = scales.DetachFromDisposeScope();
+        _codes = codes.DetachFromDisposeScope();
+        _scales = scales.DetachFromDisposeScope();
         Threshold = threshold;
     }
 
@@ -22,10 +22,10 @@ public sealed class Int8Weight : PackedWeight
     public double Threshold { get; }
 
     /// <summary>[outputs, inputs], int8.</summary>
-    public Tensor Codes => codes;
+    public Tensor Codes => _codes;
 
     /// <summary>Largest magnitude of each row, [outputs], float32.</summary>
-    public Tensor Scales => scales;
+    public Tensor Scales => _scales;
 
     /// <inheritdoc/>
     public override string Kind => "int8";
@@ -34,10 +34,10 @@ public sealed class Int8Weight : PackedWeight
     public override bool HasProduct => true;
 
     /// <inheritdoc/>
-    public override long Bytes => codes.NumberOfElements + (scales.NumberOfElements * scales.ElementSize);
+    public override long Bytes => _codes.NumberOfElements + (_scales.NumberOfElements * _scales.ElementSize);
 
     /// <inheritdoc/>
-    public override Device Device => codes.device;
+    public override Device Device => _codes.device;
 
     /// <summary>Quantises a weight, by way of float16 as bitsandbytes does.</summary>
     /// <param name="values">[outputs, inputs], floating point.</param>
@@ -55,7 +55,7 @@ public sealed class Int8Weight : PackedWeight
     public override void Unpack(Tensor target)
     {
         using var scope = NewDisposeScope();
-        target.copy_(codes.to(ScalarType.Float32).mul_(scales.mul(1.0 / 127.0).unsqueeze(1)).view(target.shape));
+        target.copy_(_codes.to(ScalarType.Float32).mul_(_scales.mul(1.0 / 127.0).unsqueeze(1)).view(target.shape));
     }
 
     /// <inheritdoc/>
@@ -63,7 +63,7 @@ public sealed class Int8Weight : PackedWeight
     {
         using var scope = NewDisposeScope();
         var (quantised, rows, outliers) = Int8Rows.Quantize(x.to(ScalarType.Float16), Threshold);
-        var sums = Int8Rows.Dequantize(Int8Rows.Multiply(quantised, codes), rows, scales);
+        var sums = Int8Rows.Dequantize(Int8Rows.Multiply(quantised, _codes), rows, _scales);
         var y = LinearProduct.Cast(bias is null ? sums : sums.add_(bias), x.dtype);
         if (outliers is not null)
         {
@@ -71,7 +71,7 @@ public sealed class Int8Weight : PackedWeight
             if (columns.size(0) > 0)
             {
                 // In the input's type, summed in float32.
-                var weight = codes.index_select(1, columns).to(ScalarType.Float32).mul_(scales.mul(1.0 / 127.0).unsqueeze(1)).to(x.dtype).to(ScalarType.Float32);
+                var weight = _codes.index_select(1, columns).to(ScalarType.Float32).mul_(_scales.mul(1.0 / 127.0).unsqueeze(1)).to(x.dtype).to(ScalarType.Float32);
                 y = LinearProduct.Cast(addmm(y.to(ScalarType.Float32), x.index_select(1, columns).to(ScalarType.Float32), weight.t(), 1, 1), x.dtype);
             }
         }
@@ -85,7 +85,7 @@ public sealed class Int8Weight : PackedWeight
     /// <inheritdoc/>
     protected override void Free()
     {
-        codes.Dispose();
-        scales.Dispose();
+        _codes.Dispose();
+        _scales.Dispose();
     }
 }

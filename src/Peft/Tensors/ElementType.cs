@@ -11,7 +11,7 @@ internal sealed record ElementType(string Name, int Size, ScalarType? ScalarType
 {
     // In the order of the format's own list, which decides where a writer puts a tensor. The unsigned types beyond U8 have no
     // counterpart in torch's usual types; a file that holds some can be opened, and only reading those tensors is refused.
-    private static readonly Dictionary<string, ElementType> All = new ElementType[]
+    private static readonly Dictionary<string, ElementType> s_all = new ElementType[]
     {
         new("BOOL", 1, TorchSharp.torch.ScalarType.Bool, 0),
         new("U8", 1, TorchSharp.torch.ScalarType.Byte, 1),
@@ -38,11 +38,11 @@ internal sealed record ElementType(string Name, int Size, ScalarType? ScalarType
     /// <summary>Looks a type up by its name in a header.</summary>
     /// <param name="name">The name.</param>
     /// <returns>The type, or null for an unknown one.</returns>
-    public static ElementType? Find(string name) => All.GetValueOrDefault(name);
+    public static ElementType? Find(string name) => s_all.GetValueOrDefault(name);
 
     /// <summary>Bytes an element of a tensor of a type; 0 for a type that no file holds.</summary>
     /// <param name="type">The tensor's type.</param>
-    public static int SizeOf(ScalarType type) => All.Values.FirstOrDefault(candidate => candidate.ScalarType == type && !candidate.IsFloat8)?.Size ?? 0;
+    public static int SizeOf(ScalarType type) => s_all.Values.FirstOrDefault(candidate => candidate.ScalarType == type && !candidate.IsFloat8)?.Size ?? 0;
 
     /// <summary>The type in which a tensor is written.</summary>
     /// <param name="type">The tensor's type.</param>
@@ -50,7 +50,7 @@ internal sealed record ElementType(string Name, int Size, ScalarType? ScalarType
     /// <returns>The type.</returns>
     /// <exception cref="NotSupportedByPeftException">The format or Peft has no such type (complex numbers, quantised integers).</exception>
     public static ElementType For(ScalarType type, string tensorName) =>
-        All.Values.FirstOrDefault(candidate => candidate.ScalarType == type && !candidate.IsFloat8)
+        s_all.Values.FirstOrDefault(candidate => candidate.ScalarType == type && !candidate.IsFloat8)
         ?? throw new NotSupportedByPeftException("SafetensorsTypeNotSupported", $"Tensor '{tensorName}' has type {type}, which can't be written to a safetensors file.")
         {
             Target = tensorName,

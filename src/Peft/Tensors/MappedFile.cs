@@ -11,20 +11,20 @@ internal sealed class MappedFile : IDisposable
     /// <summary>Files up to this size are read into memory instead, in bytes.</summary>
     public const long SmallestBytes = 64L << 20;
 
-    private readonly SafeFileHandle file;
-    private readonly long length;
-    private readonly DateTime written;
+    private readonly SafeFileHandle _file;
+    private readonly long _length;
+    private readonly DateTime _written;
 
     /// <summary>Opens a file once more; the handle follows the file, not its name.</summary>
     /// <exception cref="PeftException"><c>FileChanged</c>: it isn't the one that was opened before.</exception>
     public MappedFile(string path, long length, DateTime written)
     {
         Path = path;
-        this.length = length;
-        this.written = written;
+        _length = length;
+        _written = written;
         try
         {
-            file = File.OpenHandle(path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete);
+            _file = File.OpenHandle(path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete);
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
@@ -37,7 +37,7 @@ internal sealed class MappedFile : IDisposable
         }
         catch
         {
-            file.Dispose();
+            _file.Dispose();
             throw;
         }
     }
@@ -68,14 +68,14 @@ internal sealed class MappedFile : IDisposable
     /// <exception cref="PeftException"><c>FileChanged</c>.</exception>
     public void RefuseChange()
     {
-        if (RandomAccess.GetLength(file) != length || File.GetLastWriteTimeUtc(file) != written)
+        if (RandomAccess.GetLength(_file) != _length || File.GetLastWriteTimeUtc(_file) != _written)
         {
             throw Changed($"'{Path}' was written over while a model is loaded from it, so its weights are no longer what they were.");
         }
     }
 
     /// <inheritdoc/>
-    public void Dispose() => file.Dispose();
+    public void Dispose() => _file.Dispose();
 
     /// <summary>What another machine or program serves looks like a file system of this one.</summary>
     private static bool IsForeign(string format) =>

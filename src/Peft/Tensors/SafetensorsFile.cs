@@ -55,7 +55,7 @@ public sealed class SafetensorsFile : TensorStore
         try
         {
             file = File.OpenHandle(path, FileMode.Open, FileAccess.Read, FileShare.Read, FileOptions.RandomAccess);
-            long length = RandomAccess.GetLength(file);
+            var length = RandomAccess.GetLength(file);
             return new SafetensorsFile(path, file, ReadHeader(file, path, length), length);
         }
         catch (Exception error)
@@ -80,16 +80,16 @@ public sealed class SafetensorsFile : TensorStore
     /// <inheritdoc/>
     public override Tensor Map(string name, ScalarType? type = null)
     {
-        SafetensorsTensor tensor = Find(Entry(name));
-        bool mappable = _isWorthMapping && !tensor.Type.IsFloat8 && tensor.Length > 0 && tensor.Offset % tensor.Type.Size == 0;
+        var tensor = Find(Entry(name));
+        var mappable = _isWorthMapping && !tensor.Type.IsFloat8 && tensor.Length > 0 && tensor.Offset % tensor.Type.Size == 0;
         if (!mappable)
         {
             return Read(name, type);
         }
 
-        long first = tensor.Offset / tensor.Type.Size;
-        using Tensor elements = Mapping(tensor.Entry.ScalarType, tensor.Type.Size).narrow(0, first, tensor.Entry.Count);
-        Tensor mapped = elements.view([.. tensor.Entry.Shape]);
+        var first = tensor.Offset / tensor.Type.Size;
+        using var elements = Mapping(tensor.Entry.ScalarType, tensor.Type.Size).narrow(0, first, tensor.Entry.Count);
+        var mapped = elements.view([.. tensor.Entry.Shape]);
         if (type is not null && type != mapped.dtype)
         {
             using (mapped)
@@ -125,7 +125,7 @@ public sealed class SafetensorsFile : TensorStore
     /// <inheritdoc/>
     protected override Tensor ReadStored(TensorEntry entry)
     {
-        SafetensorsTensor stored = Find(entry);
+        var stored = Find(entry);
         return TensorMemory.Create(entry, tensor =>
         {
             if (stored.Type.IsFloat8)
@@ -146,7 +146,7 @@ public sealed class SafetensorsFile : TensorStore
         {
             _file.Dispose();
             _mapped?.Dispose();
-            foreach (Tensor mapping in _mappings.Values)
+            foreach (var mapping in _mappings.Values)
             {
                 mapping.Dispose();
             }
@@ -164,7 +164,7 @@ public sealed class SafetensorsFile : TensorStore
 
         Span<byte> prefix = stackalloc byte[8];
         ReadExactly(file, path, prefix, 0);
-        ulong length = BinaryPrimitives.ReadUInt64LittleEndian(prefix);
+        var length = BinaryPrimitives.ReadUInt64LittleEndian(prefix);
         if (length > SafetensorsHeader.MaxLength)
         {
             throw Damaged("SafetensorsHeaderTooLong", path, $"its header claims {length} bytes, more than the format's {SafetensorsHeader.MaxLength}");
@@ -206,13 +206,13 @@ public sealed class SafetensorsFile : TensorStore
 
     private void ReadFloat8(SafetensorsTensor stored, Tensor tensor)
     {
-        byte[] bytes = new byte[Math.Min(stored.Length, 1 << 16)];
+        var bytes = new byte[Math.Min(stored.Length, 1 << 16)];
         TensorMemory.CopyFrom(tensor, (target, offset) =>
         {
-            Span<float> values = System.Runtime.InteropServices.MemoryMarshal.Cast<byte, float>(target);
-            for (int done = 0; done < values.Length; done += bytes.Length)
+            var values = System.Runtime.InteropServices.MemoryMarshal.Cast<byte, float>(target);
+            for (var done = 0; done < values.Length; done += bytes.Length)
             {
-                Span<byte> piece = bytes.AsSpan(0, Math.Min(bytes.Length, values.Length - done));
+                var piece = bytes.AsSpan(0, Math.Min(bytes.Length, values.Length - done));
                 ReadExactly(_file, Path, piece, stored.Offset + (offset / sizeof(float)) + done);
                 Float8.Decode(stored.Type, piece, values[done..]);
             }
@@ -221,7 +221,7 @@ public sealed class SafetensorsFile : TensorStore
 
     private SafetensorsTensor Find(TensorEntry entry)
     {
-        SafetensorsTensor tensor = _header.Tensors[entry.Name];
+        var tensor = _header.Tensors[entry.Name];
         return tensor.Type.ScalarType is not null
             ? tensor
             : throw new NotSupportedByPeftException("SafetensorsTypeNotSupported", $"Tensor '{entry.Name}' of '{Path}' has type {tensor.Type.Name}, which Peft does not read.")
@@ -235,7 +235,7 @@ public sealed class SafetensorsFile : TensorStore
     {
         lock (_mappings)
         {
-            if (!_mappings.TryGetValue(type, out Tensor? mapping))
+            if (!_mappings.TryGetValue(type, out var mapping))
             {
                 // The engine opens the file by name, so the name has to mean the file whose header was checked before, and afterwards still.
                 _mapped ??= new MappedFile(Path, _length, _written);

@@ -63,10 +63,10 @@ internal sealed class SafetensorsHeader
     private void ReadEntries(ref Utf8JsonReader reader)
     {
         Expect(ref reader, JsonTokenType.StartObject);
-        bool metadataSeen = false;
+        var metadataSeen = false;
         while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
         {
-            string name = reader.GetString()!;
+            var name = reader.GetString()!;
             if (name == "__metadata__")
             {
                 if (metadataSeen)
@@ -94,7 +94,7 @@ internal sealed class SafetensorsHeader
         Expect(ref reader, JsonTokenType.StartObject);
         while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
         {
-            string key = reader.GetString()!;
+            var key = reader.GetString()!;
             Expect(ref reader, JsonTokenType.String);
             if (!Metadata.TryAdd(key, reader.GetString()!))
             {
@@ -110,8 +110,8 @@ internal sealed class SafetensorsHeader
         Expect(ref reader, JsonTokenType.StartObject);
         while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
         {
-            string field = reader.GetString()!;
-            bool repeated = field switch
+            var field = reader.GetString()!;
+            var repeated = field switch
             {
                 "dtype" => typeName is not null,
                 "shape" => shape is not null,
@@ -157,10 +157,10 @@ internal sealed class SafetensorsHeader
                 throw new JsonException($"tensor '{name}' has something other than numbers in its {field}.");
             }
 
-            bool isSize = reader.TryGetInt64(out long size) && size >= 0;
+            var isSize = reader.TryGetInt64(out var size) && size >= 0;
             if (!isSize)
             {
-                string id = field == "shape" ? "SafetensorsShapeInvalid" : "SafetensorsOffsetOutOfFile";
+                var id = field == "shape" ? "SafetensorsShapeInvalid" : "SafetensorsOffsetOutOfFile";
                 throw Lie(id, $"tensor '{name}' has {Encoding.UTF8.GetString(reader.ValueSpan)} in its {field}");
             }
 
@@ -176,17 +176,17 @@ internal sealed class SafetensorsHeader
 
     private SafetensorsTensor CheckTensor(string name, string typeName, long[] shape, long[] offsets)
     {
-        ElementType type = ElementType.Find(typeName)
+        var type = ElementType.Find(typeName)
             ?? throw new NotSupportedByPeftException("SafetensorsUnknownType", $"Tensor '{name}' of '{_path}' has the unknown type '{typeName}'.") { Target = _path };
         if (offsets.Length != 2)
         {
             throw Lie("SafetensorsOffsetOutOfFile", $"tensor '{name}' has {offsets.Length} data_offsets instead of two");
         }
 
-        (long begin, long end) = (offsets[0], offsets[1]);
+        (var begin, var end) = (offsets[0], offsets[1]);
         if (begin > end || end > _dataLength)
         {
-            string id = begin <= end ? "SafetensorsTruncated" : "SafetensorsOffsetOutOfFile";
+            var id = begin <= end ? "SafetensorsTruncated" : "SafetensorsOffsetOutOfFile";
             throw Lie(id, $"tensor '{name}' lies at bytes {begin} to {end}, but the file holds {_dataLength} bytes of data");
         }
 
@@ -212,12 +212,12 @@ internal sealed class SafetensorsHeader
     private void CheckCoverage()
     {
         List<SafetensorsTensor> ordered = [.. Tensors.Values.OrderBy(tensor => tensor.Offset).ThenBy(tensor => tensor.Length)];
-        long reached = _dataStart;
-        foreach (SafetensorsTensor tensor in ordered)
+        var reached = _dataStart;
+        foreach (var tensor in ordered)
         {
             if (tensor.Offset != reached)
             {
-                (string id, string what) = tensor.Offset < reached ? ("SafetensorsOverlap", "overlaps the one before it") : ("SafetensorsHole", "has unused bytes in front of it");
+                (var id, var what) = tensor.Offset < reached ? ("SafetensorsOverlap", "overlaps the one before it") : ("SafetensorsHole", "has unused bytes in front of it");
                 throw Lie(id, $"tensor '{tensor.Entry.Name}' {what}");
             }
 
@@ -230,7 +230,7 @@ internal sealed class SafetensorsHeader
         }
 
         Tensors.Clear();
-        foreach (SafetensorsTensor tensor in ordered)
+        foreach (var tensor in ordered)
         {
             Tensors.Add(tensor.Entry.Name, tensor);
         }

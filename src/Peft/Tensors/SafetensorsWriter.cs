@@ -25,7 +25,7 @@ public static class SafetensorsWriter
     public static void Write(string path, IEnumerable<(string Name, Tensor Value)> tensors, IReadOnlyDictionary<string, string>? metadata = null)
     {
         ArgumentNullException.ThrowIfNull(tensors);
-        List<Row> rows = Order(tensors);
+        var rows = Order(tensors);
         AtomicFile.Write(path, stream => WriteTo(stream, rows, metadata ?? PyTorchMetadata));
     }
 
@@ -64,22 +64,22 @@ public static class SafetensorsWriter
     {
         ArgumentNullException.ThrowIfNull(tensors);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(maxShardBytes);
-        List<List<Row>> shards = Split(tensors, maxShardBytes);
-        long total = shards.Sum(shard => shard.Sum(row => row.Length));
+        var shards = Split(tensors, maxShardBytes);
+        var total = shards.Sum(shard => shard.Sum(row => row.Length));
         long done = 0;
         Action<Row>? onRow = onTensor is null ? null : row => onTensor(done += row.Length, total);
         metadata ??= PyTorchMetadata;
         if (shards.Count > 1 && !metadata.ContainsKey(SaveId.Key))
         {
-            string id = SaveId.Of(shards.SelectMany(static shard => shard).Select(row => (row.Name, row.Value)), () => onTensor?.Invoke(0, total));
+            var id = SaveId.Of(shards.SelectMany(static shard => shard).Select(row => (row.Name, row.Value)), () => onTensor?.Invoke(0, total));
             metadata = new Dictionary<string, string>(metadata) { [SaveId.Key] = id };
         }
 
         List<(string Name, Action<Stream> Write)> files = [];
-        for (int i = 0; i < shards.Count; i++)
+        for (var i = 0; i < shards.Count; i++)
         {
-            List<Row> rows = shards[i];
-            string name = shards.Count == 1 ? $"{stem}.safetensors" : ShardName(stem, i + 1, shards.Count);
+            var rows = shards[i];
+            var name = shards.Count == 1 ? $"{stem}.safetensors" : ShardName(stem, i + 1, shards.Count);
             files.Add((name, stream => WriteTo(stream, rows, metadata, onRow)));
         }
 
@@ -90,7 +90,7 @@ public static class SafetensorsWriter
 
         files.AddRange((documents ?? []).Select(static file => (file.Name, (Action<Stream>)(stream => JsonFile.Write(stream, file.Document)))));
         files.AddRange(companions?.Written ?? []);
-        IEnumerable<string> old = Directory.EnumerateFiles(folder).Select(static path => Path.GetFileName(path)).Where(name => IsWeights(name, stem));
+        var old = Directory.EnumerateFiles(folder).Select(static path => Path.GetFileName(path)).Where(name => IsWeights(name, stem));
         FileSet.Replace(folder, files, [.. old, .. companions?.Stale ?? []]);
         return [.. files.Select(file => Path.Combine(folder, file.Name))];
     }
@@ -105,15 +105,15 @@ public static class SafetensorsWriter
     private static void WriteIndex(Stream stream, List<List<Row>> shards, string stem, string saveId)
     {
         var map = new SortedDictionary<string, string>(StringComparer.Ordinal);
-        for (int i = 0; i < shards.Count; i++)
+        for (var i = 0; i < shards.Count; i++)
         {
-            foreach (Row row in shards[i])
+            foreach (var row in shards[i])
             {
                 map.Add(row.Name, ShardName(stem, i + 1, shards.Count));
             }
         }
 
-        long total = shards.Sum(shard => shard.Sum(row => row.Length));
+        var total = shards.Sum(shard => shard.Sum(row => row.Length));
         JsonFile.Write(stream, new { metadata = new SortedDictionary<string, object>(StringComparer.Ordinal) { ["total_size"] = total, [SaveId.Key] = saveId }, weight_map = map });
     }
 
@@ -121,9 +121,9 @@ public static class SafetensorsWriter
     {
         List<List<Row>> shards = [[]];
         long filled = 0;
-        foreach ((string name, Tensor value) in tensors)
+        foreach ((var name, var value) in tensors)
         {
-            Row row = Row.Of(name, value);
+            var row = Row.Of(name, value);
             if (filled > 0 && filled + row.Length > maxShardBytes)
             {
                 shards.Add([]);
@@ -149,7 +149,7 @@ public static class SafetensorsWriter
     private static void RefuseDuplicates(IEnumerable<Row> rows)
     {
         var seen = new HashSet<string>();
-        string? twice = rows.FirstOrDefault(row => !seen.Add(row.Name))?.Name;
+        var twice = rows.FirstOrDefault(row => !seen.Add(row.Name))?.Name;
         if (twice is not null || seen.Contains("__metadata__"))
         {
             throw new PeftException("SafetensorsDuplicateName", $"The tensor name '{twice ?? "__metadata__"}' can't be written: it is taken already.") { Target = twice };
@@ -158,12 +158,12 @@ public static class SafetensorsWriter
 
     private static void WriteTo(Stream stream, List<Row> rows, IReadOnlyDictionary<string, string> metadata, Action<Row>? onRow = null)
     {
-        byte[] header = Header(rows, metadata);
+        var header = Header(rows, metadata);
         Span<byte> length = stackalloc byte[8];
         BinaryPrimitives.WriteInt64LittleEndian(length, header.Length);
         stream.Write(length);
         stream.Write(header);
-        foreach (Row row in rows)
+        foreach (var row in rows)
         {
             TensorMemory.CopyTo(row.Value, stream);
             onRow?.Invoke(row);
@@ -179,7 +179,7 @@ public static class SafetensorsWriter
             if (metadata.Count > 0)
             {
                 writer.WriteStartObject("__metadata__");
-                foreach ((string key, string value) in metadata.OrderBy(pair => pair.Key, StringComparer.Ordinal))
+                foreach ((var key, var value) in metadata.OrderBy(pair => pair.Key, StringComparer.Ordinal))
                 {
                     writer.WriteString(key, value);
                 }
@@ -188,7 +188,7 @@ public static class SafetensorsWriter
             }
 
             long offset = 0;
-            foreach (Row row in rows)
+            foreach (var row in rows)
             {
                 WriteEntry(writer, row, offset);
                 offset += row.Length;
@@ -211,7 +211,7 @@ public static class SafetensorsWriter
         writer.WriteStartObject(row.Name);
         writer.WriteString("dtype", row.Type.Name);
         writer.WriteStartArray("shape");
-        foreach (long size in row.Value.shape)
+        foreach (var size in row.Value.shape)
         {
             writer.WriteNumberValue(size);
         }
@@ -228,13 +228,13 @@ public static class SafetensorsWriter
     {
         public static Row Of(string name, Tensor value)
         {
-            ElementType type = ElementType.For(value.dtype, name);
+            var type = ElementType.For(value.dtype, name);
             return new Row(name, value, type, value.NumberOfElements * type.Size);
         }
 
         public int CompareTo(Row? other)
         {
-            int byType = other!.Type.Rank.CompareTo(Type.Rank);
+            var byType = other!.Type.Rank.CompareTo(Type.Rank);
             return byType != 0 ? byType : string.CompareOrdinal(Name, other.Name);
         }
     }

@@ -23,12 +23,12 @@ internal static class SaveId
         using var hash = SHA256.Create();
         using (var stream = new CryptoStream(Stream.Null, hash, CryptoStreamMode.Write))
         {
-            foreach (string document in documents)
+            foreach (var document in documents)
             {
                 stream.Write(Encoding.UTF8.GetBytes(document + "\n"));
             }
 
-            foreach ((string name, Tensor value) in tensors)
+            foreach ((var name, var value) in tensors)
             {
                 stream.Write(Encoding.UTF8.GetBytes($"{name} {value.dtype} [{string.Join(",", value.shape)}]\n"));
                 TensorMemory.CopyTo(value, stream);

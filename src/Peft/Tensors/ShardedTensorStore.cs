@@ -30,8 +30,8 @@ public sealed class ShardedTensorStore : TensorStore
     /// </exception>
     public static ShardedTensorStore Open(string path)
     {
-        JsonElement index = JsonFile.ReadObject(path);
-        if (!index.TryGetProperty("weight_map", out JsonElement map) || map.ValueKind != JsonValueKind.Object)
+        var index = JsonFile.ReadObject(path);
+        if (!index.TryGetProperty("weight_map", out var map) || map.ValueKind != JsonValueKind.Object)
         {
             throw new PeftException("ShardIndexInvalid", $"'{path}' has no object 'weight_map' that says which file holds which tensor.") { Target = path };
         }
@@ -39,7 +39,7 @@ public sealed class ShardedTensorStore : TensorStore
         var store = new ShardedTensorStore(path);
         try
         {
-            foreach (JsonProperty row in map.EnumerateObject())
+            foreach (var row in map.EnumerateObject())
             {
                 store.Add(row.Name, row.Value.ValueKind == JsonValueKind.String ? row.Value.GetString()! : string.Empty);
             }
@@ -59,7 +59,7 @@ public sealed class ShardedTensorStore : TensorStore
     public override bool TryGetEntry(string name, [NotNullWhen(true)] out TensorEntry? entry)
     {
         entry = null;
-        return _storeOf.TryGetValue(name, out TensorStore? store) && store.TryGetEntry(name, out entry);
+        return _storeOf.TryGetValue(name, out var store) && store.TryGetEntry(name, out entry);
     }
 
     /// <inheritdoc/>
@@ -80,7 +80,7 @@ public sealed class ShardedTensorStore : TensorStore
     {
         if (disposing)
         {
-            foreach (TensorStore store in _stores.Values)
+            foreach (var store in _stores.Values)
             {
                 store.Dispose();
             }
@@ -92,13 +92,13 @@ public sealed class ShardedTensorStore : TensorStore
     /// </summary>
     private void RefuseMixture(JsonElement index)
     {
-        string? ofIndex = index.TryGetProperty("metadata", out JsonElement metadata) && metadata.ValueKind == JsonValueKind.Object
-            && metadata.TryGetProperty(SaveId.Key, out JsonElement id) && id.ValueKind == JsonValueKind.String
+        var ofIndex = index.TryGetProperty("metadata", out var metadata) && metadata.ValueKind == JsonValueKind.Object
+            && metadata.TryGetProperty(SaveId.Key, out var id) && id.ValueKind == JsonValueKind.String
             ? id.GetString()
             : null;
         string[] files = [.. _stores.Keys];
         string?[] ids = [.. _stores.Values.Select(static store => (store as SafetensorsFile)?.Metadata.GetValueOrDefault(SaveId.Key))];
-        string? expected = ofIndex ?? ids.FirstOrDefault();
+        var expected = ofIndex ?? ids.FirstOrDefault();
         if (Array.FindIndex(ids, other => other != expected) is >= 0 and var odd)
         {
             throw SaveId.Mixture(Path, $"'{files[odd]}' is of another save than {(ofIndex is null ? $"'{files[0]}'" : "the index")}");
@@ -122,9 +122,9 @@ public sealed class ShardedTensorStore : TensorStore
             };
         }
 
-        if (!_stores.TryGetValue(fileName, out TensorStore? store))
+        if (!_stores.TryGetValue(fileName, out var store))
         {
-            string shard = System.IO.Path.Combine(System.IO.Path.GetDirectoryName(System.IO.Path.GetFullPath(Path))!, fileName);
+            var shard = System.IO.Path.Combine(System.IO.Path.GetDirectoryName(System.IO.Path.GetFullPath(Path))!, fileName);
             if (!File.Exists(shard))
             {
                 throw new PeftException("ShardMissing", $"'{Path}' names the file '{fileName}', which is not there.")

@@ -20,7 +20,7 @@ internal static unsafe class TensorMemory
     /// <returns>The tensor, contiguous and on the CPU.</returns>
     public static Tensor Create(TensorEntry entry, Action<Tensor> fill)
     {
-        Tensor tensor = empty([.. entry.Shape], entry.ScalarType);
+        var tensor = empty([.. entry.Shape], entry.ScalarType);
         try
         {
             fill(tensor);
@@ -49,8 +49,8 @@ internal static unsafe class TensorMemory
         }
 
         // A view of one element, since a span can't be longer than 2 GB.
-        using Tensor flat = tensor.view(-1);
-        using Tensor first = flat.narrow(0, 0, 1);
+        using var flat = tensor.view(-1);
+        using var first = flat.narrow(0, 0, 1);
         return (byte*)Unsafe.AsPointer(ref MemoryMarshal.GetReference(first.bytes));
     }
 
@@ -66,8 +66,8 @@ internal static unsafe class TensorMemory
     /// <param name="fill">Called for consecutive pieces.</param>
     public static void CopyFrom(Tensor tensor, Fill fill)
     {
-        long length = tensor.NumberOfElements * tensor.ElementSize;
-        byte* pointer = Pointer(tensor);
+        var length = tensor.NumberOfElements * tensor.ElementSize;
+        var pointer = Pointer(tensor);
         for (long offset = 0; offset < length; offset += ChunkBytes)
         {
             fill(new Span<byte>(pointer + offset, (int)Math.Min(ChunkBytes, length - offset)), offset);
@@ -79,11 +79,11 @@ internal static unsafe class TensorMemory
     /// <param name="stream">Where to write.</param>
     public static void CopyTo(Tensor tensor, Stream stream)
     {
-        using Tensor detached = tensor.detach();
-        using Tensor onCpu = detached.cpu();
-        using Tensor plain = onCpu.contiguous();
-        long length = plain.NumberOfElements * plain.ElementSize;
-        byte* pointer = Pointer(plain);
+        using var detached = tensor.detach();
+        using var onCpu = detached.cpu();
+        using var plain = onCpu.contiguous();
+        var length = plain.NumberOfElements * plain.ElementSize;
+        var pointer = Pointer(plain);
         for (long offset = 0; offset < length; offset += ChunkBytes)
         {
             stream.Write(new ReadOnlySpan<byte>(pointer + offset, (int)Math.Min(ChunkBytes, length - offset)));

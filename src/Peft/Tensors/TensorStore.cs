@@ -43,7 +43,7 @@ public abstract class TensorStore : IDisposable
     /// <param name="name">The tensor's name.</param>
     /// <returns>The entry.</returns>
     /// <exception cref="PeftException"><c>TensorNotFound</c>.</exception>
-    public TensorEntry Entry(string name) => TryGetEntry(name, out TensorEntry? entry)
+    public TensorEntry Entry(string name) => TryGetEntry(name, out var entry)
         ? entry
         : throw new PeftException("TensorNotFound", $"'{Path}' holds no tensor '{name}'.") { Target = name };
 
@@ -59,7 +59,7 @@ public abstract class TensorStore : IDisposable
     /// <exception cref="PeftException"><c>TensorNotFound</c>, or what the format says about damaged data.</exception>
     public Tensor Read(string name, ScalarType? type = null)
     {
-        Tensor stored = ReadStored(Entry(name));
+        var stored = ReadStored(Entry(name));
         if (type is null || type == stored.dtype)
         {
             return stored;
@@ -103,7 +103,7 @@ public abstract class TensorStore : IDisposable
         FileSet.Complete(folder);
         pickleStem ??= stem == "model" ? "pytorch_model" : stem;
         string[] candidates = [$"{stem}.safetensors", $"{stem}.safetensors.index.json", $"{pickleStem}.bin", $"{pickleStem}.bin.index.json"];
-        string? found = candidates.Select(name => System.IO.Path.Combine(folder, name)).FirstOrDefault(File.Exists);
+        var found = candidates.Select(name => System.IO.Path.Combine(folder, name)).FirstOrDefault(File.Exists);
         return found is not null
             ? OpenFile(found)
             : throw new PeftException("WeightsNotFound", $"The folder '{folder}' holds no weights: none of {string.Join(", ", candidates)}.")
@@ -121,7 +121,7 @@ public abstract class TensorStore : IDisposable
     public static TensorStore OpenFile(string path)
     {
         ArgumentException.ThrowIfNullOrEmpty(path);
-        string name = System.IO.Path.GetFileName(path);
+        var name = System.IO.Path.GetFileName(path);
         if (name.EndsWith(ShardedTensorStore.IndexEnding, StringComparison.OrdinalIgnoreCase))
         {
             return ShardedTensorStore.Open(path);

@@ -40,7 +40,7 @@ public sealed record FlatEntry(TrainedParameter Trained, GroupSettings Settings,
 /// </summary>
 public sealed class FlatParameters : IDisposable
 {
-    private readonly ScalarType[] types;
+    private readonly ScalarType[] _types;
 
     /// <summary>Moves parameters into the buffers.</summary>
     /// <param name="parameters">The parameters; one that appears twice counts once.</param>
@@ -74,7 +74,7 @@ public sealed class FlatParameters : IDisposable
 
         Entries = entries;
         Groups = stretches;
-        types = [.. entries.Select(static entry => entry.Trained.Parameter.DataType)];
+        _types = [.. entries.Select(static entry => entry.Trained.Parameter.DataType)];
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
         var device = entries[0].Value.device;
@@ -129,7 +129,7 @@ public sealed class FlatParameters : IDisposable
             var parameter = Entries[i].Trained.Parameter;
             parameter.Gradient?.Dispose();
             parameter.Gradient = null;
-            parameter.Assign(View(Values, Entries[i]).to(types[i], copy: true));
+            parameter.Assign(View(Values, Entries[i]).to(_types[i], copy: true));
         }
 
         Values.Dispose();

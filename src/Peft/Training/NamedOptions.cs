@@ -5,17 +5,17 @@ namespace Peft.Training;
 /// <summary>The free options of a schedule, an optimiser or an objective (<c>lr_scheduler_kwargs</c>, <c>optim_args</c>, <c>objective_args</c>): read by name, and a name that nobody read is an error.</summary>
 public sealed class NamedOptions
 {
-    private readonly string owner;
-    private readonly JsonObject values;
-    private readonly HashSet<string> read = [];
+    private readonly string _owner;
+    private readonly JsonObject _values;
+    private readonly HashSet<string> _read = [];
 
     /// <summary>Wraps the options of one schedule, optimiser or objective.</summary>
     /// <param name="owner">Whose options they are, for messages, such as <c>schedule 'cosine'</c>.</param>
     /// <param name="values">The options, or null for none.</param>
     public NamedOptions(string owner, JsonObject? values)
     {
-        this.owner = owner;
-        this.values = values ?? [];
+        _owner = owner;
+        _values = values ?? [];
     }
 
     /// <summary>A number, or null when it isn't given.</summary>
@@ -101,11 +101,11 @@ public sealed class NamedOptions
     /// <exception cref="PeftException"><c>TrainingOptionUnknown</c>.</exception>
     public void RefuseOthers()
     {
-        if (values.FirstOrDefault(entry => !read.Contains(entry.Key)).Key is { } unknown)
+        if (_values.FirstOrDefault(entry => !_read.Contains(entry.Key)).Key is { } unknown)
         {
             throw new PeftException(
                 "TrainingOptionUnknown",
-                $"The {owner} has no option '{unknown}'. {(read.Count == 0 ? "It takes none." : $"It takes {string.Join(", ", read.Order(StringComparer.Ordinal))}.")}")
+                $"The {_owner} has no option '{unknown}'. {(_read.Count == 0 ? "It takes none." : $"It takes {string.Join(", ", _read.Order(StringComparer.Ordinal))}.")}")
             {
                 Target = unknown,
                 RecommendedAction = "Leave it out, or correct its name.",
@@ -115,12 +115,12 @@ public sealed class NamedOptions
 
     private JsonNode? Read(string name)
     {
-        read.Add(name);
-        return values[name];
+        _read.Add(name);
+        return _values[name];
     }
 
     private PeftException Invalid(string name, string expected) =>
-        new("TrainingOptionInvalid", $"Option '{name}' of the {owner} must be {expected}, but is {values[name]?.ToJsonString() ?? "absent"}.")
+        new("TrainingOptionInvalid", $"Option '{name}' of the {_owner} must be {expected}, but is {_values[name]?.ToJsonString() ?? "absent"}.")
         {
             Target = name,
             RecommendedAction = "Give such a value, or leave the option out.",

@@ -16,19 +16,19 @@ public enum ReferenceKind
 /// <summary>A model that doesn't learn, beside the one that does, in the same weights.</summary>
 internal sealed class ReferenceModel : IDisposable
 {
-    private readonly (TrainedParameter Trained, Tensor Weights)[] frozen;
+    private readonly (TrainedParameter Trained, Tensor Weights)[] _frozen;
 
     /// <summary>Makes a reference.</summary>
     /// <param name="kind">What it is.</param>
     /// <param name="trained">What will be trained; copied now where the kind asks for it.</param>
     public ReferenceModel(ReferenceKind kind, IEnumerable<TrainedParameter> trained)
     {
-        frozen = kind == ReferenceKind.Base ? [] : [.. trained.Select(static entry => (entry, entry.Parameter.Data.detach().to(ScalarType.Float32, copy: true).DetachFromDisposeScope()))];
+        _frozen = kind == ReferenceKind.Base ? [] : [.. trained.Select(static entry => (entry, entry.Parameter.Data.detach().to(ScalarType.Float32, copy: true).DetachFromDisposeScope()))];
         IsBase = kind == ReferenceKind.Base;
     }
 
     /// <summary>The frozen weights by name, for a checkpoint: a training that goes on is compared with what the first one began with.</summary>
-    public IEnumerable<(string Name, Tensor Weights)> State => frozen.Select(static entry => (entry.Trained.Name, entry.Weights));
+    public IEnumerable<(string Name, Tensor Weights)> State => _frozen.Select(static entry => (entry.Trained.Name, entry.Weights));
 
     private bool IsBase { get; }
 
@@ -52,7 +52,7 @@ internal sealed class ReferenceModel : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        foreach (var (_, weights) in frozen)
+        foreach (var (_, weights) in _frozen)
         {
             weights.Dispose();
         }
@@ -62,7 +62,7 @@ internal sealed class ReferenceModel : IDisposable
     private void Exchange()
     {
         using var noGrad = no_grad();
-        foreach (var (trained, weights) in frozen)
+        foreach (var (trained, weights) in _frozen)
         {
             using var current = trained.Parameter.Data.clone();
             trained.Parameter.Data.copy_(weights);

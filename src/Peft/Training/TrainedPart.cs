@@ -13,8 +13,8 @@ internal sealed class TrainedPart
     /// <summary>The name of the results' folder where the base itself is trained.</summary>
     public const string BaseName = "model";
 
-    private readonly PeftModel model;
-    private readonly PeftAdapter? adapter;
+    private readonly PeftModel _model;
+    private readonly PeftAdapter? _adapter;
 
     /// <summary>Finds the part.</summary>
     /// <param name="model">The model.</param>
@@ -22,30 +22,30 @@ internal sealed class TrainedPart
     /// <exception cref="PeftException"><c>AdapterNotFound</c>.</exception>
     public TrainedPart(PeftModel model, string? adapterName)
     {
-        this.model = model;
-        adapter = adapterName is null ? null : model[adapterName];
-        Selection = adapter is null ? AdapterSelection.Base : AdapterSelection.Of(adapter.Name);
+        _model = model;
+        _adapter = adapterName is null ? null : model[adapterName];
+        Selection = _adapter is null ? AdapterSelection.Base : AdapterSelection.Of(_adapter.Name);
     }
 
     /// <summary>Its name, and that of its folder.</summary>
-    public string Name => adapter?.Name ?? BaseName;
+    public string Name => _adapter?.Name ?? BaseName;
 
     /// <summary>Whether it is the base itself.</summary>
-    public bool IsBase => adapter is null;
+    public bool IsBase => _adapter is null;
 
     /// <summary>Who acts while it is trained.</summary>
     public AdapterSelection Selection { get; }
 
     /// <summary>The adapter, whose hooks the loop calls; null for the base.</summary>
-    public Adapter? Adapter => adapter?.Adapter;
+    public Adapter? Adapter => _adapter?.Adapter;
 
     /// <summary>Its configuration, in which a training that goes on must agree.</summary>
-    public JsonObject Config => adapter?.Config.ToJson() ?? [];
+    public JsonObject Config => _adapter?.Config.ToJson() ?? [];
 
     /// <summary>What is trained now.</summary>
-    public IEnumerable<TrainedParameter> Parameters() => adapter is not null
-        ? adapter.TrainableParameters.Select(parameter => new TrainedParameter(parameter.FullKey, parameter.Parameter, parameter.Module))
-        : model.Base.NamedParameters().Where(static named => named.Parameter.IsOwner && named.Parameter.Data.is_floating_point())
+    public IEnumerable<TrainedParameter> Parameters() => _adapter is not null
+        ? _adapter.TrainableParameters.Select(parameter => new TrainedParameter(parameter.FullKey, parameter.Parameter, parameter.Module))
+        : _model.Base.NamedParameters().Where(static named => named.Parameter.IsOwner && named.Parameter.Data.is_floating_point())
             .Select(static named => new TrainedParameter(named.Path, named.Parameter, named.Module));
 
     /// <summary>The loss with the adapter's own term, in training and in evaluation alike.</summary>
@@ -54,28 +54,28 @@ internal sealed class TrainedPart
     /// <summary>Writes what a checkpoint has beside the training's state: an adapter's files. The base's weights are in the state.</summary>
     public void SaveCheckpoint(string folder)
     {
-        if (adapter is not null)
+        if (_adapter is not null)
         {
-            AdapterFile.Save(adapter.Adapter, folder, embeddings: null);
+            AdapterFile.Save(_adapter.Adapter, folder, embeddings: null);
         }
     }
 
     /// <summary>The weights have tensors of their own again, however the training ended.</summary>
     public void Release()
     {
-        if (adapter is null)
+        if (_adapter is null)
         {
-            model.Base.Fuse();
+            _model.Base.Fuse();
         }
     }
 
     /// <summary>The training came to its end: the adapter is the active one, and the result lies in the output's folder where there is one.</summary>
     public void Finish(TrainingRecord record)
     {
-        if (adapter is not null)
+        if (_adapter is not null)
         {
-            adapter.TrainingRecord = record;
-            model.SetActive(adapter.Name);
+            _adapter.TrainingRecord = record;
+            _model.SetActive(_adapter.Name);
         }
 
         if (record.OutputPath is { } folder)
@@ -86,13 +86,13 @@ internal sealed class TrainedPart
 
     private void Save(string folder)
     {
-        if (adapter is null)
+        if (_adapter is null)
         {
-            model.Save(folder);
+            _model.Save(folder);
         }
         else
         {
-            model.SaveAdapter(adapter.Name, folder);
+            _model.SaveAdapter(_adapter.Name, folder);
         }
     }
 }

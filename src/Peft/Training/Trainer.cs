@@ -10,7 +10,7 @@ namespace Peft.Training;
 /// </summary>
 public sealed class Trainer
 {
-    private readonly TrainingRequest request;
+    private readonly TrainingRequest _request;
 
     /// <summary>Prepares a training.</summary>
     /// <param name="request">What is trained, on what, and where the result goes.</param>
@@ -28,7 +28,7 @@ public sealed class Trainer
             };
         }
 
-        this.request = request;
+        _request = request;
     }
 
     /// <summary>Steps that the adapter has learnt from, those of a checkpoint that was taken up included. After an error it says whether anything was learnt.</summary>
@@ -47,13 +47,13 @@ public sealed class Trainer
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
     public TrainingRecord Train(CancellationToken cancellation = default)
     {
-        var model = request.Model;
+        var model = _request.Model;
         using var held = model.Acquire("training");
-        using var hold = request.OutputPath is null ? null : new ExitHold(cancellation);
-        var part = new TrainedPart(model, request.AdapterName);
+        using var hold = _request.OutputPath is null ? null : new ExitHold(cancellation);
+        var part = new TrainedPart(model, _request.AdapterName);
         RefuseUnfit();
-        request.Data.RefuseUnfit(model);
-        request.EvaluationData?.RefuseUnfit(model);
+        _request.Data.RefuseUnfit(model);
+        _request.EvaluationData?.RefuseUnfit(model);
         var conversion = part.IsBase ? null : Convert();
         TrainingRecord record;
         try
@@ -74,7 +74,7 @@ public sealed class Trainer
     {
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
-        using var loop = new TrainingLoop(request, part, cancellation);
+        using var loop = new TrainingLoop(_request, part, cancellation);
         try
         {
             return loop.Run();
@@ -86,21 +86,21 @@ public sealed class Trainer
     }
 
     /// <summary>Puts the frozen weights into float32 where the options ask for it and the model was loaded in another type.</summary>
-    private WeightEdits? Convert() => (request.Options.Precision, request.Model.DataType) switch
+    private WeightEdits? Convert() => (_request.Options.Precision, _request.Model.DataType) switch
     {
         ("bfloat16", not ScalarType.BFloat16) => throw new NotSupportedByPeftException(
-            "PrecisionNotSupported", $"'{request.Model.Name}' is loaded in {request.Model.DataType}; training it in BFloat16 is not supported.")
+            "PrecisionNotSupported", $"'{_request.Model.Name}' is loaded in {_request.Model.DataType}; training it in BFloat16 is not supported.")
         {
             Target = "precision",
             RecommendedAction = "Import the model in bfloat16 to train in bfloat16.",
         },
-        ("float32", not ScalarType.Float32) => WeightEdits.Convert(request.Model.Base, ScalarType.Float32),
+        ("float32", not ScalarType.Float32) => WeightEdits.Convert(_request.Model.Base, ScalarType.Float32),
         _ => null,
     };
 
     private void RefuseUnfit()
     {
-        var model = request.Model;
+        var model = _request.Model;
         if (model.IsMerged)
         {
             throw new PeftException(

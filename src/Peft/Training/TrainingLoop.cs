@@ -16,53 +16,53 @@ namespace Peft.Training;
 /// </summary>
 internal sealed class TrainingLoop : IDisposable
 {
-    private readonly TrainingRequest request;
-    private readonly TrainingOptions options;
-    private readonly IObjective objective;
-    private readonly TrainingPlan plan;
-    private readonly int[] heldOut;
-    private readonly TrainingOutput? output;
-    private readonly TrainedParameter[] trainedAtFirst;
-    private readonly ForwardContext context;
-    private readonly Device device;
+    private readonly TrainingRequest _request;
+    private readonly TrainingOptions _options;
+    private readonly IObjective _objective;
+    private readonly TrainingPlan _plan;
+    private readonly int[] _heldOut;
+    private readonly TrainingOutput? _output;
+    private readonly TrainedParameter[] _trainedAtFirst;
+    private readonly ForwardContext _context;
+    private readonly Device _device;
     // While the optimiser moves, the parameters are of no whole step.
-    private bool isMoving;
-    private bool saidShared;
-    private readonly Generator generator;
-    private readonly Stopwatch time = new();
-    private List<StepRecord> records = [];
-    private List<EvaluationRecord> evaluations = [];
-    private int firstStep;
-    private double secondsBefore;
-    private long tokens;
+    private bool _isMoving;
+    private bool _saidShared;
+    private readonly Generator _generator;
+    private readonly Stopwatch _time = new();
+    private List<StepRecord> _records = [];
+    private List<EvaluationRecord> _evaluations = [];
+    private int _firstStep;
+    private double _secondsBefore;
+    private long _tokens;
 
     /// <summary>Prepares everything in memory; the disk is not touched before <see cref="Run"/>.</summary>
     public TrainingLoop(TrainingRequest request, TrainedPart part, CancellationToken cancellation)
     {
-        this.request = request;
-        options = request.Options;
+        _request = request;
+        _options = request.Options;
         Part = part;
-        objective = request.Objective ?? ObjectiveRegistry.Create(options);
+        _objective = request.Objective ?? ObjectiveRegistry.Create(_options);
         RefuseOtherData(request.Data);
         RefuseOtherData(request.EvaluationData ?? request.Data);
-        (var rows, heldOut) = request.EvaluationData is null
-            ? TrainingPlan.Split(request.Data.Count, options)
+        (var rows, _heldOut) = request.EvaluationData is null
+            ? TrainingPlan.Split(request.Data.Count, _options)
             : ([.. Enumerable.Range(0, request.Data.Count)], [.. Enumerable.Range(0, request.EvaluationData.Count)]);
-        plan = new TrainingPlan(options, rows);
-        part.Adapter?.OnTraining(plan.TotalSteps);
-        device = request.Model.Device;
+        _plan = new TrainingPlan(_options, rows);
+        part.Adapter?.OnTraining(_plan.TotalSteps);
+        _device = request.Model.Device;
         Schedule = ScheduleRegistry.Create(
-            options.Schedule, options.LearningRate, options.WarmupStepsOf(plan.TotalSteps), plan.TotalSteps, options.ScheduleOptions);
-        output = request.OutputPath is null ? null : new TrainingOutput(request, part, objective.Name);
-        Reference = objective.NeedsReference ? new ReferenceModel(part.IsBase ? ReferenceKind.Start : request.Reference, part.Parameters()) : null;
-        trainedAtFirst = [.. part.Parameters()];
-        Optimizer = OptimizerRegistry.Create(trainedAtFirst, options);
-        generator = new Generator((ulong)options.Seed, device);
-        context = new ForwardContext
+            _options.Schedule, _options.LearningRate, _options.WarmupStepsOf(_plan.TotalSteps), _plan.TotalSteps, _options.ScheduleOptions);
+        _output = request.OutputPath is null ? null : new TrainingOutput(request, part, _objective.Name);
+        Reference = _objective.NeedsReference ? new ReferenceModel(part.IsBase ? ReferenceKind.Start : request.Reference, part.Parameters()) : null;
+        _trainedAtFirst = [.. part.Parameters()];
+        Optimizer = OptimizerRegistry.Create(_trainedAtFirst, _options);
+        _generator = new Generator((ulong)_options.Seed, _device);
+        _context = new ForwardContext
         {
             Selection = part.Selection,
-            Generator = generator,
-            Checkpointing = options.GradientCheckpointing,
+            Generator = _generator,
+            Checkpointing = _options.GradientCheckpointing,
             Cancellation = cancellation,
         };
     }
@@ -77,7 +77,7 @@ internal sealed class TrainingLoop : IDisposable
     public Optimizer Optimizer { get; private set; }
 
     /// <summary>What was trained at first and has been frozen since.</summary>
-    public IEnumerable<TrainedParameter> Frozen => trainedAtFirst.ExceptBy(Optimizer.Parameters.Entries.Select(static entry => entry.Trained.Name), static trained => trained.Name);
+    public IEnumerable<TrainedParameter> Frozen => _trainedAtFirst.ExceptBy(Optimizer.Parameters.Entries.Select(static entry => entry.Trained.Name), static trained => trained.Name);
 
     /// <summary>The schedule.</summary>
     public Schedule Schedule { get; }
@@ -91,28 +91,28 @@ internal sealed class TrainingLoop : IDisposable
     /// </summary>
     public TrainingRecord Run()
     {
-        (StepsMade, records, evaluations) = output?.Begin(this) ?? (0, [], []);
-        firstStep = StepsMade;
-        secondsBefore = records.Count > 0 ? records[^1].Seconds : 0;
-        time.Start();
+        (StepsMade, _records, _evaluations) = _output?.Begin(this) ?? (0, [], []);
+        _firstStep = StepsMade;
+        _secondsBefore = _records.Count > 0 ? _records[^1].Seconds : 0;
+        _time.Start();
         try
         {
-            if (StepsMade > 0 && !evaluations.Exists(evaluation => evaluation.Step == StepsMade))
+            if (StepsMade > 0 && !_evaluations.Exists(evaluation => evaluation.Step == StepsMade))
             {
                 // The training was stopped while it evaluated.
                 EvaluateWhereDue();
             }
 
-            while (StepsMade < plan.TotalSteps)
+            while (StepsMade < _plan.TotalSteps)
             {
                 var record = Step(StepsMade);
                 StepsMade++;
-                records.Add(record);
-                output?.Write(record);
+                _records.Add(record);
+                _output?.Write(record);
                 Report(record);
                 SayWhereShared();
                 EvaluateWhereDue();
-                if (options.CheckpointInterval > 0 && StepsMade % options.CheckpointInterval == 0)
+                if (_options.CheckpointInterval > 0 && StepsMade % _options.CheckpointInterval == 0)
                 {
                     SaveCheckpoint();
                 }
@@ -125,12 +125,12 @@ internal sealed class TrainingLoop : IDisposable
         }
         catch (PeftException error) when (error.ErrorId == "TrainingDiverged")
         {
-            output?.SetAsideDiverged(StepsMade);
+            _output?.SetAsideDiverged(StepsMade);
             throw;
         }
         catch (Exception error) when (EngineErrors.IsOutOfMemory(error))
         {
-            if (!isMoving)
+            if (!_isMoving)
             {
                 SaveCheckpoint();
             }
@@ -139,18 +139,18 @@ internal sealed class TrainingLoop : IDisposable
         }
 
         SaveCheckpoint();
-        output?.Finish();
+        _output?.Finish();
         return new TrainingRecord
         {
             AdapterName = Part.Name,
-            Options = options,
-            Objective = objective.Name,
-            Steps = records,
-            Evaluations = evaluations,
+            Options = _options,
+            Objective = _objective.Name,
+            Steps = _records,
+            Evaluations = _evaluations,
             TrainedParameters = Optimizer.Parameters.Count,
-            ResumedFrom = firstStep,
-            OutputPath = output?.Folder,
-            Messages = output?.Messages ?? [],
+            ResumedFrom = _firstStep,
+            OutputPath = _output?.Folder,
+            Messages = _output?.Messages ?? [],
         };
     }
 
@@ -158,37 +158,37 @@ internal sealed class TrainingLoop : IDisposable
     public void Dispose()
     {
         Optimizer.Dispose();
-        generator.Dispose();
+        _generator.Dispose();
         Reference?.Dispose();
-        output?.Dispose();
+        _output?.Dispose();
     }
 
     private void SayWhereShared()
     {
-        if (!saidShared && SharedCores.AreShared)
+        if (!_saidShared && SharedCores.AreShared)
         {
-            saidShared = true;
-            request.OnMessage?.Invoke("Other programs use this machine's processors: the engine makes room for them, and the training is slower while they run.");
+            _saidShared = true;
+            _request.OnMessage?.Invoke("Other programs use this machine's processors: the engine makes room for them, and the training is slower while they run.");
         }
     }
 
-    private void SaveCheckpoint() => output?.SaveCheckpoint(StepsMade, this);
+    private void SaveCheckpoint() => _output?.SaveCheckpoint(StepsMade, this);
 
     /// <summary>Makes one optimiser step, counted from 0. Until the optimiser moves, nothing of the model has changed.</summary>
     /// <exception cref="PeftException"><c>TrainingDiverged</c>: the loss or a gradient is no number any more; the weights are those of the step before.</exception>
     private StepRecord Step(int step)
     {
         using var scope = NewDisposeScope();
-        generator.manual_seed(DataOrder.SeedOf(options.Seed, step, -1));
-        var batches = objective.MakeBatches([.. plan.MicroBatches(step).Select(rows => request.Data.Collate(rows, device))], request.Model, context, step);
-        var (tokenCount, targets, items) = (batches.Sum(static batch => batch.TokenCount), batches.Sum(static batch => batch.TargetCount), batches.Sum(objective.Items));
+        _generator.manual_seed(DataOrder.SeedOf(_options.Seed, step, -1));
+        var batches = _objective.MakeBatches([.. _plan.MicroBatches(step).Select(rows => _request.Data.Collate(rows, _device))], _request.Model, _context, step);
+        var (tokenCount, targets, items) = (batches.Sum(static batch => batch.TokenCount), batches.Sum(static batch => batch.TargetCount), batches.Sum(_objective.Items));
         using var metrics = new MetricSums();
         var gradients = Optimizer.Parameters.Gradients;
         gradients.zero_();
         var figures = new List<Tensor>(batches.Count + 1);
         for (var micro = 0; micro < batches.Count; micro++)
         {
-            generator.manual_seed(DataOrder.SeedOf(options.Seed, step, micro));
+            _generator.manual_seed(DataOrder.SeedOf(_options.Seed, step, micro));
             figures.Add(Accumulate(batches[micro], items, metrics));
             batches[micro].Dispose();
         }
@@ -204,23 +204,23 @@ internal sealed class TrainingLoop : IDisposable
         var loss = losses.Sum(static value => (double)value);
         RefuseNotFinite(step, loss, norm);
         var scheduled = Schedule.Factor(step);
-        request.OnStep?.Invoke(new StepDetails(step, losses, items, Optimizer.Rates(scheduled), Optimizer.Parameters));
-        if (options.MaxGradientNorm > 0 && options.MaxGradientNorm / (norm + 1e-6) is < 1 and var factor)
+        _request.OnStep?.Invoke(new StepDetails(step, losses, items, Optimizer.Rates(scheduled), Optimizer.Parameters));
+        if (_options.MaxGradientNorm > 0 && _options.MaxGradientNorm / (norm + 1e-6) is < 1 and var factor)
         {
             gradients.mul_(factor);
         }
 
         Part.Adapter?.OnClippedGradients(step);
-        isMoving = true;
+        _isMoving = true;
         Optimizer.Step(scheduled);
-        isMoving = false;
+        _isMoving = false;
         var rate = Optimizer.Rates(scheduled)[0];
         if (Part.Adapter?.OnStepped(step) == true)
         {
             RemakeOptimizer();
         }
 
-        return new StepRecord(step + 1, plan.EpochsAfter(step + 1), loss, rate, norm, tokenCount, targets, secondsBefore + time.Elapsed.TotalSeconds)
+        return new StepRecord(step + 1, _plan.EpochsAfter(step + 1), loss, rate, norm, tokenCount, targets, _secondsBefore + _time.Elapsed.TotalSeconds)
         {
             Metrics = metrics.Means(values.AsSpan(batches.Count + 1)),
         };
@@ -231,7 +231,7 @@ internal sealed class TrainingLoop : IDisposable
     {
         using var before = Optimizer;
         before.ReleaseParameters();
-        Optimizer = OptimizerRegistry.Create(Part.Parameters(), options);
+        Optimizer = OptimizerRegistry.Create(Part.Parameters(), _options);
         Optimizer.TakeOver(before);
     }
 
@@ -240,36 +240,36 @@ internal sealed class TrainingLoop : IDisposable
     {
         using var scope = NewDisposeScope();
         using var tape = new Tape();
-        var loss = Loss(batch, Math.Max(1, items), context with { Tape = tape, IsTraining = true }, metrics);
-        tape.Backward(loss, null, context.Cancellation);
+        var loss = Loss(batch, Math.Max(1, items), _context with { Tape = tape, IsTraining = true }, metrics);
+        tape.Backward(loss, null, _context.Cancellation);
         return loss.MoveToOuterDisposeScope();
     }
 
     /// <summary>The loss with the adapter's own term, in training and in evaluation alike.</summary>
     private Tensor Loss(TrainingBatch batch, double? divisor, ForwardContext context, MetricSums metrics)
     {
-        var pass = new ObjectivePass(objective, request.Model, batch, divisor, context, Reference, metrics);
-        return Part.Loss(objective.Loss(pass), pass.Context);
+        var pass = new ObjectivePass(_objective, _request.Model, batch, divisor, context, Reference, metrics);
+        return Part.Loss(_objective.Loss(pass), pass.Context);
     }
 
     private void EvaluateWhereDue()
     {
-        var isLast = StepsMade == plan.TotalSteps;
-        var isDue = options.EvaluationInterval > 0 ? isLast || StepsMade % options.EvaluationInterval == 0 : isLast || plan.EndsEpoch(StepsMade - 1);
-        if (heldOut.Length == 0 || !isDue)
+        var isLast = StepsMade == _plan.TotalSteps;
+        var isDue = _options.EvaluationInterval > 0 ? isLast || StepsMade % _options.EvaluationInterval == 0 : isLast || _plan.EndsEpoch(StepsMade - 1);
+        if (_heldOut.Length == 0 || !isDue)
         {
             return;
         }
 
-        var evaluation = Evaluate(request.EvaluationData ?? request.Data);
+        var evaluation = Evaluate(_request.EvaluationData ?? _request.Data);
         if (!double.IsFinite(evaluation.Loss))
         {
             throw Diverged(FormattableString.Invariant($"After step {StepsMade} the loss on the evaluation data is {evaluation.Loss}"));
         }
 
-        evaluations.Add(evaluation);
+        _evaluations.Add(evaluation);
         Schedule.OnEvaluation(evaluation.Loss);
-        output?.Write(evaluation);
+        _output?.Write(evaluation);
     }
 
     /// <summary>Mean loss over the rows that are set apart, each batch counted by its rows.</summary>
@@ -278,16 +278,16 @@ internal sealed class TrainingLoop : IDisposable
         using var metrics = new MetricSums();
         double sum = 0;
         long counted = 0;
-        foreach (var chunk in heldOut.Chunk(options.EvaluationBatchSize))
+        foreach (var chunk in _heldOut.Chunk(_options.EvaluationBatchSize))
         {
-            context.Cancellation.ThrowIfCancellationRequested();
+            _context.Cancellation.ThrowIfCancellationRequested();
             using var scope = NewDisposeScope();
-            using var batch = data.Collate(chunk, device);
-            sum += Loss(batch, null, context, metrics).item<float>() * batch.InputIds.size(0);
+            using var batch = data.Collate(chunk, _device);
+            sum += Loss(batch, null, _context, metrics).item<float>() * batch.InputIds.size(0);
             counted += batch.InputIds.size(0);
         }
 
-        return new EvaluationRecord(StepsMade, plan.EpochsAfter(StepsMade), sum / counted)
+        return new EvaluationRecord(StepsMade, _plan.EpochsAfter(StepsMade), sum / counted)
         {
             Metrics = metrics.Means([.. metrics.Sums.Select(static figure => figure.item<float>())]),
         };
@@ -295,23 +295,23 @@ internal sealed class TrainingLoop : IDisposable
 
     private void Report(StepRecord step)
     {
-        tokens += step.Tokens;
-        if (request.Progress is null || (step.Step % options.LoggingInterval != 0 && step.Step != plan.TotalSteps))
+        _tokens += step.Tokens;
+        if (_request.Progress is null || (step.Step % _options.LoggingInterval != 0 && step.Step != _plan.TotalSteps))
         {
             return;
         }
 
-        var seconds = time.Elapsed.TotalSeconds;
-        request.Progress.Report(new TrainingProgress(
-            step.Step, plan.TotalSteps, step.Epoch, step.Loss, step.LearningRate, tokens / Math.Max(seconds, 1e-9),
-            TimeSpan.FromSeconds(seconds / (step.Step - firstStep) * (plan.TotalSteps - step.Step))));
+        var seconds = _time.Elapsed.TotalSeconds;
+        _request.Progress.Report(new TrainingProgress(
+            step.Step, _plan.TotalSteps, step.Epoch, step.Loss, step.LearningRate, _tokens / Math.Max(seconds, 1e-9),
+            TimeSpan.FromSeconds(seconds / (step.Step - _firstStep) * (_plan.TotalSteps - step.Step))));
     }
 
     private void RefuseOtherData(ITrainingData data)
     {
-        if (data.ExampleKind != objective.ExampleKind)
+        if (data.ExampleKind != _objective.ExampleKind)
         {
-            throw new PeftException("ObjectiveDataMismatch", $"The objective '{objective.Name}' learns from examples of the kind {objective.ExampleKind}; the data holds {data.ExampleKind}.")
+            throw new PeftException("ObjectiveDataMismatch", $"The objective '{_objective.Name}' learns from examples of the kind {_objective.ExampleKind}; the data holds {data.ExampleKind}.")
             {
                 Target = data,
                 RecommendedAction = "Choose the objective that belongs to the data, or data that belongs to the objective.",

@@ -17,32 +17,32 @@ internal sealed class TrainingOutput : IDisposable
     private const string CheckpointsName = "checkpoints";
     private const string LogBeside = ".training_log.unfinished.jsonl";
 
-    private readonly TrainingRequest request;
-    private readonly TrainedPart part;
-    private readonly TrainingIdentity identity;
-    private readonly CheckpointStore checkpoints;
-    private readonly List<string> messages = [];
-    private FolderLock? held;
-    private TrainingLog? log;
-    private Action? onFirstCheckpoint;
-    private int savedStep = -1;
-    private bool mayPrune;
+    private readonly TrainingRequest _request;
+    private readonly TrainedPart _part;
+    private readonly TrainingIdentity _identity;
+    private readonly CheckpointStore _checkpoints;
+    private readonly List<string> _messages = [];
+    private FolderLock? _held;
+    private TrainingLog? _log;
+    private Action? _onFirstCheckpoint;
+    private int _savedStep = -1;
+    private bool _mayPrune;
 
     /// <summary>Says where the output goes; <see cref="Begin"/> is the first to write.</summary>
     public TrainingOutput(TrainingRequest request, TrainedPart part, string objective)
     {
-        this.request = request;
-        this.part = part;
-        identity = TrainingIdentity.Of(request, part, objective);
+        _request = request;
+        _part = part;
+        _identity = TrainingIdentity.Of(request, part, objective);
         Folder = FolderOf(request.OutputPath!, part.Name);
-        checkpoints = new CheckpointStore(Path.Combine(Folder, CheckpointsName), Say);
+        _checkpoints = new CheckpointStore(Path.Combine(Folder, CheckpointsName), Say);
     }
 
     /// <summary>The adapter's folder.</summary>
     public string Folder { get; }
 
     /// <summary>What the user should know.</summary>
-    public IReadOnlyList<string> Messages => messages;
+    public IReadOnlyList<string> Messages => _messages;
 
     /// <summary>What a training that starts anew into a folder deletes there once its first checkpoint is written, and what it replaces: paths of files and of checkpoints.</summary>
     public static IReadOnlyList<string> Replaced(string outputPath, string adapterName)
@@ -64,13 +64,13 @@ internal sealed class TrainingOutput : IDisposable
     /// <exception cref="PeftException"><c>OutputBusy</c>, <c>OutputExists</c>, <c>ResumeDataChanged</c>, <c>ResumeOptionsChanged</c> or <c>CheckpointMismatch</c>.</exception>
     public (int Steps, List<StepRecord> Records, List<EvaluationRecord> Evaluations) Begin(TrainingLoop loop)
     {
-        if (Directory.Exists(checkpoints.Folder))
+        if (Directory.Exists(_checkpoints.Folder))
         {
             Hold();
-            checkpoints.Recover();
+            _checkpoints.Recover();
         }
 
-        var steps = request.Resume ? LoadNewest(loop) : 0;
+        var steps = _request.Resume ? LoadNewest(loop) : 0;
         if (steps == 0)
         {
             RefuseUsed();
@@ -78,18 +78,18 @@ internal sealed class TrainingOutput : IDisposable
 
         AtomicFile.MakeFolder(Folder);
         Hold();
-        var replaced = steps == 0 ? checkpoints.NewestFirst() : [];
+        var replaced = steps == 0 ? _checkpoints.NewestFirst() : [];
         var path = Path.Combine(Folder, TrainingLog.FileName);
         var (records, evaluations) = TrainingLog.Read(path, steps);
-        log = TrainingLog.Open(replaced.Count > 0 ? Path.Combine(Folder, LogBeside) : path, steps, Say);
-        savedStep = steps > 0 ? steps : -1;
-        onFirstCheckpoint = () =>
+        _log = TrainingLog.Open(replaced.Count > 0 ? Path.Combine(Folder, LogBeside) : path, steps, Say);
+        _savedStep = steps > 0 ? steps : -1;
+        _onFirstCheckpoint = () =>
         {
             WriteDescription();
-            log.Rename(path);
-            foreach (var (_, folder) in replaced.Where(entry => entry.Folder != checkpoints.FolderOf(savedStep)))
+            _log.Rename(path);
+            foreach (var (_, folder) in replaced.Where(entry => entry.Folder != _checkpoints.FolderOf(_savedStep)))
             {
-                checkpoints.Remove(folder);
+                _checkpoints.Remove(folder);
             }
         };
         if (replaced.Count == 0)
@@ -103,33 +103,33 @@ internal sealed class TrainingOutput : IDisposable
     /// <summary>Logs a step. That its loss is a number shows that the weights before it were sound: older checkpoints may go.</summary>
     public void Write(StepRecord step)
     {
-        log!.Write(step);
+        _log!.Write(step);
         Prune();
     }
 
     /// <summary>Logs an evaluation.</summary>
-    public void Write(EvaluationRecord evaluation) => log!.Write(evaluation);
+    public void Write(EvaluationRecord evaluation) => _log!.Write(evaluation);
 
     /// <summary>Writes a checkpoint of the steps made, unless there is one already.</summary>
     /// <exception cref="PeftException"><c>TrainingDiverged</c>: the weights are no numbers; or what writing throws.</exception>
     public void SaveCheckpoint(int steps, TrainingLoop loop)
     {
-        if (steps == savedStep || steps == 0)
+        if (steps == _savedStep || steps == 0)
         {
             return;
         }
 
         RefuseNotFinite(steps, loop.Optimizer);
-        log!.Sync();
-        checkpoints.Save(steps, folder =>
+        _log!.Sync();
+        _checkpoints.Save(steps, folder =>
         {
-            part.SaveCheckpoint(folder);
-            TrainingState.Save(folder, steps, loop, identity);
+            _part.SaveCheckpoint(folder);
+            TrainingState.Save(folder, steps, loop, _identity);
         });
-        savedStep = steps;
-        mayPrune = true;
-        onFirstCheckpoint?.Invoke();
-        onFirstCheckpoint = null;
+        _savedStep = steps;
+        _mayPrune = true;
+        _onFirstCheckpoint?.Invoke();
+        _onFirstCheckpoint = null;
     }
 
     /// <summary>The last checkpoint is written: the older ones beyond the limit may go.</summary>
@@ -139,12 +139,12 @@ internal sealed class TrainingOutput : IDisposable
     /// <param name="steps">Steps made before the one whose loss was no number.</param>
     public void SetAsideDiverged(int steps)
     {
-        if (checkpoints.SetAside(steps) is { } aside)
+        if (_checkpoints.SetAside(steps) is { } aside)
         {
             Say($"The checkpoint of step {steps}, after which the training diverged, was renamed to '{aside}'.");
         }
 
-        if (checkpoints.NewestFirst().FirstOrDefault(static entry => Checksums.Problem(entry.Folder) is null) is { Folder: { } sound })
+        if (_checkpoints.NewestFirst().FirstOrDefault(static entry => Checksums.Problem(entry.Folder) is null) is { Folder: { } sound })
         {
             Say($"The newest checkpoint from before is '{sound}'; Import-PeftAdapter loads it to train on with a lower learning rate.");
         }
@@ -153,9 +153,9 @@ internal sealed class TrainingOutput : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        log?.Dispose();
+        _log?.Dispose();
         Disk.TryTo(() => File.Delete(Path.Combine(Folder, LogBeside)));
-        held?.Dispose();
+        _held?.Dispose();
     }
 
     private static string FolderOf(string outputPath, string adapterName) => Path.GetFullPath(Path.Combine(outputPath, adapterName));
@@ -171,13 +171,13 @@ internal sealed class TrainingOutput : IDisposable
 
     private void Hold()
     {
-        if (held is not null)
+        if (_held is not null)
         {
             return;
         }
 
-        held = FolderLock.Take(checkpoints.Folder, $"trains '{part.Name}'");
-        if (!held.Excludes)
+        _held = FolderLock.Take(_checkpoints.Folder, $"trains '{_part.Name}'");
+        if (!_held.Excludes)
         {
             Say($"The file system of '{Folder}' knows no locks: see to it that no other training writes there.");
         }
@@ -185,17 +185,17 @@ internal sealed class TrainingOutput : IDisposable
 
     private void Prune()
     {
-        if (mayPrune)
+        if (_mayPrune)
         {
-            checkpoints.Prune(savedStep, request.Options.CheckpointLimit);
-            mayPrune = false;
+            _checkpoints.Prune(_savedStep, _request.Options.CheckpointLimit);
+            _mayPrune = false;
         }
     }
 
     private void WriteDescription()
     {
-        (request.Data as TokenizedDataset)?.Template?.Save(Folder);
-        AtomicFile.WriteText(Path.Combine(Folder, TrainingOptions.FileName), request.Options.ToJson() + "\n");
+        (_request.Data as TokenizedDataset)?.Template?.Save(Folder);
+        AtomicFile.WriteText(Path.Combine(Folder, TrainingOptions.FileName), _request.Options.ToJson() + "\n");
     }
 
     /// <summary>
@@ -204,7 +204,7 @@ internal sealed class TrainingOutput : IDisposable
     private int LoadNewest(TrainingLoop loop)
     {
         PeftException? refusal = null;
-        foreach (var (_, folder) in checkpoints.NewestFirst())
+        foreach (var (_, folder) in _checkpoints.NewestFirst())
         {
             if (TrainingState.ReadDescription(folder, out var problem) is not { } description)
             {
@@ -214,7 +214,7 @@ internal sealed class TrainingOutput : IDisposable
 
             try
             {
-                identity.RefuseOther(description["identity"] as JsonObject ?? [], folder);
+                _identity.RefuseOther(description["identity"] as JsonObject ?? [], folder);
             }
             catch (PeftException error)
             {
@@ -230,29 +230,29 @@ internal sealed class TrainingOutput : IDisposable
 
     private void RefuseUsed()
     {
-        if (!request.Force && IsUsed())
+        if (!_request.Force && IsUsed())
         {
-            throw new PeftException("OutputExists", request.Resume
+            throw new PeftException("OutputExists", _request.Resume
                 ? $"'{Folder}' exists already but holds no checkpoint to go on from; it was left as it is."
                 : $"'{Folder}' exists already and was left as it is.")
             {
                 Target = Folder,
-                RecommendedAction = $"{(request.Resume ? "Replace it" : "Resume that training, replace it")} with -Force, or choose another output path.",
+                RecommendedAction = $"{(_request.Resume ? "Replace it" : "Resume that training, replace it")} with -Force, or choose another output path.",
             };
         }
 
-        if (request.Resume)
+        if (_request.Resume)
         {
-            Say($"There is no checkpoint in '{checkpoints.Folder}'; the training starts anew.");
+            Say($"There is no checkpoint in '{_checkpoints.Folder}'; the training starts anew.");
         }
     }
 
     /// <summary>Whether there is anything to lose. What a training left that broke off before its first checkpoint is nothing to one that resumes it.</summary>
     private bool IsUsed() => Directory.Exists(Folder) && Directory.EnumerateFileSystemEntries(Folder).Any(entry => Path.GetFileName(entry) switch
     {
-        TrainingLog.FileName or TrainingOptions.FileName or PromptTemplate.FileName => !request.Resume,
-        CheckpointsName => request.Resume
-            ? checkpoints.NewestFirst().Count > 0
+        TrainingLog.FileName or TrainingOptions.FileName or PromptTemplate.FileName => !_request.Resume,
+        CheckpointsName => _request.Resume
+            ? _checkpoints.NewestFirst().Count > 0
             : Directory.EnumerateFileSystemEntries(entry).Any(static inside => !FolderLock.FileNames.Contains(Path.GetFileName(inside))),
         LogBeside => false,
         var name => !AtomicFile.IsTemporary(name),
@@ -260,10 +260,10 @@ internal sealed class TrainingOutput : IDisposable
 
     private void Say(string message)
     {
-        messages.Add(message);
+        _messages.Add(message);
         try
         {
-            request.OnMessage?.Invoke(message);
+            _request.OnMessage?.Invoke(message);
         }
         catch (OperationCanceledException)
         {

@@ -6,10 +6,10 @@ namespace Peft.Training;
 /// </summary>
 internal sealed class TrainingPlan
 {
-    private readonly TrainingOptions options;
-    private readonly int[] rows;
-    private int orderedEpoch = -1;
-    private int[] order = [];
+    private readonly TrainingOptions _options;
+    private readonly int[] _rows;
+    private int _orderedEpoch = -1;
+    private int[] _order = [];
 
     /// <summary>Plans a training.</summary>
     /// <param name="options">Batch size, accumulation, epochs, order and seed.</param>
@@ -24,8 +24,8 @@ internal sealed class TrainingPlan
             };
         }
 
-        this.options = options;
-        this.rows = rows;
+        _options = options;
+        _rows = rows;
         BatchesPerEpoch = Divide(rows.Length, options.BatchSize);
         StepsPerEpoch = Divide(BatchesPerEpoch, options.GradientAccumulation);
         var steps = Math.Ceiling(options.Epochs * StepsPerEpoch);
@@ -56,12 +56,12 @@ internal sealed class TrainingPlan
     public IEnumerable<ArraySegment<int>> MicroBatches(int step)
     {
         Order(step / StepsPerEpoch);
-        var first = step % StepsPerEpoch * options.GradientAccumulation;
-        var end = Math.Min(first + options.GradientAccumulation, BatchesPerEpoch);
+        var first = step % StepsPerEpoch * _options.GradientAccumulation;
+        var end = Math.Min(first + _options.GradientAccumulation, BatchesPerEpoch);
         for (var batch = first; batch < end; batch++)
         {
-            var start = batch * options.BatchSize;
-            yield return new ArraySegment<int>(order, start, Math.Min(options.BatchSize, order.Length - start));
+            var start = batch * _options.BatchSize;
+            yield return new ArraySegment<int>(_order, start, Math.Min(_options.BatchSize, _order.Length - start));
         }
     }
 
@@ -85,15 +85,15 @@ internal sealed class TrainingPlan
 
     private void Order(int epoch)
     {
-        if (epoch == orderedEpoch)
+        if (epoch == _orderedEpoch)
         {
             return;
         }
 
-        order = options.Sampling is "sequential"
-            ? rows
-            : [.. DataOrder.Shuffle(rows.Length, options.Seed, epoch).Select(position => rows[position])];
-        orderedEpoch = epoch;
+        _order = _options.Sampling is "sequential"
+            ? _rows
+            : [.. DataOrder.Shuffle(_rows.Length, _options.Seed, epoch).Select(position => _rows[position])];
+        _orderedEpoch = epoch;
     }
 
     private static int Divide(int count, int size) => ((count - 1) / size) + 1;

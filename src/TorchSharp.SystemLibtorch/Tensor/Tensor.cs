@@ -9,19 +9,19 @@ public static partial class torch
     /// <summary>A tensor of libtorch's. It belongs to the dispose scope in which it was made, or to whoever disposes it.</summary>
     public partial class Tensor : IDisposable
     {
-        private static long totalCount;
-        private static long peakCount;
+        private static long s_totalCount;
+        private static long s_peakCount;
 
-        private nint handle;
+        private nint _handle;
 
         /// <summary>Takes over the one reference that <paramref name="handle"/> stands for; zero is libtorch's undefined tensor.</summary>
         internal Tensor(nint handle)
         {
-            this.handle = handle;
-            var live = Interlocked.Increment(ref totalCount);
-            if (live > peakCount)
+            _handle = handle;
+            var live = Interlocked.Increment(ref s_totalCount);
+            if (live > s_peakCount)
             {
-                peakCount = live;
+                s_peakCount = live;
             }
 
             OwningDisposeScope = DisposeScopeManager.Current.Register(this);
@@ -30,14 +30,14 @@ public static partial class torch
         ~Tensor() => Dispose(false);
 
         /// <summary>How many tensors live in this process.</summary>
-        public static long TotalCount => totalCount;
+        public static long TotalCount => s_totalCount;
 
         /// <summary>The most tensors that ever lived at once.</summary>
-        public static long PeakCount => peakCount;
+        public static long PeakCount => s_peakCount;
 
-        public nint Handle => handle != 0 ? handle : throw new InvalidOperationException("Tensor invalid -- empty handle.");
+        public nint Handle => _handle != 0 ? _handle : throw new InvalidOperationException("Tensor invalid -- empty handle.");
 
-        public bool IsInvalid => handle == 0;
+        public bool IsInvalid => _handle == 0;
 
         public string? name { get; set; }
 
@@ -132,7 +132,7 @@ public static partial class torch
         {
             var released = Handle;
             CountDisposed();
-            handle = 0;
+            _handle = 0;
             return released;
         }
 
@@ -302,21 +302,21 @@ public static partial class torch
 
         protected virtual void Dispose(bool disposing)
         {
-            if (handle == 0)
+            if (_handle == 0)
             {
                 return;
             }
 
             CountDisposed();
-            Native.peft_release(handle);
-            handle = 0;
+            Native.peft_release(_handle);
+            _handle = 0;
         }
 
         private void CountDisposed()
         {
             DisposeScopeManager.Current.CountDisposed(OwningDisposeScope is not null);
             OwningDisposeScope?.MarkAsDisposed(this);
-            Interlocked.Decrement(ref totalCount);
+            Interlocked.Decrement(ref s_totalCount);
         }
 
         private Tensor DisposeAfter(Tensor result, bool dispose)

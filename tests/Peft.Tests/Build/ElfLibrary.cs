@@ -6,21 +6,21 @@ namespace Peft.Tests.Build;
 /// <summary>Makes the smallest library that asks for versions: the sections a loader looks at when it checks them, and no code.</summary>
 internal sealed class ElfLibrary
 {
-    private readonly List<(string Library, string Version, bool Weak)> needs = [];
-    private readonly List<(string Name, int Version)> symbols = [("", 0)];
-    private readonly List<string> definitions = [];
+    private readonly List<(string Library, string Version, bool Weak)> _needs = [];
+    private readonly List<(string Name, int Version)> _symbols = [("", 0)];
+    private readonly List<string> _definitions = [];
 
     /// <summary>Asks for a version, to which symbols are bound.</summary>
     public ElfLibrary Asks(string library, string version, bool weak, params string[] boundSymbols)
     {
-        needs.Add((library, version, weak));
-        symbols.AddRange(boundSymbols.Select(name => (name, needs.Count + 1)));
+        _needs.Add((library, version, weak));
+        _symbols.AddRange(boundSymbols.Select(name => (name, _needs.Count + 1)));
         return this;
     }
 
     public ElfLibrary Defines(string version)
     {
-        definitions.Add(version);
+        _definitions.Add(version);
         return this;
     }
 
@@ -35,24 +35,24 @@ internal sealed class ElfLibrary
             return word.Length == 0 ? 0 : at;
         }
 
-        var needed = needs.GroupBy(need => need.Library).ToList();
+        var needed = _needs.GroupBy(need => need.Library).ToList();
         byte[][] contents =
         [
             [],
-            Concat(symbols.Select(symbol => Entry(24, (0, Text(symbol.Name), 4)))),
-            Concat(symbols.Select(symbol => Entry(2, (0, (uint)symbol.Version, 2)))),
+            Concat(_symbols.Select(symbol => Entry(24, (0, Text(symbol.Name), 4)))),
+            Concat(_symbols.Select(symbol => Entry(2, (0, (uint)symbol.Version, 2)))),
             Concat(needed.Select((library, i) => Concat(
             [
                 Entry(16, (0, 1, 2), (2, (uint)library.Count(), 2), (4, Text(library.Key), 4), (8, 16, 4), (12, i + 1 == needed.Count ? 0 : 16 + (16 * (uint)library.Count()), 4)),
                 .. library.Select((need, k) => Entry(
-                    16, (4, need.Weak ? 2u : 0, 2), (6, (uint)needs.IndexOf(need) + 2, 2), (8, Text(need.Version), 4), (12, k + 1 == library.Count() ? 0u : 16, 4))),
+                    16, (4, need.Weak ? 2u : 0, 2), (6, (uint)_needs.IndexOf(need) + 2, 2), (8, Text(need.Version), 4), (12, k + 1 == library.Count() ? 0u : 16, 4))),
             ]))),
-            Concat(definitions.Select((version, i) => Concat(
-                [Entry(20, (0, 1, 2), (6, 1, 2), (12, 20, 4), (16, i + 1 == definitions.Count ? 0u : 28, 4)), Entry(8, (0, Text(version), 4))]))),
+            Concat(_definitions.Select((version, i) => Concat(
+                [Entry(20, (0, 1, 2), (6, 1, 2), (12, 20, 4), (16, i + 1 == _definitions.Count ? 0u : 28, 4)), Entry(8, (0, Text(version), 4))]))),
             [],
         ];
         uint[] types = [0, 11, 0x6fffffff, 0x6ffffffe, 0x6ffffffd, 3];
-        uint[] counts = [0, 0, 0, (uint)needed.Count, (uint)definitions.Count, 0];
+        uint[] counts = [0, 0, 0, (uint)needed.Count, (uint)_definitions.Count, 0];
         contents[^1] = text.ToArray();
         var offset = 64u;
         var headers = new List<byte[]>();

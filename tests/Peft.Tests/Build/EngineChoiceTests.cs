@@ -9,28 +9,28 @@ namespace Peft.Tests.Build;
 [Collection(nameof(BuildCollection))]
 public sealed class EngineChoiceTests : IDisposable
 {
-    private static readonly EngineRequest Nothing = new(null, null, null);
-    private readonly TemporaryFolder folder = new();
-    private readonly List<string> said = [];
+    private static readonly EngineRequest s_nothing = new(null, null, null);
+    private readonly TemporaryFolder _folder = new();
+    private readonly List<string> _said = [];
 
-    public void Dispose() => folder.Dispose();
+    public void Dispose() => _folder.Dispose();
 
     [Fact]
     public void NuGets_engine_on_the_CPU_is_the_default_and_the_other_takes_over_where_it_does_not_run()
     {
-        Assert.Equal(("NuGet", "cpu"), EngineChoice.Decide(Nothing, isWindowsWithNvidia: false, backend => backend == "cpu", said.Add));
-        Assert.Equal(("SystemLibtorch", "cpu"), EngineChoice.Decide(Nothing, isWindowsWithNvidia: false, _ => false, said.Add));
-        Assert.Empty(said);
+        Assert.Equal(("NuGet", "cpu"), EngineChoice.Decide(s_nothing, isWindowsWithNvidia: false, backend => backend == "cpu", _said.Add));
+        Assert.Equal(("SystemLibtorch", "cpu"), EngineChoice.Decide(s_nothing, isWindowsWithNvidia: false, _ => false, _said.Add));
+        Assert.Empty(_said);
     }
 
     [Fact]
     public void What_is_asked_for_is_taken_and_a_folder_with_a_libtorch_asks_for_the_engine_that_uses_it()
     {
         static bool Never(string backend) => throw new InvalidOperationException($"{backend} was tried");
-        Assert.Equal(("SystemLibtorch", "cpu"), EngineChoice.Decide(Nothing with { Libtorch = "/opt/libtorch" }, isWindowsWithNvidia: true, Never, said.Add));
-        Assert.Equal(("SystemLibtorch", "cpu"), EngineChoice.Decide(Nothing with { Engine = "SystemLibtorch" }, isWindowsWithNvidia: true, Never, said.Add));
-        Assert.Equal(("NuGet", "cuda-linux"), EngineChoice.Decide(new("NuGet", "cuda-linux", null), isWindowsWithNvidia: false, Never, said.Add));
-        Assert.Equal(("NuGet", "cpu"), EngineChoice.Decide(new("NuGet", "cpu", null), isWindowsWithNvidia: true, Never, said.Add));
+        Assert.Equal(("SystemLibtorch", "cpu"), EngineChoice.Decide(s_nothing with { Libtorch = "/opt/libtorch" }, isWindowsWithNvidia: true, Never, _said.Add));
+        Assert.Equal(("SystemLibtorch", "cpu"), EngineChoice.Decide(s_nothing with { Engine = "SystemLibtorch" }, isWindowsWithNvidia: true, Never, _said.Add));
+        Assert.Equal(("NuGet", "cuda-linux"), EngineChoice.Decide(new("NuGet", "cuda-linux", null), isWindowsWithNvidia: false, Never, _said.Add));
+        Assert.Equal(("NuGet", "cpu"), EngineChoice.Decide(new("NuGet", "cpu", null), isWindowsWithNvidia: true, Never, _said.Add));
     }
 
     /// <summary>The feed's package is large and runs on Windows alone; this one has its name and brings the CPU's libtorch.</summary>
@@ -39,8 +39,8 @@ public sealed class EngineChoiceTests : IDisposable
     {
         var libtorch = CachedLibtorch();
         WriteStub($"""<dependency id="{libtorch.Id}" version="{libtorch.Version}" />""");
-        Assert.Equal(("NuGet", "cuda-windows"), EngineChoice.Decide(Nothing, isWindowsWithNvidia: true, Runs, said.Add));
-        var sentence = Assert.Single(said);
+        Assert.Equal(("NuGet", "cuda-windows"), EngineChoice.Decide(s_nothing, isWindowsWithNvidia: true, Runs, _said.Add));
+        var sentence = Assert.Single(_said);
         Assert.Contains("TorchSharp-cuda-windows is about 3 GB", sentence, StringComparison.Ordinal);
     }
 
@@ -48,17 +48,17 @@ public sealed class EngineChoiceTests : IDisposable
     public void Without_that_package_or_where_it_does_not_load_it_computes_on_the_CPU_and_says_so()
     {
         CachedLibtorch();
-        Assert.Equal(("NuGet", "cpu"), EngineChoice.Decide(Nothing, isWindowsWithNvidia: true, backend => backend == "cpu" || Runs(backend), said.Add));
-        Assert.Equal("TorchSharp-cuda-windows can't be had or doesn't run here, so Peft computes on the CPU.", said[^1]);
+        Assert.Equal(("NuGet", "cpu"), EngineChoice.Decide(s_nothing, isWindowsWithNvidia: true, backend => backend == "cpu" || Runs(backend), _said.Add));
+        Assert.Equal("TorchSharp-cuda-windows can't be had or doesn't run here, so Peft computes on the CPU.", _said[^1]);
 
         WriteStub("");
-        Assert.Equal(("NuGet", "cpu"), EngineChoice.Decide(Nothing, isWindowsWithNvidia: true, backend => backend == "cpu" || Runs(backend), said.Add));
+        Assert.Equal(("NuGet", "cpu"), EngineChoice.Decide(s_nothing, isWindowsWithNvidia: true, backend => backend == "cpu" || Runs(backend), _said.Add));
     }
 
     /// <summary>The real probe, in a copy of what it is built from, with a feed of its own and the packages that are here already.</summary>
     private bool Runs(string backend)
     {
-        var checkout = folder["checkout"];
+        var checkout = _folder["checkout"];
         foreach (var file in (string[])
         [
             "Directory.Build.props", "Directory.Build.targets", "Directory.Packages.props", "build/Torch.props", "build/Torch.targets", "build/probe/Probe.csproj",
@@ -70,22 +70,22 @@ public sealed class EngineChoiceTests : IDisposable
             File.Copy(Checkout.At(file), copy, overwrite: true);
         }
 
-        Directory.CreateDirectory(folder["feed"]);
+        Directory.CreateDirectory(_folder["feed"]);
         return TorchProbe.WhyNotNuGet(checkout, new Dictionary<string, string>
         {
             ["TorchEngine"] = "NuGet",
             ["TorchBackend"] = backend,
             ["RunAnalyzers"] = "false",
-            ["RestoreSources"] = folder["feed"],
-            ["NUGET_PACKAGES"] = folder["packages"],
+            ["RestoreSources"] = _folder["feed"],
+            ["NUGET_PACKAGES"] = _folder["packages"],
             ["RestoreFallbackFolders"] = Cache,
         }) is null;
     }
 
     private void WriteStub(string dependency)
     {
-        Directory.CreateDirectory(folder["feed"]);
-        using var package = ZipFile.Open(Path.Combine(folder["feed"], "TorchSharp-cuda-windows.0.107.0.nupkg"), ZipArchiveMode.Update);
+        Directory.CreateDirectory(_folder["feed"]);
+        using var package = ZipFile.Open(Path.Combine(_folder["feed"], "TorchSharp-cuda-windows.0.107.0.nupkg"), ZipArchiveMode.Update);
         using var writer = new StreamWriter(package.CreateEntry("TorchSharp-cuda-windows.nuspec").Open());
         writer.Write($"""
             <package xmlns="http://schemas.microsoft.com/packaging/2013/05/nuspec.xsd"><metadata>

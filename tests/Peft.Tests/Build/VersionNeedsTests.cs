@@ -9,31 +9,31 @@ namespace Peft.Tests.Build;
 public sealed class VersionNeedsTests : IDisposable
 {
     private const string Marker = "_ZSt21ios_base_library_initv";
-    private readonly TemporaryFolder folder = new();
+    private readonly TemporaryFolder _folder = new();
 
-    public void Dispose() => folder.Dispose();
+    public void Dispose() => _folder.Dispose();
 
     [Fact]
     public void A_version_asked_for_because_of_the_marker_alone_becomes_weak_in_the_copy_and_no_other_bit_changes()
     {
         var bytes = Typical(Marker).ToBytes();
-        var sentence = VersionNeeds.CopyLoadable(folder.Write("libA.so", bytes), folder["copy.so"], OlderSystem);
+        var sentence = VersionNeeds.CopyLoadable(_folder.Write("libA.so", bytes), _folder["copy.so"], OlderSystem);
 
         Assert.Contains("libA.so asks for CXX_2,", sentence, StringComparison.Ordinal);
-        var copy = ElfFile.Read(folder["copy.so"]);
+        var copy = ElfFile.Read(_folder["copy.so"]);
         Assert.Equal([("C_1", false), ("CXX_1", false), ("CXX_2", true)], copy.Needs.Select(need => (need.Version, need.IsWeak)));
-        var changed = File.ReadAllBytes(folder["copy.so"]).Index().Where(pair => pair.Item != bytes[pair.Index]).ToList();
+        var changed = File.ReadAllBytes(_folder["copy.so"]).Index().Where(pair => pair.Item != bytes[pair.Index]).ToList();
         Assert.Equal([(copy.Needs[2].FlagsOffset, 2)], changed.Select(pair => (pair.Index, (int)pair.Item)));
-        Assert.Equal(bytes, File.ReadAllBytes(folder["libA.so"]));
+        Assert.Equal(bytes, File.ReadAllBytes(_folder["libA.so"]));
     }
 
     [Fact]
     public void Where_the_system_has_the_version_nothing_is_said_and_the_copy_loads_on_older_ones_all_the_same()
     {
         var sentence = VersionNeeds.CopyLoadable(
-            folder.Write("libA.so", Typical(Marker).ToBytes()), folder["copy.so"], _ => new HashSet<string> { "C_1", "CXX_1", "CXX_2" });
+            _folder.Write("libA.so", Typical(Marker).ToBytes()), _folder["copy.so"], _ => new HashSet<string> { "C_1", "CXX_1", "CXX_2" });
         Assert.Null(sentence);
-        Assert.Equal(["CXX_2"], ElfFile.Read(folder["copy.so"]).Needs.Where(need => need.IsWeak).Select(need => need.Version));
+        Assert.Equal(["CXX_2"], ElfFile.Read(_folder["copy.so"]).Needs.Where(need => need.IsWeak).Select(need => need.Version));
     }
 
     [Theory]
@@ -43,30 +43,30 @@ public sealed class VersionNeedsTests : IDisposable
     public void A_missing_version_with_another_use_is_refused_and_no_copy_is_made(params string[] bound)
     {
         var error = Assert.Throws<NotSupportedException>(() => VersionNeeds.CopyLoadable(
-            folder.Write("libA.so", Typical(bound).ToBytes()), folder["copy.so"], OlderSystem));
+            _folder.Write("libA.so", Typical(bound).ToBytes()), _folder["copy.so"], OlderSystem));
         Assert.Contains("libA.so asks for CXX_2, which this system's libcxx.so.6 lacks", error.Message, StringComparison.Ordinal);
         Assert.Contains("TorchEngine=SystemLibtorch", error.Message, StringComparison.Ordinal);
         Assert.Equal(bound.Contains("_ZSt4realf"), error.Message.Contains("_ZSt4realf", StringComparison.Ordinal));
-        Assert.Equal(["libA.so"], Directory.EnumerateFiles(folder.Path).Select(Path.GetFileName));
+        Assert.Equal(["libA.so"], Directory.EnumerateFiles(_folder.Path).Select(Path.GetFileName));
     }
 
     [Fact]
     public void Versions_of_libraries_that_are_not_here_and_weak_ones_are_not_judged()
     {
         var bytes = new ElfLibrary().Asks("libtorch.so", "T_1", weak: false, "at_add").Asks("libcxx.so.6", "CXX_9", weak: true, "f").ToBytes();
-        Assert.Null(VersionNeeds.CopyLoadable(folder.Write("libA.so", bytes), folder["copy.so"], OlderSystem));
-        Assert.Equal(bytes, File.ReadAllBytes(folder["copy.so"]));
+        Assert.Null(VersionNeeds.CopyLoadable(_folder.Write("libA.so", bytes), _folder["copy.so"], OlderSystem));
+        Assert.Equal(bytes, File.ReadAllBytes(_folder["copy.so"]));
     }
 
     [SkippableFact]
     public void A_hard_link_in_an_output_is_replaced_and_not_written_into()
     {
         Skip.If(OperatingSystem.IsWindows(), "ln");
-        var package = folder.Write("package.so", Typical(Marker).ToBytes());
+        var package = _folder.Write("package.so", Typical(Marker).ToBytes());
         var before = File.ReadAllBytes(package);
-        Process.Start("ln", [package, folder["link.so"]]).WaitForExit();
-        VersionNeeds.CopyLoadable(package, folder["link.so"], OlderSystem);
-        Assert.NotEqual(before, File.ReadAllBytes(folder["link.so"]));
+        Process.Start("ln", [package, _folder["link.so"]]).WaitForExit();
+        VersionNeeds.CopyLoadable(package, _folder["link.so"], OlderSystem);
+        Assert.NotEqual(before, File.ReadAllBytes(_folder["link.so"]));
         Assert.Equal(before, File.ReadAllBytes(package));
     }
 
@@ -76,8 +76,8 @@ public sealed class VersionNeedsTests : IDisposable
         var bytes = Typical(Marker).Defines("A_1").ToBytes();
         for (var length = 0; length < bytes.Length; length++)
         {
-            folder.Write("cut.so", bytes[..length]);
-            Assert.Throws<InvalidDataException>(() => ElfFile.Read(folder["cut.so"]));
+            _folder.Write("cut.so", bytes[..length]);
+            Assert.Throws<InvalidDataException>(() => ElfFile.Read(_folder["cut.so"]));
         }
     }
 

@@ -8,7 +8,7 @@ namespace Peft.Tests.Build;
 public sealed class WindowsModuleTests
 {
     /// <summary>What every Windows 10 and 11 has in its system folder.</summary>
-    private static readonly HashSet<string> Windows = new(StringComparer.OrdinalIgnoreCase)
+    private static readonly HashSet<string> s_windows = new(StringComparer.OrdinalIgnoreCase)
     {
         "ADVAPI32.dll", "dbghelp.dll", "FONTSUB.dll", "imagehlp.dll", "IPHLPAPI.dll", "KERNEL32.dll", "ole32.dll", "PSAPI.dll", "USER32.dll",
         "USERENV.dll", "WINTRUST.dll", "WS2_32.dll",
@@ -25,7 +25,7 @@ public sealed class WindowsModuleTests
 
         var packed = libraries.Select(path => Path.GetFileName(path)).ToHashSet(StringComparer.OrdinalIgnoreCase);
         var outside = libraries.SelectMany(path => PeFile.Imports(path) is var (needed, delayed) ? needed.Concat(delayed) : [])
-            .Where(name => !packed.Contains(name) && !Windows.Contains(name) && !name.StartsWith("api-ms-win-", StringComparison.OrdinalIgnoreCase))
+            .Where(name => !packed.Contains(name) && !s_windows.Contains(name) && !name.StartsWith("api-ms-win-", StringComparison.OrdinalIgnoreCase))
             .Select(name => name.ToUpperInvariant()).Distinct().Order(StringComparer.Ordinal);
         Assert.Equal(VisualCppRuntime.Libraries.Select(name => name.ToUpperInvariant()), outside);
     }
@@ -55,7 +55,7 @@ public sealed class WindowsModuleTests
     {
         try
         {
-            return Packed.Value;
+            return s_packed.Value;
         }
         catch (BuildException error) when (error.Message.Contains("NU1101", StringComparison.Ordinal))
         {
@@ -64,5 +64,5 @@ public sealed class WindowsModuleTests
         }
     }
 
-    private static readonly Lazy<string> Packed = new(() => Peft.Build.Module.Pack("win-x64", "cpu"));
+    private static readonly Lazy<string> s_packed = new(() => Peft.Build.Module.Pack("win-x64", "cpu"));
 }

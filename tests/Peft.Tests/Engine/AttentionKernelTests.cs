@@ -7,9 +7,9 @@ namespace Peft.Tests.Engine;
 /// <summary>Our own kernels of attention beside the engine's operators.</summary>
 public sealed class AttentionKernelTests : IDisposable
 {
-    private readonly DisposeScope scope = NewDisposeScope();
+    private readonly DisposeScope _scope = NewDisposeScope();
 
-    public void Dispose() => scope.Dispose();
+    public void Dispose() => _scope.Dispose();
 
     [Theory]
     [InlineData(ScalarType.Float32, 1, 1, 1e-6)]

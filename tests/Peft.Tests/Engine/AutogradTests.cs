@@ -7,9 +7,9 @@ namespace Peft.Tests.Engine;
 /// <summary>Gradients against finite differences, and the switches that turn recording on and off.</summary>
 public sealed class AutogradTests : IDisposable
 {
-    private readonly DisposeScope scope = NewDisposeScope();
+    private readonly DisposeScope _scope = NewDisposeScope();
 
-    public void Dispose() => scope.Dispose();
+    public void Dispose() => _scope.Dispose();
 
     public static TheoryData<string> Formulas => new("matmul", "softmax", "norm", "gate", "attention", "entropy", "index");
 

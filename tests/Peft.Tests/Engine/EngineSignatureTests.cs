@@ -16,12 +16,12 @@ public sealed class EngineSignatureTests
     private const BindingFlags Declared = BindingFlags.Public | BindingFlags.NonPublic | BindingFlags.Instance | BindingFlags.Static | BindingFlags.DeclaredOnly;
 
     // The tests' project lays the assembly there where it isn't the engine itself.
-    private static readonly string Other = Path.Combine(AppContext.BaseDirectory, "SystemLibtorch", "TorchSharp.dll");
+    private static readonly string s_other = Path.Combine(AppContext.BaseDirectory, "SystemLibtorch", "TorchSharp.dll");
 
     [SkippableFact]
     public void Every_public_member_over_the_system_libtorch_is_TorchSharps_own()
     {
-        var ours = EngineFacts.IsSystemLibtorch ? typeof(torch).Assembly.Location : Other;
+        var ours = EngineFacts.IsSystemLibtorch ? typeof(torch).Assembly.Location : s_other;
         var path = EngineFacts.IsSystemLibtorch ? FromCache("TorchSharp") : typeof(torch).Assembly.Location;
         Skip.If(path is null, "TorchSharp's package is not in the NuGet cache");
         var published = Load(path!);
@@ -48,7 +48,7 @@ public sealed class EngineSignatureTests
     {
         Skip.If(EngineFacts.IsSystemLibtorch, "Peft was compiled against it");
         var missing = new List<string>();
-        var peft = Load(typeof(PeftException).Assembly.Location, torchSharp: Other).ManifestModule;
+        var peft = Load(typeof(PeftException).Assembly.Location, torchSharp: s_other).ManifestModule;
         foreach (var table in (int[])[0x01000000, 0x0A000000])
         {
             for (var row = 1; TryResolve(peft, table + row, missing); row++)

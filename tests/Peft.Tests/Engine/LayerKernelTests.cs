@@ -9,9 +9,9 @@ namespace Peft.Tests.Engine;
 /// <summary>Our own kernels of norms, rotary positions and gated activations beside the plain formulas.</summary>
 public sealed class LayerKernelTests : IDisposable
 {
-    private readonly DisposeScope scope = NewDisposeScope();
+    private readonly DisposeScope _scope = NewDisposeScope();
 
-    public void Dispose() => scope.Dispose();
+    public void Dispose() => _scope.Dispose();
 
     [Theory]
     [InlineData(ScalarType.Float32, 1, 1, 1e-6)]

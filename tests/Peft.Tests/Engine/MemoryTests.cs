@@ -10,9 +10,9 @@ namespace Peft.Tests.Engine;
 /// <summary>Tensors made from .NET's memory, and .NET's view of a tensor's memory.</summary>
 public sealed class MemoryTests : IDisposable
 {
-    private readonly DisposeScope scope = NewDisposeScope();
+    private readonly DisposeScope _scope = NewDisposeScope();
 
-    public void Dispose() => scope.Dispose();
+    public void Dispose() => _scope.Dispose();
 
     [Fact]
     public void Tensors_copy_arrays_of_every_type()

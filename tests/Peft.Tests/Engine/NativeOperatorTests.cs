@@ -7,9 +7,9 @@ namespace Peft.Tests.Engine;
 /// <summary>Operators beyond TorchSharp's wrappers beside their plain formulas.</summary>
 public sealed class NativeOperatorTests : IDisposable
 {
-    private readonly DisposeScope scope = NewDisposeScope();
+    private readonly DisposeScope _scope = NewDisposeScope();
 
-    public void Dispose() => scope.Dispose();
+    public void Dispose() => _scope.Dispose();
 
     [Theory]
     [InlineData(6, 2, 9, 9, true)]

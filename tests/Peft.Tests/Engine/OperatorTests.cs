@@ -7,9 +7,9 @@ namespace Peft.Tests.Engine;
 /// <summary>Operators against values worked out by hand. They run on whichever engine was built.</summary>
 public sealed class OperatorTests : IDisposable
 {
-    private readonly DisposeScope scope = NewDisposeScope();
+    private readonly DisposeScope _scope = NewDisposeScope();
 
-    public void Dispose() => scope.Dispose();
+    public void Dispose() => _scope.Dispose();
 
     [Fact]
     public void Arithmetic_broadcasts_and_scales()

@@ -9,9 +9,9 @@ namespace Peft.Tests.Engine;
 /// <summary>What belongs to the process: random numbers, threads, and errors that must end as exceptions.</summary>
 public sealed class ProcessTests : IDisposable
 {
-    private readonly DisposeScope scope = NewDisposeScope();
+    private readonly DisposeScope _scope = NewDisposeScope();
 
-    public void Dispose() => scope.Dispose();
+    public void Dispose() => _scope.Dispose();
 
     [Fact]
     public void A_generator_repeats_from_its_seed_and_from_its_state()

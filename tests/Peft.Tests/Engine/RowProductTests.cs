@@ -7,9 +7,9 @@ namespace Peft.Tests.Engine;
 /// <summary>One row times a matrix by our own kernel beside the engine's product.</summary>
 public sealed class RowProductTests : IDisposable
 {
-    private readonly DisposeScope scope = NewDisposeScope();
+    private readonly DisposeScope _scope = NewDisposeScope();
 
-    public void Dispose() => scope.Dispose();
+    public void Dispose() => _scope.Dispose();
 
     [Theory]
     [InlineData(1, 1)]

@@ -29,15 +29,15 @@ public sealed class CheckpointFaultTests : IDisposable
         return TrainerTests.Weights(model);
     });
 
-    private readonly TemporaryFolder folder = new();
+    private readonly TemporaryFolder _folder = new();
 
-    private string Adapter => folder["tuned"];
+    private string Adapter => _folder["tuned"];
 
     private string Checkpoints => Path.Combine(Adapter, "checkpoints");
 
     private string Log => Path.Combine(Adapter, "training_log.jsonl");
 
-    public void Dispose() => folder.Dispose();
+    public void Dispose() => _folder.Dispose();
 
     [SkippableFact, Fault]
     public void ATrainingThatIsKilledAtAnyStepOfTheDiskGoesOnToTheBitsOfOneThatIsNot()
@@ -49,7 +49,7 @@ public sealed class CheckpointFaultTests : IDisposable
         FaultBudget.Run(Enumerable.Range(1, steps), step =>
         {
             Empty();
-            Assert.False(ChildProcess.Run(["train", folder.Path, "0"], step).Ended);
+            Assert.False(ChildProcess.Run(["train", _folder.Path, "0"], step).Ended);
             ResumesToTheSameBits();
         });
     }
@@ -58,7 +58,7 @@ public sealed class CheckpointFaultTests : IDisposable
     public void ATrainingThatIsKilledAtAnyMomentGoesOnToTheBitsOfOneThatIsNot() => FaultBudget.Run(random =>
     {
         Empty();
-        ChildProcess.Run(["train", folder.Path, "20"], killAfter: TimeSpan.FromMilliseconds(random.Next(500, 3000)));
+        ChildProcess.Run(["train", _folder.Path, "20"], killAfter: TimeSpan.FromMilliseconds(random.Next(500, 3000)));
         ResumesToTheSameBits();
     });
 
@@ -150,18 +150,18 @@ public sealed class CheckpointFaultTests : IDisposable
     [SkippableFact]
     public void ATrainingWhoseDiskIsFullSaysSoAndGoesOnToTheSameBitsWhenThereIsRoom()
     {
-        Skip.IfNot(OperatingSystem.IsLinux() && Run("mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", folder.Path), "This user can't mount a small disk.");
+        Skip.IfNot(OperatingSystem.IsLinux() && Run("mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", _folder.Path), "This user can't mount a small disk.");
         try
         {
             var error = Assert.Throws<PeftException>(() => Train(s_options with { CheckpointLimit = 9, CheckpointInterval = 1 }));
             Assert.Contains(error.ErrorId, (string[])["DiskFull", "CheckpointWriteFailed"]);
             Assert.NotEmpty(Steps());
-            Assert.True(Run("mount", "-o", "remount,size=4m", folder.Path));
+            Assert.True(Run("mount", "-o", "remount,size=4m", _folder.Path));
             ResumesToTheSameBits();
         }
         finally
         {
-            Run("umount", folder.Path);
+            Run("umount", _folder.Path);
         }
 
         static bool Run(string program, params string[] arguments)
@@ -209,12 +209,12 @@ public sealed class CheckpointFaultTests : IDisposable
     [Fact]
     public void WhatAnotherTrainingWouldReplaceIsSaidBeforehand()
     {
-        Assert.Empty(TrainingRequest.Replaced(folder.Path, "tuned"));
+        Assert.Empty(TrainingRequest.Replaced(_folder.Path, "tuned"));
         Train(s_options with { CheckpointLimit = 1 });
         File.WriteAllText(Path.Combine(Adapter, "notes.txt"), "mine");
         Assert.Equal(
             ["adapter_model.safetensors", "adapter_config.json", "training_log.jsonl", "training_options.json", "step-9"],
-            TrainingRequest.Replaced(folder.Path, "tuned").Select(Path.GetFileName));
+            TrainingRequest.Replaced(_folder.Path, "tuned").Select(Path.GetFileName));
     }
 
     [Fact]
@@ -252,7 +252,7 @@ public sealed class CheckpointFaultTests : IDisposable
     public void AProcessThatEndsOrIsAskedToWritesThePromisedCheckpointFirst(string how)
     {
         Skip.If(how == "terminate" && OperatingSystem.IsWindows(), "Windows has no SIGTERM.");
-        ChildProcess.Run(["train and " + how, folder.Path]);
+        ChildProcess.Run(["train and " + how, _folder.Path]);
         var newest = new CheckpointStore(Checkpoints).NewestFirst()[0];
         Assert.True(newest.Step >= 3);
         Assert.Null(Checksums.Problem(newest.Folder));
@@ -333,7 +333,7 @@ public sealed class CheckpointFaultTests : IDisposable
         return new Trainer(data is null ? request : request with { Data = data }).Train();
     }
 
-    private TrainingRequest Request(Peft.Adapters.Model.PeftModel model, TrainingOptions options) => TrainerTests.Request(model, options) with { OutputPath = folder.Path };
+    private TrainingRequest Request(Peft.Adapters.Model.PeftModel model, TrainingOptions options) => TrainerTests.Request(model, options) with { OutputPath = _folder.Path };
 
     private void Empty()
     {

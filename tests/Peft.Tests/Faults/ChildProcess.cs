@@ -25,7 +25,7 @@ internal static class ChildProcess
     /// <returns>Whether it came to its end, and what it said about errors.</returns>
     public static (bool Ended, string Errors) Run(string[] job, int killAtStep = 0, TimeSpan? killAfter = null, string? preload = null)
     {
-        string host = Environment.ProcessPath!;
+        var host = Environment.ProcessPath!;
         Skip.IfNot(Path.GetFileNameWithoutExtension(host) == "dotnet", "The tests don't run under the dotnet host, so no second process can be started the same way.");
         var start = new ProcessStartInfo(host, ["exec", typeof(ChildProcess).Assembly.Location, .. job]) { UseShellExecute = false, RedirectStandardError = true };
         start.Environment[KillVariable] = killAtStep.ToString(System.Globalization.CultureInfo.InvariantCulture);
@@ -34,8 +34,8 @@ internal static class ChildProcess
             start.Environment["LD_PRELOAD"] = preload;
         }
 
-        using Process child = Process.Start(start)!;
-        Task<string> errors = child.StandardError.ReadToEndAsync();
+        using var child = Process.Start(start)!;
+        var errors = child.StandardError.ReadToEndAsync();
         if (killAfter is { } time && !child.WaitForExit(time))
         {
             child.Kill();
@@ -50,7 +50,7 @@ internal static class ChildProcess
     /// <summary>In the child: counts the disk's steps and dies before the one that was asked for.</summary>
     public static void DieAtStep()
     {
-        int left = int.Parse(Environment.GetEnvironmentVariable(KillVariable) ?? "0", System.Globalization.CultureInfo.InvariantCulture);
+        var left = int.Parse(Environment.GetEnvironmentVariable(KillVariable) ?? "0", System.Globalization.CultureInfo.InvariantCulture);
         Disk.Observer = (_, _) =>
         {
             if (--left == 0)

@@ -26,7 +26,7 @@ public sealed class SaveFaultTests : IDisposable
     public void ASaveThatIsKilledAtAnyStepLeavesTheOldOrTheNewWhole() =>
         FaultBudget.Run(s_kinds.Append("file").SelectMany(kind => Enumerable.Range(1, CountSteps(kind)).Select(step => (kind, step))), trial =>
         {
-            string place = Place();
+            var place = Place();
             Save(trial.kind, place, Old);
             Assert.False(ChildProcess.Run(["save", trial.kind, place, $"{New}"], trial.step).Ended);
             Assert.Contains(Read(trial.kind, place), (int[])[Old, New]);
@@ -42,11 +42,11 @@ public sealed class SaveFaultTests : IDisposable
     [InlineData("export")]
     public void ASaveWhoseDiskFailsAtAnyStepLeavesTheOldWholeAndSaysSo(string kind)
     {
-        for (int step = CountSteps(kind); step > 0; step--)
+        for (var step = CountSteps(kind); step > 0; step--)
         {
-            string place = Place();
+            var place = Place();
             Save(kind, place, Old);
-            PeftException? error = FailAt(step, () => Save(kind, place, New));
+            var error = FailAt(step, () => Save(kind, place, New));
             Assert.Equal(error is null ? New : Old, Read(kind, place));
             Assert.True(error is null or { ErrorId: "DiskFull" }, $"{step}: {error}");
             Assert.True(error is not null || step > CountSteps(kind) - 2, "Only tidying up may fail without an error.");
@@ -57,9 +57,9 @@ public sealed class SaveFaultTests : IDisposable
     public void ADiskThatCannotKeepWhatWasWrittenIsAnError()
     {
         Skip.IfNot(OperatingSystem.IsLinux() && File.Exists("/usr/bin/cc"), "There is no C compiler to make a failing fsync with.");
-        string source = _folder.Write("fails.c", "#include <errno.h>\nint fsync(int file) { errno = EIO; return -1; }\n");
+        var source = _folder.Write("fails.c", "#include <errno.h>\nint fsync(int file) { errno = EIO; return -1; }\n");
         System.Diagnostics.Process.Start("/usr/bin/cc", ["-shared", "-fPIC", "-o", _folder["fails.so"], source]).WaitForExit();
-        string place = Place();
+        var place = Place();
         Save("adapter", place, Old);
         var (ended, errors) = ChildProcess.Run(["save", "adapter", place, $"{New}"], preload: _folder["fails.so"]);
         Assert.False(ended);
@@ -83,7 +83,7 @@ public sealed class SaveFaultTests : IDisposable
     [Fact]
     public void EqualSavesAreEqualByteForByte()
     {
-        foreach (string kind in s_kinds)
+        foreach (var kind in s_kinds)
         {
             string one = Place(), other = Place();
             Save(kind, one, Old);
@@ -95,7 +95,7 @@ public sealed class SaveFaultTests : IDisposable
     [Fact]
     public void AnExportOverAnotherModelLeavesNothingOfItsTokenizer()
     {
-        string place = Place();
+        var place = Place();
         Save("export", place, Old);
         File.WriteAllText(Path.Combine(place, "tokenizer_config.json"), "{}");
         File.WriteAllText(Path.Combine(place, "notes.txt"), "mine");
@@ -111,9 +111,9 @@ public sealed class SaveFaultTests : IDisposable
     [Fact]
     public void AnAdapterThatAnotherProgramSavedAnewIsRead()
     {
-        string place = Place();
+        var place = Place();
         Save("adapter", place, Old);
-        string weights = Path.Combine(place, "adapter_model.safetensors");
+        var weights = Path.Combine(place, "adapter_model.safetensors");
         using (var store = SafetensorsFile.Open(weights))
         {
             SafetensorsWriter.Write(weights, [.. store.Names.Select(name => (name, store.Read(name)))]);
@@ -127,7 +127,7 @@ public sealed class SaveFaultTests : IDisposable
     {
         FileSet.Replace(_folder.Path, [("a", stream => stream.Write("new a"u8)), ("b", stream =>
         {
-            foreach (string file in Directory.GetFiles(_folder.Path, "*", SearchOption.AllDirectories))
+            foreach (var file in Directory.GetFiles(_folder.Path, "*", SearchOption.AllDirectories))
             {
                 File.SetLastWriteTimeUtc(file, DateTime.UtcNow.AddYears(-1));
             }
@@ -143,7 +143,7 @@ public sealed class SaveFaultTests : IDisposable
     [Fact]
     public async Task AReaderWaitsForASaveThatIsPuttingItsFilesInPlace()
     {
-        string place = Place();
+        var place = Place();
         Save("adapter", place, Old);
         using var reached = new ManualResetEventSlim();
         var saving = Task.Run(() =>
@@ -173,7 +173,7 @@ public sealed class SaveFaultTests : IDisposable
 
         if (kind == "adapter")
         {
-            using PeftModel model = TinyLlama.Create();
+            using var model = TinyLlama.Create();
             model.AddAdapter(new LoraConfig { Rank = 2, Alpha = seed, TargetModules = Peft.Adapters.Targets.ModuleNames.AllLinear }, "saved");
             using (no_grad())
             {
@@ -187,9 +187,9 @@ public sealed class SaveFaultTests : IDisposable
         }
         else if (kind == "export")
         {
-            using PeftModel model = TinyLlama.Create(seed: (ulong)seed);
+            using var model = TinyLlama.Create(seed: (ulong)seed);
             model.Base.FindParameter("lm_head.weight")!.Data.fill_(seed);
-            string source = Directory.CreateTempSubdirectory("peft-tokenizer-").FullName;
+            var source = Directory.CreateTempSubdirectory("peft-tokenizer-").FullName;
             File.Copy(Path.Combine(PocketLlama.Folder, "tokenizer.json"), Path.Combine(source, "tokenizer.json"));
             File.WriteAllText(Path.Combine(source, "chat_template.jinja"), $"{seed}");
             using var exported = new PeftModel(model.Base, "exported") { Tokenizer = Tokenizer.FromFolder(source) };
@@ -211,7 +211,7 @@ public sealed class SaveFaultTests : IDisposable
     {
         if (kind == "adapter")
         {
-            using PeftModel model = TinyLlama.Create();
+            using var model = TinyLlama.Create();
             model.LoadAdapter(folder, "saved");
             var seed = (int)((LoraConfig)model["saved"].Config).Alpha;
             Assert.All(model["saved"].TrainableParameters, parameter => Assert.All(parameter.Parameter.Data.data<float>().ToArray(), value => Assert.Equal(seed, value)));
@@ -221,9 +221,9 @@ public sealed class SaveFaultTests : IDisposable
         if (kind == "export")
         {
             using var model = PeftModel.Load(folder);
-            int value = (int)model.Base.FindParameter("lm_head.weight")!.Data[0, 0].item<float>();
+            var value = (int)model.Base.FindParameter("lm_head.weight")!.Data[0, 0].item<float>();
             Assert.Equal($"{value}", File.ReadAllText(Path.Combine(folder, "chat_template.jinja")));
-            using PeftModel same = TinyLlama.Create(seed: (ulong)value);
+            using var same = TinyLlama.Create(seed: (ulong)value);
             Assert.True(same.Base.FindParameter("model.embed_tokens.weight")!.Data.Equals(model.Base.FindParameter("model.embed_tokens.weight")!.Data));
             return value;
         }
@@ -259,9 +259,9 @@ public sealed class SaveFaultTests : IDisposable
 
     private int CountSteps(string kind)
     {
-        string place = Place();
+        var place = Place();
         Save(kind, place, Old);
-        int steps = 0;
+        var steps = 0;
         Disk.Observer = (_, _) => steps++;
         Save(kind, place, New);
         Disk.Observer = null;

@@ -9,9 +9,9 @@ namespace Peft.Tests.Files;
 /// <summary>Half a surrogate pair is valid JSON and no text: wherever it stands, the error says where.</summary>
 public sealed class LoneSurrogateTests : IDisposable
 {
-    private readonly TemporaryFolder folder = new();
+    private readonly TemporaryFolder _folder = new();
 
-    public void Dispose() => folder.Dispose();
+    public void Dispose() => _folder.Dispose();
 
     [Theory]
     [InlineData("rows.jsonl", "{\"text\":\"a\"}\n{\"text\":\"b\\ud83d\"}\n", "line 2", "'text'")]
@@ -20,7 +20,7 @@ public sealed class LoneSurrogateTests : IDisposable
     [InlineData("rows.json", "[\n{\"text\":\"a\"},\n{\"text\":\"b\\ud83d\"}]", "line 3", "'[1].text'")]
     public void InADataRow(string name, string content, string line, string field)
     {
-        var path = folder.Write(name, content);
+        var path = _folder.Write(name, content);
         var error = Assert.Throws<PeftException>(() => TrainingDataset.FromFile(path));
         Assert.Equal("DatasetRowInvalid", error.ErrorId);
         Assert.Contains(path, error.Message, StringComparison.Ordinal);
@@ -31,17 +31,17 @@ public sealed class LoneSurrogateTests : IDisposable
     [Theory]
     [InlineData("{\"text\":\"\\ud83d\\ude00 \\u00e9\"}\n", "😀 é")]
     public void AWholePairIsACharacter(string content, string expected) =>
-        Assert.Equal(expected, TrainingDataset.FromFile(folder.Write("rows.jsonl", content)).Rows[0].Values["text"]);
+        Assert.Equal(expected, TrainingDataset.FromFile(_folder.Write("rows.jsonl", content)).Rows[0].Values["text"]);
 
     [Fact]
     public void InAConfiguration()
     {
-        var path = folder.Write("config.json", "{\n\"model_type\": \"llama\",\n\"architectures\": [\"\\ud83d\"]}");
+        var path = _folder.Write("config.json", "{\n\"model_type\": \"llama\",\n\"architectures\": [\"\\ud83d\"]}");
         var error = Assert.Throws<PeftException>(() => ModelConfig.FromFile(path));
         Assert.Equal("JsonInvalid", error.ErrorId);
         Assert.Contains("line 3", error.Message, StringComparison.Ordinal);
         Assert.Contains("architectures[0]", error.Message, StringComparison.Ordinal);
-        path = folder.Write(AdapterConfig.FileName, "{\"peft_type\":\"LORA\",\"target_modules\":[\"\\ud83d\"]}");
+        path = _folder.Write(AdapterConfig.FileName, "{\"peft_type\":\"LORA\",\"target_modules\":[\"\\ud83d\"]}");
         Assert.Equal("JsonInvalid", Assert.Throws<PeftException>(() => JsonFile.Read(path)).ErrorId);
     }
 

@@ -30,25 +30,25 @@ public class AdapterGoldenTests
 
     private sealed class CaseRun : IDisposable
     {
-        private readonly string folder;
-        private readonly JsonObject record;
-        private readonly JsonNode tolerance;
-        private readonly Dictionary<string, Tensor> io;
-        private readonly PeftModel model;
-        private readonly PeftAdapter adapter;
-        private readonly string saved = Directory.CreateTempSubdirectory("peft-adapter-").FullName;
+        private readonly string _folder;
+        private readonly JsonObject _record;
+        private readonly JsonNode _tolerance;
+        private readonly Dictionary<string, Tensor> _io;
+        private readonly PeftModel _model;
+        private readonly PeftAdapter _adapter;
+        private readonly string _saved = Directory.CreateTempSubdirectory("peft-adapter-").FullName;
 
         public CaseRun(string folder, string domain)
         {
-            this.folder = folder;
-            record = AdapterGolden.Case(folder);
-            tolerance = record["tolerance"]!;
+            _folder = folder;
+            _record = AdapterGolden.Case(folder);
+            _tolerance = _record["tolerance"]!;
 
             // A configuration that isn't supported is told from the folder alone, a family from the base.
             AdapterConfig.FromFolder(Path.Combine(folder, "adapter")).Validate();
-            model = AdapterGolden.Base((string)record["base"]!, domain);
-            adapter = model.LoadAdapter(Path.Combine(folder, "adapter"));
-            io = AdapterGolden.Tensors(Path.Combine(folder, "io.safetensors"));
+            _model = AdapterGolden.Base((string)_record["base"]!, domain);
+            _adapter = _model.LoadAdapter(Path.Combine(folder, "adapter"));
+            _io = AdapterGolden.Tensors(Path.Combine(folder, "io.safetensors"));
         }
 
         public void HoldAll()
@@ -65,22 +65,22 @@ public class AdapterGoldenTests
 
         private void HoldOutputs()
         {
-            Assert.Empty(adapter.Report.Missing);
-            Assert.Empty(adapter.Report.Unexpected);
-            Hold("base_logits", ModelRun.Logits(model, io, AdapterSelection.Base));
-            Hold("adapter_logits", ModelRun.Logits(model, io));
+            Assert.Empty(_adapter.Report.Missing);
+            Assert.Empty(_adapter.Report.Unexpected);
+            Hold("base_logits", ModelRun.Logits(_model, _io, AdapterSelection.Base));
+            Hold("adapter_logits", ModelRun.Logits(_model, _io));
         }
 
         private void HoldGradients()
         {
-            if (!io.TryGetValue("loss", out var loss))
+            if (!_io.TryGetValue("loss", out var loss))
             {
                 return;
             }
 
-            var (value, gradients) = ModelRun.Backward(model, adapter, io);
+            var (value, gradients) = ModelRun.Backward(_model, _adapter, _io);
             Hold("loss", tensor(new[] { (float)value }));
-            var expected = io.Keys.Where(static key => key.StartsWith("grad.", StringComparison.Ordinal)).Select(static key => key["grad.".Length..]).ToArray();
+            var expected = _io.Keys.Where(static key => key.StartsWith("grad.", StringComparison.Ordinal)).Select(static key => key["grad.".Length..]).ToArray();
             foreach (var key in expected.Where(key => !(IsComputed && key.StartsWith("prompt_encoder.", StringComparison.Ordinal))))
             {
                 Assert.True(gradients.ContainsKey(key), $"no gradient for {key}");
@@ -92,45 +92,45 @@ public class AdapterGoldenTests
 
         private void HoldDisabled()
         {
-            model.Disable();
+            _model.Disable();
 
             // The peer trains biases of the base in place, so that they stay when it disables the adapter; here they are the adapter's own copies.
-            var expected = io.TryGetValue("disabled_logits", out var disabled) && (adapter.Config as LayerwiseConfig)?.Bias is null or BiasTraining.None ? disabled : io["base_logits"];
-            using var logits = ModelRun.Logits(model, io);
-            AdapterGolden.AssertClose(expected, logits, tolerance, "disabled logits");
-            model.Enable();
+            var expected = _io.TryGetValue("disabled_logits", out var disabled) && (_adapter.Config as LayerwiseConfig)?.Bias is null or BiasTraining.None ? disabled : _io["base_logits"];
+            using var logits = ModelRun.Logits(_model, _io);
+            AdapterGolden.AssertClose(expected, logits, _tolerance, "disabled logits");
+            _model.Enable();
         }
 
         private void HoldCounts()
         {
-            using var fresh = IsComputed ? AdapterGolden.Base((string)record["base"]!) : null;
-            fresh?.AddAdapter(AdapterConfig.FromFolder(Path.Combine(folder, "adapter")));
-            Assert.Equal((long)record["trainable_parameters"]!, (fresh ?? model).ParameterCounts.Trainable);
-            Assert.Equal((long)record["all_parameters"]!, (fresh ?? model).ParameterCounts.All);
-            Assert.Equal(AdapterGolden.Strings(record["adapted_modules"]), adapter.AdaptedModules.Order(StringComparer.Ordinal));
+            using var fresh = IsComputed ? AdapterGolden.Base((string)_record["base"]!) : null;
+            fresh?.AddAdapter(AdapterConfig.FromFolder(Path.Combine(_folder, "adapter")));
+            Assert.Equal((long)_record["trainable_parameters"]!, (fresh ?? _model).ParameterCounts.Trainable);
+            Assert.Equal((long)_record["all_parameters"]!, (fresh ?? _model).ParameterCounts.All);
+            Assert.Equal(AdapterGolden.Strings(_record["adapted_modules"]), _adapter.AdaptedModules.Order(StringComparer.Ordinal));
         }
 
         /// <summary>A start that is determined: from a text, from another adapter's file.</summary>
         private void HoldStart()
         {
-            if (!io.TryGetValue("initial_embedding", out var expected))
+            if (!_io.TryGetValue("initial_embedding", out var expected))
             {
                 return;
             }
 
-            var document = AdapterGolden.Read(Path.Combine(folder, "adapter", AdapterConfig.FileName));
+            var document = AdapterGolden.Read(Path.Combine(_folder, "adapter", AdapterConfig.FileName));
             document["tokenizer_name_or_path"] = AdapterGolden.PathOf((string)document["tokenizer_name_or_path"]!);
-            using var fresh = AdapterGolden.Base((string)record["base"]!);
+            using var fresh = AdapterGolden.Base((string)_record["base"]!);
             var start = fresh.AddAdapter(AdapterConfig.FromJson(document)).TrainableParameters[0].Parameter.Data;
-            AdapterGolden.AssertClose(expected, start, tolerance, "start");
+            AdapterGolden.AssertClose(expected, start, _tolerance, "start");
         }
 
         private void HoldFiles()
         {
-            var original = Path.Combine(folder, "adapter");
+            var original = Path.Combine(_folder, "adapter");
             using var theirs = TensorStore.OpenFolder(original, "adapter_model");
-            model.SaveAdapter(adapter.Name, saved, KeepsEmbeddings(theirs));
-            using var ours = TensorStore.OpenFolder(saved, "adapter_model");
+            _model.SaveAdapter(_adapter.Name, _saved, KeepsEmbeddings(theirs));
+            using var ours = TensorStore.OpenFolder(_saved, "adapter_model");
             Assert.Equal(theirs.Names.Order(StringComparer.Ordinal), ours.Names.Order(StringComparer.Ordinal));
             foreach (var name in theirs.Names)
             {
@@ -141,74 +141,74 @@ public class AdapterGoldenTests
 
             Assert.Equal(
                 AdapterGolden.Canonical(AdapterGolden.Read(Path.Combine(original, AdapterConfig.FileName))),
-                AdapterGolden.Canonical(AdapterGolden.Read(Path.Combine(saved, AdapterConfig.FileName))));
+                AdapterGolden.Canonical(AdapterGolden.Read(Path.Combine(_saved, AdapterConfig.FileName))));
         }
 
         private void HoldReload()
         {
-            model.LoadAdapter(saved, "again");
-            model.SetActive("again");
-            Hold("adapter_logits", ModelRun.Logits(model, io));
-            model.SetActive(adapter.Name);
-            model.RemoveAdapter("again");
+            _model.LoadAdapter(_saved, "again");
+            _model.SetActive("again");
+            Hold("adapter_logits", ModelRun.Logits(_model, _io));
+            _model.SetActive(_adapter.Name);
+            _model.RemoveAdapter("again");
         }
 
         private void HoldMerge()
         {
-            if (record["merges"] is not { } merges)
+            if (_record["merges"] is not { } merges)
             {
                 return;
             }
 
             if (!(bool)merges)
             {
-                Assert.Throws<PeftException>(() => model.Merge());
+                Assert.Throws<PeftException>(() => _model.Merge());
                 return;
             }
 
             var before = Bits();
-            model.Merge(options: new MergeOptions { Safe = true });
-            using (var merged = ModelRun.Logits(model, io))
+            _model.Merge(options: new MergeOptions { Safe = true });
+            using (var merged = ModelRun.Logits(_model, _io))
             {
-                AdapterGolden.AssertClose(io["adapter_logits"], merged, tolerance, "merged against adapter logits");
+                AdapterGolden.AssertClose(_io["adapter_logits"], merged, _tolerance, "merged against adapter logits");
             }
 
             // Where the peer's own merge changes the output (tied weights), there is nothing to hold merged weights to.
-            if ((bool)record["merged_equals_adapter"]!)
+            if ((bool)_record["merged_equals_adapter"]!)
             {
-                Hold("merged_logits", ModelRun.Logits(model, io));
-                foreach (var key in io.Keys.Where(static key => key.StartsWith("merged.", StringComparison.Ordinal)))
+                Hold("merged_logits", ModelRun.Logits(_model, _io));
+                foreach (var key in _io.Keys.Where(static key => key.StartsWith("merged.", StringComparison.Ordinal)))
                 {
-                    Hold(key, model.Base.FindParameter(key["merged.".Length..])!.Data.alias());
+                    Hold(key, _model.Base.FindParameter(key["merged.".Length..])!.Data.alias());
                 }
             }
 
-            model.UndoMerge();
+            _model.UndoMerge();
             Assert.Equal(before, Bits());
         }
 
         public void Dispose()
         {
-            AdapterGolden.Free(io);
-            model.Dispose();
-            Directory.Delete(saved, recursive: true);
+            AdapterGolden.Free(_io);
+            _model.Dispose();
+            Directory.Delete(_saved, recursive: true);
         }
 
         /// <summary>Whether the file holds what a trained network computed, and not the network: its gradients are held in training, where the network is known.</summary>
-        private bool IsComputed => adapter.Adapter.Parameters().Any(static parameter => parameter is { FullKey: "prompt_embeddings", Role: ParameterRole.Frozen });
+        private bool IsComputed => _adapter.Adapter.Parameters().Any(static parameter => parameter is { FullKey: "prompt_embeddings", Role: ParameterRole.Frozen });
 
         private bool? KeepsEmbeddings(TensorStore theirs) =>
             theirs.Names.Any(static name => name.EndsWith("base_layer.weight", StringComparison.Ordinal)) ? null : false;
 
-        private Dictionary<string, string> Bits() => ModelBits.Of(model.Base);
+        private Dictionary<string, string> Bits() => ModelBits.Of(_model.Base);
 
-        private void HoldGradient(string key, Tensor gradient) => AdapterGolden.AssertClose(io["grad." + key], gradient, tolerance, "gradient of " + key);
+        private void HoldGradient(string key, Tensor gradient) => AdapterGolden.AssertClose(_io["grad." + key], gradient, _tolerance, "gradient of " + key);
 
         private void Hold(string key, Tensor actual)
         {
             using (actual)
             {
-                AdapterGolden.AssertClose(io[key], actual, tolerance, key);
+                AdapterGolden.AssertClose(_io[key], actual, _tolerance, key);
             }
         }
     }

@@ -16,23 +16,23 @@ public class GgufGoldenTests
     [GoldenData("gguf")]
     public void MetadataAndTensorList(string path) => GoldenCases.Run("gguf", path, folder =>
     {
-        JsonElement expected = JsonFile.ReadObject(Path.Combine(folder, "case.json"));
-        using GgufFile file = GgufFile.Open(Path.Combine(folder, "model.gguf"));
+        var expected = JsonFile.ReadObject(Path.Combine(folder, "case.json"));
+        using var file = GgufFile.Open(Path.Combine(folder, "model.gguf"));
 
         JsonProperty[] metadata = [.. expected.GetProperty("metadata").EnumerateObject()];
         Assert.Equal(metadata.Select(property => property.Name).Order(StringComparer.Ordinal), file.Metadata.Keys.Order(StringComparer.Ordinal));
-        foreach (JsonProperty property in metadata)
+        foreach (var property in metadata)
         {
-            object value = file.Metadata[property.Name];
+            var value = file.Metadata[property.Name];
             Assert.Equal(property.Value.GetProperty("types").EnumerateArray().Select(type => type.GetString()), TypeNames(value));
             Assert.Equal(Flat(property.Value.GetProperty("value")), Flat(value));
         }
 
         JsonElement[] tensors = [.. expected.GetProperty("tensor_list").EnumerateArray()];
         Assert.Equal(tensors.Select(tensor => tensor.GetProperty("name").GetString()), file.Names);
-        foreach (JsonElement tensor in tensors)
+        foreach (var tensor in tensors)
         {
-            GgufTensor stored = file.Tensors[tensor.GetProperty("name").GetString()!];
+            var stored = file.Tensors[tensor.GetProperty("name").GetString()!];
             Assert.Equal(tensor.GetProperty("shape").EnumerateArray().Select(size => size.GetInt64()), stored.Entry.Shape);
             Assert.Equal(tensor.GetProperty("type").GetString(), stored.Entry.StoredType);
             Assert.Equal(tensor.GetProperty("offset").GetInt64(), stored.Offset);
@@ -44,14 +44,14 @@ public class GgufGoldenTests
     [GoldenData("gguf")]
     public void Values(string path) => GoldenCases.Run("gguf", path, folder =>
     {
-        string model = Path.Combine(folder, "model.gguf");
-        using GgufFile file = GgufFile.Open(model);
-        using SafetensorsFile reference = SafetensorsFile.Open(Path.Combine(folder, "reference.safetensors"));
-        int compared = 0;
-        foreach (string name in reference.Names)
+        var model = Path.Combine(folder, "model.gguf");
+        using var file = GgufFile.Open(model);
+        using var reference = SafetensorsFile.Open(Path.Combine(folder, "reference.safetensors"));
+        var compared = 0;
+        foreach (var name in reference.Names)
         {
             using var scope = NewDisposeScope();
-            string[] parts = name.Split('.', 2);
+            var parts = name.Split('.', 2);
             if (parts is ["dequantised", var quantised])
             {
                 AssertSame(reference.Read(name), file.Read(quantised, ScalarType.Float32), name);
@@ -59,7 +59,7 @@ public class GgufGoldenTests
             }
             else if (parts is ["hf", var translated])
             {
-                using GgufModel huggingFace = GgufModel.Open(model);
+                using var huggingFace = GgufModel.Open(model);
                 AssertSame(reference.Read(name), huggingFace.Read(translated, ScalarType.Float32), name);
                 compared++;
             }
@@ -82,9 +82,9 @@ public class GgufGoldenTests
     private static void AssertSame(Tensor expected, Tensor actual, string name)
     {
         Assert.True(expected.dtype == actual.dtype, $"{name}: {actual.dtype} instead of {expected.dtype}");
-        Tensor rows = expected.dim() > 0 ? actual.narrow(0, 0, expected.shape[0]) : actual;
+        var rows = expected.dim() > 0 ? actual.narrow(0, 0, expected.shape[0]) : actual;
         Assert.Equal(expected.shape, rows.shape);
-        Tensor difference = (expected.to(ScalarType.Float64) - rows.to(ScalarType.Float64)).abs().max();
+        var difference = (expected.to(ScalarType.Float64) - rows.to(ScalarType.Float64)).abs().max();
         Assert.True(difference.item<double>() == 0, $"{name}: largest difference {difference.item<double>()}");
     }
 
@@ -95,7 +95,7 @@ public class GgufGoldenTests
             return [TypeName(value.GetType())];
         }
 
-        List<string> inner = array is object[] and not string[]? TypeNames(array.GetValue(0)!) : [TypeName(array.GetType().GetElementType()!)];
+        var inner = array is object[] and not string[]? TypeNames(array.GetValue(0)!) : [TypeName(array.GetType().GetElementType()!)];
         return ["ARRAY", .. inner];
     }
 
@@ -114,7 +114,7 @@ public class GgufGoldenTests
     {
         JsonElement { ValueKind: JsonValueKind.Array } array => [.. array.EnumerateArray().SelectMany(element => Flat(element))],
         JsonElement { ValueKind: JsonValueKind.String } text => ["text " + text.GetString()],
-        JsonElement { ValueKind: JsonValueKind.Number } number => [number.TryGetDecimal(out decimal whole) && whole == decimal.Truncate(whole)
+        JsonElement { ValueKind: JsonValueKind.Number } number => [number.TryGetDecimal(out var whole) && whole == decimal.Truncate(whole)
             ? whole.ToString("F0", CultureInfo.InvariantCulture)
             : number.GetDouble().ToString("R", CultureInfo.InvariantCulture)],
         JsonElement truth => [truth.GetBoolean().ToString()],

@@ -10,21 +10,21 @@ namespace Peft.Tests.Golden;
 /// <summary>The batches of a golden training, one a row of the data, as they stand in their file: <c>INDEX.NAME</c>.</summary>
 internal sealed class GoldenBatches : ITrainingData, IDisposable
 {
-    private readonly List<TrainingBatch> batches;
+    private readonly List<TrainingBatch> _batches;
 
     private GoldenBatches(List<TrainingBatch> batches)
     {
-        this.batches = batches;
+        _batches = batches;
     }
 
     /// <summary>One epoch of batches.</summary>
-    public IReadOnlyList<TrainingBatch> Batches => batches;
+    public IReadOnlyList<TrainingBatch> Batches => _batches;
 
-    public int Count => batches.Count;
+    public int Count => _batches.Count;
 
     public string Fingerprint => "golden";
 
-    public ExampleKind ExampleKind => batches[0] switch
+    public ExampleKind ExampleKind => _batches[0] switch
     {
         PairBatch => ExampleKind.Pair,
         JudgedBatch => ExampleKind.Judged,
@@ -44,13 +44,13 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
         return new GoldenBatches(byIndex[..PeriodOf(byIndex)]);
     }
 
-    public GoldenBatches Take(int count) => new(batches[..Math.Min(count, batches.Count)]);
+    public GoldenBatches Take(int count) => new(_batches[..Math.Min(count, _batches.Count)]);
 
-    public TrainingBatch Collate(IReadOnlyList<int> rows, Device device) => Copy(batches[Assert.Single(rows)]);
+    public TrainingBatch Collate(IReadOnlyList<int> rows, Device device) => Copy(_batches[Assert.Single(rows)]);
 
     public void Dispose()
     {
-        foreach (var batch in batches)
+        foreach (var batch in _batches)
         {
             batch.Dispose();
         }

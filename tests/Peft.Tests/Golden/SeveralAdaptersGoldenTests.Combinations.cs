@@ -23,16 +23,16 @@ public partial class SeveralAdaptersGoldenTests
             if (step["error"] is not null)
             {
                 Assert.ThrowsAny<PeftException>(() => Combine(step, names));
-                Assert.DoesNotContain(model!.Adapters, static adapter => adapter.Name == "new");
-                checks++;
+                Assert.DoesNotContain(_model!.Adapters, static adapter => adapter.Name == "new");
+                _checks++;
                 return;
             }
 
             // The quantile is over singular vectors with their signs, which are those of the linear algebra library: unit tests hold the cut.
             Skip.If(step["options"]?["svd_clamp"] is not null, "what svd_clamp cuts depends on signs of singular vectors, which no library shares with another");
             var combined = Combine(step, names);
-            model!.SetActive("new");
-            Hold(name, "logits", () => ModelRun.Logits(model, inputs));
+            _model!.SetActive("new");
+            Hold(name, "logits", () => ModelRun.Logits(_model, _inputs));
             if (step["new_config"] is JsonObject wanted)
             {
                 var config = (LoraConfig)combined.Config;
@@ -60,7 +60,7 @@ public partial class SeveralAdaptersGoldenTests
             var options = step["options"] as JsonObject ?? [];
             var masks = results.Where(entry => entry.Key.StartsWith($"{step["step"]}.mask.", StringComparison.Ordinal)).OrderBy(static entry => entry.Key, StringComparer.Ordinal).ToArray();
             var drawn = 0;
-            var combined = model!.CombineAdapters(names, [.. ((JsonArray)step["weights"]!).Select(static weight => (double)weight!)], "new", new CombinationOptions
+            var combined = _model!.CombineAdapters(names, [.. ((JsonArray)step["weights"]!).Select(static weight => (double)weight!)], "new", new CombinationOptions
             {
                 Type = CombinationTypes.Parse((string?)options["combination_type"] ?? "svd"),
                 Rank = (int?)options["svd_rank"],
@@ -70,7 +70,7 @@ public partial class SeveralAdaptersGoldenTests
                 Mask = masks.Length == 0 ? null : _ => masks[drawn++].Value,
             });
             Assert.Equal(masks.Length, drawn);
-            held.UnionWith(masks.Select(static entry => entry.Key));
+            _held.UnionWith(masks.Select(static entry => entry.Key));
             return combined;
         }
 

@@ -39,40 +39,40 @@ public partial class SeveralAdaptersGoldenTests
 
     private sealed partial class Script(JsonObject record, Dictionary<string, Tensor> results) : IDisposable
     {
-        private readonly JsonArray steps = (JsonArray)record["steps"]!;
-        private readonly Dictionary<string, Tensor> inputs = results
+        private readonly JsonArray _steps = (JsonArray)record["steps"]!;
+        private readonly Dictionary<string, Tensor> _inputs = results
             .Where(static entry => entry.Key.StartsWith("input.", StringComparison.Ordinal))
             .ToDictionary(static entry => entry.Key["input.".Length..], static entry => entry.Value);
 
-        private readonly List<IDisposable> opened = [];
-        private readonly HashSet<string> held = [];
-        private int checks;
-        private PeftModel? model;
+        private readonly List<IDisposable> _opened = [];
+        private readonly HashSet<string> _held = [];
+        private int _checks;
+        private PeftModel? _model;
 
-        private string Layer => steps.Select(static step => Find((string)step!["how"]!, @"weight is ([\w.]+)")).First(static name => name is not null)!;
+        private string Layer => _steps.Select(static step => Find((string)step!["how"]!, @"weight is ([\w.]+)")).First(static name => name is not null)!;
 
         public void Run(int index)
         {
-            if (steps[index]!["loaded"] is null && steps[index]!["adapters"] is null && steps[index]!["first"] is null)
+            if (_steps[index]!["loaded"] is null && _steps[index]!["adapters"] is null && _steps[index]!["first"] is null)
             {
                 // The state a step starts from is what the steps before it left.
                 for (var before = 0; before < index; before++)
                 {
-                    Try((JsonObject)steps[before]!);
+                    Try((JsonObject)_steps[before]!);
                 }
             }
 
-            held.Clear();
-            checks = 0;
-            var step = (JsonObject)steps[index]!;
+            _held.Clear();
+            _checks = 0;
+            var step = (JsonObject)_steps[index]!;
             Step(step, hold: true);
-            Assert.Equal(results.Keys.Where(key => key.StartsWith($"{step["step"]}.", StringComparison.Ordinal)).Order(StringComparer.Ordinal), held.Order(StringComparer.Ordinal));
-            Assert.True(checks > 0, "The step was held to nothing.");
+            Assert.Equal(results.Keys.Where(key => key.StartsWith($"{step["step"]}.", StringComparison.Ordinal)).Order(StringComparer.Ordinal), _held.Order(StringComparer.Ordinal));
+            Assert.True(_checks > 0, "The step was held to nothing.");
         }
 
         public void Dispose()
         {
-            opened.ForEach(static one => one.Dispose());
+            _opened.ForEach(static one => one.Dispose());
             AdapterGolden.Free(results);
         }
 
@@ -85,14 +85,14 @@ public partial class SeveralAdaptersGoldenTests
             catch (NotSupportedByPeftException)
             {
                 // An earlier step with a method that isn't there yet says nothing about this one.
-                model = null;
+                _model = null;
             }
         }
 
         private void Step(JsonObject step, bool hold)
         {
             var how = (string)step["how"]!;
-            if (model is null)
+            if (_model is null)
             {
                 Open();
             }
@@ -111,8 +111,8 @@ public partial class SeveralAdaptersGoldenTests
             }
             else if (how.StartsWith("after prepare_model", StringComparison.Ordinal))
             {
-                Open((string)steps[steps.IndexOf(step) + 1]!["first"]!);
-                Hold((string)step["step"]!, "logits", () => ModelRun.Logits(model!, inputs));
+                Open((string)_steps[_steps.IndexOf(step) + 1]!["first"]!);
+                Hold((string)step["step"]!, "logits", () => ModelRun.Logits(_model!, _inputs));
             }
             else if (step["adapters"] is not null || how.Contains("active, then merge", StringComparison.Ordinal))
             {
@@ -131,7 +131,7 @@ public partial class SeveralAdaptersGoldenTests
         private void Act(JsonObject step, string how, bool hold)
         {
             var name = (string)step["step"]!;
-            var same = how.EndsWith("once more", StringComparison.Ordinal) ? ModelBits.Of(model!.Base) : null;
+            var same = how.EndsWith("once more", StringComparison.Ordinal) ? ModelBits.Of(_model!.Base) : null;
             var before = how.Contains("safe_merge=True", StringComparison.Ordinal) ? null : Change(step, how, name);
             if (how.Contains("safe_merge=True", StringComparison.Ordinal))
             {
@@ -146,27 +146,27 @@ public partial class SeveralAdaptersGoldenTests
 
             if (same is not null)
             {
-                Assert.Equal(same, ModelBits.Of(model!.Base));
-                checks++;
+                Assert.Equal(same, ModelBits.Of(_model!.Base));
+                _checks++;
             }
 
-            Hold(name, "logits", () => ModelRun.Logits(model!, inputs));
+            Hold(name, "logits", () => ModelRun.Logits(_model!, _inputs));
             HoldWeight(name);
             if (step["active"] is JsonArray active && !(step["remaining"] is JsonArray { Count: 0 }))
             {
-                Assert.Equal(AdapterGolden.Strings(active), model!.ActiveAdapters);
+                Assert.Equal(AdapterGolden.Strings(active), _model!.ActiveAdapters);
             }
 
             if (step["remaining"] is JsonArray remaining)
             {
-                checks++;
-                Assert.Equal(AdapterGolden.Strings(remaining), model!.Adapters.Select(static adapter => adapter.Name).Order(StringComparer.Ordinal));
+                _checks++;
+                Assert.Equal(AdapterGolden.Strings(remaining), _model!.Adapters.Select(static adapter => adapter.Name).Order(StringComparer.Ordinal));
             }
 
             if (step["forward_error"] is not null)
             {
                 // The peer can't run without any adapter; here the base speaks.
-                using var logits = ModelRun.Logits(model!, inputs);
+                using var logits = ModelRun.Logits(_model!, _inputs);
                 AdapterGolden.AssertClose(results["base.logits"], logits, record["tolerance"]!, "base");
             }
 
@@ -197,26 +197,26 @@ public partial class SeveralAdaptersGoldenTests
             {
                 if (Find(how, @"while (\w+) is active") is { } other && other != "it")
                 {
-                    model!.SetActive(other);
+                    _model!.SetActive(other);
                 }
 
-                model!.RemoveAdapter(names[0]);
+                _model!.RemoveAdapter(names[0]);
             }
             else if (how.Contains("rescale_adapter_scale", StringComparison.Ordinal))
             {
-                var set = model!.ActiveSet;
+                var set = _model!.ActiveSet;
                 var factor = float.Parse(Find(how, @"\(([\d.]+)\)")!, System.Globalization.CultureInfo.InvariantCulture);
-                model.SetActive(set.Select(entry => entry with { Weight = factor }));
-                return () => model.SetActive(set);
+                _model.SetActive(set.Select(entry => entry with { Weight = factor }));
+                return () => _model.SetActive(set);
             }
             else if (how.StartsWith("inside disable_adapter", StringComparison.Ordinal))
             {
-                model!.Disable();
-                return () => model.Enable();
+                _model!.Disable();
+                return () => _model.Enable();
             }
             else if (how.StartsWith("the same without", StringComparison.Ordinal))
             {
-                UnsafeMerge(step, (string)steps[steps.IndexOf(step) - 1]!["how"]!);
+                UnsafeMerge(step, (string)_steps[_steps.IndexOf(step) - 1]!["how"]!);
             }
             else if (how.Contains("merge", StringComparison.Ordinal) || how.StartsWith("unload", StringComparison.Ordinal))
             {
@@ -230,35 +230,35 @@ public partial class SeveralAdaptersGoldenTests
         {
             if (how.StartsWith("unmerge_adapter", StringComparison.Ordinal))
             {
-                model!.UndoMerge();
+                _model!.UndoMerge();
             }
             else if (how.StartsWith("unload", StringComparison.Ordinal))
             {
                 Open("unloaded");
-                model!.RemoveAdapter("unloaded");
+                _model!.RemoveAdapter("unloaded");
             }
             else if (how.StartsWith("merge_and_unload", StringComparison.Ordinal))
             {
                 Open([.. names.Order(StringComparer.Ordinal)]);
-                model!.Merge(names, new MergeOptions { Unload = true });
+                _model!.Merge(names, new MergeOptions { Unload = true });
             }
             else if (how.Contains("then inside disable_adapter", StringComparison.Ordinal))
             {
                 Ensure(names);
-                model!.Merge(names);
-                model.Disable();
-                return () => model.Enable();
+                _model!.Merge(names);
+                _model.Disable();
+                return () => _model.Enable();
             }
             else if (names.Length > 0)
             {
                 Ensure(names);
                 if (Find(how, @"^(\w+) active,") is { } active)
                 {
-                    model!.UndoMerge();
-                    model.SetActive(active);
+                    _model!.UndoMerge();
+                    _model.SetActive(active);
                 }
 
-                model!.Merge(names);
+                _model!.Merge(names);
             }
 
             return null;
@@ -267,23 +267,23 @@ public partial class SeveralAdaptersGoldenTests
         private void SafeMerge(string how)
         {
             var name = OpenBroken(how);
-            var before = ModelBits.Of(model!.Base);
-            var error = Assert.Throws<PeftException>(() => model.Merge([name], new MergeOptions { Safe = true }));
+            var before = ModelBits.Of(_model!.Base);
+            var error = Assert.Throws<PeftException>(() => _model.Merge([name], new MergeOptions { Safe = true }));
             Assert.Equal("MergeNotFinite", error.ErrorId);
-            Assert.Equal(before, ModelBits.Of(model.Base));
-            Assert.False(model.IsMerged);
-            checks++;
+            Assert.Equal(before, ModelBits.Of(_model.Base));
+            Assert.False(_model.IsMerged);
+            _checks++;
         }
 
         private void UnsafeMerge(JsonObject step, string how)
         {
-            model!.Dispose();
+            _model!.Dispose();
             var name = OpenBroken(how);
-            model.Merge([name]);
-            var layer = model[name].Adapter.Layers[0].Layer.Weight;
+            _model.Merge([name]);
+            var layer = _model[name].Adapter.Layers[0].Layer.Weight;
             using var finite = layer.Data.isfinite().all();
             Assert.Equal((bool)step["weight_is_finite"]!, finite.item<bool>());
-            checks++;
+            _checks++;
         }
 
         /// <summary>A model with one adapter that has a value that is not finite.</summary>
@@ -291,7 +291,7 @@ public partial class SeveralAdaptersGoldenTests
         {
             var name = Names(how)[0];
             Open(name);
-            var factor = model![name].Adapter.Parameters()[0].Parameter;
+            var factor = _model![name].Adapter.Parameters()[0].Parameter;
             factor.Data[0, 0].fill_(how.Contains("nan", StringComparison.Ordinal) ? float.NaN : float.PositiveInfinity);
             return name;
         }
@@ -300,19 +300,19 @@ public partial class SeveralAdaptersGoldenTests
         {
             const string name = "one";
             Open(name);
-            var rows = Enumerable.Repeat(name, (int)inputs["input_ids"].shape[0]).ToArray();
+            var rows = Enumerable.Repeat(name, (int)_inputs["input_ids"].shape[0]).ToArray();
             if (how.StartsWith("while ", StringComparison.Ordinal))
             {
-                model!.Merge([name]);
-                Assert.Equal("ModelIsMerged", Assert.Throws<PeftException>(() => model.SelectRows(rows)).ErrorId);
+                _model!.Merge([name]);
+                Assert.Equal("ModelIsMerged", Assert.Throws<PeftException>(() => _model.SelectRows(rows)).ErrorId);
             }
             else
             {
-                var context = new ForwardContext { Selection = model!.SelectRows(rows), IsTraining = true };
-                Assert.Equal("MixedBatchInTraining", Assert.Throws<PeftException>(() => model.Base.Forward(inputs["input_ids"], context)).ErrorId);
+                var context = new ForwardContext { Selection = _model!.SelectRows(rows), IsTraining = true };
+                Assert.Equal("MixedBatchInTraining", Assert.Throws<PeftException>(() => _model.Base.Forward(_inputs["input_ids"], context)).ErrorId);
             }
 
-            checks++;
+            _checks++;
         }
 
         private void MixedBatch(JsonObject step)
@@ -322,18 +322,18 @@ public partial class SeveralAdaptersGoldenTests
             if (((string)step["how"]!).Contains("without mixed batches", StringComparison.Ordinal))
             {
                 // The peer ignores the names and applies the adapter to every row; here that is refused.
-                Assert.Equal("MixedBatchNotPossible", Assert.Throws<PeftException>(() => model!.SelectRows(names)).ErrorId);
-                held.Add($"{step["step"]}.logits");
-                checks++;
+                Assert.Equal("MixedBatchNotPossible", Assert.Throws<PeftException>(() => _model!.SelectRows(names)).ErrorId);
+                _held.Add($"{step["step"]}.logits");
+                _checks++;
             }
             else if (step["error"] is null)
             {
-                Hold((string)step["step"]!, "logits", () => ModelRun.Logits(model!, inputs, model!.SelectRows(names)));
+                Hold((string)step["step"]!, "logits", () => ModelRun.Logits(_model!, _inputs, _model!.SelectRows(names)));
             }
             else
             {
-                Assert.ThrowsAny<PeftException>(() => ModelRun.Logits(model!, inputs, model!.SelectRows(names)));
-                checks++;
+                Assert.ThrowsAny<PeftException>(() => ModelRun.Logits(_model!, _inputs, _model!.SelectRows(names)));
+                _checks++;
             }
         }
 
@@ -342,16 +342,16 @@ public partial class SeveralAdaptersGoldenTests
         {
             var first = (string)step["first"]!;
             Open(first);
-            model!.LoadAdapter(AdapterPath((string)step["second"]!), first);
-            Hold((string)step["step"]!, "logits", () => ModelRun.Logits(model, inputs));
+            _model!.LoadAdapter(AdapterPath((string)step["second"]!), first);
+            Hold((string)step["step"]!, "logits", () => ModelRun.Logits(_model, _inputs));
             if (step["error"] is not null)
             {
-                using var replaced = ModelRun.Logits(model, inputs);
+                using var replaced = ModelRun.Logits(_model, _inputs);
                 Open();
-                model.LoadAdapter(AdapterPath((string)step["second"]!), first);
-                using var alone = ModelRun.Logits(model, inputs);
+                _model.LoadAdapter(AdapterPath((string)step["second"]!), first);
+                using var alone = ModelRun.Logits(_model, _inputs);
                 AdapterGolden.AssertClose(alone, replaced, record["tolerance"]!, "replaced against alone");
-                checks++;
+                _checks++;
             }
         }
 
@@ -368,18 +368,18 @@ public partial class SeveralAdaptersGoldenTests
                 : [.. Directory.EnumerateDirectories(AdapterPath("")).Select(static folder => Path.GetFileName(folder))
                     .Where(other => $"_{name}_".Contains($"_{other}_", StringComparison.Ordinal)).Order(StringComparer.Ordinal)];
             Open(names);
-            model!.SetActive(names);
-            Hold(name, "logits", () => ModelRun.Logits(model, inputs));
-            using var beside = ModelRun.Logits(model, inputs);
-            model.Merge();
-            Hold(name, "merged_logits", () => ModelRun.Logits(model, inputs));
+            _model!.SetActive(names);
+            Hold(name, "logits", () => ModelRun.Logits(_model, _inputs));
+            using var beside = ModelRun.Logits(_model, _inputs);
+            _model.Merge();
+            Hold(name, "merged_logits", () => ModelRun.Logits(_model, _inputs));
             HoldWeight(name);
             if (step["error"] is not null)
             {
                 // What the peer refuses to mix acts here like anything else.
-                using var merged = ModelRun.Logits(model, inputs);
+                using var merged = ModelRun.Logits(_model, _inputs);
                 AdapterGolden.AssertClose(beside, merged, record["tolerance"]!, "merged against beside");
-                checks++;
+                _checks++;
             }
         }
 
@@ -390,10 +390,10 @@ public partial class SeveralAdaptersGoldenTests
             foreach (var key in new[] { "both", "selected", "files" }.Where(key => step[key] is not null))
             {
                 var folder = Directory.CreateTempSubdirectory("peft-adapters-").FullName;
-                model!.SaveAdapters(folder, key == "selected" ? Names(how) : null);
+                _model!.SaveAdapters(folder, key == "selected" ? Names(how) : null);
                 var found = Directory.EnumerateFiles(folder, "*", SearchOption.AllDirectories).Select(file => Path.GetRelativePath(folder, file).Replace('\\', '/'));
                 Assert.Equal(AdapterGolden.Strings(step[key]), found.Order(StringComparer.Ordinal));
-                checks++;
+                _checks++;
                 Directory.Delete(folder, recursive: true);
             }
         }
@@ -403,30 +403,30 @@ public partial class SeveralAdaptersGoldenTests
             Ensure(names);
             if (refused)
             {
-                Assert.Throws<PeftException>(() => model!.SetActive(names));
-                checks++;
+                Assert.Throws<PeftException>(() => _model!.SetActive(names));
+                _checks++;
             }
             else
             {
-                model!.SetActive(names);
+                _model!.SetActive(names);
             }
         }
 
         private void Ensure(string[] names)
         {
-            foreach (var missing in names.Where(name => !model!.Adapters.Any(adapter => adapter.Name == name)))
+            foreach (var missing in names.Where(name => !_model!.Adapters.Any(adapter => adapter.Name == name)))
             {
-                model!.LoadAdapter(AdapterPath(missing), missing);
+                _model!.LoadAdapter(AdapterPath(missing), missing);
             }
         }
 
         private void Open(params string[] names)
         {
-            model = AdapterGolden.Base((string)record["base"]!);
-            opened.Add(model);
+            _model = AdapterGolden.Base((string)record["base"]!);
+            _opened.Add(_model);
             foreach (var name in names)
             {
-                model.LoadAdapter(Directory.Exists(AdapterPath(name)) ? AdapterPath(name) : AnyAdapter(), name);
+                _model.LoadAdapter(Directory.Exists(AdapterPath(name)) ? AdapterPath(name) : AnyAdapter(), name);
             }
         }
 
@@ -440,14 +440,14 @@ public partial class SeveralAdaptersGoldenTests
             if (results.TryGetValue($"{step}.{key}", out var expected))
             {
                 using var found = actual();
-                var tolerance = steps.First(one => (string?)one!["step"] == step)!["tolerance"] ?? record["tolerance"]!;
+                var tolerance = _steps.First(one => (string?)one!["step"] == step)!["tolerance"] ?? record["tolerance"]!;
                 AdapterGolden.AssertClose(expected, found, tolerance, $"{step}.{key}");
-                held.Add($"{step}.{key}");
-                checks++;
+                _held.Add($"{step}.{key}");
+                _checks++;
             }
         }
 
-        private void HoldWeight(string step) => Hold(step, "weight", () => model!.Base.FindParameter(Layer + ".weight")!.Data.alias());
+        private void HoldWeight(string step) => Hold(step, "weight", () => _model!.Base.FindParameter(Layer + ".weight")!.Data.alias());
 
         private static string[] Names(string how) => [.. Regex.Matches(how, @"(?<=')\w+(?=')", RegexOptions.None, s_patience).Select(static match => match.Value)];
 

@@ -15,20 +15,20 @@ public class TrainingDataGoldenTests
     [GoldenData("training", "data/")]
     public void Data(string path) => GoldenCases.Run("training", path, folder =>
     {
-        JsonElement expected = JsonFile.ReadObject(Path.Combine(folder, "case.json"));
-        if (expected.TryGetProperty("packed", out JsonElement packed))
+        var expected = JsonFile.ReadObject(Path.Combine(folder, "case.json"));
+        if (expected.TryGetProperty("packed", out var packed))
         {
             ComparePacking(expected, packed);
         }
-        else if (expected.TryGetProperty("collated", out JsonElement collated))
+        else if (expected.TryGetProperty("collated", out var collated))
         {
             CompareCollators(expected.GetProperty("arguments"), collated);
         }
-        else if (expected.TryGetProperty("converted", out JsonElement converted))
+        else if (expected.TryGetProperty("converted", out var converted))
         {
             CompareConversion(expected, converted);
         }
-        else if (expected.TryGetProperty("assistant_masks", out JsonElement masks))
+        else if (expected.TryGetProperty("assistant_masks", out var masks))
         {
             CompareMasks(folder, expected, masks);
         }
@@ -44,13 +44,13 @@ public class TrainingDataGoldenTests
     public void BatchesOfTrainings(string path) => GoldenCases.Run("training", path, folder =>
     {
         const int PeersBatchSize = 3, PeersMaxLength = 1024;
-        JsonElement expected = JsonFile.ReadObject(Path.Combine(folder, "case.json"));
-        JsonElement arguments = expected.GetProperty("arguments").GetProperty("training");
-        TokenizedDataset data = Dataset(expected, arguments).Tokenize(TokenizerOf(folder, expected), OptionsOf(arguments) with
+        var expected = JsonFile.ReadObject(Path.Combine(folder, "case.json"));
+        var arguments = expected.GetProperty("arguments").GetProperty("training");
+        var data = Dataset(expected, arguments).Tokenize(TokenizerOf(folder, expected), OptionsOf(arguments) with
         {
             MaxLength = Optional(arguments, "max_length")?.GetInt32() ?? PeersMaxLength,
         });
-        int count = CompareBatches(Path.Combine(folder, "batches.safetensors"), data, Optional(arguments, "per_device_train_batch_size")?.GetInt32() ?? PeersBatchSize);
+        var count = CompareBatches(Path.Combine(folder, "batches.safetensors"), data, Optional(arguments, "per_device_train_batch_size")?.GetInt32() ?? PeersBatchSize);
         Assert.True(count > 0);
     });
 
@@ -59,32 +59,32 @@ public class TrainingDataGoldenTests
     [GoldenData("training", "preference/")]
     public void BatchesOfPreferences(string path) => GoldenCases.Run("training", path, folder =>
     {
-        JsonElement expected = JsonFile.ReadObject(Path.Combine(folder, "case.json"));
-        string runner = expected.GetProperty("runner").GetString()!;
+        var expected = JsonFile.ReadObject(Path.Combine(folder, "case.json"));
+        var runner = expected.GetProperty("runner").GetString()!;
         if (Optional(expected, "rows") is not { } rows || Optional(expected, "batches") is not { } batches)
         {
             // Nothing is said of the rows: the batches are those of another case.
             return;
         }
 
-        JsonElement settings = expected.GetProperty("settings");
-        TokenizedDataset data = TrainingDataset.FromRows(Rows(rows)).Tokenize(TokenizerOf(folder, expected), new TokenizationOptions
+        var settings = expected.GetProperty("settings");
+        var data = TrainingDataset.FromRows(Rows(rows)).Tokenize(TokenizerOf(folder, expected), new TokenizationOptions
         {
             Examples = runner == "trl.KTOTrainer" ? ExampleKind.Judged : ExampleKind.Pair,
             MaxLength = settings.GetProperty("max_length").GetInt32(),
         });
-        string file = Path.Combine(folder, batches.GetString()!);
-        int batchSize = settings.GetProperty("per_device_train_batch_size").GetInt32();
+        var file = Path.Combine(folder, batches.GetString()!);
+        var batchSize = settings.GetProperty("per_device_train_batch_size").GetInt32();
         Assert.True((runner is "trl.ORPOTrainer" or "trl.CPOTrainer" ? CompareSides(file, data, batchSize) : CompareBatches(file, data, batchSize)) > 0);
     });
 
     /// <summary>The peer's trainers without a reference give both answers apart, and put a start token in front that the tokenizer doesn't.</summary>
     private static int CompareSides(string file, TokenizedDataset data, int batchSize)
     {
-        using SafetensorsFile reference = SafetensorsFile.Open(file);
-        int count = reference.Names.Select(name => name.Split('.')[0]).Distinct().Count();
+        using var reference = SafetensorsFile.Open(file);
+        var count = reference.Names.Select(name => name.Split('.')[0]).Distinct().Count();
         int[][] batches = [.. Enumerable.Range(0, data.Count).Chunk(batchSize)];
-        for (int i = 0; i < count; i++)
+        for (var i = 0; i < count; i++)
         {
             TrainingExample[] examples = [.. batches[i % batches.Length].Select(row => data.Examples[row])];
             Compare($"{i}.chosen", [.. examples.Select(example => new TokenRow(example.InputIds, example.Labels))]);
@@ -96,10 +96,10 @@ public class TrainingDataGoldenTests
         void Compare(string prefix, TokenRow[] rows)
         {
             using var scope = NewDisposeScope();
-            (Tensor ids, Tensor labels) = (reference.Read($"{prefix}_input_ids"), reference.Read($"{prefix}_labels"));
-            for (int row = 0; row < rows.Length; row++)
+            (var ids, var labels) = (reference.Read($"{prefix}_input_ids"), reference.Read($"{prefix}_labels"));
+            for (var row = 0; row < rows.Length; row++)
             {
-                int length = rows[row].InputIds.Length;
+                var length = rows[row].InputIds.Length;
                 Assert.Equal(rows[row].InputIds.Select(id => (long)id), ids[row].narrow(0, 1, length).data<long>().ToArray());
                 Assert.Equal(rows[row].Labels.Select(label => (long)label), labels[row].narrow(0, 1, length).data<long>().ToArray());
             }
@@ -116,9 +116,9 @@ public class TrainingDataGoldenTests
 
     private static void ComparePreparation(string folder, JsonElement expected)
     {
-        JsonElement arguments = expected.GetProperty("arguments");
-        TokenizationOptions options = OptionsOf(arguments);
-        TrainingDataset dataset = Dataset(expected, arguments);
+        var arguments = expected.GetProperty("arguments");
+        var options = OptionsOf(arguments);
+        var dataset = Dataset(expected, arguments);
         if (expected.GetProperty("prepared").GetProperty("input_ids").GetArrayLength() == 0)
         {
             // The peer goes on with no rows at all; here that is an error.
@@ -126,8 +126,8 @@ public class TrainingDataGoldenTests
             return;
         }
 
-        TokenizedDataset data = dataset.Tokenize(TokenizerOf(folder, expected), options);
-        foreach (JsonProperty column in expected.GetProperty("prepared").EnumerateObject())
+        var data = dataset.Tokenize(TokenizerOf(folder, expected), options);
+        foreach (var column in expected.GetProperty("prepared").EnumerateObject())
         {
             IEnumerable<IEnumerable<int>> actual = column.Name switch
             {
@@ -139,35 +139,35 @@ public class TrainingDataGoldenTests
             Assert.Equal(Table(column.Value), actual);
         }
 
-        int batchSize = arguments.GetProperty("per_device_train_batch_size").GetInt32();
+        var batchSize = arguments.GetProperty("per_device_train_batch_size").GetInt32();
         Assert.Equal((data.Count + batchSize - 1) / batchSize, CompareBatches(Path.Combine(folder, "batches.safetensors"), data, batchSize));
     }
 
     private static TrainingDataset Dataset(JsonElement expected, JsonElement arguments)
     {
-        bool answerOnly = Optional(arguments, "assistant_only_loss")?.GetBoolean() ?? Optional(arguments, "completion_only_loss")?.GetBoolean() ?? true;
-        JsonElement rows = expected.GetProperty("rows");
-        bool isConversation = rows[0].TryGetProperty("messages", out _) || rows[0].TryGetProperty("conversations", out _);
+        var answerOnly = Optional(arguments, "assistant_only_loss")?.GetBoolean() ?? Optional(arguments, "completion_only_loss")?.GetBoolean() ?? true;
+        var rows = expected.GetProperty("rows");
+        var isConversation = rows[0].TryGetProperty("messages", out _) || rows[0].TryGetProperty("conversations", out _);
 
         // The peer's default for conversations is every token; so it is for rows that a function turned into text.
-        bool everyToken = !answerOnly || (isConversation && Optional(arguments, "assistant_only_loss") is null) || Optional(expected, "formatted") is not null;
+        var everyToken = !answerOnly || (isConversation && Optional(arguments, "assistant_only_loss") is null) || Optional(expected, "formatted") is not null;
         return TrainingDataset.FromRows(Rows(rows), new DatasetOptions { Loss = everyToken ? LossTokens.All : LossTokens.Answer });
     }
 
     /// <summary>Compares all batches of a file, which may go through the data more than once, and returns their number.</summary>
     private static int CompareBatches(string file, TokenizedDataset data, int batchSize)
     {
-        using SafetensorsFile reference = SafetensorsFile.Open(file);
+        using var reference = SafetensorsFile.Open(file);
         int[][] batches = [.. Enumerable.Range(0, data.Count).Chunk(batchSize)];
-        int count = reference.Names.Select(name => name.Split('.')[0]).Distinct().Count();
-        for (int i = 0; i < count; i++)
+        var count = reference.Names.Select(name => name.Split('.')[0]).Distinct().Count();
+        for (var i = 0; i < count; i++)
         {
             using var scope = NewDisposeScope();
-            using TrainingBatch batch = data.Collate(batches[i % batches.Length], CPU);
-            foreach (string name in reference.Names.Where(name => name.StartsWith($"{i}.", StringComparison.Ordinal)))
+            using var batch = data.Collate(batches[i % batches.Length], CPU);
+            foreach (var name in reference.Names.Where(name => name.StartsWith($"{i}.", StringComparison.Ordinal)))
             {
-                using Tensor read = reference.Read(name);
-                long[] values = read.is_floating_point() ? [.. read.data<float>().Select(value => (long)BitConverter.SingleToInt32Bits(value))] : read.data<long>().ToArray();
+                using var read = reference.Read(name);
+                var values = read.is_floating_point() ? [.. read.data<float>().Select(value => (long)BitConverter.SingleToInt32Bits(value))] : read.data<long>().ToArray();
                 Assert.Equal(values, Flat(batch, name[(name.IndexOf('.', StringComparison.Ordinal) + 1)..]));
             }
         }
@@ -197,14 +197,14 @@ public class TrainingDataGoldenTests
 
     private static void ComparePacking(JsonElement expected, JsonElement packed)
     {
-        int length = expected.GetProperty("arguments").GetProperty("seq_length").GetInt32();
-        TokenRow[] rows = TokenRows(expected.GetProperty("rows"));
-        foreach (JsonProperty strategy in packed.EnumerateObject())
+        var length = expected.GetProperty("arguments").GetProperty("seq_length").GetInt32();
+        var rows = TokenRows(expected.GetProperty("rows"));
+        foreach (var strategy in packed.EnumerateObject())
         {
-            IReadOnlyList<TokenRow> actual = Packing.Pack(rows, length, StrategyNamed(strategy.Name));
+            var actual = Packing.Pack(rows, length, StrategyNamed(strategy.Name));
             Assert.Equal(Table(strategy.Value.GetProperty("input_ids")), actual.Select(row => row.InputIds));
             Assert.Equal(Table(strategy.Value.GetProperty("labels")), actual.Select(row => row.Labels));
-            if (strategy.Value.TryGetProperty("seq_lengths", out JsonElement lengths))
+            if (strategy.Value.TryGetProperty("seq_lengths", out var lengths))
             {
                 Assert.Equal(Table(lengths), actual.Select(row => row.Lengths!));
                 Assert.Equal(Table(strategy.Value.GetProperty("position_ids")), actual.Select(row => row.Lengths!.SelectMany(count => Enumerable.Range(0, count))));
@@ -218,30 +218,30 @@ public class TrainingDataGoldenTests
 
     private static void CompareCollators(JsonElement arguments, JsonElement collated)
     {
-        bool left = arguments.GetProperty("padding_side").GetString() == "left";
-        int paddingId = arguments.GetProperty("pad_token_id").GetInt32();
-        foreach (JsonProperty run in collated.EnumerateObject())
+        var left = arguments.GetProperty("padding_side").GetString() == "left";
+        var paddingId = arguments.GetProperty("pad_token_id").GetInt32();
+        foreach (var run in collated.EnumerateObject())
         {
             int? multiple = run.Name.EndsWith("_multiple", StringComparison.Ordinal) ? arguments.GetProperty("pad_to_multiple_of").GetInt32() : null;
             JsonElement[] rows = [.. run.Value.GetProperty("rows").EnumerateArray()];
-            JsonElement batch = run.Value.GetProperty("batch");
-            bool flat = run.Name.Contains("flattening", StringComparison.Ordinal) || run.Name.Contains("padding_free", StringComparison.Ordinal);
-            bool tokenwise = flat || run.Name.StartsWith("sft", StringComparison.Ordinal) || run.Name.StartsWith("language_modeling", StringComparison.Ordinal);
+            var batch = run.Value.GetProperty("batch");
+            var flat = run.Name.Contains("flattening", StringComparison.Ordinal) || run.Name.Contains("padding_free", StringComparison.Ordinal);
+            var tokenwise = flat || run.Name.StartsWith("sft", StringComparison.Ordinal) || run.Name.StartsWith("language_modeling", StringComparison.Ordinal);
             if (tokenwise)
             {
                 TokenRow[] tokens = [.. rows.Select(row => new TokenRow(Ints(row.GetProperty("input_ids")), Ints(Optional(row, "labels") ?? row.GetProperty("input_ids"))))];
-                bool padsLeft = left && !run.Name.StartsWith("sft", StringComparison.Ordinal);
-                using TrainingBatch actual = flat ? Collator.Flattened(tokens, paddingId, CPU, multiple) : Collator.Padded(tokens, paddingId, CPU, padsLeft, multiple);
-                foreach (JsonProperty tensor in batch.EnumerateObject())
+                var padsLeft = left && !run.Name.StartsWith("sft", StringComparison.Ordinal);
+                using var actual = flat ? Collator.Flattened(tokens, paddingId, CPU, multiple) : Collator.Padded(tokens, paddingId, CPU, padsLeft, multiple);
+                foreach (var tensor in batch.EnumerateObject())
                 {
                     Assert.Equal(Numbers(tensor.Value), Flat(actual, tensor.Name));
                 }
             }
             else
             {
-                foreach (JsonProperty tensor in batch.EnumerateObject())
+                foreach (var tensor in batch.EnumerateObject())
                 {
-                    int filler = tensor.Name switch { "input_ids" => paddingId, "attention_mask" => 0, "labels" => TrainingExample.Ignored, _ => throw new InvalidDataException(tensor.Name) };
+                    var filler = tensor.Name switch { "input_ids" => paddingId, "attention_mask" => 0, "labels" => TrainingExample.Ignored, _ => throw new InvalidDataException(tensor.Name) };
                     int[][] values = [.. rows.Select(row => Ints(row.GetProperty(tensor.Name)))];
                     Assert.Equal(Numbers(tensor.Value), Collator.Pad(values, filler, left, multiple).Values);
                 }
@@ -251,8 +251,8 @@ public class TrainingDataGoldenTests
 
     private static void CompareConversion(JsonElement expected, JsonElement converted)
     {
-        TrainingDataset data = TrainingDataset.FromRows(Rows(expected.GetProperty("rows")));
-        for (int i = 0; i < data.Count; i++)
+        var data = TrainingDataset.FromRows(Rows(expected.GetProperty("rows")));
+        for (var i = 0; i < data.Count; i++)
         {
             JsonElement[] messages = [.. converted[i].GetProperty("messages").EnumerateArray()];
             Assert.Equal(
@@ -263,11 +263,11 @@ public class TrainingDataGoldenTests
 
     private static void CompareMasks(string folder, JsonElement expected, JsonElement masks)
     {
-        Tokenizer tokenizer = TokenizerOf(folder, expected);
-        TrainingDataset data = TrainingDataset.FromRows(Rows(expected.GetProperty("rows")));
-        for (int i = 0; i < data.Count; i++)
+        var tokenizer = TokenizerOf(folder, expected);
+        var data = TrainingDataset.FromRows(Rows(expected.GetProperty("rows")));
+        for (var i = 0; i < data.Count; i++)
         {
-            TrainingExample example = data.Example(i, tokenizer);
+            var example = data.Example(i, tokenizer);
             Assert.Equal(Ints(expected.GetProperty("input_ids")[i]), example.InputIds);
             Assert.Equal(Ints(masks[i]), example.Labels.Select(label => label == TrainingExample.Ignored ? 0 : 1));
             Assert.Equal(expected.GetProperty("text")[i].GetString(), string.Concat(tokenizer.ApplyChatTemplate(data.Rows[i].Messages(data.Columns[ColumnRole.Messages]!))));
@@ -290,7 +290,7 @@ public class TrainingDataGoldenTests
     };
 
     private static JsonElement? Optional(JsonElement element, string name) =>
-        element.TryGetProperty(name, out JsonElement value) && value.ValueKind != JsonValueKind.Null ? value : null;
+        element.TryGetProperty(name, out var value) && value.ValueKind != JsonValueKind.Null ? value : null;
 
     private static IEnumerable<IReadOnlyDictionary<string, object?>> Rows(JsonElement rows) =>
         rows.EnumerateArray().Select(row => (IReadOnlyDictionary<string, object?>)RowReader.Plain(row)!);

@@ -4,15 +4,15 @@ namespace Peft.Tests.Hub;
 
 public sealed class HubCacheTests : IDisposable
 {
-    private readonly DirectoryInfo cache = Directory.CreateTempSubdirectory("peft-hub");
+    private readonly DirectoryInfo _cache = Directory.CreateTempSubdirectory("peft-hub");
 
     [Fact]
     public void Finds_the_snapshot_that_a_revision_points_to()
     {
         var snapshot = Add("owner/model", "0123abc");
-        Assert.Equal(snapshot, HubCache.Find("owner/model", cacheFolder: cache.FullName));
-        Assert.Equal(snapshot, HubCache.Find("owner/model", "0123abc", cache.FullName));
-        Assert.Equal(["owner/model"], HubCache.Names(cache.FullName));
+        Assert.Equal(snapshot, HubCache.Find("owner/model", cacheFolder: _cache.FullName));
+        Assert.Equal(snapshot, HubCache.Find("owner/model", "0123abc", _cache.FullName));
+        Assert.Equal(["owner/model"], HubCache.Names(_cache.FullName));
     }
 
     [Theory]
@@ -21,7 +21,7 @@ public sealed class HubCacheTests : IDisposable
     public void Says_what_is_not_cached(string name, string revision)
     {
         Add("owner/model", "0123abc");
-        var error = Assert.Throws<PeftException>(() => HubCache.Find(name, revision, cache.FullName));
+        var error = Assert.Throws<PeftException>(() => HubCache.Find(name, revision, _cache.FullName));
         Assert.Equal("HubModelNotCached", error.ErrorId);
         Assert.Contains(name, error.Message, StringComparison.Ordinal);
         Assert.NotNull(error.RecommendedAction);
@@ -33,7 +33,7 @@ public sealed class HubCacheTests : IDisposable
     [InlineData("")]
     [InlineData("owner/mo del")]
     public void Refuses_what_is_no_name(string name) =>
-        Assert.Equal("HubNameInvalid", Assert.Throws<PeftException>(() => HubCache.Find(name, cacheFolder: cache.FullName)).ErrorId);
+        Assert.Equal("HubNameInvalid", Assert.Throws<PeftException>(() => HubCache.Find(name, cacheFolder: _cache.FullName)).ErrorId);
 
     [Theory]
     [InlineData("")]
@@ -43,7 +43,7 @@ public sealed class HubCacheTests : IDisposable
     public void Refuses_a_revision_that_leads_elsewhere(string revision)
     {
         Add("owner/model", "0123abc");
-        Assert.Equal("HubNameInvalid", Assert.Throws<PeftException>(() => HubCache.Find("owner/model", revision, cache.FullName)).ErrorId);
+        Assert.Equal("HubNameInvalid", Assert.Throws<PeftException>(() => HubCache.Find("owner/model", revision, _cache.FullName)).ErrorId);
     }
 
     [Theory]
@@ -59,7 +59,7 @@ public sealed class HubCacheTests : IDisposable
     {
         var repository = Path.GetDirectoryName(Path.GetDirectoryName(Add("owner/model", "0123abc")))!;
         File.WriteAllText(Path.Combine(repository, "refs", "main"), commit);
-        Assert.Equal("HubCacheInvalid", Assert.Throws<PeftException>(() => HubCache.Find("owner/model", cacheFolder: cache.FullName)).ErrorId);
+        Assert.Equal("HubCacheInvalid", Assert.Throws<PeftException>(() => HubCache.Find("owner/model", cacheFolder: _cache.FullName)).ErrorId);
     }
 
     [Fact]
@@ -71,14 +71,14 @@ public sealed class HubCacheTests : IDisposable
             file.SetLength(1L << 33);
         }
 
-        Assert.Equal("HubCacheInvalid", Assert.Throws<PeftException>(() => HubCache.Find("owner/model", cacheFolder: cache.FullName)).ErrorId);
+        Assert.Equal("HubCacheInvalid", Assert.Throws<PeftException>(() => HubCache.Find("owner/model", cacheFolder: _cache.FullName)).ErrorId);
     }
 
-    public void Dispose() => cache.Delete(recursive: true);
+    public void Dispose() => _cache.Delete(recursive: true);
 
     private string Add(string name, string commit)
     {
-        var repository = Path.Combine(cache.FullName, "models--" + name.Replace("/", "--", StringComparison.Ordinal));
+        var repository = Path.Combine(_cache.FullName, "models--" + name.Replace("/", "--", StringComparison.Ordinal));
         Directory.CreateDirectory(Path.Combine(repository, "refs"));
         File.WriteAllText(Path.Combine(repository, "refs", "main"), commit + "\n");
         return Directory.CreateDirectory(Path.Combine(repository, "snapshots", commit)).FullName;

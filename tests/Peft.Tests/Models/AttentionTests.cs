@@ -8,7 +8,7 @@ namespace Peft.Tests.Models;
 
 public class AttentionTests
 {
-    private static readonly AttentionShape Shape = new(6, 2, 8, 0.35);
+    private static readonly AttentionShape s_shape = new(6, 2, 8, 0.35);
 
     [Theory]
     [InlineData(5, false, false, null, ScalarType.Float32, 3e-5)]
@@ -32,10 +32,10 @@ public class AttentionTests
         IReadOnlyList<IReadOnlyList<int>>? packing = isPacked ? [[4, length - 4], [length - 3]] : null;
         var context = new ForwardContext { Rows = 2, Length = length, AttentionMask = isPadded ? mask : null, Packing = packing };
         using var rotary = Rotary();
-        var projections = check.Input(2 * length, Shape.AllHeads * Shape.HeadSize);
+        var projections = check.Input(2 * length, s_shape.AllHeads * s_shape.HeadSize);
         var forbidden = Forbidden(length, mask, packing, window);
         check.Run(
-            inner => Attention.Forward(projections, Shape, rotary.For(inner, type, CPU), AttentionPlan.Causal(inner, CPU, window), 0, inner),
+            inner => Attention.Forward(projections, s_shape, rotary.For(inner, type, CPU), AttentionPlan.Causal(inner, CPU, window), 0, inner),
             (inputs, _) => Plain(inputs[0], length, rotary.For(context, ScalarType.Float32, CPU), forbidden),
             context);
     }
@@ -46,7 +46,7 @@ public class AttentionTests
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
         using var rotary = Rotary();
-        var projections = randn(2, 9, Shape.AllHeads * Shape.HeadSize);
+        var projections = randn(2, 9, s_shape.AllHeads * s_shape.HeadSize);
         using var cache = new ModelCache();
         var parts = new List<Tensor>();
         foreach (var (start, count) in new[] { (0L, 5L), (5L, 3L), (8L, 1L) })
@@ -60,7 +60,7 @@ public class AttentionTests
         TensorAssert.CloseToScale(whole, cat(parts, 1), 1e-5);
 
         Tensor Run(Tensor input, ForwardContext context) =>
-            Attention.Forward(input, Shape, rotary.For(context, ScalarType.Float32, CPU), AttentionPlan.Causal(context, CPU), 0, context);
+            Attention.Forward(input, s_shape, rotary.For(context, ScalarType.Float32, CPU), AttentionPlan.Causal(context, CPU), 0, context);
     }
 
     [Fact]
@@ -69,7 +69,7 @@ public class AttentionTests
         using var scope = NewDisposeScope();
         var mask = tensor(new long[,] { { 0, 0, 1, 1 } });
         var context = new ForwardContext { Rows = 1, Length = 4, AttentionMask = mask };
-        var output = Attention.Forward(randn(4, Shape.AllHeads * Shape.HeadSize), Shape, null, AttentionPlan.Causal(context, CPU), 0, context);
+        var output = Attention.Forward(randn(4, s_shape.AllHeads * s_shape.HeadSize), s_shape, null, AttentionPlan.Causal(context, CPU), 0, context);
         Assert.True(output.isfinite().all().item<bool>());
     }
 
@@ -83,7 +83,7 @@ public class AttentionTests
     }
 
     private static RotaryEmbedding Rotary() => new(
-        new RotaryFrequencies(new ModelConfig(new JsonObject { ["rope_theta"] = 100.0, ["partial_rotary_factor"] = 0.5 }), Shape.HeadSize, 0.5), "Rotary");
+        new RotaryFrequencies(new ModelConfig(new JsonObject { ["rope_theta"] = 100.0, ["partial_rotary_factor"] = 0.5 }), s_shape.HeadSize, 0.5), "Rotary");
 
     private static Tensor Forbidden(int length, Tensor mask, IReadOnlyList<IReadOnlyList<int>>? packing, int? window)
     {
@@ -127,11 +127,11 @@ public class AttentionTests
 
     private static Tensor Plain(Tensor projections, int length, RotaryTables rotary, Tensor forbidden)
     {
-        var heads = projections.view(2, length, Shape.AllHeads, Shape.HeadSize);
+        var heads = projections.view(2, length, s_shape.AllHeads, s_shape.HeadSize);
         var q = Rotate(heads.narrow(2, 0, 6));
         var k = Rotate(heads.narrow(2, 6, 2)).repeat_interleave(3, 2);
         var v = heads.narrow(2, 8, 2).repeat_interleave(3, 2);
-        var scores = einsum("bqhd,bkhd->bhqk", q, k).mul(Shape.Scale).masked_fill(forbidden.unsqueeze(1), -1e30);
+        var scores = einsum("bqhd,bkhd->bhqk", q, k).mul(s_shape.Scale).masked_fill(forbidden.unsqueeze(1), -1e30);
         return einsum("bhqk,bkhd->bqhd", scores.softmax(-1), v).reshape(2 * length, 48);
 
         Tensor Rotate(Tensor x)

@@ -8,10 +8,10 @@ namespace Peft.Tests.Models;
 /// <summary>Holds a piece's own backward pass to autograd over the plain formula.</summary>
 internal sealed class BackwardCheck : IDisposable
 {
-    private readonly DisposeScope scope = NewDisposeScope();
-    private readonly IDisposable noGrad = no_grad();
-    private readonly List<Tensor> inputs = [];
-    private readonly List<Parameter> parameters = [];
+    private readonly DisposeScope _scope = NewDisposeScope();
+    private readonly IDisposable _noGrad = no_grad();
+    private readonly List<Tensor> _inputs = [];
+    private readonly List<Parameter> _parameters = [];
 
     public BackwardCheck(long seed = 1)
     {
@@ -29,7 +29,7 @@ internal sealed class BackwardCheck : IDisposable
     public Tensor Input(params long[] shape)
     {
         var input = randn(shape, ScalarType.Float32, generator: Source).to(Type);
-        inputs.Add(input);
+        _inputs.Add(input);
         return input;
     }
 
@@ -42,7 +42,7 @@ internal sealed class BackwardCheck : IDisposable
         parameter.Assign(randn([.. parameter.Shape], ScalarType.Float32, generator: Source).mul(0.3).to(type ?? Type));
         if (isTrained)
         {
-            parameters.Add(parameter);
+            _parameters.Add(parameter);
             parameter.Gradient = zeros([.. parameter.Shape]);
         }
 
@@ -56,9 +56,9 @@ internal sealed class BackwardCheck : IDisposable
     public void Run(Func<ForwardContext, Tensor> pieces, Func<IReadOnlyList<Tensor>, Func<Parameter, Tensor>, Tensor> plain, ForwardContext? context = null)
     {
         // A piece may overwrite what it was given.
-        var given = inputs.Select(static input => input.to(ScalarType.Float32).clone()).ToArray();
+        var given = _inputs.Select(static input => input.to(ScalarType.Float32).clone()).ToArray();
         using var tape = new Tape();
-        var probes = inputs.Select(input =>
+        var probes = _inputs.Select(input =>
         {
             var probe = new Probe();
             tape.Record(probe, [], [input], trains: true);
@@ -71,7 +71,7 @@ internal sealed class BackwardCheck : IDisposable
 
         using var grad = enable_grad();
         var leaves = given.Select(static input => input.detach().requires_grad_(true)).ToArray();
-        var values = parameters.ToDictionary(static parameter => parameter, static parameter => parameter.Data.detach().to(ScalarType.Float32).clone().requires_grad_(true));
+        var values = _parameters.ToDictionary(static parameter => parameter, static parameter => parameter.Data.detach().to(ScalarType.Float32).clone().requires_grad_(true));
         var expected = plain(leaves, parameter => values.TryGetValue(parameter, out var value) ? value : parameter.Data.to(ScalarType.Float32));
         TensorAssert.CloseToScale(expected.detach(), output, Tolerance, "output");
         var found = autograd.grad([expected], [.. leaves, .. values.Values], [weights]);
@@ -80,16 +80,16 @@ internal sealed class BackwardCheck : IDisposable
             TensorAssert.CloseToScale(found[i], probes[i].Gradient!, Tolerance, $"gradient of input {i}");
         }
 
-        for (var i = 0; i < parameters.Count; i++)
+        for (var i = 0; i < _parameters.Count; i++)
         {
-            TensorAssert.CloseToScale(found[leaves.Length + i], parameters[i].Gradient!, Tolerance, $"gradient of {parameters[i].Name}");
+            TensorAssert.CloseToScale(found[leaves.Length + i], _parameters[i].Gradient!, Tolerance, $"gradient of {_parameters[i].Name}");
         }
     }
 
     public void Dispose()
     {
-        scope.Dispose();
-        noGrad.Dispose();
+        _scope.Dispose();
+        _noGrad.Dispose();
     }
 
     private sealed class Probe : Piece

@@ -10,7 +10,7 @@ namespace Peft.Tests.Models;
 public class GeneralAttentionTests
 {
     private const int Rows = 2;
-    private static readonly AttentionShape Shape = new(6, 2, 8, 0.35) { ValueSize = 5 };
+    private static readonly AttentionShape s_shape = new(6, 2, 8, 0.35) { ValueSize = 5 };
 
     [Theory]
     [InlineData(7, null)]
@@ -26,8 +26,8 @@ public class GeneralAttentionTests
         var distance = arange(length).unsqueeze(0).sub(arange(length).unsqueeze(1)).abs();
         var hidden = mask.eq(0).unsqueeze(1).logical_or(distance.gt(reach ?? length).unsqueeze(0));
         check.Run(
-            inner => Attention.Forward(q, k, v, Shape, null, AttentionPlan.BothWays(inner, CPU, reach), null, inner),
-            (inputs, _) => Plain(inputs[0], inputs[1], inputs[2], Shape, hidden),
+            inner => Attention.Forward(q, k, v, s_shape, null, AttentionPlan.BothWays(inner, CPU, reach), null, inner),
+            (inputs, _) => Plain(inputs[0], inputs[1], inputs[2], s_shape, hidden),
             context);
     }
 
@@ -40,8 +40,8 @@ public class GeneralAttentionTests
         var context = new ForwardContext { Rows = Rows, Length = 4, AttentionMask = ones(Rows, 4, ScalarType.Int64) };
         var (q, k, v) = Inputs(check, 4, 9);
         check.Run(
-            inner => Attention.Forward(q, k, v, Shape, null, AttentionPlan.Across(inner, CPU, 9, mask), null, inner),
-            (inputs, _) => Plain(inputs[0], inputs[1], inputs[2], Shape, mask.eq(0).unsqueeze(1)),
+            inner => Attention.Forward(q, k, v, s_shape, null, AttentionPlan.Across(inner, CPU, 9, mask), null, inner),
+            (inputs, _) => Plain(inputs[0], inputs[1], inputs[2], s_shape, mask.eq(0).unsqueeze(1)),
             context);
     }
 
@@ -52,7 +52,7 @@ public class GeneralAttentionTests
     {
         const int Before = 3;
         using var check = new BackwardCheck { Tolerance = 3e-5 };
-        var shape = Shape with { SoftCap = 1.5 };
+        var shape = s_shape with { SoftCap = 1.5 };
         using var rotary = new RotaryEmbedding(new RotaryFrequencies(new ModelConfig(new JsonObject { ["rope_theta"] = 100.0 }), 8), "Rotary", isInterleaved: true);
         var (q, k, v) = Inputs(check, length, length);
         var bias = check.Input(prefixRows, 6, prefixRows == 1 ? length : 1, Before + length);
@@ -104,7 +104,7 @@ public class GeneralAttentionTests
     public void Dropped_weights_are_dropped_in_the_backward_pass_too()
     {
         using var check = new BackwardCheck { Tolerance = 3e-5 };
-        var shape = Shape with { Dropout = 0.4 };
+        var shape = s_shape with { Dropout = 0.4 };
         var (q, k, v) = Inputs(check, 6, 6);
         var context = new ForwardContext { Rows = Rows, Length = 6, IsTraining = true, Generator = new Generator(3) };
         var hidden = ones(6, 6, ScalarType.Bool).triu(1).unsqueeze(0);

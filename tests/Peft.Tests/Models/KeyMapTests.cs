@@ -4,13 +4,13 @@ namespace Peft.Tests.Models;
 
 public class KeyMapTests
 {
-    private static readonly KeyMap Map = new(
+    private static readonly KeyMap s_map = new(
         new KeyRule("mlp.experts.gate_up_proj", "moe.experts.#.w1.weight", "moe.experts.#.w3.weight"),
         new KeyRule("mlp.gate", "moe.gate"),
         new KeyRule(["q_proj", "k_proj"], ["qk_proj"]),
         new KeyRule("model.language_model", "language_model.model"));
 
-    private static readonly Dictionary<string, long[]> Shapes = new()
+    private static readonly Dictionary<string, long[]> s_shapes = new()
     {
         ["model.language_model.layers.0.mlp.gate.weight"] = [4, 8],
         ["layers.0.mlp.experts.gate_up_proj"] = [2, 6, 8],
@@ -48,10 +48,10 @@ public class KeyMapTests
     [Fact]
     public void A_name_of_an_adapter_file_leads_back_to_the_tree()
     {
-        Assert.Equal(new TreeKey("layers.0.mlp.experts.gate_up_proj", 7, 1, 2), Map.ToTree("layers.0.moe.experts.7.w3"));
-        Assert.Equal(new TreeKey("model.language_model.layers.0.mlp.gate", null, 0, 1), Map.ToTree("language_model.model.layers.0.moe.gate"));
-        Assert.Equal(new TreeKey("layers.0.moe.gateway", null, 0, 1), Map.ToTree("layers.0.moe.gateway"));
+        Assert.Equal(new TreeKey("layers.0.mlp.experts.gate_up_proj", 7, 1, 2), s_map.ToTree("layers.0.moe.experts.7.w3"));
+        Assert.Equal(new TreeKey("model.language_model.layers.0.mlp.gate", null, 0, 1), s_map.ToTree("language_model.model.layers.0.moe.gate"));
+        Assert.Equal(new TreeKey("layers.0.moe.gateway", null, 0, 1), s_map.ToTree("layers.0.moe.gateway"));
     }
 
-    private static List<IReadOnlyList<FilePart>> Places(string path) => [.. Map.Places(path, static name => Shapes[name])];
+    private static List<IReadOnlyList<FilePart>> Places(string path) => [.. s_map.Places(path, static name => s_shapes[name])];
 }

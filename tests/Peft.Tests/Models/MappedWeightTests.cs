@@ -19,7 +19,7 @@ public sealed class MappedWeightTests : IDisposable
     [Fact]
     public void ALargeFileThatIsWrittenOverEndsInAnErrorInsteadOfAnotherModelOrACrash()
     {
-        foreach (long cut in (long[])[0, 1000])
+        foreach (var cut in (long[])[0, 1000])
         {
             Save(LargeVocabulary, 1);
             using var model = PeftModel.Load(_folder.Path);

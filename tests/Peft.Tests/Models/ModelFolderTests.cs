@@ -7,9 +7,9 @@ namespace Peft.Tests.Models;
 
 public sealed class ModelFolderTests : IDisposable
 {
-    private readonly TemporaryFolder folder = new();
+    private readonly TemporaryFolder _folder = new();
 
-    public void Dispose() => folder.Dispose();
+    public void Dispose() => _folder.Dispose();
 
     [Theory]
     [InlineData("config.json")]
@@ -22,29 +22,29 @@ public sealed class ModelFolderTests : IDisposable
     [InlineData("vocab.txt")]
     public void AFolderWithAnyPartOfAModelIsNoFreeFolder(string name)
     {
-        Assert.Null(ModelFolder.Holding(folder.Path));
-        Assert.Null(ModelFolder.Holding(folder["missing"]));
-        folder.Write("notes.md", "x");
-        Assert.Null(ModelFolder.Holding(folder.Path));
-        folder.Write(name, "x");
-        Assert.Equal(name, ModelFolder.Holding(folder.Path));
+        Assert.Null(ModelFolder.Holding(_folder.Path));
+        Assert.Null(ModelFolder.Holding(_folder["missing"]));
+        _folder.Write("notes.md", "x");
+        Assert.Null(ModelFolder.Holding(_folder.Path));
+        _folder.Write(name, "x");
+        Assert.Equal(name, ModelFolder.Holding(_folder.Path));
     }
 
     [Fact]
     public void FilesOfAnotherTokenizerDoNotStay()
     {
-        folder.Write("tokenizer_config.json", """{"chat_template":"old","bos_token":"old"}""");
-        folder.Write("chat_template.jinja", "old");
-        folder.Write("README.md", "x");
-        Directory.CreateDirectory(folder["additional_chat_templates"]);
-        folder.Write("additional_chat_templates/old.jinja", "old");
+        _folder.Write("tokenizer_config.json", """{"chat_template":"old","bos_token":"old"}""");
+        _folder.Write("chat_template.jinja", "old");
+        _folder.Write("README.md", "x");
+        Directory.CreateDirectory(_folder["additional_chat_templates"]);
+        _folder.Write("additional_chat_templates/old.jinja", "old");
         using var source = new TemporaryFolder();
         source.Write("tokenizer.json", TestTokenizers.BytesJson().ToJsonString());
 
-        Tokenizer.FromFolder(source.Path).Save(folder.Path);
+        Tokenizer.FromFolder(source.Path).Save(_folder.Path);
 
-        Assert.Equal(["README.md", "tokenizer.json"], Directory.EnumerateFiles(folder.Path, "*", SearchOption.AllDirectories).Select(Path.GetFileName).Order(StringComparer.Ordinal));
-        Assert.False(Tokenizer.FromFolder(folder.Path).HasChatTemplate);
+        Assert.Equal(["README.md", "tokenizer.json"], Directory.EnumerateFiles(_folder.Path, "*", SearchOption.AllDirectories).Select(Path.GetFileName).Order(StringComparer.Ordinal));
+        Assert.False(Tokenizer.FromFolder(_folder.Path).HasChatTemplate);
     }
 
     [Fact]

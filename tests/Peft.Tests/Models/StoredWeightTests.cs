@@ -14,26 +14,26 @@ public sealed class StoredWeightTests : IDisposable
     private const string Embedding = "model.embed_tokens.weight";
     private const string Output = "lm_head.weight";
 
-    private readonly TemporaryFolder folder = new();
+    private readonly TemporaryFolder _folder = new();
 
-    public void Dispose() => folder.Dispose();
+    public void Dispose() => _folder.Dispose();
 
     [Fact]
     public void An_output_layer_with_weights_of_its_own_keeps_them_though_the_configuration_ties_it()
     {
         using var plain = Logits(PocketLlama.Folder, out _);
         Write(weights => weights[Output] = weights[Embedding].mul(2));
-        using var found = Logits(folder.Path, out var messages);
+        using var found = Logits(_folder.Path, out var messages);
         Assert.True(found.sub(plain.mul(2)).abs().max().item<float>() < 1e-4);
         Assert.Contains(Output, Assert.Single(messages), StringComparison.Ordinal);
 
-        using (var model = ModelLoader.Load(folder.Path))
+        using (var model = ModelLoader.Load(_folder.Path))
         {
-            ModelLoader.Save(model, folder["saved"]);
+            ModelLoader.Save(model, _folder["saved"]);
         }
 
-        Assert.False((bool)JsonFile.ReadNode(Path.Combine(folder["saved"], "config.json"))["tie_word_embeddings"]!);
-        using var again = Logits(folder["saved"], out messages);
+        Assert.False((bool)JsonFile.ReadNode(Path.Combine(_folder["saved"], "config.json"))["tie_word_embeddings"]!);
+        using var again = Logits(_folder["saved"], out messages);
         Assert.Empty(messages);
         Assert.True(again.sub(found).abs().max().item<float>() == 0);
     }
@@ -43,9 +43,9 @@ public sealed class StoredWeightTests : IDisposable
     {
         using var plain = Logits(PocketLlama.Folder, out _);
         Write(weights => weights[Output] = weights[Embedding].clone());
-        using var both = Logits(folder.Path, out var messages);
+        using var both = Logits(_folder.Path, out var messages);
         Assert.Empty(messages);
-        using (var model = ModelLoader.Load(folder.Path))
+        using (var model = ModelLoader.Load(_folder.Path))
         {
             Assert.False(model.FindParameter(Output)!.IsOwner);
         }
@@ -55,7 +55,7 @@ public sealed class StoredWeightTests : IDisposable
             weights[Output] = weights[Embedding];
             weights.Remove(Embedding);
         });
-        using var head = Logits(folder.Path, out messages);
+        using var head = Logits(_folder.Path, out messages);
         Assert.Empty(messages);
         Assert.True(both.sub(plain).abs().max().item<float>() == 0);
         Assert.True(head.sub(plain).abs().max().item<float>() == 0);
@@ -68,8 +68,8 @@ public sealed class StoredWeightTests : IDisposable
     public void Quantised_weights_are_named_before_a_tensor_is_read(string settings, string method)
     {
         Write(static _ => { }, config => config["quantization_config"] = JsonNode.Parse(settings));
-        File.Delete(folder["model.safetensors"]);
-        var error = Assert.Throws<NotSupportedByPeftException>(() => ModelLoader.Load(folder.Path));
+        File.Delete(_folder["model.safetensors"]);
+        var error = Assert.Throws<NotSupportedByPeftException>(() => ModelLoader.Load(_folder.Path));
         Assert.Equal("QuantizationNotSupported", error.ErrorId);
         Assert.Contains(method, error.Message, StringComparison.Ordinal);
     }
@@ -80,7 +80,7 @@ public sealed class StoredWeightTests : IDisposable
     public void A_quantisation_that_says_nothing_does_no_harm(string? text)
     {
         Write(static _ => { }, config => config["quantization_config"] = text);
-        using var found = Logits(folder.Path, out var messages);
+        using var found = Logits(_folder.Path, out var messages);
         Assert.Empty(messages);
     }
 
@@ -92,7 +92,7 @@ public sealed class StoredWeightTests : IDisposable
             weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = ones(4);
             weights["model.layers.0.self_attn.q_proj.weight_scale_inv"] = ones(2);
         });
-        using var found = Logits(folder.Path, out var messages);
+        using var found = Logits(_folder.Path, out var messages);
         Assert.Contains("q_proj.weight_scale_inv", Assert.Single(messages), StringComparison.Ordinal);
         Assert.DoesNotContain("inv_freq", messages[0], StringComparison.Ordinal);
     }
@@ -114,9 +114,9 @@ public sealed class StoredWeightTests : IDisposable
         using var store = TensorStore.OpenFolder(PocketLlama.Folder);
         var weights = store.Names.ToDictionary(static name => name, name => store.Read(name), StringComparer.Ordinal);
         change(weights);
-        SafetensorsWriter.Write(folder["model.safetensors"], weights.Select(static entry => (entry.Key, entry.Value)));
+        SafetensorsWriter.Write(_folder["model.safetensors"], weights.Select(static entry => (entry.Key, entry.Value)));
         var config = JsonFile.ReadNode(Path.Combine(PocketLlama.Folder, "config.json"));
         changeConfig?.Invoke(config);
-        JsonFile.Write(folder["config.json"], config);
+        JsonFile.Write(_folder["config.json"], config);
     }
 }

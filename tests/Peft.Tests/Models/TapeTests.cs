@@ -7,7 +7,7 @@ namespace Peft.Tests.Models;
 
 public class TapeTests
 {
-    private static readonly Activation Silu = new("silu");
+    private static readonly Activation s_silu = new("silu");
 
     [Fact]
     public void What_a_piece_writes_over_is_read_by_no_other_before_it()
@@ -15,7 +15,7 @@ public class TapeTests
         using var pass = new Pass();
         var x = pass.Produced();
         ResidualSum.Forward(x, x, pass.Context);
-        Assert.Throws<InvalidOperationException>(() => GatedActivation.Forward(x, Silu, pass.Context));
+        Assert.Throws<InvalidOperationException>(() => GatedActivation.Forward(x, s_silu, pass.Context));
     }
 
     [Fact]
@@ -23,7 +23,7 @@ public class TapeTests
     {
         using var pass = new Pass();
         var x = pass.Produced();
-        GatedActivation.Forward(x, Silu, pass.Context);
+        GatedActivation.Forward(x, s_silu, pass.Context);
         Assert.Throws<InvalidOperationException>(() => ResidualSum.Forward(x, x, pass.Context));
     }
 
@@ -32,10 +32,10 @@ public class TapeTests
     {
         using var pass = new Pass();
         var kept = pass.Tape.Autograd(static inputs => inputs[0].sigmoid(), [pass.Produced()], []);
-        Assert.Throws<InvalidOperationException>(() => GatedActivation.Forward(kept, Silu, pass.Context));
+        Assert.Throws<InvalidOperationException>(() => GatedActivation.Forward(kept, s_silu, pass.Context));
         var root = randn(3, 8);
         pass.Tape.AddRoot(root, needsGradient: true);
-        Assert.Throws<InvalidOperationException>(() => GatedActivation.Forward(root, Silu, pass.Context));
+        Assert.Throws<InvalidOperationException>(() => GatedActivation.Forward(root, s_silu, pass.Context));
     }
 
     [Fact]
@@ -63,14 +63,14 @@ public class TapeTests
         static IReadOnlyList<Tensor> Block(IReadOnlyList<Tensor> inputs, ForwardContext context)
         {
             var sum = ResidualSum.Forward(inputs[0], inputs[1], context);
-            return [Silu.Forward(sum, context), ResidualSum.Forward(sum, inputs[1], context)];
+            return [s_silu.Forward(sum, context), ResidualSum.Forward(sum, inputs[1], context)];
         }
     }
 
     /// <summary>A tape with a tensor on it that a piece made.</summary>
     private sealed class Pass : IDisposable
     {
-        private readonly DisposeScope scope = NewDisposeScope();
+        private readonly DisposeScope _scope = NewDisposeScope();
 
         public Tape Tape { get; } = new();
 
@@ -86,7 +86,7 @@ public class TapeTests
         public void Dispose()
         {
             Tape.Dispose();
-            scope.Dispose();
+            _scope.Dispose();
         }
     }
 }

@@ -10,13 +10,13 @@ namespace Peft.Tests.PowerShell;
 /// <summary>What a cmdlet itself tells for its help: its parameters, their defaults and the comments on them in the source.</summary>
 public sealed class CmdletHelp
 {
-    private static readonly Lazy<Dictionary<string, XElement>> Comments = new(static () =>
+    private static readonly Lazy<Dictionary<string, XElement>> s_comments = new(static () =>
         new[] { "Peft.Cmdlets.xml", "Peft.xml" }.SelectMany(static file => XDocument.Load(Path.Combine(AppContext.BaseDirectory, file)).Descendants("member"))
             .Where(static member => member.Element("summary") is not null)
             .DistinctBy(static member => (string)member.Attribute("name")!)
             .ToDictionary(static member => (string)member.Attribute("name")!, static member => member.Element("summary")!));
 
-    private static readonly HashSet<string> CommonParameters = [.. PSCmdlet.CommonParameters, .. PSCmdlet.OptionalCommonParameters];
+    private static readonly HashSet<string> s_commonParameters = [.. PSCmdlet.CommonParameters, .. PSCmdlet.OptionalCommonParameters];
 
     public CmdletHelp(CmdletInfo cmdlet)
     {
@@ -24,7 +24,7 @@ public sealed class CmdletHelp
         Parameters = [.. cmdlet.ParameterSets
             .OrderByDescending(static set => set.IsDefault)
             .SelectMany(static set => set.Parameters)
-            .Where(static parameter => !CommonParameters.Contains(parameter.Name) && !IsHidden(parameter))
+            .Where(static parameter => !s_commonParameters.Contains(parameter.Name) && !IsHidden(parameter))
             .DistinctBy(static parameter => parameter.Name)
             .Select(parameter => new ParameterHelp(cmdlet, parameter))
             .OrderByDescending(static parameter => parameter.Info.IsMandatory)
@@ -65,7 +65,7 @@ public sealed class CmdletHelp
 
     /// <summary>A comment as text; code is put between <paramref name="quote"/>.</summary>
     internal static string Comment(string member, string quote) =>
-        Comments.Value.TryGetValue(member, out var summary) ? HelpPage.Join(string.Concat(summary.Nodes().Select(node => Text(node, quote)))) : "";
+        s_comments.Value.TryGetValue(member, out var summary) ? HelpPage.Join(string.Concat(summary.Nodes().Select(node => Text(node, quote)))) : "";
 
     /// <summary>Whether a parameter is there for arguments that are splatted, not for people.</summary>
     private static bool IsHidden(CommandParameterInfo parameter) => parameter.Attributes.OfType<ParameterAttribute>().Any(static attribute => attribute.DontShow);

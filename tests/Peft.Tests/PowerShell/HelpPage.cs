@@ -9,7 +9,7 @@ namespace Peft.Tests.PowerShell;
 /// </summary>
 public sealed class HelpPage
 {
-    private readonly List<(string Title, string Text)> sections = [];
+    private readonly List<(string Title, string Text)> _sections = [];
 
     private HelpPage(string name, string synopsis)
     {
@@ -24,17 +24,17 @@ public sealed class HelpPage
 
     public string this[string section]
     {
-        get => sections.Find(entry => entry.Title == section).Text ?? "";
+        get => _sections.Find(entry => entry.Title == section).Text ?? "";
         set
         {
-            var index = sections.FindIndex(entry => entry.Title == section);
+            var index = _sections.FindIndex(entry => entry.Title == section);
             if (index >= 0)
             {
-                sections[index] = (section, value);
+                _sections[index] = (section, value);
             }
             else
             {
-                sections.Insert(Math.Min(1, sections.Count), (section, value));
+                _sections.Insert(Math.Min(1, _sections.Count), (section, value));
             }
         }
     }
@@ -63,7 +63,7 @@ public sealed class HelpPage
         foreach (var part in parts[1..])
         {
             var lines = part.Split('\n', 2);
-            page.sections.Add((lines[0].Trim(), lines.Length > 1 ? lines[1].Trim() : ""));
+            page._sections.Add((lines[0].Trim(), lines.Length > 1 ? lines[1].Trim() : ""));
         }
 
         return page;
@@ -72,7 +72,7 @@ public sealed class HelpPage
     public override string ToString()
     {
         var text = new StringBuilder($"# {Name}\n\n{Synopsis}\n");
-        foreach (var (title, content) in sections)
+        foreach (var (title, content) in _sections)
         {
             text.Append(CultureInfo.InvariantCulture, $"\n## {title}\n\n{content}\n");
         }

@@ -8,9 +8,9 @@ namespace Peft.Tests.PowerShell;
 /// </summary>
 public sealed class HelpTests(ModuleHost host) : IClassFixture<ModuleHost>
 {
-    private static readonly string Pages = Path.Combine(ModuleHost.Root, "docs", "commands");
-    private static readonly string File = Path.Combine(ModuleHost.Root, "src", "Peft.Cmdlets", "Help", "en-US", "Peft.Cmdlets.dll-Help.xml");
-    private static readonly bool Updates = Environment.GetEnvironmentVariable("PEFT_UPDATE_HELP") is "1";
+    private static readonly string s_pages = Path.Combine(ModuleHost.Root, "docs", "commands");
+    private static readonly string s_file = Path.Combine(ModuleHost.Root, "src", "Peft.Cmdlets", "Help", "en-US", "Peft.Cmdlets.dll-Help.xml");
+    private static readonly bool s_updates = Environment.GetEnvironmentVariable("PEFT_UPDATE_HELP") is "1";
 
     [Fact]
     public void Pages_and_help_file_agree_with_the_cmdlets()
@@ -18,7 +18,7 @@ public sealed class HelpTests(ModuleHost host) : IClassFixture<ModuleHost>
         var entries = new List<(CmdletHelp, HelpPage)>();
         foreach (var cmdlet in Cmdlets())
         {
-            var path = Path.Combine(Pages, cmdlet.Name + ".md");
+            var path = Path.Combine(s_pages, cmdlet.Name + ".md");
             Assert.True(System.IO.File.Exists(path), $"There is no page docs/commands/{cmdlet.Name}.md.");
             var text = System.IO.File.ReadAllText(path).ReplaceLineEndings("\n");
             var page = HelpPage.Parse(text);
@@ -29,14 +29,14 @@ public sealed class HelpTests(ModuleHost host) : IClassFixture<ModuleHost>
             entries.Add((help, page));
         }
 
-        Agree(File, HelpFile.Write(entries));
+        Agree(s_file, HelpFile.Write(entries));
     }
 
     [Fact]
     public void Every_page_belongs_to_a_cmdlet_and_has_all_a_reader_needs()
     {
         var cmdlets = Cmdlets().ToDictionary(static cmdlet => cmdlet.Name);
-        foreach (var path in Directory.GetFiles(Pages, "*-*.md"))
+        foreach (var path in Directory.GetFiles(s_pages, "*-*.md"))
         {
             var page = HelpPage.Parse(System.IO.File.ReadAllText(path));
             Assert.True(cmdlets.TryGetValue(page.Name, out var cmdlet), path);
@@ -55,7 +55,7 @@ public sealed class HelpTests(ModuleHost host) : IClassFixture<ModuleHost>
         foreach (var cmdlet in Cmdlets())
         {
             var help = host.Output($"Get-Help {cmdlet.Name} -Full")[0];
-            var page = HelpPage.Parse(System.IO.File.ReadAllText(Path.Combine(Pages, cmdlet.Name + ".md")));
+            var page = HelpPage.Parse(System.IO.File.ReadAllText(Path.Combine(s_pages, cmdlet.Name + ".md")));
             Assert.Equal(page.Synopsis.Replace("`", "", StringComparison.Ordinal), help.Properties["Synopsis"].Value.ToString());
             var shown = host.Output("foreach ($entry in $args[0].parameters.parameter) { , @($entry.name, $entry.description.Text, $entry.defaultValue) }", help)
                 .Select(static item => (object[])item.BaseObject)
@@ -86,7 +86,7 @@ public sealed class HelpTests(ModuleHost host) : IClassFixture<ModuleHost>
 
     private static void Agree(string path, string expected)
     {
-        if (Updates)
+        if (s_updates)
         {
             Directory.CreateDirectory(Path.GetDirectoryName(path)!);
             System.IO.File.WriteAllText(path, expected);

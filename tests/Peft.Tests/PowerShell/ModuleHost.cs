@@ -10,14 +10,14 @@ namespace Peft.Tests.PowerShell;
 /// </summary>
 public sealed class ModuleHost : IDisposable
 {
-    private readonly Runspace runspace;
+    private readonly Runspace _runspace;
 
     public ModuleHost()
     {
         var state = InitialSessionState.CreateDefault2();
         state.ImportPSModule([ManifestPath]);
-        runspace = RunspaceFactory.CreateRunspace(state);
-        runspace.Open();
+        _runspace = RunspaceFactory.CreateRunspace(state);
+        _runspace.Open();
     }
 
     /// <summary>The repository's root: the folder that holds Peft.psd1.</summary>
@@ -51,7 +51,7 @@ public sealed class ModuleHost : IDisposable
     /// <summary>A pipeline that the test starts and stops itself.</summary>
     public System.Management.Automation.PowerShell Create(string script, params object?[] arguments)
     {
-        var shell = System.Management.Automation.PowerShell.Create(runspace);
+        var shell = System.Management.Automation.PowerShell.Create(_runspace);
         shell.AddScript(script);
         foreach (var argument in arguments)
         {
@@ -64,12 +64,12 @@ public sealed class ModuleHost : IDisposable
     /// <summary>What completion offers at the end of a line.</summary>
     public IReadOnlyList<string> Complete(string line)
     {
-        using var shell = System.Management.Automation.PowerShell.Create(runspace);
+        using var shell = System.Management.Automation.PowerShell.Create(_runspace);
         var completion = CommandCompletion.CompleteInput(line, line.Length, options: null, shell);
         return [.. completion.CompletionMatches.Select(static match => match.CompletionText)];
     }
 
-    public void Dispose() => runspace.Dispose();
+    public void Dispose() => _runspace.Dispose();
 }
 
 /// <summary>What a script wrote.</summary>

@@ -30,7 +30,7 @@ public sealed class ModuleTests(ModuleHost host) : IClassFixture<ModuleHost>
     {
         foreach (var cmdlet in host.Output("(Get-Module Peft).ExportedCmdlets.Values").Select(static item => (CmdletInfo)item.BaseObject))
         {
-            Assert.True(ApprovedVerbs.Contains(cmdlet.Verb), cmdlet.Name);
+            Assert.True(s_approvedVerbs.Contains(cmdlet.Verb), cmdlet.Name);
             Assert.True(cmdlet.OutputType.Count > 0 || cmdlet.Parameters.ContainsKey("PassThru") || cmdlet.Verb == "Remove", cmdlet.Name);
         }
     }
@@ -79,7 +79,7 @@ public sealed class ModuleTests(ModuleHost host) : IClassFixture<ModuleHost>
         Assert.True((int)device.Properties["Threads"].Value >= 1);
     }
 
-    private static readonly HashSet<string> ApprovedVerbs =
+    private static readonly HashSet<string> s_approvedVerbs =
     [
         .. new[] { typeof(VerbsCommon), typeof(VerbsCommunications), typeof(VerbsData), typeof(VerbsDiagnostic), typeof(VerbsLifecycle), typeof(VerbsOther), typeof(VerbsSecurity) }
             .SelectMany(static type => type.GetFields())

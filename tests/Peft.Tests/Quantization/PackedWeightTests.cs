@@ -9,14 +9,14 @@ namespace Peft.Tests.Quantization;
 /// <summary>Layers whose weights are packed, beside the same layers with the values that the packed weights stand for.</summary>
 public sealed class PackedWeightTests : IDisposable
 {
-    private readonly TorchSharp.DisposeScope scope = NewDisposeScope();
-    private readonly UnpackBuffer buffer = new();
-    private readonly Generator random = new(7);
+    private readonly TorchSharp.DisposeScope _scope = NewDisposeScope();
+    private readonly UnpackBuffer _buffer = new();
+    private readonly Generator _random = new(7);
 
     public void Dispose()
     {
-        scope.Dispose();
-        random.Dispose();
+        _scope.Dispose();
+        _random.Dispose();
     }
 
     [Theory]
@@ -71,11 +71,11 @@ public sealed class PackedWeightTests : IDisposable
             large.Forward(x, new ForwardContext());
         }
 
-        Assert.Equal(64 * 128 * 4, buffer.Bytes);
+        Assert.Equal(64 * 128 * 4, _buffer.Bytes);
         large.Dispose();
-        Assert.Equal(64 * 128 * 4, buffer.Bytes);
+        Assert.Equal(64 * 128 * 4, _buffer.Bytes);
         small.Dispose();
-        Assert.Equal(0, buffer.Bytes);
+        Assert.Equal(0, _buffer.Bytes);
     }
 
     [Fact]
@@ -86,13 +86,13 @@ public sealed class PackedWeightTests : IDisposable
         Assert.True(layer.Weight.Bytes < 64 * 48 * 4 / 6);
     }
 
-    private Tensor Input(long rows, long width) => randn([rows, width], ScalarType.Float32, generator: random);
+    private Tensor Input(long rows, long width) => randn([rows, width], ScalarType.Float32, generator: _random);
 
     private Linear Layer(long inputs, long outputs, bool isTransposed = false)
     {
         var layer = new Linear(inputs, outputs, hasBias: true, isTransposed);
-        layer.Bias!.Assign(randn([outputs], ScalarType.Float32, generator: random));
-        layer.Weight.Pack(FourBitWeight.Quantize(Input(outputs, inputs), new FourBitOptions(FourBitType.NF4), buffer, isTransposed));
+        layer.Bias!.Assign(randn([outputs], ScalarType.Float32, generator: _random));
+        layer.Weight.Pack(FourBitWeight.Quantize(Input(outputs, inputs), new FourBitOptions(FourBitType.NF4), _buffer, isTransposed));
         return layer;
     }
 

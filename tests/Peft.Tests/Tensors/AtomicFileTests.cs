@@ -15,7 +15,7 @@ public sealed class AtomicFileTests : IDisposable
     [Fact]
     public void AWriterThatFailsLeavesTheOldFileAndNothingElse()
     {
-        string path = _folder.Write("a.json", "old");
+        var path = _folder.Write("a.json", "old");
         Assert.Throws<InvalidOperationException>(() => AtomicFile.Write(path, stream =>
         {
             stream.Write(new byte[100_000]);
@@ -29,8 +29,8 @@ public sealed class AtomicFileTests : IDisposable
     {
         const string FullDevice = "/dev/full";
         Skip.IfNot(File.Exists(FullDevice), "This system has no device that is always full.");
-        string path = _folder.Write("a.json", "old");
-        PeftException error = Assert.Throws<PeftException>(() => AtomicFile.Write(path, _ =>
+        var path = _folder.Write("a.json", "old");
+        var error = Assert.Throws<PeftException>(() => AtomicFile.Write(path, _ =>
         {
             using var full = new FileStream(FullDevice, FileMode.Open, FileAccess.Write, FileShare.ReadWrite, 1);
             full.Write(new byte[4096]);
@@ -45,9 +45,9 @@ public sealed class AtomicFileTests : IDisposable
     [InlineData(unchecked((int)0x800704C8))]
     public void AFileThatWindowsHoldsForALoadedModelIsNamedWithTheLockAndWhatToDo(int result)
     {
-        string path = _folder.Write("a.json", "old");
+        var path = _folder.Write("a.json", "old");
         Disk.Observer = (step, target) => _ = step == "move" ? throw new IOException("The process cannot access the file.", result) : target;
-        PeftException error = Assert.Throws<PeftException>(() => AtomicFile.WriteText(path, "new"));
+        var error = Assert.Throws<PeftException>(() => AtomicFile.WriteText(path, "new"));
         Disk.Observer = null;
         Assert.Equal("FileInUse", error.ErrorId);
         Assert.Contains("while a model that was loaded from it holds its weights there", error.Message, StringComparison.Ordinal);
@@ -58,7 +58,7 @@ public sealed class AtomicFileTests : IDisposable
     [Fact]
     public void WhatAKilledProcessLeftIsSweptAwayAndWhatAnotherIsWritingStays()
     {
-        string path = _folder["model.safetensors"];
+        var path = _folder["model.safetensors"];
         string left = _folder.Write(".peft-left.partial", "half"), locked = _folder.Write(".peft-locked.partial", "half"), young = _folder.Write(".peft-young.partial", "half");
         using (new FileStream(locked, FileMode.Open, FileAccess.ReadWrite, FileShare.None))
         {
@@ -89,8 +89,8 @@ public sealed class AtomicFileTests : IDisposable
     [Fact]
     public void AFolderThatCannotBeMadeIsNamed()
     {
-        string file = _folder.Write("a.json", "old");
-        using PeftModel model = TinyLlama.Create();
+        var file = _folder.Write("a.json", "old");
+        using var model = TinyLlama.Create();
         Assert.Equal("FileWriteFailed", Assert.Throws<PeftException>(() => model.Save(Path.Combine(file, "inside"))).ErrorId);
     }
 
@@ -99,11 +99,11 @@ public sealed class AtomicFileTests : IDisposable
     {
         SafetensorsWriter.WriteFolder(_folder.Path, [("a", ones(10)), ("b", ones(10))], maxShardBytes: 40);
         string[] before = [.. Directory.GetFiles(_folder.Path).Order()];
-        Tensor disposed = ones(10);
+        var disposed = ones(10);
         IEnumerable<(string, Tensor)> tensors = [("a", zeros(10)), ("b", disposed)];
         IEnumerable<(string, Tensor)> DisposeAfterLooking()
         {
-            foreach ((string, Tensor) tensor in tensors)
+            foreach (var tensor in tensors)
             {
                 yield return tensor;
             }
@@ -113,20 +113,20 @@ public sealed class AtomicFileTests : IDisposable
 
         Assert.ThrowsAny<Exception>(() => SafetensorsWriter.WriteFolder(_folder.Path, DisposeAfterLooking(), maxShardBytes: 40));
         Assert.Equal(before, Directory.GetFiles(_folder.Path).Order());
-        using TensorStore store = TensorStore.OpenFolder(_folder.Path);
+        using var store = TensorStore.OpenFolder(_folder.Path);
         Assert.Equal(10, store.Read("a").sum().item<float>());
     }
 
     [Fact]
     public void AConfigurationThatCannotBeWrittenLeavesTheWholeOldModel()
     {
-        using PeftModel model = TinyLlama.Create();
+        using var model = TinyLlama.Create();
         model.Save(_folder.Path);
-        byte[] before = File.ReadAllBytes(_folder["model.safetensors"]);
+        var before = File.ReadAllBytes(_folder["model.safetensors"]);
         File.SetAttributes(_folder["config.json"], FileAttributes.ReadOnly);
         try
         {
-            using PeftModel other = TinyLlama.Create(seed: 2);
+            using var other = TinyLlama.Create(seed: 2);
             Assert.Equal("FileReadOnly", Assert.Throws<PeftException>(() => other.Save(_folder.Path)).ErrorId);
             Assert.Equal(before, File.ReadAllBytes(_folder["model.safetensors"]));
         }
@@ -139,7 +139,7 @@ public sealed class AtomicFileTests : IDisposable
     [Fact]
     public void AReadOnlyFileIsNotReplaced()
     {
-        string path = _folder.Write("a.json", "old");
+        var path = _folder.Write("a.json", "old");
         File.SetAttributes(path, FileAttributes.ReadOnly);
         try
         {
@@ -155,7 +155,7 @@ public sealed class AtomicFileTests : IDisposable
     [Fact]
     public void AFileInUseIsReplacedOrRefusedWhole()
     {
-        string path = _folder.Write("a.json", "old");
+        var path = _folder.Write("a.json", "old");
         using (new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.None))
         {
             try
@@ -182,8 +182,8 @@ public sealed class AtomicFileTests : IDisposable
     [Fact]
     public void JsonUnderstandsWhatPythonWrites()
     {
-        string path = _folder.Write("config.json", "\uFEFF{\"a\": NaN, \"b\": [Infinity, -Infinity], \"c\": \"NaN \\\" Infinity\", \"a\": 1}");
-        System.Text.Json.JsonElement value = JsonFile.ReadObject(path);
+        var path = _folder.Write("config.json", "\uFEFF{\"a\": NaN, \"b\": [Infinity, -Infinity], \"c\": \"NaN \\\" Infinity\", \"a\": 1}");
+        var value = JsonFile.ReadObject(path);
         Assert.Equal(1, value.GetProperty("a").GetInt32());
         Assert.Equal(1, (int?)JsonFile.ReadNode(path)["a"]);
         Assert.Equal(double.PositiveInfinity, value.GetProperty("b")[0].GetDouble());

@@ -20,7 +20,7 @@ public sealed class GgufTests : IDisposable
     [Fact]
     public void ArraysAreReadOnceAndKept()
     {
-        using GgufFile file = GgufFile.Open(_folder.Write("a.gguf", Sample().Bytes()));
+        using var file = GgufFile.Open(_folder.Write("a.gguf", Sample().Bytes()));
         Assert.Same(file.Metadata["tokens"], file.Metadata.GetArray<string>("tokens"));
         Assert.Equal(["a", "ü"], file.Metadata.GetArray<string>("tokens")!);
         Assert.Equal(7, file.Metadata.GetInteger("number"));
@@ -52,7 +52,7 @@ public sealed class GgufTests : IDisposable
     [InlineData("GgufOverlap", "overlap")]
     public void EveryLieHasItsName(string errorId, string lie)
     {
-        GgufBytes bytes = Sample();
+        var bytes = Sample();
         switch (lie)
         {
             case "magic": bytes.Magic = "GGML"; break;
@@ -79,11 +79,11 @@ public sealed class GgufTests : IDisposable
     [Fact]
     public void AFileCutAnywhereIsAnErrorAndAFlippedByteNeverCrashes()
     {
-        byte[] whole = Sample().Bytes();
-        for (int i = 0; i < whole.Length; i++)
+        var whole = Sample().Bytes();
+        for (var i = 0; i < whole.Length; i++)
         {
             Assert.StartsWith("Gguf", Assert.ThrowsAny<PeftException>(() => GgufFile.Open(_folder.Write("a.gguf", whole[..i]))).ErrorId, StringComparison.Ordinal);
-            for (int bit = 0; bit < 8; bit++)
+            for (var bit = 0; bit < 8; bit++)
             {
                 byte[] flipped = [.. whole];
                 flipped[i] ^= (byte)(1 << bit);
@@ -97,7 +97,7 @@ public sealed class GgufTests : IDisposable
     {
         GgufBytes bytes = new();
         bytes.Text("general.architecture", "mamba");
-        NotSupportedByPeftException error = Assert.Throws<NotSupportedByPeftException>(() => GgufModel.Open(_folder.Write("a.gguf", bytes.Bytes())));
+        var error = Assert.Throws<NotSupportedByPeftException>(() => GgufModel.Open(_folder.Write("a.gguf", bytes.Bytes())));
         Assert.Contains("mamba", error.Message, StringComparison.Ordinal);
     }
 
@@ -147,11 +147,11 @@ public sealed class GgufTests : IDisposable
         bytes.Tensor("token_embd.weight", 0, 0, 8, 1);
         bytes.Tensor("rope_freqs.weight", 0, 32, 2);
         bytes.Data = [.. new byte[32], .. BitConverter.GetBytes(first), .. BitConverter.GetBytes(second), .. new byte[24]];
-        using GgufModel model = GgufModel.Open(_folder.Write("a.gguf", bytes.Bytes()));
+        using var model = GgufModel.Open(_folder.Write("a.gguf", bytes.Bytes()));
         var config = new ModelConfig(model.CreateConfig());
         var frequencies = new Peft.Models.Layers.RotaryFrequencies(config, 4);
         Assert.Equal(1, frequencies.Scale);
-        foreach (long length in (long[])[4, 4000])
+        foreach (var length in (long[])[4, 4000])
         {
             Assert.Equal([1 / first, 0.01f / second], frequencies.For(length), (expected, found) => Math.Abs(expected - found) < 1e-7);
         }
@@ -171,13 +171,13 @@ public sealed class GgufTests : IDisposable
     {
         try
         {
-            using GgufFile file = GgufFile.Open(_folder.Write("a.gguf", bytes));
-            foreach (string key in file.Metadata.Keys)
+            using var file = GgufFile.Open(_folder.Write("a.gguf", bytes));
+            foreach (var key in file.Metadata.Keys)
             {
                 _ = file.Metadata[key];
             }
 
-            foreach (string name in file.Names)
+            foreach (var name in file.Names)
             {
                 file.Read(name).Dispose();
             }

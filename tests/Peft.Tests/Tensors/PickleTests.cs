@@ -24,7 +24,7 @@ public sealed class PickleTests : IDisposable
     public void ATensorIsAViewOfItsStorage()
     {
         // A 2 by 3 view, transposed, that begins at the second of eight numbers.
-        using TensorStore store = OpenZip(Program().Tensor("w", "FloatStorage", 8, 1, "3 2", "1 3"), Floats(8));
+        using var store = OpenZip(Program().Tensor("w", "FloatStorage", 8, 1, "3 2", "1 3"), Floats(8));
         Assert.Equal([3, 2], store.Entry("w").Shape);
         Assert.Equal([1f, 4f, 2f, 5f, 3f, 6f], store.Read("w").data<float>().ToArray());
     }
@@ -32,7 +32,7 @@ public sealed class PickleTests : IDisposable
     [Fact]
     public void TheFormatBeforeTheZipContainerIsReadAsWell()
     {
-        using TensorStore store = TensorStore.OpenFile(_folder.Write("a.bin", Legacy(Program().Tensor("w", "FloatStorage", 8, 2, "2 2", "2 1"), Floats(8))));
+        using var store = TensorStore.OpenFile(_folder.Write("a.bin", Legacy(Program().Tensor("w", "FloatStorage", 8, 2, "2 2", "2 1"), Floats(8))));
         Assert.Equal([2f, 3f, 4f, 5f], store.Read("w").data<float>().ToArray());
     }
 
@@ -45,7 +45,7 @@ public sealed class PickleTests : IDisposable
     [InlineData("collections", "defaultdict")]
     public void AnythingButTensorsIsRefusedByName(string module, string name)
     {
-        PeftException error = Assert.Throws<PeftException>(() => OpenZip(Program().Raw($"c{module}\n{name}\n").Raw("(tR."), []));
+        var error = Assert.Throws<PeftException>(() => OpenZip(Program().Raw($"c{module}\n{name}\n").Raw("(tR."), []));
         Assert.Equal("PickleRefused", error.ErrorId);
         Assert.Contains($"{module}.{name}", error.Message, StringComparison.Ordinal);
     }
@@ -74,23 +74,23 @@ public sealed class PickleTests : IDisposable
     [Fact]
     public void AStorageShorterThanItsPickleSaysIsNoticed()
     {
-        using TensorStore store = OpenZip(Program().Tensor("w", "FloatStorage", 8, 0, "8", "1"), Floats(4));
+        using var store = OpenZip(Program().Tensor("w", "FloatStorage", 8, 0, "8", "1"), Floats(4));
         Assert.Equal("PickleInvalid", Assert.Throws<PeftException>(() => store.Read("w")).ErrorId);
     }
 
     [Fact]
     public void AStorageThatClaimsMoreThanThereIsMemoryIsRefusedBeforeMemoryIsAsked()
     {
-        using TensorStore store = OpenZip(Program().Tensor("w", "FloatStorage", 1L << 50, 0, "1125899906842624", "1"), Floats(4));
+        using var store = OpenZip(Program().Tensor("w", "FloatStorage", 1L << 50, 0, "1125899906842624", "1"), Floats(4));
         Assert.Equal("PickleInvalid", Assert.Throws<PeftException>(() => store.Read("w")).ErrorId);
     }
 
     [Fact]
     public void AnElementTypeOfOneByteIsReadThroughItsTableWhateverTheStrides()
     {
-        PickleProgram program = Program().Raw("}(").Raw("U\u0001wctorch._utils\n_rebuild_tensor_v3\n((U\u0007storagectorch\nUntypedStorage\nU\u00010U\u0003cpuL4L\ntQ")
+        var program = Program().Raw("}(").Raw("U\u0001wctorch._utils\n_rebuild_tensor_v3\n((U\u0007storagectorch\nUntypedStorage\nU\u00010U\u0003cpuL4L\ntQ")
             .Raw("L0L\n(L2L\nL2L\nt(L1L\nL2L\nt\u0089}ctorch\nfloat8_e5m2\ntRu");
-        using TensorStore store = OpenZip(program, [0x3C, 0x40, 0x42, 0x44]);
+        using var store = OpenZip(program, [0x3C, 0x40, 0x42, 0x44]);
         Assert.Equal([1f, 3f, 2f, 4f], store.Read("w").data<float>().ToArray());
     }
 
@@ -100,15 +100,15 @@ public sealed class PickleTests : IDisposable
     {
         const int Depth = 100_000;
         const string Wrap = "ctorch._tensor\n_rebuild_from_type_v2\nq\u00010ctorch\nTensor\nq\u00020";
-        PickleProgram program = Program().Raw(Wrap).Raw("h\u0001").Raw(string.Concat(Enumerable.Repeat("(h\u0001h\u0002", Depth))).Raw(")").Raw(string.Concat(Enumerable.Repeat("t", Depth))).Raw("R");
+        var program = Program().Raw(Wrap).Raw("h\u0001").Raw(string.Concat(Enumerable.Repeat("(h\u0001h\u0002", Depth))).Raw(")").Raw(string.Concat(Enumerable.Repeat("t", Depth))).Raw("R");
         Assert.Equal("PickleRefused", Assert.Throws<PeftException>(() => OpenZip(program, [])).ErrorId);
     }
 
     [Fact]
     public void ADictionaryThatHoldsItselfManyTimesIsWalkedOnce()
     {
-        string itself = string.Concat(Enumerable.Range(0, 1000).Select(static key => string.Create(CultureInfo.InvariantCulture, $"L{key}L\nh\u0001")));
-        using TensorStore store = OpenZip(Program().Raw("}q\u0001(").Raw(itself).Raw("u(").Tensor("w", "FloatStorage", 4, 0, "4", "1"), Floats(4));
+        var itself = string.Concat(Enumerable.Range(0, 1000).Select(static key => string.Create(CultureInfo.InvariantCulture, $"L{key}L\nh\u0001")));
+        using var store = OpenZip(Program().Raw("}q\u0001(").Raw(itself).Raw("u(").Tensor("w", "FloatStorage", 4, 0, "4", "1"), Floats(4));
         Assert.Equal(["w"], store.Names);
     }
 
@@ -118,13 +118,13 @@ public sealed class PickleTests : IDisposable
     public void AContainerThatLiesAboutASizeIsRefusedBeforeMemoryIsAsked(CompressionLevel level)
     {
         const uint Claimed = 0xFFFF_FFF0;
-        byte[] zip = Zip(Program().Tensor("w", "FloatStorage", Claimed / 4, 0, (Claimed / 4).ToString(CultureInfo.InvariantCulture), "1"), Floats(400), level);
+        var zip = Zip(Program().Tensor("w", "FloatStorage", Claimed / 4, 0, (Claimed / 4).ToString(CultureInfo.InvariantCulture), "1"), Floats(400), level);
 
         // The last entry of the table of contents; 46 bytes and its name before the end record of 22.
-        int entry = zip.Length - 22 - 46 - "a/data/0".Length;
+        var entry = zip.Length - 22 - 46 - "a/data/0".Length;
         BinaryPrimitives.WriteUInt32LittleEndian(zip.AsSpan(entry + 24), Claimed);
-        using TensorStore store = TensorStore.OpenFile(_folder.Write("a.bin", zip));
-        PeftException error = Assert.Throws<PeftException>(() => store.Read("w"));
+        using var store = TensorStore.OpenFile(_folder.Write("a.bin", zip));
+        var error = Assert.Throws<PeftException>(() => store.Read("w"));
         Assert.Contains("claims", error.Message, StringComparison.Ordinal);
         Assert.Equal("PickleInvalid", error.ErrorId);
     }
@@ -143,9 +143,9 @@ public sealed class PickleTests : IDisposable
     public void AFileCutOrFlippedAnywhereNeverCrashes()
     {
         byte[][] files = [Zip(Program().Tensor("w", "FloatStorage", 8, 0, "2 4", "4 1"), Floats(8)), Legacy(Program().Tensor("w", "FloatStorage", 8, 0, "2 4", "4 1"), Floats(8))];
-        foreach (byte[] whole in files)
+        foreach (var whole in files)
         {
-            for (int i = 0; i < whole.Length; i++)
+            for (var i = 0; i < whole.Length; i++)
             {
                 ReadAll(whole[..i]);
                 byte[] flipped = [.. whole];
@@ -159,12 +159,12 @@ public sealed class PickleTests : IDisposable
     [Fact]
     public void EveryPickleOfTheGoldensIsReadOrRefusedForItsCode()
     {
-        string? folder = GoldenCases.DomainFolder("adapters");
-        foreach (string path in folder is null ? [] : Directory.EnumerateFiles(folder, "*.bin", SearchOption.AllDirectories))
+        var folder = GoldenCases.DomainFolder("adapters");
+        foreach (var path in folder is null ? [] : Directory.EnumerateFiles(folder, "*.bin", SearchOption.AllDirectories))
         {
             try
             {
-                using TensorStore store = TensorStore.OpenFile(path);
+                using var store = TensorStore.OpenFile(path);
                 Assert.NotEmpty(store.Names);
                 Assert.All(store.Names, name => Assert.True(store.Read(name, ScalarType.Float64).isfinite().all().item<bool>()));
             }
@@ -181,9 +181,9 @@ public sealed class PickleTests : IDisposable
     [InlineData(60_000_000, CompressionLevel.NoCompression)]
     public void APickleThatMakesMoreThanTensorsNeedIsRefusedBeforeItTakesMemory(int dictionaries, CompressionLevel level)
     {
-        byte[] zip = Zip(Program().Raw(new string('}', dictionaries)), [], level);
-        string path = _folder.Write("bomb.bin", zip);
-        long before = GC.GetTotalAllocatedBytes();
+        var zip = Zip(Program().Raw(new string('}', dictionaries)), [], level);
+        var path = _folder.Write("bomb.bin", zip);
+        var before = GC.GetTotalAllocatedBytes();
         Assert.Equal("PickleInvalid", Assert.Throws<PeftException>(() => TensorStore.OpenFile(path)).ErrorId);
         Assert.InRange(GC.GetTotalAllocatedBytes() - before, 0, 2L << 30);
     }
@@ -195,8 +195,8 @@ public sealed class PickleTests : IDisposable
     [InlineData("c_codecs\nencode\nq\u0002(V", "aaaa", "\nV" + "latin1\ntq\u0001", "h\u0002h\u0001R")]
     public void SharedArgumentsAreCountedForEveryCall(string begin, string item, string end, string call)
     {
-        int items = item == "aaaa" ? 1000 : 16_000;
-        PickleProgram program = Program().Raw(begin).Raw(string.Concat(Enumerable.Repeat(item, items))).Raw(end).Raw(string.Concat(Enumerable.Repeat(call, 200_000)));
+        var items = item == "aaaa" ? 1000 : 16_000;
+        var program = Program().Raw(begin).Raw(string.Concat(Enumerable.Repeat(item, items))).Raw(end).Raw(string.Concat(Enumerable.Repeat(call, 200_000)));
         Assert.Equal("PickleInvalid", Assert.Throws<PeftException>(() => OpenZip(program, [])).ErrorId);
     }
 
@@ -223,7 +223,7 @@ public sealed class PickleTests : IDisposable
     private static byte[] Floats(int count)
     {
         var bytes = new byte[count * 4];
-        for (int i = 0; i < count; i++)
+        for (var i = 0; i < count; i++)
         {
             BinaryPrimitives.WriteSingleLittleEndian(bytes.AsSpan(i * 4), i);
         }
@@ -236,9 +236,9 @@ public sealed class PickleTests : IDisposable
         using var stream = new MemoryStream();
         using (var zip = new ZipArchive(stream, ZipArchiveMode.Create, leaveOpen: true))
         {
-            foreach ((string name, byte[] content) in ((string, byte[])[])[("a/data.pkl", program.End()), ("a/byteorder", "little"u8.ToArray()), ("a/data/0", storage)])
+            foreach ((var name, var content) in ((string, byte[])[])[("a/data.pkl", program.End()), ("a/byteorder", "little"u8.ToArray()), ("a/data/0", storage)])
             {
-                using Stream entry = zip.CreateEntry(name, level).Open();
+                using var entry = zip.CreateEntry(name, level).Open();
                 entry.Write(content);
             }
         }
@@ -248,7 +248,7 @@ public sealed class PickleTests : IDisposable
 
     private static byte[] Legacy(PickleProgram program, byte[] storage)
     {
-        byte[] count = new byte[8];
+        var count = new byte[8];
         BinaryPrimitives.WriteInt64LittleEndian(count, storage.Length / 4);
         return
         [
@@ -266,8 +266,8 @@ public sealed class PickleTests : IDisposable
     {
         try
         {
-            using TensorStore store = TensorStore.OpenFile(_folder.Write("broken.bin", bytes));
-            foreach (string name in store.Names)
+            using var store = TensorStore.OpenFile(_folder.Write("broken.bin", bytes));
+            foreach (var name in store.Names)
             {
                 store.Read(name).Dispose();
             }
@@ -314,7 +314,7 @@ public sealed class PickleTests : IDisposable
         private PickleProgram Tuple(string values)
         {
             Raw("(");
-            foreach (string value in values.Split(' '))
+            foreach (var value in values.Split(' '))
             {
                 Long(long.Parse(value, CultureInfo.InvariantCulture));
             }

@@ -24,17 +24,17 @@ public sealed class SafetensorsTests : IDisposable
     [MemberData(nameof(Types))]
     public void EveryTypeComesBackAsItWasWritten(ScalarType type)
     {
-        Tensor matrix = (arange(0, 12, ScalarType.Float32) - 5).abs().view(3, 4).to(type);
-        Tensor scalar = tensor(1.0f).to(type);
+        var matrix = (arange(0, 12, ScalarType.Float32) - 5).abs().view(3, 4).to(type);
+        var scalar = tensor(1.0f).to(type);
         SafetensorsWriter.Write(_folder["a.safetensors"], [("matrix", matrix), ("transposed", matrix.t()), ("scalar", scalar), ("none", empty([0, 3], type))]);
 
-        using SafetensorsFile file = SafetensorsFile.Open(_folder["a.safetensors"]);
+        using var file = SafetensorsFile.Open(_folder["a.safetensors"]);
         Assert.Equal("pt", file.Metadata["format"]);
         AssertSame(matrix, file.Read("matrix"));
         AssertSame(matrix.t().contiguous(), file.Read("transposed"));
         AssertSame(scalar, file.Read("scalar"));
         Assert.Equal([0, 3], file.Read("none").shape);
-        foreach (string name in file.Names)
+        foreach (var name in file.Names)
         {
             AssertSame(file.Read(name), file.Map(name));
         }
@@ -47,7 +47,7 @@ public sealed class SafetensorsTests : IDisposable
     public void ReadingConvertsWhenAsked()
     {
         SafetensorsWriter.Write(_folder["a.safetensors"], [("x", tensor(new[] { 1.5f, -2f }).to(ScalarType.BFloat16))]);
-        using SafetensorsFile file = SafetensorsFile.Open(_folder["a.safetensors"]);
+        using var file = SafetensorsFile.Open(_folder["a.safetensors"]);
         Assert.Equal([1.5f, -2f], file.Read("x", ScalarType.Float32).data<float>().ToArray());
         Assert.Equal([1.5f, -2f], file.Map("x", ScalarType.Float32).data<float>().ToArray());
     }
@@ -57,14 +57,14 @@ public sealed class SafetensorsTests : IDisposable
     {
         SafetensorsWriter.Write(_folder["a.safetensors"], [("x", ones(Large))]);
         Tensor mapped;
-        using (SafetensorsFile file = SafetensorsFile.Open(_folder["a.safetensors"]))
+        using (var file = SafetensorsFile.Open(_folder["a.safetensors"]))
         {
             mapped = file.Map("x");
         }
 
         mapped.mul_(3);
         Assert.Equal(3L * Large, mapped.sum(ScalarType.Float64).item<double>());
-        using SafetensorsFile again = SafetensorsFile.Open(_folder["a.safetensors"]);
+        using var again = SafetensorsFile.Open(_folder["a.safetensors"]);
         Assert.Equal(Large, again.Read("x").sum(ScalarType.Float64).item<double>());
     }
 
@@ -72,7 +72,7 @@ public sealed class SafetensorsTests : IDisposable
     public void TensorsLieInThePythonPackagesOrder()
     {
         SafetensorsWriter.Write(_folder["a.safetensors"], [("b", zeros(1)), ("a", zeros(1)), ("half", zeros(1, ScalarType.Float16)), ("brain", zeros(1, ScalarType.BFloat16)), ("long", zeros(1, ScalarType.Int64)), ("flag", zeros(1, ScalarType.Bool))]);
-        using SafetensorsFile file = SafetensorsFile.Open(_folder["a.safetensors"]);
+        using var file = SafetensorsFile.Open(_folder["a.safetensors"]);
         Assert.Equal(["long", "a", "b", "brain", "half", "flag"], file.Names);
         Assert.Equal(0, BinaryPrimitives.ReadInt64LittleEndian(File.ReadAllBytes(_folder["a.safetensors"])) % 8);
     }
@@ -81,7 +81,7 @@ public sealed class SafetensorsTests : IDisposable
     public void Float8IsReadAsFloat32()
     {
         byte[] bytes = [0x38, 0xB8, 0x01, 0x7E, 0x7F, 0x00];
-        using SafetensorsFile file = Open(
+        using var file = Open(
             """{"e4":{"dtype":"F8_E4M3","shape":[6],"data_offsets":[0,6]},"e5":{"dtype":"F8_E5M2","shape":[6],"data_offsets":[6,12]}}""",
             [.. bytes, 0x3C, 0xBC, 0x01, 0x7B, 0x7C, 0x00]);
         Assert.Equal([1f, -1f, MathF.ScaleB(1, -9), 448f, float.NaN, 0f], file.Read("e4").data<float>().ToArray());
@@ -91,15 +91,15 @@ public sealed class SafetensorsTests : IDisposable
     [Fact]
     public void TypesWithoutACounterpartAreRefusedOnlyWhenRead()
     {
-        using SafetensorsFile file = Open("""{"u":{"dtype":"U32","shape":[1],"data_offsets":[0,4]}}""", new byte[4]);
+        using var file = Open("""{"u":{"dtype":"U32","shape":[1],"data_offsets":[0,4]}}""", new byte[4]);
         Assert.Equal("SafetensorsTypeNotSupported", Assert.Throws<NotSupportedByPeftException>(() => file.Read("u")).ErrorId);
     }
 
     [Fact]
     public void AMissingTensorIsNamed()
     {
-        using SafetensorsFile file = Open("{}", []);
-        PeftException error = Assert.Throws<PeftException>(() => file.Read("absent"));
+        using var file = Open("{}", []);
+        var error = Assert.Throws<PeftException>(() => file.Read("absent"));
         Assert.Equal("TensorNotFound", error.ErrorId);
         Assert.Contains("absent", error.Message, StringComparison.Ordinal);
     }
@@ -134,14 +134,14 @@ public sealed class SafetensorsTests : IDisposable
     [InlineData("SafetensorsTrailingData", """{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}""", 8)]
     public void EveryLieHasItsName(string errorId, string header, int dataLength)
     {
-        PeftException error = Assert.ThrowsAny<PeftException>(() => Open(header, new byte[dataLength]));
+        var error = Assert.ThrowsAny<PeftException>(() => Open(header, new byte[dataLength]));
         Assert.Equal(errorId, error.ErrorId);
     }
 
     [Fact]
     public void AHeaderLengthThatLiesIsNamed()
     {
-        byte[] file = Bytes("{}", []);
+        var file = Bytes("{}", []);
         BinaryPrimitives.WriteUInt64LittleEndian(file, ulong.MaxValue);
         Assert.Equal("SafetensorsHeaderTooLong", OpenError(file));
         BinaryPrimitives.WriteUInt64LittleEndian(file, 3);
@@ -151,9 +151,9 @@ public sealed class SafetensorsTests : IDisposable
     [Fact]
     public void JsonNestedAMillionDeepIsAnErrorAndNoCrash()
     {
-        string deep = new string('[', 1_000_000);
+        var deep = new string('[', 1_000_000);
         Assert.Equal("SafetensorsHeaderInvalid", OpenError(Bytes("""{"a":{"dtype":"F32","shape":""" + deep, [])));
-        string path = _folder.Write("config.json", """{"a":""" + deep);
+        var path = _folder.Write("config.json", """{"a":""" + deep);
         Assert.Equal("JsonInvalid", Assert.Throws<PeftException>(() => JsonFile.Read(path)).ErrorId);
     }
 
@@ -161,10 +161,10 @@ public sealed class SafetensorsTests : IDisposable
     public void AFileCutAnywhereIsAnError()
     {
         SafetensorsWriter.Write(_folder["a.safetensors"], [("x", ones(3)), ("y", ones([2, 2], ScalarType.Int16))]);
-        byte[] whole = File.ReadAllBytes(_folder["a.safetensors"]);
-        for (int length = 0; length < whole.Length; length++)
+        var whole = File.ReadAllBytes(_folder["a.safetensors"]);
+        for (var length = 0; length < whole.Length; length++)
         {
-            byte[] cut = whole[..length];
+            var cut = whole[..length];
             Assert.StartsWith("Safetensors", OpenError(cut), StringComparison.Ordinal);
         }
     }
@@ -173,16 +173,16 @@ public sealed class SafetensorsTests : IDisposable
     public void AFlippedBitIsReadOrRefusedButNeverCrashes()
     {
         SafetensorsWriter.Write(_folder["a.safetensors"], [("x", ones(3)), ("y", ones([2, 2], ScalarType.Int16))]);
-        byte[] whole = File.ReadAllBytes(_folder["a.safetensors"]);
-        for (int i = 0; i < whole.Length * 8; i++)
+        var whole = File.ReadAllBytes(_folder["a.safetensors"]);
+        for (var i = 0; i < whole.Length * 8; i++)
         {
             byte[] flipped = [.. whole];
             flipped[i / 8] ^= (byte)(1 << (i % 8));
-            string path = _folder.Write("flipped.safetensors", flipped);
+            var path = _folder.Write("flipped.safetensors", flipped);
             try
             {
-                using SafetensorsFile file = SafetensorsFile.Open(path);
-                foreach (string name in file.Names)
+                using var file = SafetensorsFile.Open(path);
+                foreach (var name in file.Names)
                 {
                     file.Read(name).Dispose();
                 }
@@ -197,9 +197,9 @@ public sealed class SafetensorsTests : IDisposable
     [Fact]
     public void ShardsAreReadAsOne()
     {
-        IReadOnlyList<string> files = SafetensorsWriter.WriteFolder(_folder.Path, [("a", full([10], 1f)), ("b", full([10], 2f)), ("c", full([10], 3f))], maxShardBytes: 80);
+        var files = SafetensorsWriter.WriteFolder(_folder.Path, [("a", full([10], 1f)), ("b", full([10], 2f)), ("c", full([10], 3f))], maxShardBytes: 80);
         Assert.Equal(["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"], files.Select(Path.GetFileName));
-        using (TensorStore store = TensorStore.OpenFolder(_folder.Path))
+        using (var store = TensorStore.OpenFolder(_folder.Path))
         {
             Assert.Equal(["a", "b", "c"], store.Names.Order());
             Assert.Equal(30, store.Read("c").sum().item<float>());
@@ -208,7 +208,7 @@ public sealed class SafetensorsTests : IDisposable
 
         SafetensorsWriter.WriteFolder(_folder.Path, [("a", full([10], 4f))]);
         Assert.Equal(["model.safetensors"], Directory.GetFiles(_folder.Path).Select(Path.GetFileName));
-        using TensorStore single = TensorStore.OpenFolder(_folder.Path);
+        using var single = TensorStore.OpenFolder(_folder.Path);
         Assert.Equal(40, single.Read("a").sum().item<float>());
     }
 
@@ -225,14 +225,14 @@ public sealed class SafetensorsTests : IDisposable
     public void EveryLieOfAnIndexHasItsName(string errorId, string index)
     {
         SafetensorsWriter.Write(_folder["a.safetensors"], [("a", zeros(1))]);
-        string path = _folder.Write("model.safetensors.index.json", index);
+        var path = _folder.Write("model.safetensors.index.json", index);
         Assert.Equal(errorId, Assert.ThrowsAny<PeftException>(() => TensorStore.OpenFile(path)).ErrorId);
     }
 
     [Fact]
     public void AFolderWithoutWeightsSaysWhatWasLookedFor()
     {
-        PeftException error = Assert.Throws<PeftException>(() => TensorStore.OpenFolder(_folder.Path));
+        var error = Assert.Throws<PeftException>(() => TensorStore.OpenFolder(_folder.Path));
         Assert.Equal("WeightsNotFound", error.ErrorId);
         Assert.Contains("pytorch_model.bin", error.Message, StringComparison.Ordinal);
         Assert.Equal("FileNotFound", Assert.Throws<PeftException>(() => SafetensorsFile.Open(_folder["absent.safetensors"])).ErrorId);
@@ -252,7 +252,7 @@ public sealed class SafetensorsTests : IDisposable
 
     private static byte[] Bytes(string header, byte[] data)
     {
-        byte[] json = Encoding.UTF8.GetBytes(header);
+        var json = Encoding.UTF8.GetBytes(header);
         var bytes = new byte[8 + json.Length + data.Length];
         BinaryPrimitives.WriteInt64LittleEndian(bytes, json.Length);
         json.CopyTo(bytes, 8);

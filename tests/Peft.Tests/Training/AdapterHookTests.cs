@@ -83,12 +83,12 @@ public sealed class AdapterHookTests
 
     private sealed class FreezingAdapter(string name, FreezingConfig config) : LayerwiseAdapter(name, config)
     {
-        private int steps;
+        private int _steps;
 
         public List<string> Calls { get; } = [];
 
         public override IReadOnlyList<AdapterParameter> Parameters() =>
-            [.. base.Parameters().Select((parameter, i) => steps >= FrozenAfter && i >= 2 ? parameter with { Role = ParameterRole.Frozen } : parameter)];
+            [.. base.Parameters().Select((parameter, i) => _steps >= FrozenAfter && i >= 2 ? parameter with { Role = ParameterRole.Frozen } : parameter)];
 
         public override void OnGradients(int step) => Calls.Add("gradients");
 
@@ -97,11 +97,11 @@ public sealed class AdapterHookTests
         public override bool OnStepped(int step)
         {
             Calls.Add("stepped");
-            return ++steps == FrozenAfter;
+            return ++_steps == FrozenAfter;
         }
 
-        public override IReadOnlyDictionary<string, Tensor> State() => new Dictionary<string, Tensor> { ["steps"] = tensor(new long[] { steps }) };
+        public override IReadOnlyDictionary<string, Tensor> State() => new Dictionary<string, Tensor> { ["steps"] = tensor(new long[] { _steps }) };
 
-        public override void LoadState(IReadOnlyDictionary<string, Tensor> state) => steps = (int)state["steps"].item<long>();
+        public override void LoadState(IReadOnlyDictionary<string, Tensor> state) => _steps = (int)state["steps"].item<long>();
     }
 }

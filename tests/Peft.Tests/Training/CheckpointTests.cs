@@ -25,9 +25,9 @@ public sealed class CheckpointTests : IDisposable
         CheckpointLimit = 3,
     };
 
-    private readonly string output = Directory.CreateTempSubdirectory("peft-checkpoints-").FullName;
+    private readonly string _output = Directory.CreateTempSubdirectory("peft-checkpoints-").FullName;
 
-    private string Adapter => Path.Combine(output, "tuned");
+    private string Adapter => Path.Combine(_output, "tuned");
 
     [Theory]
     [InlineData("adamw_torch", "linear", 0)]
@@ -67,14 +67,14 @@ public sealed class CheckpointTests : IDisposable
     [Fact]
     public void A_checkpoint_that_cannot_be_written_leaves_nothing()
     {
-        var store = new CheckpointStore(output);
+        var store = new CheckpointStore(_output);
         store.Save(1, static _ => { });
         Assert.Throws<InvalidOperationException>(() => store.Save(2, static folder =>
         {
             File.WriteAllText(Path.Combine(folder, "half"), "");
             throw new InvalidOperationException("cancelled in the middle");
         }));
-        Assert.Equal(["step-1"], Directory.GetFileSystemEntries(output).Select(Path.GetFileName));
+        Assert.Equal(["step-1"], Directory.GetFileSystemEntries(_output).Select(Path.GetFileName));
     }
 
     [Fact]
@@ -223,7 +223,7 @@ public sealed class CheckpointTests : IDisposable
         }
     }
 
-    public void Dispose() => Directory.Delete(output, recursive: true);
+    public void Dispose() => Directory.Delete(_output, recursive: true);
 
     private void Stop(PeftModel model, TrainingOptions options, int batch)
     {
@@ -252,7 +252,7 @@ public sealed class CheckpointTests : IDisposable
         Assert.NotEmpty(Checkpoints());
     }
 
-    private TrainingRequest Request(PeftModel model, TrainingOptions options) => TrainerTests.Request(model, options) with { OutputPath = output };
+    private TrainingRequest Request(PeftModel model, TrainingOptions options) => TrainerTests.Request(model, options) with { OutputPath = _output };
 
     private string[] Checkpoints() =>
         [.. Directory.GetDirectories(Path.Combine(Adapter, "checkpoints")).Select(folder => Path.GetFileName(folder)!).Order(StringComparer.Ordinal)];

@@ -12,9 +12,9 @@ public sealed class ConversationRowTests : IDisposable
     private const string IgnoresGenerationPrompt = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}";
     private const string PrintsCalls = "{% for m in messages %}<|{{ m.role }}|>{% for t in m.tool_calls %}{{ t | tojson }}{% endfor %}{{ m.content }}<|end|>{% endfor %}{% for t in tools or [] %}{{ t | tojson }}{% endfor %}";
 
-    private readonly TemporaryFolder folder = new();
+    private readonly TemporaryFolder _folder = new();
 
-    public void Dispose() => folder.Dispose();
+    public void Dispose() => _folder.Dispose();
 
     [Theory]
     [InlineData(Unmarked)]
@@ -64,7 +64,7 @@ public sealed class ConversationRowTests : IDisposable
 
     private string Learnt(string template, string row, LossTokens loss = LossTokens.Answer)
     {
-        var data = TrainingDataset.FromFile(folder.Write("rows.jsonl", row + "\n"), new DatasetOptions { Loss = loss });
+        var data = TrainingDataset.FromFile(_folder.Write("rows.jsonl", row + "\n"), new DatasetOptions { Loss = loss });
         return Learnt(Tokenizer(template), data);
     }
 
@@ -78,20 +78,20 @@ public sealed class ConversationRowTests : IDisposable
     {
         foreach (var file in Directory.GetFiles(PocketLlama.Folder, "tokenizer*"))
         {
-            File.Copy(file, Path.Combine(folder.Path, Path.GetFileName(file)), overwrite: true);
+            File.Copy(file, Path.Combine(_folder.Path, Path.GetFileName(file)), overwrite: true);
         }
 
-        folder.Write("chat_template.jinja", template);
+        _folder.Write("chat_template.jinja", template);
         if (addsBeginning)
         {
-            var json = JsonNode.Parse(File.ReadAllText(Path.Combine(folder.Path, "tokenizer.json")))!;
+            var json = JsonNode.Parse(File.ReadAllText(Path.Combine(_folder.Path, "tokenizer.json")))!;
             json["post_processor"] = JsonNode.Parse("""
                 {"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<|endoftext|>","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],"pair":[{"Sequence":{"id":"A","type_id":0}},{"Sequence":{"id":"B","type_id":1}}],
                  "special_tokens":{"<|endoftext|>":{"id":"<|endoftext|>","ids":[0],"tokens":["<|endoftext|>"]}}}
                 """);
-            folder.Write("tokenizer.json", json.ToJsonString());
+            _folder.Write("tokenizer.json", json.ToJsonString());
         }
 
-        return Peft.Tokenization.Tokenizer.FromFolder(folder.Path);
+        return Peft.Tokenization.Tokenizer.FromFolder(_folder.Path);
     }
 }

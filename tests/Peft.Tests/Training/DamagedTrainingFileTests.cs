@@ -5,15 +5,15 @@ namespace Peft.Tests.Training;
 
 public sealed class DamagedTrainingFileTests : IDisposable
 {
-    private readonly TemporaryFolder folder = new();
+    private readonly TemporaryFolder _folder = new();
 
-    public void Dispose() => folder.Dispose();
+    public void Dispose() => _folder.Dispose();
 
     [Fact]
     public void ANameThatALogGivesTwiceCountsOnceTheLast()
     {
-        folder.Write(TrainingLog.FileName, "{\"step\":1,\"loss\":2,\"loss\":3,\"step\":1}\n{\"step\":[2],\"loss\":\"x\"}\n{\"step\":\"\\ud83d\"}\n");
-        var (steps, _) = TrainingLog.Read(folder[TrainingLog.FileName], 5);
+        _folder.Write(TrainingLog.FileName, "{\"step\":1,\"loss\":2,\"loss\":3,\"step\":1}\n{\"step\":[2],\"loss\":\"x\"}\n{\"step\":\"\\ud83d\"}\n");
+        var (steps, _) = TrainingLog.Read(_folder[TrainingLog.FileName], 5);
         Assert.Equal(3, steps[0].Loss);
     }
 

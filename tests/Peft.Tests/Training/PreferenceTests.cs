@@ -91,7 +91,7 @@ public sealed class PreferenceTests
     /// <summary>Learns every batch twice.</summary>
     private sealed class Doubling : IObjective
     {
-        private readonly CausalLanguageModelling inner = new();
+        private readonly CausalLanguageModelling _inner = new();
 
         public int Losses { get; private set; }
 
@@ -108,7 +108,7 @@ public sealed class PreferenceTests
         public Tensor Loss(ObjectivePass pass)
         {
             Losses++;
-            return inner.Loss(pass);
+            return _inner.Loss(pass);
         }
     }
 

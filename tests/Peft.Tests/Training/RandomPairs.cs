@@ -7,8 +7,8 @@ namespace Peft.Tests.Training;
 /// <summary>Pairs of random answers to prompts of two tokens.</summary>
 internal sealed class RandomPairs(int count, int vocabulary) : ITrainingData
 {
-    private readonly RandomRows chosen = new(count, vocabulary);
-    private readonly RandomRows rejected = new(2 * count, vocabulary);
+    private readonly RandomRows _chosen = new(count, vocabulary);
+    private readonly RandomRows _rejected = new(2 * count, vocabulary);
 
     public int Count => count;
 
@@ -19,14 +19,14 @@ internal sealed class RandomPairs(int count, int vocabulary) : ITrainingData
     /// <summary>Called before each micro batch with the number of micro batches made before it.</summary>
     public Action<int>? Before
     {
-        get => chosen.Before;
-        set => chosen.Before = value;
+        get => _chosen.Before;
+        set => _chosen.Before = value;
     }
 
     public TrainingBatch Collate(IReadOnlyList<int> rows, Device device)
     {
-        using var better = chosen.Collate(rows, device);
-        using var worse = rejected.Collate([.. rows.Select(row => row + count)], device);
+        using var better = _chosen.Collate(rows, device);
+        using var worse = _rejected.Collate([.. rows.Select(row => row + count)], device);
         var width = Math.Max(better.InputIds.size(1), worse.InputIds.size(1));
         return new PairBatch(Both(static batch => batch.InputIds, 0), Both(static batch => batch.Labels, -100))
         {

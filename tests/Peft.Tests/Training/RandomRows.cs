@@ -6,7 +6,7 @@ namespace Peft.Tests.Training;
 /// <summary>Rows of random tokens of which all but the first two carry loss, some shorter than the others.</summary>
 internal sealed class RandomRows(int count, int vocabulary, int length = 7, string fingerprint = "rows") : ITrainingData
 {
-    private readonly long[][] rows =
+    private readonly long[][] _rows =
     [
         .. Enumerable.Range(0, count).Select(row =>
         {
@@ -17,25 +17,25 @@ internal sealed class RandomRows(int count, int vocabulary, int length = 7, stri
 
     public List<int> Seen { get; } = [];
 
-    public int Count => rows.Length;
+    public int Count => _rows.Length;
 
     public string Fingerprint => fingerprint;
 
     /// <summary>Called before each micro batch with the number of micro batches made before it.</summary>
     public Action<int>? Before { get; set; }
 
-    private int made;
+    private int _made;
 
     public TrainingBatch Collate(IReadOnlyList<int> chosen, Device device)
     {
-        Before?.Invoke(made++);
+        Before?.Invoke(_made++);
         Seen.AddRange(chosen);
-        var width = chosen.Max(row => rows[row].Length);
+        var width = chosen.Max(row => _rows[row].Length);
         var (ids, labels, mask) = (new long[chosen.Count, width], new long[chosen.Count, width], new long[chosen.Count, width]);
         long tokens = 0, targets = 0;
         for (var i = 0; i < chosen.Count; i++)
         {
-            var row = rows[chosen[i]];
+            var row = _rows[chosen[i]];
             for (var j = 0; j < width; j++)
             {
                 var isToken = j < row.Length;

@@ -24,7 +24,7 @@ public sealed class TrainingDatasetTests : IDisposable
     [InlineData("a.tsv", "prompt\tcompletion\na b\tc\nd\te\n", 2, 3)]
     public void TheSameRowsComeOutOfEveryFormat(string name, string content, int firstLine, int secondLine)
     {
-        TrainingDataset data = TrainingDataset.FromFile(_folder.Write(name, content));
+        var data = TrainingDataset.FromFile(_folder.Write(name, content));
         Assert.Equal(RowKind.PromptCompletion, data.Columns.Kind);
         Assert.Equal([("a b", "c", firstLine), ("d", "e", secondLine)], data.Rows.Select(row => (row.Text("prompt"), row.Text("completion"), row.Line)));
     }
@@ -32,7 +32,7 @@ public sealed class TrainingDatasetTests : IDisposable
     [Fact]
     public void ATextFileIsATextALine()
     {
-        TrainingDataset data = TrainingDataset.FromFile(_folder.Write("a.txt", "one\n\ntwo\n"));
+        var data = TrainingDataset.FromFile(_folder.Write("a.txt", "one\n\ntwo\n"));
         Assert.Equal([("one", 1), ("two", 3)], data.Rows.Select(row => (row.Text("text"), row.Line)));
     }
 
@@ -48,10 +48,10 @@ public sealed class TrainingDatasetTests : IDisposable
     [InlineData("euc-jp", false, "euc-jp")]
     public void EncodingsAreFoundOrGiven(string encodingName, bool mark, string? given)
     {
-        Encoding encoding = Encoding.GetEncoding(encodingName);
+        var encoding = Encoding.GetEncoding(encodingName);
         const string Content = "text,other\n\"日本の首都は\n東京です\",1\n表示ソ,2\n";
         byte[] bytes = [.. mark ? encoding.GetPreamble() : [], .. encoding.GetBytes(Content)];
-        TrainingDataset data = TrainingDataset.FromFile(_folder.Write("a.csv", bytes), new DatasetOptions { Encoding = given });
+        var data = TrainingDataset.FromFile(_folder.Write("a.csv", bytes), new DatasetOptions { Encoding = given });
         Assert.Equal([("日本の首都は\n東京です", 2), ("表示ソ", 4)], data.Rows.Select(row => (row.Text("text"), row.Line)));
         Assert.Equal(["text", "other"], data.ColumnNames);
     }
@@ -59,7 +59,7 @@ public sealed class TrainingDatasetTests : IDisposable
     [Fact]
     public void BytesThatAreNotTextAreAnError()
     {
-        string path = _folder.Write("a.csv", [.. "text\n"u8, 0xFF, 0xFE, 0x81, 0x00]);
+        var path = _folder.Write("a.csv", [.. "text\n"u8, 0xFF, 0xFE, 0x81, 0x00]);
         Assert.Equal("DatasetEncodingUnknown", Assert.Throws<PeftException>(() => TrainingDataset.FromFile(path)).ErrorId);
         Assert.Equal("DatasetEncodingInvalid", Assert.Throws<PeftException>(() => TrainingDataset.FromFile(path, new DatasetOptions { Encoding = "utf-8" })).ErrorId);
         Assert.Equal("DatasetEncodingUnknown", Assert.Throws<PeftException>(() => TrainingDataset.FromFile(path, new DatasetOptions { Encoding = "no-such" })).ErrorId);
@@ -68,7 +68,7 @@ public sealed class TrainingDatasetTests : IDisposable
     [Fact]
     public void AnotherEncodingThatHappensToBeValidShiftJisIsNotTakenForIt()
     {
-        string path = _folder.Write("a.csv", [.. "text\nd"u8, 0xE9, .. "cor\n"u8]);
+        var path = _folder.Write("a.csv", [.. "text\nd"u8, 0xE9, .. "cor\n"u8]);
         Assert.Equal("DatasetEncodingUnknown", Error(() => TrainingDataset.FromFile(path)));
         Assert.Equal("décor", TrainingDataset.FromFile(path, new DatasetOptions { Encoding = "windows-1252" }).Rows[0].Text("text"));
     }
@@ -76,7 +76,7 @@ public sealed class TrainingDatasetTests : IDisposable
     [Fact]
     public void QuotesInsideAValueAreText()
     {
-        TrainingDataset data = TrainingDataset.FromFile(_folder.Write("a.csv", "prompt,completion\na 12\" pipe,\"he said \"\"no\"\", twice\"\n"));
+        var data = TrainingDataset.FromFile(_folder.Write("a.csv", "prompt,completion\na 12\" pipe,\"he said \"\"no\"\", twice\"\n"));
         Assert.Equal("a 12\" pipe", data.Rows[0].Text("prompt"));
         Assert.Equal("he said \"no\", twice", data.Rows[0].Text("completion"));
     }
@@ -97,8 +97,8 @@ public sealed class TrainingDatasetTests : IDisposable
     [InlineData("a.jsonl", "{\"messages\":\"hello\"}", "line 1", "messages")]
     public void ABadRowSaysFileLineAndField(string name, string content, string line, string field)
     {
-        string path = _folder.Write(name, content);
-        PeftException error = Assert.Throws<PeftException>(() => TrainingDataset.FromFile(path));
+        var path = _folder.Write(name, content);
+        var error = Assert.Throws<PeftException>(() => TrainingDataset.FromFile(path));
         Assert.Equal("DatasetRowInvalid", error.ErrorId);
         Assert.Contains(path, error.Message, StringComparison.Ordinal);
         Assert.Contains(line, error.Message, StringComparison.Ordinal);
@@ -108,7 +108,7 @@ public sealed class TrainingDatasetTests : IDisposable
     [Fact]
     public void JsonNestedAMillionDeepIsAnError()
     {
-        string deep = "{\"text\":" + new string('[', 1_000_000);
+        var deep = "{\"text\":" + new string('[', 1_000_000);
         Assert.Equal("DatasetRowInvalid", Assert.Throws<PeftException>(() => TrainingDataset.FromFile(_folder.Write("a.jsonl", deep))).ErrorId);
         Assert.Equal("DatasetRowInvalid", Assert.Throws<PeftException>(() => TrainingDataset.FromFile(_folder.Write("a.json", deep))).ErrorId);
     }
@@ -135,7 +135,7 @@ public sealed class TrainingDatasetTests : IDisposable
     public void ColumnsCanBeMapped()
     {
         var options = new DatasetOptions { Columns = new Dictionary<ColumnRole, string> { [ColumnRole.Prompt] = "question", [ColumnRole.Completion] = "answer" } };
-        TrainingDataset data = TrainingDataset.FromRows([Row(("text", "t"), ("question", "a"), ("answer", 5L))], options);
+        var data = TrainingDataset.FromRows([Row(("text", "t"), ("question", "a"), ("answer", 5L))], options);
         Assert.Equal(RowKind.PromptCompletion, data.Columns.Kind);
         Assert.Equal("5", data.Rows[0].Text(data.Columns[ColumnRole.Completion]!));
     }
@@ -143,13 +143,13 @@ public sealed class TrainingDatasetTests : IDisposable
     [Fact]
     public void NumbersAreReadAlikeInEveryCulture()
     {
-        CultureInfo before = CultureInfo.CurrentCulture;
+        var before = CultureInfo.CurrentCulture;
         try
         {
-            foreach (string culture in (string[])["tr-TR", "ja-JP", "de-DE"])
+            foreach (var culture in (string[])["tr-TR", "ja-JP", "de-DE"])
             {
                 CultureInfo.CurrentCulture = CultureInfo.GetCultureInfo(culture);
-                TrainingDataset data = TrainingDataset.FromFile(_folder.Write("a.jsonl", "{\"instruction\":1.5,\"input\":true,\"output\":-2}"));
+                var data = TrainingDataset.FromFile(_folder.Write("a.jsonl", "{\"instruction\":1.5,\"input\":true,\"output\":-2}"));
                 Assert.Equal(["1.5", "true", "-2"], ((string[])["instruction", "input", "output"]).Select(data.Rows[0].Text));
             }
         }
@@ -162,13 +162,13 @@ public sealed class TrainingDatasetTests : IDisposable
     [Fact]
     public void LossIsOnTheAnswerUnlessAskedOtherwise()
     {
-        Tokenizer tokenizer = Words("a b c d </s>");
+        var tokenizer = Words("a b c d </s>");
         IReadOnlyDictionary<string, object?>[] rows = [Row(("prompt", "a b"), ("completion", " c d"))];
-        TrainingExample answer = TrainingDataset.FromRows(rows).Example(0, tokenizer);
+        var answer = TrainingDataset.FromRows(rows).Example(0, tokenizer);
         Assert.Equal([0, 1, 2, 3, 4], answer.InputIds);
         Assert.Equal([-100, -100, 2, 3, 4], answer.Labels);
         Assert.Equal([(false, 2), (true, 3)], answer.Segments(tokenizer).Select(segment => (segment.IsLearned, segment.TokenCount)));
-        TrainingExample all = TrainingDataset.FromRows(rows, new DatasetOptions { Loss = LossTokens.All }).Example(0, tokenizer);
+        var all = TrainingDataset.FromRows(rows, new DatasetOptions { Loss = LossTokens.All }).Example(0, tokenizer);
         Assert.Equal(all.InputIds, all.Labels);
     }
 
@@ -176,10 +176,10 @@ public sealed class TrainingDatasetTests : IDisposable
     public void InstructionsGoThroughATemplateThatIsSavedBesideTheAdapter()
     {
         PromptTemplate template = new("{{{instruction}}} {input} {mood}", "{prompt}");
-        TrainingDataset data = TrainingDataset.FromRows(
+        var data = TrainingDataset.FromRows(
             [Row(("instruction", "a"), ("input", "b"), ("mood", "c"), ("output", " d")), Row(("instruction", "a"), ("input", ""), ("mood", "c"), ("output", " d"))],
             new DatasetOptions { Template = template });
-        Tokenizer tokenizer = Words("{a} a b c d </s>");
+        var tokenizer = Words("{a} a b c d </s>");
         Assert.Equal([0, 2, 3, 4, 5], data.Example(0, tokenizer).InputIds);
         Assert.Equal([1, 4, 5], data.Example(1, tokenizer).InputIds);
 
@@ -199,12 +199,12 @@ public sealed class TrainingDatasetTests : IDisposable
     [Fact]
     public void NothingToLearnIsAnErrorAndPartlyNothingIsListed()
     {
-        Tokenizer tokenizer = Words("a b c d </s>");
+        var tokenizer = Words("a b c d </s>");
         IReadOnlyDictionary<string, object?>[] rows = [Row(("prompt", "a b c"), ("completion", " d")), Row(("prompt", "a"), ("completion", " d"))];
-        TokenizedDataset some = TrainingDataset.FromRows(rows).Tokenize(tokenizer, new TokenizationOptions { MaxLength = 2 });
+        var some = TrainingDataset.FromRows(rows).Tokenize(tokenizer, new TokenizationOptions { MaxLength = 2 });
         Assert.Equal(1, some.Count);
         Assert.Equal(1, Assert.Single(some.Dropped).Row.Line);
-        PeftException error = Assert.Throws<PeftException>(() => TrainingDataset.FromRows(rows, new DatasetOptions { MaxLength = 1 }).Tokenize(tokenizer));
+        var error = Assert.Throws<PeftException>(() => TrainingDataset.FromRows(rows, new DatasetOptions { MaxLength = 1 }).Tokenize(tokenizer));
         Assert.Equal("DatasetAllMasked", error.ErrorId);
         Assert.Contains("1 tokens", error.RecommendedAction, StringComparison.Ordinal);
         Assert.Equal("DatasetAllMasked", Error(() => TrainingDataset.FromRows(rows[..1]).Tokenize(tokenizer, new TokenizationOptions { MaxLength = 2, Packing = PackingStrategy.BestFit })));
@@ -214,7 +214,7 @@ public sealed class TrainingDatasetTests : IDisposable
     [Fact]
     public void TheFingerprintKnowsRowsLossAndPacking()
     {
-        Tokenizer tokenizer = Words("a b c d </s>");
+        var tokenizer = Words("a b c d </s>");
         IReadOnlyDictionary<string, object?>[] rows = [Row(("prompt", "a b"), ("completion", " c d"))];
         string[] prints =
         [
@@ -230,14 +230,14 @@ public sealed class TrainingDatasetTests : IDisposable
     [Fact]
     public void PairsAreLearntFromWhereTheirAnswersPartAndAreCutAlike()
     {
-        Tokenizer tokenizer = Words("a b c d e </s>");
+        var tokenizer = Words("a b c d e </s>");
         IReadOnlyDictionary<string, object?>[] rows = [Row(("prompt", "a b"), ("chosen", " c d"), ("rejected", " e"), ("margin", "0.5"))];
         var pairs = new TokenizationOptions { Examples = ExampleKind.Pair };
-        TrainingExample example = TrainingDataset.FromRows(rows).Tokenize(tokenizer, pairs).Examples[0];
+        var example = TrainingDataset.FromRows(rows).Tokenize(tokenizer, pairs).Examples[0];
         Assert.Equal((3, 2, 0.5), (example.Labels.Count(label => label >= 0), example.Rejected!.Labels.Count(label => label >= 0), example.Margin));
         Assert.Equal(3, TrainingDataset.FromRows(rows).Tokenize(tokenizer, pairs with { MaxLength = 3 }).Examples[0].InputIds.Length);
         IReadOnlyDictionary<string, object?>[] whole = [Row(("chosen", "a b c d"), ("rejected", "a b e"))];
-        TrainingExample without = TrainingDataset.FromRows(whole).Tokenize(tokenizer, pairs).Examples[0];
+        var without = TrainingDataset.FromRows(whole).Tokenize(tokenizer, pairs).Examples[0];
         Assert.Equal(example.Labels, without.Labels);
         Assert.Null(without.Margin);
     }
@@ -245,16 +245,16 @@ public sealed class TrainingDatasetTests : IDisposable
     [Fact]
     public void RowsAreUnderstoodAsTheTrainingNeedsThem()
     {
-        Tokenizer tokenizer = Words("a b c d e </s>");
-        TrainingDataset judged = TrainingDataset.FromRows([Row(("prompt", "a b"), ("completion", " c"), ("label", "1")), Row(("prompt", "a"), ("completion", " d"), ("label", false))]);
+        var tokenizer = Words("a b c d e </s>");
+        var judged = TrainingDataset.FromRows([Row(("prompt", "a b"), ("completion", " c"), ("label", "1")), Row(("prompt", "a"), ("completion", " d"), ("label", false))]);
         Assert.Equal(RowKind.PromptCompletion, judged.Columns.Kind);
         Assert.Null(judged.Tokenize(tokenizer).Examples[0].IsDesirable);
-        TokenizedDataset data = judged.Tokenize(tokenizer, new TokenizationOptions { Examples = ExampleKind.Judged });
+        var data = judged.Tokenize(tokenizer, new TokenizationOptions { Examples = ExampleKind.Judged });
         Assert.Equal([true, false], data.Examples.Select(example => example.IsDesirable));
-        PeftException unfit = Assert.Throws<PeftException>(() => judged.Tokenize(tokenizer, new TokenizationOptions { Examples = ExampleKind.Pair }));
+        var unfit = Assert.Throws<PeftException>(() => judged.Tokenize(tokenizer, new TokenizationOptions { Examples = ExampleKind.Pair }));
         Assert.Equal("DatasetKindUnfit", unfit.ErrorId);
-        TrainingDataset bad = TrainingDataset.FromRows([Row(("prompt", "a b"), ("completion", " c"), ("label", "perhaps"))]);
-        PeftException error = Assert.Throws<PeftException>(() => bad.Tokenize(tokenizer, new TokenizationOptions { Examples = ExampleKind.Judged }));
+        var bad = TrainingDataset.FromRows([Row(("prompt", "a b"), ("completion", " c"), ("label", "perhaps"))]);
+        var error = Assert.Throws<PeftException>(() => bad.Tokenize(tokenizer, new TokenizationOptions { Examples = ExampleKind.Judged }));
         Assert.Contains("label", error.Message, StringComparison.Ordinal);
     }
 
@@ -265,9 +265,9 @@ public sealed class TrainingDatasetTests : IDisposable
     /// <summary>A tokenizer with a token for each of some words, the last of which ends a sequence.</summary>
     private Tokenizer Words(string words)
     {
-        string[] tokens = words.Split(' ');
-        string vocabulary = string.Join(',', tokens.Select((token, i) => $"\"{token}\":{i}"));
-        int last = tokens.Length - 1;
+        var tokens = words.Split(' ');
+        var vocabulary = string.Join(',', tokens.Select((token, i) => $"\"{token}\":{i}"));
+        var last = tokens.Length - 1;
         _folder.Write("tokenizer.json", $$"""
             {"version":"1.0","added_tokens":[{"id":{{last}},"content":"{{tokens[last]}}","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}],
              "normalizer":null,"pre_tokenizer":{"type":"WhitespaceSplit"},"post_processor":null,"decoder":null,

@@ -11,7 +11,7 @@ namespace Peft.Cmdlets.Commands.Adapter;
 [OutputType(typeof(PeftAdapter))]
 public sealed class ExportPeftAdapterCommand : AdapterCommand
 {
-    private readonly List<PeftAdapter> adapters = [];
+    private readonly List<PeftAdapter> _adapters = [];
 
     /// <summary>Folder to write to. A single adapter's files go into it, those of several into a subfolder for each.</summary>
     [Parameter(Mandatory = true, Position = 0)]
@@ -35,14 +35,14 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
     public SwitchParameter PassThru { get; set; }
 
     /// <inheritdoc/>
-    protected override void Process() => adapters.AddRange(Chosen(AdapterName).Except(adapters));
+    protected override void Process() => _adapters.AddRange(Chosen(AdapterName).Except(_adapters));
 
     /// <inheritdoc/>
     protected override void End()
     {
         var root = PathResolution.Target(this, Path);
         HashSet<string> written = new(StringComparer.OrdinalIgnoreCase);
-        Each(adapters, adapter =>
+        Each(_adapters, adapter =>
         {
             if (!written.Add(adapter.Name))
             {
@@ -53,7 +53,7 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
                 };
             }
 
-            Export(adapter, adapters.Count == 1 ? root : System.IO.Path.Combine(root, adapter.Name));
+            Export(adapter, _adapters.Count == 1 ? root : System.IO.Path.Combine(root, adapter.Name));
         });
     }
 

@@ -10,7 +10,7 @@ namespace Peft.Cmdlets.Commands.Adapter;
 [OutputType(typeof(PeftAdapter))]
 public sealed class JoinPeftAdapterCommand : AdapterCommand
 {
-    private readonly List<PeftAdapter> adapters = [];
+    private readonly List<PeftAdapter> _adapters = [];
 
     /// <summary>Names of the model's adapters to combine; wildcards are allowed.</summary>
     [Parameter(Mandatory = true, Position = 0, ParameterSetName = ModelSet)]
@@ -63,12 +63,12 @@ public sealed class JoinPeftAdapterCommand : AdapterCommand
     public ulong? Seed { get; set; }
 
     /// <inheritdoc/>
-    protected override void Process() => adapters.AddRange(Chosen(AdapterName));
+    protected override void Process() => _adapters.AddRange(Chosen(AdapterName));
 
     /// <inheritdoc/>
     protected override void End()
     {
-        foreach (var parts in adapters.GroupBy(static adapter => adapter.Model))
+        foreach (var parts in _adapters.GroupBy(static adapter => adapter.Model))
         {
             var names = parts.Select(static adapter => adapter.Name).ToArray();
             if (ShouldProcess(parts.Key.Name, $"Combine {string.Join(", ", names)} into '{NewName}'"))

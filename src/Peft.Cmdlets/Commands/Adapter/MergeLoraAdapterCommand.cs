@@ -14,8 +14,8 @@ namespace Peft.Cmdlets.Commands.Adapter;
 [OutputType(typeof(PeftModel))]
 public sealed class MergeLoraAdapterCommand : AdapterCommand
 {
-    private readonly List<PeftAdapter> adapters = [];
-    private readonly List<PeftModel> models = [];
+    private readonly List<PeftAdapter> _adapters = [];
+    private readonly List<PeftModel> _models = [];
 
     /// <summary>Names of the model's adapters to merge, in order. Without it the active ones are merged.</summary>
     [Parameter(Position = 0, ParameterSetName = ModelSet)]
@@ -42,7 +42,7 @@ public sealed class MergeLoraAdapterCommand : AdapterCommand
     /// <inheritdoc/>
     protected override void Process()
     {
-        IReadOnlyList<PeftAdapter> chosen = ParameterSetName == ModelSet && AdapterName is null
+        var chosen = ParameterSetName == ModelSet && AdapterName is null
             ? [.. Model.ActiveAdapters.Select(name => Model[name])]
             : Chosen(AdapterName ?? []);
         if (chosen.Count == 0)
@@ -54,17 +54,17 @@ public sealed class MergeLoraAdapterCommand : AdapterCommand
             };
         }
 
-        adapters.AddRange(chosen);
-        models.AddRange((ParameterSetName == ModelSet ? [Model] : chosen.Select(static adapter => adapter.Model)).Except(models));
+        _adapters.AddRange(chosen);
+        _models.AddRange((ParameterSetName == ModelSet ? [Model] : chosen.Select(static adapter => adapter.Model)).Except(_models));
     }
 
     /// <inheritdoc/>
     protected override void End()
     {
         var options = new MergeOptions { Unload = Unload, Safe = Safe, DataType = EngineNames.DataType(DataType), Cancellation = Cancellation };
-        Each(models, model =>
+        Each(_models, model =>
         {
-            string[] names = [.. adapters.Where(adapter => ReferenceEquals(adapter.Model, model)).Select(static adapter => adapter.Name).Distinct(StringComparer.Ordinal)];
+            string[] names = [.. _adapters.Where(adapter => ReferenceEquals(adapter.Model, model)).Select(static adapter => adapter.Name).Distinct(StringComparer.Ordinal)];
             if (ShouldProcess(model.Name, $"Merge {string.Join(", ", names)} into the weights{(Unload ? " for good" : "")}"))
             {
                 Run(output => model.Merge(names, options).Messages.ForEach(output.WriteWarning));

@@ -20,9 +20,9 @@ namespace Peft.Cmdlets.Commands.Adapter;
 public abstract class NewAdapterConfigCommand : PeftCmdlet, IDynamicParameters
 {
     /// <summary>Characters that no module's name has and that a regular expression mostly has.</summary>
-    private static readonly System.Buffers.SearchValues<char> PatternCharacters = System.Buffers.SearchValues.Create("*+?^$|()[]{}\\");
+    private static readonly System.Buffers.SearchValues<char> s_patternCharacters = System.Buffers.SearchValues.Create("*+?^$|()[]{}\\");
 
-    private readonly RuntimeDefinedParameterDictionary parameters = [];
+    private readonly RuntimeDefinedParameterDictionary _parameters = [];
 
     /// <summary>PEFT's name of the method; null while that isn't known.</summary>
     private protected abstract string? PeftType { get; }
@@ -32,10 +32,10 @@ public abstract class NewAdapterConfigCommand : PeftCmdlet, IDynamicParameters
     {
         foreach (var parameter in PeftType is { } method && AdapterMethods.Names.Contains(method) ? ParametersOf(AdapterMethods.ConfigOf(method)) : [])
         {
-            parameters.TryAdd(parameter.Name, parameter);
+            _parameters.TryAdd(parameter.Name, parameter);
         }
 
-        return parameters;
+        return _parameters;
     }
 
     /// <inheritdoc/>
@@ -45,7 +45,7 @@ public abstract class NewAdapterConfigCommand : PeftCmdlet, IDynamicParameters
         var document = new JsonObject();
         foreach (var variant in ConfigField.VariantsOf(type).Where(variant => IsGiven(variant.Name)))
         {
-            document[variant.Name] = Json(parameters[variant.Name].Value);
+            document[variant.Name] = Json(_parameters[variant.Name].Value);
         }
 
         foreach (var field in ConfigField.Of(type))
@@ -142,7 +142,7 @@ public abstract class NewAdapterConfigCommand : PeftCmdlet, IDynamicParameters
             ? field.ParameterName[..^"Module".Length] + "Pattern"
             : null;
 
-    private bool IsGiven(string name) => parameters.TryGetValue(name, out var parameter) && parameter.IsSet;
+    private bool IsGiven(string name) => _parameters.TryGetValue(name, out var parameter) && parameter.IsSet;
 
     /// <summary>A field's value as the file would have it, or null where nothing was said.</summary>
     /// <exception cref="PeftException"><c>TargetModuleInvalid</c> or <c>ParametersContradict</c>.</exception>
@@ -151,7 +151,7 @@ public abstract class NewAdapterConfigCommand : PeftCmdlet, IDynamicParameters
         var name = field.ParameterName;
         if (PatternName(field) is { } patternName && IsGiven(patternName))
         {
-            return !IsGiven(name) ? Json(parameters[patternName].Value) : throw new PeftException("ParametersContradict", $"-{name} and -{patternName} can't both say which modules are meant.")
+            return !IsGiven(name) ? Json(_parameters[patternName].Value) : throw new PeftException("ParametersContradict", $"-{name} and -{patternName} can't both say which modules are meant.")
             {
                 Target = patternName,
                 RecommendedAction = "Leave one of them out.",
@@ -163,7 +163,7 @@ public abstract class NewAdapterConfigCommand : PeftCmdlet, IDynamicParameters
             return field.Declaration.Preset is { } preset ? JsonValue.Create(preset) : null;
         }
 
-        var value = parameters[name].Value;
+        var value = _parameters[name].Value;
         return field.Property.PropertyType == typeof(ModuleNames) ? Names(field, (string[])value) : Json(value);
     }
 
@@ -172,7 +172,7 @@ public abstract class NewAdapterConfigCommand : PeftCmdlet, IDynamicParameters
 
     private static JsonNode Names(ConfigField field, string[] names)
     {
-        if (Array.Find(names, static name => name.AsSpan().ContainsAny(PatternCharacters)) is { } pattern)
+        if (Array.Find(names, static name => name.AsSpan().ContainsAny(s_patternCharacters)) is { } pattern)
         {
             throw new PeftException("TargetModuleInvalid", $"'{pattern}' is no name of a module.")
             {

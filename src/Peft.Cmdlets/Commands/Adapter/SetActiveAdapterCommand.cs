@@ -10,8 +10,8 @@ namespace Peft.Cmdlets.Commands.Adapter;
 [OutputType(typeof(PeftAdapter))]
 public sealed class SetActiveAdapterCommand : AdapterCommand
 {
-    private readonly List<PeftAdapter> adapters = [];
-    private readonly HashSet<PeftModel> models = [];
+    private readonly List<PeftAdapter> _adapters = [];
+    private readonly HashSet<PeftModel> _models = [];
 
     /// <summary>Names of the model's adapters in the order in which they act; wildcards are allowed. An empty list leaves the base alone.</summary>
     [Parameter(Mandatory = true, Position = 0, ParameterSetName = ModelSet)]
@@ -33,24 +33,24 @@ public sealed class SetActiveAdapterCommand : AdapterCommand
     protected override void Process()
     {
         var chosen = Chosen(AdapterName);
-        adapters.AddRange(chosen);
-        models.UnionWith(ParameterSetName == ModelSet ? [Model] : chosen.Select(static adapter => adapter.Model));
+        _adapters.AddRange(chosen);
+        _models.UnionWith(ParameterSetName == ModelSet ? [Model] : chosen.Select(static adapter => adapter.Model));
     }
 
     /// <inheritdoc/>
     protected override void End()
     {
-        if (Weight is not null && Weight.Length != adapters.Count)
+        if (Weight is not null && Weight.Length != _adapters.Count)
         {
-            throw new PeftException("WeightCountMismatch", $"-Weight gives {Weight.Length} strengths for {adapters.Count} adapters.")
+            throw new PeftException("WeightCountMismatch", $"-Weight gives {Weight.Length} strengths for {_adapters.Count} adapters.")
             {
                 RecommendedAction = "Give one strength for each adapter, in the same order.",
             };
         }
 
-        Each(models, model =>
+        Each(_models, model =>
         {
-            var set = adapters.Select((adapter, index) => (adapter, active: new Models.ActiveAdapter(adapter.Name, Weight?[index] ?? 1f)))
+            var set = _adapters.Select((adapter, index) => (adapter, active: new Models.ActiveAdapter(adapter.Name, Weight?[index] ?? 1f)))
                 .Where(entry => ReferenceEquals(entry.adapter.Model, model)).ToList();
             var names = set.Count == 0 ? "none" : string.Join(", ", set.Select(static entry => entry.adapter.Name));
             if (ShouldProcess(model.Name, $"Activate {names}"))

@@ -8,7 +8,7 @@ namespace Peft.Cmdlets.Commands.Adapter;
 /// <summary>What Enable-PeftAdapter and Disable-PeftAdapter share: a model, on its own or through one of its adapters.</summary>
 public abstract class SwitchPeftAdapterCommand : ModelCommand
 {
-    private readonly HashSet<PeftModel> seen = [];
+    private readonly HashSet<PeftModel> _seen = [];
 
     /// <summary>Puts the model out again.</summary>
     [Parameter]
@@ -18,7 +18,7 @@ public abstract class SwitchPeftAdapterCommand : ModelCommand
     protected override void Process()
     {
         // Several adapters of a model bring it more than once.
-        if (seen.Add(Model) && ShouldProcess(Model.Name, Action))
+        if (_seen.Add(Model) && ShouldProcess(Model.Name, Action))
         {
             Switch(Model).ForEach(WriteWarning);
             if (PassThru)

@@ -28,7 +28,7 @@ public sealed class CompareModelOutputCommand : GenerationCommand
     protected override void Process()
     {
         var options = Options();
-        string[] names = Names();
+        var names = Names();
         WriteObject(
             Run(output =>
             {

@@ -9,7 +9,7 @@ namespace Peft.Cmdlets.Commands.Text;
 [OutputType(typeof(string))]
 public sealed class ConvertFromModelTokenCommand : ModelCommand
 {
-    private readonly PerModel<int> ids = new();
+    private readonly PerModel<int> _ids = new();
 
     /// <summary>Ids of one text, in order.</summary>
     [Parameter(Mandatory = true, Position = 0, ValueFromPipeline = true, ValueFromPipelineByPropertyName = true)]
@@ -20,9 +20,9 @@ public sealed class ConvertFromModelTokenCommand : ModelCommand
     public SwitchParameter ShowSpecialToken { get; set; }
 
     /// <inheritdoc/>
-    protected override void Process() => ids.Add(Model, Id);
+    protected override void Process() => _ids.Add(Model, Id);
 
     /// <inheritdoc/>
-    protected override void End() => Each(ids.Groups, text =>
+    protected override void End() => Each(_ids.Groups, text =>
         WriteObject(Run(_ => text.Model.RequiredTokenizer.Decode([.. text.Items], skipSpecialTokens: !ShowSpecialToken))));
 }

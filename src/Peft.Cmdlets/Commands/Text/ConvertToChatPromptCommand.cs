@@ -12,7 +12,7 @@ namespace Peft.Cmdlets.Commands.Text;
 [OutputType(typeof(string))]
 public sealed class ConvertToChatPromptCommand : TextInputCommand
 {
-    private readonly PerModel<ChatMessage> messages = new();
+    private readonly PerModel<ChatMessage> _messages = new();
 
     /// <summary>
     /// The conversation, in order: texts, and files from Get-ChildItem, are the user's; tables or objects have a <c>role</c> and a <c>content</c>, and any
@@ -38,13 +38,13 @@ public sealed class ConvertToChatPromptCommand : TextInputCommand
     public string? Template { get; set; }
 
     /// <inheritdoc/>
-    protected override void Process() => messages.Add(Model, Inputs(Message).Select(Read).ToList());
+    protected override void Process() => _messages.Add(Model, Inputs(Message).Select(Read).ToList());
 
     /// <inheritdoc/>
     protected override void End()
     {
         var options = new ChatTemplateOptions { AddGenerationPrompt = !NoGenerationPrompt, Template = Template };
-        Each(messages.Groups, conversation =>
+        Each(_messages.Groups, conversation =>
         {
             ChatMessage[] whole = SystemMessage is null ? [.. conversation.Items] : [new("system", SystemMessage), .. conversation.Items];
             WriteObject(Run(output => conversation.Model.RequiredTokenizer.RenderChat(whole, options, output.Cancellation).Text));

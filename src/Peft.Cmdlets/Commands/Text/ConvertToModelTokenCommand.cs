@@ -12,7 +12,7 @@ namespace Peft.Cmdlets.Commands.Text;
 [OutputType(typeof(ModelToken), typeof(int[]))]
 public sealed class ConvertToModelTokenCommand : TextInputCommand
 {
-    private readonly PerModel<ChatMessage> messages = new();
+    private readonly PerModel<ChatMessage> _messages = new();
 
     /// <summary>
     /// Texts to cut, or files from Get-ChildItem. Tables or objects with a <c>role</c> and a <c>content</c> are messages of one conversation, which is put
@@ -40,7 +40,7 @@ public sealed class ConvertToModelTokenCommand : TextInputCommand
         {
             if (TextInput.Message(item) is { } message)
             {
-                messages.Add(Model, message);
+                _messages.Add(Model, message);
                 return;
             }
 
@@ -50,7 +50,7 @@ public sealed class ConvertToModelTokenCommand : TextInputCommand
     }
 
     /// <inheritdoc/>
-    protected override void End() => Each(messages.Groups, conversation =>
+    protected override void End() => Each(_messages.Groups, conversation =>
     {
         // The template writes the special tokens itself.
         var tokenizer = conversation.Model.RequiredTokenizer;

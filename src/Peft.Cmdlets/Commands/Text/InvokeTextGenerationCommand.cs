@@ -14,8 +14,8 @@ namespace Peft.Cmdlets.Commands.Text;
 [OutputType(typeof(GenerationResult), typeof(string))]
 public sealed class InvokeTextGenerationCommand : GenerationCommand
 {
-    private readonly List<(string Text, IReadOnlyList<int> Ids)> waiting = [];
-    private Request? request;
+    private readonly List<(string Text, IReadOnlyList<int> Ids)> _waiting = [];
+    private Request? _request;
 
     /// <summary>Texts to continue.</summary>
     [Parameter(Mandatory = true, Position = 0, ValueFromPipeline = true, ValueFromPipelineByPropertyName = true)]
@@ -65,16 +65,16 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
     protected override void Process()
     {
         var wanted = (TheModel, ParameterSetName == AdapterSet ? Adapter : null, TheModel.Version);
-        if (request is null || request.Key != wanted)
+        if (_request is null || _request.Key != wanted)
         {
             Flush();
-            request = new Request(wanted, new TextGenerator(TheModel), Options(), SelectionOf(AdapterName) ?? TheModel.CurrentSelection);
+            _request = new Request(wanted, new TextGenerator(TheModel), Options(), SelectionOf(AdapterName) ?? TheModel.CurrentSelection);
         }
 
         Each(Prompt, prompt =>
         {
-            waiting.Add((prompt, Encode(request, prompt)));
-            if (Stream || waiting.Count == BatchSize)
+            _waiting.Add((prompt, Encode(_request, prompt)));
+            if (Stream || _waiting.Count == BatchSize)
             {
                 Flush();
             }
@@ -87,11 +87,11 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
     /// <summary>Continues the prompts that wait for each other, in one batch.</summary>
     private void Flush()
     {
-        if (waiting.Count > 0)
+        if (_waiting.Count > 0)
         {
-            (string Text, IReadOnlyList<int> Ids)[] batch = [.. waiting];
-            waiting.Clear();
-            Each([request!], what => Generate(what, batch));
+            (string Text, IReadOnlyList<int> Ids)[] batch = [.. _waiting];
+            _waiting.Clear();
+            Each([_request!], what => Generate(what, batch));
         }
     }
 

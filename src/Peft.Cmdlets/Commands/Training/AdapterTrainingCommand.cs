@@ -214,9 +214,9 @@ public abstract class AdapterTrainingCommand : TrainingCommand
     /// <summary>Shows the training's progress.</summary>
     private sealed class Reporter(WorkOutput output, string adapter) : IProgress<TrainingProgress>
     {
-        private readonly ProgressLine line = new(output, $"Training '{adapter}'", plainLines: true);
+        private readonly ProgressLine _line = new(output, $"Training '{adapter}'", plainLines: true);
 
-        public void Report(TrainingProgress value) => line.Show(
+        public void Report(TrainingProgress value) => _line.Show(
             value.Step,
             value.TotalSteps,
             string.Create(
@@ -224,6 +224,6 @@ public abstract class AdapterTrainingCommand : TrainingCommand
                 $"step {value.Step} of {value.TotalSteps}, epoch {value.Epoch:0.0}, loss {value.Loss:0.0000}, {value.TokensPerSecond:N0} tokens/s, {(int)value.Remaining.TotalHours}:{value.Remaining:mm\\:ss} left"),
             value.Remaining);
 
-        public void Complete() => line.Complete();
+        public void Complete() => _line.Complete();
     }
 }

@@ -15,8 +15,8 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
     private const string LiteralSet = "LiteralPath";
     private const string RowSet = "InputObject";
 
-    private readonly List<IReadOnlyDictionary<string, object?>> rows = [];
-    private bool hasInput;
+    private readonly List<IReadOnlyDictionary<string, object?>> _rows = [];
+    private bool _hasInput;
 
     /// <summary>JSONL, JSON, CSV or text files, each a data set of its own; wildcards are allowed.</summary>
     [Parameter(Mandatory = true, Position = 0, ParameterSetName = PathSet)]
@@ -127,7 +127,7 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
         switch (ParameterSetName)
         {
             case RowSet:
-                hasInput = true;
+                _hasInput = true;
                 foreach (var item in InputObject)
                 {
                     if (item.BaseObject is FileInfo file)
@@ -136,7 +136,7 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
                     }
                     else
                     {
-                        rows.Add(DatasetRow.From(item));
+                        _rows.Add(DatasetRow.From(item));
                     }
                 }
 
@@ -154,9 +154,9 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
     protected override void End()
     {
         // A pipeline without any object, such as Import-Csv makes of an empty file, is a data set without rows.
-        if (rows.Count > 0 || (MyInvocation.ExpectingInput && !hasInput))
+        if (_rows.Count > 0 || (MyInvocation.ExpectingInput && !_hasInput))
         {
-            WriteObject(TrainingDataset.FromRows(rows, Options(), "the pipeline"));
+            WriteObject(TrainingDataset.FromRows(_rows, Options(), "the pipeline"));
         }
     }
 

@@ -11,12 +11,12 @@ public sealed class ConfigField
 {
     private static readonly ConcurrentDictionary<Type, IReadOnlyList<ConfigField>> s_fields = [];
 
-    private readonly ConfigFieldAttribute declaration;
+    private readonly ConfigFieldAttribute _declaration;
 
     private ConfigField(PropertyInfo property, object? standard)
     {
         Property = property;
-        declaration = property.GetCustomAttribute<ConfigFieldAttribute>(inherit: false)!;
+        _declaration = property.GetCustomAttribute<ConfigFieldAttribute>(inherit: false)!;
         Default = standard;
     }
 
@@ -24,19 +24,19 @@ public sealed class ConfigField
     public PropertyInfo Property { get; }
 
     /// <summary>The key in the file.</summary>
-    public string Name => declaration.Name;
+    public string Name => _declaration.Name;
 
     /// <summary>The value where nothing is said.</summary>
     public object? Default { get; }
 
     /// <summary>Name of the cmdlet's parameter.</summary>
-    public string ParameterName => declaration.Parameter ?? Property.Name;
+    public string ParameterName => _declaration.Parameter ?? Property.Name;
 
     /// <summary>The cmdlet's default as help shows it; null where leaving the parameter out means what its summary says.</summary>
-    public string? PresetText => declaration.Preset ?? (Default is int or double or bool or Enum or string ? Write(Default)?.ToString() : null);
+    public string? PresetText => _declaration.Preset ?? (Default is int or double or bool or Enum or string ? Write(Default)?.ToString() : null);
 
     /// <summary>What else the declaration says.</summary>
-    public ConfigFieldAttribute Declaration => declaration;
+    public ConfigFieldAttribute Declaration => _declaration;
 
     /// <summary>Fields of a method, its own last.</summary>
     /// <param name="config">Type of the configuration, which can be made without arguments.</param>
@@ -61,11 +61,11 @@ public sealed class ConfigField
     public JsonNode? Write(object? value) => value switch
     {
         null => null,
-        Enum choice when declaration.Choices.Length > 0 => Spelled(declaration.Choices[Convert.ToInt32(choice, CultureInfo.InvariantCulture)]),
-        string text => declaration.IsSpelling || declaration.Choices.Length > 0 ? Spelled(text) : JsonValue.Create(text),
+        Enum choice when _declaration.Choices.Length > 0 => Spelled(_declaration.Choices[Convert.ToInt32(choice, CultureInfo.InvariantCulture)]),
+        string text => _declaration.IsSpelling || _declaration.Choices.Length > 0 ? Spelled(text) : JsonValue.Create(text),
         bool truth => JsonValue.Create(truth),
         int whole => JsonValue.Create(whole),
-        double number => declaration.IsReal ? Real(number) : Number(number),
+        double number => _declaration.IsReal ? Real(number) : Number(number),
         ModuleNames names => names.Pattern is { } pattern ? JsonValue.Create(pattern) : Texts(names.Names!),
         IReadOnlyList<string> texts => Texts(texts),
         IReadOnlyList<int> numbers => new JsonArray([.. numbers.Select(static number => JsonValue.Create(number))]),
@@ -85,8 +85,8 @@ public sealed class ConfigField
 
         var type = Nullable.GetUnderlyingType(Property.PropertyType) ?? Property.PropertyType;
         return type.IsEnum ? Enum.ToObject(type, Choose(reader))
-            : declaration.Choices.Length > 0 ? declaration.Choices[Choose(reader)]
-            : declaration.IsSpelling ? reader.Spelling(Name)
+            : _declaration.Choices.Length > 0 ? _declaration.Choices[Choose(reader)]
+            : _declaration.IsSpelling ? reader.Spelling(Name)
             : type == typeof(string) ? reader.Text(Name)
             : type == typeof(bool) ? reader.Flag(Name)
             : type == typeof(int) ? reader.Integer(Name)
@@ -103,7 +103,7 @@ public sealed class ConfigField
     /// <exception cref="PeftException">The declaration's id.</exception>
     internal void Validate(object? value)
     {
-        if (value is string text && declaration.Choices.Length > 0 && !declaration.Choices.Contains(text))
+        if (value is string text && _declaration.Choices.Length > 0 && !_declaration.Choices.Contains(text))
         {
             throw NoChoice(text);
         }
@@ -117,11 +117,11 @@ public sealed class ConfigField
             IReadOnlyDictionary<string, double> table => table.Values,
             _ => Enumerable.Empty<double>(),
         };
-        foreach (var number in numbers.Where(number => !(number >= declaration.Minimum && number <= declaration.Maximum)))
+        foreach (var number in numbers.Where(number => !(number >= _declaration.Minimum && number <= _declaration.Maximum)))
         {
-            var range = double.IsInfinity(declaration.Maximum) ? FormattableString.Invariant($"at least {declaration.Minimum}")
-                : FormattableString.Invariant($"from {declaration.Minimum} to {declaration.Maximum}");
-            throw new PeftException(declaration.ErrorId, FormattableString.Invariant($"{Name} has to be {range}; {number} was given."))
+            var range = double.IsInfinity(_declaration.Maximum) ? FormattableString.Invariant($"at least {_declaration.Minimum}")
+                : FormattableString.Invariant($"from {_declaration.Minimum} to {_declaration.Maximum}");
+            throw new PeftException(_declaration.ErrorId, FormattableString.Invariant($"{Name} has to be {range}; {number} was given."))
             {
                 Target = Name,
                 RecommendedAction = $"Give {Name} a value in this range, or leave it out.",
@@ -133,12 +133,12 @@ public sealed class ConfigField
     private int Choose(ConfigReader reader)
     {
         var text = reader.Spelling(Name);
-        var index = Array.FindIndex(declaration.Choices, choice => choice.Equals(text, StringComparison.OrdinalIgnoreCase));
+        var index = Array.FindIndex(_declaration.Choices, choice => choice.Equals(text, StringComparison.OrdinalIgnoreCase));
         return index >= 0 ? index : throw NoChoice(text);
     }
 
     private PeftException NoChoice(string text) => new(
-        declaration.ErrorId, $"{Name} is '{text}'; it can be {string.Join(", ", declaration.Choices[..^1])} or {declaration.Choices[^1]}.") { Target = text };
+        _declaration.ErrorId, $"{Name} is '{text}'; it can be {string.Join(", ", _declaration.Choices[..^1])} or {_declaration.Choices[^1]}.") { Target = text };
 
     private static JsonValue Spelled(string choice) => choice switch
     {

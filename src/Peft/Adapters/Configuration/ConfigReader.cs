@@ -8,7 +8,7 @@ namespace Peft.Adapters.Configuration;
 /// <summary>Reads keys of an <c>adapter_config.json</c>, says by name which one has a value of the wrong kind, and keeps what nobody asked for.</summary>
 public sealed class ConfigReader(JsonObject document, string origin)
 {
-    private readonly HashSet<string> asked = ["peft_type", "peft_version", "inference_mode", "runtime_config"];
+    private readonly HashSet<string> _asked = ["peft_type", "peft_version", "inference_mode", "runtime_config"];
 
     /// <summary>An error about a key.</summary>
     public PeftException Invalid(string key, string what) => new("AdapterConfigInvalid", $"'{origin}': {key} {what}.")
@@ -20,7 +20,7 @@ public sealed class ConfigReader(JsonObject document, string origin)
     /// <summary>The value as it is, or null when absent or null.</summary>
     public JsonNode? Node(string key)
     {
-        asked.Add(key);
+        _asked.Add(key);
         return document[key] is { } node && HoldsControl(node) ? throw Invalid(key, "holds a control character, which no name has") : document[key];
     }
 
@@ -110,7 +110,7 @@ public sealed class ConfigReader(JsonObject document, string origin)
 
     /// <summary>The keys that nobody asked for.</summary>
     public JsonObject Rest() =>
-        new(document.Where(entry => !asked.Contains(entry.Key)).Select(static entry => KeyValuePair.Create(entry.Key, entry.Value?.DeepClone())));
+        new(document.Where(entry => !_asked.Contains(entry.Key)).Select(static entry => KeyValuePair.Create(entry.Key, entry.Value?.DeepClone())));
 
     private static ModuleNames Named(string text) =>
         text.Equals("all-linear", StringComparison.OrdinalIgnoreCase) ? ModuleNames.AllLinear : ModuleNames.Matching(text);

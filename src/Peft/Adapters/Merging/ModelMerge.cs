@@ -10,21 +10,21 @@ namespace Peft.Adapters.Merging;
 /// <param name="adapters">Its adapters.</param>
 internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet adapters)
 {
-    private WeightMerge? merge;
-    private IReadOnlyList<ActiveAdapter> activeBefore = [];
+    private WeightMerge? _merge;
+    private IReadOnlyList<ActiveAdapter> _activeBefore = [];
 
     /// <summary>Names of the adapters that are in the weights, in the order they were merged.</summary>
     public IReadOnlyList<string> Names { get; private set; } = [];
 
     /// <summary>Whether adapters are in the weights and can be taken out again.</summary>
-    public bool IsMerged => merge is not null;
+    public bool IsMerged => _merge is not null;
 
     /// <summary>Puts adapters into the weights, beside those that are there.</summary>
     /// <param name="names">The adapters in order; null for the active ones.</param>
     /// <param name="options">How.</param>
     public MergeReport Apply(IEnumerable<string>? names, MergeOptions options)
     {
-        options = options with { DataType = options.DataType ?? merge?.Options.DataType };
+        options = options with { DataType = options.DataType ?? _merge?.Options.DataType };
         string[] active = [.. adapters.Active.Select(static entry => entry.Name)];
         string[] asked = [.. names ?? active];
         string[] wanted = [.. Names.Union(asked, StringComparer.Ordinal)];
@@ -43,7 +43,7 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
         }
 
         List<string> messages = [];
-        if (wanted.Length == Names.Count && options.DataType == merge?.Options.DataType && !options.Unload)
+        if (wanted.Length == Names.Count && options.DataType == _merge?.Options.DataType && !options.Unload)
         {
             messages.Add($"{string.Join(", ", asked)}: merged already, nothing was done.");
             return new MergeReport(Names, [], messages);
@@ -78,16 +78,16 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
     /// <param name="messages">Takes what the user should know.</param>
     public void Restore(List<string> messages)
     {
-        if (merge is null)
+        if (_merge is null)
         {
             return;
         }
 
-        merge.Undo();
-        merge = null;
+        _merge.Undo();
+        _merge = null;
         messages.Add($"{string.Join(", ", Names)}: merged before; the weights are the base's own again.");
         Names = [];
-        adapters.Activate(activeBefore);
+        adapters.Activate(_activeBefore);
     }
 
     /// <summary>Refuses what can't be done while adapters are in the weights.</summary>
@@ -111,17 +111,17 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
     private void Exchange(string[] wanted, MergeOptions options)
     {
         var before = Names;
-        var optionsBefore = merge?.Options;
-        activeBefore = IsMerged ? activeBefore : adapters.Active;
-        merge?.Undo();
-        merge = null;
+        var optionsBefore = _merge?.Options;
+        _activeBefore = IsMerged ? _activeBefore : adapters.Active;
+        _merge?.Undo();
+        _merge = null;
         try
         {
-            merge = WeightMerge.Apply(model, wanted, options);
+            _merge = WeightMerge.Apply(model, wanted, options);
         }
         catch
         {
-            merge = optionsBefore is null ? null : WeightMerge.Apply(model, before, optionsBefore with { Safe = false, Cancellation = default });
+            _merge = optionsBefore is null ? null : WeightMerge.Apply(model, before, optionsBefore with { Safe = false, Cancellation = default });
             throw;
         }
 
@@ -133,8 +133,8 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
     /// <summary>Makes the merge final: the model is a base of its own, and all adapters go.</summary>
     private void Finish(string[] wanted, List<string> messages)
     {
-        merge!.Keep();
-        merge = null;
+        _merge!.Keep();
+        _merge = null;
         string[] lost = [.. adapters.All.Select(static adapter => adapter.Name).Except(wanted, StringComparer.Ordinal)];
         adapters.Activate([]);
         foreach (var adapter in adapters.All.ToArray())

@@ -13,19 +13,19 @@ internal sealed class WeightMerge
 {
     private const string TieKey = "tie_word_embeddings";
 
-    private readonly PretrainedModel model;
-    private readonly IReadOnlyList<string> names;
-    private readonly ILookup<Parameter, Parameter> tied;
-    private readonly WeightEdits edits = new();
-    private WeightEdits? conversion;
-    private bool unties;
+    private readonly PretrainedModel _model;
+    private readonly IReadOnlyList<string> _names;
+    private readonly ILookup<Parameter, Parameter> _tied;
+    private readonly WeightEdits _edits = new();
+    private WeightEdits? _conversion;
+    private bool _unties;
 
     private WeightMerge(PretrainedModel model, IReadOnlyList<string> names, MergeOptions options)
     {
-        this.model = model;
-        this.names = names;
+        _model = model;
+        _names = names;
         Options = options;
-        tied = model.NamedParameters().Select(static named => named.Parameter).Where(static parameter => parameter.TiedTo is not null)
+        _tied = model.NamedParameters().Select(static named => named.Parameter).Where(static parameter => parameter.TiedTo is not null)
             .Distinct().ToLookup(static parameter => parameter.TiedTo!);
     }
 
@@ -41,7 +41,7 @@ internal sealed class WeightMerge
         try
         {
             using var noGradients = no_grad();
-            merge.conversion = options.DataType is { } type ? WeightEdits.Convert(model, type) : null;
+            merge._conversion = options.DataType is { } type ? WeightEdits.Convert(model, type) : null;
             foreach (var module in model.Descendants())
             {
                 options.Cancellation.ThrowIfCancellationRequested();
@@ -62,11 +62,11 @@ internal sealed class WeightMerge
     /// <summary>Gives every weight its original bits back.</summary>
     public void Undo()
     {
-        edits.Undo();
-        conversion?.Undo();
-        if (unties)
+        _edits.Undo();
+        _conversion?.Undo();
+        if (_unties)
         {
-            model.Config.Document[TieKey] = true;
+            _model.Config.Document[TieKey] = true;
         }
 
         MarkSlots([]);
@@ -75,8 +75,8 @@ internal sealed class WeightMerge
     /// <summary>Drops the originals: the merge is final.</summary>
     public void Keep()
     {
-        edits.Keep();
-        conversion?.Keep();
+        _edits.Keep();
+        _conversion?.Keep();
     }
 
     private static void RefuseObstacles(PretrainedModel model, IReadOnlyList<string> names)
@@ -95,7 +95,7 @@ internal sealed class WeightMerge
 
     private void MarkSlots(IReadOnlyList<string> merged)
     {
-        foreach (var (_, parameter, _) in model.NamedParameters())
+        foreach (var (_, parameter, _) in _model.NamedParameters())
         {
             (parameter.Slot as AdapterSlot)?.SetMerged(merged);
         }
@@ -105,10 +105,10 @@ internal sealed class WeightMerge
     {
         foreach (var parameter in module.Parameters)
         {
-            if (parameter.Slot is AdapterSlot slot && names.Any(name => slot[name] is not null || slot.OverlayOf(name) is not null))
+            if (parameter.Slot is AdapterSlot slot && _names.Any(name => slot[name] is not null || slot.OverlayOf(name) is not null))
             {
                 using var scope = NewDisposeScope();
-                if (names.Any(name => slot[name] is not null))
+                if (_names.Any(name => slot[name] is not null))
                 {
                     MergeLayer(module, parameter, slot);
                 }
@@ -126,7 +126,7 @@ internal sealed class WeightMerge
         var type = weight.DataType == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
         var bare = new Affine(Current(weight).to(type), bias is null ? null : Current(bias).to(type));
         var affine = new Affine(bare.Weight.clone(), bare.Bias?.clone());
-        foreach (var layer in names.Select(name => slot[name]).OfType<LayerAdapter>())
+        foreach (var layer in _names.Select(name => slot[name]).OfType<LayerAdapter>())
         {
             affine = layer.Merge(affine, bare);
         }
@@ -140,10 +140,10 @@ internal sealed class WeightMerge
 
     /// <summary>A bias is written together with the weight of its layer where an adapter changes that.</summary>
     private bool IsChangedWithItsLayer(Module module, Parameter parameter) => parameter.Name == "bias"
-        && module.Parameters.Any(other => other != parameter && other.Slot is AdapterSlot slot && names.Any(name => slot[name] is not null));
+        && module.Parameters.Any(other => other != parameter && other.Slot is AdapterSlot slot && _names.Any(name => slot[name] is not null));
 
     private Parameter? Overlay(Parameter parameter) => parameter.Slot is AdapterSlot slot
-        ? names.Select(slot.OverlayOf).LastOrDefault(static copy => copy is not null)
+        ? _names.Select(slot.OverlayOf).LastOrDefault(static copy => copy is not null)
         : null;
 
     private Tensor Current(Parameter parameter)
@@ -156,13 +156,13 @@ internal sealed class WeightMerge
     {
         RefuseNotFinite(module, parameter, merged);
         var owner = parameter.TiedTo ?? parameter;
-        var others = tied[owner].Append(owner).Where(other => other != parameter && (other == owner || other.TiedTo == owner)).ToArray();
+        var others = _tied[owner].Append(owner).Where(other => other != parameter && (other == owner || other.TiedTo == owner)).ToArray();
         if (others.Length > 0 && !SharesOverlay(parameter, others))
         {
             Untie(parameter, owner, others);
         }
 
-        edits.Set(parameter.TiedTo ?? parameter, merged);
+        _edits.Set(parameter.TiedTo ?? parameter, merged);
     }
 
     /// <summary>Whether all who share the weight are replaced by the same copy, so that it may stay shared.</summary>
@@ -174,13 +174,13 @@ internal sealed class WeightMerge
         // An edited parameter has weights of its own.
         foreach (var leaving in parameter == owner ? others : [parameter])
         {
-            edits.Edit(leaving, static current => current);
+            _edits.Edit(leaving, static current => current);
         }
 
-        if (model.Config.Document[TieKey] is JsonValue flag && flag.TryGetValue<bool>(out var value) && value)
+        if (_model.Config.Document[TieKey] is JsonValue flag && flag.TryGetValue<bool>(out var value) && value)
         {
-            model.Config.Document[TieKey] = false;
-            unties = true;
+            _model.Config.Document[TieKey] = false;
+            _unties = true;
         }
     }
 
@@ -196,7 +196,7 @@ internal sealed class WeightMerge
         {
             throw new PeftException(
                 "MergeNotFinite",
-                $"Merging {string.Join(", ", names)} would give '{module.Path}.{parameter.Name}' values that are not finite (NaN or infinity). Nothing was changed.")
+                $"Merging {string.Join(", ", _names)} would give '{module.Path}.{parameter.Name}' values that are not finite (NaN or infinity). Nothing was changed.")
             {
                 Target = $"{module.Path}.{parameter.Name}",
                 RecommendedAction = "The adapter is broken there: train it again with a lower learning rate, or load an earlier checkpoint.",

@@ -52,7 +52,7 @@ public abstract record LycorisConfig : LayerwiseConfig
 /// <summary>A layer whose weight changes by a matrix that a few small ones make.</summary>
 internal abstract class LycorisLayer(IAdaptable layer, LycorisConfig config) : LayerAdapter(layer)
 {
-    private readonly double scale = config.ForLayer(layer.Path).Scale;
+    private readonly double _scale = config.ForLayer(layer.Path).Scale;
 
     /// <inheritdoc/>
     public override Tensor After(Tensor x, Tensor y, SlotCall call)
@@ -67,14 +67,14 @@ internal abstract class LycorisLayer(IAdaptable layer, LycorisConfig config) : L
             }
         }
 
-        var change = Product(x) * (scale * call.Weight);
+        var change = Product(x) * (_scale * call.Weight);
         return y + (training && config.RankDropout > 0 ? change * KeptRows(y, call.Context.Generator) : change);
     }
 
     /// <inheritdoc/>
     public override Affine Merge(Affine current, Affine bare)
     {
-        current.Weight.add_(Layer.FromMatrix(Change(current.Weight.dtype)), alpha: scale);
+        current.Weight.add_(Layer.FromMatrix(Change(current.Weight.dtype)), alpha: _scale);
         return current;
     }
 

@@ -7,10 +7,10 @@ namespace Peft.Adapters.Model;
 /// <param name="model">The model's name, for messages.</param>
 internal sealed class AdapterSet(string model)
 {
-    private readonly List<PeftAdapter> adapters = [];
+    private readonly List<PeftAdapter> _adapters = [];
 
     /// <summary>The adapters, in the order they were added.</summary>
-    public IReadOnlyList<PeftAdapter> All => adapters;
+    public IReadOnlyList<PeftAdapter> All => _adapters;
 
     /// <summary>The active ones with their strengths, innermost first.</summary>
     public IReadOnlyList<ActiveAdapter> Active { get; private set; } = [];
@@ -27,14 +27,14 @@ internal sealed class AdapterSet(string model)
     /// <summary>The adapter of a name.</summary>
     /// <exception cref="PeftException"><c>AdapterNotFound</c>.</exception>
     public PeftAdapter this[string name] => Find(name) ?? throw new PeftException(
-        "AdapterNotFound", $"The model '{model}' has no adapter '{name}'; it has {(adapters.Count == 0 ? "none" : string.Join(", ", adapters.Select(static adapter => adapter.Name)))}.")
+        "AdapterNotFound", $"The model '{model}' has no adapter '{name}'; it has {(_adapters.Count == 0 ? "none" : string.Join(", ", _adapters.Select(static adapter => adapter.Name)))}.")
     {
         Target = name,
-        RecommendedAction = adapters.Count == 0 ? "Add, load or train one first." : "Give the name of one that it has.",
+        RecommendedAction = _adapters.Count == 0 ? "Add, load or train one first." : "Give the name of one that it has.",
     };
 
     /// <summary>The adapter of a name, or null.</summary>
-    public PeftAdapter? Find(string name) => adapters.Find(adapter => adapter.Name == name);
+    public PeftAdapter? Find(string name) => _adapters.Find(adapter => adapter.Name == name);
 
     /// <summary>Takes an adapter in and puts it into its slots; the first one becomes active.</summary>
     /// <param name="adapter">The adapter.</param>
@@ -42,8 +42,8 @@ internal sealed class AdapterSet(string model)
     public void Insert(PeftAdapter adapter, int? position = null)
     {
         adapter.Adapter.Attach();
-        adapters.Insert(position ?? adapters.Count, adapter);
-        if (Active.Count == 0 && adapters.Count == 1)
+        _adapters.Insert(position ?? _adapters.Count, adapter);
+        if (Active.Count == 0 && _adapters.Count == 1)
         {
             Active = [new ActiveAdapter(adapter.Name)];
         }
@@ -55,8 +55,8 @@ internal sealed class AdapterSet(string model)
     /// <returns>Where it stood.</returns>
     public int Remove(PeftAdapter adapter)
     {
-        var position = adapters.IndexOf(adapter);
-        adapters.RemoveAt(position);
+        var position = _adapters.IndexOf(adapter);
+        _adapters.RemoveAt(position);
         adapter.Adapter.Detach();
         Changed();
         return position;
@@ -72,10 +72,10 @@ internal sealed class AdapterSet(string model)
         if (Active.Any(entry => entry.Name == adapter.Name))
         {
             Active = [.. Active.Where(entry => entry.Name != adapter.Name)];
-            if (Active.Count == 0 && adapters.Count > 0)
+            if (Active.Count == 0 && _adapters.Count > 0)
             {
-                Active = [new ActiveAdapter(adapters[0].Name)];
-                messages.Add($"'{adapter.Name}' was the active adapter; '{adapters[0].Name}' is active now.");
+                Active = [new ActiveAdapter(_adapters[0].Name)];
+                messages.Add($"'{adapter.Name}' was the active adapter; '{_adapters[0].Name}' is active now.");
             }
         }
 
@@ -99,8 +99,8 @@ internal sealed class AdapterSet(string model)
     /// <summary>Frees everything.</summary>
     public void Clear()
     {
-        adapters.ForEach(static adapter => adapter.Adapter.Dispose());
-        adapters.Clear();
+        _adapters.ForEach(static adapter => adapter.Adapter.Dispose());
+        _adapters.Clear();
     }
 
     /// <summary>Refuses strengths that are no numbers.</summary>

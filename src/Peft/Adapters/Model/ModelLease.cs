@@ -5,60 +5,60 @@ namespace Peft.Adapters.Model;
 /// <summary>One operation at a time on a model: the second is refused, it neither waits nor crashes.</summary>
 internal sealed class ModelLease(string model)
 {
-    private readonly Lock gate = new();
-    private string? operation;
-    private int thread;
-    private int depth;
-    private IDisposable? sharing;
+    private readonly Lock _gate = new();
+    private string? _operation;
+    private int _thread;
+    private int _depth;
+    private IDisposable? _sharing;
 
     /// <summary>Takes the model; calls from within the operation, on its thread, go through.</summary>
     /// <exception cref="PeftException"><c>PeftModelBusy</c>.</exception>
     public IDisposable Acquire(string wanted)
     {
-        lock (gate)
+        lock (_gate)
         {
-            if (operation is not null && thread != Environment.CurrentManagedThreadId)
+            if (_operation is not null && _thread != Environment.CurrentManagedThreadId)
             {
-                throw new PeftException("PeftModelBusy", $"The model '{model}' is busy with {operation}; {wanted} has to wait until that is over.")
+                throw new PeftException("PeftModelBusy", $"The model '{model}' is busy with {_operation}; {wanted} has to wait until that is over.")
                 {
                     Target = model,
                     RecommendedAction = "Let the other operation end, or stop it, and try again.",
                 };
             }
 
-            if (depth == 0)
+            if (_depth == 0)
             {
                 ComputeThreads.ApplyHere();
-                sharing = SharedCores.Watch();
+                _sharing = SharedCores.Watch();
             }
 
-            operation ??= wanted;
-            thread = Environment.CurrentManagedThreadId;
-            depth++;
+            _operation ??= wanted;
+            _thread = Environment.CurrentManagedThreadId;
+            _depth++;
             return new Holder(this);
         }
     }
 
     private void Release()
     {
-        lock (gate)
+        lock (_gate)
         {
-            if (--depth == 0)
+            if (--_depth == 0)
             {
-                operation = null;
-                sharing?.Dispose();
-                sharing = null;
+                _operation = null;
+                _sharing?.Dispose();
+                _sharing = null;
             }
         }
     }
 
     private sealed class Holder(ModelLease lease) : IDisposable
     {
-        private int released;
+        private int _released;
 
         public void Dispose()
         {
-            if (Interlocked.Exchange(ref released, 1) == 0)
+            if (Interlocked.Exchange(ref _released, 1) == 0)
             {
                 lease.Release();
             }

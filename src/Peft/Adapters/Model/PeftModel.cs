@@ -15,11 +15,11 @@ namespace Peft.Adapters.Model;
 /// </summary>
 public sealed class PeftModel : IDisposable
 {
-    private readonly AdapterSet adapters;
-    private readonly ModelMerge merge;
-    private readonly ModelLease lease;
-    private readonly Device? device;
-    private readonly Lazy<Tokenizer?> tokenizer;
+    private readonly AdapterSet _adapters;
+    private readonly ModelMerge _merge;
+    private readonly ModelLease _lease;
+    private readonly Device? _device;
+    private readonly Lazy<Tokenizer?> _tokenizer;
 
     /// <summary>Takes over a model.</summary>
     /// <param name="model">The base; disposed together with this.</param>
@@ -30,13 +30,13 @@ public sealed class PeftModel : IDisposable
         Base = model;
         Name = name;
         Path = path;
-        lease = new ModelLease(name);
-        adapters = new AdapterSet(name);
-        merge = new ModelMerge(model, name, adapters);
-        tokenizer = new Lazy<Tokenizer?>(() => path is null ? null : ModelFiles.FindTokenizer(path), LazyThreadSafetyMode.PublicationOnly);
+        _lease = new ModelLease(name);
+        _adapters = new AdapterSet(name);
+        _merge = new ModelMerge(model, name, _adapters);
+        _tokenizer = new Lazy<Tokenizer?>(() => path is null ? null : ModelFiles.FindTokenizer(path), LazyThreadSafetyMode.PublicationOnly);
 
         // Asked once: a view may look while another runspace frees the tensors.
-        device = model.IsLoaded ? model.Device : null;
+        _device = model.IsLoaded ? model.Device : null;
     }
 
     /// <summary>What the model is called: the last part of its folder or hub name.</summary>
@@ -52,28 +52,28 @@ public sealed class PeftModel : IDisposable
     public ModelConfig Config => Base.Config;
 
     /// <summary>Its adapters, in the order they were added.</summary>
-    public IReadOnlyList<PeftAdapter> Adapters => adapters.All;
+    public IReadOnlyList<PeftAdapter> Adapters => _adapters.All;
 
     /// <summary>Names of the active adapters, innermost first.</summary>
-    public IReadOnlyList<string> ActiveAdapters => [.. adapters.Active.Select(static entry => entry.Name)];
+    public IReadOnlyList<string> ActiveAdapters => [.. _adapters.Active.Select(static entry => entry.Name)];
 
     /// <summary>The active adapters with their strengths.</summary>
-    public IReadOnlyList<ActiveAdapter> ActiveSet => adapters.Active;
+    public IReadOnlyList<ActiveAdapter> ActiveSet => _adapters.Active;
 
     /// <summary>Whether the active adapters act; <see cref="Disable"/> keeps the set and lets the base speak.</summary>
-    public bool AdaptersEnabled => adapters.IsEnabled;
+    public bool AdaptersEnabled => _adapters.IsEnabled;
 
     /// <summary>What a forward pass should carry in its context.</summary>
-    public AdapterSelection CurrentSelection => adapters.Selection;
+    public AdapterSelection CurrentSelection => _adapters.Selection;
 
     /// <summary>Names of the adapters that are in the weights, in the order they were merged.</summary>
-    public IReadOnlyList<string> MergedAdapters => merge.Names;
+    public IReadOnlyList<string> MergedAdapters => _merge.Names;
 
     /// <summary>Whether adapters are in the weights and can be taken out again.</summary>
-    public bool IsMerged => merge.IsMerged;
+    public bool IsMerged => _merge.IsMerged;
 
     /// <summary>Rises whenever the model computes something else than before, for whoever keeps what depends on it.</summary>
-    public int Version => adapters.Version;
+    public int Version => _adapters.Version;
 
     /// <summary>Whether base and adapters were freed; every operation is an error then.</summary>
     public bool IsDisposed { get; private set; }
@@ -82,7 +82,7 @@ public sealed class PeftModel : IDisposable
     public bool IsStructureOnly => !Base.IsLoaded;
 
     /// <summary>Where the weights are.</summary>
-    public Device Device => device ?? Base.Device;
+    public Device Device => _device ?? Base.Device;
 
     /// <summary>Element type in which the base computes.</summary>
     public ScalarType DataType => Base.DataType;
@@ -117,8 +117,8 @@ public sealed class PeftModel : IDisposable
     /// <exception cref="PeftException">A tokenizer file is broken.</exception>
     public Tokenizer? Tokenizer
     {
-        get => tokenizer.Value;
-        init => tokenizer = new Lazy<Tokenizer?>(value);
+        get => _tokenizer.Value;
+        init => _tokenizer = new Lazy<Tokenizer?>(value);
     }
 
     /// <summary>The model's tokenizer.</summary>
@@ -175,7 +175,7 @@ public sealed class PeftModel : IDisposable
         pass = pass with { Selection = selection ?? CurrentSelection, Prompt = null };
         foreach (var (name, _) in pass.Selection.Order)
         {
-            pass = adapters.Find(name)?.Adapter.Prepare(pass) ?? pass;
+            pass = _adapters.Find(name)?.Adapter.Prepare(pass) ?? pass;
         }
 
         return pass;
@@ -183,7 +183,7 @@ public sealed class PeftModel : IDisposable
 
     /// <summary>The adapter of this name.</summary>
     /// <exception cref="PeftException"><c>AdapterNotFound</c>.</exception>
-    public PeftAdapter this[string name] => IsDisposed ? throw Disposed($"the adapter '{name}'") : adapters[name];
+    public PeftAdapter this[string name] => IsDisposed ? throw Disposed($"the adapter '{name}'") : _adapters[name];
 
     /// <summary>Holds the model for one operation. A second operation meanwhile gets an error, never a wait.</summary>
     /// <param name="operation">What is going on, for the other's error message: <c>training</c>, <c>generation</c>.</param>
@@ -191,7 +191,7 @@ public sealed class PeftModel : IDisposable
     /// <exception cref="PeftException"><c>PeftModelBusy</c> or <c>ModelDisposed</c>.</exception>
     public IDisposable Acquire(string operation)
     {
-        var held = lease.Acquire(operation);
+        var held = _lease.Acquire(operation);
         try
         {
             if (IsDisposed)
@@ -218,8 +218,8 @@ public sealed class PeftModel : IDisposable
     public PeftAdapter AddAdapter(AdapterConfig config, string name = "default", ulong? seed = null)
     {
         using var held = Acquire("adding an adapter");
-        merge.Refuse();
-        if (adapters.Find(name) is not null)
+        _merge.Refuse();
+        if (_adapters.Find(name) is not null)
         {
             throw new PeftException("AdapterExists", $"The model '{Name}' has an adapter '{name}' already.")
             {
@@ -229,7 +229,7 @@ public sealed class PeftModel : IDisposable
         }
 
         var adapter = AdapterFactory.Create(this, config, name, seed);
-        adapters.Insert(adapter);
+        _adapters.Insert(adapter);
         return adapter;
     }
 
@@ -308,10 +308,10 @@ public sealed class PeftModel : IDisposable
         using var held = Acquire("choosing adapters");
         ActiveAdapter[] chosen = [.. set];
         AdapterSet.RefuseWeights(chosen);
-        adapters.RefuseConflicts([.. chosen.Select(static entry => entry.Name)]);
+        _adapters.RefuseConflicts([.. chosen.Select(static entry => entry.Name)]);
         List<string> messages = [];
-        merge.Restore(messages);
-        adapters.Activate(chosen);
+        _merge.Restore(messages);
+        _adapters.Activate(chosen);
         return messages;
     }
 
@@ -321,10 +321,10 @@ public sealed class PeftModel : IDisposable
     public AdapterSelection Select(params IEnumerable<string> names)
     {
         string[] chosen = [.. names];
-        adapters.RefuseConflicts(chosen);
+        _adapters.RefuseConflicts(chosen);
         if (!chosen.SequenceEqual(MergedAdapters))
         {
-            merge.Refuse($"another selection than {string.Join(", ", MergedAdapters)} can't be computed");
+            _merge.Refuse($"another selection than {string.Join(", ", MergedAdapters)} can't be computed");
         }
 
         return chosen.Length == 0 ? AdapterSelection.Base : AdapterSelection.Of(chosen);
@@ -335,8 +335,8 @@ public sealed class PeftModel : IDisposable
     /// <exception cref="PeftException"><c>AdapterNotFound</c>, <c>ModelIsMerged</c> or <c>MixedBatchNotPossible</c>.</exception>
     public AdapterSelection SelectRows(IReadOnlyList<string> rowNames)
     {
-        merge.Refuse("a mixed batch can't be computed");
-        adapters.RefuseRows(rowNames);
+        _merge.Refuse("a mixed batch can't be computed");
+        _adapters.RefuseRows(rowNames);
         return new AdapterSelection([], [.. rowNames]);
     }
 
@@ -344,7 +344,7 @@ public sealed class PeftModel : IDisposable
     public IReadOnlyList<string> Enable()
     {
         using var held = Acquire("enabling adapters");
-        adapters.Enable(true);
+        _adapters.Enable(true);
         return [];
     }
 
@@ -354,8 +354,8 @@ public sealed class PeftModel : IDisposable
     {
         using var held = Acquire("disabling adapters");
         List<string> messages = [];
-        merge.Restore(messages);
-        adapters.Enable(false);
+        _merge.Restore(messages);
+        _adapters.Enable(false);
         return messages;
     }
 
@@ -367,8 +367,8 @@ public sealed class PeftModel : IDisposable
         using var held = Acquire("removing an adapter");
         var adapter = this[name];
         List<string> messages = [];
-        merge.Restore(messages);
-        adapters.Drop(adapter, messages);
+        _merge.Restore(messages);
+        _adapters.Drop(adapter, messages);
         return messages;
     }
 
@@ -382,7 +382,7 @@ public sealed class PeftModel : IDisposable
     public MergeReport Merge(IEnumerable<string>? names = null, MergeOptions? options = null)
     {
         using var held = Acquire("merging");
-        return merge.Apply(names, options ?? new MergeOptions());
+        return _merge.Apply(names, options ?? new MergeOptions());
     }
 
     /// <summary>Takes merged adapters out of the weights, bit for bit; what was active before the merge is active again.</summary>
@@ -395,7 +395,7 @@ public sealed class PeftModel : IDisposable
             return [$"Nothing is merged into '{Name}'."];
         }
 
-        merge.Restore([]);
+        _merge.Restore([]);
         return [];
     }
 
@@ -434,11 +434,11 @@ public sealed class PeftModel : IDisposable
     /// <summary>Frees base and adapters.</summary>
     public void Dispose()
     {
-        using var held = lease.Acquire("removing the model");
+        using var held = _lease.Acquire("removing the model");
         if (!IsDisposed)
         {
             IsDisposed = true;
-            adapters.Clear();
+            _adapters.Clear();
             Base.Dispose();
             GC.SuppressFinalize(this);
         }
@@ -447,16 +447,16 @@ public sealed class PeftModel : IDisposable
     /// <summary>The adapter that is replaced leaves its slots first: a new one that starts from the base's weights finds them as they are without it.</summary>
     private AdapterReplacement Replace(string name, Func<PeftAdapter> make)
     {
-        merge.Refuse();
-        var active = adapters.Active;
-        var replaced = adapters.Find(name);
-        int? position = replaced is null ? null : adapters.Remove(replaced);
+        _merge.Refuse();
+        var active = _adapters.Active;
+        var replaced = _adapters.Find(name);
+        int? position = replaced is null ? null : _adapters.Remove(replaced);
         try
         {
             var taken = make();
             try
             {
-                adapters.RefuseConflicts(taken.Adapter);
+                _adapters.RefuseConflicts(taken.Adapter);
             }
             catch
             {
@@ -464,14 +464,14 @@ public sealed class PeftModel : IDisposable
                 throw;
             }
 
-            adapters.Insert(taken, position);
+            _adapters.Insert(taken, position);
             return new AdapterReplacement(taken, replaced, () => PutBack(taken, replaced, active));
         }
         catch
         {
             if (replaced is not null)
             {
-                adapters.Insert(replaced, position);
+                _adapters.Insert(replaced, position);
             }
 
             throw;
@@ -481,15 +481,15 @@ public sealed class PeftModel : IDisposable
     private void PutBack(PeftAdapter taken, PeftAdapter? replaced, IReadOnlyList<ActiveAdapter> active)
     {
         using var held = Acquire("undoing the replacement of an adapter");
-        merge.Restore([]);
-        var position = adapters.Remove(taken);
+        _merge.Restore([]);
+        var position = _adapters.Remove(taken);
         taken.Adapter.Dispose();
         if (replaced is not null)
         {
-            adapters.Insert(replaced, position);
+            _adapters.Insert(replaced, position);
         }
 
-        adapters.Activate(active);
+        _adapters.Activate(active);
     }
 
     private PeftException Disposed(string operation) => new("ModelDisposed", $"The weights of '{Name}' were freed; {operation} needs them.")

@@ -9,10 +9,10 @@ namespace Peft.Adapters.Slots;
 /// </summary>
 public sealed class AdapterSlot : Slot
 {
-    private readonly List<(string Name, LayerAdapter Layer)> layers = [];
-    private readonly List<(string Name, Parameter Copy)> overlays = [];
-    private readonly HashSet<string> merged = [];
-    private Choice? lastChoice;
+    private readonly List<(string Name, LayerAdapter Layer)> _layers = [];
+    private readonly List<(string Name, Parameter Copy)> _overlays = [];
+    private readonly HashSet<string> _merged = [];
+    private Choice? _lastChoice;
 
     private AdapterSlot(Module module, Parameter parameter)
     {
@@ -27,13 +27,13 @@ public sealed class AdapterSlot : Slot
     public Parameter Parameter { get; }
 
     /// <summary>Whether nothing is attached any more.</summary>
-    public bool IsEmpty => layers.Count == 0 && overlays.Count == 0;
+    public bool IsEmpty => _layers.Count == 0 && _overlays.Count == 0;
 
     /// <summary>Names of the adapters whose change is in the weights at the moment.</summary>
-    public IReadOnlyCollection<string> Merged => merged;
+    public IReadOnlyCollection<string> Merged => _merged;
 
     /// <summary>What the adapter of this name has here, or null.</summary>
-    public LayerAdapter? this[string name] => layers.Find(entry => entry.Name == name).Layer;
+    public LayerAdapter? this[string name] => _layers.Find(entry => entry.Name == name).Layer;
 
     /// <summary>The slot of a parameter, made when it isn't there yet.</summary>
     public static AdapterSlot Of(Module module, Parameter parameter) =>
@@ -42,24 +42,24 @@ public sealed class AdapterSlot : Slot
     /// <summary>Puts an adapter's layer here.</summary>
     public void Attach(string name, LayerAdapter layer)
     {
-        layers.Add((name, layer));
-        lastChoice = null;
+        _layers.Add((name, layer));
+        _lastChoice = null;
     }
 
     /// <summary>Puts an adapter's own copy of the parameter here.</summary>
     public void Attach(string name, Parameter copy)
     {
-        overlays.Add((name, copy));
-        lastChoice = null;
+        _overlays.Add((name, copy));
+        _lastChoice = null;
     }
 
     /// <summary>Takes everything of this name away, and the slot itself off the parameter when that was the last.</summary>
     public void Detach(string name)
     {
-        layers.RemoveAll(entry => entry.Name == name);
-        overlays.RemoveAll(entry => entry.Name == name);
-        merged.Remove(name);
-        lastChoice = null;
+        _layers.RemoveAll(entry => entry.Name == name);
+        _overlays.RemoveAll(entry => entry.Name == name);
+        _merged.Remove(name);
+        _lastChoice = null;
         if (IsEmpty)
         {
             Parameter.Slot = null;
@@ -67,7 +67,7 @@ public sealed class AdapterSlot : Slot
     }
 
     /// <summary>The copy with which the adapter of this name replaces the parameter, or null.</summary>
-    public Parameter? OverlayOf(string name) => overlays.Find(entry => entry.Name == name).Copy;
+    public Parameter? OverlayOf(string name) => _overlays.Find(entry => entry.Name == name).Copy;
 
     /// <inheritdoc/>
     public override Parameter? Overlay(ForwardContext context) => Choose(context.Selection).Overlay;
@@ -85,9 +85,9 @@ public sealed class AdapterSlot : Slot
     /// <summary>Says which adapters' changes are in the weights now; they no longer act beside them.</summary>
     internal void SetMerged(IEnumerable<string> names)
     {
-        merged.Clear();
-        merged.UnionWith(names.Where(name => this[name] is not null || OverlayOf(name) is not null));
-        lastChoice = null;
+        _merged.Clear();
+        _merged.UnionWith(names.Where(name => this[name] is not null || OverlayOf(name) is not null));
+        _lastChoice = null;
     }
 
     /// <summary>Inputs pass from the outermost adapter to the innermost, outputs come back.</summary>
@@ -203,13 +203,13 @@ public sealed class AdapterSlot : Slot
 
     private Choice Choose(AdapterSelection selection)
     {
-        var last = lastChoice;
+        var last = _lastChoice;
         if (last is not null && ReferenceEquals(last.Selection, selection))
         {
             return last;
         }
 
-        return lastChoice = selection.RowNames is null ? ChooseForAll(selection) : ChooseByRow(selection, selection.RowNames);
+        return _lastChoice = selection.RowNames is null ? ChooseForAll(selection) : ChooseByRow(selection, selection.RowNames);
     }
 
     private Choice ChooseForAll(AdapterSelection selection)
@@ -218,7 +218,7 @@ public sealed class AdapterSlot : Slot
         Parameter? overlay = null;
         foreach (var (name, weight) in selection.Order)
         {
-            if (merged.Contains(name))
+            if (_merged.Contains(name))
             {
                 continue;
             }

@@ -198,7 +198,7 @@ public static class TargetMatcher
             return true;
         }
 
-        IEnumerable<string> patterns = config.LayersPattern is { Count: > 0 } names
+        var patterns = config.LayersPattern is { Count: > 0 } names
             ? names.Select(static name => $@"\A(?:.*?\.)?(?:{name})\.(?<idx>\d+)\.")
             : [@"\A.*?\.[^.]*\.(?<idx>\d+)\."];
         foreach (var pattern in patterns)

@@ -67,23 +67,23 @@ internal sealed class BartConfig
 /// <summary>Attention over itself or over what the encoder gave.</summary>
 internal sealed class BartAttention : Module
 {
-    private readonly AttentionShape shape;
-    private readonly Linear keys;
-    private readonly Linear values;
-    private readonly Linear queries;
-    private readonly LinearGroup? projections;
-    private readonly int layer;
+    private readonly AttentionShape _shape;
+    private readonly Linear _keys;
+    private readonly Linear _values;
+    private readonly Linear _queries;
+    private readonly LinearGroup? _projections;
+    private readonly int _layer;
 
     public BartAttention(BartConfig config, AttentionShape shape, int layer, bool isAcross)
         : base(config.Stem + "Attention")
     {
-        this.shape = shape;
-        this.layer = layer;
-        keys = Add("k_proj", Square());
-        values = Add("v_proj", Square());
-        queries = Add("q_proj", Square());
+        _shape = shape;
+        _layer = layer;
+        _keys = Add("k_proj", Square());
+        _values = Add("v_proj", Square());
+        _queries = Add("q_proj", Square());
         Output = Add("out_proj", Square());
-        projections = isAcross ? null : Group(queries, keys, values);
+        _projections = isAcross ? null : Group(_queries, _keys, _values);
 
         Linear Square() => new(config.Width, config.Width, hasBias: true);
     }
@@ -91,48 +91,48 @@ internal sealed class BartAttention : Module
     public Linear Output { get; }
 
     public Tensor OverItself(Tensor x, AttentionPlan plan, ForwardContext context) =>
-        Attention.Forward(projections!.Forward(x, context), shape, null, plan, layer, context);
+        Attention.Forward(_projections!.Forward(x, context), _shape, null, plan, _layer, context);
 
     public Tensor Across(Tensor x, Tensor encoded, AttentionPlan plan, ForwardContext context) =>
-        CrossAttention.Forward(queries.Forward(x, context), keys, values, encoded, shape, plan, layer, context);
+        CrossAttention.Forward(_queries.Forward(x, context), _keys, _values, encoded, _shape, plan, _layer, context);
 }
 
 /// <summary>A block of either half: norm(x + attention(x)), in a decoder over the encoder too, then norm(x + mlp(x)).</summary>
 internal sealed class BartLayer : Module
 {
-    private readonly BartAttention self;
-    private readonly LayerNorm selfNorm;
-    private readonly BartAttention? cross;
-    private readonly LayerNorm? crossNorm;
-    private readonly Activation activation;
-    private readonly Linear inner;
-    private readonly Linear output;
-    private readonly LayerNorm outputNorm;
-    private readonly Dropout dropout;
-    private readonly Dropout innerDropout;
+    private readonly BartAttention _self;
+    private readonly LayerNorm _selfNorm;
+    private readonly BartAttention? _cross;
+    private readonly LayerNorm? _crossNorm;
+    private readonly Activation _activation;
+    private readonly Linear _inner;
+    private readonly Linear _output;
+    private readonly LayerNorm _outputNorm;
+    private readonly Dropout _dropout;
+    private readonly Dropout _innerDropout;
 
     public BartLayer(BartConfig config, BartHalf half, int layer, bool isDecoder)
         : base(config.Stem + (isDecoder ? "DecoderLayer" : "EncoderLayer"))
     {
-        (dropout, innerDropout) = (new Dropout(config.DropoutRate), new Dropout(config.InnerDropoutRate));
-        activation = new Activation(config.ActivationName);
-        self = Add("self_attn", new BartAttention(config, half.Attention, layer, isAcross: false));
+        (_dropout, _innerDropout) = (new Dropout(config.DropoutRate), new Dropout(config.InnerDropoutRate));
+        _activation = new Activation(config.ActivationName);
+        _self = Add("self_attn", new BartAttention(config, half.Attention, layer, isAcross: false));
         if (isDecoder)
         {
-            Add("activation_fn", activation);
-            selfNorm = Add("self_attn_layer_norm", config.Norm());
-            cross = Add("encoder_attn", new BartAttention(config, half.Attention, half.Layers + layer, isAcross: true));
-            crossNorm = Add("encoder_attn_layer_norm", config.Norm());
+            Add("activation_fn", _activation);
+            _selfNorm = Add("self_attn_layer_norm", config.Norm());
+            _cross = Add("encoder_attn", new BartAttention(config, half.Attention, half.Layers + layer, isAcross: true));
+            _crossNorm = Add("encoder_attn_layer_norm", config.Norm());
         }
         else
         {
-            selfNorm = Add("self_attn_layer_norm", config.Norm());
-            Add("activation_fn", activation);
+            _selfNorm = Add("self_attn_layer_norm", config.Norm());
+            Add("activation_fn", _activation);
         }
 
-        inner = Add("fc1", new Linear(config.Width, half.InnerSize, hasBias: true));
-        output = Add("fc2", new Linear(half.InnerSize, config.Width, hasBias: true));
-        outputNorm = Add("final_layer_norm", config.Norm());
+        _inner = Add("fc1", new Linear(config.Width, half.InnerSize, hasBias: true));
+        _output = Add("fc2", new Linear(half.InnerSize, config.Width, hasBias: true));
+        _outputNorm = Add("final_layer_norm", config.Norm());
     }
 
     /// <summary>Runs the block.</summary>
@@ -143,42 +143,42 @@ internal sealed class BartLayer : Module
     {
         using var scope = NewDisposeScope();
         var x = inputs[0];
-        x = selfNorm.Forward(dropout.AddProjection(self.Output, self.OverItself(x, plans.Own, context), x, context), context);
-        if (cross is not null)
+        x = _selfNorm.Forward(_dropout.AddProjection(_self.Output, _self.OverItself(x, plans.Own, context), x, context), context);
+        if (_cross is not null)
         {
-            x = crossNorm!.Forward(dropout.AddProjection(cross.Output, cross.Across(x, inputs[1], plans.Across!, context), x, context), context);
+            x = _crossNorm!.Forward(_dropout.AddProjection(_cross.Output, _cross.Across(x, inputs[1], plans.Across!, context), x, context), context);
         }
 
-        var active = innerDropout.Forward(activation.Forward(inner.Forward(x, context), context), context);
-        return outputNorm.Forward(dropout.AddProjection(output, active, x, context), context).MoveToOuterDisposeScope();
+        var active = _innerDropout.Forward(_activation.Forward(_inner.Forward(x, context), context), context);
+        return _outputNorm.Forward(_dropout.AddProjection(_output, active, x, context), context).MoveToOuterDisposeScope();
     }
 }
 
 /// <summary>An encoder or a decoder.</summary>
 internal sealed class BartStack : Module
 {
-    private readonly BartConfig config;
-    private readonly bool isDecoder;
-    private readonly Embedding words;
-    private readonly Embedding positions;
-    private readonly ModuleList<BartLayer> layers;
-    private readonly LayerNorm norm;
-    private readonly Dropout dropout;
+    private readonly BartConfig _config;
+    private readonly bool _isDecoder;
+    private readonly Embedding _words;
+    private readonly Embedding _positions;
+    private readonly ModuleList<BartLayer> _layers;
+    private readonly LayerNorm _norm;
+    private readonly Dropout _dropout;
 
     public BartStack(BartConfig config, bool isDecoder)
         : base(config.Stem + (isDecoder ? "Decoder" : "Encoder"))
     {
-        this.config = config;
-        this.isDecoder = isDecoder;
-        dropout = new Dropout(config.DropoutRate);
+        _config = config;
+        _isDecoder = isDecoder;
+        _dropout = new Dropout(config.DropoutRate);
         var half = isDecoder ? config.Decoder : config.Encoder;
-        words = Add("embed_tokens", config.Words());
-        positions = Add("embed_positions", new Embedding(config.Positions + BartConfig.PositionOffset, config.Width, null, config.Stem + "LearnedPositionalEmbedding"));
-        layers = Add("layers", new ModuleList<BartLayer>(Enumerable.Range(0, half.Layers).Select(i => new BartLayer(config, half, i, isDecoder))));
-        norm = Add("layernorm_embedding", config.Norm());
+        _words = Add("embed_tokens", config.Words());
+        _positions = Add("embed_positions", new Embedding(config.Positions + BartConfig.PositionOffset, config.Width, null, config.Stem + "LearnedPositionalEmbedding"));
+        _layers = Add("layers", new ModuleList<BartLayer>(Enumerable.Range(0, half.Layers).Select(i => new BartLayer(config, half, i, isDecoder))));
+        _norm = Add("layernorm_embedding", config.Norm());
     }
 
-    public Tensor Embed(Tensor ids, ForwardContext context) => Scaling.Forward(words.Forward(ids, context), config.EmbeddingScale, context);
+    public Tensor Embed(Tensor ids, ForwardContext context) => Scaling.Forward(_words.Forward(ids, context), _config.EmbeddingScale, context);
 
     /// <summary>Runs the half.</summary>
     /// <param name="embeddings">[rows · length, width].</param>
@@ -187,11 +187,11 @@ internal sealed class BartStack : Module
     /// <param name="context">The forward pass, as this half sees it.</param>
     public BackboneOutput Forward(Tensor embeddings, Tensor? encoded, AttentionPlan? across, ForwardContext context)
     {
-        var own = isDecoder ? AttentionPlan.Causal(context, embeddings.device) : AttentionPlan.BothWays(context, embeddings.device);
-        var sum = ResidualSum.Forward(embeddings, LearnedPositions.Forward(positions, context, embeddings.device, BartConfig.PositionOffset), context);
-        var x = dropout.Forward(norm.Forward(sum, context), context);
+        var own = _isDecoder ? AttentionPlan.Causal(context, embeddings.device) : AttentionPlan.BothWays(context, embeddings.device);
+        var sum = ResidualSum.Forward(embeddings, LearnedPositions.Forward(_positions, context, embeddings.device, BartConfig.PositionOffset), context);
+        var x = _dropout.Forward(_norm.Forward(sum, context), context);
         var stack = DecoderStack.Run(
-            layers.Items, x, encoded is null ? [] : [encoded], context, (layer, inputs, inner) => [layer.Forward(inputs, (own, across), inner)]);
+            _layers.Items, x, encoded is null ? [] : [encoded], context, (layer, inputs, inner) => [layer.Forward(inputs, (own, across), inner)]);
         return new BackboneOutput(stack.Output, context.Rows, context.Length);
     }
 }
@@ -199,35 +199,35 @@ internal sealed class BartStack : Module
 /// <summary>BART's encoder and decoder.</summary>
 internal sealed class BartModel : Backbone
 {
-    private readonly BartConfig config;
-    private readonly BartStack encoder;
-    private readonly BartStack decoder;
+    private readonly BartConfig _config;
+    private readonly BartStack _encoder;
+    private readonly BartStack _decoder;
 
     public BartModel(ModelConfig source)
         : base(source, source.Family.Stem + "Model")
     {
-        config = new BartConfig(source);
-        TokenEmbeddings = Add("shared", config.Words());
-        encoder = Add("encoder", new BartStack(config, isDecoder: false));
-        decoder = Add("decoder", new BartStack(config, isDecoder: true));
+        _config = new BartConfig(source);
+        TokenEmbeddings = Add("shared", _config.Words());
+        _encoder = Add("encoder", new BartStack(_config, isDecoder: false));
+        _decoder = Add("decoder", new BartStack(_config, isDecoder: true));
     }
 
-    public override long Width => config.Width;
+    public override long Width => _config.Width;
 
     public override Embedding TokenEmbeddings { get; }
 
     public override IEnumerable<(string Owner, string Follower)> TiedParameters =>
         [("shared.weight", "encoder.embed_tokens.weight"), ("shared.weight", "decoder.embed_tokens.weight")];
 
-    public override Tensor Embed(ModelInputs inputs, ForwardContext context) => encoder.Embed(inputs.RequiredIds, context);
+    public override Tensor Embed(ModelInputs inputs, ForwardContext context) => _encoder.Embed(inputs.RequiredIds, context);
 
     public override BackboneOutput Forward(Tensor embeddings, ModelInputs inputs, ForwardContext context)
     {
         var pass = EncoderDecoderPass.Of(Config, inputs, context);
-        var encoded = inputs.Encoded ?? encoder.Forward(embeddings, null, null, pass.Encoder);
-        var words = decoder.Embed(pass.DecoderIds, pass.Decoder);
+        var encoded = inputs.Encoded ?? _encoder.Forward(embeddings, null, null, pass.Encoder);
+        var words = _decoder.Embed(pass.DecoderIds, pass.Decoder);
         var across = AttentionPlan.Across(pass.Decoder, words.device, encoded.Length, pass.Encoder.AttentionMask);
-        return decoder.Forward(words, encoded.Hidden, across, pass.Decoder) with { Encoded = encoded };
+        return _decoder.Forward(words, encoded.Hidden, across, pass.Decoder) with { Encoded = encoded };
     }
 }
 
@@ -236,18 +236,18 @@ internal sealed class BartSequenceClassificationModel : SequenceClassificationMo
 {
     private const string HeadName = "classification_head";
 
-    private readonly EndOfTextClassifier head;
+    private readonly EndOfTextClassifier _head;
 
     public BartSequenceClassificationModel(ModelConfig config, string className)
         : base(config.Family.Backbone(config), className)
     {
         AddBackbone();
-        head = Add(HeadName, new EndOfTextClassifier(config.Family.Stem + "ClassificationHead", Backbone.Width, LabelCount, config.Number("classifier_dropout") ?? 0));
+        _head = Add(HeadName, new EndOfTextClassifier(config.Family.Stem + "ClassificationHead", Backbone.Width, LabelCount, config.Number("classifier_dropout") ?? 0));
     }
 
     public override IReadOnlyList<string> FreshModules => [HeadName];
 
-    public override Tensor Logits(BackboneOutput output, ForwardContext context) => head.Forward(output, Config, context);
+    public override Tensor Logits(BackboneOutput output, ForwardContext context) => _head.Forward(output, Config, context);
 }
 
 /// <summary>BART's heads.</summary>

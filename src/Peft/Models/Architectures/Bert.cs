@@ -73,30 +73,30 @@ internal static class EncoderShape
 /// <summary>Vectors of tokens, of the part of a pair they belong to, and of their positions, normed.</summary>
 internal sealed class BertEmbeddings : Module
 {
-    private readonly BertConfig config;
-    private readonly Embedding positions;
-    private readonly Embedding types;
-    private readonly LayerNorm norm;
-    private readonly Dropout dropout;
+    private readonly BertConfig _config;
+    private readonly Embedding _positions;
+    private readonly Embedding _types;
+    private readonly LayerNorm _norm;
+    private readonly Dropout _dropout;
 
     public BertEmbeddings(BertConfig config)
         : base(config.Stem + "Embeddings")
     {
-        this.config = config;
+        _config = config;
         var (source, size) = (config.Source, config.EmbeddingSize);
         Words = Add("word_embeddings", new Embedding(source.Size("vocab_size", 30522), size, config.Padding));
-        positions = new Embedding(source.Size("max_position_embeddings", 512), size, config.Traits.PositionsFollowPadding ? config.Padding : null);
+        _positions = new Embedding(source.Size("max_position_embeddings", 512), size, config.Traits.PositionsFollowPadding ? config.Padding : null);
         if (!config.Traits.PositionsFollowPadding)
         {
-            Add("position_embeddings", positions);
+            Add("position_embeddings", _positions);
         }
 
-        types = Add("token_type_embeddings", new Embedding(source.Size("type_vocab_size", 2), size));
-        norm = Add("LayerNorm", config.Norm(size));
-        dropout = Add("dropout", new Dropout(config.DropoutRate));
+        _types = Add("token_type_embeddings", new Embedding(source.Size("type_vocab_size", 2), size));
+        _norm = Add("LayerNorm", config.Norm(size));
+        _dropout = Add("dropout", new Dropout(config.DropoutRate));
         if (config.Traits.PositionsFollowPadding)
         {
-            Add("position_embeddings", positions);
+            Add("position_embeddings", _positions);
         }
     }
 
@@ -104,9 +104,9 @@ internal sealed class BertEmbeddings : Module
 
     public Tensor Forward(Tensor words, ModelInputs inputs, ForwardContext context)
     {
-        var sum = ResidualSum.Forward(words, types.Forward(TokenTypes(inputs, context, words.device), context), context);
+        var sum = ResidualSum.Forward(words, _types.Forward(TokenTypes(inputs, context, words.device), context), context);
         sum = ResidualSum.Forward(sum, Positions(inputs, context, words.device), context);
-        return dropout.Forward(norm.Forward(sum, context), context);
+        return _dropout.Forward(_norm.Forward(sum, context), context);
     }
 
     /// <summary>Tokens are of the first kind where nobody says; virtual ones in front always are.</summary>
@@ -123,62 +123,62 @@ internal sealed class BertEmbeddings : Module
 
     private Tensor Positions(ModelInputs inputs, ForwardContext context, Device device)
     {
-        if (!config.Traits.PositionsFollowPadding)
+        if (!_config.Traits.PositionsFollowPadding)
         {
-            return LearnedPositions.Forward(positions, context, device);
+            return LearnedPositions.Forward(_positions, context, device);
         }
 
         // Where virtual tokens stand in front, transformers counts through padding.
-        var padding = config.Padding ?? 0;
+        var padding = _config.Padding ?? 0;
         if (context.Positions is null && inputs.Ids is { } ids && ids.size(1) == context.Length)
         {
             var tokens = ids.ne(padding).to(ScalarType.Int64);
             context = context with { Positions = tokens.cumsum(1).mul(tokens).sub(1) };
         }
 
-        return LearnedPositions.Forward(positions, context, device, padding + 1);
+        return LearnedPositions.Forward(_positions, context, device, padding + 1);
     }
 }
 
 /// <summary>Attention in which every token sees all others.</summary>
 internal sealed class BertSelfAttention : Module
 {
-    private readonly AttentionShape shape;
-    private readonly LinearGroup projections;
-    private readonly int layer;
+    private readonly AttentionShape _shape;
+    private readonly LinearGroup _projections;
+    private readonly int _layer;
 
     public BertSelfAttention(BertConfig config, int layer)
         : base(config.Stem + "SelfAttention")
     {
-        this.layer = layer;
-        shape = config.Attention;
+        _layer = layer;
+        _shape = config.Attention;
         var queries = Add("query", new Linear(config.HiddenSize, config.HiddenSize, hasBias: true));
         var keys = Add("key", new Linear(config.HiddenSize, config.HiddenSize, hasBias: true));
         var values = Add("value", new Linear(config.HiddenSize, config.HiddenSize, hasBias: true));
-        Add("dropout", new Dropout(shape.Dropout));
-        projections = Group(queries, keys, values);
+        Add("dropout", new Dropout(_shape.Dropout));
+        _projections = Group(queries, keys, values);
     }
 
     public Tensor Forward(Tensor x, AttentionPlan plan, ForwardContext context) =>
-        Attention.Forward(projections.Forward(x, context), shape, null, plan, layer, context);
+        Attention.Forward(_projections.Forward(x, context), _shape, null, plan, _layer, context);
 }
 
 /// <summary>norm(residual + dropout(dense(x))): what ends both halves of a block.</summary>
 internal sealed class BertOutput : Module
 {
-    private readonly Linear dense;
-    private readonly LayerNorm norm;
-    private readonly Dropout dropout;
+    private readonly Linear _dense;
+    private readonly LayerNorm _norm;
+    private readonly Dropout _dropout;
 
     public BertOutput(BertConfig config, long inputs, string suffix)
         : base(config.Stem + suffix)
     {
-        dense = Add("dense", new Linear(inputs, config.HiddenSize, hasBias: true));
-        norm = Add("LayerNorm", config.Norm());
-        dropout = Add("dropout", new Dropout(config.DropoutRate));
+        _dense = Add("dense", new Linear(inputs, config.HiddenSize, hasBias: true));
+        _norm = Add("LayerNorm", config.Norm());
+        _dropout = Add("dropout", new Dropout(config.DropoutRate));
     }
 
-    public Tensor Forward(Tensor x, Tensor residual, ForwardContext context) => norm.Forward(dropout.AddProjection(dense, x, residual, context), context);
+    public Tensor Forward(Tensor x, Tensor residual, ForwardContext context) => _norm.Forward(_dropout.AddProjection(_dense, x, residual, context), context);
 }
 
 /// <summary>Attention with what ends its half of a block.</summary>
@@ -186,34 +186,34 @@ internal sealed class BertOutput : Module
 internal sealed class BertAttention<T> : Module
     where T : Module
 {
-    private readonly BertOutput output;
+    private readonly BertOutput _output;
 
     public BertAttention(BertConfig config, T attention)
         : base(config.Stem + "Attention")
     {
         Self = Add("self", attention);
-        output = Add("output", new BertOutput(config, config.HiddenSize, "SelfOutput"));
+        _output = Add("output", new BertOutput(config, config.HiddenSize, "SelfOutput"));
     }
 
     public T Self { get; }
 
-    public Tensor Forward(Tensor attended, Tensor residual, ForwardContext context) => output.Forward(attended, residual, context);
+    public Tensor Forward(Tensor attended, Tensor residual, ForwardContext context) => _output.Forward(attended, residual, context);
 }
 
 /// <summary>The first layer of a block's MLP.</summary>
 internal sealed class BertIntermediate : Module
 {
-    private readonly Linear dense;
-    private readonly Activation activation;
+    private readonly Linear _dense;
+    private readonly Activation _activation;
 
     public BertIntermediate(BertConfig config)
         : base(config.Stem + "Intermediate")
     {
-        dense = Add("dense", new Linear(config.HiddenSize, config.InnerSize, hasBias: true));
-        activation = Add("intermediate_act_fn", new Activation(config.ActivationName));
+        _dense = Add("dense", new Linear(config.HiddenSize, config.InnerSize, hasBias: true));
+        _activation = Add("intermediate_act_fn", new Activation(config.ActivationName));
     }
 
-    public Tensor Forward(Tensor x, ForwardContext context) => activation.Forward(dense.Forward(x, context), context);
+    public Tensor Forward(Tensor x, ForwardContext context) => _activation.Forward(_dense.Forward(x, context), context);
 }
 
 /// <summary>A block: norm(x + attention(x)), then norm(x + mlp(x)).</summary>
@@ -221,16 +221,16 @@ internal sealed class BertIntermediate : Module
 internal sealed class BertLayer<T> : Module
     where T : Module
 {
-    private readonly BertAttention<T> attention;
-    private readonly BertIntermediate intermediate;
-    private readonly BertOutput output;
+    private readonly BertAttention<T> _attention;
+    private readonly BertIntermediate _intermediate;
+    private readonly BertOutput _output;
 
     public BertLayer(BertConfig config, T self)
         : base(config.Stem + "Layer")
     {
-        attention = Add("attention", new BertAttention<T>(config, self));
-        intermediate = Add("intermediate", new BertIntermediate(config));
-        output = Add("output", new BertOutput(config, config.InnerSize, "Output"));
+        _attention = Add("attention", new BertAttention<T>(config, self));
+        _intermediate = Add("intermediate", new BertIntermediate(config));
+        _output = Add("output", new BertOutput(config, config.InnerSize, "Output"));
     }
 
     /// <summary>Runs the block.</summary>
@@ -240,70 +240,70 @@ internal sealed class BertLayer<T> : Module
     public Tensor Forward(Tensor x, Func<T, Tensor> attend, ForwardContext context)
     {
         using var scope = NewDisposeScope();
-        var attended = attention.Forward(attend(attention.Self), x, context);
-        return output.Forward(intermediate.Forward(attended, context), attended, context).MoveToOuterDisposeScope();
+        var attended = _attention.Forward(attend(_attention.Self), x, context);
+        return _output.Forward(_intermediate.Forward(attended, context), attended, context).MoveToOuterDisposeScope();
     }
 }
 
 /// <summary>The stack of blocks.</summary>
 internal sealed class BertEncoder : Module
 {
-    private readonly ModuleList<BertLayer<BertSelfAttention>> layers;
+    private readonly ModuleList<BertLayer<BertSelfAttention>> _layers;
 
     public BertEncoder(BertConfig config)
         : base(config.Stem + "Encoder")
     {
-        layers = Add("layer", new ModuleList<BertLayer<BertSelfAttention>>(
+        _layers = Add("layer", new ModuleList<BertLayer<BertSelfAttention>>(
             Enumerable.Range(0, config.Layers).Select(i => new BertLayer<BertSelfAttention>(config, new BertSelfAttention(config, i)))));
     }
 
     public StackOutput Forward(Tensor x, ForwardContext context)
     {
         var plan = AttentionPlan.BothWays(context, x.device);
-        return DecoderStack.Run(layers.Items, x, context, (layer, input, inner) => layer.Forward(input, self => self.Forward(input, plan, inner), inner));
+        return DecoderStack.Run(_layers.Items, x, context, (layer, input, inner) => layer.Forward(input, self => self.Forward(input, plan, inner), inner));
     }
 }
 
 /// <summary>A row's first position, through a layer of its own.</summary>
 internal sealed class BertPooler : Module
 {
-    private readonly Linear dense;
-    private readonly Activation activation;
+    private readonly Linear _dense;
+    private readonly Activation _activation;
 
     public BertPooler(BertConfig config)
         : base(config.Stem + "Pooler")
     {
-        dense = Add("dense", new Linear(config.HiddenSize, config.HiddenSize, hasBias: true));
-        activation = Add("activation", new Activation("tanh"));
+        _dense = Add("dense", new Linear(config.HiddenSize, config.HiddenSize, hasBias: true));
+        _activation = Add("activation", new Activation("tanh"));
     }
 
-    public Tensor Forward(Tensor first, ForwardContext context) => activation.Forward(dense.Forward(first, context), context);
+    public Tensor Forward(Tensor first, ForwardContext context) => _activation.Forward(_dense.Forward(first, context), context);
 }
 
 /// <summary>Embeddings and the stack of blocks.</summary>
 internal sealed class BertModel : Backbone
 {
-    private readonly BertConfig config;
-    private readonly BertEmbeddings embeddings;
-    private readonly Linear? project;
-    private readonly BertEncoder encoder;
+    private readonly BertConfig _config;
+    private readonly BertEmbeddings _embeddings;
+    private readonly Linear? _project;
+    private readonly BertEncoder _encoder;
 
     public BertModel(ModelConfig source, BertTraits? traits = null)
         : base(source, source.Family.Stem + "Model")
     {
-        config = new BertConfig(source, traits);
-        embeddings = Add("embeddings", new BertEmbeddings(config));
-        if (config.EmbeddingSize != config.HiddenSize)
+        _config = new BertConfig(source, traits);
+        _embeddings = Add("embeddings", new BertEmbeddings(_config));
+        if (_config.EmbeddingSize != _config.HiddenSize)
         {
-            project = Add("embeddings_project", new Linear(config.EmbeddingSize, config.HiddenSize, hasBias: true));
+            _project = Add("embeddings_project", new Linear(_config.EmbeddingSize, _config.HiddenSize, hasBias: true));
         }
 
-        encoder = Add("encoder", new BertEncoder(config));
+        _encoder = Add("encoder", new BertEncoder(_config));
     }
 
-    public override long Width => config.HiddenSize;
+    public override long Width => _config.HiddenSize;
 
-    public override Embedding TokenEmbeddings => embeddings.Words;
+    public override Embedding TokenEmbeddings => _embeddings.Words;
 
     /// <summary>What makes a row's vector of its first position; null unless <see cref="WithPooler"/>.</summary>
     public BertPooler? Pooler { get; private set; }
@@ -311,15 +311,15 @@ internal sealed class BertModel : Backbone
     /// <summary>Adds the pooler, which models of tokens leave out.</summary>
     public BertModel WithPooler()
     {
-        Pooler = Add("pooler", new BertPooler(config));
+        Pooler = Add("pooler", new BertPooler(_config));
         return this;
     }
 
     public override BackboneOutput Forward(Tensor embeddings, ModelInputs inputs, ForwardContext context)
     {
-        var x = this.embeddings.Forward(embeddings, inputs, context);
-        x = project is null ? x : project.Forward(x, context);
-        var stack = encoder.Forward(x, context);
+        var x = _embeddings.Forward(embeddings, inputs, context);
+        x = _project is null ? x : _project.Forward(x, context);
+        var stack = _encoder.Forward(x, context);
         return new BackboneOutput(stack.Output, context.Rows, context.Length) { HiddenStates = stack.Inputs };
     }
 }

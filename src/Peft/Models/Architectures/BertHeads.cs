@@ -52,19 +52,19 @@ internal static class BertHeads
 /// <summary>What stands between BERT and its output layer: norm(act(dense(x))).</summary>
 internal sealed class BertTransform : Module
 {
-    private readonly Linear dense;
-    private readonly Activation activation;
-    private readonly LayerNorm norm;
+    private readonly Linear _dense;
+    private readonly Activation _activation;
+    private readonly LayerNorm _norm;
 
     public BertTransform(BertConfig config, string prefix)
         : base(prefix + "PredictionHeadTransform")
     {
-        dense = Add("dense", new Linear(config.HiddenSize, config.HiddenSize, hasBias: true));
-        activation = Add("transform_act_fn", new Activation(config.ActivationName));
-        norm = Add("LayerNorm", config.Norm());
+        _dense = Add("dense", new Linear(config.HiddenSize, config.HiddenSize, hasBias: true));
+        _activation = Add("transform_act_fn", new Activation(config.ActivationName));
+        _norm = Add("LayerNorm", config.Norm());
     }
 
-    public Tensor Forward(Tensor x, ForwardContext context) => norm.Forward(activation.Forward(dense.Forward(x, context), context), context);
+    public Tensor Forward(Tensor x, ForwardContext context) => _norm.Forward(_activation.Forward(_dense.Forward(x, context), context), context);
 }
 
 /// <summary>A parent in the tree with an output layer, whose bias it shares under its own name.</summary>
@@ -101,8 +101,8 @@ internal sealed class Wrapper<T> : Module
 /// <summary>BERT with the head that fills in tokens.</summary>
 internal sealed class BertMaskedModel : MaskedModel
 {
-    private readonly BertTransform transform;
-    private readonly PredictionHead predictions;
+    private readonly BertTransform _transform;
+    private readonly PredictionHead _predictions;
 
     /// <summary>Makes the structure.</summary>
     /// <param name="config">The configuration as the family reads it.</param>
@@ -114,61 +114,61 @@ internal sealed class BertMaskedModel : MaskedModel
         AddBackbone();
         var words = Backbone.TokenEmbeddings!;
         prefix ??= config.Family.Stem;
-        transform = new BertTransform(new BertConfig(config), prefix);
-        predictions = new PredictionHead(prefix + "LMPredictionHead", Backbone.Width, words.Count, ("transform", transform));
-        Add("cls", new Wrapper<PredictionHead>(prefix + "OnlyMLMHead", "predictions", predictions));
-        Head = new Head(predictions.Decoder);
+        _transform = new BertTransform(new BertConfig(config), prefix);
+        _predictions = new PredictionHead(prefix + "LMPredictionHead", Backbone.Width, words.Count, ("transform", _transform));
+        Add("cls", new Wrapper<PredictionHead>(prefix + "OnlyMLMHead", "predictions", _predictions));
+        Head = new Head(_predictions.Decoder);
     }
 
-    public override string? OutputEmbeddings => predictions.Decoder.Path;
+    public override string? OutputEmbeddings => _predictions.Decoder.Path;
 
-    public override IEnumerable<(string Owner, string Follower)> TiedParameters => BertTies.Of(this, base.TiedParameters, predictions.Path);
+    public override IEnumerable<(string Owner, string Follower)> TiedParameters => BertTies.Of(this, base.TiedParameters, _predictions.Path);
 
     protected override Head Head { get; }
 
-    protected override Tensor Transform(Tensor hidden, ForwardContext context) => transform.Forward(hidden, context);
+    protected override Tensor Transform(Tensor hidden, ForwardContext context) => _transform.Forward(hidden, context);
 }
 
 /// <summary>RoBERTa with the head that fills in tokens.</summary>
 internal sealed class RobertaMaskedModel : MaskedModel
 {
-    private readonly Linear dense;
-    private readonly LayerNorm norm;
-    private readonly Activation activation = new("gelu");
-    private readonly PredictionHead head;
+    private readonly Linear _dense;
+    private readonly LayerNorm _norm;
+    private readonly Activation _activation = new("gelu");
+    private readonly PredictionHead _head;
 
     public RobertaMaskedModel(ModelConfig config, string className)
         : base(config.Family.Backbone(config), className)
     {
         AddBackbone();
         var words = Backbone.TokenEmbeddings!;
-        dense = new Linear(Backbone.Width, Backbone.Width, hasBias: true);
-        norm = new BertConfig(config).Norm();
-        head = Add("lm_head", new PredictionHead(config.Family.Stem + "LMHead", Backbone.Width, words.Count, ("dense", dense), ("layer_norm", norm)));
-        Head = new Head(head.Decoder);
+        _dense = new Linear(Backbone.Width, Backbone.Width, hasBias: true);
+        _norm = new BertConfig(config).Norm();
+        _head = Add("lm_head", new PredictionHead(config.Family.Stem + "LMHead", Backbone.Width, words.Count, ("dense", _dense), ("layer_norm", _norm)));
+        Head = new Head(_head.Decoder);
     }
 
-    public override string? OutputEmbeddings => head.Decoder.Path;
+    public override string? OutputEmbeddings => _head.Decoder.Path;
 
-    public override IEnumerable<(string Owner, string Follower)> TiedParameters => BertTies.Of(this, base.TiedParameters, head.Path);
+    public override IEnumerable<(string Owner, string Follower)> TiedParameters => BertTies.Of(this, base.TiedParameters, _head.Path);
 
     protected override Head Head { get; }
 
     protected override Tensor Transform(Tensor hidden, ForwardContext context) =>
-        norm.Forward(activation.Forward(dense.Forward(hidden, context), context), context);
+        _norm.Forward(_activation.Forward(_dense.Forward(hidden, context), context), context);
 }
 
 /// <summary>ELECTRA's generator: the head that fills in tokens.</summary>
 internal sealed class ElectraMaskedModel : MaskedModel
 {
-    private readonly ElectraTransform transform;
+    private readonly ElectraTransform _transform;
 
     public ElectraMaskedModel(ModelConfig config, string className)
         : base(config.Family.Backbone(config), className)
     {
         AddBackbone();
         var words = Backbone.TokenEmbeddings!;
-        transform = Add("generator_predictions", new ElectraTransform(new BertConfig(config), Backbone.Width, words.Size));
+        _transform = Add("generator_predictions", new ElectraTransform(new BertConfig(config), Backbone.Width, words.Size));
         Head = new Head(Add(HeadName, new Linear(words.Size, words.Count, hasBias: true)));
     }
 
@@ -182,23 +182,23 @@ internal sealed class ElectraMaskedModel : MaskedModel
 
     protected override Head Head { get; }
 
-    protected override Tensor Transform(Tensor hidden, ForwardContext context) => transform.Forward(hidden, context);
+    protected override Tensor Transform(Tensor hidden, ForwardContext context) => _transform.Forward(hidden, context);
 
     private sealed class ElectraTransform : Module
     {
-        private readonly Activation activation;
-        private readonly LayerNorm norm;
-        private readonly Linear dense;
+        private readonly Activation _activation;
+        private readonly LayerNorm _norm;
+        private readonly Linear _dense;
 
         public ElectraTransform(BertConfig config, long width, long size)
             : base(config.Stem + "GeneratorPredictions")
         {
-            activation = Add("activation", new Activation("gelu"));
-            norm = Add("LayerNorm", config.Norm(size));
-            dense = Add("dense", new Linear(width, size, hasBias: true));
+            _activation = Add("activation", new Activation("gelu"));
+            _norm = Add("LayerNorm", config.Norm(size));
+            _dense = Add("dense", new Linear(width, size, hasBias: true));
         }
 
-        public Tensor Forward(Tensor x, ForwardContext context) => norm.Forward(activation.Forward(dense.Forward(x, context), context), context);
+        public Tensor Forward(Tensor x, ForwardContext context) => _norm.Forward(_activation.Forward(_dense.Forward(x, context), context), context);
     }
 }
 
@@ -217,27 +217,27 @@ internal sealed class PooledClassificationModel : SequenceClassificationModel
 {
     private const string HeadName = "classifier";
 
-    private readonly BertPooler pooler;
-    private readonly Dropout dropout;
-    private readonly Linear classifier;
+    private readonly BertPooler _pooler;
+    private readonly Dropout _dropout;
+    private readonly Linear _classifier;
 
     public PooledClassificationModel(ModelConfig config, string className)
         : base(((BertModel)config.Family.Backbone(config)).WithPooler(), className)
     {
         AddBackbone();
-        pooler = ((BertModel)Backbone).Pooler!;
-        dropout = Add("dropout", new Dropout(new BertConfig(config).HeadDropout));
-        classifier = Add(HeadName, new Linear(Backbone.Width, LabelCount, hasBias: true));
+        _pooler = ((BertModel)Backbone).Pooler!;
+        _dropout = Add("dropout", new Dropout(new BertConfig(config).HeadDropout));
+        _classifier = Add(HeadName, new Linear(Backbone.Width, LabelCount, hasBias: true));
     }
 
     public override string? ClassificationHead => HeadName;
 
-    public override IReadOnlyList<string> FreshModules => [pooler.Path, HeadName];
+    public override IReadOnlyList<string> FreshModules => [_pooler.Path, HeadName];
 
     public override Tensor Logits(BackboneOutput output, ForwardContext context)
     {
         context = output.In(context) with { Length = 1 };
-        return classifier.Forward(dropout.Forward(pooler.Forward(BertHeads.FirstPosition(output, context), context), context), context);
+        return _classifier.Forward(_dropout.Forward(_pooler.Forward(BertHeads.FirstPosition(output, context), context), context), context);
     }
 }
 
@@ -246,13 +246,13 @@ internal sealed class FirstTokenClassificationModel : SequenceClassificationMode
 {
     private const string HeadName = "classifier";
 
-    private readonly ClassificationLayers layers;
+    private readonly ClassificationLayers _layers;
 
     public FirstTokenClassificationModel(ModelConfig config, string className, string activation, bool listsActivation)
         : base(config.Family.Backbone(config), className)
     {
         AddBackbone();
-        layers = Add(HeadName, new ClassificationLayers(new BertConfig(config), activation, listsActivation, LabelCount));
+        _layers = Add(HeadName, new ClassificationLayers(new BertConfig(config), activation, listsActivation, LabelCount));
     }
 
     public override string? ClassificationHead => HeadName;
@@ -260,34 +260,34 @@ internal sealed class FirstTokenClassificationModel : SequenceClassificationMode
     public override Tensor Logits(BackboneOutput output, ForwardContext context)
     {
         context = output.In(context) with { Length = 1 };
-        return layers.Forward(BertHeads.FirstPosition(output, context), context);
+        return _layers.Forward(BertHeads.FirstPosition(output, context), context);
     }
 
     private sealed class ClassificationLayers : Module
     {
-        private readonly Linear dense;
-        private readonly Activation activation;
-        private readonly Dropout dropout;
-        private readonly Linear output;
+        private readonly Linear _dense;
+        private readonly Activation _activation;
+        private readonly Dropout _dropout;
+        private readonly Linear _output;
 
         public ClassificationLayers(BertConfig config, string activation, bool listsActivation, long labels)
             : base(config.Stem + "ClassificationHead")
         {
-            dense = Add("dense", new Linear(config.HiddenSize, config.HiddenSize, hasBias: true));
-            this.activation = new Activation(activation);
+            _dense = Add("dense", new Linear(config.HiddenSize, config.HiddenSize, hasBias: true));
+            _activation = new Activation(activation);
             if (listsActivation)
             {
-                Add("activation", this.activation);
+                Add("activation", _activation);
             }
 
-            dropout = Add("dropout", new Dropout(config.HeadDropout));
-            output = Add("out_proj", new Linear(config.HiddenSize, labels, hasBias: true));
+            _dropout = Add("dropout", new Dropout(config.HeadDropout));
+            _output = Add("out_proj", new Linear(config.HiddenSize, labels, hasBias: true));
         }
 
         public Tensor Forward(Tensor first, ForwardContext context)
         {
-            var inner = activation.Forward(dense.Forward(dropout.Forward(first, context), context), context);
-            return output.Forward(dropout.Forward(inner, context), context);
+            var inner = _activation.Forward(_dense.Forward(_dropout.Forward(first, context), context), context);
+            return _output.Forward(_dropout.Forward(inner, context), context);
         }
     }
 }

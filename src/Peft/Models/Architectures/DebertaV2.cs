@@ -8,16 +8,16 @@ namespace Peft.Models.Architectures;
 /// <summary>How a DeBERTa of the second or third version sees positions: by distance alone, apart from content (He et al. 2021, 2023).</summary>
 internal sealed class DebertaV2Positions
 {
-    private readonly long buckets;
-    private readonly long farthest;
+    private readonly long _buckets;
+    private readonly long _farthest;
 
     public DebertaV2Positions(ModelConfig config)
     {
         IsRelative = config.Boolean("relative_attention") ?? false;
-        buckets = config.Integer("position_buckets") ?? -1;
-        farthest = config.Integer("max_relative_positions") ?? -1;
-        farthest = farthest < 1 ? config.Size("max_position_embeddings", 512) : farthest;
-        Span = buckets > 0 ? buckets : farthest;
+        _buckets = config.Integer("position_buckets") ?? -1;
+        _farthest = config.Integer("max_relative_positions") ?? -1;
+        _farthest = _farthest < 1 ? config.Size("max_position_embeddings", 512) : _farthest;
+        Span = _buckets > 0 ? _buckets : _farthest;
         var kinds = config.Node("pos_att_type") switch
         {
             JsonArray several => several.Select(static kind => (string?)kind),
@@ -51,14 +51,14 @@ internal sealed class DebertaV2Positions
     {
         var positions = arange(length, ScalarType.Int64, device);
         var distances = positions.unsqueeze(1).sub(positions.unsqueeze(0));
-        if (buckets <= 0)
+        if (_buckets <= 0)
         {
             return distances;
         }
 
-        var middle = buckets / 2;
+        var middle = _buckets / 2;
         var away = where(distances.lt(middle).logical_and(distances.gt(-middle)), full_like(distances, middle - 1), distances.abs());
-        var range = tensor((float)((farthest - 1.0) / middle), ScalarType.Float32, device).log();
+        var range = tensor((float)((_farthest - 1.0) / middle), ScalarType.Float32, device).log();
         var far = away.to(ScalarType.Float32).div(middle).log().div(range).mul(middle - 1).ceil().add(middle);
         return where(away.le(middle), distances, far.to(ScalarType.Int64).mul(distances.sign()));
     }
@@ -67,11 +67,11 @@ internal sealed class DebertaV2Positions
 /// <summary>Vectors of tokens, normed; padding becomes zero.</summary>
 internal sealed class DebertaV2Embeddings : Module
 {
-    private readonly Embedding? positions;
-    private readonly Embedding? types;
-    private readonly Linear? project;
-    private readonly LayerNorm norm;
-    private readonly Dropout dropout;
+    private readonly Embedding? _positions;
+    private readonly Embedding? _types;
+    private readonly Linear? _project;
+    private readonly LayerNorm _norm;
+    private readonly Dropout _dropout;
 
     public DebertaV2Embeddings(BertConfig config)
     {
@@ -80,57 +80,57 @@ internal sealed class DebertaV2Embeddings : Module
         Words = Add("word_embeddings", new Embedding(source.Size("vocab_size", 128100), size, config.Padding));
         if (source.Boolean("position_biased_input") ?? true)
         {
-            positions = Add("position_embeddings", new Embedding(source.Size("max_position_embeddings", 512), size));
+            _positions = Add("position_embeddings", new Embedding(source.Size("max_position_embeddings", 512), size));
         }
 
         if (source.Size("type_vocab_size", 0, least: 0) is > 0 and var count)
         {
-            types = Add("token_type_embeddings", new Embedding(count, size));
+            _types = Add("token_type_embeddings", new Embedding(count, size));
         }
 
-        project = size == config.HiddenSize ? null : Add("embed_proj", new Linear(size, config.HiddenSize));
-        norm = Add("LayerNorm", config.Norm());
-        dropout = Add("dropout", new Dropout(config.DropoutRate));
+        _project = size == config.HiddenSize ? null : Add("embed_proj", new Linear(size, config.HiddenSize));
+        _norm = Add("LayerNorm", config.Norm());
+        _dropout = Add("dropout", new Dropout(config.DropoutRate));
     }
 
     public Embedding Words { get; }
 
     public Tensor Forward(Tensor words, ModelInputs inputs, ForwardContext context)
     {
-        var x = positions is null ? words : ResidualSum.Forward(words, LearnedPositions.Forward(positions, context, words.device), context);
-        x = types is null ? x : ResidualSum.Forward(x, types.Forward(BertEmbeddings.TokenTypes(inputs, context, x.device), context), context);
-        x = norm.Forward(project is null ? x : project.Forward(x, context), context);
-        return dropout.Forward(PaddingMask.Apply(x, context), context);
+        var x = _positions is null ? words : ResidualSum.Forward(words, LearnedPositions.Forward(_positions, context, words.device), context);
+        x = _types is null ? x : ResidualSum.Forward(x, _types.Forward(BertEmbeddings.TokenTypes(inputs, context, x.device), context), context);
+        x = _norm.Forward(_project is null ? x : _project.Forward(x, context), context);
+        return _dropout.Forward(PaddingMask.Apply(x, context), context);
     }
 }
 
 /// <summary>Attention whose scores are a sum: content with content, content with distance, distance with content.</summary>
 internal sealed class DisentangledSelfAttention : Module
 {
-    private readonly DebertaV2Positions positions;
-    private readonly AttentionShape shape;
-    private readonly Linear queries;
-    private readonly Linear keys;
-    private readonly LinearGroup projections;
-    private readonly Linear? positionKeys;
-    private readonly Linear? positionQueries;
-    private readonly Dropout? positionDropout;
+    private readonly DebertaV2Positions _positions;
+    private readonly AttentionShape _shape;
+    private readonly Linear _queries;
+    private readonly Linear _keys;
+    private readonly LinearGroup _projections;
+    private readonly Linear? _positionKeys;
+    private readonly Linear? _positionQueries;
+    private readonly Dropout? _positionDropout;
 
     public DisentangledSelfAttention(BertConfig config, DebertaV2Positions positions)
     {
-        this.positions = positions;
-        shape = config.Attention with { Scale = 1 / Math.Sqrt(config.Attention.HeadSize * positions.Terms) };
-        queries = Add("query_proj", Square());
-        keys = Add("key_proj", Square());
-        projections = Group(queries, keys, Add("value_proj", Square()));
+        _positions = positions;
+        _shape = config.Attention with { Scale = 1 / Math.Sqrt(config.Attention.HeadSize * positions.Terms) };
+        _queries = Add("query_proj", Square());
+        _keys = Add("key_proj", Square());
+        _projections = Group(_queries, _keys, Add("value_proj", Square()));
         if (positions.IsRelative)
         {
-            positionDropout = Add("pos_dropout", new Dropout(config.DropoutRate));
-            positionKeys = positions.SharesProjections ? keys : positions.HasContentToPosition ? Add("pos_key_proj", Square()) : null;
-            positionQueries = positions.SharesProjections ? queries : positions.HasPositionToContent ? Add("pos_query_proj", Square()) : null;
+            _positionDropout = Add("pos_dropout", new Dropout(config.DropoutRate));
+            _positionKeys = positions.SharesProjections ? _keys : positions.HasContentToPosition ? Add("pos_key_proj", Square()) : null;
+            _positionQueries = positions.SharesProjections ? _queries : positions.HasPositionToContent ? Add("pos_query_proj", Square()) : null;
         }
 
-        Add("dropout", new Dropout(shape.Dropout));
+        Add("dropout", new Dropout(_shape.Dropout));
 
         Linear Square() => new(config.HiddenSize, config.HiddenSize, hasBias: true);
     }
@@ -142,24 +142,24 @@ internal sealed class DisentangledSelfAttention : Module
     /// <param name="context">The forward pass.</param>
     public Tensor Forward(IReadOnlyList<Tensor> inputs, Tensor? distances, AttentionPlan plan, ForwardContext context)
     {
-        var width = shape.Heads * shape.HeadSize;
-        var parts = Splitting.Forward(projections.Forward(inputs[0], context), [width, width, width], context);
-        var bias = distances is null || positions.Terms == 1 ? null : Bias(parts[0], parts[1], inputs[1], distances, context);
-        return Attention.Forward(parts[0], parts[1], parts[2], shape, null, plan, null, context, new ScoreTerms(bias));
+        var width = _shape.Heads * _shape.HeadSize;
+        var parts = Splitting.Forward(_projections.Forward(inputs[0], context), [width, width, width], context);
+        var bias = distances is null || _positions.Terms == 1 ? null : Bias(parts[0], parts[1], inputs[1], distances, context);
+        return Attention.Forward(parts[0], parts[1], parts[2], _shape, null, plan, null, context, new ScoreTerms(bias));
     }
 
     private Tensor Bias(Tensor q, Tensor k, Tensor vectors, Tensor distances, ForwardContext context)
     {
-        vectors = positionDropout!.Forward(vectors, context);
+        vectors = _positionDropout!.Forward(vectors, context);
         List<Tensor> inputs = [q, k];
-        if (positions.HasContentToPosition)
+        if (_positions.HasContentToPosition)
         {
-            inputs.Add(positionKeys!.Forward(vectors, context));
+            inputs.Add(_positionKeys!.Forward(vectors, context));
         }
 
-        if (positions.HasPositionToContent)
+        if (_positions.HasPositionToContent)
         {
-            inputs.Add(positionQueries!.Forward(vectors, context));
+            inputs.Add(_positionQueries!.Forward(vectors, context));
         }
 
         var (rows, length) = (context.Rows, context.Length);
@@ -168,65 +168,65 @@ internal sealed class DisentangledSelfAttention : Module
         Tensor Form(IReadOnlyList<Tensor> values)
         {
             Tensor? sum = null;
-            if (positions.HasContentToPosition)
+            if (_positions.HasContentToPosition)
             {
-                var places = distances.add(positions.Span).clamp(0, (positions.Span * 2) - 1).expand(rows, shape.Heads, length, length);
+                var places = distances.add(_positions.Span).clamp(0, (_positions.Span * 2) - 1).expand(rows, _shape.Heads, length, length);
                 sum = Heads(values[0], rows).matmul(Heads(values[2], 1).transpose(-1, -2)).gather(3, places);
             }
 
-            if (positions.HasPositionToContent)
+            if (_positions.HasPositionToContent)
             {
-                var places = distances.neg().add(positions.Span).clamp(0, (positions.Span * 2) - 1).expand(rows, shape.Heads, length, length);
+                var places = distances.neg().add(_positions.Span).clamp(0, (_positions.Span * 2) - 1).expand(rows, _shape.Heads, length, length);
                 var own = Heads(values[1], rows).matmul(Heads(values[^1], 1).transpose(-1, -2)).gather(3, places).transpose(-1, -2);
                 sum = sum is null ? own : sum.add(own);
             }
 
-            return sum!.mul(shape.Scale);
+            return sum!.mul(_shape.Scale);
         }
 
-        Tensor Heads(Tensor x, long of) => x.reshape(of, -1, shape.Heads, shape.HeadSize).transpose(1, 2);
+        Tensor Heads(Tensor x, long of) => x.reshape(of, -1, _shape.Heads, _shape.HeadSize).transpose(1, 2);
     }
 }
 
 /// <summary>The stack of blocks, with the vectors of distances that all of them read.</summary>
 internal sealed class DebertaV2Encoder : Module
 {
-    private readonly DebertaV2Positions positions;
-    private readonly ModuleList<BertLayer<DisentangledSelfAttention>> layers;
-    private readonly Embedding? vectors;
-    private readonly LayerNorm? norm;
-    private readonly DebertaV2Convolution? convolution;
+    private readonly DebertaV2Positions _positions;
+    private readonly ModuleList<BertLayer<DisentangledSelfAttention>> _layers;
+    private readonly Embedding? _vectors;
+    private readonly LayerNorm? _norm;
+    private readonly DebertaV2Convolution? _convolution;
 
     public DebertaV2Encoder(BertConfig config)
     {
-        positions = new DebertaV2Positions(config.Source);
-        layers = Add("layer", new ModuleList<BertLayer<DisentangledSelfAttention>>(
-            Enumerable.Range(0, config.Layers).Select(_ => new BertLayer<DisentangledSelfAttention>(config, new DisentangledSelfAttention(config, positions)))));
-        vectors = positions.IsRelative ? Add("rel_embeddings", new Embedding(2 * positions.Span, config.HiddenSize)) : null;
-        norm = positions.IsNormed ? Add("LayerNorm", config.Norm()) : null;
-        convolution = config.Source.Integer("conv_kernel_size") is > 0 ? Add("conv", new DebertaV2Convolution(config)) : null;
+        _positions = new DebertaV2Positions(config.Source);
+        _layers = Add("layer", new ModuleList<BertLayer<DisentangledSelfAttention>>(
+            Enumerable.Range(0, config.Layers).Select(_ => new BertLayer<DisentangledSelfAttention>(config, new DisentangledSelfAttention(config, _positions)))));
+        _vectors = _positions.IsRelative ? Add("rel_embeddings", new Embedding(2 * _positions.Span, config.HiddenSize)) : null;
+        _norm = _positions.IsNormed ? Add("LayerNorm", config.Norm()) : null;
+        _convolution = config.Source.Integer("conv_kernel_size") is > 0 ? Add("conv", new DebertaV2Convolution(config)) : null;
     }
 
     public StackOutput Forward(Tensor x, ForwardContext context)
     {
         var plan = AttentionPlan.BothWays(context, x.device, paddingSeesNothing: true);
-        var distances = vectors is null ? null : positions.Distances(context.Length, x.device);
+        var distances = _vectors is null ? null : _positions.Distances(context.Length, x.device);
         IReadOnlyList<Tensor> shared = [];
         if (distances is not null)
         {
             context.Tape?.Share(distances);
-            var table = vectors!.Forward(arange(2 * positions.Span, ScalarType.Int64, x.device), context);
-            shared = [norm is null ? table : norm.Forward(table, context)];
+            var table = _vectors!.Forward(arange(2 * _positions.Span, ScalarType.Int64, x.device), context);
+            shared = [_norm is null ? table : _norm.Forward(table, context)];
         }
 
-        if (convolution is null || layers.Items.Count == 0)
+        if (_convolution is null || _layers.Items.Count == 0)
         {
-            return Run(layers.Items, x);
+            return Run(_layers.Items, x);
         }
 
         // The convolution reads the encoder's input and acts behind the first block.
-        var first = Run([layers.Items[0]], x);
-        var rest = Run([.. layers.Items.Skip(1)], convolution.Forward(x, first.Output, context));
+        var first = Run([_layers.Items[0]], x);
+        var rest = Run([.. _layers.Items.Skip(1)], _convolution.Forward(x, first.Output, context));
         return rest with { Inputs = first.Inputs is null ? null : [.. first.Inputs, .. rest.Inputs!] };
 
         StackOutput Run(IReadOnlyList<BertLayer<DisentangledSelfAttention>> blocks, Tensor input) => DecoderStack.Run(
@@ -237,39 +237,39 @@ internal sealed class DebertaV2Encoder : Module
 /// <summary>What the largest models have beside their first block: norm(block + act(convolution of the input)), zero for padding.</summary>
 internal sealed class DebertaV2Convolution : Module
 {
-    private readonly Kernel kernel;
-    private readonly LayerNorm norm;
-    private readonly Dropout dropout;
-    private readonly Activation activation;
+    private readonly Kernel _kernel;
+    private readonly LayerNorm _norm;
+    private readonly Dropout _dropout;
+    private readonly Activation _activation;
 
     public DebertaV2Convolution(BertConfig config)
         : base("ConvLayer")
     {
-        kernel = Add("conv", new Kernel(config.HiddenSize, config.Source.Size("conv_kernel_size", 3), config.Source.Size("conv_groups", 1)));
-        norm = Add("LayerNorm", config.Norm());
-        dropout = Add("dropout", new Dropout(config.DropoutRate));
-        activation = new Activation(config.Source.String("conv_act") ?? "tanh");
+        _kernel = Add("conv", new Kernel(config.HiddenSize, config.Source.Size("conv_kernel_size", 3), config.Source.Size("conv_groups", 1)));
+        _norm = Add("LayerNorm", config.Norm());
+        _dropout = Add("dropout", new Dropout(config.DropoutRate));
+        _activation = new Activation(config.Source.String("conv_act") ?? "tanh");
     }
 
     public Tensor Forward(Tensor x, Tensor residual, ForwardContext context)
     {
-        var active = activation.Forward(dropout.Forward(PaddingMask.Apply(kernel.Forward(x, context), context), context), context);
-        return PaddingMask.Apply(norm.Forward(ResidualSum.Forward(residual, active, context), context), context);
+        var active = _activation.Forward(_dropout.Forward(PaddingMask.Apply(_kernel.Forward(x, context), context), context), context);
+        return PaddingMask.Apply(_norm.Forward(ResidualSum.Forward(residual, active, context), context), context);
     }
 
     private sealed class Kernel : Module
     {
-        private readonly long size;
-        private readonly long groups;
-        private readonly Parameter weight;
-        private readonly Parameter bias;
+        private readonly long _size;
+        private readonly long _groups;
+        private readonly Parameter _weight;
+        private readonly Parameter _bias;
 
         public Kernel(long width, long size, long groups)
             : base("Conv1d")
         {
-            (this.size, this.groups) = (size, groups);
-            weight = AddParameter("weight", [width, width / groups, size]);
-            bias = AddParameter("bias", [width]);
+            (_size, _groups) = (size, groups);
+            _weight = AddParameter("weight", [width, width / groups, size]);
+            _bias = AddParameter("bias", [width]);
             Details = $"{width}, {width}, kernel_size=({size},), stride=(1,)"
                 + (size > 2 ? $", padding=({(size - 1) / 2},)" : "") + (groups > 1 ? $", groups={groups}" : "");
         }
@@ -278,10 +278,10 @@ internal sealed class DebertaV2Convolution : Module
 
         public Tensor Forward(Tensor x, ForwardContext context)
         {
-            return ParameterTensor.Run(Form, [x], [weight, bias], context);
+            return ParameterTensor.Run(Form, [x], [_weight, _bias], context);
 
             Tensor Form(IReadOnlyList<Tensor> values) => nn.functional.conv1d(
-                values[0].view(context.Rows, context.Length, -1).transpose(1, 2), values[1], values[2], padding: (size - 1) / 2, groups: groups)
+                values[0].view(context.Rows, context.Length, -1).transpose(1, 2), values[1], values[2], padding: (_size - 1) / 2, groups: _groups)
                 .transpose(1, 2).reshape(values[0].shape);
         }
     }
@@ -305,25 +305,25 @@ internal static class PaddingMask
 /// <summary>Embeddings and the stack of blocks.</summary>
 internal sealed class DebertaV2Model : Backbone
 {
-    private readonly DebertaV2Embeddings embeddings;
-    private readonly DebertaV2Encoder encoder;
+    private readonly DebertaV2Embeddings _embeddings;
+    private readonly DebertaV2Encoder _encoder;
 
     public DebertaV2Model(ModelConfig source)
         : base(source, source.Family.Stem + "Model")
     {
         var config = new BertConfig(source);
         Width = config.HiddenSize;
-        embeddings = Add("embeddings", new DebertaV2Embeddings(config));
-        encoder = Add("encoder", new DebertaV2Encoder(config));
+        _embeddings = Add("embeddings", new DebertaV2Embeddings(config));
+        _encoder = Add("encoder", new DebertaV2Encoder(config));
     }
 
     public override long Width { get; }
 
-    public override Embedding TokenEmbeddings => embeddings.Words;
+    public override Embedding TokenEmbeddings => _embeddings.Words;
 
     public override BackboneOutput Forward(Tensor embeddings, ModelInputs inputs, ForwardContext context)
     {
-        var stack = encoder.Forward(this.embeddings.Forward(embeddings, inputs, context), context);
+        var stack = _encoder.Forward(_embeddings.Forward(embeddings, inputs, context), context);
         return new BackboneOutput(stack.Output, context.Rows, context.Length) { HiddenStates = stack.Inputs };
     }
 }
@@ -334,17 +334,17 @@ internal sealed class DebertaV2SequenceClassificationModel : SequenceClassificat
     private const string HeadName = "classifier";
     private const string PoolerName = "pooler";
 
-    private readonly ContextPooler pooler;
-    private readonly Linear classifier;
-    private readonly Dropout dropout;
+    private readonly ContextPooler _pooler;
+    private readonly Linear _classifier;
+    private readonly Dropout _dropout;
 
     public DebertaV2SequenceClassificationModel(ModelConfig config, string className)
         : base(config.Family.Backbone(config), className)
     {
         AddBackbone();
-        pooler = Add(PoolerName, new ContextPooler(config, Backbone.Width));
-        classifier = Add(HeadName, new Linear(Backbone.Width, LabelCount, hasBias: true));
-        dropout = Add("dropout", new Dropout(config.Number("cls_dropout") ?? new BertConfig(config).DropoutRate));
+        _pooler = Add(PoolerName, new ContextPooler(config, Backbone.Width));
+        _classifier = Add(HeadName, new Linear(Backbone.Width, LabelCount, hasBias: true));
+        _dropout = Add("dropout", new Dropout(config.Number("cls_dropout") ?? new BertConfig(config).DropoutRate));
     }
 
     public override string? ClassificationHead => HeadName;
@@ -354,23 +354,23 @@ internal sealed class DebertaV2SequenceClassificationModel : SequenceClassificat
     public override Tensor Logits(BackboneOutput output, ForwardContext context)
     {
         context = output.In(context) with { Length = 1 };
-        return classifier.Forward(dropout.Forward(pooler.Forward(BertHeads.FirstPosition(output, context), context), context), context);
+        return _classifier.Forward(_dropout.Forward(_pooler.Forward(BertHeads.FirstPosition(output, context), context), context), context);
     }
 
     private sealed class ContextPooler : Module
     {
-        private readonly Linear dense;
-        private readonly Dropout dropout;
-        private readonly Activation activation;
+        private readonly Linear _dense;
+        private readonly Dropout _dropout;
+        private readonly Activation _activation;
 
         public ContextPooler(ModelConfig config, long width)
         {
-            dense = Add("dense", new Linear(width, width, hasBias: true));
-            dropout = Add("dropout", new Dropout(config.Number("pooler_dropout") ?? 0));
-            activation = new Activation(config.String("pooler_hidden_act") ?? "gelu");
+            _dense = Add("dense", new Linear(width, width, hasBias: true));
+            _dropout = Add("dropout", new Dropout(config.Number("pooler_dropout") ?? 0));
+            _activation = new Activation(config.String("pooler_hidden_act") ?? "gelu");
         }
 
-        public Tensor Forward(Tensor first, ForwardContext context) => activation.Forward(dense.Forward(dropout.Forward(first, context), context), context);
+        public Tensor Forward(Tensor first, ForwardContext context) => _activation.Forward(_dense.Forward(_dropout.Forward(first, context), context), context);
     }
 }
 

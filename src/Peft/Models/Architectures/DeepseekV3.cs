@@ -55,71 +55,71 @@ internal sealed class DeepseekV3Attention : LlamaMixer
 {
     private const double LatentEpsilon = 1e-6;
 
-    private readonly AttentionShape shape;
-    private readonly Linear? query;
-    private readonly Linear? queryDown;
-    private readonly RmsNorm? queryNorm;
-    private readonly Linear? queryUp;
-    private readonly Linear latent;
-    private readonly RmsNorm latentNorm;
-    private readonly Linear up;
-    private readonly Linear output;
-    private readonly long rank;
-    private readonly long plainSize;
-    private readonly long rotarySize;
-    private readonly int layer;
+    private readonly AttentionShape _shape;
+    private readonly Linear? _query;
+    private readonly Linear? _queryDown;
+    private readonly RmsNorm? _queryNorm;
+    private readonly Linear? _queryUp;
+    private readonly Linear _latent;
+    private readonly RmsNorm _latentNorm;
+    private readonly Linear _up;
+    private readonly Linear _output;
+    private readonly long _rank;
+    private readonly long _plainSize;
+    private readonly long _rotarySize;
+    private readonly int _layer;
 
     public DeepseekV3Attention(LlamaConfig config, int layer)
         : base(config.Stem + "Attention")
     {
         var source = config.Source;
-        this.layer = layer;
-        rank = source.Size("kv_lora_rank", 512);
-        plainSize = source.Size("qk_nope_head_dim", 128);
-        rotarySize = source.Size("qk_rope_head_dim", 64);
+        _layer = layer;
+        _rank = source.Size("kv_lora_rank", 512);
+        _plainSize = source.Size("qk_nope_head_dim", 128);
+        _rotarySize = source.Size("qk_rope_head_dim", 64);
         var heads = config.Attention.Heads;
-        var size = plainSize + rotarySize;
-        shape = new AttentionShape(heads, heads, size, Scale(source) / Math.Sqrt(size)) { ValueSize = source.Size("v_head_dim", 128) };
+        var size = _plainSize + _rotarySize;
+        _shape = new AttentionShape(heads, heads, size, Scale(source) / Math.Sqrt(size)) { ValueSize = source.Size("v_head_dim", 128) };
         if (source.Integer("q_lora_rank") is not null)
         {
             var queryRank = source.Size("q_lora_rank", 1536);
-            queryDown = Add("q_a_proj", new Linear(config.HiddenSize, queryRank, config.AttentionBias));
-            queryNorm = Add("q_a_layernorm", new RmsNorm(queryRank, LatentEpsilon, config.Stem + "RMSNorm"));
-            queryUp = Add("q_b_proj", new Linear(queryRank, heads * size));
+            _queryDown = Add("q_a_proj", new Linear(config.HiddenSize, queryRank, config.AttentionBias));
+            _queryNorm = Add("q_a_layernorm", new RmsNorm(queryRank, LatentEpsilon, config.Stem + "RMSNorm"));
+            _queryUp = Add("q_b_proj", new Linear(queryRank, heads * size));
         }
         else
         {
-            query = Add("q_proj", new Linear(config.HiddenSize, heads * size));
+            _query = Add("q_proj", new Linear(config.HiddenSize, heads * size));
         }
 
-        latent = Add("kv_a_proj_with_mqa", new Linear(config.HiddenSize, rank + rotarySize, config.AttentionBias));
-        latentNorm = Add("kv_a_layernorm", new RmsNorm(rank, LatentEpsilon, config.Stem + "RMSNorm"));
-        up = Add("kv_b_proj", new Linear(rank, heads * (plainSize + shape.ValueSize)));
-        output = Add("o_proj", new Linear(heads * shape.ValueSize, config.HiddenSize, config.AttentionBias));
+        _latent = Add("kv_a_proj_with_mqa", new Linear(config.HiddenSize, _rank + _rotarySize, config.AttentionBias));
+        _latentNorm = Add("kv_a_layernorm", new RmsNorm(_rank, LatentEpsilon, config.Stem + "RMSNorm"));
+        _up = Add("kv_b_proj", new Linear(_rank, heads * (_plainSize + _shape.ValueSize)));
+        _output = Add("o_proj", new Linear(heads * _shape.ValueSize, config.HiddenSize, config.AttentionBias));
     }
 
     public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context)
     {
-        var queries = query?.Forward(x, context) ?? queryUp!.Forward(queryNorm!.Forward(queryDown!.Forward(x, context), context), context);
-        queries = pass.Rotary!.Forward(Formed(inputs => RotaryFirst(inputs[0]), [queries], context), shape.HeadSize, context);
-        var parts = Splitting.Forward(latent.Forward(x, context), [rank, rotarySize], context);
-        var latents = latentNorm.Forward(parts[0], context);
-        var turned = pass.Rotary!.Forward(parts[1], rotarySize, context);
+        var queries = _query?.Forward(x, context) ?? _queryUp!.Forward(_queryNorm!.Forward(_queryDown!.Forward(x, context), context), context);
+        queries = pass.Rotary!.Forward(Formed(inputs => RotaryFirst(inputs[0]), [queries], context), _shape.HeadSize, context);
+        var parts = Splitting.Forward(_latent.Forward(x, context), [_rank, _rotarySize], context);
+        var latents = _latentNorm.Forward(parts[0], context);
+        var turned = pass.Rotary!.Forward(parts[1], _rotarySize, context);
         var all = context;
         if (context.Cache is { } cache)
         {
-            var (oldLatents, oldTurned) = cache.State<KeyValueState>(layer).Append(PerRow(latents, context), PerRow(turned, context), cache.Length);
-            (latents, turned) = (oldLatents.reshape(-1, rank), oldTurned.reshape(-1, rotarySize));
+            var (oldLatents, oldTurned) = cache.State<KeyValueState>(_layer).Append(PerRow(latents, context), PerRow(turned, context), cache.Length);
+            (latents, turned) = (oldLatents.reshape(-1, _rank), oldTurned.reshape(-1, _rotarySize));
             all = context with { Length = oldLatents.size(2) };
         }
 
-        var expanded = up.Forward(latents, all);
+        var expanded = _up.Forward(latents, all);
         var keys = Formed(inputs => Keys(inputs[0], inputs[1]), [expanded, turned], context);
-        var values = Formed(inputs => Heads(inputs[0]).narrow(2, plainSize, shape.ValueSize).reshape(inputs[0].size(0), -1), [expanded], context);
+        var values = Formed(inputs => Heads(inputs[0]).narrow(2, _plainSize, _shape.ValueSize).reshape(inputs[0].size(0), -1), [expanded], context);
 
         // Keys and values are whole: the cache has been asked already.
-        var attended = Attention.Forward(queries, keys, values, shape, null, pass.Plans[0], layer, context with { Cache = null });
-        return output.Forward(attended, context, residual);
+        var attended = Attention.Forward(queries, keys, values, _shape, null, pass.Plans[0], _layer, context with { Cache = null });
+        return _output.Forward(attended, context, residual);
     }
 
     private static Tensor Formed(Func<IReadOnlyList<Tensor>, Tensor> form, Tensor[] inputs, ForwardContext context) =>
@@ -130,14 +130,14 @@ internal sealed class DeepseekV3Attention : LlamaMixer
     // Turned elements go first, as the tables expect; scores don't depend on the order.
     private Tensor RotaryFirst(Tensor queries)
     {
-        var heads = queries.view(queries.size(0), shape.Heads, shape.HeadSize);
-        return cat([heads.narrow(2, plainSize, rotarySize), heads.narrow(2, 0, plainSize)], 2).view(queries.shape);
+        var heads = queries.view(queries.size(0), _shape.Heads, _shape.HeadSize);
+        return cat([heads.narrow(2, _plainSize, _rotarySize), heads.narrow(2, 0, _plainSize)], 2).view(queries.shape);
     }
 
     private Tensor Keys(Tensor expanded, Tensor turned) => cat(
-        [turned.unsqueeze(1).expand(turned.size(0), shape.Heads, rotarySize), Heads(expanded).narrow(2, 0, plainSize)], 2).view(turned.size(0), -1);
+        [turned.unsqueeze(1).expand(turned.size(0), _shape.Heads, _rotarySize), Heads(expanded).narrow(2, 0, _plainSize)], 2).view(turned.size(0), -1);
 
-    private Tensor Heads(Tensor expanded) => expanded.view(expanded.size(0), shape.Heads, plainSize + shape.ValueSize);
+    private Tensor Heads(Tensor expanded) => expanded.view(expanded.size(0), _shape.Heads, _plainSize + _shape.ValueSize);
 
     // YaRN's attention factor acts on scores where mscale_all_dim is given.
     private static double Scale(ModelConfig source)

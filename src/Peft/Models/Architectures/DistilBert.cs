@@ -46,121 +46,121 @@ internal sealed class DistilBertConfig
 /// <summary>Vectors of tokens and positions, normed.</summary>
 internal sealed class DistilBertEmbeddings : Module
 {
-    private readonly Embedding positions;
-    private readonly LayerNorm norm;
-    private readonly Dropout dropout;
+    private readonly Embedding _positions;
+    private readonly LayerNorm _norm;
+    private readonly Dropout _dropout;
 
     public DistilBertEmbeddings(DistilBertConfig config)
         : base("Embeddings")
     {
         Words = Add("word_embeddings", new Embedding(config.VocabularySize, config.Width, config.Padding));
-        positions = Add("position_embeddings", new Embedding(config.Positions, config.Width));
-        norm = Add("LayerNorm", config.Norm());
-        dropout = Add("dropout", new Dropout(config.DropoutRate));
+        _positions = Add("position_embeddings", new Embedding(config.Positions, config.Width));
+        _norm = Add("LayerNorm", config.Norm());
+        _dropout = Add("dropout", new Dropout(config.DropoutRate));
     }
 
     public Embedding Words { get; }
 
     public Tensor Forward(Tensor words, ForwardContext context) =>
-        dropout.Forward(norm.Forward(ResidualSum.Forward(words, LearnedPositions.Forward(positions, context, words.device), context), context), context);
+        _dropout.Forward(_norm.Forward(ResidualSum.Forward(words, LearnedPositions.Forward(_positions, context, words.device), context), context), context);
 }
 
 /// <summary>Attention in which every token sees all others.</summary>
 internal sealed class DistilBertSelfAttention : Module
 {
-    private readonly AttentionShape shape;
-    private readonly LinearGroup projections;
-    private readonly Linear output;
-    private readonly int layer;
+    private readonly AttentionShape _shape;
+    private readonly LinearGroup _projections;
+    private readonly Linear _output;
+    private readonly int _layer;
 
     public DistilBertSelfAttention(DistilBertConfig config, int layer)
     {
-        this.layer = layer;
-        shape = config.Attention;
-        projections = Group(Add("q_lin", Square()), Add("k_lin", Square()), Add("v_lin", Square()));
-        output = Add("out_lin", Square());
-        Add("dropout", new Dropout(shape.Dropout));
+        _layer = layer;
+        _shape = config.Attention;
+        _projections = Group(Add("q_lin", Square()), Add("k_lin", Square()), Add("v_lin", Square()));
+        _output = Add("out_lin", Square());
+        Add("dropout", new Dropout(_shape.Dropout));
 
         Linear Square() => new(config.Width, config.Width, hasBias: true);
     }
 
     /// <summary>x + attention(x).</summary>
     public Tensor Forward(Tensor x, AttentionPlan plan, ForwardContext context) =>
-        output.Forward(Attention.Forward(projections.Forward(x, context), shape, null, plan, layer, context), context, x);
+        _output.Forward(Attention.Forward(_projections.Forward(x, context), _shape, null, plan, _layer, context), context, x);
 }
 
 /// <summary>The MLP: lin2(act(lin1(x))).</summary>
 internal sealed class DistilBertFFN : Module
 {
-    private readonly Dropout dropout;
-    private readonly Linear inner;
-    private readonly Linear output;
-    private readonly Activation activation;
+    private readonly Dropout _dropout;
+    private readonly Linear _inner;
+    private readonly Linear _output;
+    private readonly Activation _activation;
 
     public DistilBertFFN(DistilBertConfig config)
         : base("FFN")
     {
-        dropout = Add("dropout", new Dropout(config.DropoutRate));
-        inner = Add("lin1", new Linear(config.Width, config.InnerSize, hasBias: true));
-        output = Add("lin2", new Linear(config.InnerSize, config.Width, hasBias: true));
-        activation = Add("activation", new Activation(config.ActivationName));
+        _dropout = Add("dropout", new Dropout(config.DropoutRate));
+        _inner = Add("lin1", new Linear(config.Width, config.InnerSize, hasBias: true));
+        _output = Add("lin2", new Linear(config.InnerSize, config.Width, hasBias: true));
+        _activation = Add("activation", new Activation(config.ActivationName));
     }
 
     /// <summary>x + mlp(x).</summary>
     public Tensor Forward(Tensor x, ForwardContext context) =>
-        dropout.AddProjection(output, activation.Forward(inner.Forward(x, context), context), x, context);
+        _dropout.AddProjection(_output, _activation.Forward(_inner.Forward(x, context), context), x, context);
 }
 
 /// <summary>A block: norm(x + attention(x)), then norm(x + mlp(x)).</summary>
 internal sealed class DistilBertBlock : Module
 {
-    private readonly DistilBertSelfAttention attention;
-    private readonly LayerNorm attentionNorm;
-    private readonly DistilBertFFN mlp;
-    private readonly LayerNorm outputNorm;
+    private readonly DistilBertSelfAttention _attention;
+    private readonly LayerNorm _attentionNorm;
+    private readonly DistilBertFFN _mlp;
+    private readonly LayerNorm _outputNorm;
 
     public DistilBertBlock(DistilBertConfig config, int layer)
         : base("TransformerBlock")
     {
-        attention = Add("attention", new DistilBertSelfAttention(config, layer));
-        attentionNorm = Add("sa_layer_norm", config.Norm());
-        mlp = Add("ffn", new DistilBertFFN(config));
-        outputNorm = Add("output_layer_norm", config.Norm());
+        _attention = Add("attention", new DistilBertSelfAttention(config, layer));
+        _attentionNorm = Add("sa_layer_norm", config.Norm());
+        _mlp = Add("ffn", new DistilBertFFN(config));
+        _outputNorm = Add("output_layer_norm", config.Norm());
     }
 
     public Tensor Forward(Tensor x, AttentionPlan plan, ForwardContext context)
     {
         using var scope = NewDisposeScope();
-        var attended = attentionNorm.Forward(attention.Forward(x, plan, context), context);
-        return outputNorm.Forward(mlp.Forward(attended, context), context).MoveToOuterDisposeScope();
+        var attended = _attentionNorm.Forward(_attention.Forward(x, plan, context), context);
+        return _outputNorm.Forward(_mlp.Forward(attended, context), context).MoveToOuterDisposeScope();
     }
 }
 
 /// <summary>Embeddings and the stack of blocks.</summary>
 internal sealed class DistilBertModel : Backbone
 {
-    private readonly DistilBertEmbeddings embeddings;
-    private readonly ModuleList<DistilBertBlock> layers;
+    private readonly DistilBertEmbeddings _embeddings;
+    private readonly ModuleList<DistilBertBlock> _layers;
 
     public DistilBertModel(ModelConfig source)
         : base(source, source.Family.Stem + "Model")
     {
         var config = new DistilBertConfig(source);
         Width = config.Width;
-        embeddings = Add("embeddings", new DistilBertEmbeddings(config));
-        layers = new ModuleList<DistilBertBlock>(Enumerable.Range(0, config.Layers).Select(i => new DistilBertBlock(config, i)));
-        Add("transformer", new Wrapper<ModuleList<DistilBertBlock>>("Transformer", "layer", layers));
+        _embeddings = Add("embeddings", new DistilBertEmbeddings(config));
+        _layers = new ModuleList<DistilBertBlock>(Enumerable.Range(0, config.Layers).Select(i => new DistilBertBlock(config, i)));
+        Add("transformer", new Wrapper<ModuleList<DistilBertBlock>>("Transformer", "layer", _layers));
     }
 
     public override long Width { get; }
 
-    public override Embedding TokenEmbeddings => embeddings.Words;
+    public override Embedding TokenEmbeddings => _embeddings.Words;
 
     public override BackboneOutput Forward(Tensor embeddings, ModelInputs inputs, ForwardContext context)
     {
         var plan = AttentionPlan.BothWays(context, embeddings.device);
         var stack = DecoderStack.Run(
-            layers.Items, this.embeddings.Forward(embeddings, context), context, (layer, input, inner) => layer.Forward(input, plan, inner));
+            _layers.Items, _embeddings.Forward(embeddings, context), context, (layer, input, inner) => layer.Forward(input, plan, inner));
         return new BackboneOutput(stack.Output, context.Rows, context.Length) { HiddenStates = stack.Inputs };
     }
 }
@@ -170,18 +170,18 @@ internal sealed class DistilBertMaskedModel : MaskedModel
 {
     private const string HeadName = "vocab_projector";
 
-    private readonly Activation activation;
-    private readonly Linear dense;
-    private readonly LayerNorm norm;
+    private readonly Activation _activation;
+    private readonly Linear _dense;
+    private readonly LayerNorm _norm;
 
     public DistilBertMaskedModel(ModelConfig config, string className)
         : base(config.Family.Backbone(config), className)
     {
         var own = new DistilBertConfig(config);
-        activation = Add("activation", new Activation(own.ActivationName));
+        _activation = Add("activation", new Activation(own.ActivationName));
         AddBackbone();
-        dense = Add("vocab_transform", new Linear(own.Width, own.Width, hasBias: true));
-        norm = Add("vocab_layer_norm", own.Norm());
+        _dense = Add("vocab_transform", new Linear(own.Width, own.Width, hasBias: true));
+        _norm = Add("vocab_layer_norm", own.Norm());
         Head = new Head(Add(HeadName, new Linear(own.Width, own.VocabularySize, hasBias: true)));
         Add("mlm_loss_fct", new Placeholder("CrossEntropyLoss"));
     }
@@ -195,7 +195,7 @@ internal sealed class DistilBertMaskedModel : MaskedModel
     protected override Head Head { get; }
 
     protected override Tensor Transform(Tensor hidden, ForwardContext context) =>
-        norm.Forward(activation.Forward(dense.Forward(hidden, context), context), context);
+        _norm.Forward(_activation.Forward(_dense.Forward(hidden, context), context), context);
 }
 
 /// <summary>A classifier of rows that has two layers over the first position.</summary>
@@ -204,18 +204,18 @@ internal sealed class DistilBertSequenceClassificationModel : SequenceClassifica
     private const string HeadName = "classifier";
     private const string InnerName = "pre_classifier";
 
-    private readonly Linear inner;
-    private readonly Activation activation = new("relu");
-    private readonly Linear classifier;
-    private readonly Dropout dropout;
+    private readonly Linear _inner;
+    private readonly Activation _activation = new("relu");
+    private readonly Linear _classifier;
+    private readonly Dropout _dropout;
 
     public DistilBertSequenceClassificationModel(ModelConfig config, string className)
         : base(config.Family.Backbone(config), className)
     {
         AddBackbone();
-        inner = Add(InnerName, new Linear(Backbone.Width, Backbone.Width, hasBias: true));
-        classifier = Add(HeadName, new Linear(Backbone.Width, LabelCount, hasBias: true));
-        dropout = Add("dropout", new Dropout(config.Number("seq_classif_dropout") ?? 0.2));
+        _inner = Add(InnerName, new Linear(Backbone.Width, Backbone.Width, hasBias: true));
+        _classifier = Add(HeadName, new Linear(Backbone.Width, LabelCount, hasBias: true));
+        _dropout = Add("dropout", new Dropout(config.Number("seq_classif_dropout") ?? 0.2));
     }
 
     public override string? ClassificationHead => HeadName;
@@ -225,23 +225,23 @@ internal sealed class DistilBertSequenceClassificationModel : SequenceClassifica
     public override Tensor Logits(BackboneOutput output, ForwardContext context)
     {
         context = output.In(context) with { Length = 1 };
-        var hidden = activation.Forward(inner.Forward(BertHeads.FirstPosition(output, context), context), context);
-        return classifier.Forward(dropout.Forward(hidden, context), context);
+        var hidden = _activation.Forward(_inner.Forward(BertHeads.FirstPosition(output, context), context), context);
+        return _classifier.Forward(_dropout.Forward(hidden, context), context);
     }
 }
 
 /// <summary>A model that says where an answer stands, with dropout before its output layer.</summary>
 internal sealed class DistilBertQuestionAnsweringModel : QuestionAnsweringModel
 {
-    private readonly Dropout dropout;
+    private readonly Dropout _dropout;
 
     public DistilBertQuestionAnsweringModel(ModelConfig config, string className)
         : base(config, className)
     {
-        dropout = Add("dropout", new Dropout(config.Number("qa_dropout") ?? 0.1));
+        _dropout = Add("dropout", new Dropout(config.Number("qa_dropout") ?? 0.1));
     }
 
-    protected override Tensor Transform(Tensor hidden, ForwardContext context) => dropout.Forward(hidden, context);
+    protected override Tensor Transform(Tensor hidden, ForwardContext context) => _dropout.Forward(hidden, context);
 }
 
 /// <summary>DistilBERT's heads.</summary>

@@ -10,21 +10,21 @@ namespace Peft.Models.Architectures;
 /// </summary>
 internal sealed class GraniteHybridModel : Backbone
 {
-    private readonly ModuleList<GraniteHybridLayer> layers;
-    private readonly RmsNorm norm;
-    private readonly RotaryEmbedding? rotary;
-    private readonly double multiplier;
+    private readonly ModuleList<GraniteHybridLayer> _layers;
+    private readonly RmsNorm _norm;
+    private readonly RotaryEmbedding? _rotary;
+    private readonly double _multiplier;
 
     public GraniteHybridModel(ModelConfig source)
         : base(source, source.Family.Stem + "Model")
     {
         var config = new LlamaConfig(source, new LlamaTraits());
         Width = config.HiddenSize;
-        multiplier = source.Number("embedding_multiplier") ?? 1;
+        _multiplier = source.Number("embedding_multiplier") ?? 1;
         TokenEmbeddings = Add("embed_tokens", new Embedding(config.VocabularySize, config.HiddenSize, source.Integer("pad_token_id")));
-        layers = Add("layers", new ModuleList<GraniteHybridLayer>(Enumerable.Range(0, config.Layers).Select(i => new GraniteHybridLayer(config, i))));
-        norm = Add("norm", config.Norm(config.HiddenSize));
-        rotary = source.String("position_embedding_type") == "rope"
+        _layers = Add("layers", new ModuleList<GraniteHybridLayer>(Enumerable.Range(0, config.Layers).Select(i => new GraniteHybridLayer(config, i))));
+        _norm = Add("norm", config.Norm(config.HiddenSize));
+        _rotary = source.String("position_embedding_type") == "rope"
             ? Add("rotary_emb", new RotaryEmbedding(new RotaryFrequencies(source, config.Attention.HeadSize), config.Stem + "RotaryEmbedding"))
             : null;
     }
@@ -51,13 +51,13 @@ internal sealed class GraniteHybridModel : Backbone
     {
         var device = embeddings.device;
         var pass = new LlamaPass(
-            rotary?.For(context, embeddings.dtype, device),
+            _rotary?.For(context, embeddings.dtype, device),
             new Dictionary<long, AttentionPlan> { [0] = AttentionPlan.Causal(context, device) },
             SequenceLayout.For(context, device));
-        var grown = ParameterTensor.Run(values => values[0] * multiplier, [embeddings], [], context);
-        var stack = DecoderStack.Run(layers.Items, grown, [], context, (layer, values, inner) => layer.Forward(values[0], pass, inner));
+        var grown = ParameterTensor.Run(values => values[0] * _multiplier, [embeddings], [], context);
+        var stack = DecoderStack.Run(_layers.Items, grown, [], context, (layer, values, inner) => layer.Forward(values[0], pass, inner));
         var routers = stack.AllSides;
-        return new BackboneOutput(norm.Forward(stack.Output, context), context.Rows, context.Length)
+        return new BackboneOutput(_norm.Forward(stack.Output, context), context.Rows, context.Length)
         {
             HiddenStates = stack.Inputs,
             RouterLogits = routers,
@@ -69,39 +69,39 @@ internal sealed class GraniteHybridModel : Backbone
 /// <summary>A block: what mixes positions, then experts and the shared MLP side by side, each sum multiplied before it is added.</summary>
 internal sealed class GraniteHybridLayer : Module
 {
-    private readonly LlamaMixer mixer;
-    private readonly SparseMoeBlock? experts;
-    private readonly GraniteHybridMLP shared;
-    private readonly RmsNorm inputNorm;
-    private readonly RmsNorm innerNorm;
-    private readonly double multiplier;
+    private readonly LlamaMixer _mixer;
+    private readonly SparseMoeBlock? _experts;
+    private readonly GraniteHybridMLP _shared;
+    private readonly RmsNorm _inputNorm;
+    private readonly RmsNorm _innerNorm;
+    private readonly double _multiplier;
 
     public GraniteHybridLayer(LlamaConfig config, int layer)
         : base(config.Stem + "DecoderLayer")
     {
         var source = config.Source;
-        multiplier = source.Number("residual_multiplier") ?? 1;
-        inputNorm = Add("input_layernorm", config.Norm(config.HiddenSize));
-        innerNorm = Add("post_attention_layernorm", config.Norm(config.HiddenSize));
+        _multiplier = source.Number("residual_multiplier") ?? 1;
+        _inputNorm = Add("input_layernorm", config.Norm(config.HiddenSize));
+        _innerNorm = Add("post_attention_layernorm", config.Norm(config.HiddenSize));
         if (source.Size("num_local_experts", 8, least: 0, most: 4096) is > 0 and var count)
         {
             var rule = new RouterRule(Mixture.Chosen(config), RouterScores.SoftmaxOfChosen);
-            experts = Add("block_sparse_moe", Mixture.Block(config, new SparseBlock(count, config.InnerSize, rule) { ClassSuffix = "MoE", Router = "router" }));
+            _experts = Add("block_sparse_moe", Mixture.Block(config, new SparseBlock(count, config.InnerSize, rule) { ClassSuffix = "MoE", Router = "router" }));
         }
 
-        shared = Add("shared_mlp", new GraniteHybridMLP(config));
-        mixer = IsAttention(source, layer) ? new LlamaAttention(config, layer) : new Mamba2(config, layer);
-        Add(mixer.LocalName, mixer);
+        _shared = Add("shared_mlp", new GraniteHybridMLP(config));
+        _mixer = IsAttention(source, layer) ? new LlamaAttention(config, layer) : new Mamba2(config, layer);
+        Add(_mixer.LocalName, _mixer);
     }
 
     public IReadOnlyList<Tensor> Forward(Tensor x, LlamaPass pass, ForwardContext context)
     {
         using var scope = NewDisposeScope();
-        var mixed = ResidualSum.Forward(x, mixer.Forward(inputNorm.Forward(x, context), null, pass, context), context, multiplier);
-        var normed = innerNorm.Forward(mixed, context);
-        var computed = shared.Forward(normed, context);
-        var outputs = experts?.Forward(normed, computed, context) ?? [computed];
-        return DecoderStack.Kept([ResidualSum.Forward(mixed, outputs[0], context, multiplier), .. outputs.Skip(1)]);
+        var mixed = ResidualSum.Forward(x, _mixer.Forward(_inputNorm.Forward(x, context), null, pass, context), context, _multiplier);
+        var normed = _innerNorm.Forward(mixed, context);
+        var computed = _shared.Forward(normed, context);
+        var outputs = _experts?.Forward(normed, computed, context) ?? [computed];
+        return DecoderStack.Kept([ResidualSum.Forward(mixed, outputs[0], context, _multiplier), .. outputs.Skip(1)]);
     }
 
     private static bool IsAttention(ModelConfig config, int layer) =>
@@ -111,88 +111,88 @@ internal sealed class GraniteHybridLayer : Module
 /// <summary>The gated MLP with gate and up in one layer.</summary>
 internal sealed class GraniteHybridMLP : Module
 {
-    private readonly Activation activation;
-    private readonly Linear input;
-    private readonly Linear output;
+    private readonly Activation _activation;
+    private readonly Linear _input;
+    private readonly Linear _output;
 
     public GraniteHybridMLP(LlamaConfig config)
         : base(config.Stem + "MLP")
     {
         var inner = config.Source.Size("shared_intermediate_size", 1024);
-        activation = Add("activation", new Activation(config.ActivationName));
-        input = Add("input_linear", new Linear(config.HiddenSize, 2 * inner));
-        output = Add("output_linear", new Linear(inner, config.HiddenSize));
+        _activation = Add("activation", new Activation(config.ActivationName));
+        _input = Add("input_linear", new Linear(config.HiddenSize, 2 * inner));
+        _output = Add("output_linear", new Linear(inner, config.HiddenSize));
     }
 
-    public Tensor Forward(Tensor x, ForwardContext context) => output.Forward(GatedActivation.Forward(input.Forward(x, context), activation, context), context);
+    public Tensor Forward(Tensor x, ForwardContext context) => _output.Forward(GatedActivation.Forward(_input.Forward(x, context), _activation, context), context);
 }
 
 /// <summary>Mamba-2: a state for each head that decays with the step the token asks for; its cache keeps the last inputs of the convolution and the state.</summary>
 internal sealed class Mamba2 : LlamaMixer
 {
-    private readonly long heads;
-    private readonly long headSize;
-    private readonly long groups;
-    private readonly long stateSize;
-    private readonly long inner;
-    private readonly (double Least, double Most)? limit;
-    private readonly ShortConvolution convolution;
-    private readonly Linear input;
-    private readonly Linear output;
-    private readonly GatedRmsNorm norm;
-    private readonly Parameter timeBias;
-    private readonly Parameter logDecay;
-    private readonly Parameter skip;
-    private readonly Activation activation;
-    private readonly int layer;
+    private readonly long _heads;
+    private readonly long _headSize;
+    private readonly long _groups;
+    private readonly long _stateSize;
+    private readonly long _inner;
+    private readonly (double Least, double Most)? _limit;
+    private readonly ShortConvolution _convolution;
+    private readonly Linear _input;
+    private readonly Linear _output;
+    private readonly GatedRmsNorm _norm;
+    private readonly Parameter _timeBias;
+    private readonly Parameter _logDecay;
+    private readonly Parameter _skip;
+    private readonly Activation _activation;
+    private readonly int _layer;
 
     public Mamba2(LlamaConfig config, int layer)
         : base(config.Stem + "MambaLayer", "mamba")
     {
         var source = config.Source;
-        this.layer = layer;
-        heads = source.Size("mamba_n_heads", 128);
-        groups = source.Size("mamba_n_groups", 1);
-        stateSize = source.Size("mamba_d_state", 256);
-        inner = (long)((source.Number("mamba_expand") ?? 2) * config.HiddenSize);
-        headSize = source.String("mamba_d_head") is null && source.Node("mamba_d_head") is not null ? source.Size("mamba_d_head", 64) : inner / heads;
-        if (heads * headSize != inner || heads % groups != 0)
+        _layer = layer;
+        _heads = source.Size("mamba_n_heads", 128);
+        _groups = source.Size("mamba_n_groups", 1);
+        _stateSize = source.Size("mamba_d_state", 256);
+        _inner = (long)((source.Number("mamba_expand") ?? 2) * config.HiddenSize);
+        _headSize = source.String("mamba_d_head") is null && source.Node("mamba_d_head") is not null ? source.Size("mamba_d_head", 64) : _inner / _heads;
+        if (_heads * _headSize != _inner || _heads % _groups != 0)
         {
-            throw new PeftException("ModelConfigInvalid", FormattableString.Invariant($"{heads} heads of width {headSize} in {groups} groups don't make up a width of {inner}.")) { Target = "mamba_d_head" };
+            throw new PeftException("ModelConfigInvalid", FormattableString.Invariant($"{_heads} heads of width {_headSize} in {_groups} groups don't make up a width of {_inner}.")) { Target = "mamba_d_head" };
         }
 
-        limit = Limit(source.Node("time_step_limit") as JsonArray);
+        _limit = Limit(source.Node("time_step_limit") as JsonArray);
         var hasBias = source.Boolean("mamba_proj_bias") ?? false;
-        var channels = inner + (2 * groups * stateSize);
-        activation = Add("act", new Activation(config.ActivationName));
-        convolution = Add("conv1d", new ShortConvolution(channels, source.Size("mamba_d_conv", 4, most: 64), source.Boolean("mamba_conv_bias") ?? true));
-        input = Add("in_proj", new Linear(config.HiddenSize, inner + channels + heads, hasBias));
-        timeBias = AddParameter("dt_bias", [heads]);
-        logDecay = AddParameter("A_log", [heads], keepsFloat32: true);
-        norm = Add("norm", new GatedRmsNorm(inner, inner / groups, config.NormEpsilon, config.Stem + "RMSNormGated", gatesFirst: true));
-        skip = AddParameter("D", [heads]);
-        output = Add("out_proj", new Linear(inner, config.HiddenSize, hasBias));
+        var channels = _inner + (2 * _groups * _stateSize);
+        _activation = Add("act", new Activation(config.ActivationName));
+        _convolution = Add("conv1d", new ShortConvolution(channels, source.Size("mamba_d_conv", 4, most: 64), source.Boolean("mamba_conv_bias") ?? true));
+        _input = Add("in_proj", new Linear(config.HiddenSize, _inner + channels + _heads, hasBias));
+        _timeBias = AddParameter("dt_bias", [_heads]);
+        _logDecay = AddParameter("A_log", [_heads], keepsFloat32: true);
+        _norm = Add("norm", new GatedRmsNorm(_inner, _inner / _groups, config.NormEpsilon, config.Stem + "RMSNormGated", gatesFirst: true));
+        _skip = AddParameter("D", [_heads]);
+        _output = Add("out_proj", new Linear(_inner, config.HiddenSize, hasBias));
     }
 
     public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context)
     {
-        var state = context.Cache?.State<TensorState>(layer);
-        var parts = Splitting.Forward(input.Forward(x, context), [inner, convolution.Channels, heads], context);
-        Parameter[] parameters = [timeBias, logDecay, skip, convolution.Weight, .. convolution.Bias is { } bias ? new[] { bias } : []];
+        var state = context.Cache?.State<TensorState>(_layer);
+        var parts = Splitting.Forward(_input.Forward(x, context), [_inner, _convolution.Channels, _heads], context);
+        Parameter[] parameters = [_timeBias, _logDecay, _skip, _convolution.Weight, .. _convolution.Bias is { } bias ? new[] { bias } : []];
         var mixed = ParameterTensor.Run(inputs => Mix(inputs, pass.Layout, state), [parts[1], parts[2]], parameters, context);
-        return output.Forward(norm.Forward(mixed, parts[0], context), context, residual);
+        return _output.Forward(_norm.Forward(mixed, parts[0], context), context, residual);
     }
 
     private Tensor Mix(IReadOnlyList<Tensor> inputs, SequenceLayout layout, TensorState? state)
     {
         var (bias, decay, direct) = (inputs[2].to(ScalarType.Float32), inputs[3].to(ScalarType.Float32), inputs[4].to(ScalarType.Float32));
-        var (convolved, past) = convolution.Apply(layout.Gather(inputs[0]), state?.Values.ElementAtOrDefault(0), inputs[5], inputs.ElementAtOrDefault(6));
-        convolved = layout.Masked(activation.Apply(convolved)).to(ScalarType.Float32);
-        var x = Heads(convolved, 0, heads, headSize);
-        var written = Shared(Heads(convolved, inner, groups, stateSize));
-        var read = Shared(Heads(convolved, inner + (groups * stateSize), groups, stateSize));
+        var (convolved, past) = _convolution.Apply(layout.Gather(inputs[0]), state?.Values.ElementAtOrDefault(0), inputs[5], inputs.ElementAtOrDefault(6));
+        convolved = layout.Masked(_activation.Apply(convolved)).to(ScalarType.Float32);
+        var x = Heads(convolved, 0, _heads, _headSize);
+        var written = Shared(Heads(convolved, _inner, _groups, _stateSize));
+        var read = Shared(Heads(convolved, _inner + (_groups * _stateSize), _groups, _stateSize));
         var step = nn.functional.softplus(layout.Gather(inputs[1]).to(ScalarType.Float32) + bias);
-        step = limit is { } range ? step.clamp(range.Least, range.Most) : step;
+        step = _limit is { } range ? step.clamp(range.Least, range.Most) : step;
         var (y, recurrent) = GatedRecurrence.Run(read, written, x * step.unsqueeze(-1), step * decay.exp().neg(), null, state?.Values.ElementAtOrDefault(1));
         state?.Replace(past.clone(), recurrent);
         y = y + (x * direct.unsqueeze(-1));
@@ -202,7 +202,7 @@ internal sealed class Mamba2 : LlamaMixer
     private static Tensor Heads(Tensor x, long start, long count, long size) => x.narrow(2, start, count * size).reshape(x.size(0), x.size(1), count, size);
 
     // Each group serves as many consecutive heads.
-    private Tensor Shared(Tensor x) => groups == heads ? x : x.repeat_interleave(heads / groups, 2);
+    private Tensor Shared(Tensor x) => _groups == _heads ? x : x.repeat_interleave(_heads / _groups, 2);
 
     // Infinity is no number in JSON: a bound that isn't a number is none.
     private static (double, double)? Limit(JsonArray? range) => range is not { Count: 2 } ? null : (Bound(range[0], 0), Bound(range[1], double.PositiveInfinity));

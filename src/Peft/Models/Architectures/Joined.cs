@@ -6,43 +6,43 @@ namespace Peft.Models.Architectures;
 /// <summary>Attention whose files hold q, k and v as one layer (Phi-3).</summary>
 internal sealed class JoinedAttention : LlamaMixer
 {
-    private readonly AttentionShape shape;
-    private readonly Linear projections;
-    private readonly Linear output;
-    private readonly int layer;
-    private readonly long window;
+    private readonly AttentionShape _shape;
+    private readonly Linear _projections;
+    private readonly Linear _output;
+    private readonly int _layer;
+    private readonly long _window;
 
     public JoinedAttention(LlamaConfig config, int layer)
         : base(config.Stem + "Attention")
     {
-        this.layer = layer;
-        window = config.Window(layer) ?? 0;
-        shape = config.Attention;
-        output = Add("o_proj", new Linear(shape.Heads * shape.HeadSize, config.HiddenSize));
-        projections = Add("qkv_proj", new Linear(config.HiddenSize, shape.AllHeads * shape.HeadSize));
+        _layer = layer;
+        _window = config.Window(layer) ?? 0;
+        _shape = config.Attention;
+        _output = Add("o_proj", new Linear(_shape.Heads * _shape.HeadSize, config.HiddenSize));
+        _projections = Add("qkv_proj", new Linear(config.HiddenSize, _shape.AllHeads * _shape.HeadSize));
     }
 
     /// <inheritdoc/>
-    public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context) => output.Forward(
-        Attention.Forward(projections.Forward(x, context), shape, pass.RotaryOf(window), pass.Plans[window], layer, context), context, residual);
+    public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context) => _output.Forward(
+        Attention.Forward(_projections.Forward(x, context), _shape, pass.RotaryOf(_window), pass.Plans[_window], _layer, context), context, residual);
 }
 
 /// <summary>The gated MLP whose files hold gate and up as one layer (Phi-3, GLM-4).</summary>
 internal sealed class JoinedMLP : FeedForward
 {
-    private readonly Linear projections;
-    private readonly Linear down;
-    private readonly Activation activation;
+    private readonly Linear _projections;
+    private readonly Linear _down;
+    private readonly Activation _activation;
 
     public JoinedMLP(LlamaConfig config)
         : base(config.Stem + "MLP")
     {
-        projections = Add("gate_up_proj", new Linear(config.HiddenSize, 2 * config.InnerSize));
-        down = Add("down_proj", new Linear(config.InnerSize, config.HiddenSize));
-        activation = Add("activation_fn", new Activation(config.ActivationName));
+        _projections = Add("gate_up_proj", new Linear(config.HiddenSize, 2 * config.InnerSize));
+        _down = Add("down_proj", new Linear(config.InnerSize, config.HiddenSize));
+        _activation = Add("activation_fn", new Activation(config.ActivationName));
     }
 
     /// <inheritdoc/>
     public override IReadOnlyList<Tensor> Forward(Tensor x, Tensor? residual, ForwardContext context) =>
-        [down.Forward(GatedActivation.Forward(projections.Forward(x, context), activation, context), context, residual)];
+        [_down.Forward(GatedActivation.Forward(_projections.Forward(x, context), _activation, context), context, residual)];
 }

@@ -115,35 +115,35 @@ internal static class Lfm2
 /// <summary>C · convolution(B · x), with B, C and x from one projection; its cache keeps the last inputs of the convolution.</summary>
 internal sealed class Lfm2ShortConv : LlamaMixer
 {
-    private readonly ShortConvolution convolution;
-    private readonly Linear input;
-    private readonly Linear output;
-    private readonly long width;
-    private readonly int layer;
+    private readonly ShortConvolution _convolution;
+    private readonly Linear _input;
+    private readonly Linear _output;
+    private readonly long _width;
+    private readonly int _layer;
 
     public Lfm2ShortConv(LlamaConfig config, int layer)
         : base(config.Stem + "ShortConv", "conv")
     {
-        this.layer = layer;
-        width = config.HiddenSize;
+        _layer = layer;
+        _width = config.HiddenSize;
         var hasBias = config.Source.Boolean("conv_bias") ?? false;
-        convolution = Add("conv", new ShortConvolution(width, config.Source.Size("conv_L_cache", 3, most: 64), hasBias));
-        input = Add("in_proj", new Linear(width, 3 * width, hasBias));
-        output = Add("out_proj", new Linear(width, width, hasBias));
+        _convolution = Add("conv", new ShortConvolution(_width, config.Source.Size("conv_L_cache", 3, most: 64), hasBias));
+        _input = Add("in_proj", new Linear(_width, 3 * _width, hasBias));
+        _output = Add("out_proj", new Linear(_width, _width, hasBias));
     }
 
     public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context)
     {
-        var state = context.Cache?.State<TensorState>(layer);
-        Parameter[] parameters = convolution.Bias is null ? [convolution.Weight] : [convolution.Weight, convolution.Bias];
-        var mixed = ParameterTensor.Run(inputs => Mix(inputs, pass.Layout, state), [input.Forward(x, context)], parameters, context);
-        return output.Forward(mixed, context, residual);
+        var state = context.Cache?.State<TensorState>(_layer);
+        Parameter[] parameters = _convolution.Bias is null ? [_convolution.Weight] : [_convolution.Weight, _convolution.Bias];
+        var mixed = ParameterTensor.Run(inputs => Mix(inputs, pass.Layout, state), [_input.Forward(x, context)], parameters, context);
+        return _output.Forward(mixed, context, residual);
     }
 
     private Tensor Mix(IReadOnlyList<Tensor> inputs, SequenceLayout layout, TensorState? state)
     {
         var parts = layout.Gather(inputs[0]).chunk(3, 2);
-        var (convolved, past) = convolution.Apply(parts[0] * parts[2], state?.Values.ElementAtOrDefault(0), inputs[1], inputs.ElementAtOrDefault(2));
+        var (convolved, past) = _convolution.Apply(parts[0] * parts[2], state?.Values.ElementAtOrDefault(0), inputs[1], inputs.ElementAtOrDefault(2));
         state?.Replace(past.clone());
         return layout.Scatter(parts[1] * convolved);
     }

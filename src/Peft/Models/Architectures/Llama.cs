@@ -31,63 +31,63 @@ internal abstract class LlamaMixer(string className, string localName = "self_at
 /// <summary>Attention with rotary positions and grouped key and value heads.</summary>
 internal sealed class LlamaAttention : LlamaMixer
 {
-    private readonly AttentionShape shape;
-    private readonly LinearGroup projections;
-    private readonly Linear output;
-    private readonly RmsNorm? queryNorm;
-    private readonly RmsNorm? keyNorm;
-    private readonly Parameter? sinks;
-    private readonly int layer;
-    private readonly long window;
-    private readonly bool hasRotary;
+    private readonly AttentionShape _shape;
+    private readonly LinearGroup _projections;
+    private readonly Linear _output;
+    private readonly RmsNorm? _queryNorm;
+    private readonly RmsNorm? _keyNorm;
+    private readonly Parameter? _sinks;
+    private readonly int _layer;
+    private readonly long _window;
+    private readonly bool _hasRotary;
 
     public LlamaAttention(LlamaConfig config, int layer)
         : base(config.Stem + "Attention")
     {
-        this.layer = layer;
-        window = config.Window(layer) ?? 0;
-        hasRotary = config.HasRotary(layer);
-        shape = config.Attention;
-        var queries = Add("q_proj", new Linear(config.HiddenSize, shape.Heads * shape.HeadSize, config.ProjectionBias));
-        var keys = Add("k_proj", new Linear(config.HiddenSize, shape.KeyValueHeads * shape.HeadSize, config.ProjectionBias));
-        var values = Add("v_proj", new Linear(config.HiddenSize, shape.KeyValueHeads * shape.HeadSize, config.ProjectionBias));
-        output = Add(config.Names.Output, new Linear(shape.Heads * shape.HeadSize, config.HiddenSize, config.AttentionBias && config.Traits.HasOutputBias));
-        sinks = config.HasSinks ? AddParameter("sinks", [shape.Heads]) : null;
+        _layer = layer;
+        _window = config.Window(layer) ?? 0;
+        _hasRotary = config.HasRotary(layer);
+        _shape = config.Attention;
+        var queries = Add("q_proj", new Linear(config.HiddenSize, _shape.Heads * _shape.HeadSize, config.ProjectionBias));
+        var keys = Add("k_proj", new Linear(config.HiddenSize, _shape.KeyValueHeads * _shape.HeadSize, config.ProjectionBias));
+        var values = Add("v_proj", new Linear(config.HiddenSize, _shape.KeyValueHeads * _shape.HeadSize, config.ProjectionBias));
+        _output = Add(config.Names.Output, new Linear(_shape.Heads * _shape.HeadSize, config.HiddenSize, config.AttentionBias && config.Traits.HasOutputBias));
+        _sinks = config.HasSinks ? AddParameter("sinks", [_shape.Heads]) : null;
         if (config.HasHeadNorms)
         {
             var together = config.Traits.NormsHeadsTogether;
-            queryNorm = Add(config.Names.QueryNorm, config.Norm(together ? shape.Heads * shape.HeadSize : shape.HeadSize));
-            keyNorm = Add(config.Names.KeyNorm, config.Norm(together ? shape.KeyValueHeads * shape.HeadSize : shape.HeadSize));
+            _queryNorm = Add(config.Names.QueryNorm, config.Norm(together ? _shape.Heads * _shape.HeadSize : _shape.HeadSize));
+            _keyNorm = Add(config.Names.KeyNorm, config.Norm(together ? _shape.KeyValueHeads * _shape.HeadSize : _shape.HeadSize));
         }
 
-        projections = Group(queries, keys, values);
+        _projections = Group(queries, keys, values);
     }
 
     /// <summary>Attention of x, added to <paramref name="residual"/>.</summary>
     public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context) =>
-        output.Forward(Attend(projections.Forward(x, context), pass, context), context, residual);
+        _output.Forward(Attend(_projections.Forward(x, context), pass, context), context, residual);
 
     private Tensor Attend(Tensor projected, LlamaPass pass, ForwardContext context)
     {
-        var rotary = hasRotary ? pass.RotaryOf(window) : null;
-        if (queryNorm is null || keyNorm is null)
+        var rotary = _hasRotary ? pass.RotaryOf(_window) : null;
+        if (_queryNorm is null || _keyNorm is null)
         {
-            return Attention.Forward(projected, shape, rotary, pass.Plans[window], layer, context, new ScoreTerms(Sinks: sinks));
+            return Attention.Forward(projected, _shape, rotary, pass.Plans[_window], _layer, context, new ScoreTerms(Sinks: _sinks));
         }
 
-        var width = shape.KeyValueHeads * shape.HeadSize;
-        var parts = Splitting.Forward(projected, [shape.Heads * shape.HeadSize, width, width], context);
+        var width = _shape.KeyValueHeads * _shape.HeadSize;
+        var parts = Splitting.Forward(projected, [_shape.Heads * _shape.HeadSize, width, width], context);
         return Attention.Forward(
-            queryNorm.Forward(parts[0], context), keyNorm.Forward(parts[1], context), parts[2], shape, rotary, pass.Plans[window], layer, context);
+            _queryNorm.Forward(parts[0], context), _keyNorm.Forward(parts[1], context), parts[2], _shape, rotary, pass.Plans[_window], _layer, context);
     }
 }
 
 /// <summary>The gated MLP: down(act(gate(x)) · up(x)).</summary>
 internal sealed class LlamaMLP : FeedForward
 {
-    private readonly LinearGroup projections;
-    private readonly Linear down;
-    private readonly Activation activation;
+    private readonly LinearGroup _projections;
+    private readonly Linear _down;
+    private readonly Activation _activation;
 
     public LlamaMLP(LlamaConfig config, long? innerSize = null)
         : base(config.Stem + "MLP")
@@ -96,21 +96,21 @@ internal sealed class LlamaMLP : FeedForward
         var names = config.Names.Mlp;
         var gate = Add(names[0], new Linear(config.HiddenSize, inner, config.MlpBias));
         var up = Add(names[1], new Linear(config.HiddenSize, inner, config.MlpBias));
-        down = Add(names[2], new Linear(inner, config.HiddenSize, config.MlpBias));
-        activation = new Activation(config.ActivationName);
+        _down = Add(names[2], new Linear(inner, config.HiddenSize, config.MlpBias));
+        _activation = new Activation(config.ActivationName);
         if (config.Names.ListsActivation)
         {
-            Add("act_fn", activation);
+            Add("act_fn", _activation);
         }
 
-        projections = Group(gate, up);
+        _projections = Group(gate, up);
     }
 
     public override IReadOnlyList<Tensor> Forward(Tensor x, Tensor? residual, ForwardContext context) => [Compute(x, residual, context)];
 
     /// <summary>The MLP of x, added to <paramref name="residual"/> where there is one.</summary>
-    public Tensor Compute(Tensor x, Tensor? residual, ForwardContext context) => down.Forward(
-        GatedActivation.Forward(projections.Forward(x, context), activation, context), context, residual);
+    public Tensor Compute(Tensor x, Tensor? residual, ForwardContext context) => _down.Forward(
+        GatedActivation.Forward(_projections.Forward(x, context), _activation, context), context, residual);
 }
 
 /// <summary>
@@ -118,33 +118,33 @@ internal sealed class LlamaMLP : FeedForward
 /// </summary>
 internal sealed class LlamaDecoderLayer : Module
 {
-    private readonly LlamaMixer attention;
-    private readonly FeedForward mlp;
-    private readonly RmsNorm? inputNorm;
-    private readonly RmsNorm? attentionNorm;
-    private readonly RmsNorm? innerNorm;
-    private readonly RmsNorm? outputNorm;
-    private readonly Dropout? attentionDropout;
-    private readonly Dropout? outputDropout;
-    private readonly double scale;
+    private readonly LlamaMixer _attention;
+    private readonly FeedForward _mlp;
+    private readonly RmsNorm? _inputNorm;
+    private readonly RmsNorm? _attentionNorm;
+    private readonly RmsNorm? _innerNorm;
+    private readonly RmsNorm? _outputNorm;
+    private readonly Dropout? _attentionDropout;
+    private readonly Dropout? _outputDropout;
+    private readonly double _scale;
 
     public LlamaDecoderLayer(LlamaConfig config, int layer)
         : base(config.Stem + "DecoderLayer")
     {
         var names = config.Names;
-        scale = config.ResidualScale;
-        attention = config.Mixer(layer);
-        Add(attention.LocalName, attention);
-        mlp = Add(names.FeedForward, config.FeedForward(layer));
-        inputNorm = Norm(names.InputNorm);
-        innerNorm = names.ListsInnerNormFirst ? Norm(names.InnerNorm) : null;
-        attentionNorm = Norm(names.AttentionNorm);
-        innerNorm ??= Norm(names.InnerNorm);
-        outputNorm = Norm(names.OutputNorm);
+        _scale = config.ResidualScale;
+        _attention = config.Mixer(layer);
+        Add(_attention.LocalName, _attention);
+        _mlp = Add(names.FeedForward, config.FeedForward(layer));
+        _inputNorm = Norm(names.InputNorm);
+        _innerNorm = names.ListsInnerNormFirst ? Norm(names.InnerNorm) : null;
+        _attentionNorm = Norm(names.AttentionNorm);
+        _innerNorm ??= Norm(names.InnerNorm);
+        _outputNorm = Norm(names.OutputNorm);
         if (names.Dropouts is { } dropouts)
         {
-            attentionDropout = Add(dropouts.Attention, new Dropout(config.Source.Number("resid_pdrop") ?? 0));
-            outputDropout = Add(dropouts.FeedForward, new Dropout(config.Source.Number("resid_pdrop") ?? 0));
+            _attentionDropout = Add(dropouts.Attention, new Dropout(config.Source.Number("resid_pdrop") ?? 0));
+            _outputDropout = Add(dropouts.FeedForward, new Dropout(config.Source.Number("resid_pdrop") ?? 0));
         }
 
         RmsNorm? Norm(string? name) => name is null ? null : Add(name, config.Norm(config.HiddenSize));
@@ -153,39 +153,39 @@ internal sealed class LlamaDecoderLayer : Module
     public IReadOnlyList<Tensor> Forward(Tensor x, LlamaPass pass, ForwardContext context)
     {
         using var scope = NewDisposeScope();
-        var normed = inputNorm?.Forward(x, context) ?? x;
-        var attended = IsPlain(attentionNorm, attentionDropout, context)
-            ? attention.Forward(normed, x, pass, context)
-            : Sum(x, attention.Forward(normed, null, pass, context), attentionNorm, attentionDropout, context);
-        normed = innerNorm?.Forward(attended, context) ?? attended;
-        if (IsPlain(outputNorm, outputDropout, context))
+        var normed = _inputNorm?.Forward(x, context) ?? x;
+        var attended = IsPlain(_attentionNorm, _attentionDropout, context)
+            ? _attention.Forward(normed, x, pass, context)
+            : Sum(x, _attention.Forward(normed, null, pass, context), _attentionNorm, _attentionDropout, context);
+        normed = _innerNorm?.Forward(attended, context) ?? attended;
+        if (IsPlain(_outputNorm, _outputDropout, context))
         {
-            return DecoderStack.Kept(mlp.Forward(normed, attended, context));
+            return DecoderStack.Kept(_mlp.Forward(normed, attended, context));
         }
 
-        var outputs = mlp.Forward(normed, null, context);
-        return DecoderStack.Kept([Sum(attended, outputs[0], outputNorm, outputDropout, context), .. outputs.Skip(1)]);
+        var outputs = _mlp.Forward(normed, null, context);
+        return DecoderStack.Kept([Sum(attended, outputs[0], _outputNorm, _outputDropout, context), .. outputs.Skip(1)]);
     }
 
     /// <summary>Whether what is added can be added in the product that forms it.</summary>
-    private bool IsPlain(RmsNorm? norm, Dropout? dropout, ForwardContext context) => norm is null && scale == 1 && dropout?.Acts(context) != true;
+    private bool IsPlain(RmsNorm? norm, Dropout? dropout, ForwardContext context) => norm is null && _scale == 1 && dropout?.Acts(context) != true;
 
     private Tensor Sum(Tensor x, Tensor added, RmsNorm? norm, Dropout? dropout, ForwardContext context)
     {
         added = norm?.Forward(added, context) ?? added;
-        return ResidualSum.Forward(x, dropout?.Forward(added, context) ?? added, context, scale);
+        return ResidualSum.Forward(x, dropout?.Forward(added, context) ?? added, context, _scale);
     }
 }
 
 /// <summary>The stack of blocks between the embedding and the final norm.</summary>
 internal sealed class LlamaModel : Backbone
 {
-    private readonly ModuleList<LlamaDecoderLayer> layers;
-    private readonly RmsNorm norm;
-    private readonly RotaryEmbedding rotary;
-    private readonly RotaryEmbedding? localRotary;
-    private readonly long[] windows;
-    private readonly double scale;
+    private readonly ModuleList<LlamaDecoderLayer> _layers;
+    private readonly RmsNorm _norm;
+    private readonly RotaryEmbedding _rotary;
+    private readonly RotaryEmbedding? _localRotary;
+    private readonly long[] _windows;
+    private readonly double _scale;
 
     public LlamaModel(ModelConfig source, LlamaTraits? traits = null)
         : base(source, source.Family.Stem + traits?.Part + "Model")
@@ -193,47 +193,47 @@ internal sealed class LlamaModel : Backbone
         traits ??= new LlamaTraits();
         var config = new LlamaConfig(source, traits);
         Width = config.HiddenSize;
-        scale = source.Number("embedding_multiplier") ?? 1;
+        _scale = source.Number("embedding_multiplier") ?? 1;
         TokenEmbeddings = Add("embed_tokens", new Embedding(
             config.VocabularySize, Width, source.Integer("pad_token_id"), traits.EmbeddingScale?.ClassName ?? "Embedding", traits.EmbeddingScale?.Of(Width) ?? 1));
-        layers = Add("layers", new ModuleList<LlamaDecoderLayer>(Enumerable.Range(0, config.Layers).Select(i => new LlamaDecoderLayer(config, i))));
-        norm = config.Norm(config.HiddenSize);
-        rotary = config.Rotary(isLocal: false);
-        localRotary = traits.LocalBase is null ? null : config.Rotary(isLocal: true);
+        _layers = Add("layers", new ModuleList<LlamaDecoderLayer>(Enumerable.Range(0, config.Layers).Select(i => new LlamaDecoderLayer(config, i))));
+        _norm = config.Norm(config.HiddenSize);
+        _rotary = config.Rotary(isLocal: false);
+        _localRotary = traits.LocalBase is null ? null : config.Rotary(isLocal: true);
         if (traits.Names.ListsRotaryFirst)
         {
-            Add(traits.Names.Rotary, rotary);
+            Add(traits.Names.Rotary, _rotary);
         }
 
-        Add(traits.Names.FinalNorm, norm);
+        Add(traits.Names.FinalNorm, _norm);
         if (!traits.Names.ListsRotaryFirst)
         {
-            Add(traits.Names.Rotary, rotary);
+            Add(traits.Names.Rotary, _rotary);
         }
 
-        windows = [.. Enumerable.Range(0, config.Layers).Select(i => config.Window(i) ?? 0).Distinct()];
+        _windows = [.. Enumerable.Range(0, config.Layers).Select(i => config.Window(i) ?? 0).Distinct()];
     }
 
     public override long Width { get; }
 
     public override Embedding TokenEmbeddings { get; }
 
-    public override bool CanContinue(long from, long to) => rotary.CanContinue(from, to);
+    public override bool CanContinue(long from, long to) => _rotary.CanContinue(from, to);
 
     public override BackboneOutput Forward(Tensor embeddings, ModelInputs inputs, ForwardContext context)
     {
         var (type, device) = (embeddings.dtype, embeddings.device);
         var pass = new LlamaPass(
-            rotary.For(context, type, device),
-            windows.ToDictionary(static window => window, window => AttentionPlan.Causal(context, device, window == 0 ? null : window)),
+            _rotary.For(context, type, device),
+            _windows.ToDictionary(static window => window, window => AttentionPlan.Causal(context, device, window == 0 ? null : window)),
             SequenceLayout.For(context, device))
         {
-            LocalRotary = localRotary?.For(context, type, device),
+            LocalRotary = _localRotary?.For(context, type, device),
         };
-        var grown = scale == 1 ? embeddings : ParameterTensor.Run(values => values[0] * scale, [embeddings], [], context);
-        var stack = DecoderStack.Run(layers.Items, grown, [], context, (layer, inputs, inner) => layer.Forward(inputs[0], pass, inner));
+        var grown = _scale == 1 ? embeddings : ParameterTensor.Run(values => values[0] * _scale, [embeddings], [], context);
+        var stack = DecoderStack.Run(_layers.Items, grown, [], context, (layer, inputs, inner) => layer.Forward(inputs[0], pass, inner));
         var routers = stack.AllSides;
-        return new BackboneOutput(norm.Forward(stack.Output, context), context.Rows, context.Length)
+        return new BackboneOutput(_norm.Forward(stack.Output, context), context.Rows, context.Length)
         {
             HiddenStates = stack.Inputs,
             RouterLogits = routers,
@@ -245,7 +245,7 @@ internal sealed class LlamaModel : Backbone
     {
         if (disposing)
         {
-            localRotary?.Dispose();
+            _localRotary?.Dispose();
         }
 
         base.Dispose(disposing);

@@ -110,12 +110,12 @@ internal sealed record LlamaNames
 /// <summary>What a Llama's configuration says; what it leaves out is as in the 7B model, which is transformers' default (Touvron et al. 2023; Grattafiori et al. 2024).</summary>
 internal sealed class LlamaConfig
 {
-    private readonly LlamaTraits traits;
+    private readonly LlamaTraits _traits;
 
     public LlamaConfig(ModelConfig config, LlamaTraits traits)
     {
         Source = config;
-        this.traits = traits;
+        _traits = traits;
         VocabularySize = config.Size("vocab_size", 32000);
         HiddenSize = config.Size("hidden_size", 4096);
         InnerSize = config.Size("intermediate_size", 11008);
@@ -171,43 +171,43 @@ internal sealed class LlamaConfig
     /// <summary>Multiplies what a block adds to its input (Granite).</summary>
     public double ResidualScale { get; }
 
-    public LlamaTraits Traits => traits;
+    public LlamaTraits Traits => _traits;
 
-    public bool HasHeadNorms => traits.HasHeadNorms;
+    public bool HasHeadNorms => _traits.HasHeadNorms;
 
-    public bool HasSinks => traits.HasSinks;
+    public bool HasSinks => _traits.HasSinks;
 
-    public LlamaNames Names => traits.Names;
+    public LlamaNames Names => _traits.Names;
 
-    public bool ProjectionBias => traits.HasProjectionBias || AttentionBias;
+    public bool ProjectionBias => _traits.HasProjectionBias || AttentionBias;
 
     public string Stem => Source.Family.Stem;
 
     public bool MlpBias { get; }
 
     /// <summary>A norm of the family.</summary>
-    public RmsNorm Norm(long size) => new(size, NormEpsilon, Stem + "RMSNorm", addsOne: traits.AddsOneToNorms);
+    public RmsNorm Norm(long size) => new(size, NormEpsilon, Stem + "RMSNorm", addsOne: _traits.AddsOneToNorms);
 
     /// <summary>Rotary positions, of layers with a window where theirs are others.</summary>
     public RotaryEmbedding Rotary(bool isLocal)
     {
-        var size = traits.RotarySize is { } key ? Source.Size(key, 64) : Attention.HeadSize;
+        var size = _traits.RotarySize is { } key ? Source.Size(key, 64) : Attention.HeadSize;
         return new RotaryEmbedding(
-            new RotaryFrequencies(Source, size, traits.RotaryShare, traits.LocalBase is { } local ? RotaryParameters(isLocal, local.Key, local.Otherwise) : null),
-            Stem + (traits.RotaryPart ?? traits.Part) + "RotaryEmbedding",
-            Source.Boolean("rope_interleave") ?? traits.IsInterleaved);
+            new RotaryFrequencies(Source, size, _traits.RotaryShare, _traits.LocalBase is { } local ? RotaryParameters(isLocal, local.Key, local.Otherwise) : null),
+            Stem + (_traits.RotaryPart ?? _traits.Part) + "RotaryEmbedding",
+            Source.Boolean("rope_interleave") ?? _traits.IsInterleaved);
     }
 
     /// <summary>What a layer mixes positions with.</summary>
-    public LlamaMixer Mixer(int layer) => traits.Mixer?.Invoke(this, layer) ?? new LlamaAttention(this, layer);
+    public LlamaMixer Mixer(int layer) => _traits.Mixer?.Invoke(this, layer) ?? new LlamaAttention(this, layer);
 
     /// <summary>What a layer computes after attention.</summary>
-    public FeedForward FeedForward(int layer) => traits.FeedForward?.Invoke(this, layer) ?? new LlamaMLP(this);
+    public FeedForward FeedForward(int layer) => _traits.FeedForward?.Invoke(this, layer) ?? new LlamaMLP(this);
 
     /// <summary>How many positions a layer sees, its own included; null for all.</summary>
     public long? Window(int layer)
     {
-        if (!traits.HasWindow || Source.Boolean("use_sliding_window") == false || Source.Integer("sliding_window") is not { } window)
+        if (!_traits.HasWindow || Source.Boolean("use_sliding_window") == false || Source.Integer("sliding_window") is not { } window)
         {
             return null;
         }
@@ -218,10 +218,10 @@ internal sealed class LlamaConfig
     }
 
     /// <summary>Whether a layer has rotary positions.</summary>
-    public bool HasRotary(int layer) => !traits.HasLayersWithoutRotary
+    public bool HasRotary(int layer) => !_traits.HasLayersWithoutRotary
         || (Source.Numbers("no_rope_layers") is { } layers && layer < layers.Count ? layers[layer] != 0 : (layer + 1) % Source.Size("no_rope_layer_interval", 4) != 0);
 
-    private long Pattern => traits.PatternKey is { } key ? Source.Size(key, traits.FullEvery) : traits.FullEvery;
+    private long Pattern => _traits.PatternKey is { } key ? Source.Size(key, _traits.FullEvery) : _traits.FullEvery;
 
     private static double Scale(ModelConfig config, long headSize) => config.Number("attention_multiplier")
         ?? (1 / Math.Sqrt(config.Number("query_pre_attn_scalar") ?? headSize));

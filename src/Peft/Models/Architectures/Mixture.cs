@@ -44,52 +44,52 @@ internal sealed record SparseBlock(long Experts, long InnerSize, RouterRule Rule
 /// <summary>Experts that a router chooses for each token (Jiang et al. 2024), beside a shared one where there is one.</summary>
 internal sealed class SparseMoeBlock : FeedForward
 {
-    private readonly Router router;
-    private readonly Experts experts;
-    private readonly LlamaMLP? shared;
-    private readonly Linear? sharedGate;
-    private readonly Parameter? correction;
+    private readonly Router _router;
+    private readonly Experts _experts;
+    private readonly LlamaMLP? _shared;
+    private readonly Linear? _sharedGate;
+    private readonly Parameter? _correction;
 
     public SparseMoeBlock(string stem, long width, string activation, SparseBlock block)
         : base(stem + block.ClassSuffix)
     {
-        router = new Router(
+        _router = new Router(
             block.Experts,
             width,
             block.Rule,
             stem + (block.ClassSuffix == "MoE" && block.Correction is not null ? "TopkRouter" : "TopKRouter"),
             hasBias: block.MakeExperts is not null,
             block.HoldsCorrection ? null : block.Correction);
-        experts = block.MakeExperts?.Invoke()
+        _experts = block.MakeExperts?.Invoke()
             ?? new Experts(new ExpertSizes(block.Experts, width, block.InnerSize), stem + "Experts", new Activation(activation), block.ListsActivation);
-        correction = block.HoldsCorrection && block.Correction is { } name ? AddBuffer(name, [block.Experts]) : null;
+        _correction = block.HoldsCorrection && block.Correction is { } name ? AddBuffer(name, [block.Experts]) : null;
         if (block.ListsExpertsFirst)
         {
-            Add("experts", experts);
+            Add("experts", _experts);
         }
 
-        Add(block.Router, router);
+        Add(block.Router, _router);
         if (!block.ListsExpertsFirst)
         {
-            Add("experts", experts);
+            Add("experts", _experts);
         }
 
-        shared = block.Shared is null ? null : Add(block.SharedName, block.Shared());
-        sharedGate = block.GatesShared ? Add(block.SharedName + "_gate", new Linear(width, 1)) : null;
+        _shared = block.Shared is null ? null : Add(block.SharedName, block.Shared());
+        _sharedGate = block.GatesShared ? Add(block.SharedName + "_gate", new Linear(width, 1)) : null;
     }
 
     public override IReadOnlyList<Tensor> Forward(Tensor x, Tensor? residual, ForwardContext context)
     {
         residual ??= ResidualSum.Zero(x, context);
-        var routing = router.Forward(x, context, correction);
-        if (shared is not null)
+        var routing = _router.Forward(x, context, _correction);
+        if (_shared is not null)
         {
-            residual = sharedGate is null
-                ? shared.Compute(x, residual, context)
-                : ResidualSum.Forward(residual, SigmoidGate.Forward(shared.Compute(x, null, context), sharedGate.Forward(x, context), context), context);
+            residual = _sharedGate is null
+                ? _shared.Compute(x, residual, context)
+                : ResidualSum.Forward(residual, SigmoidGate.Forward(_shared.Compute(x, null, context), _sharedGate.Forward(x, context), context), context);
         }
 
-        return [experts.Forward(x, residual, routing, context), routing.Logits];
+        return [_experts.Forward(x, residual, routing, context), routing.Logits];
     }
 }
 

@@ -8,11 +8,11 @@ namespace Peft.Models.Architectures;
 /// <summary>What a ModernBERT's configuration says; what it leaves out is as in the base model (Warner et al. 2024).</summary>
 internal sealed class ModernBertConfig
 {
-    private readonly ModelConfig source;
+    private readonly ModelConfig _source;
 
     public ModernBertConfig(ModelConfig config)
     {
-        source = config;
+        _source = config;
         Width = config.Size("hidden_size", 768);
         InnerSize = config.Size("intermediate_size", 1152);
         Layers = (int)config.Size("num_hidden_layers", 22, least: 0, most: 10_000);
@@ -21,7 +21,7 @@ internal sealed class ModernBertConfig
         Reach = config.Size("local_attention", 128, least: 0) / 2;
     }
 
-    public string Stem => source.Family.Stem;
+    public string Stem => _source.Family.Stem;
 
     public long Width { get; }
 
@@ -36,95 +36,95 @@ internal sealed class ModernBertConfig
     /// <summary>How many positions a local layer sees to each side.</summary>
     public long Reach { get; }
 
-    public string ActivationName => source.String("hidden_activation") ?? "gelu";
+    public string ActivationName => _source.String("hidden_activation") ?? "gelu";
 
-    public bool AttentionBias => source.Boolean("attention_bias") ?? false;
+    public bool AttentionBias => _source.Boolean("attention_bias") ?? false;
 
-    public bool MlpBias => source.Boolean("mlp_bias") ?? false;
+    public bool MlpBias => _source.Boolean("mlp_bias") ?? false;
 
-    public Embedding Words() => new(source.Size("vocab_size", 50368), Width, source.Integer("pad_token_id"));
+    public Embedding Words() => new(_source.Size("vocab_size", 50368), Width, _source.Integer("pad_token_id"));
 
-    public LayerNorm Norm() => new(Width, source.Number("norm_eps") ?? 1e-5, source.Boolean("norm_bias") ?? false);
+    public LayerNorm Norm() => new(Width, _source.Number("norm_eps") ?? 1e-5, _source.Boolean("norm_bias") ?? false);
 
-    public Dropout Dropout(string key) => new(source.Number(key) ?? 0);
+    public Dropout Dropout(string key) => new(_source.Number(key) ?? 0);
 
     /// <summary>Whether a layer sees its neighbours alone.</summary>
-    public bool IsLocal(int layer) => source.Node("layer_types") is JsonArray kinds && layer < kinds.Count
+    public bool IsLocal(int layer) => _source.Node("layer_types") is JsonArray kinds && layer < kinds.Count
         ? (string?)kinds[layer] == "sliding_attention"
-        : layer % (source.Integer("global_attn_every_n_layers") ?? 3) != 0;
+        : layer % (_source.Integer("global_attn_every_n_layers") ?? 3) != 0;
 
     /// <summary>The frequencies of local or of other layers; published files give two bases, transformers 5 saves two sets.</summary>
     public RotaryFrequencies Frequencies(bool isLocal)
     {
-        var own = (source.Node("rope_parameters") as JsonObject)?[isLocal ? "sliding_attention" : "full_attention"] as JsonObject;
+        var own = (_source.Node("rope_parameters") as JsonObject)?[isLocal ? "sliding_attention" : "full_attention"] as JsonObject;
         var parameters = own is null ? [] : (JsonObject)own.DeepClone();
-        parameters.TryAdd("rope_theta", source.Number(isLocal ? "local_rope_theta" : "global_rope_theta") ?? (isLocal ? 10_000.0 : 160_000.0));
-        return new RotaryFrequencies(source, Attention.HeadSize, parameters: parameters);
+        parameters.TryAdd("rope_theta", _source.Number(isLocal ? "local_rope_theta" : "global_rope_theta") ?? (isLocal ? 10_000.0 : 160_000.0));
+        return new RotaryFrequencies(_source, Attention.HeadSize, parameters: parameters);
     }
 }
 
 /// <summary>Vectors of tokens, normed.</summary>
 internal sealed class ModernBertEmbeddings : Module
 {
-    private readonly LayerNorm norm;
-    private readonly Dropout dropout;
+    private readonly LayerNorm _norm;
+    private readonly Dropout _dropout;
 
     public ModernBertEmbeddings(ModernBertConfig config)
         : base(config.Stem + "Embeddings")
     {
         Words = Add("tok_embeddings", config.Words());
-        norm = Add("norm", config.Norm());
-        dropout = Add("drop", config.Dropout("embedding_dropout"));
+        _norm = Add("norm", config.Norm());
+        _dropout = Add("drop", config.Dropout("embedding_dropout"));
     }
 
     public Embedding Words { get; }
 
-    public Tensor Forward(Tensor words, ForwardContext context) => dropout.Forward(norm.Forward(words, context), context);
+    public Tensor Forward(Tensor words, ForwardContext context) => _dropout.Forward(_norm.Forward(words, context), context);
 }
 
 /// <summary>Attention with rotary positions, one projection for queries, keys and values.</summary>
 internal sealed class ModernBertAttention : Module
 {
-    private readonly AttentionShape shape;
-    private readonly Linear projections;
-    private readonly Linear output;
-    private readonly Dropout dropout;
-    private readonly int layer;
+    private readonly AttentionShape _shape;
+    private readonly Linear _projections;
+    private readonly Linear _output;
+    private readonly Dropout _dropout;
+    private readonly int _layer;
 
     public ModernBertAttention(ModernBertConfig config, int layer)
         : base(config.Stem + "Attention")
     {
-        this.layer = layer;
-        shape = config.Attention;
-        projections = Add("Wqkv", new Linear(config.Width, 3 * config.Width, config.AttentionBias));
-        output = Add("Wo", new Linear(config.Width, config.Width, config.AttentionBias));
-        dropout = new Dropout(config.AttentionDropout);
-        Add<Module>("out_drop", config.AttentionDropout > 0 ? dropout : new Placeholder("Identity"));
+        _layer = layer;
+        _shape = config.Attention;
+        _projections = Add("Wqkv", new Linear(config.Width, 3 * config.Width, config.AttentionBias));
+        _output = Add("Wo", new Linear(config.Width, config.Width, config.AttentionBias));
+        _dropout = new Dropout(config.AttentionDropout);
+        Add<Module>("out_drop", config.AttentionDropout > 0 ? _dropout : new Placeholder("Identity"));
     }
 
-    public Tensor Forward(Tensor x, Tensor residual, ModernBertKind kind, ForwardContext context) => dropout.AddProjection(
-        output, Attention.Forward(projections.Forward(x, context), shape, kind.Rotary, kind.Plan, layer, context), residual, context);
+    public Tensor Forward(Tensor x, Tensor residual, ModernBertKind kind, ForwardContext context) => _dropout.AddProjection(
+        _output, Attention.Forward(_projections.Forward(x, context), _shape, kind.Rotary, kind.Plan, _layer, context), residual, context);
 }
 
 /// <summary>The gated MLP: Wo(act(first half) · second half).</summary>
 internal sealed class ModernBertMLP : Module
 {
-    private readonly Linear inner;
-    private readonly Activation activation;
-    private readonly Dropout dropout;
-    private readonly Linear output;
+    private readonly Linear _inner;
+    private readonly Activation _activation;
+    private readonly Dropout _dropout;
+    private readonly Linear _output;
 
     public ModernBertMLP(ModernBertConfig config)
         : base(config.Stem + "MLP")
     {
-        inner = Add("Wi", new Linear(config.Width, 2 * config.InnerSize, config.MlpBias));
-        activation = Add("act", new Activation(config.ActivationName));
-        dropout = Add("drop", config.Dropout("mlp_dropout"));
-        output = Add("Wo", new Linear(config.InnerSize, config.Width, config.MlpBias));
+        _inner = Add("Wi", new Linear(config.Width, 2 * config.InnerSize, config.MlpBias));
+        _activation = Add("act", new Activation(config.ActivationName));
+        _dropout = Add("drop", config.Dropout("mlp_dropout"));
+        _output = Add("Wo", new Linear(config.InnerSize, config.Width, config.MlpBias));
     }
 
-    public Tensor Forward(Tensor x, Tensor residual, ForwardContext context) => output.Forward(
-        dropout.Forward(GatedActivation.Forward(inner.Forward(x, context), activation, context), context), context, residual);
+    public Tensor Forward(Tensor x, Tensor residual, ForwardContext context) => _output.Forward(
+        _dropout.Forward(GatedActivation.Forward(_inner.Forward(x, context), _activation, context), context), context, residual);
 }
 
 /// <summary>What layers of one kind share in a pass.</summary>
@@ -135,20 +135,20 @@ internal sealed record ModernBertKind(RotaryTables Rotary, AttentionPlan Plan);
 /// <summary>A block: x + attention(norm(x)), without the norm in the first one, then x + mlp(norm(x)).</summary>
 internal sealed class ModernBertEncoderLayer : Module
 {
-    private readonly LayerNorm? attentionNorm;
-    private readonly ModernBertAttention attention;
-    private readonly LayerNorm innerNorm;
-    private readonly ModernBertMLP mlp;
+    private readonly LayerNorm? _attentionNorm;
+    private readonly ModernBertAttention _attention;
+    private readonly LayerNorm _innerNorm;
+    private readonly ModernBertMLP _mlp;
 
     public ModernBertEncoderLayer(ModernBertConfig config, int layer)
         : base(config.Stem + "EncoderLayer")
     {
         IsLocal = config.IsLocal(layer);
-        attentionNorm = layer == 0 ? null : config.Norm();
-        Add("attn_norm", (Module?)attentionNorm ?? new Placeholder("Identity"));
-        attention = Add("attn", new ModernBertAttention(config, layer));
-        innerNorm = Add("mlp_norm", config.Norm());
-        mlp = Add("mlp", new ModernBertMLP(config));
+        _attentionNorm = layer == 0 ? null : config.Norm();
+        Add("attn_norm", (Module?)_attentionNorm ?? new Placeholder("Identity"));
+        _attention = Add("attn", new ModernBertAttention(config, layer));
+        _innerNorm = Add("mlp_norm", config.Norm());
+        _mlp = Add("mlp", new ModernBertMLP(config));
     }
 
     public bool IsLocal { get; }
@@ -156,54 +156,54 @@ internal sealed class ModernBertEncoderLayer : Module
     public Tensor Forward(Tensor x, ModernBertKind kind, ForwardContext context)
     {
         using var scope = NewDisposeScope();
-        var attended = attention.Forward(attentionNorm?.Forward(x, context) ?? x, x, kind, context);
-        return mlp.Forward(innerNorm.Forward(attended, context), attended, context).MoveToOuterDisposeScope();
+        var attended = _attention.Forward(_attentionNorm?.Forward(x, context) ?? x, x, kind, context);
+        return _mlp.Forward(_innerNorm.Forward(attended, context), attended, context).MoveToOuterDisposeScope();
     }
 }
 
 /// <summary>Embeddings and the stack of blocks, some of which see their neighbours alone.</summary>
 internal sealed class ModernBertModel : Backbone
 {
-    private readonly ModernBertConfig config;
-    private readonly ModernBertEmbeddings embeddings;
-    private readonly ModuleList<ModernBertEncoderLayer> layers;
-    private readonly LayerNorm norm;
-    private readonly RotaryEmbedding rotary;
-    private readonly RotaryEmbedding localRotary;
+    private readonly ModernBertConfig _config;
+    private readonly ModernBertEmbeddings _embeddings;
+    private readonly ModuleList<ModernBertEncoderLayer> _layers;
+    private readonly LayerNorm _norm;
+    private readonly RotaryEmbedding _rotary;
+    private readonly RotaryEmbedding _localRotary;
 
     public ModernBertModel(ModelConfig source)
         : base(source, source.Family.Stem + "Model")
     {
-        config = new ModernBertConfig(source);
-        embeddings = Add("embeddings", new ModernBertEmbeddings(config));
-        layers = Add("layers", new ModuleList<ModernBertEncoderLayer>(Enumerable.Range(0, config.Layers).Select(i => new ModernBertEncoderLayer(config, i))));
-        norm = Add("final_norm", config.Norm());
-        rotary = Add("rotary_emb", new RotaryEmbedding(config.Frequencies(isLocal: false), config.Stem + "RotaryEmbedding"));
-        localRotary = new RotaryEmbedding(config.Frequencies(isLocal: true), config.Stem + "RotaryEmbedding");
+        _config = new ModernBertConfig(source);
+        _embeddings = Add("embeddings", new ModernBertEmbeddings(_config));
+        _layers = Add("layers", new ModuleList<ModernBertEncoderLayer>(Enumerable.Range(0, _config.Layers).Select(i => new ModernBertEncoderLayer(_config, i))));
+        _norm = Add("final_norm", _config.Norm());
+        _rotary = Add("rotary_emb", new RotaryEmbedding(_config.Frequencies(isLocal: false), _config.Stem + "RotaryEmbedding"));
+        _localRotary = new RotaryEmbedding(_config.Frequencies(isLocal: true), _config.Stem + "RotaryEmbedding");
     }
 
-    public override long Width => config.Width;
+    public override long Width => _config.Width;
 
-    public override Embedding TokenEmbeddings => embeddings.Words;
+    public override Embedding TokenEmbeddings => _embeddings.Words;
 
     public override BackboneOutput Forward(Tensor embeddings, ModelInputs inputs, ForwardContext context)
     {
         var (type, device) = (embeddings.dtype, embeddings.device);
-        var everywhere = new ModernBertKind(rotary.For(context, type, device), AttentionPlan.BothWays(context, device));
-        var nearby = new ModernBertKind(localRotary.For(context, type, device), AttentionPlan.BothWays(context, device, config.Reach));
+        var everywhere = new ModernBertKind(_rotary.For(context, type, device), AttentionPlan.BothWays(context, device));
+        var nearby = new ModernBertKind(_localRotary.For(context, type, device), AttentionPlan.BothWays(context, device, _config.Reach));
         var stack = DecoderStack.Run(
-            layers.Items,
-            this.embeddings.Forward(embeddings, context),
+            _layers.Items,
+            _embeddings.Forward(embeddings, context),
             context,
             (layer, input, inner) => layer.Forward(input, layer.IsLocal ? nearby : everywhere, inner));
-        return new BackboneOutput(norm.Forward(stack.Output, context), context.Rows, context.Length) { HiddenStates = stack.Inputs };
+        return new BackboneOutput(_norm.Forward(stack.Output, context), context.Rows, context.Length) { HiddenStates = stack.Inputs };
     }
 
     protected override void Dispose(bool disposing)
     {
         if (disposing)
         {
-            localRotary.Dispose();
+            _localRotary.Dispose();
         }
 
         base.Dispose(disposing);
@@ -213,20 +213,20 @@ internal sealed class ModernBertModel : Backbone
 /// <summary>norm(act(dense(x))): what all heads begin with.</summary>
 internal sealed class ModernBertPredictionHead : Module
 {
-    private readonly Linear dense;
-    private readonly Activation activation;
-    private readonly LayerNorm norm;
+    private readonly Linear _dense;
+    private readonly Activation _activation;
+    private readonly LayerNorm _norm;
 
     public ModernBertPredictionHead(ModelConfig source)
         : base(source.Family.Stem + "PredictionHead")
     {
         var config = new ModernBertConfig(source);
-        dense = Add("dense", new Linear(config.Width, config.Width, source.Boolean("classifier_bias") ?? false));
-        activation = Add("act", new Activation(source.String("classifier_activation") ?? "gelu"));
-        norm = Add("norm", config.Norm());
+        _dense = Add("dense", new Linear(config.Width, config.Width, source.Boolean("classifier_bias") ?? false));
+        _activation = Add("act", new Activation(source.String("classifier_activation") ?? "gelu"));
+        _norm = Add("norm", config.Norm());
     }
 
-    public Tensor Forward(Tensor x, ForwardContext context) => norm.Forward(activation.Forward(dense.Forward(x, context), context), context);
+    public Tensor Forward(Tensor x, ForwardContext context) => _norm.Forward(_activation.Forward(_dense.Forward(x, context), context), context);
 }
 
 /// <summary>ModernBERT with the head that fills in tokens.</summary>
@@ -234,13 +234,13 @@ internal sealed class ModernBertMaskedModel : MaskedModel
 {
     private const string HeadName = "decoder";
 
-    private readonly ModernBertPredictionHead transform;
+    private readonly ModernBertPredictionHead _transform;
 
     public ModernBertMaskedModel(ModelConfig config, string className)
         : base(config.Family.Backbone(config), className)
     {
         AddBackbone();
-        transform = Add("head", new ModernBertPredictionHead(config));
+        _transform = Add("head", new ModernBertPredictionHead(config));
         Head = new Head(Add(HeadName, new Linear(Backbone.Width, Backbone.TokenEmbeddings!.Count, config.Boolean("decoder_bias") ?? true)));
     }
 
@@ -252,7 +252,7 @@ internal sealed class ModernBertMaskedModel : MaskedModel
 
     protected override Head Head { get; }
 
-    protected override Tensor Transform(Tensor hidden, ForwardContext context) => transform.Forward(hidden, context);
+    protected override Tensor Transform(Tensor hidden, ForwardContext context) => _transform.Forward(hidden, context);
 }
 
 /// <summary>A classifier of rows over the first position, or over the mean of all.</summary>
@@ -260,19 +260,19 @@ internal sealed class ModernBertSequenceClassificationModel : SequenceClassifica
 {
     private const string HeadName = "classifier";
 
-    private readonly ModernBertPredictionHead head;
-    private readonly Dropout dropout;
-    private readonly Linear classifier;
-    private readonly bool takesMean;
+    private readonly ModernBertPredictionHead _head;
+    private readonly Dropout _dropout;
+    private readonly Linear _classifier;
+    private readonly bool _takesMean;
 
     public ModernBertSequenceClassificationModel(ModelConfig config, string className)
         : base(config.Family.Backbone(config), className)
     {
-        takesMean = config.String("classifier_pooling") == "mean";
+        _takesMean = config.String("classifier_pooling") == "mean";
         AddBackbone();
-        head = Add("head", new ModernBertPredictionHead(config));
-        dropout = Add("drop", new ModernBertConfig(config).Dropout("classifier_dropout"));
-        classifier = Add(HeadName, new Linear(Backbone.Width, LabelCount, hasBias: true));
+        _head = Add("head", new ModernBertPredictionHead(config));
+        _dropout = Add("drop", new ModernBertConfig(config).Dropout("classifier_dropout"));
+        _classifier = Add(HeadName, new Linear(Backbone.Width, LabelCount, hasBias: true));
     }
 
     public override string? ClassificationHead => HeadName;
@@ -281,9 +281,9 @@ internal sealed class ModernBertSequenceClassificationModel : SequenceClassifica
 
     public override Tensor Logits(BackboneOutput output, ForwardContext context)
     {
-        var pooled = takesMean ? Mean(output, context) : BertHeads.FirstPosition(output, context);
+        var pooled = _takesMean ? Mean(output, context) : BertHeads.FirstPosition(output, context);
         context = output.In(context) with { Length = 1 };
-        return classifier.Forward(dropout.Forward(head.Forward(pooled, context), context), context);
+        return _classifier.Forward(_dropout.Forward(_head.Forward(pooled, context), context), context);
     }
 
     /// <summary>Of all positions that are no padding.</summary>
@@ -304,17 +304,17 @@ internal sealed class ModernBertTokenClassificationModel : TokenClassificationMo
 {
     private const string HeadName = "classifier";
 
-    private readonly ModernBertPredictionHead head;
-    private readonly Dropout dropout;
-    private readonly Linear classifier;
+    private readonly ModernBertPredictionHead _head;
+    private readonly Dropout _dropout;
+    private readonly Linear _classifier;
 
     public ModernBertTokenClassificationModel(ModelConfig config, string className)
         : base(config.Family.Backbone(config), className)
     {
         AddBackbone();
-        head = Add("head", new ModernBertPredictionHead(config));
-        dropout = Add("drop", new ModernBertConfig(config).Dropout("classifier_dropout"));
-        classifier = Add(HeadName, new Linear(Backbone.Width, SequenceClassificationModel.Labels(config), hasBias: true));
+        _head = Add("head", new ModernBertPredictionHead(config));
+        _dropout = Add("drop", new ModernBertConfig(config).Dropout("classifier_dropout"));
+        _classifier = Add(HeadName, new Linear(Backbone.Width, SequenceClassificationModel.Labels(config), hasBias: true));
     }
 
     public override string? ClassificationHead => HeadName;
@@ -324,7 +324,7 @@ internal sealed class ModernBertTokenClassificationModel : TokenClassificationMo
     public override Tensor Logits(BackboneOutput output, ForwardContext context)
     {
         context = output.In(context);
-        return classifier.Forward(dropout.Forward(head.Forward(output.Hidden, context), context), context);
+        return _classifier.Forward(_dropout.Forward(_head.Forward(output.Hidden, context), context), context);
     }
 }
 

@@ -48,41 +48,41 @@ internal static class Qwen35
 /// <summary>Attention with normed heads and a gate on its output: each head of q_proj holds its query, then its gate.</summary>
 internal sealed class GatedAttention : LlamaMixer
 {
-    private readonly AttentionShape shape;
-    private readonly Linear query;
-    private readonly LinearGroup keysAndValues;
-    private readonly Linear output;
-    private readonly RmsNorm queryNorm;
-    private readonly RmsNorm keyNorm;
-    private readonly int layer;
+    private readonly AttentionShape _shape;
+    private readonly Linear _query;
+    private readonly LinearGroup _keysAndValues;
+    private readonly Linear _output;
+    private readonly RmsNorm _queryNorm;
+    private readonly RmsNorm _keyNorm;
+    private readonly int _layer;
 
     public GatedAttention(LlamaConfig config, int layer)
         : base(config.Stem + "Attention")
     {
-        this.layer = layer;
-        shape = config.Attention;
-        var width = shape.KeyValueHeads * shape.HeadSize;
-        query = Add("q_proj", new Linear(config.HiddenSize, 2 * shape.Heads * shape.HeadSize, config.AttentionBias));
-        keysAndValues = Group(
+        _layer = layer;
+        _shape = config.Attention;
+        var width = _shape.KeyValueHeads * _shape.HeadSize;
+        _query = Add("q_proj", new Linear(config.HiddenSize, 2 * _shape.Heads * _shape.HeadSize, config.AttentionBias));
+        _keysAndValues = Group(
             Add("k_proj", new Linear(config.HiddenSize, width, config.AttentionBias)),
             Add("v_proj", new Linear(config.HiddenSize, width, config.AttentionBias)));
-        output = Add("o_proj", new Linear(shape.Heads * shape.HeadSize, config.HiddenSize, config.AttentionBias));
-        queryNorm = Add("q_norm", config.Norm(shape.HeadSize));
-        keyNorm = Add("k_norm", config.Norm(shape.HeadSize));
+        _output = Add("o_proj", new Linear(_shape.Heads * _shape.HeadSize, config.HiddenSize, config.AttentionBias));
+        _queryNorm = Add("q_norm", config.Norm(_shape.HeadSize));
+        _keyNorm = Add("k_norm", config.Norm(_shape.HeadSize));
     }
 
     public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context)
     {
-        var width = shape.KeyValueHeads * shape.HeadSize;
-        var projected = query.Forward(x, context);
-        var parts = Splitting.Forward(keysAndValues.Forward(x, context), [width, width], context);
+        var width = _shape.KeyValueHeads * _shape.HeadSize;
+        var projected = _query.Forward(x, context);
+        var parts = Splitting.Forward(_keysAndValues.Forward(x, context), [width, width], context);
         var attended = Attention.Forward(
-            queryNorm.Forward(Half(projected, 0, context), context), keyNorm.Forward(parts[0], context), parts[1], shape, pass.Rotary, pass.Plans[0], layer, context);
-        return output.Forward(SigmoidGate.Forward(attended, Half(projected, 1, context), context), context, residual);
+            _queryNorm.Forward(Half(projected, 0, context), context), _keyNorm.Forward(parts[0], context), parts[1], _shape, pass.Rotary, pass.Plans[0], _layer, context);
+        return _output.Forward(SigmoidGate.Forward(attended, Half(projected, 1, context), context), context, residual);
     }
 
     private Tensor Half(Tensor projected, int half, ForwardContext context) => ParameterTensor.Run(
-        inputs => inputs[0].view(inputs[0].size(0), shape.Heads, 2, shape.HeadSize).select(2, half).reshape(inputs[0].size(0), -1), [projected], [], context);
+        inputs => inputs[0].view(inputs[0].size(0), _shape.Heads, 2, _shape.HeadSize).select(2, half).reshape(inputs[0].size(0), -1), [projected], [], context);
 }
 
 /// <summary>The gated delta rule over keys, queries and values that pass a short convolution; its cache keeps the last inputs of that and the state.</summary>
@@ -90,67 +90,67 @@ internal sealed class GatedDeltaNet : LlamaMixer
 {
     private const double NormEpsilon = 1e-6;
 
-    private readonly long keyHeads;
-    private readonly long valueHeads;
-    private readonly long keySize;
-    private readonly long valueSize;
-    private readonly ShortConvolution convolution;
-    private readonly Parameter timeBias;
-    private readonly Parameter logDecay;
-    private readonly GatedRmsNorm norm;
-    private readonly Linear output;
-    private readonly Linear mixed;
-    private readonly Linear gate;
-    private readonly LinearGroup rates;
-    private readonly int layer;
+    private readonly long _keyHeads;
+    private readonly long _valueHeads;
+    private readonly long _keySize;
+    private readonly long _valueSize;
+    private readonly ShortConvolution _convolution;
+    private readonly Parameter _timeBias;
+    private readonly Parameter _logDecay;
+    private readonly GatedRmsNorm _norm;
+    private readonly Linear _output;
+    private readonly Linear _mixed;
+    private readonly Linear _gate;
+    private readonly LinearGroup _rates;
+    private readonly int _layer;
 
     public GatedDeltaNet(LlamaConfig config, int layer)
         : base(config.Stem + "GatedDeltaNet", "linear_attn")
     {
         var source = config.Source;
-        this.layer = layer;
-        keyHeads = source.Size("linear_num_key_heads", 16);
-        valueHeads = source.Size("linear_num_value_heads", 32);
-        keySize = source.Size("linear_key_head_dim", 128);
-        valueSize = source.Size("linear_value_head_dim", 128);
-        if (valueHeads % keyHeads != 0)
+        _layer = layer;
+        _keyHeads = source.Size("linear_num_key_heads", 16);
+        _valueHeads = source.Size("linear_num_value_heads", 32);
+        _keySize = source.Size("linear_key_head_dim", 128);
+        _valueSize = source.Size("linear_value_head_dim", 128);
+        if (_valueHeads % _keyHeads != 0)
         {
-            throw new PeftException("ModelConfigInvalid", FormattableString.Invariant($"{valueHeads} value heads can't share {keyHeads} key heads evenly.")) { Target = "linear_num_key_heads" };
+            throw new PeftException("ModelConfigInvalid", FormattableString.Invariant($"{_valueHeads} value heads can't share {_keyHeads} key heads evenly.")) { Target = "linear_num_key_heads" };
         }
 
-        var (channels, values) = ((2 * keyHeads * keySize) + (valueHeads * valueSize), valueHeads * valueSize);
-        convolution = Add("conv1d", new ShortConvolution(channels, source.Size("linear_conv_kernel_dim", 4, most: 64), hasBias: false));
-        timeBias = AddParameter("dt_bias", [valueHeads]);
-        logDecay = AddParameter("A_log", [valueHeads], keepsFloat32: true);
-        norm = Add("norm", new GatedRmsNorm(valueSize, valueSize, config.NormEpsilon, config.Stem + "RMSNormGated", gatesFirst: false));
-        output = Add("out_proj", new Linear(values, config.HiddenSize));
-        mixed = Add("in_proj_qkv", new Linear(config.HiddenSize, channels));
-        gate = Add("in_proj_z", new Linear(config.HiddenSize, values));
-        rates = Group(Add("in_proj_b", new Linear(config.HiddenSize, valueHeads)), Add("in_proj_a", new Linear(config.HiddenSize, valueHeads)));
+        var (channels, values) = ((2 * _keyHeads * _keySize) + (_valueHeads * _valueSize), _valueHeads * _valueSize);
+        _convolution = Add("conv1d", new ShortConvolution(channels, source.Size("linear_conv_kernel_dim", 4, most: 64), hasBias: false));
+        _timeBias = AddParameter("dt_bias", [_valueHeads]);
+        _logDecay = AddParameter("A_log", [_valueHeads], keepsFloat32: true);
+        _norm = Add("norm", new GatedRmsNorm(_valueSize, _valueSize, config.NormEpsilon, config.Stem + "RMSNormGated", gatesFirst: false));
+        _output = Add("out_proj", new Linear(values, config.HiddenSize));
+        _mixed = Add("in_proj_qkv", new Linear(config.HiddenSize, channels));
+        _gate = Add("in_proj_z", new Linear(config.HiddenSize, values));
+        _rates = Group(Add("in_proj_b", new Linear(config.HiddenSize, _valueHeads)), Add("in_proj_a", new Linear(config.HiddenSize, _valueHeads)));
     }
 
     public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context)
     {
-        var state = context.Cache?.State<TensorState>(layer);
+        var state = context.Cache?.State<TensorState>(_layer);
         var mixedHeads = ParameterTensor.Run(
             inputs => Mix(inputs, pass.Layout, state),
-            [mixed.Forward(x, context), rates.Forward(x, context)],
-            [convolution.Weight, timeBias, logDecay],
+            [_mixed.Forward(x, context), _rates.Forward(x, context)],
+            [_convolution.Weight, _timeBias, _logDecay],
             context);
-        return output.Forward(norm.Forward(mixedHeads, gate.Forward(x, context), context), context, residual);
+        return _output.Forward(_norm.Forward(mixedHeads, _gate.Forward(x, context), context), context, residual);
     }
 
     private Tensor Mix(IReadOnlyList<Tensor> inputs, SequenceLayout layout, TensorState? state)
     {
         var (weight, bias, decay) = (inputs[2], inputs[3].to(ScalarType.Float32), inputs[4].to(ScalarType.Float32));
-        var (convolved, past) = convolution.Apply(layout.Gather(inputs[0]), state?.Values.ElementAtOrDefault(0), weight, null);
+        var (convolved, past) = _convolution.Apply(layout.Gather(inputs[0]), state?.Values.ElementAtOrDefault(0), weight, null);
         convolved = convolved.silu();
-        var (q, k, v) = (Heads(convolved, 0, keyHeads, keySize), Heads(convolved, keyHeads * keySize, keyHeads, keySize), Heads(convolved, 2 * keyHeads * keySize, valueHeads, valueSize));
+        var (q, k, v) = (Heads(convolved, 0, _keyHeads, _keySize), Heads(convolved, _keyHeads * _keySize, _keyHeads, _keySize), Heads(convolved, 2 * _keyHeads * _keySize, _valueHeads, _valueSize));
         var gates = layout.Gather(inputs[1]).to(ScalarType.Float32);
-        var rate = gates.narrow(2, 0, valueHeads).sigmoid();
-        var slope = decay.exp().neg() * nn.functional.softplus(gates.narrow(2, valueHeads, valueHeads) + bias);
+        var rate = gates.narrow(2, 0, _valueHeads).sigmoid();
+        var slope = decay.exp().neg() * nn.functional.softplus(gates.narrow(2, _valueHeads, _valueHeads) + bias);
         var (y, recurrent) = GatedRecurrence.Run(
-            Shared(Unit(q) * (1 / Math.Sqrt(keySize))), Shared(Unit(k)), v, slope, rate, state?.Values.ElementAtOrDefault(1));
+            Shared(Unit(q) * (1 / Math.Sqrt(_keySize))), Shared(Unit(k)), v, slope, rate, state?.Values.ElementAtOrDefault(1));
         state?.Replace(past.clone(), recurrent);
         return layout.Scatter(layout.Masked(y.reshape(layout.Rows, layout.Length, -1)).to(inputs[0].dtype));
     }
@@ -164,5 +164,5 @@ internal sealed class GatedDeltaNet : LlamaMixer
     }
 
     // Each key head serves as many consecutive value heads.
-    private Tensor Shared(Tensor x) => valueHeads == keyHeads ? x : x.repeat_interleave(valueHeads / keyHeads, 2);
+    private Tensor Shared(Tensor x) => _valueHeads == _keyHeads ? x : x.repeat_interleave(_valueHeads / _keyHeads, 2);
 }

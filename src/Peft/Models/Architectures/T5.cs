@@ -70,12 +70,12 @@ internal sealed class T5Config
 /// <summary>Attention without scaling, over itself or over what the encoder gave; the first of a stack has a bias for each relative position.</summary>
 internal sealed class T5Attention : Module
 {
-    private readonly AttentionShape shape;
-    private readonly Linear queries;
-    private readonly Linear keys;
-    private readonly Linear values;
-    private readonly LinearGroup? projections;
-    private readonly int layer;
+    private readonly AttentionShape _shape;
+    private readonly Linear _queries;
+    private readonly Linear _keys;
+    private readonly Linear _values;
+    private readonly LinearGroup? _projections;
+    private readonly int _layer;
 
     /// <summary>Makes the structure.</summary>
     /// <param name="config">The configuration.</param>
@@ -85,14 +85,14 @@ internal sealed class T5Attention : Module
     public T5Attention(T5Config config, int layer, bool isAcross, bool hasBias)
         : base(config.Stem + "Attention")
     {
-        this.layer = layer;
-        shape = new AttentionShape(config.Heads, config.Heads, config.HeadSize, Scale: 1) { Dropout = config.DropoutRate };
+        _layer = layer;
+        _shape = new AttentionShape(config.Heads, config.Heads, config.HeadSize, Scale: 1) { Dropout = config.DropoutRate };
         var inner = config.Heads * config.HeadSize;
-        queries = Add("q", new Linear(config.Width, inner));
-        keys = Add("k", new Linear(config.Width, inner));
-        values = Add("v", new Linear(config.Width, inner));
+        _queries = Add("q", new Linear(config.Width, inner));
+        _keys = Add("k", new Linear(config.Width, inner));
+        _values = Add("v", new Linear(config.Width, inner));
         Output = Add("o", new Linear(inner, config.Width));
-        projections = isAcross ? null : Group(queries, keys, values);
+        _projections = isAcross ? null : Group(_queries, _keys, _values);
         Bias = hasBias ? Add("relative_attention_bias", new Embedding(config.Buckets, config.Heads)) : null;
     }
 
@@ -101,107 +101,107 @@ internal sealed class T5Attention : Module
     public Embedding? Bias { get; }
 
     public Tensor OverItself(Tensor x, Tensor bias, AttentionPlan plan, ForwardContext context) =>
-        Attention.Forward(projections!.Forward(x, context), shape, null, plan, layer, context, new ScoreTerms(bias));
+        Attention.Forward(_projections!.Forward(x, context), _shape, null, plan, _layer, context, new ScoreTerms(bias));
 
     public Tensor Across(Tensor x, Tensor encoded, AttentionPlan plan, ForwardContext context) =>
-        CrossAttention.Forward(queries.Forward(x, context), keys, values, encoded, shape, plan, layer, context);
+        CrossAttention.Forward(_queries.Forward(x, context), _keys, _values, encoded, _shape, plan, _layer, context);
 }
 
 /// <summary>x + attention(norm(x)).</summary>
 internal sealed class T5LayerAttention : Module
 {
-    private readonly T5Attention attention;
-    private readonly RmsNorm norm;
-    private readonly Dropout dropout;
+    private readonly T5Attention _attention;
+    private readonly RmsNorm _norm;
+    private readonly Dropout _dropout;
 
     public T5LayerAttention(T5Config config, int layer, bool isAcross, bool hasBias)
         : base(config.Stem + (isAcross ? "LayerCrossAttention" : "LayerSelfAttention"))
     {
-        attention = Add(isAcross ? "EncDecAttention" : "SelfAttention", new T5Attention(config, layer, isAcross, hasBias));
-        norm = Add("layer_norm", config.Norm());
-        dropout = Add("dropout", new Dropout(config.DropoutRate));
+        _attention = Add(isAcross ? "EncDecAttention" : "SelfAttention", new T5Attention(config, layer, isAcross, hasBias));
+        _norm = Add("layer_norm", config.Norm());
+        _dropout = Add("dropout", new Dropout(config.DropoutRate));
     }
 
-    public Embedding? Bias => attention.Bias;
+    public Embedding? Bias => _attention.Bias;
 
     public Tensor OverItself(Tensor x, Tensor bias, AttentionPlan plan, ForwardContext context) =>
-        dropout.AddProjection(attention.Output, attention.OverItself(norm.Forward(x, context), bias, plan, context), x, context);
+        _dropout.AddProjection(_attention.Output, _attention.OverItself(_norm.Forward(x, context), bias, plan, context), x, context);
 
     public Tensor Across(Tensor x, Tensor encoded, AttentionPlan plan, ForwardContext context) =>
-        dropout.AddProjection(attention.Output, attention.Across(norm.Forward(x, context), encoded, plan, context), x, context);
+        _dropout.AddProjection(_attention.Output, _attention.Across(_norm.Forward(x, context), encoded, plan, context), x, context);
 }
 
 /// <summary>The MLP: wo(act(wi(x))), or with a gate wo(act(wi_0(x)) · wi_1(x)) (Shazeer 2020).</summary>
 internal sealed class T5Mlp : Module
 {
-    private readonly Linear? inner;
-    private readonly LinearGroup? gated;
-    private readonly Dropout dropout;
-    private readonly Activation activation;
+    private readonly Linear? _inner;
+    private readonly LinearGroup? _gated;
+    private readonly Dropout _dropout;
+    private readonly Activation _activation;
 
     public T5Mlp(T5Config config)
         : base(config.Stem + (config.IsGated ? "DenseGatedActDense" : "DenseActDense"))
     {
         if (config.IsGated)
         {
-            gated = Group(Add("wi_0", new Linear(config.Width, config.InnerSize)), Add("wi_1", new Linear(config.Width, config.InnerSize)));
+            _gated = Group(Add("wi_0", new Linear(config.Width, config.InnerSize)), Add("wi_1", new Linear(config.Width, config.InnerSize)));
         }
         else
         {
-            inner = Add("wi", new Linear(config.Width, config.InnerSize));
+            _inner = Add("wi", new Linear(config.Width, config.InnerSize));
         }
 
         Output = Add("wo", new Linear(config.InnerSize, config.Width));
-        dropout = Add("dropout", new Dropout(config.DropoutRate));
-        activation = Add("act", new Activation(config.ActivationName));
+        _dropout = Add("dropout", new Dropout(config.DropoutRate));
+        _activation = Add("act", new Activation(config.ActivationName));
     }
 
     public Linear Output { get; }
 
     public Tensor Forward(Tensor x, ForwardContext context)
     {
-        var active = gated is null
-            ? activation.Forward(inner!.Forward(x, context), context)
-            : GatedActivation.Forward(gated.Forward(x, context), activation, context);
-        return dropout.Forward(active, context);
+        var active = _gated is null
+            ? _activation.Forward(_inner!.Forward(x, context), context)
+            : GatedActivation.Forward(_gated.Forward(x, context), _activation, context);
+        return _dropout.Forward(active, context);
     }
 }
 
 /// <summary>x + mlp(norm(x)).</summary>
 internal sealed class T5LayerFF : Module
 {
-    private readonly T5Mlp mlp;
-    private readonly RmsNorm norm;
-    private readonly Dropout dropout;
+    private readonly T5Mlp _mlp;
+    private readonly RmsNorm _norm;
+    private readonly Dropout _dropout;
 
     public T5LayerFF(T5Config config)
         : base(config.Stem + "LayerFF")
     {
-        mlp = Add("DenseReluDense", new T5Mlp(config));
-        norm = Add("layer_norm", config.Norm());
-        dropout = Add("dropout", new Dropout(config.DropoutRate));
+        _mlp = Add("DenseReluDense", new T5Mlp(config));
+        _norm = Add("layer_norm", config.Norm());
+        _dropout = Add("dropout", new Dropout(config.DropoutRate));
     }
 
-    public Tensor Forward(Tensor x, ForwardContext context) => dropout.AddProjection(mlp.Output, mlp.Forward(norm.Forward(x, context), context), x, context);
+    public Tensor Forward(Tensor x, ForwardContext context) => _dropout.AddProjection(_mlp.Output, _mlp.Forward(_norm.Forward(x, context), context), x, context);
 }
 
 /// <summary>A block of either stack.</summary>
 internal sealed class T5Block : Module
 {
-    private readonly T5LayerAttention self;
-    private readonly T5LayerAttention? cross;
-    private readonly T5LayerFF mlp;
+    private readonly T5LayerAttention _self;
+    private readonly T5LayerAttention? _cross;
+    private readonly T5LayerFF _mlp;
 
     public T5Block(T5Config config, int layer, bool isDecoder)
         : base(config.Stem + "Block")
     {
-        self = new T5LayerAttention(config, layer, isAcross: false, hasBias: layer == 0);
-        cross = isDecoder ? new T5LayerAttention(config, config.DecoderLayers + layer, isAcross: true, hasBias: false) : null;
-        mlp = new T5LayerFF(config);
-        Add("layer", new ModuleList<Module>(cross is null ? [self, mlp] : [self, cross, mlp]));
+        _self = new T5LayerAttention(config, layer, isAcross: false, hasBias: layer == 0);
+        _cross = isDecoder ? new T5LayerAttention(config, config.DecoderLayers + layer, isAcross: true, hasBias: false) : null;
+        _mlp = new T5LayerFF(config);
+        Add("layer", new ModuleList<Module>(_cross is null ? [_self, _mlp] : [_self, _cross, _mlp]));
     }
 
-    public Embedding? Bias => self.Bias;
+    public Embedding? Bias => _self.Bias;
 
     /// <summary>Runs the block.</summary>
     /// <param name="inputs">The hidden states, the bias of relative positions and, in a decoder, what the encoder gave.</param>
@@ -210,31 +210,31 @@ internal sealed class T5Block : Module
     public Tensor Forward(IReadOnlyList<Tensor> inputs, (AttentionPlan Own, AttentionPlan? Across) plans, ForwardContext context)
     {
         using var scope = NewDisposeScope();
-        var x = self.OverItself(inputs[0], inputs[1], plans.Own, context);
-        x = cross is null ? x : cross.Across(x, inputs[2], plans.Across!, context);
-        return mlp.Forward(x, context).MoveToOuterDisposeScope();
+        var x = _self.OverItself(inputs[0], inputs[1], plans.Own, context);
+        x = _cross is null ? x : _cross.Across(x, inputs[2], plans.Across!, context);
+        return _mlp.Forward(x, context).MoveToOuterDisposeScope();
     }
 }
 
 /// <summary>An encoder or a decoder.</summary>
 internal sealed class T5Stack : Module
 {
-    private readonly T5Config config;
-    private readonly bool isDecoder;
-    private readonly ModuleList<T5Block> blocks;
-    private readonly RmsNorm norm;
-    private readonly Dropout dropout;
+    private readonly T5Config _config;
+    private readonly bool _isDecoder;
+    private readonly ModuleList<T5Block> _blocks;
+    private readonly RmsNorm _norm;
+    private readonly Dropout _dropout;
 
     public T5Stack(T5Config config, bool isDecoder)
         : base(config.Stem + "Stack")
     {
-        this.config = config;
-        this.isDecoder = isDecoder;
+        _config = config;
+        _isDecoder = isDecoder;
         Words = Add("embed_tokens", new Embedding(config.VocabularySize, config.Width));
-        blocks = Add("block", new ModuleList<T5Block>(
+        _blocks = Add("block", new ModuleList<T5Block>(
             Enumerable.Range(0, isDecoder ? config.DecoderLayers : config.EncoderLayers).Select(i => new T5Block(config, i, isDecoder))));
-        norm = Add("final_layer_norm", config.Norm());
-        dropout = Add("dropout", new Dropout(config.DropoutRate));
+        _norm = Add("final_layer_norm", config.Norm());
+        _dropout = Add("dropout", new Dropout(config.DropoutRate));
     }
 
     public Embedding Words { get; }
@@ -246,17 +246,17 @@ internal sealed class T5Stack : Module
     /// <param name="context">The forward pass, as this stack sees it.</param>
     public BackboneOutput Forward(Tensor embeddings, Tensor? encoded, AttentionPlan? across, ForwardContext context)
     {
-        var own = isDecoder ? AttentionPlan.Causal(context, embeddings.device) : AttentionPlan.BothWays(context, embeddings.device);
-        var x = dropout.Forward(embeddings, context);
-        if (blocks.Items.Count > 0)
+        var own = _isDecoder ? AttentionPlan.Causal(context, embeddings.device) : AttentionPlan.BothWays(context, embeddings.device);
+        var x = _dropout.Forward(embeddings, context);
+        if (_blocks.Items.Count > 0)
         {
             var bias = Bias(context, embeddings.device);
             IReadOnlyList<Tensor> shared = encoded is null ? [bias] : [bias, encoded];
-            var stack = DecoderStack.Run(blocks.Items, x, shared, context, (block, inputs, inner) => [block.Forward(inputs, (own, across), inner)]);
+            var stack = DecoderStack.Run(_blocks.Items, x, shared, context, (block, inputs, inner) => [block.Forward(inputs, (own, across), inner)]);
             x = stack.Output;
         }
 
-        return new BackboneOutput(dropout.Forward(norm.Forward(x, context), context), context.Rows, context.Length);
+        return new BackboneOutput(_dropout.Forward(_norm.Forward(x, context), context), context.Rows, context.Length);
     }
 
     /// <summary>What is added to scores, [1, heads, queries, keys]: each distance's bias is looked up once.</summary>
@@ -264,11 +264,11 @@ internal sealed class T5Stack : Module
     {
         var (length, total) = (context.Length, context.Start + context.Length);
         var distances = arange(1 - total, length, ScalarType.Int64, device);
-        var table = blocks.Items[0].Bias!.Forward(RelativeBuckets.Of(distances, !isDecoder, config.Buckets, config.FarthestDistance), context);
+        var table = _blocks.Items[0].Bias!.Forward(RelativeBuckets.Of(distances, !_isDecoder, _config.Buckets, _config.FarthestDistance), context);
         var places = arange(total, ScalarType.Int64, device).unsqueeze(0).sub(arange(context.Start, total, ScalarType.Int64, device).unsqueeze(1)).add(total - 1).reshape(-1);
         return context.Tape is { } tape ? tape.Autograd(inputs => Form(inputs[0]), [table], []) : Form(table);
 
-        Tensor Form(Tensor values) => values.index_select(0, places).t().reshape(1, config.Heads, length, total);
+        Tensor Form(Tensor values) => values.index_select(0, places).t().reshape(1, _config.Heads, length, total);
     }
 }
 
@@ -296,35 +296,35 @@ internal static class RelativeBuckets
 /// <summary>T5's encoder and decoder.</summary>
 internal sealed class T5Model : Backbone
 {
-    private readonly T5Config config;
-    private readonly T5Stack encoder;
-    private readonly T5Stack decoder;
+    private readonly T5Config _config;
+    private readonly T5Stack _encoder;
+    private readonly T5Stack _decoder;
 
     public T5Model(ModelConfig source)
         : base(source, source.Family.Stem + "Model")
     {
-        config = new T5Config(source);
-        TokenEmbeddings = Add("shared", new Embedding(config.VocabularySize, config.Width));
-        encoder = Add("encoder", new T5Stack(config, isDecoder: false));
-        decoder = Add("decoder", new T5Stack(config, isDecoder: true));
+        _config = new T5Config(source);
+        TokenEmbeddings = Add("shared", new Embedding(_config.VocabularySize, _config.Width));
+        _encoder = Add("encoder", new T5Stack(_config, isDecoder: false));
+        _decoder = Add("decoder", new T5Stack(_config, isDecoder: true));
     }
 
-    public override long Width => config.Width;
+    public override long Width => _config.Width;
 
     public override Embedding TokenEmbeddings { get; }
 
     public override IEnumerable<(string Owner, string Follower)> TiedParameters =>
         [("shared.weight", "encoder.embed_tokens.weight"), ("shared.weight", "decoder.embed_tokens.weight")];
 
-    public override Tensor Embed(ModelInputs inputs, ForwardContext context) => encoder.Words.Forward(inputs.RequiredIds, context);
+    public override Tensor Embed(ModelInputs inputs, ForwardContext context) => _encoder.Words.Forward(inputs.RequiredIds, context);
 
     public override BackboneOutput Forward(Tensor embeddings, ModelInputs inputs, ForwardContext context)
     {
         var pass = EncoderDecoderPass.Of(Config, inputs, context);
-        var encoded = inputs.Encoded ?? encoder.Forward(embeddings, null, null, pass.Encoder);
-        var words = decoder.Words.Forward(pass.DecoderIds, pass.Decoder);
+        var encoded = inputs.Encoded ?? _encoder.Forward(embeddings, null, null, pass.Encoder);
+        var words = _decoder.Words.Forward(pass.DecoderIds, pass.Decoder);
         var across = AttentionPlan.Across(pass.Decoder, words.device, encoded.Length, pass.Encoder.AttentionMask);
-        return decoder.Forward(words, encoded.Hidden, across, pass.Decoder) with { Encoded = encoded };
+        return _decoder.Forward(words, encoded.Hidden, across, pass.Decoder) with { Encoded = encoded };
     }
 }
 
@@ -333,18 +333,18 @@ internal sealed class T5SequenceClassificationModel : SequenceClassificationMode
 {
     private const string HeadName = "classification_head";
 
-    private readonly EndOfTextClassifier head;
+    private readonly EndOfTextClassifier _head;
 
     public T5SequenceClassificationModel(ModelConfig config, string className)
         : base(config.Family.Backbone(config), className)
     {
         AddBackbone("transformer");
-        head = Add(HeadName, new EndOfTextClassifier(config.Family.Stem + "ClassificationHead", Backbone.Width, LabelCount, config.Number("classifier_dropout") ?? 0));
+        _head = Add(HeadName, new EndOfTextClassifier(config.Family.Stem + "ClassificationHead", Backbone.Width, LabelCount, config.Number("classifier_dropout") ?? 0));
     }
 
     public override IReadOnlyList<string> FreshModules => [HeadName];
 
-    public override Tensor Logits(BackboneOutput output, ForwardContext context) => head.Forward(output, Config, context);
+    public override Tensor Logits(BackboneOutput output, ForwardContext context) => _head.Forward(output, Config, context);
 }
 
 /// <summary>The heads of T5 and its relatives.</summary>

@@ -6,9 +6,9 @@ namespace Peft.Models.Heads;
 /// <summary>A model that continues text.</summary>
 public class CausalModel : PretrainedModel
 {
-    private readonly string headName;
-    private readonly Linear projection;
-    private readonly Head head;
+    private readonly string _headName;
+    private readonly Linear _projection;
+    private readonly Head _head;
 
     /// <summary>Makes the structure of a family's model.</summary>
     /// <param name="config">The configuration as the family reads it.</param>
@@ -18,14 +18,14 @@ public class CausalModel : PretrainedModel
     public CausalModel(ModelConfig config, string className, string headName = "lm_head", bool hasBias = false)
         : base(config.Family.Backbone(config), className)
     {
-        this.headName = headName;
+        _headName = headName;
 
         // Asked for again later, as a file may decide otherwise; a value of another kind is an error now.
         _ = config.Boolean("tie_word_embeddings");
         AddBackbone();
         VocabularySize = Backbone.TokenEmbeddings!.Count;
-        projection = Add(headName, new Linear(Backbone.Width, VocabularySize, hasBias));
-        head = new Head(projection)
+        _projection = Add(headName, new Linear(Backbone.Width, VocabularySize, hasBias));
+        _head = new Head(_projection)
         {
             Scale = config.Number("logit_scale") ?? (config.Number("logits_scaling") is { } scaling ? 1 / scaling : 1),
             SoftCap = config.Number("final_logit_softcapping"),
@@ -36,24 +36,24 @@ public class CausalModel : PretrainedModel
     public long VocabularySize { get; }
 
     /// <inheritdoc/>
-    public override string? OutputEmbeddings => headName;
+    public override string? OutputEmbeddings => _headName;
 
     /// <inheritdoc/>
     public override IEnumerable<(string Owner, string Follower)> TiedParameters => (Config.Boolean("tie_word_embeddings") ?? true)
-        ? [.. base.TiedParameters, ($"{Backbone.TokenEmbeddings!.Path}.weight", $"{headName}.weight")]
+        ? [.. base.TiedParameters, ($"{Backbone.TokenEmbeddings!.Path}.weight", $"{_headName}.weight")]
         : base.TiedParameters;
 
     /// <summary>Logits of every position; not for training.</summary>
     /// <param name="output">The backbone's output.</param>
     /// <param name="context">The forward pass.</param>
     /// <returns>[rows · length, vocabulary], in the hidden states' type.</returns>
-    public Tensor Logits(BackboneOutput output, ForwardContext context) => head.Logits(output.Hidden, output.In(context));
+    public Tensor Logits(BackboneOutput output, ForwardContext context) => _head.Logits(output.Hidden, output.In(context));
 
     /// <summary>Logits of some hidden states; not for training.</summary>
     /// <param name="hidden">[n, hidden size].</param>
     /// <param name="context">The forward pass.</param>
     /// <returns>[n, vocabulary], in the hidden states' type.</returns>
-    public Tensor Logits(Tensor hidden, ForwardContext context) => head.Logits(hidden, context);
+    public Tensor Logits(Tensor hidden, ForwardContext context) => _head.Logits(hidden, context);
 
     /// <summary>Cross-entropy of the next token, and what the backbone adds to it.</summary>
     /// <param name="output">The backbone's output.</param>
@@ -64,7 +64,7 @@ public class CausalModel : PretrainedModel
     /// <returns>A scalar in float32, known to the tape. Zero where nothing is labelled.</returns>
     public Tensor Loss(BackboneOutput output, Tensor labels, double? divisor, ForwardContext context, double labelSmoothing = 0)
     {
-        var loss = head.Loss(output.Hidden, output.Aligned(labels), divisor, output.In(context), labelSmoothing);
+        var loss = _head.Loss(output.Hidden, output.Aligned(labels), divisor, output.In(context), labelSmoothing);
         return output.AuxiliaryLoss is { } auxiliary ? ResidualSum.Forward(loss, auxiliary, context) : loss;
     }
 
@@ -75,5 +75,5 @@ public class CausalModel : PretrainedModel
     /// <param name="statistics">What else is wanted of the logits there.</param>
     /// <returns>float32 [rows, positions - 1], virtual ones included, known to the tape; 0 where the label is -100.</returns>
     public Tensor TokenLosses(BackboneOutput output, Tensor labels, ForwardContext context, params TokenStatistic[] statistics) =>
-        head.TokenLosses(output.Hidden, output.Aligned(labels), output.In(context), statistics);
+        _head.TokenLosses(output.Hidden, output.Aligned(labels), output.In(context), statistics);
 }

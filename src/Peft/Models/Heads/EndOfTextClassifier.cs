@@ -6,17 +6,17 @@ namespace Peft.Models.Heads;
 /// <summary>The classifier of an encoder-decoder: two layers over the decoder's output at the last end-of-text token of what the encoder read.</summary>
 internal sealed class EndOfTextClassifier : Module
 {
-    private readonly Linear dense;
-    private readonly Activation activation = new("tanh");
-    private readonly Dropout dropout;
-    private readonly Linear output;
+    private readonly Linear _dense;
+    private readonly Activation _activation = new("tanh");
+    private readonly Dropout _dropout;
+    private readonly Linear _output;
 
     public EndOfTextClassifier(string className, long width, long labels, double dropout)
         : base(className)
     {
-        dense = Add("dense", new Linear(width, width, hasBias: true));
-        this.dropout = Add("dropout", new Dropout(dropout));
-        output = Add("out_proj", new Linear(width, labels, hasBias: true));
+        _dense = Add("dense", new Linear(width, width, hasBias: true));
+        _dropout = Add("dropout", new Dropout(dropout));
+        _output = Add("out_proj", new Linear(width, labels, hasBias: true));
     }
 
     /// <summary>Scores of rows, [rows, labels].</summary>
@@ -25,8 +25,8 @@ internal sealed class EndOfTextClassifier : Module
     {
         context = backbone.In(context) with { Length = 1 };
         var ends = RowSelection.Forward(backbone.Hidden, Ends(backbone, config), context);
-        var inner = activation.Forward(dense.Forward(dropout.Forward(ends, context), context), context);
-        return output.Forward(dropout.Forward(inner, context), context);
+        var inner = _activation.Forward(_dense.Forward(_dropout.Forward(ends, context), context), context);
+        return _output.Forward(_dropout.Forward(inner, context), context);
     }
 
     private static Tensor Ends(BackboneOutput backbone, ModelConfig config)

@@ -6,7 +6,7 @@ namespace Peft.Models.Heads;
 /// <summary>A model that says where in a text an answer begins and ends.</summary>
 public class QuestionAnsweringModel : PretrainedModel
 {
-    private readonly Linear projection;
+    private readonly Linear _projection;
 
     /// <summary>Makes the structure of a family's model.</summary>
     /// <param name="config">The configuration as the family reads it.</param>
@@ -16,7 +16,7 @@ public class QuestionAnsweringModel : PretrainedModel
         : base(config.Family.Backbone(config), className)
     {
         AddBackbone(prefix);
-        projection = Add("qa_outputs", new Linear(Backbone.Width, 2, hasBias: true));
+        _projection = Add("qa_outputs", new Linear(Backbone.Width, 2, hasBias: true));
     }
 
     /// <inheritdoc/>
@@ -30,7 +30,7 @@ public class QuestionAnsweringModel : PretrainedModel
     {
         ArgumentNullException.ThrowIfNull(output);
         context = output.In(context);
-        return projection.Forward(Transform(output.Hidden, context), context);
+        return _projection.Forward(Transform(output.Hidden, context), context);
     }
 
     /// <summary>What stands between the backbone and the output layer: nothing in most families.</summary>

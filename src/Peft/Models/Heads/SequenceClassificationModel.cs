@@ -62,7 +62,7 @@ public sealed class LastTokenClassificationModel : SequenceClassificationModel
 {
     private const string HeadName = "score";
 
-    private readonly Linear score;
+    private readonly Linear _score;
 
     /// <summary>Makes the structure of a family's model.</summary>
     /// <param name="config">The configuration as the family reads it.</param>
@@ -71,7 +71,7 @@ public sealed class LastTokenClassificationModel : SequenceClassificationModel
         : base(config.Family.Backbone(config), className)
     {
         AddBackbone();
-        score = Add(HeadName, new Linear(Backbone.Width, LabelCount));
+        _score = Add(HeadName, new Linear(Backbone.Width, LabelCount));
     }
 
     /// <inheritdoc/>
@@ -84,7 +84,7 @@ public sealed class LastTokenClassificationModel : SequenceClassificationModel
         ArgumentNullException.ThrowIfNull(output);
         using var scope = NewDisposeScope();
         context = output.In(context) with { Length = 1 };
-        return score.Forward(RowSelection.Forward(output.Hidden, LastTokens(output), context), context).MoveToOuterDisposeScope();
+        return _score.Forward(RowSelection.Forward(output.Hidden, LastTokens(output), context), context).MoveToOuterDisposeScope();
     }
 
     /// <summary>Index of each row's last token among all positions. transformers looks at token ids, not at the attention mask.</summary>

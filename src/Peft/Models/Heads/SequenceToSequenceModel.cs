@@ -6,8 +6,8 @@ namespace Peft.Models.Heads;
 /// <summary>An encoder and a decoder that writes one text from another.</summary>
 public class SequenceToSequenceModel : PretrainedModel
 {
-    private readonly string headName;
-    private readonly bool isTied;
+    private readonly string _headName;
+    private readonly bool _isTied;
 
     /// <summary>Makes the structure of a family's model.</summary>
     /// <param name="config">The configuration as the family reads it.</param>
@@ -18,8 +18,8 @@ public class SequenceToSequenceModel : PretrainedModel
     public SequenceToSequenceModel(ModelConfig config, string className, bool isTied, double scale = 1, string headName = "lm_head")
         : base(config.Family.Backbone(config), className)
     {
-        this.isTied = isTied;
-        this.headName = headName;
+        _isTied = isTied;
+        _headName = headName;
         AddBackbone();
         Head = new Head(Add(headName, new Linear(Backbone.Width, Backbone.TokenEmbeddings!.Count))) 
         {
@@ -29,17 +29,17 @@ public class SequenceToSequenceModel : PretrainedModel
     }
 
     /// <inheritdoc/>
-    public override string? OutputEmbeddings => headName;
+    public override string? OutputEmbeddings => _headName;
 
     /// <summary>Size of the vocabulary: the width of the logits.</summary>
     public long VocabularySize => Backbone.TokenEmbeddings!.Count;
 
     /// <inheritdoc/>
-    public override IEnumerable<(string Owner, string Follower)> TiedParameters => isTied ? PossibleTies : base.TiedParameters;
+    public override IEnumerable<(string Owner, string Follower)> TiedParameters => _isTied ? PossibleTies : base.TiedParameters;
 
     /// <inheritdoc/>
     public override IEnumerable<(string Owner, string Follower)> PossibleTies =>
-        [.. base.TiedParameters, ($"{Backbone.TokenEmbeddings!.Path}.weight", $"{headName}.weight")];
+        [.. base.TiedParameters, ($"{Backbone.TokenEmbeddings!.Path}.weight", $"{_headName}.weight")];
 
     /// <summary>The output layer and its loss.</summary>
     protected Head Head { get; }

@@ -40,8 +40,8 @@ public abstract class TokenClassificationModel : PretrainedModel
 /// <summary>The head that most families have: dropout and a linear layer.</summary>
 public sealed class LinearTokenClassificationModel : TokenClassificationModel
 {
-    private readonly Dropout dropout;
-    private readonly Linear score;
+    private readonly Dropout _dropout;
+    private readonly Linear _score;
 
     /// <summary>Makes the structure of a family's model.</summary>
     /// <param name="config">The configuration as the family reads it.</param>
@@ -53,8 +53,8 @@ public sealed class LinearTokenClassificationModel : TokenClassificationModel
     {
         ClassificationHead = headName;
         AddBackbone();
-        this.dropout = Add("dropout", new Dropout(dropout ?? config.Number("classifier_dropout") ?? config.Number("hidden_dropout") ?? 0.1));
-        score = Add(headName, new Linear(Backbone.Width, SequenceClassificationModel.Labels(config), hasBias: true));
+        _dropout = Add("dropout", new Dropout(dropout ?? config.Number("classifier_dropout") ?? config.Number("hidden_dropout") ?? 0.1));
+        _score = Add(headName, new Linear(Backbone.Width, SequenceClassificationModel.Labels(config), hasBias: true));
     }
 
     /// <inheritdoc/>
@@ -65,6 +65,6 @@ public sealed class LinearTokenClassificationModel : TokenClassificationModel
     {
         ArgumentNullException.ThrowIfNull(output);
         context = output.In(context);
-        return score.Forward(dropout.Forward(output.Hidden, context), context);
+        return _score.Forward(_dropout.Forward(output.Hidden, context), context);
     }
 }

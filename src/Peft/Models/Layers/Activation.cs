@@ -5,7 +5,7 @@ namespace Peft.Models.Layers;
 /// <summary>An activation by the name configurations give it.</summary>
 public sealed class Activation : Module
 {
-    private readonly Func<Tensor, Tensor> function;
+    private readonly Func<Tensor, Tensor> _function;
 
     /// <summary>Looks the activation up.</summary>
     /// <param name="name">Such as <c>silu</c> or <c>gelu_pytorch_tanh</c>.</param>
@@ -19,7 +19,7 @@ public sealed class Activation : Module
     private Activation((string ClassName, Func<Tensor, Tensor> Function) found)
         : base(found.ClassName)
     {
-        function = found.Function;
+        _function = found.Function;
     }
 
     /// <summary>Whether it is x · sigmoid(x).</summary>
@@ -32,7 +32,7 @@ public sealed class Activation : Module
         context.Tape is { } tape ? tape.Autograd(inputs => Apply(inputs[0]), [x], []) : Apply(x);
 
     /// <summary>Applies it, element by element.</summary>
-    public Tensor Apply(Tensor x) => function(x);
+    public Tensor Apply(Tensor x) => _function(x);
 
     private static (string ClassName, Func<Tensor, Tensor> Function) Lookup(string name) => name switch
     {

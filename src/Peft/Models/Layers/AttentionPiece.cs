@@ -15,49 +15,49 @@ namespace Peft.Models.Layers;
 internal sealed class AttentionPiece(
     AttentionCall call, Tensor queries, Tensor keys, Tensor values, Tensor? bias, Parameter? sinks, ForwardContext context) : Piece
 {
-    private readonly AttentionShape shape = call.Shape;
+    private readonly AttentionShape _shape = call.Shape;
 
-    private readonly bool drops = call.Shape.Dropout > 0 && context.IsTraining;
-    private readonly List<Tensor> dropped = [];
+    private readonly bool _drops = call.Shape.Dropout > 0 && context.IsTraining;
+    private readonly List<Tensor> _dropped = [];
 
-    private Tensor queries = queries;
-    private Tensor keys = keys;
-    private Tensor values = values;
-    private Tensor? bias = bias;
+    private Tensor _queries = queries;
+    private Tensor _keys = keys;
+    private Tensor _values = values;
+    private Tensor? _bias = bias;
 
     /// <summary>[rows · length, heads · value size].</summary>
     public Tensor Run()
     {
         if (IsNative())
         {
-            return Native(queries, keys, values).reshape(call.Rows * call.Length, shape.Heads * shape.ValueSize);
+            return Native(_queries, _keys, _values).reshape(call.Rows * call.Length, _shape.Heads * _shape.ValueSize);
         }
 
-        var all = empty([call.Rows, call.Length, shape.KeyValueHeads, shape.Group, shape.ValueSize], queries.dtype, queries.device);
+        var all = empty([call.Rows, call.Length, _shape.KeyValueHeads, _shape.Group, _shape.ValueSize], _queries.dtype, _queries.device);
         foreach (var block in call.Plan.Blocks)
         {
             using var scope = NewDisposeScope();
             var weights = Weights(block).Weights;
-            if (drops)
+            if (_drops)
             {
-                var kept = empty_like(weights, ScalarType.Bool).bernoulli_(1 - shape.Dropout, context.Generator);
-                dropped.Add(context.Tape is null ? kept : KeepOwn(kept));
+                var kept = empty_like(weights, ScalarType.Bool).bernoulli_(1 - _shape.Dropout, context.Generator);
+                _dropped.Add(context.Tape is null ? kept : KeepOwn(kept));
             }
 
-            var part = Dropped(weights, dropped.Count - 1).bmm(values.narrow(1, block.Key, block.Keys));
+            var part = Dropped(weights, _dropped.Count - 1).bmm(_values.narrow(1, block.Key, block.Keys));
             all.narrow(1, block.Query, block.Queries).copy_(
-                part.view(call.Rows, shape.KeyValueHeads, shape.Group, block.Queries, shape.ValueSize).permute(0, 3, 1, 2, 4));
+                part.view(call.Rows, _shape.KeyValueHeads, _shape.Group, block.Queries, _shape.ValueSize).permute(0, 3, 1, 2, 4));
         }
 
-        return all.view(call.Rows * call.Length, shape.Heads * shape.ValueSize);
+        return all.view(call.Rows * call.Length, _shape.Heads * _shape.ValueSize);
     }
 
     public void KeepForBackward()
     {
-        queries = Keep(queries);
-        keys = Keep(keys);
-        values = Keep(values);
-        bias = bias is null ? null : Keep(bias);
+        _queries = Keep(_queries);
+        _keys = Keep(_keys);
+        _values = Keep(_values);
+        _bias = _bias is null ? null : Keep(_bias);
     }
 
     public override void Backward(PieceGradients gradients)
@@ -69,13 +69,13 @@ internal sealed class AttentionPiece(
             return;
         }
 
-        g = g.view(call.Rows, call.Length, shape.KeyValueHeads, shape.Group, shape.ValueSize);
-        var result = call.IsFused ? empty([call.Rows, call.Length, shape.AllHeads, shape.HeadSize], g.dtype, g.device) : null;
-        var gq = result?.narrow(2, 0, shape.Heads) ?? empty([call.Rows, call.Length, shape.Heads, shape.HeadSize], g.dtype, g.device);
-        var grouped = gq.view(call.Rows, call.Length, shape.KeyValueHeads, shape.Group, shape.HeadSize);
-        var gk = zeros_like(keys);
-        var gv = zeros_like(values);
-        var gb = bias is not null && gradients.Needs(BiasInput) ? zeros_like(bias) : null;
+        g = g.view(call.Rows, call.Length, _shape.KeyValueHeads, _shape.Group, _shape.ValueSize);
+        var result = call.IsFused ? empty([call.Rows, call.Length, _shape.AllHeads, _shape.HeadSize], g.dtype, g.device) : null;
+        var gq = result?.narrow(2, 0, _shape.Heads) ?? empty([call.Rows, call.Length, _shape.Heads, _shape.HeadSize], g.dtype, g.device);
+        var grouped = gq.view(call.Rows, call.Length, _shape.KeyValueHeads, _shape.Group, _shape.HeadSize);
+        var gk = zeros_like(_keys);
+        var gv = zeros_like(_values);
+        var gb = _bias is not null && gradients.Needs(BiasInput) ? zeros_like(_bias) : null;
         for (var i = 0; i < call.Plan.Blocks.Count; i++)
         {
             using var scope = NewDisposeScope();
@@ -83,22 +83,22 @@ internal sealed class AttentionPiece(
             var (q, weights, slope) = Weights(block);
             var own = Grouped(g, block);
             gv.narrow(1, block.Key, block.Keys).add_(Dropped(weights, i).transpose(1, 2).bmm(own));
-            var gs = Dropped(own.bmm(values.narrow(1, block.Key, block.Keys).transpose(1, 2)), i);
+            var gs = Dropped(own.bmm(_values.narrow(1, block.Key, block.Keys).transpose(1, 2)), i);
             AddSinkGradient(weights, gs, block);
             gs = AttentionKernels.SoftmaxGradient(weights, gs);
             if (call.Plan.HasBlindQueries && block.Mask is { } mask)
             {
-                gs.view(call.Rows, shape.KeyValueHeads, shape.Group, block.Queries, block.Keys).masked_fill_(mask, 0);
+                gs.view(call.Rows, _shape.KeyValueHeads, _shape.Group, block.Queries, block.Keys).masked_fill_(mask, 0);
             }
 
             AddBiasGradient(gb, gs, block);
             gs = slope is null ? gs : gs.mul_(slope);
             grouped.narrow(1, block.Query, block.Queries).copy_(
-                gs.bmm(keys.narrow(1, block.Key, block.Keys)).view(call.Rows, shape.KeyValueHeads, shape.Group, block.Queries, shape.HeadSize).permute(0, 3, 1, 2, 4));
+                gs.bmm(_keys.narrow(1, block.Key, block.Keys)).view(call.Rows, _shape.KeyValueHeads, _shape.Group, block.Queries, _shape.HeadSize).permute(0, 3, 1, 2, 4));
             gk.narrow(1, block.Key, block.Keys).add_(gs.transpose(1, 2).bmm(q));
         }
 
-        gq.mul_(shape.Scale);
+        gq.mul_(_shape.Scale);
         gq = call.Rotary?.QueryScale is { } growth ? gq.mul_(growth) : gq;
         Collect(gradients, result, gq, gk, gv);
         if (gb is not null)
@@ -111,18 +111,18 @@ internal sealed class AttentionPiece(
     /// On a GPU the engine's own kernel takes the whole of attention where it is plainly causal, or where a single query sees all keys: no
     /// scores in memory, and two launches instead of some ten a block.
     /// </summary>
-    private bool IsNative() => queries.device_type != DeviceType.CPU
+    private bool IsNative() => _queries.device_type != DeviceType.CPU
         && call.Plan.IsPlain
-        && (call.Length == 1 || keys.size(1) == call.Length)
-        && bias is null
+        && (call.Length == 1 || _keys.size(1) == call.Length)
+        && _bias is null
         && sinks is null
-        && !drops
-        && shape.SoftCap is null;
+        && !_drops
+        && _shape.SoftCap is null;
 
     private Tensor Native(Tensor q, Tensor k, Tensor v) => Operators.GroupedAttention(
         q.transpose(1, 2),
-        k.view(call.Rows, shape.KeyValueHeads, -1, shape.HeadSize),
-        v.view(call.Rows, shape.KeyValueHeads, -1, shape.ValueSize),
+        k.view(call.Rows, _shape.KeyValueHeads, -1, _shape.HeadSize),
+        v.view(call.Rows, _shape.KeyValueHeads, -1, _shape.ValueSize),
         causal: call.Length > 1,
         scale: 1).transpose(1, 2);
 
@@ -132,17 +132,17 @@ internal sealed class AttentionPiece(
         Tensor[] leaves;
         using (enable_grad())
         {
-            leaves = [.. new[] { queries, keys, values }.Select(static tensor => tensor.detach().requires_grad_(true))];
+            leaves = [.. new[] { _queries, _keys, _values }.Select(static tensor => tensor.detach().requires_grad_(true))];
             var output = Native(leaves[0], leaves[1], leaves[2]);
-            autograd.backward([output], [g.view(call.Rows, call.Length, shape.Heads, shape.ValueSize)], inputs: leaves);
+            autograd.backward([output], [g.view(call.Rows, call.Length, _shape.Heads, _shape.ValueSize)], inputs: leaves);
         }
 
-        var (q, k, v) = (leaves[0].grad!.mul_(shape.Scale), leaves[1].grad!, leaves[2].grad!);
+        var (q, k, v) = (leaves[0].grad!.mul_(_shape.Scale), leaves[1].grad!, leaves[2].grad!);
         Tensor? result = null;
         if (call.IsFused)
         {
-            result = empty([call.Rows, call.Length, shape.AllHeads, shape.HeadSize], g.dtype, g.device);
-            result.narrow(2, 0, shape.Heads).copy_(q);
+            result = empty([call.Rows, call.Length, _shape.AllHeads, _shape.HeadSize], g.dtype, g.device);
+            result.narrow(2, 0, _shape.Heads).copy_(q);
         }
 
         Collect(gradients, result, q, k, v);
@@ -155,11 +155,11 @@ internal sealed class AttentionPiece(
     {
         if (call.Prefix > 0)
         {
-            AddPrefixGradient(gradients, BiasInput - 2, gk, shape.HeadSize);
-            AddPrefixGradient(gradients, BiasInput - 1, gv, shape.ValueSize);
+            AddPrefixGradient(gradients, BiasInput - 2, gk, _shape.HeadSize);
+            AddPrefixGradient(gradients, BiasInput - 1, gv, _shape.ValueSize);
         }
 
-        var (k, v) = (Unflat(gk, shape.HeadSize), Unflat(gv, shape.ValueSize));
+        var (k, v) = (Unflat(gk, _shape.HeadSize), Unflat(gv, _shape.ValueSize));
         if (result is null)
         {
             gradients.Add(0, Flat(call.Rotary is null ? gq : call.Rotary.TurnBack(gq)));
@@ -168,11 +168,11 @@ internal sealed class AttentionPiece(
             return;
         }
 
-        result.narrow(2, shape.Heads, shape.KeyValueHeads).copy_(k);
-        result.narrow(2, shape.Heads + shape.KeyValueHeads, shape.KeyValueHeads).copy_(v);
+        result.narrow(2, _shape.Heads, _shape.KeyValueHeads).copy_(k);
+        result.narrow(2, _shape.Heads + _shape.KeyValueHeads, _shape.KeyValueHeads).copy_(v);
         if (call.Rotary is not null)
         {
-            var rotated = result.narrow(2, 0, shape.Heads + shape.KeyValueHeads);
+            var rotated = result.narrow(2, 0, _shape.Heads + _shape.KeyValueHeads);
             rotated.copy_(call.Rotary.TurnBack(rotated));
         }
 
@@ -181,7 +181,7 @@ internal sealed class AttentionPiece(
 
     private void AddPrefixGradient(PieceGradients gradients, int input, Tensor all, long size)
     {
-        var own = all.view(call.Rows, shape.KeyValueHeads, -1, size).narrow(2, 0, call.Prefix);
+        var own = all.view(call.Rows, _shape.KeyValueHeads, -1, size).narrow(2, 0, call.Prefix);
         gradients.Add(input, call.PrefixRows == call.Rows ? own.clone() : own.sum(dim: 0, keepdim: true));
     }
 
@@ -192,7 +192,7 @@ internal sealed class AttentionPiece(
             return;
         }
 
-        var own = gs.view(call.Rows, shape.Heads, block.Queries, block.Keys);
+        var own = gs.view(call.Rows, _shape.Heads, block.Queries, block.Keys);
         own = gb.size(0) == 1 && call.Rows > 1 ? own.sum(dim: 0, keepdim: true) : own;
         own = gb.size(2) == 1 && call.Length > 1 ? own.sum(dim: 2, keepdim: true) : own;
         Slice(gb, block).add_(own);
@@ -204,17 +204,17 @@ internal sealed class AttentionPiece(
         {
             // The sink's share of the softmax has the value zero.
             var share = weights.sum(-1).neg_().add_(1).mul_(weights.mul(gradient).sum(-1));
-            own.sub_(share.view(call.Rows, shape.Heads, block.Queries).sum([0, 2]).to(own.dtype));
+            own.sub_(share.view(call.Rows, _shape.Heads, block.Queries).sum([0, 2]).to(own.dtype));
         }
     }
 
-    private Tensor Unflat(Tensor heads, long size) => heads.view(call.Rows, shape.KeyValueHeads, -1, size)
+    private Tensor Unflat(Tensor heads, long size) => heads.view(call.Rows, _shape.KeyValueHeads, -1, size)
         .narrow(2, heads.size(1) - call.Keys, call.Keys)
         .transpose(1, 2);
 
     private static Tensor Flat(Tensor heads) => heads.reshape(heads.size(0) * heads.size(1), -1);
 
-    private Tensor Dropped(Tensor weights, int index) => drops ? weights.mul(dropped[index]).mul_(1 / (1 - shape.Dropout)) : weights;
+    private Tensor Dropped(Tensor weights, int index) => _drops ? weights.mul(_dropped[index]).mul_(1 / (1 - _shape.Dropout)) : weights;
 
     private Tensor Slice(Tensor bias, AttentionPlan.Block block)
     {
@@ -228,19 +228,19 @@ internal sealed class AttentionPiece(
     /// </summary>
     private (Tensor Queries, Tensor Weights, Tensor? Slope) Weights(AttentionPlan.Block block)
     {
-        var q = Grouped(queries.view(call.Rows, call.Length, shape.KeyValueHeads, shape.Group, shape.HeadSize), block);
-        var scores = q.bmm(keys.narrow(1, block.Key, block.Keys).transpose(1, 2));
+        var q = Grouped(_queries.view(call.Rows, call.Length, _shape.KeyValueHeads, _shape.Group, _shape.HeadSize), block);
+        var scores = q.bmm(_keys.narrow(1, block.Key, block.Keys).transpose(1, 2));
         Tensor? slope = null;
-        if (shape.SoftCap is { } cap)
+        if (_shape.SoftCap is { } cap)
         {
             var tangent = scores.div_(cap).tanh_();
             slope = tangent.square().neg_().add_(1);
             scores = tangent.mul_(cap);
         }
 
-        if (bias is not null)
+        if (_bias is not null)
         {
-            scores.view(call.Rows, shape.Heads, block.Queries, block.Keys).add_(Slice(bias, block));
+            scores.view(call.Rows, _shape.Heads, block.Queries, block.Keys).add_(Slice(_bias, block));
         }
 
         if (sinks is null)
@@ -249,7 +249,7 @@ internal sealed class AttentionPiece(
         }
 
         // In front, for masks count from the last key.
-        var sink = sinks.Data.to(scores.dtype).view(1, shape.Heads, 1, 1).expand(call.Rows, shape.Heads, block.Queries, 1).reshape(scores.size(0), scores.size(1), 1);
+        var sink = sinks.Data.to(scores.dtype).view(1, _shape.Heads, 1, 1).expand(call.Rows, _shape.Heads, block.Queries, 1).reshape(scores.size(0), scores.size(1), 1);
         var weights = AttentionKernels.Softmax(cat([sink, scores], -1), block.Mask, block.Queries, call.Rows);
         return (q, weights.narrow(-1, 1, block.Keys).contiguous(), slope);
     }
@@ -257,5 +257,5 @@ internal sealed class AttentionPiece(
     // [rows, length, kv heads, group, n] to [rows · kv heads, group · queries, n].
     private Tensor Grouped(Tensor all, AttentionPlan.Block block) => all.narrow(1, block.Query, block.Queries)
         .permute(0, 2, 3, 1, 4)
-        .reshape(call.Rows * shape.KeyValueHeads, shape.Group * block.Queries, -1);
+        .reshape(call.Rows * _shape.KeyValueHeads, _shape.Group * block.Queries, -1);
 }

@@ -6,20 +6,20 @@ namespace Peft.Models.Layers;
 /// <summary>Drops elements in training and scales up what stays (Srivastava et al. 2014); a model's own dropout acts only where training asks for it.</summary>
 public sealed class Dropout : Module
 {
-    private readonly double probability;
+    private readonly double _probability;
 
     /// <summary>Makes the layer.</summary>
     /// <param name="probability">Probability with which an element is dropped.</param>
     public Dropout(double probability)
     {
-        this.probability = probability;
+        _probability = probability;
     }
 
     /// <inheritdoc/>
-    public override string Details => $"p={ModuleText.Number(probability)}, inplace=False";
+    public override string Details => $"p={ModuleText.Number(_probability)}, inplace=False";
 
     /// <summary>Whether anything is dropped in a pass.</summary>
-    public bool Acts(ForwardContext context) => probability > 0 && context.IsTraining;
+    public bool Acts(ForwardContext context) => _probability > 0 && context.IsTraining;
 
     /// <summary>Runs the layer.</summary>
     /// <param name="x">Any shape.</param>
@@ -32,9 +32,9 @@ public sealed class Dropout : Module
             return x;
         }
 
-        var mask = empty_like(x, ScalarType.Bool).bernoulli_(1 - probability, context.Generator);
-        var y = x.mul(mask).mul_(1 / (1 - probability));
-        context.Tape?.Record(new DropoutPiece(mask, probability), [x], [y], trains: false);
+        var mask = empty_like(x, ScalarType.Bool).bernoulli_(1 - _probability, context.Generator);
+        var y = x.mul(mask).mul_(1 / (1 - _probability));
+        context.Tape?.Record(new DropoutPiece(mask, _probability), [x], [y], trains: false);
         return y;
     }
 
@@ -54,15 +54,15 @@ public sealed class Dropout : Module
 
     private sealed class DropoutPiece : Piece
     {
-        private readonly Tensor mask;
-        private readonly double probability;
+        private readonly Tensor _mask;
+        private readonly double _probability;
 
         public DropoutPiece(Tensor mask, double probability)
         {
-            this.mask = Keep(mask);
-            this.probability = probability;
+            _mask = Keep(mask);
+            _probability = probability;
         }
 
-        public override void Backward(PieceGradients gradients) => gradients.Add(0, gradients.Output().mul(mask).mul_(1 / (1 - probability)));
+        public override void Backward(PieceGradients gradients) => gradients.Add(0, gradients.Output().mul(_mask).mul_(1 / (1 - _probability)));
     }
 }

@@ -139,19 +139,19 @@ internal static class RowSelection
 
     private sealed class RowPiece : Piece
     {
-        private readonly Tensor rows;
-        private readonly long count;
+        private readonly Tensor _rows;
+        private readonly long _count;
 
         public RowPiece(Tensor rows, long count)
         {
-            this.rows = Keep(rows);
-            this.count = count;
+            _rows = Keep(rows);
+            _count = count;
         }
 
         public override void Backward(PieceGradients gradients)
         {
             var g = gradients.Output();
-            gradients.Add(0, zeros([count, g.size(1)], g.dtype, g.device).index_add_(0, rows, g, 1));
+            gradients.Add(0, zeros([_count, g.size(1)], g.dtype, g.device).index_add_(0, _rows, g, 1));
         }
     }
 }
@@ -174,13 +174,13 @@ internal static class SigmoidGate
 
     private sealed class GatePiece : Piece
     {
-        private readonly Tensor x;
-        private readonly Tensor open;
+        private readonly Tensor _x;
+        private readonly Tensor _open;
 
         public GatePiece(Tensor x, Tensor open)
         {
-            this.x = Keep(x);
-            this.open = Keep(open);
+            _x = Keep(x);
+            _open = Keep(open);
         }
 
         public override void Backward(PieceGradients gradients)
@@ -188,12 +188,12 @@ internal static class SigmoidGate
             var g = gradients.Output();
             if (gradients.Needs(1))
             {
-                var along = g.mul(x);
-                along = open.size(1) == x.size(1) ? along : along.sum(dim: 1, keepdim: true);
-                gradients.Add(1, along.mul_(open).mul_(open.neg().add_(1)));
+                var along = g.mul(_x);
+                along = _open.size(1) == _x.size(1) ? along : along.sum(dim: 1, keepdim: true);
+                gradients.Add(1, along.mul_(_open).mul_(_open.neg().add_(1)));
             }
 
-            gradients.Add(0, g.mul(open));
+            gradients.Add(0, g.mul(_open));
         }
     }
 }

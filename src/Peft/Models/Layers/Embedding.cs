@@ -7,8 +7,8 @@ namespace Peft.Models.Layers;
 /// <summary>A table of vectors, one a token.</summary>
 public sealed class Embedding : Module, IAdaptable
 {
-    private readonly long? paddingIndex;
-    private readonly double scale;
+    private readonly long? _paddingIndex;
+    private readonly double _scale;
 
     /// <summary>Makes a table without weights.</summary>
     /// <param name="count">Number of tokens.</param>
@@ -21,8 +21,8 @@ public sealed class Embedding : Module, IAdaptable
     {
         Count = count;
         Size = size;
-        this.paddingIndex = paddingIndex < 0 ? paddingIndex + count : paddingIndex;
-        this.scale = scale;
+        _paddingIndex = paddingIndex < 0 ? paddingIndex + count : paddingIndex;
+        _scale = scale;
         Weight = AddParameter("weight", [count, size]);
     }
 
@@ -45,7 +45,7 @@ public sealed class Embedding : Module, IAdaptable
     long IAdaptable.Outputs => Size;
 
     /// <inheritdoc/>
-    public override string Details => paddingIndex is { } index
+    public override string Details => _paddingIndex is { } index
         ? string.Create(CultureInfo.InvariantCulture, $"{Count}, {Size}, padding_idx={index}")
         : string.Create(CultureInfo.InvariantCulture, $"{Count}, {Size}");
 
@@ -75,13 +75,13 @@ public sealed class Embedding : Module, IAdaptable
     {
         var ids = x.flatten();
         var rows = weight.index_select(0, ids);
-        if (paddingIndex is { } index)
+        if (_paddingIndex is { } index)
         {
             // The vector of padding isn't trained.
             rows = where(ids.eq(index).unsqueeze(-1), rows.detach(), rows);
         }
 
-        rows = scale == 1 ? rows : rows * Factor(rows.dtype);
+        rows = _scale == 1 ? rows : rows * Factor(rows.dtype);
         return rows.view([.. x.shape, weight.shape[1]]);
     }
 
@@ -100,18 +100,18 @@ public sealed class Embedding : Module, IAdaptable
             y.addmm_(Rows(change, ids, y.dtype), LinearProduct.Cast(change.B.Data, y.dtype).t(), 1, (float)change.Scale);
         }
 
-        y = scale == 1 ? y : y.mul_(Factor(y.dtype));
+        y = _scale == 1 ? y : y.mul_(Factor(y.dtype));
         if (context.Tape is { } tape)
         {
             var trains = weight.IsTrained || changes.Any(static change => change.A.IsTrained || change.B.IsTrained);
-            tape.Record(new EmbeddingPiece(ids, weight, paddingIndex, changes, Factor(y.dtype)), [], [y], trains);
+            tape.Record(new EmbeddingPiece(ids, weight, _paddingIndex, changes, Factor(y.dtype)), [], [y], trains);
         }
 
         return y;
     }
 
     // transformers keeps the factor in the weights' type.
-    private double Factor(ScalarType type) => type == ScalarType.Float32 || scale == 1 ? scale : tensor(scale).to(type).to(ScalarType.Float64).item<double>();
+    private double Factor(ScalarType type) => type == ScalarType.Float32 || _scale == 1 ? _scale : tensor(_scale).to(type).to(ScalarType.Float64).item<double>();
 
     // A is [rank, tokens]: the columns of the tokens, as rows.
     private static Tensor Rows(LowRank change, Tensor ids, ScalarType type) => LinearProduct.Cast(change.A.Data.index_select(1, ids).t(), type);
@@ -142,35 +142,35 @@ public sealed class Embedding : Module, IAdaptable
 
     private sealed class EmbeddingPiece : Piece
     {
-        private readonly Tensor ids;
-        private readonly Parameter weight;
-        private readonly long? paddingIndex;
-        private readonly IReadOnlyList<LowRank> changes;
-        private readonly double scale;
+        private readonly Tensor _ids;
+        private readonly Parameter _weight;
+        private readonly long? _paddingIndex;
+        private readonly IReadOnlyList<LowRank> _changes;
+        private readonly double _scale;
 
         public EmbeddingPiece(Tensor ids, Parameter weight, long? paddingIndex, IReadOnlyList<LowRank> changes, double scale)
         {
-            this.ids = Keep(ids);
-            this.weight = weight;
-            this.paddingIndex = paddingIndex;
-            this.changes = changes;
-            this.scale = scale;
+            _ids = Keep(ids);
+            _weight = weight;
+            _paddingIndex = paddingIndex;
+            _changes = changes;
+            _scale = scale;
         }
 
         public override void Backward(PieceGradients gradients)
         {
-            var g = scale == 1 ? gradients.Output() : gradients.Output().mul(scale);
-            var rows = paddingIndex is { } index ? g.masked_fill(ids.eq(index).unsqueeze(-1), 0) : g;
-            if (weight.Gradient is { } weightGradient)
+            var g = _scale == 1 ? gradients.Output() : gradients.Output().mul(_scale);
+            var rows = _paddingIndex is { } index ? g.masked_fill(_ids.eq(index).unsqueeze(-1), 0) : g;
+            if (_weight.Gradient is { } weightGradient)
             {
-                weightGradient.index_add_(0, ids, LinearProduct.Cast(rows, weightGradient.dtype), 1);
+                weightGradient.index_add_(0, _ids, LinearProduct.Cast(rows, weightGradient.dtype), 1);
             }
 
-            foreach (var change in changes)
+            foreach (var change in _changes)
             {
-                change.B.Gradient?.add_(g.t().mm(Rows(change, ids, g.dtype)), change.Scale);
+                change.B.Gradient?.add_(g.t().mm(Rows(change, _ids, g.dtype)), change.Scale);
                 change.A.Gradient?.index_add_(
-                    1, ids, rows.mm(LinearProduct.Cast(change.B.Data, g.dtype)).t().to(change.A.Gradient.dtype), change.Scale);
+                    1, _ids, rows.mm(LinearProduct.Cast(change.B.Data, g.dtype)).t().to(change.A.Gradient.dtype), change.Scale);
             }
         }
     }

@@ -22,9 +22,9 @@ internal sealed record ExpertSizes(long Count, long Width, long InnerSize)
 /// </summary>
 internal class Experts : Module
 {
-    private readonly ExpertWeight gateUp;
-    private readonly ExpertWeight down;
-    private readonly Activation activation;
+    private readonly ExpertWeight _gateUp;
+    private readonly ExpertWeight _down;
+    private readonly Activation _activation;
 
     /// <summary>Makes experts without weights.</summary>
     /// <param name="sizes">The sizes.</param>
@@ -34,14 +34,14 @@ internal class Experts : Module
     public Experts(ExpertSizes sizes, string className, Activation activation, bool listsActivation = true)
         : base(className)
     {
-        gateUp = Weights("gate_up_proj", sizes, sizes.Width, 2 * sizes.InnerSize);
-        down = Weights("down_proj", sizes, sizes.InnerSize, sizes.Width);
-        this.activation = listsActivation ? Add("act_fn", activation) : activation;
+        _gateUp = Weights("gate_up_proj", sizes, sizes.Width, 2 * sizes.InnerSize);
+        _down = Weights("down_proj", sizes, sizes.InnerSize, sizes.Width);
+        _activation = listsActivation ? Add("act_fn", activation) : activation;
     }
 
     /// <inheritdoc/>
     public override IAdaptable? AdaptableOf(Parameter parameter) =>
-        parameter == gateUp.Weight ? gateUp : parameter == down.Weight ? down : base.AdaptableOf(parameter);
+        parameter == _gateUp.Weight ? _gateUp : parameter == _down.Weight ? _down : base.AdaptableOf(parameter);
 
     /// <summary>Runs the experts.</summary>
     /// <param name="x">[rows, width].</param>
@@ -51,16 +51,16 @@ internal class Experts : Module
     public Tensor Forward(Tensor x, Tensor residual, Routing routing, ForwardContext context)
     {
         using var scope = NewDisposeScope();
-        var rows = ExpertRows.From(routing.Experts, gateUp.Weight.Shape[0], context);
+        var rows = ExpertRows.From(routing.Experts, _gateUp.Weight.Shape[0], context);
         var visits = RowSelection.Forward(x, rows.Tokens, context);
-        var inner = Activate(gateUp.Forward(visits, rows, context), context);
-        return WeighedSum.Forward(down.Forward(inner, rows, context), routing.Weights, residual, rows, context).MoveToOuterDisposeScope();
+        var inner = Activate(_gateUp.Forward(visits, rows, context), context);
+        return WeighedSum.Forward(_down.Forward(inner, rows, context), routing.Weights, residual, rows, context).MoveToOuterDisposeScope();
     }
 
     /// <summary>act(gate) · up.</summary>
     /// <param name="projections">What the first product gave, [rows, 2 · inner size].</param>
     /// <param name="context">The forward pass.</param>
-    protected virtual Tensor Activate(Tensor projections, ForwardContext context) => GatedActivation.Forward(projections, activation, context);
+    protected virtual Tensor Activate(Tensor projections, ForwardContext context) => GatedActivation.Forward(projections, _activation, context);
 
     private ExpertWeight Weights(string name, ExpertSizes sizes, long inputs, long outputs)
     {
@@ -178,36 +178,36 @@ internal sealed class ExpertWeight(Module module, Parameter weight, Parameter? b
 
     private sealed class ProductPiece : Piece
     {
-        private readonly ExpertWeight layer;
-        private readonly Tensor x;
-        private readonly Parameter weight;
-        private readonly Parameter? bias;
-        private readonly ExpertRows rows;
+        private readonly ExpertWeight _layer;
+        private readonly Tensor _x;
+        private readonly Parameter _weight;
+        private readonly Parameter? _bias;
+        private readonly ExpertRows _rows;
 
         public ProductPiece(ExpertWeight layer, Tensor x, Parameter weight, Parameter? bias, ExpertRows rows)
         {
-            this.layer = layer;
-            this.x = Keep(x);
-            this.weight = weight;
-            this.bias = bias;
-            this.rows = rows;
+            _layer = layer;
+            _x = Keep(x);
+            _weight = weight;
+            _bias = bias;
+            _rows = rows;
         }
 
         public override void Backward(PieceGradients gradients)
         {
             var all = gradients.Output();
-            var gx = gradients.Needs() ? empty_like(x) : null;
-            foreach (var (expert, start, count) in rows.Parts())
+            var gx = gradients.Needs() ? empty_like(_x) : null;
+            foreach (var (expert, start, count) in _rows.Parts())
             {
                 using var scope = NewDisposeScope();
                 var g = all.narrow(0, start, count);
-                gx?.narrow(0, start, count).copy_(g.mm(layer.Matrix(weight, expert, g.dtype)));
-                if (weight.Gradient is { } own)
+                gx?.narrow(0, start, count).copy_(g.mm(_layer.Matrix(_weight, expert, g.dtype)));
+                if (_weight.Gradient is { } own)
                 {
-                    layer.ToMatrix(own.select(0, expert)).add_(g.t().mm(x.narrow(0, start, count)));
+                    _layer.ToMatrix(own.select(0, expert)).add_(g.t().mm(_x.narrow(0, start, count)));
                 }
 
-                bias?.Gradient?.select(0, expert).add_(g.sum(dim: 0));
+                _bias?.Gradient?.select(0, expert).add_(g.sum(dim: 0));
             }
 
             if (gx is not null)
@@ -238,30 +238,30 @@ internal static class WeighedSum
 
     private sealed class SumPiece : Piece
     {
-        private readonly Tensor outputs;
-        private readonly Tensor ordered;
-        private readonly long[] shape;
-        private readonly ExpertRows rows;
+        private readonly Tensor _outputs;
+        private readonly Tensor _ordered;
+        private readonly long[] _shape;
+        private readonly ExpertRows _rows;
 
         public SumPiece(Tensor outputs, Tensor ordered, long[] shape, ExpertRows rows)
         {
-            this.outputs = Keep(outputs);
-            this.ordered = Keep(ordered);
-            this.shape = shape;
-            this.rows = rows;
+            _outputs = Keep(outputs);
+            _ordered = Keep(ordered);
+            _shape = shape;
+            _rows = rows;
         }
 
         public override void Backward(PieceGradients gradients)
         {
             var g = gradients.Output();
-            var each = g.index_select(0, rows.Tokens);
+            var each = g.index_select(0, _rows.Tokens);
             if (gradients.Needs(1))
             {
-                var along = each.mul(outputs).sum(-1);
-                gradients.Add(1, empty_like(along).index_copy_(0, rows.Visits, along).view(shape));
+                var along = each.mul(_outputs).sum(-1);
+                gradients.Add(1, empty_like(along).index_copy_(0, _rows.Visits, along).view(_shape));
             }
 
-            gradients.Add(0, each.mul_(ordered));
+            gradients.Add(0, each.mul_(_ordered));
             gradients.Add(2, g, owned: false);
         }
     }

@@ -66,39 +66,39 @@ public static class GatedActivation
 
     private sealed class SiluPiece : Piece
     {
-        private readonly Tensor projections;
-        private readonly Activation activation;
+        private readonly Tensor _projections;
+        private readonly Activation _activation;
 
         public SiluPiece(Tensor projections, Activation activation)
         {
-            this.projections = Keep(projections);
-            this.activation = activation;
+            _projections = Keep(projections);
+            _activation = activation;
         }
 
         public override bool CanRecompute => true;
 
         public override bool OverwritesInputs => true;
 
-        public override Tensor Recompute() => Form(projections, activation);
+        public override Tensor Recompute() => Form(_projections, _activation);
 
         /// <summary>The gradients take the place of the values.</summary>
         public override void Backward(PieceGradients gradients)
         {
-            if (CpuRows.Serves(projections) && gradients.Output() is var given && CpuRows.Serves(given) && given.dtype == projections.dtype)
+            if (CpuRows.Serves(_projections) && gradients.Output() is var given && CpuRows.Serves(given) && given.dtype == _projections.dtype)
             {
-                GatedKernel.Gradient(projections, given);
-                gradients.Add(0, projections.alias());
+                GatedKernel.Gradient(_projections, given);
+                gradients.Add(0, _projections.alias());
                 return;
             }
 
             var all = gradients.OutputToOverwrite();
-            var (rows, width) = (projections.size(0), projections.size(1) / 2);
+            var (rows, width) = (_projections.size(0), _projections.size(1) / 2);
             var step = Math.Max(1, SliceElements / width);
             for (long start = 0; start < rows; start += step)
             {
                 using var slice = NewDisposeScope();
                 var count = Math.Min(step, rows - start);
-                var part = projections.narrow(0, start, count);
+                var part = _projections.narrow(0, start, count);
                 var (gate, up, g) = (part.narrow(1, 0, width), part.narrow(1, width, width), all.narrow(0, start, count));
                 var sigmoid = gate.sigmoid();
                 var silu = gate.mul(sigmoid);
@@ -110,7 +110,7 @@ public static class GatedActivation
                 up.copy_(gradientUp);
             }
 
-            gradients.Add(0, projections.alias());
+            gradients.Add(0, _projections.alias());
         }
     }
 }

@@ -5,9 +5,9 @@ namespace Peft.Models.Layers;
 /// <summary>A root mean square norm beside a gate, silu(gate): before it (Qwen3.5) or after it (Mamba-2).</summary>
 internal sealed class GatedRmsNorm : Module
 {
-    private readonly long size;
-    private readonly double epsilon;
-    private readonly bool gatesFirst;
+    private readonly long _size;
+    private readonly double _epsilon;
+    private readonly bool _gatesFirst;
 
     /// <summary>Makes a norm without weights.</summary>
     /// <param name="width">Number of weights.</param>
@@ -18,9 +18,9 @@ internal sealed class GatedRmsNorm : Module
     public GatedRmsNorm(long width, long size, double epsilon, string className, bool gatesFirst)
         : base(className)
     {
-        this.size = size;
-        this.epsilon = epsilon;
-        this.gatesFirst = gatesFirst;
+        _size = size;
+        _epsilon = epsilon;
+        _gatesFirst = gatesFirst;
         Weight = AddParameter("weight", [width], keepsFloat32: !gatesFirst);
     }
 
@@ -36,10 +36,10 @@ internal sealed class GatedRmsNorm : Module
     private Tensor Form(Tensor x, Tensor gate, Tensor weight)
     {
         var (wide, open) = (x.to(ScalarType.Float32), gate.to(ScalarType.Float32).silu());
-        wide = gatesFirst ? wide * open : wide;
-        var groups = wide.view(-1, size);
-        groups = groups * (groups.square().mean([-1], keepdim: true) + epsilon).rsqrt();
+        wide = _gatesFirst ? wide * open : wide;
+        var groups = wide.view(-1, _size);
+        groups = groups * (groups.square().mean([-1], keepdim: true) + _epsilon).rsqrt();
         var scaled = (groups.view(-1, weight.size(0)) * weight.to(ScalarType.Float32)).view(x.shape);
-        return (gatesFirst ? scaled : scaled * open).to(x.dtype);
+        return (_gatesFirst ? scaled : scaled * open).to(x.dtype);
     }
 }

@@ -15,13 +15,13 @@ public sealed class Head
     private const long ChunkElements = 1 << 22;
     private const long ChunkRows = 512;
 
-    private readonly Linear projection;
+    private readonly Linear _projection;
 
     /// <summary>Wraps the output embedding.</summary>
     public Head(Linear projection)
     {
         ArgumentNullException.ThrowIfNull(projection);
-        this.projection = projection;
+        _projection = projection;
     }
 
     /// <summary>Multiplies logits (Cohere's <c>logit_scale</c>, one over Granite's <c>logits_scaling</c>).</summary>
@@ -40,7 +40,7 @@ public sealed class Head
     public Tensor Logits(Tensor hidden, ForwardContext context)
     {
         using var scope = NewDisposeScope();
-        return Shape(projection.Forward(hidden, context)).MoveToOuterDisposeScope();
+        return Shape(_projection.Forward(hidden, context)).MoveToOuterDisposeScope();
     }
 
     /// <summary>Cross-entropy of the next token, or of each position's own.</summary>
@@ -80,10 +80,10 @@ public sealed class Head
         }
 
         var (least, most) = (labelled.Targets.min().item<long>(), labelled.Targets.max().item<long>());
-        if (least < 0 || most >= projection.Outputs)
+        if (least < 0 || most >= _projection.Outputs)
         {
             var wrong = least < 0 ? least : most;
-            throw new PeftException("LabelOutOfRange", FormattableString.Invariant($"The label {wrong} does not exist: the model has {projection.Outputs} tokens."))
+            throw new PeftException("LabelOutOfRange", FormattableString.Invariant($"The label {wrong} does not exist: the model has {_projection.Outputs} tokens."))
             {
                 Target = wrong,
                 RecommendedAction = "Labels are token ids, or -100 where nothing is learnt. Use the tokenizer that belongs to this model.",
@@ -95,18 +95,18 @@ public sealed class Head
     private Tensor Losses(Tensor hidden, Labelled labelled, double? scale, ForwardContext context, double smoothing)
     {
         CheckRange(labelled);
-        var isFree = (projection.Weight.Slot?.Plan(context) ?? SlotPlan.Empty).IsEmpty;
+        var isFree = (_projection.Weight.Slot?.Plan(context) ?? SlotPlan.Empty).IsEmpty;
         if (!isFree && context.Selection.RowNames is not null)
         {
             // A batch with an adapter for each row needs whole rows.
-            return LogitLosses(RowSelection.Forward(projection.Forward(hidden, context), labelled.Positions, context), labelled, scale, context.Tape, smoothing);
+            return LogitLosses(RowSelection.Forward(_projection.Forward(hidden, context), labelled.Positions, context), labelled, scale, context.Tape, smoothing);
         }
 
         var selected = RowSelection.Forward(hidden, labelled.Positions, context);
-        var isTrained = projection.Weight.Effective(context).IsTrained || projection.Bias?.Effective(context).IsTrained == true;
+        var isTrained = _projection.Weight.Effective(context).IsTrained || _projection.Bias?.Effective(context).IsTrained == true;
         return context.Tape is null || (isFree && (scale is not null || !isTrained))
             ? ChunkedLosses(selected, labelled, scale, isFree, context, smoothing)
-            : LogitLosses(projection.Forward(selected, context), labelled, scale, context.Tape, smoothing);
+            : LogitLosses(_projection.Forward(selected, context), labelled, scale, context.Tape, smoothing);
     }
 
     private Tensor Shape(Tensor logits)
@@ -118,7 +118,7 @@ public sealed class Head
 
     private IEnumerable<(long Start, long Size)> Chunks(long count)
     {
-        var step = Math.Clamp(ChunkElements / projection.Outputs, 1, ChunkRows);
+        var step = Math.Clamp(ChunkElements / _projection.Outputs, 1, ChunkRows);
         for (long start = 0; start < count; start += step)
         {
             yield return (start, Math.Min(step, count - start));
@@ -129,11 +129,11 @@ public sealed class Head
     {
         if (isFree)
         {
-            context.InputObserver?.Invoke(projection, selected);
+            context.InputObserver?.Invoke(_projection, selected);
         }
 
-        var parameter = projection.Weight.Effective(context);
-        var bias = projection.Bias?.Effective(context);
+        var parameter = _projection.Weight.Effective(context);
+        var bias = _projection.Bias?.Effective(context);
         var weight = parameter.Unpacked(selected.dtype);
         var tape = context.Tape;
         var gradient = tape is not null && tape.NeedsGradient(selected) ? empty_like(selected) : null;
@@ -145,7 +145,7 @@ public sealed class Head
         {
             using var chunk = NewDisposeScope();
             var x = selected.narrow(0, start, size);
-            var product = !isFree ? projection.Forward(x, context)
+            var product = !isFree ? _projection.Forward(x, context)
                 : bias is null ? x.mm(weight.t())
                 : addmm(LinearProduct.Cast(bias.Data, x.dtype), x, weight.t(), 1, 1);
             var logitGradient = CrossEntropy(product, labelled.Part(start, size), losses.narrow(0, start, size), smoothing, keepsGradient);
@@ -202,7 +202,7 @@ public sealed class Head
         gradient.scatter_add_(1, columns, full_like(columns, smoothing - 1, ScalarType.Float32));
         if (smoothing > 0)
         {
-            gradient.sub_(smoothing / projection.Outputs);
+            gradient.sub_(smoothing / _projection.Outputs);
         }
 
         gradient = slope is null ? gradient : gradient.mul_(slope);
@@ -261,19 +261,19 @@ public sealed class Head
     /// <summary>Gradients that were formed with the losses, waiting for the factors that come down.</summary>
     private sealed class LossPiece : Piece
     {
-        private readonly Labelled labelled;
-        private readonly double? scale;
-        private readonly Tensor? gradient;
-        private readonly (Parameter? Parameter, Tensor? Gradient)[] trained;
+        private readonly Labelled _labelled;
+        private readonly double? _scale;
+        private readonly Tensor? _gradient;
+        private readonly (Parameter? Parameter, Tensor? Gradient)[] _trained;
 
         public LossPiece(
             Labelled labelled, double? scale, Tensor? gradient, (Parameter? Parameter, Tensor? Gradient) weight, (Parameter? Parameter, Tensor? Gradient) bias)
         {
-            this.labelled = scale is null ? labelled with { Places = KeepOwn(labelled.Places) } : labelled;
-            this.scale = scale;
-            this.gradient = gradient is null ? null : KeepOwn(gradient);
-            trained = [weight, bias];
-            foreach (var (_, own) in trained)
+            _labelled = scale is null ? labelled with { Places = KeepOwn(labelled.Places) } : labelled;
+            _scale = scale;
+            _gradient = gradient is null ? null : KeepOwn(gradient);
+            _trained = [weight, bias];
+            foreach (var (_, own) in _trained)
             {
                 if (own is not null)
                 {
@@ -284,13 +284,13 @@ public sealed class Head
 
         public override void Backward(PieceGradients gradients)
         {
-            var factors = labelled.Factors(gradients.Output(), scale);
-            if (gradient is not null)
+            var factors = _labelled.Factors(gradients.Output(), _scale);
+            if (_gradient is not null)
             {
-                gradients.Add(0, gradient.mul_(factors.to(gradient.dtype)).alias());
+                gradients.Add(0, _gradient.mul_(factors.to(_gradient.dtype)).alias());
             }
 
-            foreach (var (parameter, own) in trained)
+            foreach (var (parameter, own) in _trained)
             {
                 if (own is not null)
                 {
@@ -305,18 +305,18 @@ public sealed class Head
 /// <param name="formula">Maps logits, float32 [positions, vocabulary], and targets, int64 [positions], to one figure each; overwrites neither.</param>
 public sealed class TokenStatistic(Func<Tensor, Tensor, Tensor> formula) : IDisposable
 {
-    private Tensor? values;
+    private Tensor? _values;
 
     /// <summary>The figures, float32 [rows, length - 1]; 0 where nothing is labelled. The statistic owns them.</summary>
-    public Tensor Values => values ?? throw new InvalidOperationException("No pass has filled this statistic.");
+    public Tensor Values => _values ?? throw new InvalidOperationException("No pass has filled this statistic.");
 
     /// <inheritdoc/>
-    public void Dispose() => values?.Dispose();
+    public void Dispose() => _values?.Dispose();
 
     internal void Begin(long[] shape, Device device)
     {
-        values?.Dispose();
-        values = zeros(shape, ScalarType.Float32, device).DetachFromDisposeScope();
+        _values?.Dispose();
+        _values = zeros(shape, ScalarType.Float32, device).DetachFromDisposeScope();
     }
 
     internal void Observe(Tensor logits, Tensor targets, Tensor places) => Values.view(-1).index_copy_(0, places, formula(logits, targets));

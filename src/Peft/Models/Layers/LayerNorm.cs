@@ -5,8 +5,8 @@ namespace Peft.Models.Layers;
 /// <summary>Layer norm, y = w · (x − mean(x)) / sqrt(variance(x) + ε) + b (Ba, Kiros and Hinton 2016).</summary>
 public sealed class LayerNorm : Module
 {
-    private readonly long size;
-    private readonly double epsilon;
+    private readonly long _size;
+    private readonly double _epsilon;
 
     /// <summary>Makes a norm without weights.</summary>
     /// <param name="size">Width.</param>
@@ -16,8 +16,8 @@ public sealed class LayerNorm : Module
     public LayerNorm(long size, double epsilon, bool hasBias = true, string className = "LayerNorm")
         : base(className)
     {
-        this.size = size;
-        this.epsilon = epsilon;
+        _size = size;
+        _epsilon = epsilon;
         Weight = AddParameter("weight", [size]);
         Bias = hasBias ? AddParameter("bias", [size]) : null;
     }
@@ -29,7 +29,7 @@ public sealed class LayerNorm : Module
     public Parameter? Bias { get; }
 
     /// <inheritdoc/>
-    public override string Details => $"({size},), eps={ModuleText.Number(epsilon)}, elementwise_affine=True, bias={(Bias is null ? "False" : "True")}";
+    public override string Details => $"({_size},), eps={ModuleText.Number(_epsilon)}, elementwise_affine=True, bias={(Bias is null ? "False" : "True")}";
 
     /// <summary>Runs the norm.</summary>
     /// <param name="x">[rows, width], or several widths side by side (heads), each normed by itself.</param>
@@ -43,10 +43,10 @@ public sealed class LayerNorm : Module
     {
         using var scope = NewDisposeScope();
         var (weight, bias) = (Weight.Effective(context), Bias?.Effective(context));
-        var heads = x.size(-1) == size ? x : x.view(x.size(0), -1, size);
+        var heads = x.size(-1) == _size ? x : x.view(x.size(0), -1, _size);
         var mean = heads.mean([-1], keepdim: true, type: ScalarType.Float32);
         var centred = LinearProduct.Cast(heads.sub(mean), x.dtype);
-        var inverse = LinearProduct.Cast(centred.square().sum(-1, keepdim: true, type: ScalarType.Float32).mul_(1.0 / size).add_(epsilon).rsqrt_(), x.dtype);
+        var inverse = LinearProduct.Cast(centred.square().sum(-1, keepdim: true, type: ScalarType.Float32).mul_(1.0 / _size).add_(_epsilon).rsqrt_(), x.dtype);
         var normed = centred.mul_(inverse);
         var piece = new LayerNormPiece(normed, inverse, x.shape, weight, bias);
         var y = piece.Recompute();

@@ -10,25 +10,25 @@ namespace Peft.Models.Layers;
 /// </summary>
 public sealed class LinearGroup : IDisposable
 {
-    private readonly Linear[] members;
-    private readonly Tensor[] views;
-    private readonly Tensor[] biasViews;
-    private Tensor? weight;
-    private Tensor? bias;
-    private bool isPacked;
+    private readonly Linear[] _members;
+    private readonly Tensor[] _views;
+    private readonly Tensor[] _biasViews;
+    private Tensor? _weight;
+    private Tensor? _bias;
+    private bool _isPacked;
 
     /// <summary>Makes a group; it runs its members one by one until <see cref="Fuse()"/>.</summary>
     /// <param name="members">Layers in the order of their columns in the output.</param>
     internal LinearGroup(params Linear[] members)
     {
         ArgumentNullException.ThrowIfNull(members);
-        this.members = members;
-        views = new Tensor[members.Length];
-        biasViews = new Tensor[members.Length];
+        _members = members;
+        _views = new Tensor[members.Length];
+        _biasViews = new Tensor[members.Length];
     }
 
     /// <summary>The layers, in the order of their columns in the output.</summary>
-    public IReadOnlyList<Linear> Members => members;
+    public IReadOnlyList<Linear> Members => _members;
 
     /// <summary>
     /// Puts the members' weights into one tensor and gives each its view. Nothing happens where it is done already, where types differ or
@@ -36,29 +36,29 @@ public sealed class LinearGroup : IDisposable
     /// </summary>
     public void Fuse()
     {
-        if ((isPacked ? ArePacked() : weight is not null && IsFused(views, static member => member.Weight)) && (bias is null || IsFused(biasViews, static member => member.Bias!)))
+        if ((_isPacked ? ArePacked() : _weight is not null && IsFused(_views, static member => member.Weight)) && (_bias is null || IsFused(_biasViews, static member => member.Bias!)))
         {
             return;
         }
 
         Dispose();
-        var biases = members.Count(static member => member.Bias is not null);
-        isPacked = ArePacked() && (biases == 0 || biases == members.Length);
-        if (isPacked)
+        var biases = _members.Count(static member => member.Bias is not null);
+        _isPacked = ArePacked() && (biases == 0 || biases == _members.Length);
+        if (_isPacked)
         {
-            bias = biases == 0 ? null : Fuse([.. members.Select(static member => member.Bias!)], biasViews);
+            _bias = biases == 0 ? null : Fuse([.. _members.Select(static member => member.Bias!)], _biasViews);
             return;
         }
 
-        if (members.Any(static member => member.Weight.Value is null || !member.Weight.IsOwner)
-            || members.Select(static member => member.Weight.DataType).Distinct().Count() > 1
-            || (biases > 0 && biases < members.Length))
+        if (_members.Any(static member => member.Weight.Value is null || !member.Weight.IsOwner)
+            || _members.Select(static member => member.Weight.DataType).Distinct().Count() > 1
+            || (biases > 0 && biases < _members.Length))
         {
             return;
         }
 
-        weight = Fuse([.. members.Select(static member => member.Weight)], views);
-        bias = biases == 0 ? null : Fuse([.. members.Select(static member => member.Bias!)], biasViews);
+        _weight = Fuse([.. _members.Select(static member => member.Weight)], _views);
+        _bias = biases == 0 ? null : Fuse([.. _members.Select(static member => member.Bias!)], _biasViews);
     }
 
     /// <summary>Makes the tensor that the members share, without values: for a loader that reads them straight into it.</summary>
@@ -68,15 +68,15 @@ public sealed class LinearGroup : IDisposable
     internal IEnumerable<Parameter> Allocate(ScalarType type, Device device)
     {
         Dispose();
-        var biases = members.Select(static member => member.Bias).OfType<Parameter>().ToArray();
-        if (biases.Length > 0 && biases.Length < members.Length)
+        var biases = _members.Select(static member => member.Bias).OfType<Parameter>().ToArray();
+        if (biases.Length > 0 && biases.Length < _members.Length)
         {
             return [];
         }
 
-        Parameter[] weights = [.. members.Select(static member => member.Weight)];
-        weight = Share(empty([weights.Sum(static part => part.Shape[0]), weights[0].Shape[1]], type, device), weights, views);
-        bias = biases.Length == 0 ? null : Share(empty([biases.Sum(static part => part.Shape[0])], type, device), biases, biasViews);
+        Parameter[] weights = [.. _members.Select(static member => member.Weight)];
+        _weight = Share(empty([weights.Sum(static part => part.Shape[0]), weights[0].Shape[1]], type, device), weights, _views);
+        _bias = biases.Length == 0 ? null : Share(empty([biases.Sum(static part => part.Shape[0])], type, device), biases, _biasViews);
         return [.. weights, .. biases];
     }
 
@@ -86,24 +86,24 @@ public sealed class LinearGroup : IDisposable
     /// <returns>[rows, sum of the members' outputs], in the order of the members.</returns>
     public Tensor Forward(Tensor x, ForwardContext context)
     {
-        if ((weight is not null || isPacked) && Shared(context) is { } shared)
+        if ((_weight is not null || _isPacked) && Shared(context) is { } shared)
         {
-            members[0].CheckInput(x);
+            _members[0].CheckInput(x);
             if (context.InputObserver is { } observe)
             {
-                foreach (var member in members)
+                foreach (var member in _members)
                 {
                     observe(member, x);
                 }
             }
 
-            return LinearProduct.Run(x, weight, bias, shared, context);
+            return LinearProduct.Run(x, _weight, _bias, shared, context);
         }
 
-        var outputs = new Tensor[members.Length];
-        for (var i = 0; i < members.Length; i++)
+        var outputs = new Tensor[_members.Length];
+        for (var i = 0; i < _members.Length; i++)
         {
-            outputs[i] = members[i].Forward(x, context);
+            outputs[i] = _members[i].Forward(x, context);
         }
 
         return Concatenation.Forward(outputs, context);
@@ -112,25 +112,25 @@ public sealed class LinearGroup : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        weight?.Dispose();
-        bias?.Dispose();
-        weight = null;
-        bias = null;
-        isPacked = false;
+        _weight?.Dispose();
+        _bias?.Dispose();
+        _weight = null;
+        _bias = null;
+        _isPacked = false;
     }
 
     /// <summary>The members of the shared product, or null where this pass needs them one by one.</summary>
     private LinearMember[]? Shared(ForwardContext context)
     {
-        var shared = new LinearMember[members.Length];
-        for (var i = 0; i < members.Length; i++)
+        var shared = new LinearMember[_members.Length];
+        for (var i = 0; i < _members.Length; i++)
         {
-            var member = members[i];
+            var member = _members[i];
             var plan = member.Weight.Slot?.Plan(context) ?? SlotPlan.Empty;
             shared[i] = member.Member(context, plan);
             if (plan.NeedsForward
-                || (isPacked ? shared[i].Weight.Packed is null : !ReferenceEquals(shared[i].Weight.Value, views[i]))
-                || (bias is not null && !ReferenceEquals(shared[i].Bias!.Value, biasViews[i])))
+                || (_isPacked ? shared[i].Weight.Packed is null : !ReferenceEquals(shared[i].Weight.Value, _views[i]))
+                || (_bias is not null && !ReferenceEquals(shared[i].Bias!.Value, _biasViews[i])))
             {
                 return null;
             }
@@ -139,10 +139,10 @@ public sealed class LinearGroup : IDisposable
         return shared;
     }
 
-    private bool ArePacked() => members.All(member => member.Weight is { IsOwner: true, Packed: { HasProduct: false } packed } && packed.ComputeType == members[0].Weight.Packed!.ComputeType);
+    private bool ArePacked() => _members.All(member => member.Weight is { IsOwner: true, Packed: { HasProduct: false } packed } && packed.ComputeType == _members[0].Weight.Packed!.ComputeType);
 
     private bool IsFused(Tensor[] own, Func<Linear, Parameter> parameter) =>
-        members.Zip(own).All(pair => ReferenceEquals(parameter(pair.First).Value, pair.Second));
+        _members.Zip(own).All(pair => ReferenceEquals(parameter(pair.First).Value, pair.Second));
 
     private static Tensor Fuse(Parameter[] parts, Tensor[] views)
     {

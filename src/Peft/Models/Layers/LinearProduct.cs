@@ -136,48 +136,48 @@ internal static class LinearProduct
 /// <summary>Backward pass of <see cref="LinearProduct"/>.</summary>
 internal sealed class LinearPiece : Piece
 {
-    private readonly Tensor? x;
-    private readonly Piece? source;
-    private readonly Tensor? weight;
-    private readonly LinearMember[] members;
-    private readonly LowRankProduct? lowRank;
-    private readonly bool hasResidual;
+    private readonly Tensor? _x;
+    private readonly Piece? _source;
+    private readonly Tensor? _weight;
+    private readonly LinearMember[] _members;
+    private readonly LowRankProduct? _lowRank;
+    private readonly bool _hasResidual;
 
     public LinearPiece(Tensor x, Piece? source, Tensor? weight, LinearMember[] members, LowRankProduct? lowRank, bool hasResidual)
     {
-        this.hasResidual = hasResidual;
-        this.source = source;
-        this.x = source is null ? Keep(x) : null;
-        this.weight = weight is null ? null : Keep(weight);
-        this.members = members;
-        this.lowRank = lowRank;
+        _hasResidual = hasResidual;
+        _source = source;
+        _x = source is null ? Keep(x) : null;
+        _weight = weight is null ? null : Keep(weight);
+        _members = members;
+        _lowRank = lowRank;
         lowRank?.Keep(tensor => KeepOwn(tensor));
     }
 
     public override void Backward(PieceGradients gradients)
     {
         var g = gradients.Output();
-        if (hasResidual)
+        if (_hasResidual)
         {
             gradients.Add(1, g, owned: false);
         }
 
-        var input = NeedsInput() ? x ?? source!.Recompute() : null;
+        var input = NeedsInput() ? _x ?? _source!.Recompute() : null;
         WeightGradients(g, input);
-        var gx = !gradients.Needs() ? null : weight is null ? PackedProduct.InputGradient(g, members) : g.mm(weight);
-        lowRank?.Backward(g, input, gx);
+        var gx = !gradients.Needs() ? null : _weight is null ? PackedProduct.InputGradient(g, _members) : g.mm(_weight);
+        _lowRank?.Backward(g, input, gx);
         if (gx is not null)
         {
             gradients.Add(0, gx);
         }
     }
 
-    private bool NeedsInput() => lowRank is not null || Array.Exists(members, static member => member.Weight.IsTrained);
+    private bool NeedsInput() => _lowRank is not null || Array.Exists(_members, static member => member.Weight.IsTrained);
 
     private void WeightGradients(Tensor g, Tensor? input)
     {
         long column = 0;
-        foreach (var member in members)
+        foreach (var member in _members)
         {
             var width = member.Width;
             if (member.Weight.Gradient is { } weightGradient)

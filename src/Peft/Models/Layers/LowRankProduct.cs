@@ -8,17 +8,17 @@ namespace Peft.Models.Layers;
 /// </summary>
 internal sealed class LowRankProduct
 {
-    private readonly LowRankTerm[] terms;
-    private readonly Tensor stacked;
-    private readonly Tensor products;
-    private readonly Tensor?[]? masks;
+    private readonly LowRankTerm[] _terms;
+    private readonly Tensor _stacked;
+    private readonly Tensor _products;
+    private readonly Tensor?[]? _masks;
 
     private LowRankProduct(LowRankTerm[] terms, Tensor stacked, Tensor products, Tensor?[]? masks)
     {
-        this.terms = terms;
-        this.stacked = stacked;
-        this.products = products;
-        this.masks = masks;
+        _terms = terms;
+        _stacked = stacked;
+        _products = products;
+        _masks = masks;
     }
 
     /// <summary>Adds every change to <paramref name="y"/> in place.</summary>
@@ -57,9 +57,9 @@ internal sealed class LowRankProduct
     /// <summary>Hands over the tensors that must live until the backward pass.</summary>
     public void Keep(Action<Tensor> keep)
     {
-        keep(stacked);
-        keep(products);
-        foreach (var mask in masks ?? [])
+        keep(_stacked);
+        keep(_products);
+        foreach (var mask in _masks ?? [])
         {
             if (mask is not null)
             {
@@ -74,20 +74,20 @@ internal sealed class LowRankProduct
     /// <param name="gx">Gradient of the input so far, added to in place; null when none is wanted.</param>
     public void Backward(Tensor g, Tensor? x, Tensor? gx)
     {
-        var inner = empty_like(products);
-        for (var i = 0; i < terms.Length; i++)
+        var inner = empty_like(_products);
+        for (var i = 0; i < _terms.Length; i++)
         {
-            var term = terms[i];
+            var term = _terms[i];
             var change = term.Change;
             var slice = g.narrow(1, term.Column, term.Width);
-            var scale = Scale(term, masks?[i]);
+            var scale = Scale(term, _masks?[i]);
             var b = LinearProduct.Cast(change.B.Data, g.dtype);
             inner.narrow(1, term.RankStart, term.Rank).copy_(slice.mm(b).mul_(scale));
-            change.B.Gradient?.add_(slice.t().mm(products.narrow(1, term.RankStart, term.Rank)), scale);
+            change.B.Gradient?.add_(slice.t().mm(_products.narrow(1, term.RankStart, term.Rank)), scale);
             change.Bias?.Gradient?.add_(slice.sum(dim: 0), change.Scale);
         }
 
-        if (masks is null)
+        if (_masks is null)
         {
             Unmasked(inner, x!, gx);
         }
@@ -99,26 +99,26 @@ internal sealed class LowRankProduct
 
     private void Unmasked(Tensor inner, Tensor x, Tensor? gx)
     {
-        if (Array.Exists(terms, static term => term.Change.A.IsTrained))
+        if (Array.Exists(_terms, static term => term.Change.A.IsTrained))
         {
             var all = inner.t().mm(x);
-            foreach (var term in terms)
+            foreach (var term in _terms)
             {
                 term.Change.A.Gradient?.add_(all.narrow(0, term.RankStart, term.Rank));
             }
         }
 
-        gx?.addmm_(inner, stacked);
+        gx?.addmm_(inner, _stacked);
     }
 
     private void Masked(Tensor inner, Tensor x, Tensor? gx)
     {
-        for (var i = 0; i < terms.Length; i++)
+        for (var i = 0; i < _terms.Length; i++)
         {
-            var term = terms[i];
+            var term = _terms[i];
             var own = inner.narrow(1, term.RankStart, term.Rank);
-            term.Change.A.Gradient?.add_(own.t().mm(Masked(x, masks![i])));
-            gx?.add_(Masked(own.mm(stacked.narrow(0, term.RankStart, term.Rank)), masks![i]));
+            term.Change.A.Gradient?.add_(own.t().mm(Masked(x, _masks![i])));
+            gx?.add_(Masked(own.mm(_stacked.narrow(0, term.RankStart, term.Rank)), _masks![i]));
         }
     }
 

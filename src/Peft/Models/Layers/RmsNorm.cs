@@ -6,9 +6,9 @@ namespace Peft.Models.Layers;
 /// <summary>Root mean square norm, y = w · x / sqrt(mean(x²) + ε) (Zhang and Sennrich 2019).</summary>
 public sealed class RmsNorm : Module
 {
-    private readonly long size;
-    private readonly double epsilon;
-    private readonly bool addsOne;
+    private readonly long _size;
+    private readonly double _epsilon;
+    private readonly bool _addsOne;
 
     /// <summary>Makes a norm without weights.</summary>
     /// <param name="size">Width.</param>
@@ -20,9 +20,9 @@ public sealed class RmsNorm : Module
         : base(className)
     {
         Details = printsDetails ? $"({size},), eps={ModuleText.Number(epsilon)}" : "";
-        this.size = size;
-        this.epsilon = epsilon;
-        this.addsOne = addsOne;
+        _size = size;
+        _epsilon = epsilon;
+        _addsOne = addsOne;
         Weight = AddParameter("weight", [size]);
     }
 
@@ -44,10 +44,10 @@ public sealed class RmsNorm : Module
     {
         using var scope = NewDisposeScope();
         var weight = Weight.Effective(context);
-        var heads = x.size(-1) == size ? x : x.view(x.size(0), -1, size);
-        var (result, inverse) = Form(heads, Scale(weight, x.dtype, addsOne));
+        var heads = x.size(-1) == _size ? x : x.view(x.size(0), -1, _size);
+        var (result, inverse) = Form(heads, Scale(weight, x.dtype, _addsOne));
         var y = result.view(x.shape);
-        context.Tape?.Record(new RmsNormPiece(heads, x.shape, inverse, weight, size, addsOne), [x], [y], weight.IsTrained);
+        context.Tape?.Record(new RmsNormPiece(heads, x.shape, inverse, weight, _size, _addsOne), [x], [y], weight.IsTrained);
         return y.MoveToOuterDisposeScope();
     }
 
@@ -58,12 +58,12 @@ public sealed class RmsNorm : Module
     {
         if (NormKernel.Serves(x, cast))
         {
-            return NormKernel.RootMeanSquare(x, cast, epsilon);
+            return NormKernel.RootMeanSquare(x, cast, _epsilon);
         }
 
         // Squares of float16 leave its range at 256.
         var wide = x.dtype == ScalarType.Float16 ? x.to(ScalarType.Float32) : x;
-        var inverse = wide.square().sum(-1, keepdim: true, type: ScalarType.Float32).mul_(1.0 / size).add_(epsilon).rsqrt_();
+        var inverse = wide.square().sum(-1, keepdim: true, type: ScalarType.Float32).mul_(1.0 / _size).add_(_epsilon).rsqrt_();
         inverse = LinearProduct.Cast(inverse, x.dtype);
         return (Form(x, inverse, cast), inverse);
     }
@@ -72,33 +72,33 @@ public sealed class RmsNorm : Module
 
     private sealed class RmsNormPiece : Piece
     {
-        private readonly Tensor x;
-        private readonly long[] shape;
-        private readonly Tensor inverse;
-        private readonly Parameter weight;
-        private readonly long size;
-        private readonly bool addsOne;
+        private readonly Tensor _x;
+        private readonly long[] _shape;
+        private readonly Tensor _inverse;
+        private readonly Parameter _weight;
+        private readonly long _size;
+        private readonly bool _addsOne;
 
         public RmsNormPiece(Tensor x, long[] shape, Tensor inverse, Parameter weight, long size, bool addsOne)
         {
-            this.addsOne = addsOne;
-            this.x = Keep(x);
-            this.shape = shape;
-            this.inverse = Keep(inverse);
-            this.weight = weight;
-            this.size = size;
+            _addsOne = addsOne;
+            _x = Keep(x);
+            _shape = shape;
+            _inverse = Keep(inverse);
+            _weight = weight;
+            _size = size;
         }
 
         public override bool CanRecompute => true;
 
-        public override Tensor Recompute() => Form(x, inverse, Weight).view(shape);
+        public override Tensor Recompute() => Form(_x, _inverse, Weight).view(_shape);
 
-        private Tensor Weight => Scale(weight, x.dtype, addsOne);
+        private Tensor Weight => Scale(_weight, _x.dtype, _addsOne);
 
         public override void Backward(PieceGradients gradients)
         {
-            var g = gradients.Output().reshape(x.shape);
-            weight.Gradient?.add_(g.mul(x).mul_(inverse).view(-1, size).sum(dim: 0));
+            var g = gradients.Output().reshape(_x.shape);
+            _weight.Gradient?.add_(g.mul(_x).mul_(_inverse).view(-1, _size).sum(dim: 0));
             if (!gradients.Needs())
             {
                 return;
@@ -106,8 +106,8 @@ public sealed class RmsNorm : Module
 
             // d/dx of w x r(x): r (g w) − x r³/n Σ (g w x).
             var gx = g.mul(Weight);
-            var along = gx.mul(x).sum(-1, keepdim: true).mul_(inverse.pow(3).mul_(1.0 / size));
-            gradients.Add(0, gx.mul_(inverse).addcmul_(x, along, -1).view(shape));
+            var along = gx.mul(_x).sum(-1, keepdim: true).mul_(_inverse.pow(3).mul_(1.0 / _size));
+            gradients.Add(0, gx.mul_(_inverse).addcmul_(_x, along, -1).view(_shape));
         }
     }
 }

@@ -7,12 +7,12 @@ namespace Peft.Models.Layers;
 /// <summary>Rotary positions: pairs of a head's elements turn by an angle that grows with the position (Su et al. 2021).</summary>
 public sealed class RotaryEmbedding : Module
 {
-    private readonly RotaryFrequencies frequencies;
-    private readonly bool isInterleaved;
+    private readonly RotaryFrequencies _frequencies;
+    private readonly bool _isInterleaved;
 
     // Cosines and sines of the positions seen so far, which do not depend on the weights.
-    private RotaryTables? cached;
-    private (long Class, long Length, ScalarType Type, Device Device) cachedFor;
+    private RotaryTables? _cached;
+    private (long Class, long Length, ScalarType Type, Device Device) _cachedFor;
 
     /// <summary>Makes the layer.</summary>
     /// <param name="frequencies">Radians a position.</param>
@@ -21,12 +21,12 @@ public sealed class RotaryEmbedding : Module
     public RotaryEmbedding(RotaryFrequencies frequencies, string className, bool isInterleaved = false)
         : base(className)
     {
-        this.frequencies = frequencies;
-        this.isInterleaved = isInterleaved;
+        _frequencies = frequencies;
+        _isInterleaved = isInterleaved;
     }
 
     /// <summary>Whether keys that were turned in a row of one length are right in a longer one; transformers keeps those of <c>dynamic</c> positions as they are.</summary>
-    public bool CanContinue(long from, long to) => frequencies.CanContinue(from, to);
+    public bool CanContinue(long from, long to) => _frequencies.CanContinue(from, to);
 
     /// <summary>Cosines and sines for the positions of a pass; they live as long as its tape, or without one in the caller's dispose scope.</summary>
     /// <param name="context">The forward pass.</param>
@@ -36,12 +36,12 @@ public sealed class RotaryEmbedding : Module
     {
         using var scope = NewDisposeScope();
         var start = context.Start;
-        var length = context.Positions is null || !(frequencies.DependOnLength || context.Positions.device_type == DeviceType.CPU)
+        var length = context.Positions is null || !(_frequencies.DependOnLength || context.Positions.device_type == DeviceType.CPU)
             ? start + context.Length
             : context.Positions.max().item<long>() + 1;
         var table = Table(length, type, device);
         var found = context.Positions is { } positions ? table.Select(positions.to(device)) : table.Range(start, context.Length);
-        return (frequencies.QueryGrowth is { } growth ? found with { QueryScale = Growth(context, growth, type, device) } : found).MoveToPass(context);
+        return (_frequencies.QueryGrowth is { } growth ? found with { QueryScale = Growth(context, growth, type, device) } : found).MoveToPass(context);
     }
 
     // 1 + beta · ln(1 + floor(position / original length)).
@@ -56,8 +56,8 @@ public sealed class RotaryEmbedding : Module
     {
         if (disposing)
         {
-            cached?.Dispose();
-            cached = null;
+            _cached?.Dispose();
+            _cached = null;
         }
 
         base.Dispose(disposing);
@@ -65,26 +65,26 @@ public sealed class RotaryEmbedding : Module
 
     private RotaryTables Table(long length, ScalarType type, Device device)
     {
-        var wanted = (Class: frequencies.LengthClass(length), Length: length, type, device);
-        if (cached is not null && cachedFor.Class == wanted.Class && cachedFor.Length >= length && cachedFor.Type == type && cachedFor.Device.type == device.type && cachedFor.Device.index == device.index)
+        var wanted = (Class: _frequencies.LengthClass(length), Length: length, type, device);
+        if (_cached is not null && _cachedFor.Class == wanted.Class && _cachedFor.Length >= length && _cachedFor.Type == type && _cachedFor.Device.type == device.type && _cachedFor.Device.index == device.index)
         {
-            return cached;
+            return _cached;
         }
 
-        cached?.Dispose();
-        var rows = frequencies.DependOnLength ? length : Math.Max(256, (long)System.Numerics.BitOperations.RoundUpToPowerOf2((ulong)length));
+        _cached?.Dispose();
+        var rows = _frequencies.DependOnLength ? length : Math.Max(256, (long)System.Numerics.BitOperations.RoundUpToPowerOf2((ulong)length));
         using var scope = NewDisposeScope();
-        var angles = outer(arange(rows, ScalarType.Float32, device), tensor(frequencies.For(length), ScalarType.Float32, device));
-        var cosine = angles.cos().mul_(frequencies.Scale);
-        var sine = angles.sin().mul_(frequencies.Scale);
-        cached = new RotaryTables(
+        var angles = outer(arange(rows, ScalarType.Float32, device), tensor(_frequencies.For(length), ScalarType.Float32, device));
+        var cosine = angles.cos().mul_(_frequencies.Scale);
+        var sine = angles.sin().mul_(_frequencies.Scale);
+        _cached = new RotaryTables(
             Paired(cosine, cosine).to(type).unsqueeze(1).DetachFromDisposeScope(),
             Paired(sine.neg(), sine).to(type).unsqueeze(1).DetachFromDisposeScope(),
-            isInterleaved);
-        cachedFor = (wanted.Class, rows, type, device);
-        return cached;
+            _isInterleaved);
+        _cachedFor = (wanted.Class, rows, type, device);
+        return _cached;
 
-        Tensor Paired(Tensor first, Tensor second) => isInterleaved ? stack([first, second], -1).flatten(1, 2) : cat([first, second], 1);
+        Tensor Paired(Tensor first, Tensor second) => _isInterleaved ? stack([first, second], -1).flatten(1, 2) : cat([first, second], 1);
     }
 }
 

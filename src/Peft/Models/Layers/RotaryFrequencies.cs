@@ -10,12 +10,12 @@ namespace Peft.Models.Layers;
 /// </summary>
 public sealed class RotaryFrequencies
 {
-    private readonly ModelConfig values;
-    private readonly string kind;
-    private readonly double theta;
-    private readonly double factor;
-    private readonly long maximum;
-    private readonly double original;
+    private readonly ModelConfig _values;
+    private readonly string _kind;
+    private readonly double _theta;
+    private readonly double _factor;
+    private readonly long _maximum;
+    private readonly double _original;
 
     /// <summary>Reads the configuration.</summary>
     /// <param name="config">The model's configuration.</param>
@@ -27,28 +27,28 @@ public sealed class RotaryFrequencies
     public RotaryFrequencies(ModelConfig config, long headSize, double? partial = null, JsonObject? parameters = null)
     {
         ArgumentNullException.ThrowIfNull(config);
-        values = new ModelConfig(parameters ?? config.Node("rope_parameters") as JsonObject ?? config.Node("rope_scaling") as JsonObject ?? []);
-        kind = values.String("rope_type") ?? values.String("type") ?? "default";
-        if (kind is not ("default" or "linear" or "dynamic" or "yarn" or "llama3" or "longrope" or "su"))
+        _values = new ModelConfig(parameters ?? config.Node("rope_parameters") as JsonObject ?? config.Node("rope_scaling") as JsonObject ?? []);
+        _kind = _values.String("rope_type") ?? _values.String("type") ?? "default";
+        if (_kind is not ("default" or "linear" or "dynamic" or "yarn" or "llama3" or "longrope" or "su"))
         {
-            throw new NotSupportedByPeftException("RotaryScalingNotSupported", $"Rotary scaling '{kind}' is not supported (rope_parameters of the model's configuration).")
+            throw new NotSupportedByPeftException("RotaryScalingNotSupported", $"Rotary scaling '{_kind}' is not supported (rope_parameters of the model's configuration).")
             {
-                Target = kind,
+                Target = _kind,
                 RecommendedAction = "Supported are: default, linear, dynamic, yarn, llama3, longrope and su.",
             };
         }
 
-        theta = values.Number("rope_theta") ?? config.Number("rope_theta") ?? 10000;
-        var share = values.Number("partial_rotary_factor") ?? config.Number("partial_rotary_factor") ?? partial ?? 1;
-        Size = kind == "default" && partial is null ? headSize : (long)(headSize * share);
+        _theta = _values.Number("rope_theta") ?? config.Number("rope_theta") ?? 10000;
+        var share = _values.Number("partial_rotary_factor") ?? config.Number("partial_rotary_factor") ?? partial ?? 1;
+        Size = _kind == "default" && partial is null ? headSize : (long)(headSize * share);
         if (Size < 0 || Size > headSize || Size % 2 != 0)
         {
             throw new PeftException("ModelConfigInvalid", string.Create(CultureInfo.InvariantCulture, $"Rotary positions can't turn {Size} of the {headSize} elements of a head: they come in pairs.")) { Target = "partial_rotary_factor" };
         }
 
-        maximum = config.Integer("max_position_embeddings") ?? 2048;
-        original = values.Number("original_max_position_embeddings") ?? config.Number("original_max_position_embeddings") ?? maximum;
-        factor = values.Number("factor") ?? maximum / original;
+        _maximum = config.Integer("max_position_embeddings") ?? 2048;
+        _original = _values.Number("original_max_position_embeddings") ?? config.Number("original_max_position_embeddings") ?? _maximum;
+        _factor = _values.Number("factor") ?? _maximum / _original;
         Scale = AttentionFactor();
     }
 
@@ -59,19 +59,19 @@ public sealed class RotaryFrequencies
     public double Scale { get; }
 
     /// <summary>By how much queries grow with their position (<c>llama_4_scaling_beta</c>), and the length at which that begins; null for not at all.</summary>
-    public (double Beta, double Original)? QueryGrowth => values.Number("llama_4_scaling_beta") is { } beta ? (beta, original) : null;
+    public (double Beta, double Original)? QueryGrowth => _values.Number("llama_4_scaling_beta") is { } beta ? (beta, _original) : null;
 
     /// <summary>Whether the frequencies depend on how long the input is.</summary>
-    public bool DependOnLength => kind is "dynamic" or "longrope" or "su";
+    public bool DependOnLength => _kind is "dynamic" or "longrope" or "su";
 
     /// <summary>Radians a position, [<see cref="Size"/> / 2].</summary>
     /// <param name="length">The largest position of the pass plus one.</param>
     public float[] For(long length)
     {
-        var plain = Plain(theta);
-        return kind switch
+        var plain = Plain(_theta);
+        return _kind switch
         {
-            "linear" => [.. plain.Select(frequency => (float)(frequency / factor))],
+            "linear" => [.. plain.Select(frequency => (float)(frequency / _factor))],
             "dynamic" => [.. Plain(DynamicBase(length)).Select(static frequency => (float)frequency)],
             "yarn" => Yarn(plain),
             "llama3" => [.. plain.Select(frequency => (float)Llama3(frequency))],
@@ -81,13 +81,13 @@ public sealed class RotaryFrequencies
     }
 
     /// <summary>Whether keys that were turned in a row of one length are kept in a longer one.</summary>
-    internal bool CanContinue(long from, long to) => kind == "dynamic" || LengthClass(from) == LengthClass(to);
+    internal bool CanContinue(long from, long to) => _kind == "dynamic" || LengthClass(from) == LengthClass(to);
 
     /// <summary>A key that is equal for lengths with equal frequencies.</summary>
-    internal long LengthClass(long length) => kind switch
+    internal long LengthClass(long length) => _kind switch
     {
-        "dynamic" => Math.Max(length, maximum),
-        "longrope" or "su" => length > original ? 1 : 0,
+        "dynamic" => Math.Max(length, _maximum),
+        "longrope" or "su" => length > _original ? 1 : 0,
         _ => 0,
     };
 
@@ -104,8 +104,8 @@ public sealed class RotaryFrequencies
 
     private double DynamicBase(long length)
     {
-        var longest = Math.Max(length, maximum);
-        return theta * Math.Pow((factor * longest / maximum) - (factor - 1), (double)Size / (Size - 2));
+        var longest = Math.Max(length, _maximum);
+        return _theta * Math.Pow((_factor * longest / _maximum) - (_factor - 1), (double)Size / (Size - 2));
     }
 
     private double Llama3(double frequency)
@@ -113,45 +113,45 @@ public sealed class RotaryFrequencies
         var low = Needed("low_freq_factor");
         var high = Needed("high_freq_factor");
         var wavelength = 2 * Math.PI / frequency;
-        if (wavelength < original / high)
+        if (wavelength < _original / high)
         {
             return frequency;
         }
 
-        if (wavelength > original / low)
+        if (wavelength > _original / low)
         {
-            return frequency / factor;
+            return frequency / _factor;
         }
 
-        var smooth = ((original / wavelength) - low) / (high - low);
-        return ((1 - smooth) * frequency / factor) + (smooth * frequency);
+        var smooth = ((_original / wavelength) - low) / (high - low);
+        return ((1 - smooth) * frequency / _factor) + (smooth * frequency);
     }
 
     private float[] Yarn(double[] plain)
     {
-        var from = Bound(values.Number("beta_fast") ?? 32, Math.Floor);
-        var to = Bound(values.Number("beta_slow") ?? 1, Math.Ceiling);
+        var from = Bound(_values.Number("beta_fast") ?? 32, Math.Floor);
+        var to = Bound(_values.Number("beta_slow") ?? 1, Math.Ceiling);
         from = Math.Max(from, 0);
         to = Math.Min(to, Size - 1);
         to = from == to ? to + 0.001 : to;
         return [.. plain.Select((frequency, i) =>
         {
             var ramp = Math.Clamp((i - from) / (to - from), 0, 1);
-            return (float)((frequency / factor * ramp) + (frequency * (1 - ramp)));
+            return (float)((frequency / _factor * ramp) + (frequency * (1 - ramp)));
         })];
 
         // The element that turns so many times within the original length.
         double Bound(double turns, Func<double, double> round)
         {
-            var bound = Size * Math.Log(original / (turns * 2 * Math.PI)) / (2 * Math.Log(theta));
-            return values.Boolean("truncate") == false ? bound : round(bound);
+            var bound = Size * Math.Log(_original / (turns * 2 * Math.PI)) / (2 * Math.Log(_theta));
+            return _values.Boolean("truncate") == false ? bound : round(bound);
         }
     }
 
     private float[] LongRope(double[] plain, long length)
     {
-        var key = length > original ? "long_factor" : "short_factor";
-        if (values.Numbers(key) is not { } factors || factors.Count != plain.Length)
+        var key = length > _original ? "long_factor" : "short_factor";
+        if (_values.Numbers(key) is not { } factors || factors.Count != plain.Length)
         {
             throw new PeftException("ModelConfigInvalid", string.Create(CultureInfo.InvariantCulture, $"'{key}' of the rotary scaling must hold {plain.Length} numbers."));
         }
@@ -161,27 +161,27 @@ public sealed class RotaryFrequencies
 
     private double AttentionFactor()
     {
-        if (kind is not ("yarn" or "longrope" or "su"))
+        if (_kind is not ("yarn" or "longrope" or "su"))
         {
             return 1;
         }
 
-        if (values.Number("attention_factor") is { } given)
+        if (_values.Number("attention_factor") is { } given)
         {
             return given;
         }
 
-        if (kind != "yarn")
+        if (_kind != "yarn")
         {
-            return factor <= 1 ? 1 : Math.Sqrt(1 + (Math.Log(factor) / Math.Log(original)));
+            return _factor <= 1 ? 1 : Math.Sqrt(1 + (Math.Log(_factor) / Math.Log(_original)));
         }
 
-        var scale = values.Number("mscale") ?? 0;
-        var all = values.Number("mscale_all_dim") ?? 0;
+        var scale = _values.Number("mscale") ?? 0;
+        var all = _values.Number("mscale_all_dim") ?? 0;
         return scale != 0 && all != 0 ? Grown(scale) / Grown(all) : Grown(1);
 
-        double Grown(double by) => factor <= 1 ? 1 : (0.1 * by * Math.Log(factor)) + 1;
+        double Grown(double by) => _factor <= 1 ? 1 : (0.1 * by * Math.Log(_factor)) + 1;
     }
 
-    private double Needed(string key) => values.Number(key) ?? throw new PeftException("ModelConfigIncomplete", $"The rotary scaling '{kind}' needs '{key}'.");
+    private double Needed(string key) => _values.Number(key) ?? throw new PeftException("ModelConfigIncomplete", $"The rotary scaling '{_kind}' needs '{key}'.");
 }

@@ -45,7 +45,7 @@ internal sealed record Routing(Tensor Logits, Tensor Weights, Tensor Experts);
 /// <summary>A linear layer whose outputs choose experts for each token (Shazeer et al. 2017).</summary>
 internal sealed class Router : Module, IAdaptable
 {
-    private readonly RouterRule rule;
+    private readonly RouterRule _rule;
 
     /// <summary>Makes a router without weights.</summary>
     /// <param name="experts">Number of experts.</param>
@@ -57,7 +57,7 @@ internal sealed class Router : Module, IAdaptable
     public Router(long experts, long width, RouterRule rule, string className, bool hasBias = false, string? correction = null)
         : base(className)
     {
-        this.rule = rule;
+        _rule = rule;
         if (rule.Chosen > experts || experts % rule.Groups != 0 || rule.Chosen > experts / rule.Groups * rule.ChosenGroups || rule.ChosenGroups > rule.Groups)
         {
             throw new PeftException("ModelConfigInvalid", FormattableString.Invariant(
@@ -116,30 +116,30 @@ internal sealed class Router : Module, IAdaptable
     {
         using var scope = NewDisposeScope();
         var scores = logits.to(ScalarType.Float32);
-        scores = rule.Scores == RouterScores.Sigmoid ? scores.sigmoid() : scores;
+        scores = _rule.Scores == RouterScores.Sigmoid ? scores.sigmoid() : scores;
         scores = correction is null ? scores : scores.add(correction.Data.to(ScalarType.Float32));
-        if (rule.Groups > 1)
+        if (_rule.Groups > 1)
         {
-            var grouped = scores.view(scores.size(0), rule.Groups, -1);
-            var groups = grouped.topk((int)Math.Min(2, grouped.size(2)), -1).values.sum(-1).topk((int)rule.ChosenGroups, -1).indexes;
-            var hidden = ones([scores.size(0), rule.Groups], ScalarType.Bool, scores.device).scatter_(1, groups, zeros_like(groups, ScalarType.Bool));
+            var grouped = scores.view(scores.size(0), _rule.Groups, -1);
+            var groups = grouped.topk((int)Math.Min(2, grouped.size(2)), -1).values.sum(-1).topk((int)_rule.ChosenGroups, -1).indexes;
+            var hidden = ones([scores.size(0), _rule.Groups], ScalarType.Bool, scores.device).scatter_(1, groups, zeros_like(groups, ScalarType.Bool));
             scores = grouped.masked_fill(hidden.unsqueeze(-1), double.NegativeInfinity).view(scores.shape);
         }
 
-        return scores.topk((int)rule.Chosen, -1).indexes.MoveToOuterDisposeScope();
+        return scores.topk((int)_rule.Chosen, -1).indexes.MoveToOuterDisposeScope();
     }
 
     private Tensor Weigh(Tensor logits, Tensor experts)
     {
         var scores = logits.to(ScalarType.Float32);
-        var weights = rule.Scores switch
+        var weights = _rule.Scores switch
         {
             RouterScores.Softmax => scores.softmax(-1).gather(1, experts),
             RouterScores.SoftmaxOfChosen => scores.gather(1, experts).softmax(-1),
             _ => scores.gather(1, experts).sigmoid(),
         };
-        weights = rule.Normalises ? weights / (weights.sum(-1, keepdim: true) + rule.Epsilon) : weights;
-        return (rule.Scale == 1 ? weights : weights * rule.Scale).to(logits.dtype);
+        weights = _rule.Normalises ? weights / (weights.sum(-1, keepdim: true) + _rule.Epsilon) : weights;
+        return (_rule.Scale == 1 ? weights : weights * _rule.Scale).to(logits.dtype);
     }
 }
 

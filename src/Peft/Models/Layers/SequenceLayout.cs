@@ -8,17 +8,17 @@ namespace Peft.Models.Layers;
 /// </summary>
 internal sealed class SequenceLayout
 {
-    private readonly Tensor? from;
-    private readonly Tensor? to;
-    private readonly Tensor? tokens;
+    private readonly Tensor? _from;
+    private readonly Tensor? _to;
+    private readonly Tensor? _tokens;
 
     private SequenceLayout(long rows, long length, Tensor? from, Tensor? to, Tensor? tokens)
     {
         Rows = rows;
         Length = length;
-        this.from = from;
-        this.to = to;
-        this.tokens = tokens;
+        _from = from;
+        _to = to;
+        _tokens = tokens;
     }
 
     /// <summary>Number of rows.</summary>
@@ -69,18 +69,18 @@ internal sealed class SequenceLayout
     /// <returns>[<see cref="Rows"/>, <see cref="Length"/>, width].</returns>
     public Tensor Gather(Tensor x)
     {
-        var rows = (from is null ? x : x.index_select(0, from)).view(Rows, Length, -1);
+        var rows = (_from is null ? x : x.index_select(0, _from)).view(Rows, Length, -1);
         return Masked(rows);
     }
 
     /// <summary>Zeros where there is no token, [<see cref="Rows"/>, <see cref="Length"/>, width].</summary>
-    public Tensor Masked(Tensor rows) => tokens is null ? rows : rows.mul(tokens.to(rows.dtype));
+    public Tensor Masked(Tensor rows) => _tokens is null ? rows : rows.mul(_tokens.to(rows.dtype));
 
     /// <summary>Undoes <see cref="Gather"/>.</summary>
     public Tensor Scatter(Tensor rows)
     {
         var flat = rows.reshape(Rows * Length, -1);
-        return to is null ? flat : flat.index_select(0, to);
+        return _to is null ? flat : flat.index_select(0, _to);
     }
 
     private static Tensor? Kept(Tensor? tensor, ForwardContext context)

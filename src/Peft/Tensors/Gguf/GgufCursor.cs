@@ -73,13 +73,13 @@ internal unsafe ref struct GgufCursor
     /// <summary>Passes over a string.</summary>
     public void SkipText(string what)
     {
-        int length = TextLength(what);
+        var length = TextLength(what);
         Position += length;
     }
 
     private int TextLength(string what)
     {
-        ulong length = UInt64(what);
+        var length = UInt64(what);
         Demand(length, 1, what);
         return length <= int.MaxValue / 2 ? (int)length : throw GgufFile.Damaged("GgufStringTooLong", _path, $"{what} claims to be a string of {length} bytes");
     }

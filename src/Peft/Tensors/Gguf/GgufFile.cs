@@ -112,10 +112,10 @@ public sealed unsafe class GgufFile : TensorStore
     protected override Tensor ReadStored(TensorEntry entry)
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
-        GgufTensor stored = _tensors[entry.Name];
+        var stored = _tensors[entry.Name];
         return TensorMemory.Create(entry, tensor =>
         {
-            byte* target = TensorMemory.Pointer(tensor);
+            var target = TensorMemory.Pointer(tensor);
             if (stored.Type.Reader is { } reader)
             {
                 Dequantise(stored, reader, (float*)target);
@@ -143,13 +143,13 @@ public sealed unsafe class GgufFile : TensorStore
     private void Dequantise(GgufTensor stored, GgufBlockReader reader, float* target)
     {
         const int BlocksAPiece = 4096;
-        (int blockBytes, int blockValues) = (stored.Type.BlockBytes, stored.Type.BlockValues);
-        long blocks = stored.Length / blockBytes;
-        byte* source = _start + stored.Offset;
+        (var blockBytes, var blockValues) = (stored.Type.BlockBytes, stored.Type.BlockValues);
+        var blocks = stored.Length / blockBytes;
+        var source = _start + stored.Offset;
         Parallel.For(0, (blocks + BlocksAPiece - 1) / BlocksAPiece, piece =>
         {
-            long end = Math.Min(blocks, (piece + 1) * BlocksAPiece);
-            for (long block = piece * BlocksAPiece; block < end; block++)
+            var end = Math.Min(blocks, (piece + 1) * BlocksAPiece);
+            for (var block = piece * BlocksAPiece; block < end; block++)
             {
                 reader(new ReadOnlySpan<byte>(source + (block * blockBytes), blockBytes), new Span<float>(target + (block * blockValues), blockValues));
             }
@@ -164,16 +164,16 @@ public sealed unsafe class GgufFile : TensorStore
             throw Damaged("GgufNoMagic", Path, "it does not begin with 'GGUF'");
         }
 
-        uint version = cursor.UInt32("the version");
+        var version = cursor.UInt32("the version");
         if (version is not (2 or 3))
         {
-            string what = (version & 0xFFFF) == 0 ? "big-endian numbers" : $"version {version}";
+            var what = (version & 0xFFFF) == 0 ? "big-endian numbers" : $"version {version}";
             throw new NotSupportedByPeftException("GgufVersionNotSupported", $"'{Path}' is a GGUF file with {what}; Peft reads versions 2 and 3 with little-endian numbers.") { Target = Path };
         }
 
         Version = (int)version;
-        ulong tensors = cursor.UInt64("the number of tensors");
-        ulong values = cursor.UInt64("the number of metadata values");
+        var tensors = cursor.UInt64("the number of tensors");
+        var values = cursor.UInt64("the number of metadata values");
         cursor.Demand(values, 13, $"a list of {values} metadata values");
         for (ulong i = 0; i < values; i++)
         {
@@ -187,9 +187,9 @@ public sealed unsafe class GgufFile : TensorStore
             infos.Add(ReadTensorInfo(ref cursor));
         }
 
-        long alignment = Alignment();
-        long dataStart = (cursor.Position + alignment - 1) / alignment * alignment;
-        foreach ((string name, long[] shape, GgufType type, ulong offset) in infos)
+        var alignment = Alignment();
+        var dataStart = (cursor.Position + alignment - 1) / alignment * alignment;
+        foreach ((var name, var shape, var type, var offset) in infos)
         {
             AddTensor(name, shape, type, offset, alignment, dataStart);
         }
@@ -199,9 +199,9 @@ public sealed unsafe class GgufFile : TensorStore
 
     private void ReadMetadata(ref GgufCursor cursor)
     {
-        string key = cursor.Text("a metadata key");
-        GgufValueType type = ValueType(ref cursor, key);
-        long position = cursor.Position;
+        var key = cursor.Text("a metadata key");
+        var type = ValueType(ref cursor, key);
+        var position = cursor.Position;
         SkipValue(ref cursor, type, key, 0);
         object Read()
         {
@@ -224,7 +224,7 @@ public sealed unsafe class GgufFile : TensorStore
 
     private GgufValueType ValueType(ref GgufCursor cursor, string key)
     {
-        uint type = cursor.UInt32($"the type of '{key}'");
+        var type = cursor.UInt32($"the type of '{key}'");
         return type <= (uint)GgufValueType.Float64
             ? (GgufValueType)type
             : throw Damaged("GgufTypeInvalid", Path, $"the metadata '{key}' has the unknown type {type}");
@@ -246,9 +246,9 @@ public sealed unsafe class GgufFile : TensorStore
         }
         else
         {
-            GgufValueType elementType = ValueType(ref cursor, key);
-            ulong count = cursor.UInt64($"the length of '{key}'");
-            int size = GgufMetadata.SizeOf(elementType);
+            var elementType = ValueType(ref cursor, key);
+            var count = cursor.UInt64($"the length of '{key}'");
+            var size = GgufMetadata.SizeOf(elementType);
             cursor.Demand(count, size > 0 ? size : 8, $"the array '{key}' of {count} values");
             if (size > 0)
             {
@@ -265,8 +265,8 @@ public sealed unsafe class GgufFile : TensorStore
 
     private (string Name, long[] Shape, GgufType Type, ulong Offset) ReadTensorInfo(ref GgufCursor cursor)
     {
-        string name = cursor.Text("a tensor's name");
-        uint dimensions = cursor.UInt32($"the number of dimensions of '{name}'");
+        var name = cursor.Text("a tensor's name");
+        var dimensions = cursor.UInt32($"the number of dimensions of '{name}'");
         if (dimensions > MaxDimensions)
         {
             throw Damaged("GgufShapeInvalid", Path, $"tensor '{name}' claims {dimensions} dimensions");
@@ -274,21 +274,21 @@ public sealed unsafe class GgufFile : TensorStore
 
         // Innermost first in the file.
         var shape = new long[dimensions];
-        for (int i = shape.Length - 1; i >= 0; i--)
+        for (var i = shape.Length - 1; i >= 0; i--)
         {
-            ulong size = cursor.UInt64($"the shape of '{name}'");
+            var size = cursor.UInt64($"the shape of '{name}'");
             shape[i] = size <= long.MaxValue ? (long)size : throw Damaged("GgufShapeInvalid", Path, $"tensor '{name}' claims a size of {size}");
         }
 
-        uint number = cursor.UInt32($"the type of '{name}'");
-        GgufType type = GgufType.Find(number)
+        var number = cursor.UInt32($"the type of '{name}'");
+        var type = GgufType.Find(number)
             ?? throw new NotSupportedByPeftException("GgufTypeNotSupported", $"Tensor '{name}' of '{Path}' has the GGUF type {number}, which Peft does not read.") { Target = name };
         return (name, shape, type, cursor.UInt64($"the offset of '{name}'"));
     }
 
     private long Alignment()
     {
-        long alignment = Metadata.GetInteger("general.alignment", DefaultAlignment);
+        var alignment = Metadata.GetInteger("general.alignment", DefaultAlignment);
         return alignment is > 0 and <= 1 << 20 && BitOperations.IsPow2(alignment)
             ? alignment
             : throw Damaged("GgufAlignmentInvalid", Path, $"its alignment is {alignment}, not a power of two");
@@ -332,7 +332,7 @@ public sealed unsafe class GgufFile : TensorStore
     private void CheckOverlap()
     {
         long reached = 0;
-        foreach (GgufTensor tensor in _tensors.Values.Where(tensor => tensor.Length > 0).OrderBy(tensor => tensor.Offset))
+        foreach (var tensor in _tensors.Values.Where(tensor => tensor.Length > 0).OrderBy(tensor => tensor.Offset))
         {
             if (tensor.Offset < reached)
             {

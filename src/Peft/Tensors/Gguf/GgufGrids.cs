@@ -26,13 +26,13 @@ internal static class GgufGrids
 
     private static float[] Unpack(string rows, int bits, ReadOnlySpan<float> levels)
     {
-        byte[] packed = Convert.FromBase64String(rows);
-        int valuesInRow = bits == 2 ? 8 : 4;
+        var packed = Convert.FromBase64String(rows);
+        var valuesInRow = bits == 2 ? 8 : 4;
         var values = new float[packed.Length / 2 * valuesInRow];
-        for (int i = 0; i < values.Length; i++)
+        for (var i = 0; i < values.Length; i++)
         {
-            int row = i / valuesInRow;
-            int word = packed[2 * row] | (packed[(2 * row) + 1] << 8);
+            var row = i / valuesInRow;
+            var word = packed[2 * row] | (packed[(2 * row) + 1] << 8);
             values[i] = levels[(word >> (bits * (i % valuesInRow))) & ((1 << bits) - 1)];
         }
 

@@ -74,7 +74,7 @@ public sealed class GgufMetadata : IReadOnlyDictionary<string, object>
     /// <param name="key">The key.</param>
     /// <returns>The value.</returns>
     /// <exception cref="PeftException"><c>GgufKeyMissing</c>.</exception>
-    public object this[string key] => TryGetValue(key, out object? value)
+    public object this[string key] => TryGetValue(key, out var value)
         ? value
         : throw new PeftException("GgufKeyMissing", $"'{_path}' has no metadata '{key}'.") { Target = key };
 
@@ -134,7 +134,7 @@ public sealed class GgufMetadata : IReadOnlyDictionary<string, object>
     /// <returns>Whether the file has the key.</returns>
     public bool TryGetValue(string key, [MaybeNullWhen(false)] out object value)
     {
-        bool found = _values.TryGetValue(key, out (GgufValueType Type, Lazy<object> Value) entry);
+        var found = _values.TryGetValue(key, out var entry);
         value = found ? entry.Value.Value : null;
         return found;
     }
@@ -200,12 +200,12 @@ public sealed class GgufMetadata : IReadOnlyDictionary<string, object>
         if (array is float[] or int[])
         {
             // The two kinds that come by the hundred thousand.
-            ReadOnlySpan<byte> bytes = cursor.Take(checked(count * 4), "an array");
+            var bytes = cursor.Take(checked(count * 4), "an array");
             Buffer.BlockCopy(bytes.ToArray(), 0, array, 0, bytes.Length);
             return array;
         }
 
-        for (int i = 0; i < count; i++)
+        for (var i = 0; i < count; i++)
         {
             array.SetValue(Read(ref cursor, type), i);
         }
@@ -233,7 +233,7 @@ public sealed class GgufMetadata : IReadOnlyDictionary<string, object>
 
     private T Get<T>(string key, Func<object, T> convert)
     {
-        object value = this[key];
+        var value = this[key];
         try
         {
             return convert(value);

@@ -17,7 +17,7 @@ internal sealed record GgufType(string Name, int BlockValues, int BlockBytes, Sc
 {
     private const int Super = 256;
 
-    private static readonly Dictionary<uint, GgufType> All = new()
+    private static readonly Dictionary<uint, GgufType> s_all = new()
     {
         [0] = new("F32", 1, 4, ScalarType.Float32),
         [1] = new("F16", 1, 2, ScalarType.Float16),
@@ -54,7 +54,7 @@ internal sealed record GgufType(string Name, int BlockValues, int BlockBytes, Sc
     /// <summary>Looks a type up by its number in a tensor's description.</summary>
     /// <param name="number">The number.</param>
     /// <returns>The type, or null for one that Peft doesn't read.</returns>
-    public static GgufType? Find(uint number) => All.GetValueOrDefault(number);
+    public static GgufType? Find(uint number) => s_all.GetValueOrDefault(number);
 
     private static GgufType Quantised(string name, int blockValues, int blockBytes, GgufBlockReader reader) =>
         new(name, blockValues, blockBytes, ScalarType.Float32, reader);

@@ -3,7 +3,7 @@ namespace Peft.Tensors.Pickle;
 /// <summary>The allow-list: everything a pickle may name, and what comes of it.</summary>
 internal static class PickleConstructors
 {
-    private static readonly Dictionary<string, string> StorageTypes = new()
+    private static readonly Dictionary<string, string> s_storageTypes = new()
     {
         ["FloatStorage"] = "F32",
         ["DoubleStorage"] = "F64",
@@ -18,7 +18,7 @@ internal static class PickleConstructors
         ["UntypedStorage"] = "U8",
     };
 
-    private static readonly Dictionary<string, string> ElementTypes = new()
+    private static readonly Dictionary<string, string> s_elementTypes = new()
     {
         ["float32"] = "F32",
         ["float64"] = "F64",
@@ -34,7 +34,7 @@ internal static class PickleConstructors
         ["bool"] = "BOOL",
     };
 
-    private static readonly HashSet<string> Functions =
+    private static readonly HashSet<string> s_functions =
     [
         "collections.OrderedDict",
         "torch._utils._rebuild_tensor",
@@ -55,7 +55,7 @@ internal static class PickleConstructors
     /// <summary>Whether a name may occur.</summary>
     /// <param name="global">The name.</param>
     /// <returns>True if it is on the list.</returns>
-    public static bool Allows(PickleGlobal global) => Functions.Contains(global.ToString()) || IsStorageType(global) || IsElementType(global);
+    public static bool Allows(PickleGlobal global) => s_functions.Contains(global.ToString()) || IsStorageType(global) || IsElementType(global);
 
     /// <summary>Makes a storage of what a pickle leaves out of itself.</summary>
     /// <param name="identifier">The tuple that names it.</param>
@@ -66,7 +66,7 @@ internal static class PickleConstructors
         if (identifier is PickleTuple { Items: ["storage", PickleGlobal type, string key, _, long count, ..] } && IsStorageType(type))
         {
             return count >= 0
-                ? new PickleStorage(key, ElementType.Find(StorageTypes[type.Name])!, count)
+                ? new PickleStorage(key, ElementType.Find(s_storageTypes[type.Name])!, count)
                 : throw PickleMachine.Invalid(path, $"storage '{key}' has {count} elements.");
         }
 
@@ -88,7 +88,7 @@ internal static class PickleConstructors
         ("_rebuild_tensor_v2", [PickleStorage storage, long offset, PickleTuple shape, PickleTuple strides, ..]) =>
             Tensor(storage, storage.Type, offset, shape, strides, path, count),
         ("_rebuild_tensor_v3", [PickleStorage storage, long offset, PickleTuple shape, PickleTuple strides, _, _, PickleGlobal type, ..]) when IsElementType(type) =>
-            Tensor(storage, ElementType.Find(ElementTypes[type.Name])!, offset, shape, strides, path, count),
+            Tensor(storage, ElementType.Find(s_elementTypes[type.Name])!, offset, shape, strides, path, count),
         ("_rebuild_parameter" or "_rebuild_parameter_with_state", [PickleTensor tensor, ..]) => tensor,
 
         // What it wraps is never itself: a pickle nested in its own arguments would exhaust the stack.
@@ -103,9 +103,9 @@ internal static class PickleConstructors
         _ => throw PickleMachine.Refused(path, $"'{function}' with unusual arguments"),
     };
 
-    private static bool IsStorageType(PickleGlobal global) => global.Module is "torch" or "torch.storage" && StorageTypes.ContainsKey(global.Name);
+    private static bool IsStorageType(PickleGlobal global) => global.Module is "torch" or "torch.storage" && s_storageTypes.ContainsKey(global.Name);
 
-    private static bool IsElementType(PickleGlobal global) => global.Module == "torch" && ElementTypes.ContainsKey(global.Name);
+    private static bool IsElementType(PickleGlobal global) => global.Module == "torch" && s_elementTypes.ContainsKey(global.Name);
 
     private static byte[] Encoded(string text, Action<long> count)
     {
@@ -117,7 +117,7 @@ internal static class PickleConstructors
     {
         count(pairs.Count);
         var dictionary = new PickleDictionary();
-        foreach (object? pair in pairs)
+        foreach (var pair in pairs)
         {
             IReadOnlyList<object?> items = pair is PickleTuple tuple ? tuple.Items : PickleMachine.As<List<object?>>(pair);
             dictionary.Set(items[0], items.Count == 2 ? items[1] : throw new FormatException("a pair has not two items."));
@@ -130,8 +130,8 @@ internal static class PickleConstructors
     {
         count(shape.Items.Length + strides.Items.Length);
         var tensor = new PickleTensor(storage, type, offset, Sizes(shape), Sizes(strides));
-        long available = checked(storage.Count * storage.Type.Size) / type.Size;
-        bool sound = offset >= 0 && tensor.Shape.Length == tensor.Strides.Length && tensor.Shape.All(size => size >= 0) && tensor.Strides.All(step => step >= 0);
+        var available = checked(storage.Count * storage.Type.Size) / type.Size;
+        var sound = offset >= 0 && tensor.Shape.Length == tensor.Strides.Length && tensor.Shape.All(size => size >= 0) && tensor.Strides.All(step => step >= 0);
         if (!sound || tensor.Extent > available - offset)
         {
             throw PickleMachine.Invalid(path, $"a tensor of shape [{string.Join(", ", tensor.Shape)}] with strides [{string.Join(", ", tensor.Strides)}] from {offset} on reaches beyond the {available} elements of storage '{storage.Key}'.");

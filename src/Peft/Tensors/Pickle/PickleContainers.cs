@@ -48,7 +48,7 @@ internal sealed class ZipPickle : IPickleContainer
             throw new PeftException("PickleTruncated", $"'{path}' is a zip container that is cut off or damaged: {error.Message}", error) { Target = path };
         }
 
-        ZipArchiveEntry pickle = _zip.Entries.FirstOrDefault(entry => entry.Name == "data.pkl")
+        var pickle = _zip.Entries.FirstOrDefault(entry => entry.Name == "data.pkl")
             ?? throw PickleMachine.Invalid(path, "the zip container holds no data.pkl.");
         _prefix = pickle.FullName[..^pickle.Name.Length];
         if (_zip.GetEntry(_prefix + "constants.pkl") is not null)
@@ -72,7 +72,7 @@ internal sealed class ZipPickle : IPickleContainer
     public static bool IsZip(Stream stream)
     {
         Span<byte> magic = stackalloc byte[4];
-        int count = stream.ReadAtLeast(magic, 4, throwOnEndOfStream: false);
+        var count = stream.ReadAtLeast(magic, 4, throwOnEndOfStream: false);
         stream.Position = 0;
         return count == 4 && magic.SequenceEqual("PK\x03\x04"u8);
     }
@@ -95,15 +95,15 @@ internal sealed class ZipPickle : IPickleContainer
     {
         try
         {
-            using Stream stream = Entry(storage).Open();
+            using var stream = Entry(storage).Open();
             if (stream.CanSeek)
             {
                 stream.Position = offset;
                 offset = 0;
             }
 
-            byte[] skipped = new byte[Math.Min(offset, 1 << 16)];
-            for (long left = offset; left > 0; left -= Math.Min(left, skipped.Length))
+            var skipped = new byte[Math.Min(offset, 1 << 16)];
+            for (var left = offset; left > 0; left -= Math.Min(left, skipped.Length))
             {
                 stream.ReadExactly(skipped.AsSpan(0, (int)Math.Min(left, skipped.Length)));
             }
@@ -140,7 +140,7 @@ internal sealed class ZipPickle : IPickleContainer
 
         try
         {
-            using Stream stream = entry.Open();
+            using var stream = entry.Open();
             var bytes = new byte[entry.Length];
             stream.ReadExactly(bytes);
             return bytes;
@@ -159,7 +159,7 @@ internal sealed class ZipPickle : IPickleContainer
 internal sealed class LegacyPickle : IPickleContainer
 {
     private const long Version = 1001;
-    private static readonly BigInteger Magic = BigInteger.Parse("1950a86a20f9469cfc6c", System.Globalization.NumberStyles.HexNumber, System.Globalization.CultureInfo.InvariantCulture);
+    private static readonly BigInteger s_magic = BigInteger.Parse("1950a86a20f9469cfc6c", System.Globalization.NumberStyles.HexNumber, System.Globalization.CultureInfo.InvariantCulture);
     private readonly string _path;
     private readonly FileStream _stream;
     private readonly Dictionary<string, (long Position, long Length)> _storages = [];
@@ -169,9 +169,9 @@ internal sealed class LegacyPickle : IPickleContainer
     {
         _path = path;
         _stream = stream;
-        bool isPickle = stream.ReadByte() == 0x80;
+        var isPickle = stream.ReadByte() == 0x80;
         stream.Position = 0;
-        if (!isPickle || PickleMachine.Load(stream, path) is not BigInteger magic || magic != Magic)
+        if (!isPickle || PickleMachine.Load(stream, path) is not BigInteger magic || magic != s_magic)
         {
             throw PickleMachine.Invalid(path, "it does not begin like a file that torch.save wrote.");
         }
@@ -202,7 +202,7 @@ internal sealed class LegacyPickle : IPickleContainer
     /// <inheritdoc/>
     public void Demand(PickleStorage storage, long length)
     {
-        long available = _storages.GetValueOrDefault(storage.Key).Length;
+        var available = _storages.GetValueOrDefault(storage.Key).Length;
         if (available < length)
         {
             throw PickleMachine.Invalid(_path, $"storage '{storage.Key}' has {available} bytes, but {length} are asked for.");
@@ -223,17 +223,17 @@ internal sealed class LegacyPickle : IPickleContainer
     private void FindStorages(List<object?> keys, Dictionary<string, PickleStorage> named)
     {
         Span<byte> count = stackalloc byte[8];
-        foreach (object? item in keys)
+        foreach (var item in keys)
         {
-            if (item is not string key || !named.TryGetValue(key, out PickleStorage? storage) || _stream.Length - _stream.Position < 8)
+            if (item is not string key || !named.TryGetValue(key, out var storage) || _stream.Length - _stream.Position < 8)
             {
                 throw PickleMachine.Invalid(_path, $"storage '{item}' is used by no tensor, or cut off.");
             }
 
-            int size = storage.Type.Size;
+            var size = storage.Type.Size;
             _stream.ReadExactly(count);
-            long elements = BinaryPrimitives.ReadInt64LittleEndian(count);
-            long position = _stream.Position;
+            var elements = BinaryPrimitives.ReadInt64LittleEndian(count);
+            var position = _stream.Position;
             if (elements < 0 || elements > (_stream.Length - position) / size)
             {
                 throw new PeftException("PickleTruncated", $"'{_path}' is cut off: storage '{key}' claims {elements} elements.") { Target = _path };

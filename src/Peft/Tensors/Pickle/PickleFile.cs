@@ -69,7 +69,7 @@ public sealed class PickleFile : TensorStore
     /// <inheritdoc/>
     protected override Tensor ReadStored(TensorEntry entry)
     {
-        PickleTensor stored = _tensors[entry.Name];
+        var stored = _tensors[entry.Name];
         lock (_container)
         {
             // Before memory is asked for: a pickle may claim any length.
@@ -89,7 +89,7 @@ public sealed class PickleFile : TensorStore
 
     private void AddRoot()
     {
-        object? root = _container.Root;
+        var root = _container.Root;
         if (root is PickleDictionary dictionary)
         {
             AddTensors(dictionary.Get("state_dict") as PickleDictionary ?? dictionary, string.Empty, 0);
@@ -112,9 +112,9 @@ public sealed class PickleFile : TensorStore
             return;
         }
 
-        foreach ((object? key, object? value) in dictionary.Items)
+        foreach ((var key, var value) in dictionary.Items)
         {
-            string name = prefix + Convert.ToString(key, CultureInfo.InvariantCulture);
+            var name = prefix + Convert.ToString(key, CultureInfo.InvariantCulture);
             if (value is PickleTensor tensor)
             {
                 Add(name, tensor);
@@ -145,16 +145,16 @@ public sealed class PickleFile : TensorStore
             return;
         }
 
-        using Tensor run = empty([stored.Extent], tensor.dtype);
+        using var run = empty([stored.Extent], tensor.dtype);
         ReadRun(run, stored);
-        using Tensor view = run.as_strided(stored.Shape, stored.Strides);
+        using var view = run.as_strided(stored.Shape, stored.Strides);
         tensor.copy_(view);
     }
 
     /// <summary>Reads the elements that lie one after another from the view's first to its last one.</summary>
     private void ReadRun(Tensor run, PickleTensor stored)
     {
-        long start = stored.Offset * stored.Type.Size;
+        var start = stored.Offset * stored.Type.Size;
         TensorMemory.CopyFrom(run, (target, offset) =>
         {
             if (!stored.Type.IsFloat8)

@@ -16,7 +16,7 @@ internal sealed class PickleMachine
     // A file that packs well, or shares what it holds, can ask for a thousand times its size: real ones make some twenty values a tensor.
     private const int MaxValues = 8_000_000;
     private const long MaxTextBytes = 1 << 26;
-    private static readonly object Mark = new();
+    private static readonly object s_mark = new();
     private readonly Stream _stream;
     private readonly string _path;
     private readonly Stack<object?> _stack = new();
@@ -72,13 +72,13 @@ internal sealed class PickleMachine
     {
         while (true)
         {
-            int instruction = Byte();
+            var instruction = Byte();
             if (instruction == '.')
             {
                 return _stack.Pop();
             }
 
-            bool known = Number(instruction) || Text(instruction) || Container(instruction) || Memory(instruction) || Construct(instruction);
+            var known = Number(instruction) || Text(instruction) || Container(instruction) || Memory(instruction) || Construct(instruction);
             if (!known)
             {
                 throw Refused(_path, $"the pickle instruction 0x{instruction:X2}");
@@ -128,7 +128,7 @@ internal sealed class PickleMachine
     {
         switch (instruction)
         {
-            case '(': Push(Mark); return true;
+            case '(': Push(s_mark); return true;
             case ')': Push(new PickleTuple([])); return true;
             case ']': Push(new List<object?>()); return true;
             case '}': Push(new PickleDictionary()); return true;
@@ -172,20 +172,20 @@ internal sealed class PickleMachine
         switch (instruction)
         {
             case 'c':
-                string module = Line();
+                var module = Line();
                 Push(Global(module, Line()));
                 return true;
             case 0x93:
-                object?[] names = Top(2);
+                var names = Top(2);
                 Push(Global(As<string>(names[0]), As<string>(names[1])));
                 return true;
             case 'Q':
-                PickleStorage storage = PickleConstructors.Storage(_stack.Pop(), _path);
+                var storage = PickleConstructors.Storage(_stack.Pop(), _path);
                 _storages?.TryAdd(storage.Key, storage);
                 Push(storage);
                 return true;
             case 'R' or 0x81:
-                object?[] call = Top(2);
+                var call = Top(2);
                 Push(PickleConstructors.Call(As<PickleGlobal>(call[0]), As<PickleTuple>(call[1]).Items, _path, Count));
                 return true;
             case 'b':
@@ -228,10 +228,10 @@ internal sealed class PickleMachine
     private object?[] Top(int count)
     {
         var items = new object?[count];
-        for (int i = count - 1; i >= 0; i--)
+        for (var i = count - 1; i >= 0; i--)
         {
             items[i] = _stack.Pop();
-            if (ReferenceEquals(items[i], Mark))
+            if (ReferenceEquals(items[i], s_mark))
             {
                 throw new InvalidOperationException("an instruction lacks its operands.");
             }
@@ -243,7 +243,7 @@ internal sealed class PickleMachine
     private object?[] ToMark()
     {
         var items = new List<object?>();
-        while (_stack.Pop() is var item && !ReferenceEquals(item, Mark))
+        while (_stack.Pop() is var item && !ReferenceEquals(item, s_mark))
         {
             items.Add(item);
         }
@@ -263,7 +263,7 @@ internal sealed class PickleMachine
             throw new FormatException("a dictionary has a key without a value.");
         }
 
-        for (int i = 0; i < items.Length; i += 2)
+        for (var i = 0; i < items.Length; i += 2)
         {
             dictionary.Set(items[i], items[i + 1]);
         }
@@ -273,7 +273,7 @@ internal sealed class PickleMachine
 
     private int Byte()
     {
-        int value = _stream.ReadByte();
+        var value = _stream.ReadByte();
         return value >= 0 ? value : throw new EndOfStreamException();
     }
 

@@ -23,7 +23,7 @@ internal sealed class PickleDictionary
     {
         _items ??= [];
         _index ??= [];
-        if (key is not null && _index.TryGetValue(key, out int at))
+        if (key is not null && _index.TryGetValue(key, out var at))
         {
             _items[at] = (key, value);
             return;
@@ -38,7 +38,7 @@ internal sealed class PickleDictionary
     }
 
     /// <summary>The value under a key, or null.</summary>
-    public object? Get(string key) => _index is not null && _index.TryGetValue(key, out int at) ? _items![at].Value : null;
+    public object? Get(string key) => _index is not null && _index.TryGetValue(key, out var at) ? _items![at].Value : null;
 }
 
 /// <summary>A tuple; unlike a list it never changes.</summary>
@@ -73,7 +73,7 @@ internal sealed record PickleTensor(PickleStorage Storage, ElementType Type, lon
             }
 
             long last = 0;
-            for (int i = 0; i < Shape.Length; i++)
+            for (var i = 0; i < Shape.Length; i++)
             {
                 last = checked(last + ((Shape[i] - 1) * Strides[i]));
             }
@@ -88,7 +88,7 @@ internal sealed record PickleTensor(PickleStorage Storage, ElementType Type, lon
         get
         {
             long expected = 1;
-            for (int i = Shape.Length - 1; i >= 0; i--)
+            for (var i = Shape.Length - 1; i >= 0; i--)
             {
                 if (Shape[i] != 1 && Strides[i] != expected)
                 {

@@ -29,7 +29,7 @@ internal static class PythonMethods
         ["rfind"] = (s, a, _) => Find(s, a, last: true) ?? BigInteger.MinusOne,
         ["index"] = (s, a, _) => Find(s, a, last: false) ?? throw TemplateErrors.Type("substring not found"),
         ["rindex"] = (s, a, _) => Find(s, a, last: true) ?? throw TemplateErrors.Type("substring not found"),
-        ["count"] = (s, a, _) => Part(s, a, 1, out int _) is { } part ? Count(part, a.RequiredText(0, "sub")) : BigInteger.Zero,
+        ["count"] = (s, a, _) => Part(s, a, 1, out var _) is { } part ? Count(part, a.RequiredText(0, "sub")) : BigInteger.Zero,
         ["join"] = (s, a, run) => Join(s, a.Required(0, "iterable"), run),
         ["format"] = (s, a, run) => PythonFormat.Braces(s, a, run),
         ["partition"] = (s, a, _) => Partition(s, a.RequiredText(0, "sep"), last: false),

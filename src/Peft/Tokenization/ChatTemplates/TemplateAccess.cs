@@ -80,7 +80,7 @@ internal static class TemplateAccess
             return run.MadeText(PythonText.FromCodePoints(Indices(text.Length, slice).Select(i => text[i])));
         }
 
-        IReadOnlyList<object?> items = value as List<object?> ?? (IReadOnlyList<object?>)TemplateOperations.Iterate(value, run).ToList();
+        var items = value as List<object?> ?? (IReadOnlyList<object?>)TemplateOperations.Iterate(value, run).ToList();
         var part = Indices(items.Count, slice).Select(i => items[i]);
         return run.Made((value is object?[]) ? part.ToArray() : part.ToList());
     }

@@ -17,7 +17,7 @@ internal sealed partial class PatternParser
         }
 
         var codePoint = _pattern[_at];
-        PatternNode? node = codePoint switch
+        var node = codePoint switch
         {
             'A' => new AssertNode(PatternAssertion.TextStart),
             'z' => new AssertNode(PatternAssertion.TextEnd),
@@ -45,7 +45,7 @@ internal sealed partial class PatternParser
     /// <param name="word">What <c>\w</c> is: in brackets it hasn't the superscript digits and fractions that it has outside.</param>
     private CodePointSet? ClassEscape(CodePointSet word)
     {
-        CodePointSet? set = _pattern[_at] switch
+        var set = _pattern[_at] switch
         {
             'd' => PatternProperties.Digit,
             'D' => PatternProperties.Digit.Complement(),

@@ -21,7 +21,7 @@ internal sealed class CheckpointStore
         AdapterFile.Stem + ".safetensors", AdapterConfig.FileName, TrainingState.TensorFileName, TrainingState.FileName, Checksums.FileName,
     ];
 
-    private readonly Action<string> say;
+    private readonly Action<string> _say;
 
     /// <summary>Wraps a folder, which need not be there yet.</summary>
     /// <param name="folder">The folder.</param>
@@ -29,7 +29,7 @@ internal sealed class CheckpointStore
     public CheckpointStore(string folder, Action<string>? say = null)
     {
         Folder = folder;
-        this.say = say ?? (static _ => { });
+        _say = say ?? (static _ => { });
     }
 
     /// <summary>The folder.</summary>
@@ -139,11 +139,11 @@ internal sealed class CheckpointStore
     {
         if (!IsOurs(folder))
         {
-            say($"'{folder}' holds more than a checkpoint does and was left as it is.");
+            _say($"'{folder}' holds more than a checkpoint does and was left as it is.");
         }
         else if (!Disk.TryTo(() => Disk.DeleteFolder(folder)) && Directory.Exists(folder))
         {
-            say($"The old checkpoint '{folder}' could not be deleted; delete it by hand.");
+            _say($"The old checkpoint '{folder}' could not be deleted; delete it by hand.");
         }
     }
 
@@ -158,7 +158,7 @@ internal sealed class CheckpointStore
         Disk.MoveFolder(target, elsewhere);
         if (!isOurs)
         {
-            say($"'{target}' holds more than a checkpoint does and was renamed to '{elsewhere}'.");
+            _say($"'{target}' holds more than a checkpoint does and was renamed to '{elsewhere}'.");
         }
     }
 

@@ -14,13 +14,13 @@ public static class Collator
     public static (long[] Values, int Length) Pad(IReadOnlyList<IReadOnlyList<int>> rows, int filler, bool left = false, int? multiple = null)
     {
         ArgumentNullException.ThrowIfNull(rows);
-        int length = RoundUp(rows.Count == 0 ? 0 : rows.Max(row => row.Count), multiple);
+        var length = RoundUp(rows.Count == 0 ? 0 : rows.Max(row => row.Count), multiple);
         var values = new long[rows.Count * length];
         Array.Fill(values, filler);
-        for (int r = 0; r < rows.Count; r++)
+        for (var r = 0; r < rows.Count; r++)
         {
-            int start = (r * length) + (left ? length - rows[r].Count : 0);
-            for (int i = 0; i < rows[r].Count; i++)
+            var start = (r * length) + (left ? length - rows[r].Count : 0);
+            for (var i = 0; i < rows[r].Count; i++)
             {
                 values[start + i] = rows[r][i];
             }
@@ -39,9 +39,9 @@ public static class Collator
     public static TrainingBatch Padded(IReadOnlyList<TokenRow> rows, int paddingId, Device device, bool left = false, int? multiple = null)
     {
         ArgumentNullException.ThrowIfNull(rows);
-        (long[] ids, int length) = Pad([.. rows.Select(row => row.InputIds)], paddingId, left, multiple);
-        (long[] labels, _) = Pad([.. rows.Select(row => row.Labels)], TrainingExample.Ignored, left, multiple);
-        (long[] mask, _) = Pad([.. rows.Select(row => Enumerable.Repeat(1, row.InputIds.Length).ToArray())], 0, left, multiple);
+        (var ids, var length) = Pad([.. rows.Select(row => row.InputIds)], paddingId, left, multiple);
+        (var labels, _) = Pad([.. rows.Select(row => row.Labels)], TrainingExample.Ignored, left, multiple);
+        (var mask, _) = Pad([.. rows.Select(row => Enumerable.Repeat(1, row.InputIds.Length).ToArray())], 0, left, multiple);
         long[] shape = [rows.Count, length];
         return new TrainingBatch(Matrix(ids, shape, device), Matrix(labels, shape, device))
         {
@@ -66,15 +66,15 @@ public static class Collator
         List<int> lengths = [.. rows.SelectMany(row => row.Lengths ?? [row.InputIds.Length])];
         int count = lengths.Sum(), length = RoundUp(count, multiple);
         lengths.AddRange(Enumerable.Repeat(1, length - count));
-        int[] padding = new int[length - count];
+        var padding = new int[length - count];
         Array.Fill(padding, paddingId);
         long[] ids = [.. rows.SelectMany(row => row.InputIds).Concat(padding)];
         long[] labels = [.. rows.SelectMany(row => row.Labels).Concat(Enumerable.Repeat(TrainingExample.Ignored, length - count))];
         var positions = new long[length];
-        int start = 0;
-        foreach (int example in lengths)
+        var start = 0;
+        foreach (var example in lengths)
         {
-            for (int i = 0; i < example; i++)
+            for (var i = 0; i < example; i++)
             {
                 positions[start + i] = i;
             }
@@ -104,7 +104,7 @@ public static class Collator
     private static long TargetCount(long[] labels, int length)
     {
         long count = 0;
-        for (int i = 0; i < labels.Length; i++)
+        for (var i = 0; i < labels.Length; i++)
         {
             count += i % length != 0 && labels[i] != TrainingExample.Ignored ? 1 : 0;
         }

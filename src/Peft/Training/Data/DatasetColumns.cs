@@ -49,8 +49,8 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
     /// <exception cref="PeftException"><c>DatasetRowInvalid</c>.</exception>
     internal void Check(TrainingRow row)
     {
-        bool isConversation = IsConversation(row);
-        foreach ((ColumnRole role, string column) in Names)
+        var isConversation = IsConversation(row);
+        foreach ((var role, var column) in Names)
         {
             switch (role)
             {
@@ -82,7 +82,7 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
     private static DatasetColumns? Fit(RowKind kind, IReadOnlyCollection<string> columns, DatasetOptions options)
     {
         Dictionary<ColumnRole, string> names = [];
-        foreach (ColumnRole role in kind.Needed.Concat(kind.Optional))
+        foreach (var role in kind.Needed.Concat(kind.Optional))
         {
             if ((options.Columns.GetValueOrDefault(role) ?? UsualNames(role).FirstOrDefault(columns.Contains)) is { } name)
             {

@@ -22,7 +22,7 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
     /// <summary>A whole text.</summary>
     public TrainingExample Whole(TrainingRow row)
     {
-        int[] ids = tokenizer.EncodeWhole(WithEnd(row.Text(columns[ColumnRole.Text]!)));
+        var ids = tokenizer.EncodeWhole(WithEnd(row.Text(columns[ColumnRole.Text]!)));
         return new TrainingExample(row, ids, ids, EveryToken);
     }
 
@@ -31,7 +31,7 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
     /// <param name="answer">The part that answers.</param>
     public TrainingExample Answer(TrainingRow row, ColumnRole answer)
     {
-        (int[] prompt, int[] ids) = PromptAndAnswer(row, columns[answer]!);
+        (var prompt, var ids) = PromptAndAnswer(row, columns[answer]!);
         return loss == LossTokens.All
             ? new TrainingExample(row, ids, ids, EveryToken)
             : new TrainingExample(row, ids, Labels(ids, prompt), $"'{columns[answer]}' carries loss, the prompt does not");
@@ -40,17 +40,17 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
     /// <summary>An answer that is good or bad.</summary>
     public TrainingExample Judged(TrainingRow row)
     {
-        (int[] prompt, int[] ids) = PromptAndAnswer(row, columns[ColumnRole.Completion]!);
-        bool isGood = row.Truth(columns[ColumnRole.Label]!);
+        (var prompt, var ids) = PromptAndAnswer(row, columns[ColumnRole.Completion]!);
+        var isGood = row.Truth(columns[ColumnRole.Label]!);
         return new TrainingExample(row, ids, Labels(ids, prompt), $"'{columns[ColumnRole.Completion]}' is {(isGood ? "a good" : "a bad")} answer") { IsDesirable = isGood };
     }
 
     /// <summary>Two answers to a prompt; where there is no column for it, what both begin with is the prompt.</summary>
     public TrainingExample Pair(TrainingRow row)
     {
-        (string chosen, string rejected) = (columns[ColumnRole.Chosen]!, columns[ColumnRole.Rejected]!);
-        (int[] prompt, int[] ids) = PromptAndAnswer(row, chosen);
-        (_, int[] others) = PromptAndAnswer(row, rejected);
+        (var chosen, var rejected) = (columns[ColumnRole.Chosen]!, columns[ColumnRole.Rejected]!);
+        (var prompt, var ids) = PromptAndAnswer(row, chosen);
+        (_, var others) = PromptAndAnswer(row, rejected);
         prompt = columns.Prompt is null ? others : prompt;
         return new TrainingExample(row, ids, Labels(ids, prompt), $"'{chosen}' is better than '{rejected}'")
         {
@@ -67,11 +67,11 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
     {
         if (!columns.IsConversation(row))
         {
-            string prompt = columns.Prompt is null ? string.Empty : Prompt(row);
+            var prompt = columns.Prompt is null ? string.Empty : Prompt(row);
             return (tokenizer.EncodeWhole(prompt), tokenizer.EncodeWhole(WithEnd(prompt + row.Text(answer))));
         }
 
-        IReadOnlyList<ChatMessage> messages = columns.Prompt is { } column ? row.Messages(column) : [];
+        var messages = columns.Prompt is { } column ? row.Messages(column) : [];
         return (
             messages.Count == 0 ? [] : tokenizer.EncodeIds(Render(row, messages, addGenerationPrompt: true), addSpecialTokens: false),
             tokenizer.EncodeIds(Render(row, [.. messages, .. row.Messages(answer)]), addSpecialTokens: false));
@@ -87,20 +87,20 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
 
     private TrainingExample Conversation(TrainingRow row, IReadOnlyList<ChatMessage> messages)
     {
-        ChatRendering rendered = tokenizer.RenderChat(messages, Options(row), cancellation);
-        TokenEncoding encoding = tokenizer.Encode(rendered.Text, addSpecialTokens: false);
-        int[] ids = encoding.Ids;
+        var rendered = tokenizer.RenderChat(messages, Options(row), cancellation);
+        var encoding = tokenizer.Encode(rendered.Text, addSpecialTokens: false);
+        var ids = encoding.Ids;
         if (loss == LossTokens.All)
         {
             return new TrainingExample(row, ids, ids, EveryToken);
         }
 
-        IReadOnlyList<(int Start, int End)> spans = rendered.GenerationSpans.Count > 0 ? rendered.GenerationSpans : AssistantSpans(row, messages, rendered.Text);
+        var spans = rendered.GenerationSpans.Count > 0 ? rendered.GenerationSpans : AssistantSpans(row, messages, rendered.Text);
         var labels = new int[ids.Length];
-        for (int i = 0; i < ids.Length; i++)
+        for (var i = 0; i < ids.Length; i++)
         {
-            (int start, int end) = encoding.Offsets[i];
-            bool learned = end > start && spans.Any(span => start < span.End && end > span.Start);
+            (var start, var end) = encoding.Offsets[i];
+            var learned = end > start && spans.Any(span => start < span.End && end > span.Start);
             labels[i] = learned ? ids[i] : TrainingExample.Ignored;
         }
 
@@ -114,14 +114,14 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
     private List<(int Start, int End)> AssistantSpans(TrainingRow row, IReadOnlyList<ChatMessage> messages, string text)
     {
         var spans = new List<(int Start, int End)>();
-        for (int i = 0; i < messages.Count; i++)
+        for (var i = 0; i < messages.Count; i++)
         {
             if (messages[i].Role != "assistant")
             {
                 continue;
             }
 
-            string closed = Render(row, [.. messages.Take(i + 1)]);
+            var closed = Render(row, [.. messages.Take(i + 1)]);
             if (!text.StartsWith(closed, StringComparison.Ordinal))
             {
                 throw new PeftException("ChatTemplateWithoutMarks", $"{row.Place}: the model's chat template marks no assistant tokens and changes earlier messages with later ones, so that what the assistant says can't be told from the rest.")
@@ -131,8 +131,8 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
                 };
             }
 
-            string other = messages[i].Content?.TrimStart().StartsWith('a') == true ? "b" : "a";
-            string changed = Render(row, [.. messages.Take(i), messages[i].WithField("content", other)]);
+            var other = messages[i].Content?.TrimStart().StartsWith('a') == true ? "b" : "a";
+            var changed = Render(row, [.. messages.Take(i), messages[i].WithField("content", other)]);
             spans.Add((closed.AsSpan().CommonPrefixLength(changed), closed.Length));
         }
 
@@ -152,7 +152,7 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
             return row.Text(columns.Prompt!);
         }
 
-        string input = columns[ColumnRole.Input] is { } column ? row.OptionalText(column) : string.Empty;
+        var input = columns[ColumnRole.Input] is { } column ? row.OptionalText(column) : string.Empty;
         return template.Render(Value, hasInput: input.Length > 0);
 
         // The parts go by their usual names in a template, whatever the columns are called.

@@ -47,9 +47,9 @@ public static class Packing
         int[] ids = [.. examples.SelectMany(example => example.InputIds)];
         int[] labels = [.. examples.SelectMany(example => example.Labels)];
         var rows = new List<TokenRow>();
-        for (int start = 0; start < ids.Length; start += length)
+        for (var start = 0; start < ids.Length; start += length)
         {
-            int end = Math.Min(ids.Length, start + length);
+            var end = Math.Min(ids.Length, start + length);
             rows.Add(new TokenRow(ids[start..end], labels[start..end]));
         }
 
@@ -59,13 +59,13 @@ public static class Packing
     /// <summary>Examples no longer than a row; empty ones vanish.</summary>
     private static IEnumerable<TokenRow> Pieces(IReadOnlyList<TokenRow> examples, int length, bool split)
     {
-        foreach (TokenRow example in examples)
+        foreach (var example in examples)
         {
-            int count = example.InputIds.Length;
-            int last = split ? count : Math.Min(count, length);
-            for (int start = 0; start < last; start += length)
+            var count = example.InputIds.Length;
+            var last = split ? count : Math.Min(count, length);
+            for (var start = 0; start < last; start += length)
             {
-                int end = Math.Min(last, start + length);
+                var end = Math.Min(last, start + length);
                 yield return new TokenRow(example.InputIds[start..end], example.Labels[start..end]);
             }
         }
@@ -79,12 +79,12 @@ public static class Packing
         var rows = new List<List<TokenRow>>();
         var spaces = new SortedSet<int>();
         var waiting = new Dictionary<int, Queue<List<TokenRow>>>();
-        foreach (TokenRow piece in pieces.OrderByDescending(piece => piece.InputIds.Length))
+        foreach (var piece in pieces.OrderByDescending(piece => piece.InputIds.Length))
         {
-            int size = piece.InputIds.Length;
-            int space = spaces.GetViewBetween(size, int.MaxValue) is { Count: > 0 } fitting ? fitting.Min : length;
+            var size = piece.InputIds.Length;
+            var space = spaces.GetViewBetween(size, int.MaxValue) is { Count: > 0 } fitting ? fitting.Min : length;
             List<TokenRow> row;
-            if (waiting.TryGetValue(space, out Queue<List<TokenRow>>? queue) && queue.Count > 0)
+            if (waiting.TryGetValue(space, out var queue) && queue.Count > 0)
             {
                 row = queue.Dequeue();
                 if (queue.Count == 0)

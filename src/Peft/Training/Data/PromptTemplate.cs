@@ -31,11 +31,11 @@ public sealed record PromptTemplate(
     public string Render(Func<string, string> value, bool hasInput = true)
     {
         ArgumentNullException.ThrowIfNull(value);
-        string text = hasInput ? Text : TextWithoutInput ?? Text;
+        var text = hasInput ? Text : TextWithoutInput ?? Text;
         var prompt = new StringBuilder(text.Length * 2);
-        for (int i = 0; i < text.Length; i++)
+        for (var i = 0; i < text.Length; i++)
         {
-            char character = text[i];
+            var character = text[i];
             if (character is '{' or '}' && i + 1 < text.Length && text[i + 1] == character)
             {
                 prompt.Append(character);
@@ -43,7 +43,7 @@ public sealed record PromptTemplate(
             }
             else if (character == '{')
             {
-                int end = text.IndexOf('}', i);
+                var end = text.IndexOf('}', i);
                 prompt.Append(end > i + 1 ? value(text[(i + 1)..end].Trim()) : throw Invalid(text, i));
                 i = end;
             }
@@ -66,14 +66,14 @@ public sealed record PromptTemplate(
     /// <exception cref="PeftException"><c>PromptTemplateInvalid</c>, or what reading JSON throws.</exception>
     public static PromptTemplate? Load(string folder)
     {
-        string path = Path.Combine(folder, FileName);
+        var path = Path.Combine(folder, FileName);
         if (!File.Exists(path))
         {
             return null;
         }
 
-        JsonElement json = JsonFile.ReadObject(path);
-        return json.TryGetProperty("prompt", out JsonElement prompt) && prompt.ValueKind == JsonValueKind.String
+        var json = JsonFile.ReadObject(path);
+        return json.TryGetProperty("prompt", out var prompt) && prompt.ValueKind == JsonValueKind.String
             ? json.Deserialize<PromptTemplate>()
             : throw new PeftException("PromptTemplateInvalid", $"'{path}' has no text 'prompt'.")
             {

@@ -5,13 +5,13 @@ namespace Peft.Training.Data;
 /// <param name="cancellation">Stops it.</param>
 internal sealed class ReadingWatch(Action<long, long>? onProgress, CancellationToken cancellation)
 {
-    private int rows;
+    private int _rows;
 
     /// <summary>Call it for each row.</summary>
     public void Row(StreamReader reader)
     {
         cancellation.ThrowIfCancellationRequested();
-        if (++rows % TrainingDataset.RowsPerReport == 0)
+        if (++_rows % TrainingDataset.RowsPerReport == 0)
         {
             onProgress?.Invoke(reader.BaseStream.Position, reader.BaseStream.Length);
         }

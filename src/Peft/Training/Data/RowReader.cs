@@ -10,7 +10,7 @@ namespace Peft.Training.Data;
 /// <summary>Reads the rows of a file in any of the formats.</summary>
 internal static class RowReader
 {
-    private static readonly JsonDocumentOptions Json = new() { MaxDepth = 64 };
+    private static readonly JsonDocumentOptions s_json = new() { MaxDepth = 64 };
 
     /// <summary>Reads all rows.</summary>
     /// <param name="path">The file.</param>
@@ -32,7 +32,7 @@ internal static class RowReader
             };
         }
 
-        DatasetFormat format = options.Format == DatasetFormat.Automatic ? FormatOf(path) : options.Format;
+        var format = options.Format == DatasetFormat.Automatic ? FormatOf(path) : options.Format;
         return TextFile.Read(path, options.Encoding, reader => format switch
         {
             DatasetFormat.JsonLines => JsonLines(reader, path, watch),
@@ -59,12 +59,12 @@ internal static class RowReader
     /// <summary>As Python's json has it: digits alone are a whole number of any length, everything else a floating-point one.</summary>
     private static object Number(JsonElement value)
     {
-        if (value.TryGetInt64(out long whole))
+        if (value.TryGetInt64(out var whole))
         {
             return whole;
         }
 
-        string digits = value.GetRawText();
+        var digits = value.GetRawText();
         return digits.AsSpan().ContainsAny('.', 'e', 'E') ? value.GetDouble() : BigInteger.Parse(digits, CultureInfo.InvariantCulture);
     }
 
@@ -86,7 +86,7 @@ internal static class RowReader
     private static Dictionary<string, object?> Properties(JsonElement value)
     {
         var properties = new Dictionary<string, object?>();
-        foreach (JsonProperty property in value.EnumerateObject())
+        foreach (var property in value.EnumerateObject())
         {
             properties[property.Name] = Plain(property.Value);
         }
@@ -104,7 +104,7 @@ internal static class RowReader
     private static List<TrainingRow> Lines(StreamReader reader, string path, ReadingWatch watch)
     {
         var rows = new List<TrainingRow>();
-        for (int line = 1; reader.ReadLine() is { } text; line++)
+        for (var line = 1; reader.ReadLine() is { } text; line++)
         {
             watch.Row(reader);
             if (!string.IsNullOrWhiteSpace(text))
@@ -119,7 +119,7 @@ internal static class RowReader
     private static List<TrainingRow> JsonLines(StreamReader reader, string path, ReadingWatch watch)
     {
         var rows = new List<TrainingRow>();
-        for (int line = 1; reader.ReadLine() is { } text; line++)
+        for (var line = 1; reader.ReadLine() is { } text; line++)
         {
             watch.Row(reader);
             if (string.IsNullOrWhiteSpace(text))
@@ -129,7 +129,7 @@ internal static class RowReader
 
             try
             {
-                using var document = JsonDocument.Parse(text, Json);
+                using var document = JsonDocument.Parse(text, s_json);
                 RefuseBroken(Encoding.UTF8.GetBytes(text), path, line);
                 rows.Add(ObjectRow(document.RootElement, path, line));
             }
@@ -144,7 +144,7 @@ internal static class RowReader
 
     private static void RefuseBroken(ReadOnlySpan<byte> utf8, string path, int firstLine)
     {
-        if (JsonText.FirstBroken(utf8, Json.MaxDepth) is var (line, field))
+        if (JsonText.FirstBroken(utf8, s_json.MaxDepth) is var (line, field))
         {
             throw Invalid(path, firstLine + line - 1, JsonText.Describe(field));
         }
@@ -157,13 +157,13 @@ internal static class RowReader
     /// <summary>An array of objects, or the first array among an object's properties (as in <c>{"data": [...]}</c>).</summary>
     private static List<TrainingRow> JsonArray(StreamReader reader, string path)
     {
-        byte[] utf8 = Encoding.UTF8.GetBytes(reader.ReadToEnd());
+        var utf8 = Encoding.UTF8.GetBytes(reader.ReadToEnd());
         try
         {
-            using var document = JsonDocument.Parse(utf8, Json);
+            using var document = JsonDocument.Parse(utf8, s_json);
             RefuseBroken(utf8, path, 1);
-            JsonElement root = document.RootElement;
-            JsonElement array = root.ValueKind == JsonValueKind.Object
+            var root = document.RootElement;
+            var array = root.ValueKind == JsonValueKind.Object
                 ? root.EnumerateObject().Select(property => property.Value).FirstOrDefault(value => value.ValueKind == JsonValueKind.Array)
                 : root;
             if (array.ValueKind != JsonValueKind.Array)
@@ -171,7 +171,7 @@ internal static class RowReader
                 throw Invalid(path, 1, "the file must hold an array of objects, or an object with such an array.");
             }
 
-            List<int> lines = LinesOfItems(utf8, root.ValueKind == JsonValueKind.Object ? 2 : 1);
+            var lines = LinesOfItems(utf8, root.ValueKind == JsonValueKind.Object ? 2 : 1);
             return [.. array.EnumerateArray().Select((item, i) => ObjectRow(item, path, lines[i]))];
         }
         catch (JsonException error)
@@ -184,8 +184,8 @@ internal static class RowReader
     private static List<int> LinesOfItems(byte[] utf8, int depth)
     {
         var lines = new List<int>();
-        var reader = new Utf8JsonReader(utf8, new JsonReaderOptions { MaxDepth = Json.MaxDepth });
-        bool inside = false;
+        var reader = new Utf8JsonReader(utf8, new JsonReaderOptions { MaxDepth = s_json.MaxDepth });
+        var inside = false;
         int line = 1, counted = 0;
         while (reader.Read())
         {
@@ -202,7 +202,7 @@ internal static class RowReader
 
             if (reader.CurrentDepth == depth && reader.TokenType is not (JsonTokenType.EndObject or JsonTokenType.EndArray))
             {
-                int start = (int)reader.TokenStartIndex;
+                var start = (int)reader.TokenStartIndex;
                 line += utf8.AsSpan(counted, start - counted).Count((byte)'\n');
                 counted = start;
                 lines.Add(line);
@@ -230,7 +230,7 @@ internal static class RowReader
         };
         try
         {
-            using CsvReader csv = CsvReader.Create(reader, options, leaveOpen: true);
+            using var csv = CsvReader.Create(reader, options, leaveOpen: true);
             string[] names = [.. csv.Headers.Select(name => name.Trim())];
             if (names.Distinct().Count() != names.Length)
             {
@@ -254,14 +254,14 @@ internal static class RowReader
 
     private static TrainingRow CsvRow(CsvReader csv, string[] names, string path)
     {
-        int line = (int)csv.LineNumber;
+        var line = (int)csv.LineNumber;
         if (csv.FieldCount != names.Length)
         {
             throw Invalid(path, line, $"the row has {csv.FieldCount} values, but there are {names.Length} columns ({string.Join(", ", names)}).");
         }
 
         var values = new Dictionary<string, object?>(names.Length);
-        for (int i = 0; i < names.Length; i++)
+        for (var i = 0; i < names.Length; i++)
         {
             values.Add(names[i], csv.GetString(i));
         }

@@ -21,9 +21,9 @@ internal static class TextEncoding
             return Named(name);
         }
 
-        using FileStream stream = File.OpenRead(path);
+        using var stream = File.OpenRead(path);
         Span<byte> start = stackalloc byte[4];
-        int count = stream.ReadAtLeast(start, 4, throwOnEndOfStream: false);
+        var count = stream.ReadAtLeast(start, 4, throwOnEndOfStream: false);
         if (Marked(start[..count]) is { } marked)
         {
             return marked;
@@ -36,8 +36,8 @@ internal static class TextEncoding
         }
 
         // Latin letters with accents may be valid Shift-JIS by chance, but give no kana; Japanese text is full of them.
-        Encoding shiftJis = Strict(ShiftJis);
-        if (IsValid(stream, shiftJis, out bool hasKana) && hasKana)
+        var shiftJis = Strict(ShiftJis);
+        if (IsValid(stream, shiftJis, out var hasKana) && hasKana)
         {
             return shiftJis;
         }
@@ -85,14 +85,14 @@ internal static class TextEncoding
     {
         hasKana = false;
         stream.Position = 0;
-        Decoder decoder = encoding.GetDecoder();
+        var decoder = encoding.GetDecoder();
         var bytes = new byte[1 << 16];
         var characters = new char[encoding.GetMaxCharCount(bytes.Length)];
         try
         {
             while (stream.Read(bytes) is var count && count > 0)
             {
-                int decoded = decoder.GetChars(bytes.AsSpan(0, count), characters, flush: false);
+                var decoded = decoder.GetChars(bytes.AsSpan(0, count), characters, flush: false);
                 hasKana |= characters.AsSpan(0, decoded).ContainsAnyInRange('\u3041', '\u30FA');
             }
 

@@ -93,9 +93,9 @@ public sealed class TokenizedDataset : ITrainingData
             return;
         }
 
-        foreach (TrainingExample example in Examples)
+        foreach (var example in Examples)
         {
-            int id = example.InputIds.Concat(example.Rejected?.InputIds ?? []).FirstOrDefault(id => id >= count);
+            var id = example.InputIds.Concat(example.Rejected?.InputIds ?? []).FirstOrDefault(id => id >= count);
             if (id != 0)
             {
                 throw new PeftException("TokenOutOfRange", string.Create(
@@ -121,7 +121,7 @@ public sealed class TokenizedDataset : ITrainingData
         }
 
         TokenRow[] chosen = [.. rows.Select(row => Rows[row])];
-        bool flat = _options.PaddingFree || _options.Packing is PackingStrategy.BestFit or PackingStrategy.BestFitSplit;
+        var flat = _options.PaddingFree || _options.Packing is PackingStrategy.BestFit or PackingStrategy.BestFitSplit;
         return flat
             ? Collator.Flattened(chosen, _paddingId, device, _options.PadToMultipleOf)
             : Padded(chosen, device);
@@ -129,7 +129,7 @@ public sealed class TokenizedDataset : ITrainingData
 
     private PairBatch Pairs(IReadOnlyList<TrainingExample> examples, Device device)
     {
-        TrainingBatch batch = Padded([.. examples.Select(example => new TokenRow(example.InputIds, example.Labels)), .. examples.Select(example => example.Rejected!)], device);
+        var batch = Padded([.. examples.Select(example => new TokenRow(example.InputIds, example.Labels)), .. examples.Select(example => example.Rejected!)], device);
         return new PairBatch(batch.InputIds, batch.Labels)
         {
             AttentionMask = batch.AttentionMask,
@@ -141,7 +141,7 @@ public sealed class TokenizedDataset : ITrainingData
 
     private JudgedBatch Judged(IReadOnlyList<TrainingExample> examples, Device device)
     {
-        TrainingBatch batch = Padded([.. examples.Select(example => new TokenRow(example.InputIds, example.Labels))], device);
+        var batch = Padded([.. examples.Select(example => new TokenRow(example.InputIds, example.Labels))], device);
         return new JudgedBatch(batch.InputIds, batch.Labels, [.. examples.Select(example => example.IsDesirable!.Value)])
         {
             AttentionMask = batch.AttentionMask,
@@ -156,7 +156,7 @@ public sealed class TokenizedDataset : ITrainingData
     {
         int end = AnswerStart(prompt), start = AnswerStart(answer);
         int[] ids = [.. prompt.InputIds[..end], .. answer.InputIds[start..]], labels = [.. prompt.Labels[..end], .. answer.Labels[start..]];
-        int length = Math.Min(ids.Length, _options.MaxLength ?? ids.Length);
+        var length = Math.Min(ids.Length, _options.MaxLength ?? ids.Length);
         return new TokenRow(ids[..length], labels[..length]);
 
         static int AnswerStart(TrainingExample example) => Math.Max(0, Array.FindIndex(example.Labels, static label => label != TrainingExample.Ignored));
@@ -168,14 +168,14 @@ public sealed class TokenizedDataset : ITrainingData
     {
         using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
         hash.AppendData(Encoding.UTF8.GetBytes(string.Create(CultureInfo.InvariantCulture, $"{_options} {Rows.Count}")));
-        foreach (TokenRow row in Rows.Concat(Examples.Select(static example => example.Rejected).OfType<TokenRow>()))
+        foreach (var row in Rows.Concat(Examples.Select(static example => example.Rejected).OfType<TokenRow>()))
         {
             hash.AppendData(MemoryMarshal.AsBytes<int>([row.InputIds.Length]));
             hash.AppendData(MemoryMarshal.AsBytes(row.InputIds.AsSpan()));
             hash.AppendData(MemoryMarshal.AsBytes(row.Labels.AsSpan()));
         }
 
-        foreach (TrainingExample example in Examples.Where(static example => example.Margin is not null || example.IsDesirable is not null))
+        foreach (var example in Examples.Where(static example => example.Margin is not null || example.IsDesirable is not null))
         {
             hash.AppendData(Encoding.UTF8.GetBytes(string.Create(CultureInfo.InvariantCulture, $"{example.Margin:R} {example.IsDesirable}")));
         }

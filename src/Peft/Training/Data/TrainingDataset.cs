@@ -12,7 +12,7 @@ public sealed class TrainingDataset
     /// <summary>How many rows are read or cut into tokens between two reports of progress.</summary>
     internal const int RowsPerReport = 1000;
 
-    private readonly IReadOnlyList<DatasetColumns> fits;
+    private readonly IReadOnlyList<DatasetColumns> _fits;
 
     private TrainingDataset(IReadOnlyList<TrainingRow> rows, string origin, DatasetOptions options)
     {
@@ -28,7 +28,7 @@ public sealed class TrainingDataset
         Rows = rows;
         Origin = origin;
         ColumnNames = [.. rows.SelectMany(row => row.Values.Keys).Distinct()];
-        fits = DatasetColumns.Find(ColumnNames, options, origin);
+        _fits = DatasetColumns.Find(ColumnNames, options, origin);
         Template = options.Template ?? Columns.Kind.Template;
         MaxLength = options.MaxLength;
         Loss = options.Loss;
@@ -37,7 +37,7 @@ public sealed class TrainingDataset
             Check(options.Template);
         }
 
-        foreach (TrainingRow row in rows)
+        foreach (var row in rows)
         {
             Columns.Check(row);
         }
@@ -56,7 +56,7 @@ public sealed class TrainingDataset
     public IReadOnlyList<string> ColumnNames { get; }
 
     /// <summary>Which columns play which part.</summary>
-    public DatasetColumns Columns => fits[0];
+    public DatasetColumns Columns => _fits[0];
 
     /// <summary>Makes prompts of rows; null where the prompt column, text or conversation is taken as it is.</summary>
     public PromptTemplate? Template { get; }
@@ -69,7 +69,7 @@ public sealed class TrainingDataset
 
     /// <summary>Whether the rows can be understood as examples of a kind.</summary>
     /// <param name="examples">The kind.</param>
-    public bool Offers(ExampleKind examples) => fits.Any(fit => fit.Kind.Examples == examples);
+    public bool Offers(ExampleKind examples) => _fits.Any(fit => fit.Kind.Examples == examples);
 
     /// <summary>Reads a file.</summary>
     /// <param name="path">A JSONL, JSON, CSV or text file.</param>
@@ -117,13 +117,13 @@ public sealed class TrainingDataset
         ArgumentNullException.ThrowIfNull(tokenizer);
         options ??= new TokenizationOptions();
         options = options with { MaxLength = MaxLength ?? options.MaxLength };
-        bool packs = options.Packing != PackingStrategy.None;
+        var packs = options.Packing != PackingStrategy.None;
         if (packs && options.MaxLength is null)
         {
             throw new PeftException("PackingWithoutLength", "Examples can only be packed into rows of a given maximum length.") { RecommendedAction = "Give a maximum length." };
         }
 
-        DatasetColumns columns = ColumnsFor(options.Examples);
+        var columns = ColumnsFor(options.Examples);
         if (packs && options.Examples != ExampleKind.Text)
         {
             throw new PeftException("PackingNotPossible", "Answers that are compared can't share a row.") { RecommendedAction = "Leave packing out." };
@@ -132,7 +132,7 @@ public sealed class TrainingDataset
         var builder = new ExampleBuilder(columns, Template, Loss, tokenizer, cancellation);
         var examples = new List<TrainingExample>(Rows.Count);
         var dropped = new List<DroppedRow>();
-        for (int i = 0; i < Rows.Count; i++)
+        for (var i = 0; i < Rows.Count; i++)
         {
             cancellation.ThrowIfCancellationRequested();
             if (i > 0 && i % RowsPerReport == 0)
@@ -140,14 +140,14 @@ public sealed class TrainingDataset
                 onRow?.Invoke(i);
             }
 
-            TrainingRow row = Rows[i];
+            var row = Rows[i];
             if (columns != Columns)
             {
                 columns.Check(row);
             }
 
-            TrainingExample whole = builder.Build(row);
-            TrainingExample example = packs ? whole : whole.Cut(options.MaxLength);
+            var whole = builder.Build(row);
+            var example = packs ? whole : whole.Cut(options.MaxLength);
             if (packs || example.IsLearnable)
             {
                 examples.Add(example);
@@ -172,7 +172,7 @@ public sealed class TrainingDataset
         new ExampleBuilder(Columns, Template, Loss, tokenizer, cancellation).Build(Rows[index]).Cut(MaxLength ?? maxLength);
 
     /// <summary>How the rows are understood by an objective that takes such examples.</summary>
-    private DatasetColumns ColumnsFor(ExampleKind examples) => fits.FirstOrDefault(fit => fit.Kind.Examples == examples)
+    private DatasetColumns ColumnsFor(ExampleKind examples) => _fits.FirstOrDefault(fit => fit.Kind.Examples == examples)
         ?? throw new PeftException("DatasetKindUnfit", $"'{Origin}' holds no examples of the kind {examples}. Its columns: {string.Join(", ", ColumnNames)}.")
         {
             Target = this,

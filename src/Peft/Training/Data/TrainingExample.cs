@@ -67,19 +67,19 @@ public sealed record TrainingExample(TrainingRow Row, int[] InputIds, int[] Labe
     {
         ArgumentNullException.ThrowIfNull(tokenizer);
         var segments = new List<ExampleSegment>();
-        string before = string.Empty;
-        for (int start = 0; start < ids.Length;)
+        var before = string.Empty;
+        for (var start = 0; start < ids.Length;)
         {
-            bool learned = labels[start] != Ignored;
-            int end = start + 1;
+            var learned = labels[start] != Ignored;
+            var end = start + 1;
             while (end < ids.Length && (labels[end] != Ignored) == learned)
             {
                 end++;
             }
 
             // Decoded from the beginning, for a tokenizer may drop a space that stands first.
-            string whole = tokenizer.Decode(ids.AsSpan(0, end), skipSpecialTokens: false);
-            string text = whole.StartsWith(before, StringComparison.Ordinal) ? whole[before.Length..] : tokenizer.Decode(ids.AsSpan(start, end - start), skipSpecialTokens: false);
+            var whole = tokenizer.Decode(ids.AsSpan(0, end), skipSpecialTokens: false);
+            var text = whole.StartsWith(before, StringComparison.Ordinal) ? whole[before.Length..] : tokenizer.Decode(ids.AsSpan(start, end - start), skipSpecialTokens: false);
             segments.Add(new ExampleSegment(text, learned, end - start));
             before = whole;
             start = end;

@@ -58,7 +58,7 @@ public sealed record TrainingRow(IReadOnlyDictionary<string, object?> Values, st
     /// <param name="column">The column.</param>
     /// <exception cref="PeftException"><c>DatasetRowInvalid</c>: something else.</exception>
     public double? OptionalNumber(string column) => Values.GetValueOrDefault(column) is null ? null
-        : double.TryParse(Text(column), NumberStyles.Float, CultureInfo.InvariantCulture, out double number) && double.IsFinite(number) ? number
+        : double.TryParse(Text(column), NumberStyles.Float, CultureInfo.InvariantCulture, out var number) && double.IsFinite(number) ? number
         : throw Error(column, "a number is needed.");
 
     /// <summary>The conversation of a column.</summary>
@@ -73,7 +73,7 @@ public sealed record TrainingRow(IReadOnlyDictionary<string, object?> Values, st
         }
 
         var messages = new List<ChatMessage>(list.Count);
-        for (int i = 0; i < list.Count; i++)
+        for (var i = 0; i < list.Count; i++)
         {
             messages.Add(Message(list[i], column, i));
         }
@@ -83,21 +83,21 @@ public sealed record TrainingRow(IReadOnlyDictionary<string, object?> Values, st
 
     private ChatMessage Message(object? item, string column, int index)
     {
-        string field = string.Create(CultureInfo.InvariantCulture, $"{column}[{index}]");
+        var field = string.Create(CultureInfo.InvariantCulture, $"{column}[{index}]");
         if (item is not IReadOnlyDictionary<string, object?> fields)
         {
             throw Error(field, "a message must be an object with 'role' and 'content'.");
         }
 
-        if (fields.TryGetValue("from", out object? from) && fields.TryGetValue("value", out object? value) && !fields.ContainsKey("role"))
+        if (fields.TryGetValue("from", out var from) && fields.TryGetValue("value", out var value) && !fields.ContainsKey("role"))
         {
             // ShareGPT's names; its two speakers have names of their own as well.
-            object? speaker = from is "human" ? "user" : from is "gpt" ? "assistant" : from;
+            var speaker = from is "human" ? "user" : from is "gpt" ? "assistant" : from;
             fields = new Dictionary<string, object?> { ["role"] = speaker, ["content"] = value };
         }
 
-        string role = fields.GetValueOrDefault("role") as string ?? throw Error(field, "it has no 'role'.");
-        ChatMessage message = new ChatMessage(role, string.Empty).WithField("content", fields.GetValueOrDefault("content"));
+        var role = fields.GetValueOrDefault("role") as string ?? throw Error(field, "it has no 'role'.");
+        var message = new ChatMessage(role, string.Empty).WithField("content", fields.GetValueOrDefault("content"));
         return fields.Where(pair => pair.Key is not ("role" or "content")).Aggregate(message, (current, pair) => current.WithField(pair.Key, pair.Value));
     }
 }

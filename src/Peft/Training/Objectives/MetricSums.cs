@@ -5,10 +5,10 @@ namespace Peft.Training.Objectives;
 /// <summary>What an objective states beside its loss, added up on the device and read once.</summary>
 internal sealed class MetricSums : IDisposable
 {
-    private readonly Dictionary<string, (Tensor Sum, double Count)> entries = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, (Tensor Sum, double Count)> _entries = new(StringComparer.Ordinal);
 
     /// <summary>The sums, float32 scalars, in a fixed order.</summary>
-    public IEnumerable<Tensor> Sums => entries.Values.Select(static entry => entry.Sum);
+    public IEnumerable<Tensor> Sums => _entries.Values.Select(static entry => entry.Sum);
 
     /// <summary>Adds a sum over a number of values; none changes nothing.</summary>
     public void Add(string name, Tensor sum, double count)
@@ -19,13 +19,13 @@ internal sealed class MetricSums : IDisposable
         }
 
         using var noGrad = no_grad();
-        if (entries.TryGetValue(name, out var entry))
+        if (_entries.TryGetValue(name, out var entry))
         {
-            entries[name] = (entry.Sum.add_(sum), entry.Count + count);
+            _entries[name] = (entry.Sum.add_(sum), entry.Count + count);
         }
         else
         {
-            entries[name] = (sum.detach().to(ScalarType.Float32, copy: true).DetachFromDisposeScope(), count);
+            _entries[name] = (sum.detach().to(ScalarType.Float32, copy: true).DetachFromDisposeScope(), count);
         }
     }
 
@@ -33,13 +33,13 @@ internal sealed class MetricSums : IDisposable
     /// <param name="sums">The values of <see cref="Sums"/>.</param>
     public IReadOnlyDictionary<string, double>? Means(ReadOnlySpan<float> sums)
     {
-        if (entries.Count == 0)
+        if (_entries.Count == 0)
         {
             return null;
         }
 
-        var means = new Dictionary<string, double>(entries.Count, StringComparer.Ordinal);
-        foreach (var (name, (_, count)) in entries)
+        var means = new Dictionary<string, double>(_entries.Count, StringComparer.Ordinal);
+        foreach (var (name, (_, count)) in _entries)
         {
             means.Add(name, sums[means.Count] / count);
         }
@@ -50,11 +50,11 @@ internal sealed class MetricSums : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        foreach (var (sum, _) in entries.Values)
+        foreach (var (sum, _) in _entries.Values)
         {
             sum.Dispose();
         }
 
-        entries.Clear();
+        _entries.Clear();
     }
 }

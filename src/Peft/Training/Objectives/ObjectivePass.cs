@@ -9,24 +9,24 @@ namespace Peft.Training.Objectives;
 /// <summary>One micro batch on its way through an objective.</summary>
 public sealed class ObjectivePass
 {
-    private readonly ReferenceModel? reference;
-    private readonly MetricSums metrics;
-    private readonly string objective;
-    private readonly PeftModel model;
+    private readonly ReferenceModel? _reference;
+    private readonly MetricSums _metrics;
+    private readonly string _objective;
+    private readonly PeftModel _model;
 
     internal ObjectivePass(IObjective objective, PeftModel model, TrainingBatch batch, double? divisor, ForwardContext context, ReferenceModel? reference, MetricSums metrics)
     {
-        this.objective = objective.Name;
-        this.reference = reference;
-        this.metrics = metrics;
-        this.model = model;
+        _objective = objective.Name;
+        _reference = reference;
+        _metrics = metrics;
+        _model = model;
         Batch = batch;
         Divisor = divisor;
         Context = PassOver(batch, context);
     }
 
     /// <summary>The model; who acts on it is said by <see cref="Context"/>.</summary>
-    public PretrainedModel Model => model.Base;
+    public PretrainedModel Model => _model.Base;
 
     /// <summary>The rows.</summary>
     public TrainingBatch Batch { get; }
@@ -47,7 +47,7 @@ public sealed class ObjectivePass
     /// <param name="head">What to import, for the advice.</param>
     /// <exception cref="NotSupportedByPeftException"><c>ObjectiveNotSupported</c>.</exception>
     public T Head<T>(string what, string head)
-        where T : PretrainedModel => Model as T ?? throw new NotSupportedByPeftException("ObjectiveNotSupported", $"The objective '{objective}' needs {what}; {Model.ClassName} is none.")
+        where T : PretrainedModel => Model as T ?? throw new NotSupportedByPeftException("ObjectiveNotSupported", $"The objective '{_objective}' needs {what}; {Model.ClassName} is none.")
         {
             Target = Model.ClassName,
             RecommendedAction = $"Import a model with {head}.",
@@ -57,7 +57,7 @@ public sealed class ObjectivePass
     /// <typeparam name="T">The kind of batch.</typeparam>
     /// <exception cref="PeftException"><c>ObjectiveDataMismatch</c>.</exception>
     public T Rows<T>()
-        where T : TrainingBatch => Batch as T ?? throw new PeftException("ObjectiveDataMismatch", $"The objective '{objective}' learns from a {typeof(T).Name}, but the data gives a {Batch.GetType().Name}.")
+        where T : TrainingBatch => Batch as T ?? throw new PeftException("ObjectiveDataMismatch", $"The objective '{_objective}' learns from a {typeof(T).Name}, but the data gives a {Batch.GetType().Name}.")
         {
             RecommendedAction = "Choose the objective that belongs to the data, or data that belongs to the objective.",
         };
@@ -76,7 +76,7 @@ public sealed class ObjectivePass
     /// <returns>As <see cref="Losses(TokenStatistic[])"/>, known to the tape as a constant.</returns>
     public Tensor ReferenceLosses(TrainingBatch? batch = null)
     {
-        var losses = reference!.Run(Context, context => Losses(batch ?? Batch, context));
+        var losses = _reference!.Run(Context, context => Losses(batch ?? Batch, context));
         Context.Tape?.AddRoot(losses);
         return losses;
     }
@@ -100,9 +100,9 @@ public sealed class ObjectivePass
     /// <param name="metric">Its name, such as <c>rewards/margins</c>.</param>
     /// <param name="sum">A scalar: the sum over <paramref name="count"/> values.</param>
     /// <param name="count">How many values; 0 leaves it out.</param>
-    public void Report(string metric, Tensor sum, double count = 1) => metrics.Add(metric, sum, count);
+    public void Report(string metric, Tensor sum, double count = 1) => _metrics.Add(metric, sum, count);
 
-    private ForwardContext PassOver(TrainingBatch batch, ForwardContext context) => model.NewPass(batch.In(context), context.Selection);
+    private ForwardContext PassOver(TrainingBatch batch, ForwardContext context) => _model.NewPass(batch.In(context), context.Selection);
 
     private Tensor Losses(TrainingBatch batch, ForwardContext context, params TokenStatistic[] statistics)
     {

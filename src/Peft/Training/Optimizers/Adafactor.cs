@@ -8,53 +8,53 @@ namespace Peft.Training.Optimizers;
 /// </summary>
 internal sealed class Adafactor : Optimizer
 {
-    private readonly double floor;
-    private readonly double scaleFloor;
-    private readonly double threshold;
-    private readonly double decayRate;
-    private readonly double? beta1;
-    private readonly bool relative;
-    private readonly bool scaled;
-    private readonly bool warm;
-    private readonly Tensor? mean;
-    private readonly (Tensor Row, Tensor? Column)[] squares;
-    private double firstRate;
+    private readonly double _floor;
+    private readonly double _scaleFloor;
+    private readonly double _threshold;
+    private readonly double _decayRate;
+    private readonly double? _beta1;
+    private readonly bool _relative;
+    private readonly bool _scaled;
+    private readonly bool _warm;
+    private readonly Tensor? _mean;
+    private readonly (Tensor Row, Tensor? Column)[] _squares;
+    private double _firstRate;
 
     public Adafactor(FlatParameters parameters, OptimizerSettings settings)
         : base(parameters)
     {
         var own = settings.Own;
-        (floor, scaleFloor) = own.Pair("eps") ?? (1e-30, 1e-3);
-        threshold = own.Number("clip_threshold") ?? 1;
-        decayRate = own.Number("decay_rate") ?? -0.8;
-        beta1 = own.Number("beta1");
-        relative = own.Flag("relative_step") ?? false;
-        scaled = own.Flag("scale_parameter") ?? false;
-        warm = own.Flag("warmup_init") ?? false;
-        mean = beta1 is null ? null : Remember("exp_avg");
-        squares = [.. parameters.Entries.Select(entry => Squares(entry.Trained.Parameter.Shape, entry.Trained.Name))];
-        firstRate = settings.Training.LearningRate;
+        (_floor, _scaleFloor) = own.Pair("eps") ?? (1e-30, 1e-3);
+        _threshold = own.Number("clip_threshold") ?? 1;
+        _decayRate = own.Number("decay_rate") ?? -0.8;
+        _beta1 = own.Number("beta1");
+        _relative = own.Flag("relative_step") ?? false;
+        _scaled = own.Flag("scale_parameter") ?? false;
+        _warm = own.Flag("warmup_init") ?? false;
+        _mean = _beta1 is null ? null : Remember("exp_avg");
+        _squares = [.. parameters.Entries.Select(entry => Squares(entry.Trained.Parameter.Shape, entry.Trained.Name))];
+        _firstRate = settings.Training.LearningRate;
     }
 
     /// <summary>The rate the schedule gives, or, where Adafactor makes its own, that of the first parameter in the step before.</summary>
-    public override IReadOnlyList<double> Rates(double factor) => relative ? [StepCount == 0 ? 0 : firstRate] : base.Rates(factor);
+    public override IReadOnlyList<double> Rates(double factor) => _relative ? [StepCount == 0 ? 0 : _firstRate] : base.Rates(factor);
 
     /// <inheritdoc/>
     protected override void Update(double factor)
     {
-        var beta2 = 1 - Math.Pow(StepCount, decayRate);
-        for (var i = 0; i < squares.Length; i++)
+        var beta2 = 1 - Math.Pow(StepCount, _decayRate);
+        for (var i = 0; i < _squares.Length; i++)
         {
             using var scope = NewDisposeScope();
             var entry = Parameters.Entries[i];
             var rate = RateOf(entry, factor);
-            firstRate = i == 0 ? rate : firstRate;
-            var update = Scaled(entry.Gradient, squares[i], beta2);
-            update.div_(RootMeanSquare(update).div_(threshold).clamp_(min: 1)).mul_(rate);
-            if (mean is not null)
+            _firstRate = i == 0 ? rate : _firstRate;
+            var update = Scaled(entry.Gradient, _squares[i], beta2);
+            update.div_(RootMeanSquare(update).div_(_threshold).clamp_(min: 1)).mul_(rate);
+            if (_mean is not null)
             {
-                var kept = mean.narrow(0, entry.Offset, update.numel()).view(update.shape);
-                update = kept.mul_(beta1!.Value).add_(update, alpha: 1 - beta1.Value);
+                var kept = _mean.narrow(0, entry.Offset, update.numel()).view(update.shape);
+                update = kept.mul_(_beta1!.Value).add_(update, alpha: 1 - _beta1.Value);
             }
 
             if (entry.Settings.WeightDecay != 0)
@@ -74,7 +74,7 @@ internal sealed class Adafactor : Optimizer
 
     private Tensor Scaled(Tensor gradient, (Tensor Row, Tensor? Column) kept, double beta2)
     {
-        var square = gradient.mul(gradient).add_(floor);
+        var square = gradient.mul(gradient).add_(_floor);
         if (kept.Column is null)
         {
             kept.Row.mul_(beta2).add_(square, alpha: 1 - beta2);
@@ -89,10 +89,10 @@ internal sealed class Adafactor : Optimizer
 
     private double RateOf(FlatEntry entry, double factor)
     {
-        var step = relative
-            ? Math.Min(warm ? 1e-6 * StepCount : 1e-2, 1 / Math.Sqrt(StepCount))
+        var step = _relative
+            ? Math.Min(_warm ? 1e-6 * StepCount : 1e-2, 1 / Math.Sqrt(StepCount))
             : entry.Settings.Rate * factor;
-        return scaled ? step * Math.Max(scaleFloor, RootMeanSquare(entry.Value).item<float>()) : step;
+        return _scaled ? step * Math.Max(_scaleFloor, RootMeanSquare(entry.Value).item<float>()) : step;
     }
 
     private (Tensor Row, Tensor? Column) Squares(IReadOnlyList<long> shape, string name) => shape.Count < 2

@@ -8,18 +8,18 @@ namespace Peft.Training.Optimizers;
 /// </summary>
 internal abstract class MomentOptimizer : Optimizer
 {
-    private readonly bool decoupled;
-    private readonly Tensor mean;
-    private readonly Tensor square;
+    private readonly bool _decoupled;
+    private readonly Tensor _mean;
+    private readonly Tensor _square;
 
     protected MomentOptimizer(FlatParameters parameters, OptimizerSettings settings)
         : base(parameters)
     {
         (Beta1, Beta2) = settings.Betas;
         Epsilon = settings.Epsilon(settings.Training.Epsilon);
-        decoupled = settings.Own.Flag("decoupled_weight_decay") ?? false;
-        mean = Remember("exp_avg");
-        square = Remember("exp_avg_sq");
+        _decoupled = settings.Own.Flag("decoupled_weight_decay") ?? false;
+        _mean = Remember("exp_avg");
+        _square = Remember("exp_avg_sq");
     }
 
     /// <summary>Decay of the first moment.</summary>
@@ -35,7 +35,7 @@ internal abstract class MomentOptimizer : Optimizer
     protected override void Update(ParameterSlice slice, double rate, double weightDecay)
     {
         var gradient = slice.Gradient;
-        if (weightDecay != 0 && decoupled)
+        if (weightDecay != 0 && _decoupled)
         {
             slice.Value.mul_(1 - (rate * weightDecay));
         }
@@ -44,8 +44,8 @@ internal abstract class MomentOptimizer : Optimizer
             gradient.add_(slice.Value, alpha: weightDecay);
         }
 
-        var first = slice.Of(mean).mul_(Beta1).add_(gradient, alpha: 1 - Beta1);
-        var second = slice.Of(square).mul_(Beta2).addcmul_(gradient, gradient, value: 1 - Beta2);
+        var first = slice.Of(_mean).mul_(Beta1).add_(gradient, alpha: 1 - Beta1);
+        var second = slice.Of(_square).mul_(Beta2).addcmul_(gradient, gradient, value: 1 - Beta2);
         Move(slice, first, second, rate);
     }
 
@@ -67,10 +67,10 @@ internal sealed class Adam(FlatParameters parameters, OptimizerSettings settings
 /// <summary>Adam with Nesterov's momentum (Dozat 2016) in torch's arithmetic; <c>momentum_decay</c> is 4e-3.</summary>
 internal sealed class NAdam : MomentOptimizer
 {
-    private readonly double momentumDecay;
+    private readonly double _momentumDecay;
 
     public NAdam(FlatParameters parameters, OptimizerSettings settings)
-        : base(parameters, settings) => momentumDecay = settings.Own.Number("momentum_decay") ?? 4e-3;
+        : base(parameters, settings) => _momentumDecay = settings.Own.Number("momentum_decay") ?? 4e-3;
 
     /// <inheritdoc/>
     protected override void Move(ParameterSlice slice, Tensor first, Tensor second, double rate)
@@ -87,7 +87,7 @@ internal sealed class NAdam : MomentOptimizer
         slice.Value.addcdiv_(first, denominator, value: -rate * next / (1 - (product * next)));
     }
 
-    private double Momentum(int step) => Beta1 * (1 - (0.5 * Math.Pow(0.96, step * momentumDecay)));
+    private double Momentum(int step) => Beta1 * (1 - (0.5 * Math.Pow(0.96, step * _momentumDecay)));
 }
 
 /// <summary>Adam whose rate is rectified while the second moment is young (Liu et al. 2020), in torch's arithmetic.</summary>

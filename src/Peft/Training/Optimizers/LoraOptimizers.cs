@@ -36,15 +36,15 @@ internal static class LoraPlus
 /// </summary>
 internal sealed class Riemannian : AdamW
 {
-    private readonly (FlatEntry A, FlatEntry B)[] pairs;
-    private readonly double damping;
+    private readonly (FlatEntry A, FlatEntry B)[] _pairs;
+    private readonly double _damping;
 
     public Riemannian(FlatParameters parameters, OptimizerSettings settings)
         : base(parameters, settings)
     {
-        damping = settings.Own.Number("reg") ?? 1e-2;
+        _damping = settings.Own.Number("reg") ?? 1e-2;
         var byName = parameters.Entries.ToDictionary(static entry => entry.Trained.Name, StringComparer.Ordinal);
-        pairs =
+        _pairs =
         [
             .. from a in parameters.Entries
                where a.Trained.Name.Contains(".lora_A.", StringComparison.Ordinal) && a.Trained.Parameter.Shape.Count == 2
@@ -57,7 +57,7 @@ internal sealed class Riemannian : AdamW
     /// <inheritdoc/>
     protected override void Update(double factor)
     {
-        foreach (var (a, b) in pairs)
+        foreach (var (a, b) in _pairs)
         {
             using var scope = NewDisposeScope();
             var forA = Inverse(b.Value.t().mm(b.Value));
@@ -69,5 +69,5 @@ internal sealed class Riemannian : AdamW
         base.Update(factor);
     }
 
-    private Tensor Inverse(Tensor gram) => linalg.inv(gram.add(eye(gram.shape[0], gram.shape[0], gram.dtype, gram.device), alpha: damping));
+    private Tensor Inverse(Tensor gram) => linalg.inv(gram.add(eye(gram.shape[0], gram.shape[0], gram.dtype, gram.device), alpha: _damping));
 }

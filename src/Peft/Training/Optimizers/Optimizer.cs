@@ -8,7 +8,7 @@ namespace Peft.Training.Optimizers;
 /// </summary>
 public abstract class Optimizer : IDisposable
 {
-    private readonly Dictionary<string, Tensor> state = new(StringComparer.Ordinal);
+    private readonly Dictionary<string, Tensor> _state = new(StringComparer.Ordinal);
 
     /// <summary>Takes over the parameters.</summary>
     protected Optimizer(FlatParameters parameters)
@@ -23,7 +23,7 @@ public abstract class Optimizer : IDisposable
     public int StepCount { get; private set; }
 
     /// <summary>The optimiser's memory by name, for a checkpoint. The tensors stay the optimiser's.</summary>
-    public IReadOnlyDictionary<string, Tensor> State => state;
+    public IReadOnlyDictionary<string, Tensor> State => _state;
 
     /// <summary>Makes one step with the gradients that are in the buffer.</summary>
     /// <param name="factor">What the schedule multiplies every group's rate by.</param>
@@ -46,7 +46,7 @@ public abstract class Optimizer : IDisposable
     public void Load(int steps, IReadOnlyDictionary<string, Tensor> stored)
     {
         using var noGrad = no_grad();
-        foreach (var (name, tensor) in state)
+        foreach (var (name, tensor) in _state)
         {
             if (!stored.TryGetValue(name, out var given) || given.numel() != tensor.numel())
             {
@@ -70,9 +70,9 @@ public abstract class Optimizer : IDisposable
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
         var entries = before.Parameters.Entries.ToDictionary(static entry => entry.Trained.Name, StringComparer.Ordinal);
-        foreach (var (name, tensor) in state.Where(own => before.state.ContainsKey(own.Key)))
+        foreach (var (name, tensor) in _state.Where(own => before._state.ContainsKey(own.Key)))
         {
-            var from = before.state[name];
+            var from = before._state[name];
             var isFlat = tensor.numel() == Parameters.Count && from.numel() == before.Parameters.Count;
             if (!isFlat && from.shape.SequenceEqual(tensor.shape))
             {
@@ -98,12 +98,12 @@ public abstract class Optimizer : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        foreach (var tensor in state.Values)
+        foreach (var tensor in _state.Values)
         {
             tensor.Dispose();
         }
 
-        state.Clear();
+        _state.Clear();
         Release();
         Parameters.Dispose();
         GC.SuppressFinalize(this);
@@ -136,18 +136,18 @@ public abstract class Optimizer : IDisposable
     protected Tensor Remember(string name, double initial = 0, params long[] shape)
     {
         var tensor = full(shape.Length == 0 ? [Parameters.Count] : shape, initial, ScalarType.Float32, Parameters.Values.device);
-        state.Add(name, tensor.DetachFromDisposeScope());
+        _state.Add(name, tensor.DetachFromDisposeScope());
         return tensor;
     }
 
     /// <summary>One slice of the buffers as an optimiser sees it.</summary>
     protected readonly struct ParameterSlice
     {
-        private readonly ParameterGroup group;
+        private readonly ParameterGroup _group;
 
         internal ParameterSlice(Optimizer optimizer, ParameterGroup group)
         {
-            this.group = group;
+            _group = group;
             Value = Of(optimizer.Parameters.Values);
             Gradient = Of(optimizer.Parameters.Gradients);
         }
@@ -159,6 +159,6 @@ public abstract class Optimizer : IDisposable
         public Tensor Gradient { get; }
 
         /// <summary>The same slice of another flat tensor, a view.</summary>
-        public Tensor Of(Tensor flat) => flat.narrow(0, group.Offset, group.Count);
+        public Tensor Of(Tensor flat) => flat.narrow(0, _group.Offset, _group.Count);
     }
 }

@@ -7,22 +7,22 @@ namespace Peft.Training.Optimizers;
 /// </summary>
 internal sealed class RmsProp : Optimizer
 {
-    private readonly double alpha;
-    private readonly double epsilon;
-    private readonly double momentum;
-    private readonly Tensor square;
-    private readonly Tensor? mean;
-    private readonly Tensor? velocity;
+    private readonly double _alpha;
+    private readonly double _epsilon;
+    private readonly double _momentum;
+    private readonly Tensor _square;
+    private readonly Tensor? _mean;
+    private readonly Tensor? _velocity;
 
     public RmsProp(FlatParameters parameters, OptimizerSettings settings)
         : base(parameters)
     {
-        alpha = settings.Own.Number("alpha") ?? 0.99;
-        epsilon = settings.Epsilon(1e-8);
-        momentum = settings.Own.Number("momentum") ?? 0;
-        square = Remember("square_avg");
-        mean = settings.Own.Flag("centered") ?? false ? Remember("grad_avg") : null;
-        velocity = momentum > 0 ? Remember("momentum_buffer") : null;
+        _alpha = settings.Own.Number("alpha") ?? 0.99;
+        _epsilon = settings.Epsilon(1e-8);
+        _momentum = settings.Own.Number("momentum") ?? 0;
+        _square = Remember("square_avg");
+        _mean = settings.Own.Flag("centered") ?? false ? Remember("grad_avg") : null;
+        _velocity = _momentum > 0 ? Remember("momentum_buffer") : null;
     }
 
     /// <inheritdoc/>
@@ -34,21 +34,21 @@ internal sealed class RmsProp : Optimizer
             gradient.add_(slice.Value, alpha: weightDecay);
         }
 
-        var average = slice.Of(square).mul_(alpha).addcmul_(gradient, gradient, value: 1 - alpha);
-        if (mean is not null)
+        var average = slice.Of(_square).mul_(_alpha).addcmul_(gradient, gradient, value: 1 - _alpha);
+        if (_mean is not null)
         {
-            var centre = slice.Of(mean).mul_(alpha).add_(gradient, alpha: 1 - alpha);
+            var centre = slice.Of(_mean).mul_(_alpha).add_(gradient, alpha: 1 - _alpha);
             average = average.addcmul(centre, centre, value: -1);
         }
 
-        var denominator = average.sqrt().add_(epsilon);
-        if (velocity is null)
+        var denominator = average.sqrt().add_(_epsilon);
+        if (_velocity is null)
         {
             slice.Value.addcdiv_(gradient, denominator, value: -rate);
         }
         else
         {
-            slice.Value.add_(slice.Of(velocity).mul_(momentum).addcdiv_(gradient, denominator, value: 1), alpha: -rate);
+            slice.Value.add_(slice.Of(_velocity).mul_(_momentum).addcdiv_(gradient, denominator, value: 1), alpha: -rate);
         }
     }
 }
@@ -58,16 +58,16 @@ internal sealed class RmsProp : Optimizer
 /// </summary>
 internal sealed class Adagrad : Optimizer
 {
-    private readonly double rateDecay;
-    private readonly double epsilon;
-    private readonly Tensor sum;
+    private readonly double _rateDecay;
+    private readonly double _epsilon;
+    private readonly Tensor _sum;
 
     public Adagrad(FlatParameters parameters, OptimizerSettings settings)
         : base(parameters)
     {
-        rateDecay = settings.Own.Number("lr_decay") ?? 0;
-        epsilon = settings.Epsilon(1e-10);
-        sum = Remember("sum", settings.Own.Number("initial_accumulator_value") ?? 0);
+        _rateDecay = settings.Own.Number("lr_decay") ?? 0;
+        _epsilon = settings.Epsilon(1e-10);
+        _sum = Remember("sum", settings.Own.Number("initial_accumulator_value") ?? 0);
     }
 
     /// <inheritdoc/>
@@ -79,7 +79,7 @@ internal sealed class Adagrad : Optimizer
             gradient.add_(slice.Value, alpha: weightDecay);
         }
 
-        var denominator = slice.Of(sum).addcmul_(gradient, gradient, value: 1).sqrt().add_(epsilon);
-        slice.Value.addcdiv_(gradient, denominator, value: -rate / (1 + ((StepCount - 1) * rateDecay)));
+        var denominator = slice.Of(_sum).addcmul_(gradient, gradient, value: 1).sqrt().add_(_epsilon);
+        slice.Value.addcdiv_(gradient, denominator, value: -rate / (1 + ((StepCount - 1) * _rateDecay)));
     }
 }

@@ -20,19 +20,19 @@ internal sealed class TrainingLog : IDisposable
     /// <summary>The figures that every line has; any other is an objective's own.</summary>
     private static readonly string[] s_common = ["step", "epoch", "loss", "learning_rate", "grad_norm", "num_tokens", "num_targets", "seconds"];
 
-    private readonly Action<string> say;
-    private readonly ArrayBufferWriter<byte> lines = new(256);
-    private FileStream? stream;
-    private string path;
-    private long length;
-    private bool isFailing;
+    private readonly Action<string> _say;
+    private readonly ArrayBufferWriter<byte> _lines = new(256);
+    private FileStream? _stream;
+    private string _path;
+    private long _length;
+    private bool _isFailing;
 
     private TrainingLog(string path, Action<string> say)
     {
-        this.path = path;
-        this.say = say;
-        stream = Open(path);
-        length = stream.Length;
+        _path = path;
+        _say = say;
+        _stream = Open(path);
+        _length = _stream.Length;
     }
 
     /// <summary>Opens the log for a training that goes on after a number of steps; what a broken-off run wrote beyond is dropped.</summary>
@@ -87,19 +87,19 @@ internal sealed class TrainingLog : IDisposable
         Write([("step", evaluation.Step), ("epoch", evaluation.Epoch), ("eval_loss", evaluation.Loss), .. Figures(EvaluationPrefix, evaluation.Metrics)]);
 
     /// <summary>Puts what was written on the disk.</summary>
-    public void Sync() => Try(() => Disk.Sync(stream ??= Open(path)));
+    public void Sync() => Try(() => Disk.Sync(_stream ??= Open(_path)));
 
     /// <summary>Gives the log another name, in place of the file that has it.</summary>
     public void Rename(string name)
     {
-        if (name != path && Try(() => Disk.Move(path, name)))
+        if (name != _path && Try(() => Disk.Move(_path, name)))
         {
-            path = name;
+            _path = name;
         }
     }
 
     /// <inheritdoc/>
-    public void Dispose() => stream?.Dispose();
+    public void Dispose() => _stream?.Dispose();
 
     private static IEnumerable<(string, double)> Figures(string prefix, IReadOnlyDictionary<string, double>? metrics) =>
         (metrics ?? new Dictionary<string, double>()).Where(static metric => double.IsFinite(metric.Value)).Select(metric => (prefix + metric.Key, metric.Value));
@@ -116,7 +116,7 @@ internal sealed class TrainingLog : IDisposable
 
     private void Write(ReadOnlySpan<(string Name, double Value)> fields)
     {
-        using (var json = new Utf8JsonWriter(lines))
+        using (var json = new Utf8JsonWriter(_lines))
         {
             json.WriteStartObject();
             foreach (var (name, value) in fields)
@@ -127,26 +127,26 @@ internal sealed class TrainingLog : IDisposable
             json.WriteEndObject();
         }
 
-        lines.Write("\n"u8);
+        _lines.Write("\n"u8);
         if (Try(WriteLines))
         {
-            isFailing = false;
-            lines.ResetWrittenCount();
+            _isFailing = false;
+            _lines.ResetWrittenCount();
         }
     }
 
     /// <summary>What could not be written the last time is written with the next line, from where the last whole line ended.</summary>
     private void WriteLines()
     {
-        stream ??= Open(path);
-        if (isFailing)
+        _stream ??= Open(_path);
+        if (_isFailing)
         {
-            stream.SetLength(length);
+            _stream.SetLength(_length);
         }
 
-        stream.Position = length;
-        Disk.Write(stream, lines.WrittenSpan);
-        length = stream.Position;
+        _stream.Position = _length;
+        Disk.Write(_stream, _lines.WrittenSpan);
+        _length = _stream.Position;
     }
 
     /// <summary>A log is not worth a training: what can't be written is said and kept for later.</summary>
@@ -159,14 +159,14 @@ internal sealed class TrainingLog : IDisposable
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
-            Disk.TryTo(() => stream?.Dispose());
-            stream = null;
-            if (!isFailing)
+            Disk.TryTo(() => _stream?.Dispose());
+            _stream = null;
+            if (!_isFailing)
             {
-                say($"The log '{path}' could not be written: {error.Message} The training goes on; the lines are kept and written when that is possible again.");
+                _say($"The log '{_path}' could not be written: {error.Message} The training goes on; the lines are kept and written when that is possible again.");
             }
 
-            isFailing = true;
+            _isFailing = true;
             return false;
         }
     }

@@ -9,35 +9,35 @@ namespace Peft.Training.Schedules;
 /// </summary>
 internal sealed class ReduceOnPlateau : Schedule
 {
-    private readonly double initial;
-    private readonly double factor;
-    private readonly double threshold;
-    private readonly double floor;
-    private readonly double smallest;
-    private readonly bool relative;
-    private readonly int sign;
-    private readonly int patience;
-    private readonly int cooldown;
-    private double rate;
-    private double? best;
-    private int bad;
-    private int cooling;
+    private readonly double _initial;
+    private readonly double _factor;
+    private readonly double _threshold;
+    private readonly double _floor;
+    private readonly double _smallest;
+    private readonly bool _relative;
+    private readonly int _sign;
+    private readonly int _patience;
+    private readonly int _cooldown;
+    private double _rate;
+    private double? _best;
+    private int _bad;
+    private int _cooling;
 
     public ReduceOnPlateau(ScheduleArguments arguments)
     {
         var options = arguments.Options;
-        initial = rate = arguments.Rate;
-        factor = options.Number("factor") ?? 0.1;
-        patience = options.Integer("patience") ?? 10;
-        threshold = options.Number("threshold") ?? 1e-4;
-        relative = options.Choice("threshold_mode", "rel", "abs") is "rel";
-        sign = options.Choice("mode", "min", "max") is "min" ? 1 : -1;
-        cooldown = options.Integer("cooldown") ?? 0;
-        floor = options.Number("min_lr") ?? 0;
-        smallest = options.Number("eps") ?? 1e-8;
-        if (factor is <= 0 or >= 1)
+        _initial = _rate = arguments.Rate;
+        _factor = options.Number("factor") ?? 0.1;
+        _patience = options.Integer("patience") ?? 10;
+        _threshold = options.Number("threshold") ?? 1e-4;
+        _relative = options.Choice("threshold_mode", "rel", "abs") is "rel";
+        _sign = options.Choice("mode", "min", "max") is "min" ? 1 : -1;
+        _cooldown = options.Integer("cooldown") ?? 0;
+        _floor = options.Number("min_lr") ?? 0;
+        _smallest = options.Number("eps") ?? 1e-8;
+        if (_factor is <= 0 or >= 1)
         {
-            throw new PeftException("TrainingOptionInvalid", FormattableString.Invariant($"The schedule's factor must lie between 0 and 1, but is {factor}."))
+            throw new PeftException("TrainingOptionInvalid", FormattableString.Invariant($"The schedule's factor must lie between 0 and 1, but is {_factor}."))
             {
                 Target = "factor",
                 RecommendedAction = "Give another factor in lr_scheduler_kwargs; 0.1 is usual.",
@@ -46,57 +46,57 @@ internal sealed class ReduceOnPlateau : Schedule
     }
 
     /// <inheritdoc/>
-    public override double Factor(int step) => initial == 0 ? 1 : rate / initial;
+    public override double Factor(int step) => _initial == 0 ? 1 : _rate / _initial;
 
     /// <inheritdoc/>
     public override void OnEvaluation(double loss)
     {
         if (IsBetter(loss))
         {
-            best = loss;
-            bad = 0;
+            _best = loss;
+            _bad = 0;
         }
         else
         {
-            bad++;
+            _bad++;
         }
 
-        if (cooling > 0)
+        if (_cooling > 0)
         {
-            cooling--;
-            bad = 0;
+            _cooling--;
+            _bad = 0;
         }
 
-        if (bad > patience)
+        if (_bad > _patience)
         {
-            var reduced = Math.Max(rate * factor, floor);
-            rate = rate - reduced > smallest ? reduced : rate;
-            cooling = cooldown;
-            bad = 0;
+            var reduced = Math.Max(_rate * _factor, _floor);
+            _rate = _rate - reduced > _smallest ? reduced : _rate;
+            _cooling = _cooldown;
+            _bad = 0;
         }
     }
 
     /// <inheritdoc/>
-    public override JsonObject SaveState() => new() { ["rate"] = rate, ["best"] = best, ["bad"] = bad, ["cooling"] = cooling };
+    public override JsonObject SaveState() => new() { ["rate"] = _rate, ["best"] = _best, ["bad"] = _bad, ["cooling"] = _cooling };
 
     /// <inheritdoc/>
     public override void LoadState(JsonObject state)
     {
-        rate = (double)state["rate"]!;
-        best = (double?)state["best"];
-        bad = (int)state["bad"]!;
-        cooling = (int)state["cooling"]!;
+        _rate = (double)state["rate"]!;
+        _best = (double?)state["best"];
+        _bad = (int)state["bad"]!;
+        _cooling = (int)state["cooling"]!;
     }
 
     private bool IsBetter(double loss)
     {
-        if (best is not { } old)
+        if (_best is not { } old)
         {
             return !double.IsNaN(loss);
         }
 
         // A maximum is sought as the minimum of the negated values; a relative threshold moves with the best value's own sign, as in torch.
-        var target = relative ? old * (1 - (sign * threshold)) : old - (sign * threshold);
-        return sign * loss < sign * target;
+        var target = _relative ? old * (1 - (_sign * _threshold)) : old - (_sign * _threshold);
+        return _sign * loss < _sign * target;
     }
 }

@@ -10,8 +10,8 @@ namespace Peft.Adapters.Methods.AdaLora;
 /// </summary>
 public sealed class AdaLoraAdapter(string name, AdaLoraConfig config) : LayerwiseAdapter(name, config)
 {
-    private readonly Dictionary<Parameter, (Tensor Mean, Tensor Spread)> importance = [];
-    private bool[][]? kept;
+    private readonly Dictionary<Parameter, (Tensor Mean, Tensor Spread)> _importance = [];
+    private bool[][]? _kept;
 
     /// <summary>The configuration.</summary>
     public new AdaLoraConfig Config
@@ -56,7 +56,7 @@ public sealed class AdaLoraAdapter(string name, AdaLoraConfig config) : Layerwis
         Config = Config with { TotalSteps = Config.TotalSteps ?? steps };
         Config.RefuseSchedule(Config.TotalSteps!.Value);
         Forget();
-        kept = null;
+        _kept = null;
     }
 
     /// <inheritdoc/>
@@ -92,7 +92,7 @@ public sealed class AdaLoraAdapter(string name, AdaLoraConfig config) : Layerwis
     /// <inheritdoc/>
     public override void OnSaving()
     {
-        if (kept is null)
+        if (_kept is null)
         {
             return;
         }
@@ -102,9 +102,9 @@ public sealed class AdaLoraAdapter(string name, AdaLoraConfig config) : Layerwis
         {
             // A layer that was pruned before it was loaded has its left ranks alone; the pattern counts those it began with.
             var path = Layers[i].Layer.Path;
-            var before = config.Kept(path) ?? [.. kept[i].Select(static _ => true)];
+            var before = config.Kept(path) ?? [.. _kept[i].Select(static _ => true)];
             var next = 0;
-            pattern[AdaLoraConfig.KeyOf(path)] = new JsonArray([.. before.Select(was => JsonValue.Create(was && kept[i][next++]))]);
+            pattern[AdaLoraConfig.KeyOf(path)] = new JsonArray([.. before.Select(was => JsonValue.Create(was && _kept[i][next++]))]);
         }
 
         Config = Config with { RankPattern = pattern };
@@ -113,13 +113,13 @@ public sealed class AdaLoraAdapter(string name, AdaLoraConfig config) : Layerwis
     /// <inheritdoc/>
     public override Tensor Saved(Parameter parameter)
     {
-        for (var i = 0; i < Layers.Count && kept is not null; i++)
+        for (var i = 0; i < Layers.Count && _kept is not null; i++)
         {
             var layer = (AdaLoraLayer)Layers[i].Adapter;
             if (parameter == layer.A || parameter == layer.B || parameter == layer.E)
             {
                 using var noGradients = no_grad();
-                using var indices = tensor(Enumerable.Range(0, kept[i].Length).Where(rank => kept[i][rank]).Select(static rank => (long)rank).ToArray(), device: parameter.Data.device);
+                using var indices = tensor(Enumerable.Range(0, _kept[i].Length).Where(rank => _kept[i][rank]).Select(static rank => (long)rank).ToArray(), device: parameter.Data.device);
                 return parameter.Data.index_select(parameter == layer.B ? 1 : 0, indices);
             }
         }
@@ -133,15 +133,15 @@ public sealed class AdaLoraAdapter(string name, AdaLoraConfig config) : Layerwis
         Dictionary<string, Tensor> state = [];
         for (var i = 0; i < Layers.Count; i++)
         {
-            foreach (var entry in Layers[i].Adapter.Parameters.Where(entry => importance.ContainsKey(entry.Parameter)))
+            foreach (var entry in Layers[i].Adapter.Parameters.Where(entry => _importance.ContainsKey(entry.Parameter)))
             {
                 var key = $"{Layers[i].Layer.Path}.{entry.Key}";
-                (state[$"{key}.importance"], state[$"{key}.uncertainty"]) = importance[entry.Parameter];
+                (state[$"{key}.importance"], state[$"{key}.uncertainty"]) = _importance[entry.Parameter];
             }
 
-            if (kept is not null)
+            if (_kept is not null)
             {
-                state[$"{Layers[i].Layer.Path}.kept"] = tensor(kept[i].Select(static rank => rank ? 1L : 0L).ToArray());
+                state[$"{Layers[i].Layer.Path}.kept"] = tensor(_kept[i].Select(static rank => rank ? 1L : 0L).ToArray());
             }
         }
 
@@ -159,12 +159,12 @@ public sealed class AdaLoraAdapter(string name, AdaLoraConfig config) : Layerwis
             {
                 if (state.TryGetValue($"{layer.Path}.{entry.Key}.importance", out var mean) && state.TryGetValue($"{layer.Path}.{entry.Key}.uncertainty", out var spread))
                 {
-                    importance[entry.Parameter] = (Own(mean.to(Device)), Own(spread.to(Device)));
+                    _importance[entry.Parameter] = (Own(mean.to(Device)), Own(spread.to(Device)));
                 }
             }
         }
 
-        kept = Layers.Count > 0 && Layers.All(layer => state.ContainsKey($"{layer.Layer.Path}.kept"))
+        _kept = Layers.Count > 0 && Layers.All(layer => state.ContainsKey($"{layer.Layer.Path}.kept"))
             ? [.. Layers.Select(layer => state[$"{layer.Layer.Path}.kept"].cpu().data<long>().Select(static rank => rank != 0).ToArray())]
             : null;
     }
@@ -185,9 +185,9 @@ public sealed class AdaLoraAdapter(string name, AdaLoraConfig config) : Layerwis
         foreach (var parameter in Triplets.SelectMany(static layer => layer.Parameters).Select(static entry => entry.Parameter))
         {
             var now = parameter.Data.mul(parameter.Gradient!).abs();
-            if (!importance.TryGetValue(parameter, out var past))
+            if (!_importance.TryGetValue(parameter, out var past))
             {
-                past = importance[parameter] = (Own(zeros_like(now)), Own(zeros_like(now)));
+                past = _importance[parameter] = (Own(zeros_like(now)), Own(zeros_like(now)));
             }
 
             past.Mean.mul_(Config.Beta1).add_(now, alpha: 1 - Config.Beta1);
@@ -198,7 +198,7 @@ public sealed class AdaLoraAdapter(string name, AdaLoraConfig config) : Layerwis
     /// <summary>Importance of each triplet of a layer: its own entry's, and the means of its row of A and its column of B.</summary>
     private Tensor Scores(AdaLoraLayer layer) => Score(layer.E).view(-1) + (Score(layer.A).mean([1]) + Score(layer.B).mean([0]));
 
-    private Tensor Score(Parameter parameter) => importance[parameter].Mean * importance[parameter].Spread;
+    private Tensor Score(Parameter parameter) => _importance[parameter].Mean * _importance[parameter].Spread;
 
     /// <summary>Marks what is left: everything above the score of the last triplet that the budget has no room for.</summary>
     private void Choose(int budget)
@@ -207,15 +207,15 @@ public sealed class AdaLoraAdapter(string name, AdaLoraConfig config) : Layerwis
         float[] all = [.. scores.SelectMany(static some => some).Order()];
         var surplus = all.Length - budget;
         var threshold = surplus > 0 ? all[surplus - 1] : float.NegativeInfinity;
-        kept = [.. scores.Select(some => some.Select(score => score > threshold).ToArray())];
+        _kept = [.. scores.Select(some => some.Select(score => score > threshold).ToArray())];
     }
 
     private void Prune()
     {
-        for (var i = 0; i < Layers.Count && kept is not null; i++)
+        for (var i = 0; i < Layers.Count && _kept is not null; i++)
         {
             var entries = ((AdaLoraLayer)Layers[i].Adapter).E;
-            using var mask = tensor(kept[i].Select(static rank => rank ? 1f : 0f).ToArray(), device: entries.Data.device).view(-1, 1);
+            using var mask = tensor(_kept[i].Select(static rank => rank ? 1f : 0f).ToArray(), device: entries.Data.device).view(-1, 1);
             entries.Data.mul_(mask);
             entries.MarkChanged();
         }
@@ -223,13 +223,13 @@ public sealed class AdaLoraAdapter(string name, AdaLoraConfig config) : Layerwis
 
     private void Forget()
     {
-        foreach (var (mean, spread) in importance.Values)
+        foreach (var (mean, spread) in _importance.Values)
         {
             mean.Dispose();
             spread.Dispose();
         }
 
-        importance.Clear();
+        _importance.Clear();
     }
 
     private static Tensor Own(Tensor tensor) => tensor.clone().DetachFromDisposeScope();

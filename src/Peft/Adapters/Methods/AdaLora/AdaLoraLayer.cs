@@ -11,16 +11,16 @@ internal sealed class AdaLoraLayer : LayerAdapter
     /// <summary>Keeps PEFT's quotient from a division by zero, and so its last digits.</summary>
     private const double Epsilon = 1e-5;
 
-    private readonly AdaLoraConfig config;
-    private readonly double scale;
+    private readonly AdaLoraConfig _config;
+    private readonly double _scale;
 
     /// <summary>Makes the triplets, by shape alone.</summary>
     public AdaLoraLayer(IAdaptable layer, AdaLoraConfig config)
         : base(layer)
     {
-        this.config = config;
+        _config = config;
         var rank = config.Kept(layer.Path)?.Count(static kept => kept) ?? config.InitialRank;
-        scale = config.Alpha / (config.InitialRank + Epsilon);
+        _scale = config.Alpha / (config.InitialRank + Epsilon);
         A = new Parameter("lora_A", [rank, layer.Inputs]);
         B = new Parameter("lora_B", [layer.Outputs, rank]);
         E = new Parameter("lora_E", [rank, 1]);
@@ -45,22 +45,22 @@ internal sealed class AdaLoraLayer : LayerAdapter
         const double Deviation = 0.02;
         A.Assign(RandomTensors.Normal(A.Shape, Deviation, generator, Layer.Device));
         B.Assign(RandomTensors.Normal(B.Shape, Deviation, generator, Layer.Device));
-        E.Assign(config.StartAtZero ? RandomTensors.Zeros(E.Shape, Layer.Device) : RandomTensors.Normal(E.Shape, Deviation, generator, Layer.Device));
+        E.Assign(_config.StartAtZero ? RandomTensors.Zeros(E.Shape, Layer.Device) : RandomTensors.Normal(E.Shape, Deviation, generator, Layer.Device));
     }
 
     /// <inheritdoc/>
     public override Tensor After(Tensor x, Tensor y, SlotCall call)
     {
-        var input = call.Context.IsTraining && config.Dropout > 0 ? x * RandomTensors.DropoutMask(x, config.Dropout, call.Context.Generator) : x;
+        var input = call.Context.IsTraining && _config.Dropout > 0 ? x * RandomTensors.DropoutMask(x, _config.Dropout, call.Context.Generator) : x;
         var inner = Layer.Apply(input, Layer.FromMatrix(A.Data.mul(E.Data).to(y.dtype)), null);
-        return y + (Layer.Project(inner, B.Data.to(y.dtype)).view_as(y) * (scale * call.Weight));
+        return y + (Layer.Project(inner, B.Data.to(y.dtype)).view_as(y) * (_scale * call.Weight));
     }
 
     /// <inheritdoc/>
     public override Affine Merge(Affine current, Affine bare)
     {
         var type = current.Weight.dtype;
-        current.Weight.add_(Layer.FromMatrix(B.Data.to(type).mm(A.Data.mul(E.Data).to(type)).mul_(scale)));
+        current.Weight.add_(Layer.FromMatrix(B.Data.to(type).mm(A.Data.mul(E.Data).to(type)).mul_(_scale)));
         return current;
     }
 

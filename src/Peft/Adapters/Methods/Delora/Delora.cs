@@ -55,24 +55,24 @@ internal sealed class DeloraLayer : MatrixLayer
     /// <summary>No rank is divided by less.</summary>
     private const double LeastLength = 1e-4;
 
-    private readonly DeloraConfig config;
-    private readonly int rank;
-    private readonly Parameter a;
-    private readonly Parameter b;
-    private readonly Parameter lambda;
-    private readonly Parameter lengths;
+    private readonly DeloraConfig _config;
+    private readonly int _rank;
+    private readonly Parameter _a;
+    private readonly Parameter _b;
+    private readonly Parameter _lambda;
+    private readonly Parameter _lengths;
 
     /// <summary>Makes the factors, by shape alone.</summary>
     public DeloraLayer(IAdaptable layer, DeloraConfig config)
         : base(layer)
     {
-        this.config = config;
-        rank = TargetMatcher.Lookup(config.RankPattern, layer.Path, config.Rank);
-        a = new Parameter("delora_A", [rank, layer.Inputs]);
-        b = new Parameter("delora_B", [layer.Outputs, rank]);
-        lambda = new Parameter("delora_lambda", [1]);
-        lengths = new Parameter("delora_w_norm", [layer.Inputs]);
-        Parameters = [new("delora_A", a), new("delora_B", b), new("delora_lambda", lambda), new("delora_w_norm", lengths, ParameterRole.Frozen)];
+        _config = config;
+        _rank = TargetMatcher.Lookup(config.RankPattern, layer.Path, config.Rank);
+        _a = new Parameter("delora_A", [_rank, layer.Inputs]);
+        _b = new Parameter("delora_B", [layer.Outputs, _rank]);
+        _lambda = new Parameter("delora_lambda", [1]);
+        _lengths = new Parameter("delora_w_norm", [layer.Inputs]);
+        Parameters = [new("delora_A", _a), new("delora_B", _b), new("delora_lambda", _lambda), new("delora_w_norm", _lengths, ParameterRole.Frozen)];
     }
 
     /// <inheritdoc/>
@@ -81,21 +81,21 @@ internal sealed class DeloraLayer : MatrixLayer
     /// <inheritdoc/>
     public override void Initialise(Generator generator)
     {
-        a.Assign(RandomTensors.Uniform(a.Shape, 1 / Math.Sqrt(Layer.Inputs), generator, Layer.Device));
-        b.Assign(config.StartAtZero ? RandomTensors.Zeros(b.Shape, Layer.Device) : RandomTensors.Uniform(b.Shape, 1 / Math.Sqrt(rank), generator, Layer.Device));
-        lambda.Assign(full([1], TargetMatcher.Lookup(config.LambdaPattern, Layer.Path, config.Lambda), ScalarType.Float32, Layer.Device));
-        lengths.Assign(Layer.ToMatrix(Layer.Weight.Data).to(ScalarType.Float32).square().sum(dim: 0).sqrt());
+        _a.Assign(RandomTensors.Uniform(_a.Shape, 1 / Math.Sqrt(Layer.Inputs), generator, Layer.Device));
+        _b.Assign(_config.StartAtZero ? RandomTensors.Zeros(_b.Shape, Layer.Device) : RandomTensors.Uniform(_b.Shape, 1 / Math.Sqrt(_rank), generator, Layer.Device));
+        _lambda.Assign(full([1], TargetMatcher.Lookup(_config.LambdaPattern, Layer.Path, _config.Lambda), ScalarType.Float32, Layer.Device));
+        _lengths.Assign(Layer.ToMatrix(Layer.Weight.Data).to(ScalarType.Float32).square().sum(dim: 0).sqrt());
     }
 
     /// <inheritdoc/>
     public override Tensor After(Tensor x, Tensor y, SlotCall call) => base.After(
-        call.Context.IsTraining && config.Dropout > 0 ? x * RandomTensors.DropoutMask(x, config.Dropout, call.Context.Generator) : x, y, call);
+        call.Context.IsTraining && _config.Dropout > 0 ? x * RandomTensors.DropoutMask(x, _config.Dropout, call.Context.Generator) : x, y, call);
 
     /// <inheritdoc/>
     protected override Tensor Change(ScalarType type, Func<Tensor> bare)
     {
-        var scale = lambda.Data / rank / (Length(a.Data, 1) * Length(b.Data, 0));
-        return (b.Data * scale).mm(a.Data * lengths.Data).to(type);
+        var scale = _lambda.Data / _rank / (Length(_a.Data, 1) * Length(_b.Data, 0));
+        return (_b.Data * scale).mm(_a.Data * _lengths.Data).to(type);
     }
 
     /// <summary>Lengths along a dimension; where a factor is zero, so is its gradient.</summary>

@@ -98,22 +98,22 @@ public sealed class IA3Adapter(string name, IA3Config config) : LayerwiseAdapter
 /// <summary>The factors of one layer.</summary>
 internal sealed class IA3Layer : LayerAdapter
 {
-    private readonly bool scalesInput;
-    private readonly bool startsAtOne;
-    private readonly Parameter factors;
+    private readonly bool _scalesInput;
+    private readonly bool _startsAtOne;
+    private readonly Parameter _factors;
 
     /// <summary>Makes the factors, by shape alone: [1, in] or [out, 1].</summary>
     public IA3Layer(IAdaptable layer, bool scalesInput, bool startsAtOne)
         : base(layer)
     {
-        this.scalesInput = scalesInput;
-        this.startsAtOne = startsAtOne;
-        factors = new Parameter("ia3_l", scalesInput ? [1, layer.Inputs] : [layer.Outputs, 1]);
-        Parameters = [new("ia3_l", factors)];
+        _scalesInput = scalesInput;
+        _startsAtOne = startsAtOne;
+        _factors = new Parameter("ia3_l", scalesInput ? [1, layer.Inputs] : [layer.Outputs, 1]);
+        Parameters = [new("ia3_l", _factors)];
     }
 
     /// <inheritdoc/>
-    public override bool ChangesInput => scalesInput;
+    public override bool ChangesInput => _scalesInput;
 
     /// <inheritdoc/>
     public override IReadOnlyList<LayerParameter> Parameters { get; }
@@ -122,24 +122,24 @@ internal sealed class IA3Layer : LayerAdapter
     public override void Initialise(Generator generator)
     {
         var device = Layer.Device;
-        factors.Assign(startsAtOne ? ones([.. factors.Shape], device: device) : RandomTensors.Normal(factors.Shape, 1, generator, device));
+        _factors.Assign(_startsAtOne ? ones([.. _factors.Shape], device: device) : RandomTensors.Normal(_factors.Shape, 1, generator, device));
     }
 
     /// <inheritdoc/>
     public override Tensor Before(Tensor x, SlotCall call) => Scale(x, call);
 
     /// <inheritdoc/>
-    public override Tensor After(Tensor x, Tensor y, SlotCall call) => scalesInput ? y : Scale(y, call);
+    public override Tensor After(Tensor x, Tensor y, SlotCall call) => _scalesInput ? y : Scale(y, call);
 
     /// <inheritdoc/>
     public override Affine Merge(Affine current, Affine bare)
     {
-        var vector = factors.Data.flatten().to(current.Weight.dtype);
+        var vector = _factors.Data.flatten().to(current.Weight.dtype);
 
         // Along the inputs of [out, in] or the outputs of [in, out] a vector is spread as it is, along the first dimension as a column.
-        var alongLast = scalesInput != Layer.IsTransposed;
+        var alongLast = _scalesInput != Layer.IsTransposed;
         current.Weight.mul_(alongLast ? vector : vector.unsqueeze(1));
-        if (!scalesInput)
+        if (!_scalesInput)
         {
             current.Bias?.mul_(vector);
         }
@@ -149,7 +149,7 @@ internal sealed class IA3Layer : LayerAdapter
 
     private Tensor Scale(Tensor values, SlotCall call)
     {
-        var vector = factors.Data.flatten();
+        var vector = _factors.Data.flatten();
         return values * (call.Weight == 1f ? vector : ((vector - 1) * call.Weight) + 1).to(values.dtype);
     }
 }

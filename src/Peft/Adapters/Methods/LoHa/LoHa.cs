@@ -31,18 +31,18 @@ public sealed record LoHaConfig : LycorisConfig
 /// <summary>The factors of one layer: change = (w1_a · w1_b) ∘ (w2_a · w2_b).</summary>
 internal sealed class LoHaLayer : LycorisLayer
 {
-    private readonly LoHaConfig config;
-    private readonly Parameter[] factors;
+    private readonly LoHaConfig _config;
+    private readonly Parameter[] _factors;
 
     /// <summary>Makes the factors, by shape alone: [out, rank] and [rank, in], twice.</summary>
     public LoHaLayer(IAdaptable layer, LoHaConfig config)
         : base(layer, config)
     {
-        this.config = config;
+        _config = config;
         var rank = config.ForLayer(layer.Path).Rank;
         string[] names = ["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"];
-        factors = [.. names.Select((name, index) => new Parameter(name, index % 2 == 0 ? [layer.Outputs, rank] : [rank, layer.Inputs]))];
-        Parameters = [.. factors.Select(static factor => new LayerParameter(factor.Name, factor))];
+        _factors = [.. names.Select((name, index) => new Parameter(name, index % 2 == 0 ? [layer.Outputs, rank] : [rank, layer.Inputs]))];
+        Parameters = [.. _factors.Select(static factor => new LayerParameter(factor.Name, factor))];
     }
 
     /// <inheritdoc/>
@@ -51,16 +51,16 @@ internal sealed class LoHaLayer : LycorisLayer
     /// <inheritdoc/>
     public override void Initialise(Generator generator)
     {
-        foreach (var factor in factors)
+        foreach (var factor in _factors)
         {
-            factor.Assign(config.StartAtZero && factor == factors[^1] ? Zeros(factor) : Uniform(factor, generator));
+            factor.Assign(_config.StartAtZero && factor == _factors[^1] ? Zeros(factor) : Uniform(factor, generator));
         }
     }
 
     /// <inheritdoc/>
     protected override Tensor Change(ScalarType type)
     {
-        var first = factors[0].Data.mm(factors[1].Data);
-        return (first * factors[2].Data.mm(factors[3].Data)).to(type);
+        var first = _factors[0].Data.mm(_factors[1].Data);
+        return (first * _factors[2].Data.mm(_factors[3].Data)).to(type);
     }
 }

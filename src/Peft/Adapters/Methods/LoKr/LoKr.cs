@@ -56,21 +56,21 @@ public enum LoKrInitialisation
 /// <summary>The matrices of one layer: change = w1 ⊗ w2, with w1 [out₁, in₁] and w2 [out₂, in₂], or the factors of either.</summary>
 internal sealed class LoKrLayer : LycorisLayer
 {
-    private readonly LoKrConfig config;
-    private readonly Parameter[] first;
-    private readonly Parameter[] second;
+    private readonly LoKrConfig _config;
+    private readonly Parameter[] _first;
+    private readonly Parameter[] _second;
 
     /// <summary>Makes the matrices, by shape alone.</summary>
     public LoKrLayer(IAdaptable layer, LoKrConfig config)
         : base(layer, config)
     {
-        this.config = config;
+        _config = config;
         var rank = config.ForLayer(layer.Path).Rank;
         var (inFirst, inSecond) = Factors(layer.Inputs, config.DecomposeFactor);
         var (outFirst, outSecond) = Factors(layer.Outputs, config.DecomposeFactor);
-        first = Make("lokr_w1", outFirst, inFirst, rank, config.DecomposeBoth && rank < Math.Max(outFirst, inFirst) / 2.0);
-        second = Make("lokr_w2", outSecond, inSecond, rank, rank < Math.Max(outSecond, inSecond) / 2.0);
-        Parameters = [.. first.Concat(second).Select(static factor => new LayerParameter(factor.Name, factor))];
+        _first = Make("lokr_w1", outFirst, inFirst, rank, config.DecomposeBoth && rank < Math.Max(outFirst, inFirst) / 2.0);
+        _second = Make("lokr_w2", outSecond, inSecond, rank, rank < Math.Max(outSecond, inSecond) / 2.0);
+        Parameters = [.. _first.Concat(_second).Select(static factor => new LayerParameter(factor.Name, factor))];
     }
 
     /// <inheritdoc/>
@@ -96,12 +96,12 @@ internal sealed class LoKrLayer : LycorisLayer
     /// <inheritdoc/>
     public override void Initialise(Generator generator)
     {
-        foreach (var factor in first.Concat(second))
+        foreach (var factor in _first.Concat(_second))
         {
-            var startsAtZero = config.Initialisation switch
+            var startsAtZero = _config.Initialisation switch
             {
-                LoKrInitialisation.Zero => factor == first[0],
-                LoKrInitialisation.Lycoris => factor == second[^1],
+                LoKrInitialisation.Zero => factor == _first[0],
+                LoKrInitialisation.Lycoris => factor == _second[^1],
                 _ => false,
             };
             factor.Assign(startsAtZero ? Zeros(factor) : Uniform(factor, generator));
@@ -111,7 +111,7 @@ internal sealed class LoKrLayer : LycorisLayer
     /// <summary>(w1 ⊗ w2) x without forming the product: w2 on the inner index of x, w1 on the outer.</summary>
     protected override Tensor Product(Tensor x)
     {
-        Tensor outer = Matrix(first).to(x.dtype), inner = Matrix(second).to(x.dtype);
+        Tensor outer = Matrix(_first).to(x.dtype), inner = Matrix(_second).to(x.dtype);
         var parts = x.reshape(-1, inner.shape[1]).mm(inner.t()).view(-1, outer.shape[1], inner.shape[0]);
         return outer.unsqueeze(0).expand(parts.size(0), -1, -1).bmm(parts).reshape([.. x.shape[..^1], Layer.Outputs]);
     }
@@ -119,7 +119,7 @@ internal sealed class LoKrLayer : LycorisLayer
     /// <inheritdoc/>
     protected override Tensor Change(ScalarType type)
     {
-        Tensor outer = Matrix(first).to(type), inner = Matrix(second).to(type);
+        Tensor outer = Matrix(_first).to(type), inner = Matrix(_second).to(type);
         return (outer.unsqueeze(1).unsqueeze(3) * inner.unsqueeze(0).unsqueeze(2)).reshape(Layer.Outputs, Layer.Inputs);
     }
 

@@ -11,14 +11,14 @@ namespace Peft.Adapters.Methods.Lora;
 /// </summary>
 internal sealed class DoraLayer : LoraLayer
 {
-    private readonly Parameter magnitude;
+    private readonly Parameter _magnitude;
 
     /// <summary>Makes the parameters, by shape alone.</summary>
     public DoraLayer(IAdaptable layer, LoraConfig config)
         : base(layer, config)
     {
-        magnitude = new Parameter("lora_magnitude_vector", layer.OutputShape);
-        Parameters = [.. base.Parameters, new("lora_magnitude_vector", magnitude)];
+        _magnitude = new Parameter("lora_magnitude_vector", layer.OutputShape);
+        Parameters = [.. base.Parameters, new("lora_magnitude_vector", _magnitude)];
     }
 
     /// <inheritdoc/>
@@ -32,7 +32,7 @@ internal sealed class DoraLayer : LoraLayer
     {
         base.Initialise(generator);
         var weight = Layer.Weight.Data;
-        magnitude.Assign(Lengths(BaseEdit?.Invoke(weight) ?? weight).view([.. magnitude.Shape]));
+        _magnitude.Assign(Lengths(BaseEdit?.Invoke(weight) ?? weight).view([.. _magnitude.Shape]));
     }
 
     /// <summary>A change of the whole output is no product of two factors alone.</summary>
@@ -47,7 +47,7 @@ internal sealed class DoraLayer : LoraLayer
 
         // What is dropped is missing in the layer's own product too.
         var own = isDropped ? BaseProduct(input, call, type).view_as(y) : bias is null ? y : y - Layer.AlongOutputs(bias);
-        var factor = magnitude.Data / Layer.AlongOutputs(Lengths(BareWeight(call, ScalarType.Float32)));
+        var factor = _magnitude.Data / Layer.AlongOutputs(Lengths(BareWeight(call, ScalarType.Float32)));
         return y + ((((factor - 1).to(type) * own) + (factor.to(type) * Change(input, y))) * call.Weight);
     }
 
@@ -55,7 +55,7 @@ internal sealed class DoraLayer : LoraLayer
     public override Affine Merge(Affine current, Affine bare)
     {
         var type = current.Weight.dtype;
-        var factor = magnitude.Data.flatten().to(type) / Lengths(bare.Weight).to(type);
+        var factor = _magnitude.Data.flatten().to(type) / Lengths(bare.Weight).to(type);
         var weight = Layer.FromMatrix((Layer.ToMatrix(current.Weight) + Matrix(type)) * factor.unsqueeze(1));
         return new Affine(weight, current.Bias is null ? null : current.Bias + ((factor - 1) * (current.Bias - bare.Bias!)));
     }

@@ -9,7 +9,7 @@ namespace Peft.Adapters.Methods.Lora;
 /// <summary>Several LoRA adapters as one, layer by layer. The formulas are those of PEFT's <c>add_weighted_adapter</c>.</summary>
 internal sealed class LoraCombination(IReadOnlyList<AdapterPart> parts, CombinationOptions options, Generator generator)
 {
-    private readonly TaskArithmetic arithmetic = new(options, generator);
+    private readonly TaskArithmetic _arithmetic = new(options, generator);
 
     /// <summary>The new adapter's configuration: the first part's, with the targets of all and a scale of 1 (√rank with rsLoRA).</summary>
     public static LoraConfig Config(IReadOnlyList<AdapterPart> parts, CombinationOptions options)
@@ -64,13 +64,13 @@ internal sealed class LoraCombination(IReadOnlyList<AdapterPart> parts, Combinat
     {
         double[] weights = [.. found.Select(static part => part.Weight * part.Factors.Scale)];
         return (
-            arithmetic.Combine(found.Select(static part => part.Factors.A.Data), [.. weights.Select(static weight => Math.Sqrt(Math.Abs(weight)) * (weight < 0 ? -1 : 1))]),
-            arithmetic.Combine(found.Select(static part => part.Factors.B.Data), [.. weights.Select(static weight => Math.Sqrt(Math.Abs(weight)))]));
+            _arithmetic.Combine(found.Select(static part => part.Factors.A.Data), [.. weights.Select(static weight => Math.Sqrt(Math.Abs(weight)) * (weight < 0 ? -1 : 1))]),
+            _arithmetic.Combine(found.Select(static part => part.Factors.B.Data), [.. weights.Select(static weight => Math.Sqrt(Math.Abs(weight)))]));
     }
 
     private (Tensor A, Tensor B) Decompose((LowRank Factors, double Weight)[] found, int rank)
     {
-        var change = arithmetic.Combine(
+        var change = _arithmetic.Combine(
             found.Select(static part => part.Factors.B.Data.mm(part.Factors.A.Data).mul_(part.Factors.Scale)), [.. found.Select(static part => part.Weight)]);
         var (u, s, vh) = linalg.svd(change, fullMatrices: false);
         rank = (int)Math.Min(rank, s.shape[0]);

@@ -8,32 +8,32 @@ namespace Peft.Adapters.Methods.Lora;
 /// <summary>LoRA on a layer: y += scale · B (A dropout(x)) (+ scale · bias of B), with A x the layer's own map with A for a weight.</summary>
 internal class LoraLayer : LayerAdapter
 {
-    private readonly LoraConfig config;
-    private readonly double scale;
-    private readonly LoraInitialisation start;
-    private readonly Parameter? firstA;
-    private readonly Parameter? firstB;
+    private readonly LoraConfig _config;
+    private readonly double _scale;
+    private readonly LoraInitialisation _start;
+    private readonly Parameter? _firstA;
+    private readonly Parameter? _firstB;
 
     /// <summary>Makes the factors, by shape alone.</summary>
     public LoraLayer(IAdaptable layer, LoraConfig config)
         : base(layer)
     {
-        this.config = config;
-        (var rank, scale) = config.ForLayer(layer);
+        _config = config;
+        (var rank, _scale) = config.ForLayer(layer);
         A = new Parameter("weight", [layer.Experts * rank, layer.Inputs]);
         B = new Parameter("weight", [layer.Outputs, rank * layer.Experts]);
         Bias = config.LoraBias ? new Parameter("bias", [layer.Outputs]) : null;
-        start = layer is Embedding ? LoraInitialisation.OfEmbedding(config.Initialisation) : LoraInitialisation.Of(config.Initialisation);
+        _start = layer is Embedding ? LoraInitialisation.OfEmbedding(config.Initialisation) : LoraInitialisation.Of(config.Initialisation);
         List<LayerParameter> parameters = layer is Embedding ? [new("lora_embedding_A", A), new("lora_embedding_B", B)] : [new("lora_A.weight", A), new("lora_B.weight", B)];
         if (Bias is not null)
         {
             parameters.Add(new("lora_B.bias", Bias));
         }
 
-        if (start.LeavesResidual)
+        if (_start.LeavesResidual)
         {
-            (firstA, firstB) = (new Parameter("weight", A.Shape), new Parameter("weight", B.Shape));
-            parameters.AddRange([new("lora_A.initial", firstA, ParameterRole.Derived), new("lora_B.initial", firstB, ParameterRole.Derived)]);
+            (_firstA, _firstB) = (new Parameter("weight", A.Shape), new Parameter("weight", B.Shape));
+            parameters.AddRange([new("lora_A.initial", _firstA, ParameterRole.Derived), new("lora_B.initial", _firstB, ParameterRole.Derived)]);
         }
 
         Parameters = parameters;
@@ -49,7 +49,7 @@ internal class LoraLayer : LayerAdapter
     public Parameter? Bias { get; }
 
     /// <summary>Multiplies the change.</summary>
-    protected double Scale => scale;
+    protected double Scale => _scale;
 
     /// <inheritdoc/>
     public override bool RowSelectable => true;
@@ -61,31 +61,31 @@ internal class LoraLayer : LayerAdapter
     public override IReadOnlyList<LayerParameter> Parameters { get; }
 
     /// <summary>A start by a decomposition of the weight leaves the rest of it in the base while the adapter is part of the model.</summary>
-    public override Func<Tensor, Tensor>? BaseEdit => firstA is null ? null : weight =>
-        (weight.to(ScalarType.Float32) - Layer.FromMatrix(firstB!.Data.mm(firstA.Data)).mul(scale)).to(weight.dtype);
+    public override Func<Tensor, Tensor>? BaseEdit => _firstA is null ? null : weight =>
+        (weight.to(ScalarType.Float32) - Layer.FromMatrix(_firstB!.Data.mm(_firstA.Data)).mul(_scale)).to(weight.dtype);
 
     /// <inheritdoc/>
     public override void Initialise(Generator generator)
     {
-        var (a, b) = start.Factors(new LoraStart(Layer, A.Shape[0], scale, generator));
+        var (a, b) = _start.Factors(new LoraStart(Layer, A.Shape[0], _scale, generator));
         A.Assign(a);
         B.Assign(b);
-        Bias?.Assign(config.Initialisation == LoraInitialisation.Random
+        Bias?.Assign(_config.Initialisation == LoraInitialisation.Random
             ? RandomTensors.Uniform(Bias.Shape, 1 / Math.Sqrt(A.Shape[0]), generator, Layer.Device)
             : RandomTensors.Zeros(Bias.Shape, Layer.Device));
-        firstA?.Assign(A.Data.clone());
-        firstB?.Assign(B.Data.clone());
+        _firstA?.Assign(A.Data.clone());
+        _firstB?.Assign(B.Data.clone());
     }
 
     /// <inheritdoc/>
-    public override LowRank? LowRank(float weight) => new(A, B, Bias, scale * weight, Layer is Embedding ? 0 : config.Dropout);
+    public override LowRank? LowRank(float weight) => new(A, B, Bias, _scale * weight, Layer is Embedding ? 0 : _config.Dropout);
 
     /// <inheritdoc/>
     public override Tensor After(Tensor x, Tensor y, SlotCall call)
     {
         var input = Dropped(x, call, out _);
         var change = Change(input, y);
-        return y + ((Bias is null ? change : change + (Bias.Data.to(y.dtype) * scale)) * call.Weight);
+        return y + ((Bias is null ? change : change + (Bias.Data.to(y.dtype) * _scale)) * call.Weight);
     }
 
     /// <inheritdoc/>
@@ -95,7 +95,7 @@ internal class LoraLayer : LayerAdapter
         current.Weight.add_(Layer.FromMatrix(Matrix(type)));
         if (Bias is not null)
         {
-            current.Bias!.add_(Bias.Data.to(type), alpha: scale);
+            current.Bias!.add_(Bias.Data.to(type), alpha: _scale);
         }
 
         return current;
@@ -104,17 +104,17 @@ internal class LoraLayer : LayerAdapter
     /// <summary>The input with dropout, where it acts.</summary>
     protected Tensor Dropped(Tensor x, SlotCall call, out bool isDropped)
     {
-        isDropped = call.Context.IsTraining && config.Dropout > 0 && x.is_floating_point();
-        return isDropped ? x * RandomTensors.DropoutMask(x, config.Dropout, call.Context.Generator) : x;
+        isDropped = call.Context.IsTraining && _config.Dropout > 0 && x.is_floating_point();
+        return isDropped ? x * RandomTensors.DropoutMask(x, _config.Dropout, call.Context.Generator) : x;
     }
 
     /// <summary>The change of an output of <paramref name="y"/>'s shape and type, scaled, without the bias.</summary>
     protected Tensor Change(Tensor input, Tensor y)
     {
         var inner = Layer.Apply(input, Layer.FromMatrix(A.Data.to(y.dtype)), null);
-        return Layer.Project(inner, B.Data.to(y.dtype)).view_as(y) * scale;
+        return Layer.Project(inner, B.Data.to(y.dtype)).view_as(y) * _scale;
     }
 
     /// <summary>The change of the weight as a matrix [out, in], scaled.</summary>
-    protected virtual Tensor Matrix(ScalarType type) => B.Data.to(type).mm(A.Data.to(type)).mul_(scale);
+    protected virtual Tensor Matrix(ScalarType type) => B.Data.to(type).mm(A.Data.to(type)).mul_(_scale);
 }

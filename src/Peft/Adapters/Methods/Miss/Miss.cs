@@ -68,52 +68,52 @@ public sealed record MissConfig : LayerwiseConfig
 /// <summary>The matrix of one layer: change[o, i] = block[i mod rank, o]; with <c>bat</c>, W B + B for each square block of the weight, one B a row of blocks.</summary>
 internal sealed class MissLayer : MatrixLayer
 {
-    private readonly MissConfig config;
-    private readonly long rank;
-    private readonly Parameter block;
+    private readonly MissConfig _config;
+    private readonly long _rank;
+    private readonly Parameter _block;
 
     /// <summary>Makes the matrix, by shape alone: [rank, out], [rank, mini rank] or [out / rank, rank, rank].</summary>
     public MissLayer(IAdaptable layer, MissConfig config)
         : base(layer)
     {
-        this.config = config;
-        rank = config.Rank;
-        block = new Parameter("miss_block", config.Initialisation switch
+        _config = config;
+        _rank = config.Rank;
+        _block = new Parameter("miss_block", config.Initialisation switch
         {
-            MissConfig.Bat => [layer.Outputs / rank, rank, rank],
-            MissConfig.Mini => [rank, config.MiniRank],
-            _ => [rank, layer.Outputs],
+            MissConfig.Bat => [layer.Outputs / _rank, _rank, _rank],
+            MissConfig.Mini => [_rank, config.MiniRank],
+            _ => [_rank, layer.Outputs],
         });
-        Parameters = [new("miss_block", block)];
+        Parameters = [new("miss_block", _block)];
     }
 
     /// <inheritdoc/>
     public override IReadOnlyList<LayerParameter> Parameters { get; }
 
     /// <inheritdoc/>
-    public override void Initialise(Generator generator) => block.Assign(config.Initialisation == "false"
-        ? RandomTensors.Uniform(block.Shape, 1 / Math.Sqrt(block.Shape[1]), generator, Layer.Device)
-        : RandomTensors.Zeros(block.Shape, Layer.Device));
+    public override void Initialise(Generator generator) => _block.Assign(_config.Initialisation == "false"
+        ? RandomTensors.Uniform(_block.Shape, 1 / Math.Sqrt(_block.Shape[1]), generator, Layer.Device)
+        : RandomTensors.Zeros(_block.Shape, Layer.Device));
 
     /// <inheritdoc/>
     public override Tensor After(Tensor x, Tensor y, SlotCall call) => base.After(
-        call.Context.IsTraining && config.Dropout > 0 && config.Initialisation != MissConfig.Bat ? x * RandomTensors.DropoutMask(x, config.Dropout, call.Context.Generator) : x, y, call);
+        call.Context.IsTraining && _config.Dropout > 0 && _config.Initialisation != MissConfig.Bat ? x * RandomTensors.DropoutMask(x, _config.Dropout, call.Context.Generator) : x, y, call);
 
     /// <inheritdoc/>
     protected override Tensor Change(ScalarType type, Func<Tensor> bare)
     {
-        var own = block.Data.to(type);
-        if (config.Initialisation == MissConfig.Bat)
+        var own = _block.Data.to(type);
+        if (_config.Initialisation == MissConfig.Bat)
         {
             // Blocks [out / r, in / r · r, r]: the rows of all blocks that one B multiplies, one below the other.
-            var (down, across) = (Layer.Outputs / rank, Layer.Inputs / rank);
-            var blocks = bare().view(down, rank, across, rank).permute(0, 2, 1, 3).reshape(down, across * rank, rank);
-            var change = blocks.bmm(own).view(down, across, rank, rank) + own.unsqueeze(1);
+            var (down, across) = (Layer.Outputs / _rank, Layer.Inputs / _rank);
+            var blocks = bare().view(down, _rank, across, _rank).permute(0, 2, 1, 3).reshape(down, across * _rank, _rank);
+            var change = blocks.bmm(own).view(down, across, _rank, _rank) + own.unsqueeze(1);
             return change.permute(0, 2, 1, 3).reshape(Layer.Outputs, Layer.Inputs);
         }
 
-        var times = (Layer.Inputs + rank - 1) / rank;
-        var rows = own.t().repeat(config.Initialisation == MissConfig.Mini ? Layer.Outputs / config.MiniRank : 1, times);
+        var times = (Layer.Inputs + _rank - 1) / _rank;
+        var rows = own.t().repeat(_config.Initialisation == MissConfig.Mini ? Layer.Outputs / _config.MiniRank : 1, times);
         return rows.narrow(1, 0, Layer.Inputs);
     }
 }

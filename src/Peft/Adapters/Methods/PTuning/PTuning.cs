@@ -66,16 +66,16 @@ public sealed class PTuningAdapter(string name, PTuningConfig config) : PromptAd
 /// <summary>Three linear layers with rectifiers between them.</summary>
 internal sealed class MlpEncoder : PromptEncoder
 {
-    private readonly Func<Tensor, Tensor>[] layers;
+    private readonly Func<Tensor, Tensor>[] _layers;
 
     public MlpEncoder(PTuningConfig config, long rows)
         : base(rows, config.TokenWidth!.Value)
     {
         var (width, hidden) = (config.TokenWidth!.Value, config.EncoderHiddenSize!.Value);
-        layers = [AddLinear("mlp_head.0", width, hidden), AddLinear("mlp_head.2", hidden, hidden), AddLinear("mlp_head.4", hidden, width)];
+        _layers = [AddLinear("mlp_head.0", width, hidden), AddLinear("mlp_head.2", hidden, hidden), AddLinear("mlp_head.4", hidden, width)];
     }
 
-    public override Tensor Forward(ForwardContext pass) => layers[2](layers[1](layers[0](Embedding).relu()).relu());
+    public override Tensor Forward(ForwardContext pass) => _layers[2](_layers[1](_layers[0](Embedding).relu()).relu());
 }
 
 /// <summary>Long short-term memory in both directions (Hochreiter and Schmidhuber 1997, with forget gates), then two linear layers.</summary>
@@ -83,17 +83,17 @@ internal sealed class LstmEncoder : PromptEncoder
 {
     private static readonly string[] s_directions = ["", "_reverse"];
 
-    private readonly PTuningConfig config;
-    private readonly Cell[][] cells;
-    private readonly Func<Tensor, Tensor>[] head;
+    private readonly PTuningConfig _config;
+    private readonly Cell[][] _cells;
+    private readonly Func<Tensor, Tensor>[] _head;
 
     public LstmEncoder(PTuningConfig config, long rows)
         : base(rows, config.TokenWidth!.Value)
     {
-        this.config = config;
+        _config = config;
         var (width, hidden) = (config.TokenWidth!.Value, config.EncoderHiddenSize!.Value);
         var bound = 1 / Math.Sqrt(hidden);
-        cells =
+        _cells =
         [
             .. Enumerable.Range(0, config.EncoderLayers).Select(layer => s_directions.Select(direction => new Cell(
                 Add($"lstm_head.weight_ih_l{layer}{direction}", bound, 4L * hidden, layer == 0 ? width : 2L * hidden),
@@ -101,23 +101,23 @@ internal sealed class LstmEncoder : PromptEncoder
                 Add($"lstm_head.bias_ih_l{layer}{direction}", bound, 4L * hidden),
                 Add($"lstm_head.bias_hh_l{layer}{direction}", bound, 4L * hidden))).ToArray()),
         ];
-        head = [AddLinear("mlp_head.0", 2L * hidden, 2L * hidden), AddLinear("mlp_head.2", 2L * hidden, width)];
+        _head = [AddLinear("mlp_head.0", 2L * hidden, 2L * hidden), AddLinear("mlp_head.2", 2L * hidden, width)];
     }
 
     public override Tensor Forward(ForwardContext pass)
     {
         var x = Embedding;
-        for (var layer = 0; layer < cells.Length; layer++)
+        for (var layer = 0; layer < _cells.Length; layer++)
         {
-            if (layer > 0 && pass.IsTraining && config.EncoderDropout > 0)
+            if (layer > 0 && pass.IsTraining && _config.EncoderDropout > 0)
             {
-                x = x * RandomTensors.DropoutMask(x, config.EncoderDropout, pass.Generator);
+                x = x * RandomTensors.DropoutMask(x, _config.EncoderDropout, pass.Generator);
             }
 
-            x = cat([Run(cells[layer][0], x, isReverse: false), Run(cells[layer][1], x, isReverse: true)], 1);
+            x = cat([Run(_cells[layer][0], x, isReverse: false), Run(_cells[layer][1], x, isReverse: true)], 1);
         }
 
-        return head[1](head[0](x).relu());
+        return _head[1](_head[0](x).relu());
     }
 
     private static Tensor Run(Cell cell, Tensor x, bool isReverse)

@@ -73,18 +73,18 @@ public sealed class PrefixTuningAdapter(string name, PrefixTuningConfig config) 
     /// <summary>Tanh between two linear layers, from a table as wide as a layer's keys to the keys and values of all layers.</summary>
     private sealed class PrefixProjection : PromptEncoder
     {
-        private readonly Func<Tensor, Tensor> first;
-        private readonly Func<Tensor, Tensor> second;
+        private readonly Func<Tensor, Tensor> _first;
+        private readonly Func<Tensor, Tensor> _second;
 
         public PrefixProjection(PrefixTuningConfig config, long rows, long outputs)
             : base(rows, config.TokenWidth!.Value)
         {
             var hidden = config.EncoderHiddenSize!.Value;
-            first = AddLinear("transform.0", config.TokenWidth!.Value, hidden);
-            second = AddLinear("transform.2", hidden, outputs);
+            _first = AddLinear("transform.0", config.TokenWidth!.Value, hidden);
+            _second = AddLinear("transform.2", hidden, outputs);
         }
 
-        public override Tensor Forward(ForwardContext pass) => second(first(Embedding).tanh());
+        public override Tensor Forward(ForwardContext pass) => _second(_first(Embedding).tanh());
     }
 
     /// <summary>Cuts the table into keys and values, one pair a layer.</summary>

@@ -63,29 +63,29 @@ public sealed record PromptTuningConfig : PromptConfig
 /// <summary>Prompt tuning on a model.</summary>
 public sealed class PromptTuningAdapter(string name, PromptTuningConfig config) : PromptAdapter(name, config)
 {
-    private readonly PromptTuningConfig config = config;
+    private readonly PromptTuningConfig _config = config;
 
     private protected override VirtualPrompt Prompt(Tensor values, ForwardContext pass) =>
         new(Config.VirtualTokens!.Value) { Embeddings = FirstPart(values, pass) };
 
     private protected override Tensor Start(Generator generator)
     {
-        if (config.Start == PromptStart.Random)
+        if (_config.Start == PromptStart.Random)
         {
             return base.Start(generator);
         }
 
         using var scope = NewDisposeScope();
         var vectors = Base.Backbone.TokenEmbeddings ?? throw new PeftException("PromptDoesNotFit", $"{Base.ClassName} has no tokens whose vectors a prompt could start from.") { Target = Name };
-        var ids = config.Start == PromptStart.Text
-            ? tensor(TextIds(config.StartText!, Table.Shape[0]))
+        var ids = _config.Start == PromptStart.Text
+            ? tensor(TextIds(_config.StartText!, Table.Shape[0]))
             : randint(0, vectors.Count, [Table.Shape[0]], ScalarType.Int64, generator: generator);
         return vectors.Weight.Data.index_select(0, ids.to(Device)).to(ScalarType.Float32).MoveToOuterDisposeScope();
     }
 
     private long[] TextIds(string text, long count)
     {
-        var path = config.TokenizerPath ?? Config.BaseModelName!;
+        var path = _config.TokenizerPath ?? Config.BaseModelName!;
         var tokenizer = Directory.Exists(path) || File.Exists(path) ? ModelFiles.FindTokenizer(path) : null;
         var ids = tokenizer?.EncodeIds(text) ?? throw new PeftException("TokenizerMissing", $"The prompt starts from a text, and there is no tokenizer in '{path}' to read it with.")
         {

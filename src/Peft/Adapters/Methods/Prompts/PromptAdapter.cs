@@ -11,7 +11,7 @@ public abstract class PromptAdapter(string name, PromptConfig config) : Adapter(
 {
     private const string TableKey = "prompt_embeddings";
 
-    private PromptEncoder? encoder;
+    private PromptEncoder? _encoder;
 
     /// <summary>The configuration, with the model's sizes once the adapter is declared.</summary>
     public new PromptConfig Config
@@ -45,11 +45,11 @@ public abstract class PromptAdapter(string name, PromptConfig config) : Adapter(
         Base = model;
         Config = Config.For(model);
         Table = new Parameter("weight", [RowCount, RowWidth]);
-        encoder = CreateEncoder();
-        Shared.Add(encoder is null
+        _encoder = CreateEncoder();
+        Shared.Add(_encoder is null
             ? new AdapterParameter("prompt_encoder.embedding.weight", Table) { FileKey = TableKey }
             : new AdapterParameter(TableKey, Table, ParameterRole.Frozen));
-        foreach (var (key, parameter) in encoder?.Parameters ?? [])
+        foreach (var (key, parameter) in _encoder?.Parameters ?? [])
         {
             Shared.Add(new AdapterParameter($"prompt_encoder.{key}", parameter) { FileKey = null });
         }
@@ -61,7 +61,7 @@ public abstract class PromptAdapter(string name, PromptConfig config) : Adapter(
     public override void Initialise(Generator generator, Predicate<Parameter> needed)
     {
         ArgumentNullException.ThrowIfNull(needed);
-        if (encoder is null)
+        if (_encoder is null)
         {
             if (needed(Table))
             {
@@ -70,12 +70,12 @@ public abstract class PromptAdapter(string name, PromptConfig config) : Adapter(
         }
         else if (needed(Table))
         {
-            encoder.Initialise(generator, Device);
+            _encoder.Initialise(generator, Device);
             OnSaving();
         }
         else
         {
-            DropEncoder(encoder);
+            DropEncoder(_encoder);
         }
 
         base.Initialise(generator, needed);
@@ -100,7 +100,7 @@ public abstract class PromptAdapter(string name, PromptConfig config) : Adapter(
     /// <inheritdoc/>
     public override void OnTraining(int steps)
     {
-        if (encoder is null && CreateEncoder() is not null)
+        if (_encoder is null && CreateEncoder() is not null)
         {
             throw new PeftException("PromptEncoderMissing", $"'{Name}' was loaded from a file, which holds the prompt alone: what computed it and is trained is not part of an adapter's file.")
             {
@@ -113,11 +113,11 @@ public abstract class PromptAdapter(string name, PromptConfig config) : Adapter(
     /// <inheritdoc/>
     public override void OnSaving()
     {
-        if (encoder is not null)
+        if (_encoder is not null)
         {
             using var noGradients = no_grad();
             using var scope = NewDisposeScope();
-            Table.Assign(encoder.Forward(new ForwardContext()).clone().MoveToOuterDisposeScope());
+            Table.Assign(_encoder.Forward(new ForwardContext()).clone().MoveToOuterDisposeScope());
         }
     }
 
@@ -141,14 +141,14 @@ public abstract class PromptAdapter(string name, PromptConfig config) : Adapter(
     private protected static Tensor OnTape(ForwardContext pass, Func<IReadOnlyList<Tensor>, Tensor> function, IReadOnlyList<Tensor> inputs, IReadOnlyList<Parameter> parameters) =>
         pass.Tape is { } tape ? tape.Autograd(function, inputs, parameters) : function(inputs);
 
-    private Tensor Values(ForwardContext pass) => encoder is { } computes
+    private Tensor Values(ForwardContext pass) => _encoder is { } computes
         ? OnTape(pass, _ => computes.Forward(pass), [], [.. computes.Parameters.Select(static entry => entry.Parameter)])
         : OnTape(pass, _ => Table.Data.alias(), [], [Table]);
 
     /// <summary>A file holds the table alone, which stays as it is from now on.</summary>
     private void DropEncoder(PromptEncoder dropped)
     {
-        encoder = null;
+        _encoder = null;
         foreach (var entry in Shared.Where(entry => dropped.Parameters.Any(own => own.Parameter == entry.Parameter)).ToArray())
         {
             Shared.Remove(entry);

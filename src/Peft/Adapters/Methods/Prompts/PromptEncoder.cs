@@ -8,21 +8,21 @@ namespace Peft.Adapters.Methods.Prompts;
 /// <param name="width">Width of the encoder's own table.</param>
 internal abstract class PromptEncoder(long rows, long width)
 {
-    private readonly List<(string Key, Parameter Parameter)> parameters = [("embedding.weight", new Parameter("weight", [rows, width]))];
-    private readonly Dictionary<Parameter, double> bounds = [];
+    private readonly List<(string Key, Parameter Parameter)> _parameters = [("embedding.weight", new Parameter("weight", [rows, width]))];
+    private readonly Dictionary<Parameter, double> _bounds = [];
 
     /// <summary>The parameters with the rest of their names.</summary>
-    public IReadOnlyList<(string Key, Parameter Parameter)> Parameters => parameters;
+    public IReadOnlyList<(string Key, Parameter Parameter)> Parameters => _parameters;
 
     /// <summary>The encoder's own table, [virtual tokens, width].</summary>
-    protected Tensor Embedding => parameters[0].Parameter.Data;
+    protected Tensor Embedding => _parameters[0].Parameter.Data;
 
     /// <summary>Gives every parameter the start of PyTorch's layers.</summary>
     public void Initialise(Generator generator, Device device)
     {
-        foreach (var (_, parameter) in parameters)
+        foreach (var (_, parameter) in _parameters)
         {
-            parameter.Assign(bounds.TryGetValue(parameter, out var bound)
+            parameter.Assign(_bounds.TryGetValue(parameter, out var bound)
                 ? RandomTensors.Uniform(parameter.Shape, bound, generator, device)
                 : RandomTensors.Normal(parameter.Shape, 1, generator, device));
         }
@@ -36,8 +36,8 @@ internal abstract class PromptEncoder(long rows, long width)
     protected Parameter Add(string key, double bound, params long[] shape)
     {
         var parameter = new Parameter(key[(key.LastIndexOf('.') + 1)..], shape);
-        bounds.Add(parameter, bound);
-        parameters.Add((key, parameter));
+        _bounds.Add(parameter, bound);
+        _parameters.Add((key, parameter));
         return parameter;
     }
 

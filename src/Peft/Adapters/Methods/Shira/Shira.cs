@@ -57,19 +57,19 @@ public sealed record ShiraConfig : LayerwiseConfig
 /// <summary>The trained entries of one layer.</summary>
 internal sealed class ShiraLayer : MatrixLayer
 {
-    private readonly ShiraConfig config;
-    private readonly Parameter values;
-    private readonly Parameter places;
+    private readonly ShiraConfig _config;
+    private readonly Parameter _values;
+    private readonly Parameter _places;
 
     /// <summary>Makes the entries, by shape alone: values [n], and their rows and columns [2, n].</summary>
     public ShiraLayer(IAdaptable layer, ShiraConfig config)
         : base(layer)
     {
-        this.config = config;
+        _config = config;
         var count = config.Rank * (layer.Inputs + layer.Outputs);
-        values = new Parameter("shira_weight", [count]);
-        places = new Parameter("shira_indices", [2, count], ScalarType.Int32);
-        Parameters = [new("shira_weight", values), new("shira_indices", places, ParameterRole.Index)];
+        _values = new Parameter("shira_weight", [count]);
+        _places = new Parameter("shira_indices", [2, count], ScalarType.Int32);
+        Parameters = [new("shira_weight", _values), new("shira_indices", _places, ParameterRole.Index)];
     }
 
     /// <inheritdoc/>
@@ -78,17 +78,17 @@ internal sealed class ShiraLayer : MatrixLayer
     /// <inheritdoc/>
     public override void Initialise(Generator generator)
     {
-        values.Assign(config.StartAtZero ? RandomTensors.Zeros(values.Shape, Layer.Device) : RandomTensors.Normal(values.Shape, 1, generator, Layer.Device));
-        using var seeded = config.RandomSeed is { } seed ? new Generator((ulong)seed) : null;
-        var chosen = randperm(Layer.Inputs * Layer.Outputs, ScalarType.Int64, generator: seeded ?? generator).narrow(0, 0, values.Count).sort().Values;
-        places.Assign(stack([chosen.div(Layer.Inputs, RoundingMode.floor), chosen.remainder(Layer.Inputs)]).to(ScalarType.Int32).to(Layer.Device));
+        _values.Assign(_config.StartAtZero ? RandomTensors.Zeros(_values.Shape, Layer.Device) : RandomTensors.Normal(_values.Shape, 1, generator, Layer.Device));
+        using var seeded = _config.RandomSeed is { } seed ? new Generator((ulong)seed) : null;
+        var chosen = randperm(Layer.Inputs * Layer.Outputs, ScalarType.Int64, generator: seeded ?? generator).narrow(0, 0, _values.Count).sort().Values;
+        _places.Assign(stack([chosen.div(Layer.Inputs, RoundingMode.floor), chosen.remainder(Layer.Inputs)]).to(ScalarType.Int32).to(Layer.Device));
     }
 
     /// <inheritdoc/>
     protected override Tensor Change(ScalarType type, Func<Tensor> bare)
     {
-        var entries = places.Data.to(ScalarType.Int64);
+        var entries = _places.Data.to(ScalarType.Int64);
         var flat = entries.select(0, 0).mul(Layer.Inputs).add(entries.select(0, 1));
-        return zeros([Layer.Outputs * Layer.Inputs], ScalarType.Float32, Layer.Device).index_add(0, flat, values.Data, 1).view(Layer.Outputs, Layer.Inputs).to(type);
+        return zeros([Layer.Outputs * Layer.Inputs], ScalarType.Float32, Layer.Device).index_add(0, flat, _values.Data, 1).view(Layer.Outputs, Layer.Inputs).to(type);
     }
 }

@@ -63,7 +63,7 @@ public sealed record VeraConfig : LayerwiseConfig
 /// <summary>VeRA on a model, with the projections that its layers share.</summary>
 public sealed class VeraAdapter(string name, VeraConfig config) : LayerwiseAdapter(name, config)
 {
-    private readonly VeraConfig config = config;
+    private readonly VeraConfig _config = config;
 
     /// <summary>[rank, largest input]; a layer reads its first columns.</summary>
     internal Parameter A { get; private set; } = null!;
@@ -77,7 +77,7 @@ public sealed class VeraAdapter(string name, VeraConfig config) : LayerwiseAdapt
         if (needed(A) || needed(B))
         {
             // PEFT draws both from one generator on the CPU, A first.
-            using var seeded = new Generator((ulong)config.ProjectionSeed);
+            using var seeded = new Generator((ulong)_config.ProjectionSeed);
             A.Assign(RandomTensors.Uniform(A.Shape, Math.Sqrt(6.0 / A.Shape[1]), seeded, Layers[0].Layer.Device));
             B.Assign(RandomTensors.Uniform(B.Shape, Math.Sqrt(6.0 / B.Shape[1]), seeded, Layers[0].Layer.Device));
         }
@@ -88,9 +88,9 @@ public sealed class VeraAdapter(string name, VeraConfig config) : LayerwiseAdapt
     /// <inheritdoc/>
     protected override void DeclareShared(IReadOnlyList<IAdaptable> targets)
     {
-        A = new Parameter("vera_A", [config.Rank, targets.Max(static layer => layer.Inputs)]);
-        B = new Parameter("vera_B", [targets.Max(static layer => layer.Outputs), config.Rank]);
-        var role = config.SaveProjection ? ParameterRole.Frozen : ParameterRole.Derived;
+        A = new Parameter("vera_A", [_config.Rank, targets.Max(static layer => layer.Inputs)]);
+        B = new Parameter("vera_B", [targets.Max(static layer => layer.Outputs), _config.Rank]);
+        var role = _config.SaveProjection ? ParameterRole.Frozen : ParameterRole.Derived;
         Shared.Add(new AdapterParameter("base_model.vera_A", A, role));
         Shared.Add(new AdapterParameter("base_model.vera_B", B, role));
     }
@@ -99,20 +99,20 @@ public sealed class VeraAdapter(string name, VeraConfig config) : LayerwiseAdapt
 /// <summary>The vectors of one layer: y += b ∘ (B (d ∘ (A x))).</summary>
 internal sealed class VeraLayer : LayerAdapter
 {
-    private readonly VeraConfig config;
-    private readonly VeraAdapter shared;
-    private readonly Parameter alongOutputs;
-    private readonly Parameter alongRank;
+    private readonly VeraConfig _config;
+    private readonly VeraAdapter _shared;
+    private readonly Parameter _alongOutputs;
+    private readonly Parameter _alongRank;
 
     /// <summary>Makes the vectors, by shape alone.</summary>
     public VeraLayer(IAdaptable layer, VeraConfig config, VeraAdapter shared)
         : base(layer)
     {
-        this.config = config;
-        this.shared = shared;
-        alongOutputs = new Parameter("vera_lambda_b", [layer.Outputs]);
-        alongRank = new Parameter("vera_lambda_d", [config.Rank]);
-        Parameters = [new("vera_lambda_b", alongOutputs), new("vera_lambda_d", alongRank)];
+        _config = config;
+        _shared = shared;
+        _alongOutputs = new Parameter("vera_lambda_b", [layer.Outputs]);
+        _alongRank = new Parameter("vera_lambda_d", [config.Rank]);
+        Parameters = [new("vera_lambda_b", _alongOutputs), new("vera_lambda_d", _alongRank)];
     }
 
     /// <inheritdoc/>
@@ -121,28 +121,28 @@ internal sealed class VeraLayer : LayerAdapter
     /// <inheritdoc/>
     public override void Initialise(Generator generator)
     {
-        alongOutputs.Assign(full([Layer.Outputs], config.StartAtZero ? 0.0 : 1.0, device: Layer.Device));
-        alongRank.Assign(config.StartAtZero ? full([config.Rank], config.InitialD, device: Layer.Device) : RandomTensors.Normal(alongRank.Shape, 1, generator, Layer.Device));
+        _alongOutputs.Assign(full([Layer.Outputs], _config.StartAtZero ? 0.0 : 1.0, device: Layer.Device));
+        _alongRank.Assign(_config.StartAtZero ? full([_config.Rank], _config.InitialD, device: Layer.Device) : RandomTensors.Normal(_alongRank.Shape, 1, generator, Layer.Device));
     }
 
     /// <inheritdoc/>
     public override Tensor After(Tensor x, Tensor y, SlotCall call)
     {
-        var input = call.Context.IsTraining && config.Dropout > 0 ? x * RandomTensors.DropoutMask(x, config.Dropout, call.Context.Generator) : x;
-        var inner = Layer.Apply(input, Layer.FromMatrix(A(y.dtype)), null) * alongRank.Data.to(y.dtype);
-        return y + (Layer.Project(inner, B(y.dtype)) * alongOutputs.Data.to(y.dtype) * call.Weight);
+        var input = call.Context.IsTraining && _config.Dropout > 0 ? x * RandomTensors.DropoutMask(x, _config.Dropout, call.Context.Generator) : x;
+        var inner = Layer.Apply(input, Layer.FromMatrix(A(y.dtype)), null) * _alongRank.Data.to(y.dtype);
+        return y + (Layer.Project(inner, B(y.dtype)) * _alongOutputs.Data.to(y.dtype) * call.Weight);
     }
 
     /// <inheritdoc/>
     public override Affine Merge(Affine current, Affine bare)
     {
         var type = current.Weight.dtype;
-        var change = (B(type) * alongOutputs.Data.to(type).unsqueeze(1)).mm(A(type) * alongRank.Data.to(type).unsqueeze(1));
+        var change = (B(type) * _alongOutputs.Data.to(type).unsqueeze(1)).mm(A(type) * _alongRank.Data.to(type).unsqueeze(1));
         current.Weight.add_(Layer.FromMatrix(change));
         return current;
     }
 
-    private Tensor A(ScalarType type) => shared.A.Data.narrow(1, 0, Layer.Inputs).to(type);
+    private Tensor A(ScalarType type) => _shared.A.Data.narrow(1, 0, Layer.Inputs).to(type);
 
-    private Tensor B(ScalarType type) => shared.B.Data.narrow(0, 0, Layer.Outputs).to(type);
+    private Tensor B(ScalarType type) => _shared.B.Data.narrow(0, 0, Layer.Outputs).to(type);
 }

@@ -13,24 +13,24 @@ internal sealed class ContrastivePreference : IObjective
     /// <summary>The losses over pairs.</summary>
     public static readonly string[] Losses = ["sigmoid", "hinge", "ipo", "simpo"];
 
-    private readonly string kind;
-    private readonly double beta;
-    private readonly double smoothing;
-    private readonly double likelihoodWeight;
-    private readonly double margin;
-    private readonly double alpha;
+    private readonly string _kind;
+    private readonly double _beta;
+    private readonly double _smoothing;
+    private readonly double _likelihoodWeight;
+    private readonly double _margin;
+    private readonly double _alpha;
 
     /// <summary>Reads TRL's options: <c>loss_type</c> (<c>sigmoid</c>, <c>hinge</c>, <c>ipo</c>, <c>simpo</c>), <c>beta</c>, <c>label_smoothing</c>, <c>cpo_alpha</c>, <c>simpo_gamma</c>, <c>alpha</c>.</summary>
     public ContrastivePreference(NamedOptions options)
     {
-        kind = options.Choice("loss_type", Losses);
-        beta = options.Number("beta") ?? 0.1;
-        smoothing = options.Number("label_smoothing") ?? 0;
-        likelihoodWeight = options.Number("cpo_alpha") ?? 1;
-        margin = options.Number("simpo_gamma") ?? 0.5;
-        alpha = options.Number("alpha") ?? 0;
-        options.Require(beta > 0, "beta", "more than 0");
-        options.Require(smoothing is >= 0 and < 0.5, "label_smoothing", "at least 0 and below 0.5");
+        _kind = options.Choice("loss_type", Losses);
+        _beta = options.Number("beta") ?? 0.1;
+        _smoothing = options.Number("label_smoothing") ?? 0;
+        _likelihoodWeight = options.Number("cpo_alpha") ?? 1;
+        _margin = options.Number("simpo_gamma") ?? 0.5;
+        _alpha = options.Number("alpha") ?? 0;
+        options.Require(_beta > 0, "beta", "more than 0");
+        options.Require(_smoothing is >= 0 and < 0.5, "label_smoothing", "at least 0 and below 0.5");
     }
 
     /// <inheritdoc/>
@@ -54,31 +54,31 @@ internal sealed class ContrastivePreference : IObjective
         var lengths = learnt.sum(1).clamp(min: 1);
         var sums = policy.sum(1);
         var likelihood = AnswerSums.Halves(sums).Chosen.sum().neg().div(AnswerSums.Halves(lengths).Chosen.sum());
-        var (chosen, rejected) = AnswerSums.Halves(kind is "simpo" or "ipo" ? sums.div(lengths) : sums);
-        var isTransformed = kind == "simpo" && alpha != 0;
+        var (chosen, rejected) = AnswerSums.Halves(_kind is "simpo" or "ipo" ? sums.div(lengths) : sums);
+        var isTransformed = _kind == "simpo" && _alpha != 0;
         var (chosenScore, rejectedScore) = isTransformed ? (Transformed(chosen), Transformed(rejected)) : (chosen, rejected);
         var difference = chosenScore.sub(rejectedScore);
-        var loss = kind switch
+        var loss = _kind switch
         {
-            "hinge" => relu(difference.mul(-beta).add(1)),
-            "ipo" => difference.sub(1 / (2 * beta)).square(),
-            "simpo" => Smoothed(difference.sub(margin / beta)),
+            "hinge" => relu(difference.mul(-_beta).add(1)),
+            "ipo" => difference.sub(1 / (2 * _beta)).square(),
+            "simpo" => Smoothed(difference.sub(_margin / _beta)),
             _ => Smoothed(difference),
         };
         Report(pass, chosen, rejected, chosenScore, rejectedScore, likelihood);
-        return loss.mean().add(likelihood.mul(likelihoodWeight)).div(pass.Divisor ?? 1);
+        return loss.mean().add(likelihood.mul(_likelihoodWeight)).div(pass.Divisor ?? 1);
     }
 
-    private Tensor Transformed(Tensor logarithm) => logarithm.mul(-alpha).exp().neg().add(1).div(alpha);
+    private Tensor Transformed(Tensor logarithm) => logarithm.mul(-_alpha).exp().neg().add(1).div(_alpha);
 
     private Tensor Smoothed(Tensor difference) =>
-        logsigmoid(difference.mul(beta)).mul(smoothing - 1).sub(logsigmoid(difference.mul(-beta)).mul(smoothing));
+        logsigmoid(difference.mul(_beta)).mul(_smoothing - 1).sub(logsigmoid(difference.mul(-_beta)).mul(_smoothing));
 
     private void Report(ObjectivePass pass, Tensor chosen, Tensor rejected, Tensor chosenScore, Tensor rejectedScore, Tensor likelihood)
     {
         using var noGrad = no_grad();
-        PreferenceMetrics.Report(pass, chosen, rejected, chosenScore.mul(beta), rejectedScore.mul(beta));
-        if (likelihoodWeight != 0)
+        PreferenceMetrics.Report(pass, chosen, rejected, chosenScore.mul(_beta), rejectedScore.mul(_beta));
+        if (_likelihoodWeight != 0)
         {
             pass.Report("nll_loss", likelihood);
         }

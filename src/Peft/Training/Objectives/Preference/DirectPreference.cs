@@ -11,31 +11,31 @@ namespace Peft.Training.Objectives.Preference;
 /// </summary>
 internal sealed class DirectPreference : IObjective
 {
-    private readonly (Func<PairScores, Tensor> Loss, double Weight)[] losses;
-    private readonly double beta;
-    private readonly double smoothing;
-    private readonly double temperature;
-    private readonly double? tailWeight;
-    private readonly bool isWeighted;
-    private readonly Func<Tensor, Tensor> divergence;
+    private readonly (Func<PairScores, Tensor> Loss, double Weight)[] _losses;
+    private readonly double _beta;
+    private readonly double _smoothing;
+    private readonly double _temperature;
+    private readonly double? _tailWeight;
+    private readonly bool _isWeighted;
+    private readonly Func<Tensor, Tensor> _divergence;
 
     /// <summary>Reads TRL's options: <c>loss_type</c> (one or several), <c>loss_weights</c>, <c>beta</c>, <c>label_smoothing</c>, <c>f_divergence_type</c>, <c>f_alpha_divergence_coef</c>, <c>ld_alpha</c>, <c>discopop_tau</c>, <c>use_weighting</c>.</summary>
     public DirectPreference(NamedOptions options)
     {
         var names = options.Words("loss_type") ?? ["sigmoid"];
         var weights = options.Numbers("loss_weights") ?? [.. names.Select(static _ => 1.0)];
-        beta = options.Number("beta") ?? 0.1;
-        smoothing = options.Number("label_smoothing") ?? 0;
-        temperature = options.Number("discopop_tau") ?? 0.05;
-        tailWeight = options.Number("ld_alpha");
-        isWeighted = options.Flag("use_weighting") ?? false;
-        divergence = Divergence(options);
+        _beta = options.Number("beta") ?? 0.1;
+        _smoothing = options.Number("label_smoothing") ?? 0;
+        _temperature = options.Number("discopop_tau") ?? 0.05;
+        _tailWeight = options.Number("ld_alpha");
+        _isWeighted = options.Flag("use_weighting") ?? false;
+        _divergence = Divergence(options);
         options.Require(names.Count > 0 && names.All(PairLosses.ByName.ContainsKey), "loss_type", $"of {string.Join(", ", PairLosses.ByName.Keys)}");
         options.Require(weights.Count == names.Count, "loss_weights", "a number for each loss");
-        options.Require(beta > 0, "beta", "more than 0");
-        options.Require(smoothing is >= 0 and < 0.5, "label_smoothing", "at least 0 and below 0.5");
-        options.Require(smoothing > 0 || !names.Contains("exo_pair"), "label_smoothing", "more than 0 for exo_pair");
-        losses = [.. names.Zip(weights, static (name, weight) => (PairLosses.ByName[name], weight))];
+        options.Require(_beta > 0, "beta", "more than 0");
+        options.Require(_smoothing is >= 0 and < 0.5, "label_smoothing", "at least 0 and below 0.5");
+        options.Require(_smoothing > 0 || !names.Contains("exo_pair"), "label_smoothing", "more than 0 for exo_pair");
+        _losses = [.. names.Zip(weights, static (name, weight) => (PairLosses.ByName[name], weight))];
     }
 
     /// <inheritdoc/>
@@ -58,8 +58,8 @@ internal sealed class DirectPreference : IObjective
         var reference = pass.ReferenceLosses();
         var learnt = AnswerSums.Mask(batch.Labels);
         using var concentration = new TokenStatistic(static (logits, _) => logits.mul(2).logsumexp(1).sub_(logits.logsumexp(1).mul_(2)));
-        var policy = isWeighted ? pass.Losses(concentration) : pass.Losses();
-        var weights = isWeighted ? PairWeights(policy, concentration.Values, learnt) : null;
+        var policy = _isWeighted ? pass.Losses(concentration) : pass.Losses();
+        var weights = _isWeighted ? PairWeights(policy, concentration.Values, learnt) : null;
         return pass.Formula(inputs => Form(pass, inputs[0].neg(), inputs[1].neg(), learnt, weights), policy, reference).MoveToOuterDisposeScope();
     }
 
@@ -83,7 +83,7 @@ internal sealed class DirectPreference : IObjective
         var (referenceChosen, referenceRejected) = AnswerSums.Halves(reference.mul(tokenWeights).sum(1));
         var (chosenLength, rejectedLength) = AnswerSums.Halves(learnt.sum(1).clamp(min: 1));
         var (chosenRatio, rejectedRatio) = (chosen.sub(referenceChosen), rejected.sub(referenceRejected));
-        var scores = new PairScores(divergence(chosenRatio), divergence(rejectedRatio))
+        var scores = new PairScores(_divergence(chosenRatio), _divergence(rejectedRatio))
         {
             ChosenRatio = chosenRatio,
             RejectedRatio = rejectedRatio,
@@ -92,13 +92,13 @@ internal sealed class DirectPreference : IObjective
             ChosenLength = chosenLength,
             RejectedLength = rejectedLength,
             ChosenLoss = AnswerSums.Halves(policy).Chosen.sum().neg().div(chosenLength.sum()),
-            Beta = beta,
-            Smoothing = smoothing,
-            Temperature = temperature,
+            Beta = _beta,
+            Smoothing = _smoothing,
+            Temperature = _temperature,
         };
-        PreferenceMetrics.Report(pass, chosen, rejected, chosenRatio.mul(beta), rejectedRatio.mul(beta));
+        PreferenceMetrics.Report(pass, chosen, rejected, chosenRatio.mul(_beta), rejectedRatio.mul(_beta));
         Tensor? total = null;
-        foreach (var (loss, weight) in losses)
+        foreach (var (loss, weight) in _losses)
         {
             var each = loss(scores);
             var term = (pairWeights is null ? each : each.mul(pairWeights)).mean().mul(weight / (pass.Divisor ?? 1));
@@ -111,7 +111,7 @@ internal sealed class DirectPreference : IObjective
     /// <summary>What each token counts: 1, or <c>ld_alpha</c> beyond the length that both answers reach (Liu et al. 2024).</summary>
     private Tensor TokenWeights(Tensor learnt)
     {
-        if (tailWeight is not { } tail)
+        if (_tailWeight is not { } tail)
         {
             return learnt;
         }

@@ -12,19 +12,19 @@ internal sealed class KahnemanTversky : IObjective
     /// <summary>Where gains and losses are counted from: an estimate of the divergence, or zero.</summary>
     public static readonly string[] Losses = ["kto", "apo_zero_unpaired"];
 
-    private readonly double beta;
-    private readonly double desirableWeight;
-    private readonly double undesirableWeight;
-    private readonly bool countsFromDivergence;
+    private readonly double _beta;
+    private readonly double _desirableWeight;
+    private readonly double _undesirableWeight;
+    private readonly bool _countsFromDivergence;
 
     /// <summary>Reads TRL's options: <c>loss_type</c> (<c>kto</c>, <c>apo_zero_unpaired</c>), <c>beta</c>, <c>desirable_weight</c>, <c>undesirable_weight</c>.</summary>
     public KahnemanTversky(NamedOptions options)
     {
-        countsFromDivergence = options.Choice("loss_type", Losses) == Losses[0];
-        beta = options.Number("beta") ?? 0.1;
-        desirableWeight = options.Number("desirable_weight") ?? 1;
-        undesirableWeight = options.Number("undesirable_weight") ?? 1;
-        options.Require(beta > 0, "beta", "more than 0");
+        _countsFromDivergence = options.Choice("loss_type", Losses) == Losses[0];
+        _beta = options.Number("beta") ?? 0.1;
+        _desirableWeight = options.Number("desirable_weight") ?? 1;
+        _undesirableWeight = options.Number("undesirable_weight") ?? 1;
+        options.Require(_beta > 0, "beta", "more than 0");
     }
 
     /// <inheritdoc/>
@@ -48,14 +48,14 @@ internal sealed class KahnemanTversky : IObjective
         var reference = pass.ReferenceLosses();
         var signs = tensor([.. batch.Desirable.Select(static good => good ? 1f : -1f)], ScalarType.Float32, batch.InputIds.device);
         var weights = tensor(
-            [.. batch.Desirable.Select(good => (float)(good ? desirableWeight : undesirableWeight))], ScalarType.Float32, batch.InputIds.device);
+            [.. batch.Desirable.Select(good => (float)(good ? _desirableWeight : _undesirableWeight))], ScalarType.Float32, batch.InputIds.device);
         return pass.Formula(
             inputs =>
             {
                 var policy = inputs[0].sum(1).neg();
                 var ratio = policy.add(inputs[1].sum(1));
                 Report(pass, signs, policy, ratio);
-                return ratio.sub(start).mul(signs).mul(-beta).sigmoid().mul(weights).mean().div(pass.Divisor ?? 1);
+                return ratio.sub(start).mul(signs).mul(-_beta).sigmoid().mul(weights).mean().div(pass.Divisor ?? 1);
             },
             pass.Losses(),
             reference).MoveToOuterDisposeScope();
@@ -64,7 +64,7 @@ internal sealed class KahnemanTversky : IObjective
     /// <summary>From where gains and losses are counted: an estimate of the divergence from the reference on answers to other prompts, which isn't learnt from.</summary>
     private Tensor Start(ObjectivePass pass, JudgedBatch batch)
     {
-        if (!countsFromDivergence || batch.Mismatched is not { } mismatched)
+        if (!_countsFromDivergence || batch.Mismatched is not { } mismatched)
         {
             return zeros([], ScalarType.Float32, batch.InputIds.device);
         }
@@ -86,7 +86,7 @@ internal sealed class KahnemanTversky : IObjective
         void Report(string which, Tensor mask, long rows)
         {
             pass.Report($"logps/{which}", policy.mul(mask).sum(), rows);
-            pass.Report($"rewards/{which}", ratio.mul(mask).sum().mul(beta), rows);
+            pass.Report($"rewards/{which}", ratio.mul(mask).sum().mul(_beta), rows);
         }
     }
 }

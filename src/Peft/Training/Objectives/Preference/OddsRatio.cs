@@ -10,13 +10,13 @@ namespace Peft.Training.Objectives.Preference;
 /// </summary>
 internal sealed class OddsRatio : IObjective
 {
-    private readonly double beta;
+    private readonly double _beta;
 
     /// <summary>Reads TRL's option <c>beta</c> (0.1), the weight of the odds ratio.</summary>
     public OddsRatio(NamedOptions options)
     {
-        beta = options.Number("beta") ?? 0.1;
-        options.Require(beta >= 0, "beta", "0 or more");
+        _beta = options.Number("beta") ?? 0.1;
+        options.Require(_beta >= 0, "beta", "0 or more");
     }
 
     /// <inheritdoc/>
@@ -54,13 +54,13 @@ internal sealed class OddsRatio : IObjective
         var ratio = logsigmoid(odds);
         var likelihood = policy.mul(chosenWhole).sum().neg().div(chosenWhole.sum().clamp(min: 1));
         Report(pass, chosen, rejected, odds, ratio, likelihood);
-        return likelihood.sub(ratio.mean().mul(beta)).div(pass.Divisor ?? 1);
+        return likelihood.sub(ratio.mean().mul(_beta)).div(pass.Divisor ?? 1);
     }
 
     private void Report(ObjectivePass pass, Tensor chosen, Tensor rejected, Tensor odds, Tensor ratio, Tensor likelihood)
     {
         using var noGrad = no_grad();
-        PreferenceMetrics.Report(pass, chosen, rejected, chosen.mul(beta), rejected.mul(beta));
+        PreferenceMetrics.Report(pass, chosen, rejected, chosen.mul(_beta), rejected.mul(_beta));
         pass.Report("nll_loss", likelihood);
         pass.Report("log_odds_ratio", ratio.mean());
         pass.Report("log_odds_chosen", odds.mean());

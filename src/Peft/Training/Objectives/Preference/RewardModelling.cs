@@ -11,10 +11,10 @@ namespace Peft.Training.Objectives.Preference;
 /// </summary>
 internal sealed class RewardModelling : IObjective
 {
-    private readonly double centring;
+    private readonly double _centring;
 
     /// <summary>Reads TRL's option <c>center_rewards_coefficient</c>.</summary>
-    public RewardModelling(NamedOptions options) => centring = options.Number("center_rewards_coefficient") ?? 0;
+    public RewardModelling(NamedOptions options) => _centring = options.Number("center_rewards_coefficient") ?? 0;
 
     /// <inheritdoc/>
     public string Name => "reward";
@@ -40,7 +40,7 @@ internal sealed class RewardModelling : IObjective
         var difference = chosen.sub(rejected);
         Report(pass, scores, difference);
         var loss = logsigmoid(margins is null ? difference : difference.sub(margins)).mean().neg();
-        loss = centring == 0 ? loss : loss.add(chosen.add(rejected).square().mean().mul(centring));
+        loss = _centring == 0 ? loss : loss.add(chosen.add(rejected).square().mean().mul(_centring));
         return loss.div(pass.Divisor ?? 1);
     }
 
