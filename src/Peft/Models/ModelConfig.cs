@@ -127,6 +127,16 @@ public sealed class ModelConfig
 
     private string NameOf(string key) => _family?.OtherNames.GetValueOrDefault(key) is { } other && Document.ContainsKey(other) ? other : key;
 
+    /// <summary>Texts, or null when there is no list.</summary>
+    /// <exception cref="PeftException"><c>ModelConfigInvalid</c>: the list holds something else.</exception>
+    public IReadOnlyList<string>? Texts(string key) => Node(key) is JsonArray list
+        ? [.. list.Select(entry => entry is JsonValue value && value.TryGetValue<string>(out var text) ? text : throw Invalid(key, "a list of texts"))]
+        : null;
+
+    /// <summary>What a list says of a layer (<c>layer_types</c>), or null where there is no list or it ends before.</summary>
+    /// <exception cref="PeftException"><c>ModelConfigInvalid</c>: the list holds something else.</exception>
+    public string? TextOf(string key, int layer) => Texts(key) is { } texts && layer < texts.Count ? texts[layer] : null;
+
     private static int TokenId(string key, JsonNode? node) => Whole(key, Number(key, node)) is var id and >= int.MinValue and <= int.MaxValue
         ? (int)id
         : throw Invalid(key, "a token's id");

@@ -128,8 +128,27 @@ public static class DefaultTargets
         return targets;
     }
 
+    /// <summary>AdaLoRA's targets by <c>model_type</c>: fewer families than LoRA's, and more modules in some.</summary>
+    public static IReadOnlyDictionary<string, ModuleNames> AdaLora { get; } = WithoutLaterFamilies(
+        ("bart", ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]),
+        ("deberta-v2", ["query_proj", "key_proj", "value_proj", "dense"]),
+        ("mt5", ["q", "k", "v", "o", "wi_0", "wi_1", "wo"]),
+        ("opt", ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"]),
+        ("roberta", ["query", "key", "value", "dense"]),
+        ("t5", ["q", "k", "v", "o", "wi", "wo"]));
+
     /// <summary>IA3's targets by <c>model_type</c>.</summary>
     public static IReadOnlyDictionary<string, ModuleNames> IA3 => s_ia3;
+
+    private static Dictionary<string, ModuleNames> WithoutLaterFamilies(params ReadOnlySpan<(string ModelType, string[] Names)> others)
+    {
+        string[] absent =
+        [
+            "RefinedWeb", "RefinedWebModel", "blip-2", "btlm", "chatglm", "codegen", "electra", "falcon", "layoutlm", "mistral", "mixtral", "mpt", "phi", "rwkv",
+            "rwkv7", "stablelm", "xlm-roberta",
+        ];
+        return LoraWith(others).Where(row => !absent.Contains(row.Key)).ToDictionary(StringComparer.Ordinal);
+    }
 
     /// <summary>The targets whose input IA3 scales instead of their output, by <c>model_type</c>.</summary>
     public static IReadOnlyDictionary<string, ModuleNames> IA3Feedforward => s_ia3Feedforward;

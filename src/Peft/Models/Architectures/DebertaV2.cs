@@ -20,7 +20,7 @@ internal sealed class DebertaV2Positions
         Span = _buckets > 0 ? _buckets : _farthest;
         var kinds = config.Node("pos_att_type") switch
         {
-            JsonArray several => several.Select(static kind => (string?)kind),
+            JsonArray => config.Texts("pos_att_type")!,
             JsonValue value when value.TryGetValue<string>(out var one) => one.ToLowerInvariant().Split('|', StringSplitOptions.TrimEntries),
             _ => [],
         };

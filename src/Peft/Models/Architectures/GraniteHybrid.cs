@@ -105,7 +105,7 @@ internal sealed class GraniteHybridLayer : Module
     }
 
     private static bool IsAttention(ModelConfig config, int layer) =>
-        config.Node("layer_types") is JsonArray kinds && layer < kinds.Count && (string?)kinds[layer] is "attention" or "full_attention";
+        config.TextOf("layer_types", layer) is "attention" or "full_attention";
 }
 
 /// <summary>The gated MLP with gate and up in one layer.</summary>

@@ -105,8 +105,8 @@ internal static class Lfm2
         return multiple * ((size + multiple - 1) / multiple);
     }
 
-    private static bool IsConvolution(ModelConfig config, int layer) => config.Node("layer_types") is JsonArray kinds && layer < kinds.Count
-        ? (string?)kinds[layer] == "conv"
+    private static bool IsConvolution(ModelConfig config, int layer) => config.TextOf("layer_types", layer) is { } kind
+        ? kind == "conv"
         : config.Numbers("full_attn_idxs")?.Contains(layer) == false;
 
     private static JsonObject Parsed(string json) => (JsonObject)JsonNode.Parse(json)!;

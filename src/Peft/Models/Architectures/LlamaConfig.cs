@@ -145,7 +145,10 @@ internal sealed class LlamaConfig
         ResidualScale = config.Number("residual_multiplier") ?? 1;
         if (config.Boolean("use_bidirectional_attention") == true)
         {
-            throw new NotSupportedByPeftException("ArchitectureNotSupported", "A decoder whose positions see those after them (use_bidirectional_attention) is not supported.");
+            throw new NotSupportedByPeftException("ArchitectureNotSupported", "A decoder whose positions see those after them (use_bidirectional_attention) is not supported.")
+            {
+                RecommendedAction = "Use a model that reads from left to right.",
+            };
         }
     }
 
@@ -212,8 +215,8 @@ internal sealed class LlamaConfig
             return null;
         }
 
-        return Source.Node("layer_types") is JsonArray kinds && layer < kinds.Count
-            ? (string?)kinds[layer] == "sliding_attention" ? window : null
+        return Source.TextOf("layer_types", layer) is { } kind
+            ? kind == "sliding_attention" ? window : null
             : layer >= (Source.Integer("max_window_layers") ?? 0) && (Pattern == 0 || (layer + 1) % Pattern != 0) ? window : null;
     }
 

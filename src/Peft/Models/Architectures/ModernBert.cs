@@ -49,8 +49,8 @@ internal sealed class ModernBertConfig
     public Dropout Dropout(string key) => new(_source.Number(key) ?? 0);
 
     /// <summary>Whether a layer sees its neighbours alone.</summary>
-    public bool IsLocal(int layer) => _source.Node("layer_types") is JsonArray kinds && layer < kinds.Count
-        ? (string?)kinds[layer] == "sliding_attention"
+    public bool IsLocal(int layer) => _source.TextOf("layer_types", layer) is { } kind
+        ? kind == "sliding_attention"
         : layer % (_source.Integer("global_attn_every_n_layers") ?? 3) != 0;
 
     /// <summary>The frequencies of local or of other layers; published files give two bases, transformers 5 saves two sets.</summary>

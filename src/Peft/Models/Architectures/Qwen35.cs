@@ -40,8 +40,8 @@ internal static class Qwen35
     /// <summary>Of the model of several parts, whose output layer is its own.</summary>
     public static JsonObject WrapperDefaults { get; } = new() { ["tie_word_embeddings"] = false };
 
-    private static bool IsRecurrent(ModelConfig config, int layer) => config.Node("layer_types") is JsonArray kinds && layer < kinds.Count
-        ? (string?)kinds[layer] == Linear
+    private static bool IsRecurrent(ModelConfig config, int layer) => config.TextOf("layer_types", layer) is { } kind
+        ? kind == Linear
         : (layer + 1) % config.Size("full_attention_interval", 4) != 0;
 }
 

@@ -1,6 +1,7 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters.Configuration;
 using Peft.Adapters.Slots;
+using Peft.Adapters.Targets;
 using Peft.Models.Layers;
 
 namespace Peft.Adapters.Methods.AdaLora;
@@ -36,6 +37,9 @@ public sealed record AdaLoraConfig : LayerwiseConfig
 {
     /// <inheritdoc/>
     public override string PeftType => "ADALORA";
+
+    /// <inheritdoc/>
+    public override IReadOnlyDictionary<string, ModuleNames> DefaultTargetModules => DefaultTargets.AdaLora;
 
     /// <summary>Rank that a layer has on average when the budget is spent.</summary>
     [ConfigField("target_r", Parameter = "TargetRank", Minimum = 1, ErrorId = "RankInvalid")]
