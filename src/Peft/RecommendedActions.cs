@@ -64,6 +64,8 @@ internal static class RecommendedActions
         ["PaddingTokenMissing"] = "Classify one row at a time, or put the tokenizer's pad_token_id into the model's config.json.",
         ["PickleNoTensors"] = "Point to the file with the weights; Peft reads a saved state_dict, not a whole pickled model.",
         ["PickleTruncated"] = "Fetch the file again, or use the model's safetensors files.",
+        ["PrefixNotSupported"] = "Use prompt tuning, P-tuning or LoRA with this model.",
+        ["PromptDoesNotFit"] = "Use an adapter that changes layers, such as LoRA.",
         ["RankInvalid"] = "Give a rank of at least 1; 8 and 16 are usual.",
         ["RowNamesMismatch"] = "Give one adapter name, or __base__, for each row.",
         ["SafetensorsDuplicateName"] = "Give each tensor a name of its own.",
@@ -90,6 +92,7 @@ internal static class RecommendedActions
         ["TruncationPairMissing"] = "Truncate the first text, or LongestFirst.",
         ["TruncationStrideTooLong"] = "Choose a smaller stride or a larger maximum length.",
         ["TruncationTooShort"] = LongerTruncation,
+        ["VirtualTokensInvalid"] = "Give a number of virtual tokens, such as 20.",
         ["WeightsNotLoaded"] = "Import the model again without -StructureOnly.",
     }.ToFrozenDictionary(StringComparer.Ordinal);
 
