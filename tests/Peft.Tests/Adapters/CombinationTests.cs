@@ -27,6 +27,29 @@ public class CombinationTests
         Assert.Equal(5, ((LoraConfig)model["sum"].Config).Rank);
     }
 
+    [Theory]
+    [InlineData(CombinationType.Linear, false)]
+    [InlineData(CombinationType.Cat, false)]
+    [InlineData(CombinationType.Svd, false)]
+    [InlineData(CombinationType.Cat, true)]
+    [InlineData(CombinationType.Svd, true)]
+    public void A_rank_stabilised_adapter_alone_in_a_combination_keeps_its_strength(CombinationType type, bool withPattern)
+    {
+        using var model = TinyLlama.Create();
+        var config = s_config with { Rank = 4, UseRslora = true };
+        model.AddAdapter(withPattern ? config with { RankPattern = new Dictionary<string, int> { ["layers.1.self_attn.q_proj"] = 9 } } : config, "a", seed: 3).Perturb(4);
+        foreach (var weight in new[] { 1f, -1f, 0.5f })
+        {
+            model.SetActive(new[] { new ActiveAdapter("a", weight) });
+            using var alone = ModelRun.Logits(model, TinyLlama.Inputs());
+            model.CombineAdapters(["a"], [weight], "joined", new CombinationOptions { Type = type });
+            model.SetActive("joined");
+            using var joined = ModelRun.Logits(model, TinyLlama.Inputs());
+            Assert.True(joined.sub(alone).abs().max().item<float>() < 1e-4);
+            model.RemoveAdapter("joined");
+        }
+    }
+
     [Fact]
     public void Clamping_cuts_both_factors_at_one_quantile()
     {

@@ -371,6 +371,14 @@ public partial class SeveralAdaptersGoldenTests
             _model!.SetActive(names);
             Hold(name, "logits", () => ModelRun.Logits(_model, _inputs));
             using var beside = ModelRun.Logits(_model, _inputs);
+            if (step["error"] is not null && names.Any(other => _model[other].Adapter.MergeObstacle is not null))
+            {
+                // What the peer refuses to mix and what has no weight to go into, such as a prompt, acts but can't be merged.
+                Assert.Equal("MergeNotPossible", Assert.Throws<PeftException>(() => _model.Merge()).ErrorId);
+                _checks++;
+                return;
+            }
+
             _model.Merge();
             Hold(name, "merged_logits", () => ModelRun.Logits(_model, _inputs));
             HoldWeight(name);

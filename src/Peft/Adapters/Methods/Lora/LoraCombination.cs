@@ -11,7 +11,7 @@ internal sealed class LoraCombination(IReadOnlyList<AdapterPart> parts, Combinat
 {
     private readonly TaskArithmetic _arithmetic = new(options, generator);
 
-    /// <summary>The new adapter's configuration: the first part's, with the targets of all and a scale of 1 (√rank with rsLoRA).</summary>
+    /// <summary>The new adapter's configuration: the first part's, with the targets of all and a scale of 1: the parts' scales are in the factors, so rsLoRA, which would put √rank on top as PEFT does, ends here.</summary>
     public static LoraConfig Config(IReadOnlyList<AdapterPart> parts, CombinationOptions options)
     {
         LoraConfig[] configs = [.. parts.Select(static part => (LoraConfig)part.Adapter.Config)];
@@ -36,6 +36,7 @@ internal sealed class LoraCombination(IReadOnlyList<AdapterPart> parts, Combinat
         {
             Rank = rank,
             Alpha = rank,
+            UseRslora = false,
             RankPattern = new Dictionary<string, int>(),
             AlphaPattern = new Dictionary<string, double>(),
             TargetModules = ModuleNames.Union([.. configs.Select(static config => config.TargetModules!)]),
