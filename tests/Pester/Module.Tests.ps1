@@ -57,11 +57,12 @@ Describe 'A model and its adapters' {
     }
 
     It 'counts the hours of a long training beyond a day' {
-        $library = [Peft.Training.TrainingRecord].Assembly
+        $library = [Peft.Adapters.Model.PeftModel].Assembly
         $steps = [array]::CreateInstance($library.GetType('Peft.Training.StepRecord'), 1)
         $steps[0] = [activator]::CreateInstance($steps.GetType().GetElementType(), @(1, 1.0, 0.5, 0.0, 0.0, 1L, 1L, [double](26 * 3600 + 184)))
         $evaluations = [array]::CreateInstance($library.GetType('Peft.Training.EvaluationRecord'), 0)
-        [Peft.Training.TrainingRecord]@{ AdapterName = 'a'; Options = [Peft.Training.TrainingOptions]::new(); Objective = 'o'; Steps = $steps; Evaluations = $evaluations; TrainedParameters = 1 } |
+        $fields = @{ AdapterName = 'a'; Options = [activator]::CreateInstance($library.GetType('Peft.Training.TrainingOptions')); Objective = 'o'; Steps = $steps; Evaluations = $evaluations; TrainedParameters = 1 }
+        [System.Management.Automation.LanguagePrimitives]::ConvertTo($fields, $library.GetType('Peft.Training.TrainingRecord')) |
             Out-String | Should -Match '26:03:04'
     }
 }

@@ -11,7 +11,6 @@ public sealed class NewPeftConfigCommand : NewAdapterConfigCommand
 {
     /// <summary>The method, by PEFT's name, such as <c>IA3</c> or <c>LOHA</c>. The other parameters are that method's fields.</summary>
     [Parameter(Mandatory = true)]
-    [Alias("peft_type")]
     [ArgumentCompleter(typeof(AdapterMethodCompleter))]
     [ValidateNotNullOrEmpty]
     public string Method { get; set; } = "";
