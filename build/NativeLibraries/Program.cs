@@ -3,7 +3,11 @@ using Peft.Build;
 // NativeLibraries SOURCE TARGET: copies a library as the build takes it. An error is one line in the form that MSBuild shows.
 try
 {
-    if (VersionNeeds.CopyLoadable(args[0], args[1], VersionNeeds.OnThisSystem) is { } sentence)
+    if (Path.GetExtension(args[0]) == ".dll")
+    {
+        HeldHandles.Copy(args[0], args[1]);
+    }
+    else if (VersionNeeds.CopyLoadable(args[0], args[1], VersionNeeds.OnThisSystem) is { } sentence)
     {
         Console.WriteLine(sentence);
     }

@@ -51,7 +51,7 @@ internal static class RecommendedActions
         ["JsonNotAnObject"] = "Check that the file is the one that was meant; fetch or write it again.",
         ["LayerKindNotSupported"] = "Name other modules in target_modules; Get-ModelModule lists them with their kinds.",
         ["LoraBiasOnEmbedding"] = "Leave lora_bias off, or the embedding out of target_modules.",
-        ["LoraVariantNotSupported"] = "Leave the setting out, which makes plain LoRA.",
+        ["LoraVariantNotSupported"] = "For a new adapter leave the setting out, which makes plain LoRA; one that was trained with it would compute something else without it.",
         ["MergeNotPossible"] = "Use the adapter without merging it.",
         ["MethodNotSupported"] = "Use an adapter of one of the methods that the message names.",
         ["MixedBatchInTraining"] = "Give the pass a tape, or leave training mode.",

@@ -175,12 +175,14 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
             .Concat(_overlays.SelectMany(static overlay => overlay.Targets).Select(static target => target.Parameter.Slot))
             .OfType<AdapterSlot>().Distinct();
 
-    /// <summary>Adds a weight of the base that an adapter file brought along and that differs from the model's own.</summary>
-    internal void BringAlong(Models.Layers.IAdaptable layer, Tensor weight)
+    /// <summary>Adds a weight of the base that an adapter file brought along and that differs from the model's own; whatever shares it follows.</summary>
+    internal void BringAlong(OverlayTarget target, Tensor weight, PretrainedModel model)
     {
-        var copy = new Parameter(layer.Weight.Name, layer.Weight.Shape, weight.dtype);
+        var copy = new Parameter(target.Parameter.Name, target.Parameter.Shape, weight.dtype);
         copy.Assign(weight);
-        _overlays.Add(new Overlay([new OverlayTarget(layer.Path, BaseKey(layer.Path, layer.Weight.Name), layer.Module, layer.Weight)], copy, OverlayKind.BroughtAlong));
+        var sharing = Sharing(target.Parameter, [.. model.NamedParameters()])
+            .Select(other => new OverlayTarget(other.Module.Path, BaseKey(other.Module.Path, other.Parameter.Name), other.Module, other.Parameter));
+        _overlays.Add(new Overlay([target, .. sharing], copy, OverlayKind.BroughtAlong));
     }
 
     /// <summary>The key below the module's path under which an adapter file holds a parameter of the base.</summary>

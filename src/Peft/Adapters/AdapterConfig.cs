@@ -1,6 +1,7 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Peft.Adapters.Configuration;
+using Peft.Adapters.Files;
 using Peft.Adapters.Methods;
 using Peft.Files;
 
@@ -72,11 +73,13 @@ public abstract record AdapterConfig
     /// <param name="document">The object; keys it lacks take PEFT's defaults.</param>
     /// <param name="origin">What messages call it.</param>
     /// <exception cref="PeftException"><c>AdapterConfigInvalid</c>: a key has a value of the wrong kind.</exception>
-    /// <exception cref="NotSupportedByPeftException"><c>MethodNotSupported</c>.</exception>
+    /// <exception cref="NotSupportedByPeftException"><c>MethodNotSupported</c>, or <c>AdapterFormatNotSupported</c>: another program's.</exception>
     public static AdapterConfig FromJson(JsonObject document, string origin = FileName)
     {
         var reader = new ConfigReader(document, origin);
-        var peftType = reader.Text("peft_type") ?? throw reader.Invalid("peft_type", "is missing: it names the method, such as \"LORA\"");
+        var peftType = reader.Text("peft_type") ?? throw (document.ContainsKey("lora_parameters") || document.ContainsKey("fine_tune_type")
+            ? AdapterFile.OfMlx(origin)
+            : reader.Invalid("peft_type", "is missing: it names the method, such as \"LORA\""));
         var config = (AdapterConfig)Activator.CreateInstance(AdapterMethods.ConfigOf(peftType))!;
         foreach (var field in config.Fields)
         {
@@ -99,7 +102,7 @@ public abstract record AdapterConfig
             keys[field.Name] = written is JsonArray { Count: 1 } list && SingleKeys.Contains(field.Name) ? list[0]!.DeepClone() : written;
         }
 
-        foreach (var variant in Variants)
+        foreach (var variant in Variants.Where(static variant => !variant.IsFormer))
         {
             keys.TryAdd(variant.Name, JsonNode.Parse(variant.Unused));
         }

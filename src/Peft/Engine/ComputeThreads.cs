@@ -7,7 +7,9 @@ namespace Peft.Engine;
 public static class ComputeThreads
 {
     private static readonly Lock s_gate = new();
-    private static int? s_chosen;
+    private static int? s_given;
+    private static int? s_kept;
+    private static int? s_default;
 
     /// <summary>
     /// What is used where nobody says otherwise: <c>OMP_NUM_THREADS</c>, else the physical cores this process may use (the second thread of
@@ -22,7 +24,19 @@ public static class ComputeThreads
         {
             lock (s_gate)
             {
-                return s_chosen ??= Default;
+                return s_given ?? s_kept ?? (s_default ??= Default);
+            }
+        }
+    }
+
+    /// <summary>Whether the user chose the number, by <see cref="Choose"/> or by <c>OMP_NUM_THREADS</c>.</summary>
+    public static bool IsGiven
+    {
+        get
+        {
+            lock (s_gate)
+            {
+                return s_given is not null || FromVariable() is not null;
             }
         }
     }
@@ -44,7 +58,28 @@ public static class ComputeThreads
 
         lock (s_gate)
         {
-            s_chosen = count;
+            s_given = count;
+        }
+    }
+
+    /// <summary>Computes with a number, on the calling thread and in what begins from now on, until the result is disposed; what the user gives meanwhile counts.</summary>
+    internal static IDisposable Keep(int count)
+    {
+        lock (s_gate)
+        {
+            var kept = new Kept(s_kept);
+            s_kept = count;
+            ApplyHere();
+            return kept;
+        }
+    }
+
+    /// <summary>Takes back what <see cref="Choose"/> gave, for tests.</summary>
+    internal static void Forget()
+    {
+        lock (s_gate)
+        {
+            s_given = null;
         }
     }
 
@@ -86,6 +121,18 @@ public static class ComputeThreads
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
             return null;
+        }
+    }
+
+    private sealed class Kept(int? before) : IDisposable
+    {
+        public void Dispose()
+        {
+            lock (s_gate)
+            {
+                s_kept = before;
+                ApplyHere();
+            }
         }
     }
 }

@@ -45,6 +45,9 @@ public sealed record ForwardContext
     /// <summary>Whether blocks keep their input alone and run again in the backward pass: less memory, a third more work.</summary>
     public bool Checkpointing { get; init; }
 
+    /// <summary>Whether products with bfloat16 weights on the tape are formed in float32, where the processor is faster so.</summary>
+    public bool ProductsInFloat32 { get; init; }
+
     /// <summary>Seen between pieces, in both directions.</summary>
     public CancellationToken Cancellation { get; init; }
 

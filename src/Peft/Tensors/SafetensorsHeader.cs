@@ -91,6 +91,14 @@ internal sealed class SafetensorsHeader
 
     private void ReadMetadata(ref Utf8JsonReader reader)
     {
+        // The format's own library takes null for no metadata.
+        var ahead = reader;
+        if (ahead.Read() && ahead.TokenType == JsonTokenType.Null)
+        {
+            reader = ahead;
+            return;
+        }
+
         Expect(ref reader, JsonTokenType.StartObject);
         while (reader.Read() && reader.TokenType == JsonTokenType.PropertyName)
         {

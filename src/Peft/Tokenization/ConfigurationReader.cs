@@ -7,6 +7,9 @@ namespace Peft.Tokenization;
 /// <summary>Reads tokenizer_config.json, special_tokens_map.json, added_tokens.json and the chat templates.</summary>
 internal static class ConfigurationReader
 {
+    /// <summary>The keys of special tokens without a name of the library's own: of its releases before 5, and since.</summary>
+    private static readonly string[] s_furtherTokens = ["additional_special_tokens", "extra_special_tokens"];
+
     /// <summary>Reads what of these files is there.</summary>
     public static TokenizerConfiguration Read(string folder, IReadOnlyDictionary<string, byte[]> files)
     {
@@ -38,7 +41,15 @@ internal static class ConfigurationReader
             {
                 if (fields is { } source && source.Has(name, out var value))
                 {
-                    AddNamed(name, value, source.Path, tokens, added);
+                    tokens[name] = AddSpecial(name, value, source.Path, added);
+                }
+            }
+
+            foreach (var name in s_furtherTokens)
+            {
+                if (fields is { } source && source.Has(name, out var value))
+                {
+                    AddFurther(name, value, source.Path, added);
                 }
             }
         }
@@ -75,17 +86,33 @@ internal static class ConfigurationReader
         return new JsonFields(document.RootElement.Clone(), path);
     }
 
-    /// <summary>A named special token, given as text or as an added token with its flags.</summary>
-    private static void AddNamed(string name, JsonElement value, string path, Dictionary<string, string> tokens, List<AddedToken> added)
+    /// <summary>Special tokens without a name of the library's own: a list of them, or a table by the name that the model's own code has for each.</summary>
+    private static void AddFurther(string name, JsonElement value, string path, List<AddedToken> added)
+    {
+        var tokens = value.ValueKind switch
+        {
+            JsonValueKind.Array => value.EnumerateArray().AsEnumerable(),
+            JsonValueKind.Object => value.EnumerateObject().Select(static entry => entry.Value),
+            _ => throw JsonFields.Wrong($"{path}.{name}", "a list of tokens or a table of them", value),
+        };
+        foreach (var token in tokens)
+        {
+            AddSpecial(name, token, path, added);
+        }
+    }
+
+    /// <summary>A special token, given as text or as an added token with its flags; it joins the vocabulary where it isn't there.</summary>
+    private static string AddSpecial(string name, JsonElement value, string path, List<AddedToken> added)
     {
         var token = value.ValueKind == JsonValueKind.Object
             ? TokenizerPipeline.ReadAddedToken(new JsonFields(value, path + "." + name)) with { Special = true, Id = TokenizerPipeline.OnlyIfMissing }
             : new AddedToken { Content = JsonFields.Text(value, path + "." + name), Special = true, Id = TokenizerPipeline.OnlyIfMissing };
-        tokens[name] = token.Content;
         if (!added.Exists(other => other.Content == token.Content))
         {
             added.Add(token);
         }
+
+        return token.Content;
     }
 
     /// <summary>The padding side; transformers' Llama class pads on the left where nobody says otherwise.</summary>

@@ -23,11 +23,12 @@ internal sealed class TrainingLoop : IDisposable
     private readonly int[] _heldOut;
     private readonly TrainingOutput? _output;
     private readonly TrainedParameter[] _trainedAtFirst;
-    private readonly ForwardContext _context;
+    private ForwardContext _context;
     private readonly Device _device;
     // While the optimiser moves, the parameters are of no whole step.
     private bool _isMoving;
     private bool _saidShared;
+    private bool _logsCompute;
     private readonly Generator _generator;
     private readonly Stopwatch _time = new();
     private List<StepRecord> _records = [];
@@ -82,6 +83,9 @@ internal sealed class TrainingLoop : IDisposable
     /// <summary>The schedule.</summary>
     public Schedule Schedule { get; }
 
+    /// <summary>What the machine decided.</summary>
+    public ComputeChoice Compute { get; private set; } = new(ComputeThreads.Count, "");
+
     /// <summary>Steps that the adapter has learnt from, those of a checkpoint that was taken up included.</summary>
     public int StepsMade { get; private set; }
 
@@ -91,8 +95,10 @@ internal sealed class TrainingLoop : IDisposable
     /// </summary>
     public TrainingRecord Run()
     {
-        (StepsMade, _records, _evaluations) = _output?.Begin(this) ?? (0, [], []);
+        (StepsMade, _records, _evaluations, var before) = _output?.Begin(this) ?? (0, [], [], null);
         _firstStep = StepsMade;
+        Decide(ComputeChoice.Decide(before, _request.Model.Base), before);
+        using var kept = ComputeThreads.Keep(Compute.Threads);
         _secondsBefore = _records.Count > 0 ? _records[^1].Seconds : 0;
         _time.Start();
         try
@@ -105,7 +111,14 @@ internal sealed class TrainingLoop : IDisposable
 
             while (StepsMade < _plan.TotalSteps)
             {
-                var record = Step(StepsMade);
+                if (ComputeThreads.Count != Compute.Threads)
+                {
+                    ComputeThreads.ApplyHere();
+                    Decide(Compute with { Threads = ComputeThreads.Count }, Compute);
+                }
+
+                var record = Step(StepsMade) with { Compute = _logsCompute ? Compute : null };
+                _logsCompute = false;
                 StepsMade++;
                 _records.Add(record);
                 _output?.Write(record);
@@ -143,7 +156,7 @@ internal sealed class TrainingLoop : IDisposable
         return new TrainingRecord
         {
             AdapterName = Part.Name,
-            Options = _options,
+            Options = _options with { Compute = Compute },
             Objective = _objective.Name,
             Steps = _records,
             Evaluations = _evaluations,
@@ -163,12 +176,37 @@ internal sealed class TrainingLoop : IDisposable
         _output?.Dispose();
     }
 
+    /// <summary>Takes up what the machine decided. The log has it with the next step; a change of it is said.</summary>
+    private void Decide(ComputeChoice compute, ComputeChoice? before)
+    {
+        Compute = compute;
+        _context = _context with { ProductsInFloat32 = compute.InFloat32(_request.Model.DataType) };
+        _logsCompute = compute != before;
+        _output?.Decide(compute);
+        if (before is not null && _logsCompute)
+        {
+            Say(FormattableString.Invariant($"From step {StepsMade + 1} on this computes with {compute} (before: {before}): results are those of one training without a change but for rounding."));
+        }
+    }
+
+    private void Say(string message)
+    {
+        if (_output is not null)
+        {
+            _output.Say(message);
+        }
+        else
+        {
+            _request.OnMessage?.Invoke(message);
+        }
+    }
+
     private void SayWhereShared()
     {
         if (!_saidShared && SharedCores.AreShared)
         {
             _saidShared = true;
-            _request.OnMessage?.Invoke("Other programs use this machine's processors: the engine makes room for them, and the training is slower while they run.");
+            Say("Other programs use this machine's processors: the engine makes room for them, and the training is slower while they run.");
         }
     }
 

@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using System.Text.Json.Serialization;
+using Peft.Engine;
 using Peft.Files;
 using Peft.Training.Objectives;
 using Peft.Training.Optimizers;
@@ -145,6 +146,11 @@ public sealed record TrainingOptions
     /// <summary>Steps between progress reports. Default 1. The log holds every step.</summary>
     [JsonPropertyName("logging_steps")]
     public int LoggingInterval { get; init; } = 1;
+
+    /// <summary>What the machine decided for the training that wrote the file; null in options that trained nothing yet. It is no option: another training decides anew.</summary>
+    [JsonPropertyName("compute")]
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
+    public ComputeChoice? Compute { get; init; }
 
     /// <summary>Keys that were in the file and that Peft has no use for; they are written back.</summary>
     [JsonExtensionData]

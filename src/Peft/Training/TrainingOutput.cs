@@ -2,6 +2,7 @@ using System.Text.Json.Nodes;
 using Peft.Adapters;
 using Peft.Adapters.Files;
 using Peft.Adapters.Model;
+using Peft.Engine;
 using Peft.Files;
 using Peft.Training.Checkpoints;
 using Peft.Training.Data;
@@ -25,8 +26,12 @@ internal sealed class TrainingOutput : IDisposable
     private FolderLock? _held;
     private TrainingLog? _log;
     private Action? _onFirstCheckpoint;
+    private ComputeChoice? _compute;
     private int _savedStep = -1;
     private bool _mayPrune;
+
+    // Not before the first checkpoint, where the options of another training lie there.
+    private bool _describes;
 
     /// <summary>Says where the output goes; <see cref="Begin"/> is the first to write.</summary>
     public TrainingOutput(TrainingRequest request, TrainedPart part, string objective)
@@ -60,9 +65,9 @@ internal sealed class TrainingOutput : IDisposable
     /// Takes the folder for this training alone; goes on from the newest sound checkpoint, if there is one and it is asked for, or makes sure that
     /// nothing is lost; and opens the log. Where the training starts anew in place of another, that one's files stay until the first checkpoint is written.
     /// </summary>
-    /// <returns>The steps made before, and what the log says of them.</returns>
+    /// <returns>The steps made before, what the log says of them, and what the machine had decided for them.</returns>
     /// <exception cref="PeftException"><c>OutputBusy</c>, <c>OutputExists</c>, <c>ResumeDataChanged</c>, <c>ResumeOptionsChanged</c> or <c>CheckpointMismatch</c>.</exception>
-    public (int Steps, List<StepRecord> Records, List<EvaluationRecord> Evaluations) Begin(TrainingLoop loop)
+    public (int Steps, List<StepRecord> Records, List<EvaluationRecord> Evaluations, ComputeChoice? Before) Begin(TrainingLoop loop)
     {
         if (Directory.Exists(_checkpoints.Folder))
         {
@@ -70,7 +75,7 @@ internal sealed class TrainingOutput : IDisposable
             _checkpoints.Recover();
         }
 
-        var steps = _request.Resume ? LoadNewest(loop) : 0;
+        var (steps, before) = _request.Resume ? LoadNewest(loop) : (0, null);
         if (steps == 0)
         {
             RefuseUsed();
@@ -85,6 +90,7 @@ internal sealed class TrainingOutput : IDisposable
         _savedStep = steps > 0 ? steps : -1;
         _onFirstCheckpoint = () =>
         {
+            _describes = true;
             WriteDescription();
             _log.Rename(path);
             foreach (var (_, folder) in replaced.Where(entry => entry.Folder != _checkpoints.FolderOf(_savedStep)))
@@ -92,12 +98,18 @@ internal sealed class TrainingOutput : IDisposable
                 _checkpoints.Remove(folder);
             }
         };
-        if (replaced.Count == 0)
+        _describes = replaced.Count == 0;
+        return (steps, records, evaluations, before);
+    }
+
+    /// <summary>Writes down what the machine decided; to be called before the first step, and when it decides otherwise.</summary>
+    public void Decide(ComputeChoice compute)
+    {
+        _compute = compute;
+        if (_describes)
         {
             WriteDescription();
         }
-
-        return (steps, records, evaluations);
     }
 
     /// <summary>Logs a step. That its loss is a number shows that the weights before it were sound: older checkpoints may go.</summary>
@@ -195,13 +207,13 @@ internal sealed class TrainingOutput : IDisposable
     private void WriteDescription()
     {
         (_request.Data as TokenizedDataset)?.Template?.Save(Folder);
-        AtomicFile.WriteText(Path.Combine(Folder, TrainingOptions.FileName), _request.Options.ToJson() + "\n");
+        AtomicFile.WriteText(Path.Combine(Folder, TrainingOptions.FileName), (_request.Options with { Compute = _compute }).ToJson() + "\n");
     }
 
     /// <summary>
     /// The newest sound checkpoint of this training. Those of another may still lie beside it where the process was killed while it took their place.
     /// </summary>
-    private int LoadNewest(TrainingLoop loop)
+    private (int Steps, ComputeChoice? Before) LoadNewest(TrainingLoop loop)
     {
         PeftException? refusal = null;
         foreach (var (_, folder) in _checkpoints.NewestFirst())
@@ -222,10 +234,10 @@ internal sealed class TrainingOutput : IDisposable
                 continue;
             }
 
-            return TrainingState.Load(folder, description, loop);
+            return (TrainingState.Load(folder, description, loop), ComputeChoice.FromJson(description["compute"]));
         }
 
-        return refusal is null ? 0 : throw refusal;
+        return refusal is null ? (0, null) : throw refusal;
     }
 
     private void RefuseUsed()
@@ -258,7 +270,8 @@ internal sealed class TrainingOutput : IDisposable
         var name => !AtomicFile.IsTemporary(name),
     });
 
-    private void Say(string message)
+    /// <summary>Tells the user something, now and in the record.</summary>
+    public void Say(string message)
     {
         _messages.Add(message);
         try

@@ -1,4 +1,5 @@
 using Peft.Adapters.Model;
+using Peft.Engine;
 
 namespace Peft.Training;
 
@@ -15,6 +16,9 @@ public readonly record struct StepRecord(int Step, double Epoch, double Loss, do
 {
     /// <summary>What the objective states beside its loss (<c>rewards/margins</c>), as means over the step; null for nothing.</summary>
     public IReadOnlyDictionary<string, double>? Metrics { get; init; }
+
+    /// <summary>What the machine decided, with the first step that was computed so; null in those that follow.</summary>
+    public ComputeChoice? Compute { get; init; }
 }
 
 /// <summary>One evaluation.</summary>

@@ -24,6 +24,7 @@ public class LoraConfigTests
         { "megatron_config", """{"a":1}""" },
         { "velora_config", """{"a":1}""" },
         { "monteclora_config", """{"a":1}""" },
+        { "enable_lora", "[true,false,true]" },
     };
 
     [Theory]

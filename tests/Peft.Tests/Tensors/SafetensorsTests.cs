@@ -96,6 +96,14 @@ public sealed class SafetensorsTests : IDisposable
     }
 
     [Fact]
+    public void MetadataThatIsNullIsNone()
+    {
+        using var file = Open("""{"__metadata__":null,"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}""", new byte[4]);
+        Assert.Empty(file.Metadata);
+        Assert.Equal(["a"], file.Names);
+    }
+
+    [Fact]
     public void AMissingTensorIsNamed()
     {
         using var file = Open("{}", []);

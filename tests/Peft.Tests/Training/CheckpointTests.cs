@@ -4,6 +4,7 @@ using Peft.Adapters;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
+using Peft.Engine;
 using Peft.Models;
 using Peft.Tests.Adapters;
 using Peft.Training;
@@ -99,6 +100,42 @@ public sealed class CheckpointTests : IDisposable
         var record = new Trainer(Request(resumed, s_options) with { Resume = true }).Train();
         Assert.Equal(2, record.ResumedFrom);
         Assert.Equal(2, record.Messages.Count(message => message.Contains("passed over", StringComparison.Ordinal)));
+    }
+
+    [SkippableFact]
+    public void A_resumed_training_computes_as_it_began_and_says_where_the_user_changed_that()
+    {
+        Skip.If(Environment.ProcessorCount < 2 || Environment.GetEnvironmentVariable("OMP_NUM_THREADS") is { Length: > 0 }, "the number of threads can't be chosen here");
+        var (fewer, more) = (1, 2);
+        try
+        {
+            ComputeThreads.Choose(fewer);
+            using var model = TrainerTests.Model();
+            Stop(model, s_options, 11);
+            Assert.Equal(fewer, (int)JsonNode.Parse(File.ReadAllText(Path.Combine(Adapter, "training_options.json")))!["compute"]!["threads"]!);
+
+            // Another process, in which nobody chooses and another number would be taken.
+            ComputeThreads.Forget();
+            using var byDefault = ComputeThreads.Keep(more);
+            using var resumed = TrainerTests.Model();
+            Stop(resumed, s_options, 3, resume: true);
+            Assert.Equal([fewer, null, null, null, null, null], LoggedThreads());
+
+            ComputeThreads.Choose(more);
+            using var changed = TrainerTests.Model();
+            var record = new Trainer(Request(changed, s_options) with { Resume = true }).Train();
+            Assert.Equal([fewer, null, null, null, null, null, more, null, null], LoggedThreads());
+            Assert.Equal([(1, fewer), (7, more)], record.Steps.Where(static step => step.Compute is not null).Select(static step => (step.Step, step.Compute!.Threads)));
+            Assert.Equal(more, record.Options.Compute!.Threads);
+            Assert.Contains("step 7", Assert.Single(record.Messages), StringComparison.Ordinal);
+        }
+        finally
+        {
+            ComputeThreads.Forget();
+            ComputeThreads.ApplyHere();
+        }
+
+        int?[] LoggedThreads() => [.. File.ReadAllLines(Path.Combine(Adapter, "training_log.jsonl")).Select(static line => (int?)JsonNode.Parse(line)!["threads"])];
     }
 
     [Fact]
@@ -225,11 +262,11 @@ public sealed class CheckpointTests : IDisposable
 
     public void Dispose() => Directory.Delete(_output, recursive: true);
 
-    private void Stop(PeftModel model, TrainingOptions options, int batch)
+    private void Stop(PeftModel model, TrainingOptions options, int batch, bool resume = false)
     {
         using var stop = new CancellationTokenSource();
         var data = new RandomRows(8, TinyLlama.Vocabulary) { Before = made => TrainerTests.StopAt(made, batch, stop) };
-        Assert.ThrowsAny<OperationCanceledException>(() => new Trainer(Request(model, options) with { Data = data }).Train(stop.Token));
+        Assert.ThrowsAny<OperationCanceledException>(() => new Trainer(Request(model, options) with { Data = data, Resume = resume }).Train(stop.Token));
     }
 
     [Fact]

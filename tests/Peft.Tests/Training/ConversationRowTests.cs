@@ -62,6 +62,42 @@ public sealed class ConversationRowTests : IDisposable
         Assert.Equal([begin, begin], tokenizer.EncodeIds(tokenizer.BosToken + "Hi").Where(id => id == begin));
     }
 
+    [Fact]
+    public void A_content_of_text_parts_is_their_text_for_a_template_that_knows_texts_alone()
+    {
+        const string Row = """{"messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]},{"role":"assistant","content":[{"type":"text","text":"c"}]}]}""";
+        Assert.Equal("<|user|>a\nb<|end|><|assistant|>c<|end|>", Learnt(Unmarked, Row, LossTokens.All));
+        const string ReadsParts = "{% for m in messages %}<|{{ m.role }}|>{% for p in m.content %}[{{ p.text }}]{% endfor %}<|end|>{% endfor %}";
+        Assert.Equal("<|user|>[a][b]<|end|><|assistant|>[c]<|end|>", Learnt(ReadsParts, Row, LossTokens.All));
+    }
+
+    [Fact]
+    public void A_content_of_other_parts_is_an_error_for_a_template_that_knows_texts_alone()
+    {
+        const string Row = """{"messages":[{"role":"user","content":[{"type":"image","url":"a"},{"type":"text","text":"b"}]},{"role":"assistant","content":"c"}]}""";
+        var error = Assert.ThrowsAny<PeftException>(() => Learnt(Unmarked, Row, LossTokens.All));
+        Assert.Equal("ChatMessageInvalid", error.ErrorId);
+        Assert.Contains("image", error.Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("""["<|new|>"]""", "extra_special_tokens")]
+    [InlineData("""{"image_token":"<|new|>"}""", "extra_special_tokens")]
+    [InlineData("""[{"content":"<|new|>","special":true}]""", "additional_special_tokens")]
+    public void Special_tokens_named_in_the_configuration_alone_are_tokens(string tokens, string key)
+    {
+        var before = Tokenizer(Unmarked);
+        var path = _folder["tokenizer_config.json"];
+        var json = JsonNode.Parse(File.ReadAllText(path))!;
+        json[key] = JsonNode.Parse(tokens);
+        File.WriteAllText(path, json.ToJsonString());
+        var tokenizer = Peft.Tokenization.Tokenizer.FromFolder(_folder.Path);
+        Assert.Null(before.TokenId("<|new|>"));
+        Assert.Equal(4096, tokenizer.TokenId("<|new|>"));
+        Assert.Equal([4096, .. before.EncodeIds("Hi")], tokenizer.EncodeIds("<|new|>Hi"));
+        Assert.Equal("Hi", tokenizer.Decode(tokenizer.EncodeIds("<|new|>Hi"), skipSpecialTokens: true));
+    }
+
     private string Learnt(string template, string row, LossTokens loss = LossTokens.Answer)
     {
         var data = TrainingDataset.FromFile(_folder.Write("rows.jsonl", row + "\n"), new DatasetOptions { Loss = loss });

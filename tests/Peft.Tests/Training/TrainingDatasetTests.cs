@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text;
 using Peft.Tests.Tensors;
+using Peft.Tests.Tokenization;
 using Peft.Tokenization;
 using Peft.Training.Data;
 
@@ -27,6 +28,25 @@ public sealed class TrainingDatasetTests : IDisposable
         var data = TrainingDataset.FromFile(_folder.Write(name, content));
         Assert.Equal(RowKind.PromptCompletion, data.Columns.Kind);
         Assert.Equal([("a b", "c", firstLine), ("d", "e", secondLine)], data.Rows.Select(row => (row.Text("prompt"), row.Text("completion"), row.Line)));
+    }
+
+    [Fact]
+    public void A_template_makes_the_prompt_of_whatever_columns_it_names()
+    {
+        var path = _folder.Write("a.csv", "country,city,answer\r\nTexas,\"x\r\ny\",Austin\r\n");
+        var options = new DatasetOptions
+        {
+            Template = new PromptTemplate("{country}|{city}:"),
+            Columns = new Dictionary<ColumnRole, string> { [ColumnRole.Completion] = "answer" },
+        };
+        var tokenizer = TestTokenizers.Bytes();
+        var example = Assert.Single(TrainingDataset.FromFile(path, options).Tokenize(tokenizer).Examples);
+
+        // A line break inside a value is one, however the file ends its lines.
+        Assert.Equal("Texas|x\ny:Austin", tokenizer.Decode(example.InputIds));
+        Assert.Equal("Austin", tokenizer.Decode([.. example.Labels.Where(static label => label != TrainingExample.Ignored)]));
+        var error = Assert.Throws<PeftException>(() => TrainingDataset.FromFile(path, options with { Template = new PromptTemplate("{prompt}:") }));
+        Assert.Equal("DatasetColumnMissing", error.ErrorId);
     }
 
     [Fact]

@@ -65,4 +65,7 @@ public sealed class ConfigVariantAttribute(string name, string unused = "null") 
 
     /// <summary>Whether the field says nothing by itself, so that any value passes.</summary>
     public bool IsIdle { get; init; }
+
+    /// <summary>Whether releases of PEFT before the one that files follow had the field, so that it is read and not written.</summary>
+    public bool IsFormer { get; init; }
 }

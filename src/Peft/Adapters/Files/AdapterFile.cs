@@ -25,12 +25,13 @@ internal static partial class AdapterFile
 
     /// <summary>Gives a declared adapter the values of a folder.</summary>
     /// <exception cref="PeftException"><c>AdapterShapeMismatch</c>, <c>AdapterTensorMissing</c>, or what the file's format says.</exception>
-    public static LoadReport Load(Adapter adapter, string folder, Generator generator, List<string> messages)
+    public static LoadReport Load(Adapter adapter, PretrainedModel model, string folder, Generator generator, List<string> messages)
     {
         using var store = TensorStore.OpenFolder(folder, Stem);
         RefuseMixture(store, folder);
         AdapterParameter[] parameters = [.. adapter.Parameters().Where(static parameter => parameter.FileKey is not null)];
-        var expected = parameters.Select(static parameter => parameter.FileKey!).Concat(adapter.Layers.Select(BaseWeightKey)).ToHashSet(StringComparer.Ordinal);
+        var expected = parameters.Select(static parameter => parameter.FileKey!).ToHashSet(StringComparer.Ordinal);
+        var ofBase = BaseWeights(adapter, model).Where(entry => expected.Add(entry.Key)).ToArray();
         var keys = AdapterKeys.Match(store.Names, expected, adapter.Name);
         Dictionary<Parameter, string> found = [];
         List<string> missing = [];
@@ -56,7 +57,7 @@ internal static partial class AdapterFile
             parameter.Assign(Place(store.Read(key, parameter.DataType), adapter));
         }
 
-        BringAlong(adapter, store, keys.Found);
+        BringAlong(adapter, model, store, ofBase, keys.Found);
         return Report(missing, keys.Unexpected, messages, store.Path);
     }
 
@@ -84,10 +85,6 @@ internal static partial class AdapterFile
             folder, tensors, new Dictionary<string, string>(SafetensorsWriter.PyTorchMetadata) { [SaveId.Key] = id }, Stem, long.MaxValue, documents: [(AdapterConfig.FileName, config)]);
     }
 
-    /// <summary>
-    /// Refuses a configuration of another save than the weights'. PEFT allows a version to name the build behind an @, as its development
-    /// versions do: the save's id stands there. Files that other programs wrote have none.
-    /// </summary>
     /// <summary>Refuses a file that has factors for each expert's own linear layers, as releases before fused experts wrote it: its keys would belong nowhere.</summary>
     /// <exception cref="NotSupportedByPeftException"><c>ExpertLayoutNotSupported</c>.</exception>
     public static void RefuseSeparateExperts(string folder, PretrainedModel model)
@@ -111,6 +108,10 @@ internal static partial class AdapterFile
     [GeneratedRegex(@"\.experts\.\d+\.", RegexOptions.CultureInvariant, 1000)]
     private static partial Regex SeparateExpert();
 
+    /// <summary>
+    /// Refuses a configuration of another save than the weights'. PEFT allows a version to name the build behind an @, as its development
+    /// versions do: the save's id stands there. Files that other programs wrote have none.
+    /// </summary>
     private static void RefuseMixture(TensorStore store, string folder)
     {
         var path = Path.Combine(folder, AdapterConfig.FileName);
@@ -183,19 +184,37 @@ internal static partial class AdapterFile
         }
     }
 
-    /// <summary>Weights of the base that came along count only where they differ from the model's own.</summary>
-    private static void BringAlong(Adapter adapter, TensorStore store, IReadOnlyDictionary<string, string> found)
+    /// <summary>The parameters of the base, by the key that PEFT gives each in an adapter file.</summary>
+    private static IEnumerable<KeyValuePair<string, OverlayTarget>> BaseWeights(Adapter adapter, PretrainedModel model)
     {
-        foreach (var adapted in adapter.Layers)
+        var adapted = adapter.Layers.ToDictionary(static layer => layer.Layer.Weight);
+        foreach (var (_, parameter, module) in model.NamedParameters().Where(static named => named.Parameter.Packed is null))
         {
-            var layer = adapted.Layer;
-            if (!found.TryGetValue(BaseWeightKey(adapted), out var key) || !layer.Weight.IsLoaded)
+            var target = adapted.TryGetValue(parameter, out var layer)
+                ? new OverlayTarget(layer.Path, $"base_layer.{parameter.Name}", module, parameter)
+                : new OverlayTarget(module.Path, adapter.BaseKey(module.Path, parameter.Name), module, parameter);
+            yield return new($"{Prefix}{target.Path}.{target.Key}", target);
+        }
+    }
+
+    /// <summary>
+    /// Weights of the base that came along (embeddings of a vocabulary that training changed) act with the adapter where they differ from the model's own, on
+    /// every layer that shares them.
+    /// </summary>
+    private static void BringAlong(
+        Adapter adapter, PretrainedModel model, TensorStore store, IEnumerable<KeyValuePair<string, OverlayTarget>> ofBase, IReadOnlyDictionary<string, string> found)
+    {
+        foreach (var (name, target) in ofBase)
+        {
+            var parameter = target.Parameter;
+            if (!found.TryGetValue(name, out var key) || !parameter.IsLoaded || adapter.Overlays.Any(overlay => overlay.Targets.Any(other => other.Parameter == parameter)))
             {
                 continue;
             }
 
-            Fit(store.Entry(key), layer.Weight, store.Path);
-            var own = layer.Weight.Data;
+            RefuseOtherVocabulary(store.Entry(key), target, model, store.Path);
+            Fit(store.Entry(key), parameter, store.Path);
+            var own = parameter.Data;
             var brought = Place(store.Read(key, own.dtype), adapter);
             using var same = brought.eq(own).all();
             if (same.item<bool>())
@@ -204,8 +223,22 @@ internal static partial class AdapterFile
             }
             else
             {
-                adapter.BringAlong(layer, brought);
+                adapter.BringAlong(target, brought, model);
             }
+        }
+    }
+
+    private static void RefuseOtherVocabulary(TensorEntry entry, OverlayTarget target, PretrainedModel model, string path)
+    {
+        var (rows, own) = (entry.Shape.Count > 0 ? entry.Shape[0] : 0, target.Parameter.Shape[0]);
+        if (rows != own && (target.Module is Embedding || target.Module.Path == model.OutputEmbeddings))
+        {
+            throw new PeftException("AdapterShapeMismatch", FormattableString.Invariant(
+                $"'{path}': {entry.Name} has the shape [{string.Join(", ", entry.Shape)}], but '{target.Module.Path}' has [{string.Join(", ", target.Parameter.Shape)}]: the adapter was made with {rows} tokens, the model has {own}."))
+            {
+                Target = entry.Name,
+                RecommendedAction = "Give the base the adapter's vocabulary first: in Python resize_token_embeddings, and save model and tokenizer; then import that.",
+            };
         }
     }
 
@@ -216,6 +249,11 @@ internal static partial class AdapterFile
     {
         if (found == 0 && asked > 0)
         {
+            if (unexpected.Any(static key => key.EndsWith(".lora_a", StringComparison.Ordinal)))
+            {
+                throw OfMlx(path);
+            }
+
             throw new PeftException("AdapterTensorMissing", $"'{path}' has none of the {asked} tensors that {AdapterConfig.FileName} and the model ask for; it holds {AdapterKeys.Shorten(unexpected)}.")
             {
                 Target = path,
@@ -223,6 +261,13 @@ internal static partial class AdapterFile
             };
         }
     }
+
+    /// <summary>The error about a file of MLX, whose factors lie the other way round under names of their own, with a ready scale.</summary>
+    internal static NotSupportedByPeftException OfMlx(string path) => new("AdapterFormatNotSupported", $"'{path}' is of an adapter that MLX trained; its format isn't read.")
+    {
+        Target = path,
+        RecommendedAction = "Convert it to PEFT's format: lora_A.weight is lora_a turned over, lora_B.weight is lora_b turned over, and lora_alpha is MLX's scale times the rank.",
+    };
 
     private static LoadReport Report(List<string> missing, IReadOnlyList<string> unexpected, List<string> messages, string path)
     {
@@ -246,13 +291,18 @@ internal static partial class AdapterFile
 
     private static IEnumerable<(string Key, Tensor Value)> BaseWeights(Adapter adapter, bool embeddings)
     {
-        foreach (var adapted in adapter.Layers)
+        var brought = adapter.Overlays.Where(static overlay => overlay.Kind == OverlayKind.BroughtAlong).ToArray();
+        foreach (var overlay in brought)
+        {
+            yield return ($"{Prefix}{overlay.Targets[0].Path}.{overlay.Targets[0].Key}", overlay.Copy.Data);
+        }
+
+        foreach (var adapted in embeddings ? adapter.Layers : [])
         {
             var layer = adapted.Layer;
-            var brought = adapter.Overlays.FirstOrDefault(overlay => overlay.Kind == OverlayKind.BroughtAlong && overlay.Targets[0].Parameter == layer.Weight);
-            if (brought is not null || (embeddings && (layer is Embedding || layer.Module.Name == "lm_head")))
+            if ((layer is Embedding || layer.Module.Name == "lm_head") && !Array.Exists(brought, overlay => overlay.Targets.Any(target => target.Parameter == layer.Weight)))
             {
-                yield return (BaseWeightKey(adapted), (brought?.Copy ?? layer.Weight).Data);
+                yield return (BaseWeightKey(adapted), layer.Weight.Data);
             }
         }
     }

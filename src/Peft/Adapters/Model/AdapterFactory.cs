@@ -50,7 +50,7 @@ internal static class AdapterFactory
         return Make(model, config, name, messages, adapter =>
         {
             using var generator = new Generator(0);
-            var report = model.IsStructureOnly ? new LoadReport([], [], messages) : AdapterFile.Load(adapter, folder, generator, messages);
+            var report = model.IsStructureOnly ? new LoadReport([], [], messages) : AdapterFile.Load(adapter, model.Base, folder, generator, messages);
             return new PeftAdapter(model, adapter, folder, report);
         });
     }

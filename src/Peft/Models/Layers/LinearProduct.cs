@@ -61,7 +61,9 @@ internal static class LinearProduct
         {
             weight = Cast(weight, x.dtype);
             bias = bias is null ? null : Cast(bias, x.dtype);
-            y = context.Tape is null && x.size(0) == 1 && RowProduct.Serves(x, weight) ? SingleRow(x, weight, bias, residual) : Product(x, weight, bias, residual);
+            y = context.Tape is null && x.size(0) == 1 && RowProduct.Serves(x, weight) ? SingleRow(x, weight, bias, residual)
+                : InFloat32(x, context) ? FloatProducts.Product(x, weight, bias, residual)
+                : Product(x, weight, bias, residual);
         }
 
         var state = terms.Length == 0 ? null : LowRankProduct.Forward(x, y, terms, context);
@@ -69,7 +71,7 @@ internal static class LinearProduct
         {
             var trains = Array.Exists(members, static member => member.IsTrained);
             tape.Record(
-                new LinearPiece(x, tape.SourceOf(x), weight, members, state, residual is not null),
+                new LinearPiece(x, tape.SourceOf(x), weight, members, state, residual is not null, InFloat32(x, context)),
                 residual is null ? [x] : [x, residual],
                 [y],
                 trains);
@@ -93,6 +95,8 @@ internal static class LinearProduct
 
         return bias is null ? x.mm(transposed) : addmm(bias, x, transposed, 1, 1);
     }
+
+    private static bool InFloat32(Tensor x, ForwardContext context) => context.ProductsInFloat32 && x.dtype == ScalarType.BFloat16;
 
     private static Tensor SingleRow(Tensor x, Tensor weight, Tensor? bias, Tensor? residual)
     {
@@ -142,9 +146,11 @@ internal sealed class LinearPiece : Piece
     private readonly LinearMember[] _members;
     private readonly LowRankProduct? _lowRank;
     private readonly bool _hasResidual;
+    private readonly bool _inFloat32;
 
-    public LinearPiece(Tensor x, Piece? source, Tensor? weight, LinearMember[] members, LowRankProduct? lowRank, bool hasResidual)
+    public LinearPiece(Tensor x, Piece? source, Tensor? weight, LinearMember[] members, LowRankProduct? lowRank, bool hasResidual, bool inFloat32)
     {
+        _inFloat32 = inFloat32;
         _hasResidual = hasResidual;
         _source = source;
         _x = source is null ? Keep(x) : null;
@@ -164,7 +170,7 @@ internal sealed class LinearPiece : Piece
 
         var input = NeedsInput() ? _x ?? _source!.Recompute() : null;
         WeightGradients(g, input);
-        var gx = !gradients.Needs() ? null : _weight is null ? PackedProduct.InputGradient(g, _members) : g.mm(_weight);
+        var gx = !gradients.Needs() ? null : _weight is null ? PackedProduct.InputGradient(g, _members) : _inFloat32 ? FloatProducts.InputGradient(g, _weight) : g.mm(_weight);
         _lowRank?.Backward(g, input, gx);
         if (gx is not null)
         {

@@ -1,3 +1,5 @@
+using System.Text.RegularExpressions;
+
 namespace Peft.Tokenization.ChatTemplates;
 
 /// <summary>Something that a chat template did wrong: a syntax error, an error of its own, or a limit it ran into.</summary>
@@ -55,17 +57,19 @@ public sealed record ChatTemplateOptions
 public sealed record ChatRendering(string Text, IReadOnlyList<(int Start, int End)> GenerationSpans);
 
 /// <summary>A chat template: the part of Jinja that model folders use, run with bounded time, depth and output and access to nothing.</summary>
-public sealed class ChatTemplate
+public sealed partial class ChatTemplate
 {
     private const string ContinueTag = "CONTINUE_FINAL_MESSAGE_TAG ";
     private static readonly string[] s_reasoningFields = ["reasoning_content", "thinking", "reasoning"];
     private readonly BodyStatement _body;
+    private readonly bool _readsParts;
 
     private ChatTemplate(string source, BodyStatement body, IReadOnlyList<string> literals)
     {
         Source = source;
         _body = body;
         Literals = literals;
+        _readsParts = TextField().IsMatch(source);
     }
 
     /// <summary>The template's text.</summary>
@@ -136,7 +140,7 @@ public sealed class ChatTemplate
     }
 
     /// <summary>A message without the fields that are none, its reasoning under every name that templates read.</summary>
-    private static TemplateObject Prepared(TemplateObject message)
+    private TemplateObject Prepared(TemplateObject message)
     {
         var reasoning = Array.Find(s_reasoningFields, name => message.Get(name) is not null);
         var result = new TemplateObject();
@@ -149,7 +153,7 @@ public sealed class ChatTemplate
         {
             if (value is not null)
             {
-                result.Set(name, value);
+                result.Set(name, name is "content" && value is List<object?> parts && !_readsParts ? Joined(parts) : value);
             }
         }
 
@@ -160,6 +164,24 @@ public sealed class ChatTemplate
 
         return result;
     }
+
+    /// <summary>
+    /// A content of parts for a template that knows texts alone (it names the parts' field nowhere): their texts, a line each. Printed as it
+    /// is it would be Python's spelling of a list.
+    /// </summary>
+    private static object Joined(List<object?> parts)
+    {
+        if (parts.Find(static part => part is TemplateObject entry && entry.Get("type") is not (null or "text")) is TemplateObject other)
+        {
+            throw new TemplateException($"The chat template reads texts alone, and a message has a part of the type '{other.Get("type")}'.", "ChatMessageInvalid");
+        }
+
+        string?[] texts = [.. parts.Select(static part => part as string ?? (part as TemplateObject)?.Get("text") as string)];
+        return parts.Count > 0 && Array.TrueForAll(texts, static text => text is not null) ? string.Join('\n', texts) : parts;
+    }
+
+    [GeneratedRegex("""\.text\b|["']text["']""", RegexOptions.CultureInvariant, 1000)]
+    private static partial Regex TextField();
 
     /// <summary>Marks the end of the final message, so that the rendering can be cut there; returns its text.</summary>
     private string MarkFinal(TemplateObject message, string field)

@@ -14,7 +14,7 @@ internal sealed record TrainingIdentity(JsonObject Options, JsonObject Adapter, 
     /// <summary>Options that say what is shown and kept, not what is computed.</summary>
     private static readonly string[] s_free =
     [
-        "logging_steps", "save_steps", "save_total_limit", "per_device_eval_batch_size", "base_model_name_or_path", "inference_mode", "revision",
+        "logging_steps", "save_steps", "save_total_limit", "per_device_eval_batch_size", "base_model_name_or_path", "inference_mode", "revision", "compute",
     ];
 
     /// <summary>That of a training, in a form that compares equal to what was read from a file.</summary>

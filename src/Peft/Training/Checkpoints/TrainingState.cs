@@ -44,6 +44,7 @@ internal static class TrainingState
             ["optimizer_steps"] = optimizer.StepCount,
             ["schedule"] = loop.Schedule.SaveState(),
             ["identity"] = identity.ToJson(),
+            ["compute"] = loop.Compute.ToJson(),
             ["parameters"] = Layout(optimizer.Parameters),
         });
     }

@@ -90,6 +90,8 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
             }
         }
 
-        return kind.Needed.All(names.ContainsKey) ? new DatasetColumns(kind, names) : null;
+        // A template that the user gives makes the prompt of whatever columns it names.
+        var isComplete = kind.Needed.All(role => names.ContainsKey(role) || (role is ColumnRole.Prompt or ColumnRole.Instruction && kind.TakesTemplate && options.Template is not null));
+        return isComplete ? new DatasetColumns(kind, names) : null;
     }
 }

@@ -67,7 +67,7 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
     {
         if (!columns.IsConversation(row))
         {
-            var prompt = columns.Prompt is null ? string.Empty : Prompt(row);
+            var prompt = columns.Prompt is null && template is null ? string.Empty : Prompt(row);
             return (tokenizer.EncodeWhole(prompt), tokenizer.EncodeWhole(WithEnd(prompt + row.Text(answer))));
         }
 
@@ -159,7 +159,7 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
         string Value(string name) => name switch
         {
             "input" => input,
-            "instruction" or "prompt" when !row.Values.ContainsKey(name) => row.Text(columns.Prompt!),
+            "instruction" or "prompt" when columns.Prompt is { } column && !row.Values.ContainsKey(name) => row.Text(column),
             _ => row.Text(name),
         };
     }

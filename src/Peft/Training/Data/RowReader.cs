@@ -263,7 +263,8 @@ internal static class RowReader
         var values = new Dictionary<string, object?>(names.Length);
         for (var i = 0; i < names.Length; i++)
         {
-            values.Add(names[i], csv.GetString(i));
+            // How a system ends lines is no part of a text: whoever edits the file elsewhere would teach something else.
+            values.Add(names[i], csv.GetString(i)?.Replace("\r\n", "\n", StringComparison.Ordinal));
         }
 
         return new TrainingRow(values, path, line);

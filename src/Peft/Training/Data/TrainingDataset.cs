@@ -202,7 +202,7 @@ public sealed class TrainingDataset
             };
         }
 
-        template.Render(column => column is "input" or "instruction" or "prompt" || ColumnNames.Contains(column) ? string.Empty : throw new PeftException(
+        template.Render(column => column is "input" || (column is "instruction" or "prompt" && Columns.Prompt is not null) || ColumnNames.Contains(column) ? string.Empty : throw new PeftException(
             "DatasetColumnMissing", $"The template names the column '{column}', which '{Origin}' does not have. Its columns: {string.Join(", ", ColumnNames)}.")
         {
             Target = column,

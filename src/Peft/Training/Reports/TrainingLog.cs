@@ -2,6 +2,7 @@ using System.Buffers;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Peft.Engine;
 using Peft.Files;
 
 namespace Peft.Training.Reports;
@@ -16,9 +17,11 @@ internal sealed class TrainingLog : IDisposable
     public const string FileName = "training_log.jsonl";
 
     private const string EvaluationPrefix = "eval_";
+    private const string Threads = "threads";
+    private const string Products = "products";
 
     /// <summary>The figures that every line has; any other is an objective's own.</summary>
-    private static readonly string[] s_common = ["step", "epoch", "loss", "learning_rate", "grad_norm", "num_tokens", "num_targets", "seconds"];
+    private static readonly string[] s_common = ["step", "epoch", "loss", "learning_rate", "grad_norm", "num_tokens", "num_targets", "seconds", Threads, Products];
 
     private readonly Action<string> _say;
     private readonly ArrayBufferWriter<byte> _lines = new(256);
@@ -70,6 +73,7 @@ internal sealed class TrainingLog : IDisposable
                     (long)Number(entry, "num_tokens"), (long)Number(entry, "num_targets"), Number(entry, "seconds"))
                 {
                     Metrics = Metrics(entry),
+                    Compute = ComputeChoice.FromJson(entry),
                 });
             }
         }
@@ -80,7 +84,8 @@ internal sealed class TrainingLog : IDisposable
     /// <summary>Adds a step.</summary>
     public void Write(StepRecord step) => Write(
         [("step", step.Step), ("epoch", step.Epoch), ("loss", step.Loss), ("learning_rate", step.LearningRate), ("grad_norm", step.GradientNorm),
-        ("num_tokens", step.Tokens), ("num_targets", step.Targets), ("seconds", step.Seconds), .. Figures("", step.Metrics)]);
+        ("num_tokens", step.Tokens), ("num_targets", step.Targets), ("seconds", step.Seconds), .. Figures("", step.Metrics)],
+        step.Compute);
 
     /// <summary>Adds an evaluation.</summary>
     public void Write(EvaluationRecord evaluation) =>
@@ -114,7 +119,7 @@ internal sealed class TrainingLog : IDisposable
 
     private static FileStream Open(string path) => new(path, FileMode.OpenOrCreate, FileAccess.Write, FileShare.Read | FileShare.Delete, 1);
 
-    private void Write(ReadOnlySpan<(string Name, double Value)> fields)
+    private void Write(ReadOnlySpan<(string Name, double Value)> fields, ComputeChoice? compute = null)
     {
         using (var json = new Utf8JsonWriter(_lines))
         {
@@ -122,6 +127,12 @@ internal sealed class TrainingLog : IDisposable
             foreach (var (name, value) in fields)
             {
                 json.WriteNumber(name, value);
+            }
+
+            if (compute is not null)
+            {
+                json.WriteNumber(Threads, compute.Threads);
+                json.WriteString(Products, compute.Products);
             }
 
             json.WriteEndObject();

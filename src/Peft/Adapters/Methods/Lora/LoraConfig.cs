@@ -12,6 +12,7 @@ namespace Peft.Adapters.Methods.Lora;
 [ConfigVariant("alora_invocation_tokens")]
 [ConfigVariant("arrow_config")]
 [ConfigVariant("corda_config")]
+[ConfigVariant("enable_lora", IsFormer = true)]
 [ConfigVariant("eva_config")]
 [ConfigVariant("kasa_config")]
 [ConfigVariant("layer_replication")]

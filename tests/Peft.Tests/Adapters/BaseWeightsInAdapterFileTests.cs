@@ -1,0 +1,146 @@
+using Peft.Adapters;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
+using Peft.Adapters.Targets;
+using Peft.Models;
+using Peft.Tensors;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Adapters;
+
+/// <summary>Weights of the base that PEFT stores in an adapter's file (embeddings of a vocabulary that was trained, first of all).</summary>
+public sealed class BaseWeightsInAdapterFileTests : IDisposable
+{
+    private const string Embedding = "base_model.model.model.embed_tokens.weight";
+    private const string Wrapped = "base_model.model.model.embed_tokens.base_layer.weight";
+
+    private readonly TemporaryFolder _folder = new();
+    private readonly Dictionary<string, Tensor> _inputs = TinyLlama.Inputs();
+
+    public void Dispose() => _folder.Dispose();
+
+    [Theory]
+    [InlineData(true, "q_proj", Embedding)]
+    [InlineData(false, "q_proj", Embedding)]
+    [InlineData(true, "embed_tokens", Wrapped)]
+    [InlineData(false, "embed_tokens", Wrapped)]
+    [InlineData(true, "q_proj", "base_model.model.lm_head.weight")]
+    [InlineData(false, "q_proj", "base_model.model.model.norm.weight")]
+    [InlineData(false, "q_proj", "base_model.model.model.layers.1.mlp.up_proj.weight")]
+    public void They_are_the_bases_while_the_adapter_acts_and_wherever_they_are_shared(bool tied, string target, string key)
+    {
+        using var model = TinyLlama.Create(tied);
+        using var own = ModelRun.Logits(model, _inputs);
+        SaveWith(model, target, key, 1.5);
+        using var changed = TinyLlama.Create(tied);
+        Parameter(changed, key).Data.mul_(1.5);
+        changed.LoadAdapter(_folder.Path, "a");
+        using var expected = ModelRun.Logits(changed, _inputs);
+
+        var report = model.LoadAdapter(_folder.Path, "loaded").Report;
+
+        Assert.Empty(report.Unexpected);
+        model.SetActive("loaded");
+        AssertSame(expected, ModelRun.Logits(model, _inputs));
+        AssertSame(own, ModelRun.Logits(model, _inputs, AdapterSelection.Base));
+        Assert.True(expected.sub(own).abs().max().item<float>() > 1e-3);
+    }
+
+    [Fact]
+    public void They_go_into_the_file_again()
+    {
+        using var model = TinyLlama.Create(tied: true);
+        SaveWith(model, "q_proj", Embedding, 1.5);
+        model.LoadAdapter(_folder.Path, "loaded");
+        using var again = new TemporaryFolder();
+        model.SaveAdapter("loaded", again.Path);
+        using var before = SafetensorsFile.Open(Path.Combine(_folder.Path, "adapter_model.safetensors"));
+        using var after = SafetensorsFile.Open(Path.Combine(again.Path, "adapter_model.safetensors"));
+        Assert.Equal(before.Names.Order(StringComparer.Ordinal), after.Names.Order(StringComparer.Ordinal));
+        AssertSame(before.Read(Embedding), after.Read(Embedding));
+    }
+
+    [Fact]
+    public void Merged_they_are_the_bases_for_good()
+    {
+        using var model = TinyLlama.Create(tied: true);
+        SaveWith(model, "q_proj", Embedding, 1.5);
+        model.LoadAdapter(_folder.Path, "loaded");
+        model.SetActive("loaded");
+        using var expected = ModelRun.Logits(model, _inputs);
+        model.Merge();
+        using var merged = ModelRun.Logits(model, _inputs, AdapterSelection.Base);
+        Assert.True(expected.sub(merged).abs().max().item<float>() < 1e-4);
+    }
+
+    [Theory]
+    [InlineData(43)]
+    [InlineData(39)]
+    public void Those_of_another_vocabulary_are_an_error_that_names_both_sizes_and_nothing_is_added(long rows)
+    {
+        using var model = TinyLlama.Create();
+        SaveWith(model, "q_proj", Embedding, 1.5);
+        Edit(tensors => tensors[Embedding] = ones(rows, 16));
+
+        var error = Assert.Throws<PeftException>(() => model.LoadAdapter(_folder.Path, "loaded"));
+
+        Assert.Equal("AdapterShapeMismatch", error.ErrorId);
+        Assert.Contains(FormattableString.Invariant($"{rows} tokens"), error.Message, StringComparison.Ordinal);
+        Assert.Contains(FormattableString.Invariant($"{TinyLlama.Vocabulary}"), error.Message, StringComparison.Ordinal);
+        Assert.Contains("vocabulary", error.RecommendedAction, StringComparison.Ordinal);
+        Assert.Empty(model.Adapters);
+    }
+
+    [Fact]
+    public void MLXs_files_are_refused_by_name()
+    {
+        using var model = TinyLlama.Create();
+        SaveWith(model, "q_proj", Embedding, 1);
+        Edit(tensors =>
+        {
+            foreach (var key in tensors.Keys.ToArray())
+            {
+                tensors[key.Replace("base_model.model.", "", StringComparison.Ordinal).Replace(".lora_A.weight", ".lora_a", StringComparison.Ordinal).Replace(".lora_B.weight", ".lora_b", StringComparison.Ordinal)] = tensors[key];
+                tensors.Remove(key);
+            }
+        });
+        AssertIsMlx();
+        File.WriteAllText(_folder["adapter_config.json"], """{"fine_tune_type":"lora","lora_parameters":{"rank":2,"scale":20.0}}""");
+        AssertIsMlx();
+
+        void AssertIsMlx()
+        {
+            var error = Assert.Throws<NotSupportedByPeftException>(() => model.LoadAdapter(_folder.Path, "b"));
+            Assert.Equal("AdapterFormatNotSupported", error.ErrorId);
+            Assert.Contains("MLX", error.Message, StringComparison.Ordinal);
+            Assert.Empty(model.Adapters);
+        }
+    }
+
+    /// <summary>Saves an adapter whose file also has a weight of the base, multiplied, and leaves the model without adapters.</summary>
+    private void SaveWith(PeftModel model, string target, string key, double factor)
+    {
+        model.AddAdapter(new LoraConfig { Rank = 2, TargetModules = ModuleNames.Of(target), TaskType = "CAUSAL_LM" }, "a", 1).Perturb(1);
+        model.SaveAdapter("a", _folder.Path);
+        model.RemoveAdapter("a");
+        Edit(tensors => tensors[key] = Parameter(model, key).Data.mul(factor));
+    }
+
+    private void Edit(Action<Dictionary<string, Tensor>> edit)
+    {
+        var path = _folder["adapter_model.safetensors"];
+        Dictionary<string, Tensor> tensors;
+        using (var file = SafetensorsFile.Open(path))
+        {
+            tensors = file.Names.ToDictionary(static name => name, name => file.Read(name).clone());
+        }
+
+        edit(tensors);
+        SafetensorsWriter.Write(path, tensors.Select(static entry => (entry.Key, entry.Value)));
+    }
+
+    private static Parameter Parameter(PeftModel model, string key) =>
+        model.Base.FindParameter(key.Replace("base_model.model.", "", StringComparison.Ordinal).Replace(".base_layer", "", StringComparison.Ordinal))!;
+
+    private static void AssertSame(Tensor expected, Tensor found) => Assert.Equal(0, expected.sub(found).abs().max().item<float>());
+}
