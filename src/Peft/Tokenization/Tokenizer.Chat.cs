@@ -27,7 +27,7 @@ public sealed partial class Tokenizer
     /// <param name="cancellation">Ends the rendering.</param>
     /// <exception cref="TemplateException">There is no template, or it refuses the conversation.</exception>
     public string ApplyChatTemplate(IReadOnlyList<ChatMessage> messages, bool addGenerationPrompt = false, CancellationToken cancellation = default) =>
-        RenderChat(messages, new ChatTemplateOptions { AddGenerationPrompt = addGenerationPrompt }, cancellation).Text;
+        RenderChat(messages, new ChatTemplateOptions { AddGenerationPrompt = addGenerationPrompt, JoinTextParts = true }, cancellation).Text;
 
     /// <summary>Turns a conversation into text, and says where in it the assistant speaks.</summary>
     /// <param name="messages">The messages.</param>
@@ -72,15 +72,16 @@ public sealed partial class Tokenizer
     private static int[] AssistantMask(TokenEncoding encoding, IReadOnlyList<(int Start, int End)> spans)
     {
         var mask = new int[encoding.Count];
+        var tokens = FirstTokens(encoding);
         foreach (var (start, end) in spans)
         {
-            var first = TokenAt(encoding, start);
+            var first = TokenAt(start);
             if (first < 0)
             {
                 break;
             }
 
-            var last = TokenAt(encoding, end - 1);
+            var last = TokenAt(end - 1);
             for (var i = first; i < (last > 0 ? last + 1 : mask.Length); i++)
             {
                 mask[i] = 1;
@@ -88,10 +89,23 @@ public sealed partial class Tokenizer
         }
 
         return mask;
+
+        int TokenAt(int position) => position >= 0 && position < tokens.Length ? tokens[position] : -1;
     }
 
-    private static int TokenAt(TokenEncoding encoding, int position) =>
-        Array.FindIndex(encoding.Offsets, offset => offset.Start <= position && position < offset.End);
+    /// <summary>The first token over each character, or -1.</summary>
+    private static int[] FirstTokens(TokenEncoding encoding)
+    {
+        var tokens = new int[encoding.Offsets.Length == 0 ? 0 : encoding.Offsets.Max(static offset => offset.End)];
+        Array.Fill(tokens, -1);
+        for (var i = encoding.Count - 1; i >= 0; i--)
+        {
+            var (start, end) = encoding.Offsets[i];
+            tokens.AsSpan(start, Math.Max(0, end - start)).Fill(i);
+        }
+
+        return tokens;
+    }
 
     /// <summary>
     /// Marks control tokens in what was handed in before rendering, so that they can be told from the template's own and encoded as text.

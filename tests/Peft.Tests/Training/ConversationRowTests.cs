@@ -80,6 +80,21 @@ public sealed class ConversationRowTests : IDisposable
         Assert.Contains("image", error.Message, StringComparison.Ordinal);
     }
 
+    [Fact]
+    public void A_long_conversation_without_marks_takes_the_time_of_what_is_kept_of_it()
+    {
+        var turn = """{"role":"user","content":"Hi there"},{"role":"assistant","content":"Hello you"}""";
+        var data = TrainingDataset.FromFile(_folder.Write("rows.jsonl", $$"""{"messages":[{{string.Join(',', Enumerable.Repeat(turn, 4000))}}]}"""));
+        var tokenizer = Tokenizer(Unmarked);
+        var clock = System.Diagnostics.Stopwatch.StartNew();
+        var example = Assert.Single(data.Tokenize(tokenizer, new TokenizationOptions { MaxLength = 100 }).Examples);
+        Assert.True(clock.Elapsed < TimeSpan.FromSeconds(20), $"It took {clock.Elapsed}.");
+        Assert.Equal(100, example.InputIds.Length);
+        var learnt = tokenizer.Decode([.. example.InputIds.Where((_, i) => example.Labels[i] != TrainingExample.Ignored)], skipSpecialTokens: false);
+        Assert.StartsWith("Hello you<|end|>Hello you<|end|>", learnt, StringComparison.Ordinal);
+        Assert.DoesNotContain("there", learnt, StringComparison.Ordinal);
+    }
+
     [Theory]
     [InlineData("""["<|new|>"]""", "extra_special_tokens")]
     [InlineData("""{"image_token":"<|new|>"}""", "extra_special_tokens")]

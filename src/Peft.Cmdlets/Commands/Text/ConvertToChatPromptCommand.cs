@@ -43,7 +43,7 @@ public sealed class ConvertToChatPromptCommand : TextInputCommand
     /// <inheritdoc/>
     protected override void End()
     {
-        var options = new ChatTemplateOptions { AddGenerationPrompt = !NoGenerationPrompt, Template = Template };
+        var options = new ChatTemplateOptions { AddGenerationPrompt = !NoGenerationPrompt, Template = Template, JoinTextParts = true };
         Each(_messages.Groups, conversation =>
         {
             ChatMessage[] whole = SystemMessage is null ? [.. conversation.Items] : [new("system", SystemMessage), .. conversation.Items];

@@ -32,6 +32,12 @@ public sealed record ChatTemplateOptions
     /// </summary>
     public bool PlainControlTokens { get; init; }
 
+    /// <summary>
+    /// Whether a content that is a list of text parts is handed to a template that reads texts alone as these texts, a line each, and one with
+    /// other parts refused. Default: such a template prints the list as Python does.
+    /// </summary>
+    public bool JoinTextParts { get; init; }
+
     /// <summary>Tools that the model may call, as a JSON list or a list of dictionaries, or null.</summary>
     public object? Tools { get; init; }
 
@@ -110,7 +116,7 @@ public sealed partial class ChatTemplate
             throw new TemplateException("A conversation can't both continue its final message and start a new one; choose one of the two.");
         }
 
-        var chat = messages.Select(message => Prepared(message.Fields)).ToList();
+        var chat = messages.Select(message => Prepared(message.Fields, options.JoinTextParts && !_readsParts)).ToList();
         var final = options.ContinueFinalMessage ? MarkFinal(chat[^1], options.ContinueField) : null;
         var run = new TemplateRun { Now = options.Now ?? DateTime.Now, Cancellation = cancellation };
         var text = run.Render(_body, Scope(chat, options, specialTokens));
@@ -140,7 +146,7 @@ public sealed partial class ChatTemplate
     }
 
     /// <summary>A message without the fields that are none, its reasoning under every name that templates read.</summary>
-    private TemplateObject Prepared(TemplateObject message)
+    private static TemplateObject Prepared(TemplateObject message, bool joinsParts)
     {
         var reasoning = Array.Find(s_reasoningFields, name => message.Get(name) is not null);
         var result = new TemplateObject();
@@ -153,7 +159,7 @@ public sealed partial class ChatTemplate
         {
             if (value is not null)
             {
-                result.Set(name, name is "content" && value is List<object?> parts && !_readsParts ? Joined(parts) : value);
+                result.Set(name, name is "content" && joinsParts && value is List<object?> parts ? Joined(parts) : value);
             }
         }
 

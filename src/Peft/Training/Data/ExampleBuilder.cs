@@ -9,7 +9,9 @@ namespace Peft.Training.Data;
 /// <param name="loss">Which tokens carry loss.</param>
 /// <param name="tokenizer">The model's tokenizer.</param>
 /// <param name="cancellation">Ends a chat template's rendering.</param>
-internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? template, LossTokens loss, Tokenizer tokenizer, CancellationToken cancellation)
+/// <param name="maxLength">Where examples will be cut, so that nothing is found out about what lies behind; null for nowhere.</param>
+internal sealed class ExampleBuilder(
+    DatasetColumns columns, PromptTemplate? template, LossTokens loss, Tokenizer tokenizer, CancellationToken cancellation, int? maxLength = null)
 {
     private const string EveryToken = "every token carries loss";
 
@@ -95,26 +97,44 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
             return new TrainingExample(row, ids, ids, EveryToken);
         }
 
-        var spans = rendered.GenerationSpans.Count > 0 ? rendered.GenerationSpans : AssistantSpans(row, messages, rendered.Text);
+        var cut = maxLength is { } limit && limit < ids.Length ? encoding.Offsets[limit].Start : rendered.Text.Length;
+        var said = Counted(rendered.GenerationSpans.Count > 0 ? rendered.GenerationSpans : AssistantSpans(row, messages, rendered.Text, cut), rendered.Text.Length);
         var labels = new int[ids.Length];
         for (var i = 0; i < ids.Length; i++)
         {
             (var start, var end) = encoding.Offsets[i];
-            var learned = end > start && spans.Any(span => start < span.End && end > span.Start);
-            labels[i] = learned ? ids[i] : TrainingExample.Ignored;
+            labels[i] = end > start && said[end] > said[start] ? ids[i] : TrainingExample.Ignored;
         }
 
         return new TrainingExample(row, ids, labels, "the assistant's messages carry loss, the others do not");
     }
 
+    /// <summary>How many characters before each position lie in spans.</summary>
+    private static int[] Counted(IReadOnlyList<(int Start, int End)> spans, int length)
+    {
+        var counts = new int[length + 1];
+        foreach (var (start, end) in spans)
+        {
+            counts.AsSpan(start + 1, end - start).Fill(1);
+        }
+
+        for (var i = 1; i <= length; i++)
+        {
+            counts[i] += counts[i - 1];
+        }
+
+        return counts;
+    }
+
     /// <summary>
     /// For templates that mark nothing: an assistant's turn is learnt from where its content begins, which is where the conversation parts from
-    /// one with another content, to the end of what the message adds to the text.
+    /// one with another content, to the end of what the message adds to the text. Each turn takes the conversation up to it twice, so what lies behind
+    /// the cut is left alone.
     /// </summary>
-    private List<(int Start, int End)> AssistantSpans(TrainingRow row, IReadOnlyList<ChatMessage> messages, string text)
+    private List<(int Start, int End)> AssistantSpans(TrainingRow row, IReadOnlyList<ChatMessage> messages, string text, int cut)
     {
         var spans = new List<(int Start, int End)>();
-        for (var i = 0; i < messages.Count; i++)
+        for (var i = 0; i < messages.Count && (spans.Count == 0 || spans[^1].End < cut); i++)
         {
             if (messages[i].Role != "assistant")
             {
@@ -143,7 +163,7 @@ internal sealed class ExampleBuilder(DatasetColumns columns, PromptTemplate? tem
     private string Render(TrainingRow row, IReadOnlyList<ChatMessage> messages, bool addGenerationPrompt = false) =>
         tokenizer.RenderChat(messages, Options(row) with { AddGenerationPrompt = addGenerationPrompt }, cancellation).Text;
 
-    private static ChatTemplateOptions Options(TrainingRow row) => new() { Tools = row.Values.GetValueOrDefault("tools") };
+    private static ChatTemplateOptions Options(TrainingRow row) => new() { Tools = row.Values.GetValueOrDefault("tools"), JoinTextParts = true };
 
     private string Prompt(TrainingRow row)
     {

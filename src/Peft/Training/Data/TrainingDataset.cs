@@ -129,7 +129,7 @@ public sealed class TrainingDataset
             throw new PeftException("PackingNotPossible", "Answers that are compared can't share a row.") { RecommendedAction = "Leave packing out." };
         }
 
-        var builder = new ExampleBuilder(columns, Template, Loss, tokenizer, cancellation);
+        var builder = new ExampleBuilder(columns, Template, Loss, tokenizer, cancellation, packs ? null : options.MaxLength);
         var examples = new List<TrainingExample>(Rows.Count);
         var dropped = new List<DroppedRow>();
         for (var i = 0; i < Rows.Count; i++)
@@ -169,7 +169,7 @@ public sealed class TrainingDataset
     /// <param name="cancellation">Ends a chat template's rendering.</param>
     /// <returns>The example; it may carry no loss at all.</returns>
     public TrainingExample Example(int index, Tokenizer tokenizer, int? maxLength = null, CancellationToken cancellation = default) =>
-        new ExampleBuilder(Columns, Template, Loss, tokenizer, cancellation).Build(Rows[index]).Cut(MaxLength ?? maxLength);
+        new ExampleBuilder(Columns, Template, Loss, tokenizer, cancellation, MaxLength ?? maxLength).Build(Rows[index]).Cut(MaxLength ?? maxLength);
 
     /// <summary>How the rows are understood by an objective that takes such examples.</summary>
     private DatasetColumns ColumnsFor(ExampleKind examples) => _fits.FirstOrDefault(fit => fit.Kind.Examples == examples)
