@@ -11,11 +11,18 @@ public static partial class ArchitectureRegistry
     [
         .. Encoders,
         .. LlamaFamilies.Rows,
-        new("gpt2", "GPT2", static config => new Gpt2Model(config))
-        {
-            Prefix = "transformer",
-            Heads = HeadRow.DecoderWith(causal: "LMHeadModel", tokenHead: "classifier"),
-        },
+        .. Gpt2.Rows,
+        GptNeo.Row,
+        .. GptJ.Rows,
+        GptNeoX.Row,
+        Opt.Row,
+        Bloom.Row,
+        Falcon.Row,
+        Mpt.Row,
+        Starcoder2.Row,
+        StableLm.Row,
+        Cohere.Row,
+        Phi.Row,
         new("mixtral", "Mixtral", static config => new LlamaModel(config, Mixture.Mixtral)) { Keys = Mixture.MixtralKeys, Defaults = Mixture.MixtralDefaults },
         new("qwen2_moe", "Qwen2Moe", static config => new LlamaModel(config, Mixture.Qwen2)) { Keys = Mixture.QwenKeys, Defaults = Mixture.Qwen2Defaults },
         new("qwen3_moe", "Qwen3Moe", static config => new LlamaModel(config, Mixture.Qwen3)) { Keys = Mixture.QwenKeys, Defaults = Mixture.Qwen3Defaults },

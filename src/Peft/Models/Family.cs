@@ -79,9 +79,11 @@ public sealed record HeadRow(string Suffix, string Task, Func<ModelConfig, strin
     /// <param name="causal">Ends the class name of the model that continues text.</param>
     /// <param name="tokenHead">Name of the output layer that labels tokens.</param>
     /// <param name="questionPrefix">Where the backbone stands below the head for questions; null for the family's prefix.</param>
-    public static IReadOnlyList<HeadRow> DecoderWith(string causal = "ForCausalLM", string tokenHead = "score", string? questionPrefix = null) =>
+    /// <param name="causalBias">Whether the output layer that continues text has a bias.</param>
+    public static IReadOnlyList<HeadRow> DecoderWith(
+        string causal = "ForCausalLM", string tokenHead = "score", string? questionPrefix = null, bool causalBias = false) =>
     [
-        new(causal, "CAUSAL_LM", static (config, name) => new CausalModel(config, name)),
+        new(causal, "CAUSAL_LM", (config, name) => new CausalModel(config, name, hasBias: causalBias)),
         new("ForSequenceClassification", "SEQ_CLS", static (config, name) => new LastTokenClassificationModel(config, name)),
         new("ForTokenClassification", "TOKEN_CLS", (config, name) => new LinearTokenClassificationModel(config, name, tokenHead)),
         new("ForQuestionAnswering", "QUESTION_ANS", (config, name) => new QuestionAnsweringModel(config, name, questionPrefix)),

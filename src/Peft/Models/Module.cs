@@ -138,6 +138,18 @@ public abstract class Module : IDisposable
         return child;
     }
 
+    /// <summary>Adds children under their local names; entries without a module are left out.</summary>
+    protected void AddAll(IEnumerable<(string Name, Module? Module)> tree)
+    {
+        foreach (var (name, module) in tree)
+        {
+            if (module is not null)
+            {
+                Add(name, module);
+            }
+        }
+    }
+
     /// <summary>Adds a parameter under a local name and returns it.</summary>
     /// <param name="name">Local name, such as <c>weight</c>.</param>
     /// <param name="shape">Sizes, outermost first.</param>

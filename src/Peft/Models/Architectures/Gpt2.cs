@@ -1,30 +1,78 @@
 using Peft.Models.Layers;
-using static TorchSharp.torch;
 
 namespace Peft.Models.Architectures;
 
-/// <summary>What a GPT-2's configuration says; what it leaves out is as in the smallest one (Radford et al. 2019).</summary>
-internal sealed class Gpt2Config
+/// <summary>
+/// GPT-2 (Radford et al. 2019): learned positions, its weights lying the other way round; and GPT-BigCode (SantaCoder, StarCoder, Ben Allal et al.
+/// 2023), which is GPT-2 with one head of keys and values for all of queries. What a configuration leaves out is as in the smallest GPT-2.
+/// </summary>
+internal static class Gpt2
 {
-    private readonly ModelConfig _source;
-
-    public Gpt2Config(ModelConfig config)
-    {
-        _source = config;
-        Stem = config.Family.Stem;
-        VocabularySize = config.Size("vocab_size", 50257);
-        Positions = config.Size("n_positions", 1024);
-        HiddenSize = config.Size("n_embd", 768);
-        InnerSize = config.Size("n_inner", 4 * HiddenSize);
-        Layers = (int)config.Size("n_layer", 12, least: 0, most: 10_000);
-        Heads = config.Size("n_head", 12);
-        NormEpsilon = config.Number("layer_norm_epsilon") ?? 1e-5;
-        ActivationName = config.String("activation_function") ?? "gelu_new";
-        if (HiddenSize % Heads != 0)
+    public static IReadOnlyList<Family> Rows { get; } =
+    [
+        new("gpt2", "GPT2", static config => Model(config, isBigCode: false))
         {
-            throw new PeftException("ModelConfigInvalid", $"{Heads} attention heads can't share a width of {HiddenSize} evenly.");
-        }
+            Prefix = "transformer",
+            Heads = HeadRow.DecoderWith(causal: "LMHeadModel", tokenHead: "classifier"),
+        },
+        new("gpt_bigcode", "GPTBigCode", static config => Model(config, isBigCode: true))
+        {
+            Prefix = "transformer",
+            Heads = HeadRow.DecoderWith(tokenHead: "classifier"),
+            Defaults = new() { ["activation_function"] = "gelu_pytorch_tanh", ["multi_query"] = true },
+        },
+    ];
 
+    private static DecoderModel Model(ModelConfig config, bool isBigCode)
+    {
+        RefuseEncoder(config);
+        var width = config.Size("n_embd", 768);
+        var tokens = new Embedding(config.Size("vocab_size", 50257), width);
+        var positions = new Embedding(config.Size("n_positions", 1024), width);
+        var dropout = Dropped(config, "embd_pdrop");
+        var blocks = DecoderModel.Stack(config, "n_layer", 12, layer => Block(config, layer, width, isBigCode));
+        var norm = Norm(config, width);
+        var parts = new DecoderParts(tokens, blocks) { Begin = LearnedPositions.AddedAndDropped(positions, dropout), End = norm.Forward };
+        return new DecoderModel(config, parts, ("wte", tokens), ("wpe", positions), ("drop", dropout), ("h", blocks), ("ln_f", norm));
+    }
+
+    private static DecoderBlock Block(ModelConfig config, int layer, long width, bool isBigCode)
+    {
+        var stem = config.Family.Stem;
+        var heads = config.Size("n_head", 12);
+        var shape = Scaled(DecoderAttention.ShapeOf(width, heads, config.Boolean("multi_query") == true ? 1 : heads, Probability(config, "attn_pdrop")), config, layer);
+        var inner = config.Size("n_inner", 4 * width);
+        var (attentionNorm, mlpNorm) = (Norm(config, width), Norm(config, width));
+        var (attentionDropout, mlpDropout) = (Dropped(config, "resid_pdrop"), Dropped(config, "resid_pdrop"));
+        var (projections, output) = (Layer(width, shape.AllHeads * shape.HeadSize), Layer(width, width));
+        var (up, down) = (Layer(width, inner), Layer(inner, width));
+        var activation = new Activation(config.String("activation_function") ?? "gelu_new");
+        var order = isBigCode ? HeadOrder.ByKeyValueHead(shape) : HeadOrder.SideBySide(shape);
+        var attention = new DecoderAttention(shape, layer, DecoderAttention.Ordered(projections, order), output) { Dropout = attentionDropout };
+        return new DecoderBlock(
+            stem + "Block",
+            new BlockParts(attentionNorm, attention, mlpNorm, DecoderMlps.Plain(up, activation, down, mlpDropout)),
+            ("ln_1", attentionNorm),
+            ("attn", new Branch(
+                stem + "Attention",
+                ("c_attn", projections),
+                ("c_proj", output),
+                ("attn_dropout", isBigCode ? null : new Dropout(shape.Dropout)),
+                ("resid_dropout", attentionDropout))),
+            ("ln_2", mlpNorm),
+            ("mlp", new Branch(stem + "MLP", ("c_fc", up), ("c_proj", down), ("act", activation), ("dropout", mlpDropout))));
+
+        Linear Layer(long inputs, long outputs) => new(inputs, outputs, hasBias: true, isTransposed: !isBigCode);
+    }
+
+    private static AttentionShape Scaled(AttentionShape shape, ModelConfig config, int layer)
+    {
+        var scale = config.Boolean("scale_attn_weights") == false ? 1 : shape.Scale;
+        return shape with { Scale = config.Boolean("scale_attn_by_inverse_layer_idx") == true ? scale / (layer + 1) : scale };
+    }
+
+    private static void RefuseEncoder(ModelConfig config)
+    {
         if (config.Boolean("add_cross_attention") == true)
         {
             throw new NotSupportedByPeftException("ArchitectureNotSupported", "A GPT-2 that reads an encoder (add_cross_attention) is not supported.")
@@ -35,139 +83,9 @@ internal sealed class Gpt2Config
         }
     }
 
-    public string Stem { get; }
+    private static LayerNorm Norm(ModelConfig config, long width) => new(width, config.Number("layer_norm_epsilon") ?? 1e-5);
 
-    public long VocabularySize { get; }
+    private static Dropout Dropped(ModelConfig config, string key) => new(Probability(config, key));
 
-    public long Positions { get; }
-
-    public long HiddenSize { get; }
-
-    public long InnerSize { get; }
-
-    public int Layers { get; }
-
-    public long Heads { get; }
-
-    public double NormEpsilon { get; }
-
-    public string ActivationName { get; }
-
-    public Dropout Dropout(string key) => new(Probability(key));
-
-    public AttentionShape Attention(int layer)
-    {
-        var size = HiddenSize / Heads;
-        var scale = _source.Boolean("scale_attn_weights") == false ? 1 : 1 / Math.Sqrt(size);
-        return new AttentionShape(Heads, Heads, size, _source.Boolean("scale_attn_by_inverse_layer_idx") == true ? scale / (layer + 1) : scale)
-        {
-            Dropout = Probability("attn_pdrop"),
-        };
-    }
-
-    private double Probability(string key) => _source.Number(key) ?? 0.1;
-}
-
-/// <summary>Attention without rotary positions, its projections in one layer.</summary>
-internal sealed class Gpt2Attention : Module
-{
-    private readonly AttentionShape _shape;
-    private readonly Linear _projections;
-    private readonly Linear _output;
-    private readonly Dropout _dropout;
-    private readonly int _layer;
-
-    public Gpt2Attention(Gpt2Config config, int layer)
-        : base(config.Stem + "Attention")
-    {
-        _layer = layer;
-        _shape = config.Attention(layer);
-        _projections = Add("c_attn", new Linear(config.HiddenSize, 3 * config.HiddenSize, hasBias: true, isTransposed: true));
-        _output = Add("c_proj", new Linear(config.HiddenSize, config.HiddenSize, hasBias: true, isTransposed: true));
-        Add("attn_dropout", config.Dropout("attn_pdrop"));
-        _dropout = Add("resid_dropout", config.Dropout("resid_pdrop"));
-    }
-
-    /// <summary>Attention of x, added to <paramref name="residual"/>.</summary>
-    public Tensor Forward(Tensor x, Tensor residual, AttentionPlan plan, ForwardContext context) => ResidualSum.Forward(
-        residual, _output, _dropout, Attention.Forward(_projections.Forward(x, context), _shape, null, plan, _layer, context), context);
-}
-
-/// <summary>The MLP: c_proj(act(c_fc(x))).</summary>
-internal sealed class Gpt2MLP : Module
-{
-    private readonly Linear _inner;
-    private readonly Linear _output;
-    private readonly Activation _activation;
-    private readonly Dropout _dropout;
-
-    public Gpt2MLP(Gpt2Config config)
-        : base(config.Stem + "MLP")
-    {
-        _inner = Add("c_fc", new Linear(config.HiddenSize, config.InnerSize, hasBias: true, isTransposed: true));
-        _output = Add("c_proj", new Linear(config.InnerSize, config.HiddenSize, hasBias: true, isTransposed: true));
-        _activation = Add("act", new Activation(config.ActivationName));
-        _dropout = Add("dropout", config.Dropout("resid_pdrop"));
-    }
-
-    public Tensor Forward(Tensor x, Tensor residual, ForwardContext context) => ResidualSum.Forward(
-        residual, _output, _dropout, _activation.Forward(_inner.Forward(x, context), context), context);
-}
-
-/// <summary>A block: x + attention(norm(x)), then x + mlp(norm(x)).</summary>
-internal sealed class Gpt2Block : Module
-{
-    private readonly LayerNorm _attentionNorm;
-    private readonly Gpt2Attention _attention;
-    private readonly LayerNorm _innerNorm;
-    private readonly Gpt2MLP _mlp;
-
-    public Gpt2Block(Gpt2Config config, int layer)
-        : base(config.Stem + "Block")
-    {
-        _attentionNorm = Add("ln_1", new LayerNorm(config.HiddenSize, config.NormEpsilon));
-        _attention = Add("attn", new Gpt2Attention(config, layer));
-        _innerNorm = Add("ln_2", new LayerNorm(config.HiddenSize, config.NormEpsilon));
-        _mlp = Add("mlp", new Gpt2MLP(config));
-    }
-
-    public Tensor Forward(Tensor x, AttentionPlan plan, ForwardContext context)
-    {
-        using var scope = NewDisposeScope();
-        var attended = _attention.Forward(_attentionNorm.Forward(x, context), x, plan, context);
-        return _mlp.Forward(_innerNorm.Forward(attended, context), attended, context).MoveToOuterDisposeScope();
-    }
-}
-
-/// <summary>Tokens and learned positions, the stack of blocks and the final norm.</summary>
-internal sealed class Gpt2Model : Backbone
-{
-    private readonly Embedding _positions;
-    private readonly Dropout _dropout;
-    private readonly ModuleList<Gpt2Block> _blocks;
-    private readonly LayerNorm _norm;
-
-    public Gpt2Model(ModelConfig source)
-        : base(source, source.Family.Stem + "Model")
-    {
-        var config = new Gpt2Config(source);
-        Width = config.HiddenSize;
-        TokenEmbeddings = Add("wte", new Embedding(config.VocabularySize, config.HiddenSize));
-        _positions = Add("wpe", new Embedding(config.Positions, config.HiddenSize));
-        _dropout = Add("drop", config.Dropout("embd_pdrop"));
-        _blocks = Add("h", new ModuleList<Gpt2Block>(Enumerable.Range(0, config.Layers).Select(i => new Gpt2Block(config, i))));
-        _norm = Add("ln_f", new LayerNorm(config.HiddenSize, config.NormEpsilon));
-    }
-
-    public override long Width { get; }
-
-    public override Embedding TokenEmbeddings { get; }
-
-    public override BackboneOutput Forward(Tensor embeddings, ModelInputs inputs, ForwardContext context)
-    {
-        var x = ResidualSum.Forward(embeddings, LearnedPositions.Forward(_positions, context, embeddings.device), context);
-        var plan = AttentionPlan.Causal(context, embeddings.device);
-        var stack = DecoderStack.Run(_blocks.Items, _dropout.Forward(x, context), context, (block, input, inner) => block.Forward(input, plan, inner));
-        return new BackboneOutput(_norm.Forward(stack.Output, context), context.Rows, context.Length) { HiddenStates = stack.Inputs };
-    }
+    private static double Probability(ModelConfig config, string key) => config.Number(key) ?? 0.1;
 }

@@ -9,18 +9,24 @@ public sealed class Activation : Module
 
     /// <summary>Looks the activation up.</summary>
     /// <param name="name">Such as <c>silu</c> or <c>gelu_pytorch_tanh</c>.</param>
+    /// <param name="className">transformers' class name where a family has its own; null for the activation's.</param>
+    /// <param name="details">What it prints.</param>
     /// <exception cref="NotSupportedByPeftException"><c>ActivationNotSupported</c>.</exception>
-    public Activation(string name)
-        : this(Lookup(name))
+    public Activation(string name, string? className = null, string details = "")
+        : this(Lookup(name), className)
     {
+        Details = details;
         IsSilu = name is "silu" or "swish";
     }
 
-    private Activation((string ClassName, Func<Tensor, Tensor> Function) found)
-        : base(found.ClassName)
+    private Activation((string ClassName, Func<Tensor, Tensor> Function) found, string? className)
+        : base(className ?? found.ClassName)
     {
         _function = found.Function;
     }
+
+    /// <inheritdoc/>
+    public override string Details { get; } = "";
 
     /// <summary>Whether it is x · sigmoid(x).</summary>
     internal bool IsSilu { get; }

@@ -1,3 +1,4 @@
+using System.Globalization;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -10,13 +11,15 @@ public sealed class Dropout : Module
 
     /// <summary>Makes the layer.</summary>
     /// <param name="probability">Probability with which an element is dropped.</param>
-    public Dropout(double probability)
+    /// <param name="printsWhole">Whether it is printed without digits behind the point (MPT's configuration holds whole numbers).</param>
+    public Dropout(double probability, bool printsWhole = false)
     {
         _probability = probability;
+        Details = $"p={(printsWhole ? probability.ToString("0", CultureInfo.InvariantCulture) : ModuleText.Number(probability))}, inplace=False";
     }
 
     /// <inheritdoc/>
-    public override string Details => $"p={ModuleText.Number(_probability)}, inplace=False";
+    public override string Details { get; }
 
     /// <summary>Whether anything is dropped in a pass.</summary>
     public bool Acts(ForwardContext context) => _probability > 0 && context.IsTraining;

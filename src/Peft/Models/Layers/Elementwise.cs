@@ -30,10 +30,10 @@ public static class ResidualSum
     /// <summary>residual + dropout(layer(x)), in one product where nothing is dropped.</summary>
     /// <param name="residual">[rows, outputs].</param>
     /// <param name="layer">The layer.</param>
-    /// <param name="dropout">What drops elements of its output.</param>
+    /// <param name="dropout">What drops elements of its output; null for nothing.</param>
     /// <param name="x">[rows, inputs].</param>
     /// <param name="context">The forward pass.</param>
-    public static Tensor Forward(Tensor residual, Linear layer, Dropout dropout, Tensor x, ForwardContext context) => dropout.Acts(context)
+    public static Tensor Forward(Tensor residual, Linear layer, Dropout? dropout, Tensor x, ForwardContext context) => dropout?.Acts(context) == true
         ? Forward(residual, dropout.Forward(layer.Forward(x, context), context), context)
         : layer.Forward(x, context, residual);
 

@@ -13,23 +13,26 @@ public sealed class LayerNorm : Module
     /// <param name="epsilon">Added to the variance.</param>
     /// <param name="hasBias">Whether it adds a bias.</param>
     /// <param name="className">transformers' class name.</param>
-    public LayerNorm(long size, double epsilon, bool hasBias = true, string className = "LayerNorm")
+    /// <param name="printsDetails">Whether its sizes are printed (Cohere's aren't).</param>
+    /// <param name="heads">Number of heads that have weights of their own, where it norms each by itself (Cohere); null for the same in all.</param>
+    public LayerNorm(long size, double epsilon, bool hasBias = true, string className = "LayerNorm", bool printsDetails = true, long? heads = null)
         : base(className)
     {
         _size = size;
         _epsilon = epsilon;
-        Weight = AddParameter("weight", [size]);
+        Details = printsDetails ? $"({size},), eps={ModuleText.Number(epsilon)}, elementwise_affine=True, bias={(hasBias ? "True" : "False")}" : "";
+        Weight = AddParameter("weight", heads is { } count ? [count, size] : [size]);
         Bias = hasBias ? AddParameter("bias", [size]) : null;
     }
 
-    /// <summary>[width].</summary>
+    /// <summary>[width], or [heads, width].</summary>
     public Parameter Weight { get; }
 
     /// <summary>[width], or null.</summary>
     public Parameter? Bias { get; }
 
     /// <inheritdoc/>
-    public override string Details => $"({_size},), eps={ModuleText.Number(_epsilon)}, elementwise_affine=True, bias={(Bias is null ? "False" : "True")}";
+    public override string Details { get; }
 
     /// <summary>Runs the norm.</summary>
     /// <param name="x">[rows, width], or several widths side by side (heads), each normed by itself.</param>
@@ -43,7 +46,7 @@ public sealed class LayerNorm : Module
     {
         using var scope = NewDisposeScope();
         var (weight, bias) = (Weight.Effective(context), Bias?.Effective(context));
-        var heads = x.size(-1) == _size ? x : x.view(x.size(0), -1, _size);
+        var heads = x.size(-1) == _size && Weight.Shape.Count == 1 ? x : x.view(x.size(0), -1, _size);
         var mean = heads.mean([-1], keepdim: true, type: ScalarType.Float32);
         var centred = LinearProduct.Cast(heads.sub(mean), x.dtype);
         var inverse = LinearProduct.Cast(centred.square().sum(-1, keepdim: true, type: ScalarType.Float32).mul_(1.0 / _size).add_(_epsilon).rsqrt_(), x.dtype);
@@ -78,7 +81,7 @@ public sealed class LayerNorm : Module
         public override void Backward(PieceGradients gradients)
         {
             var g = gradients.Output().reshape(normed.shape);
-            weight.Gradient?.add_(g.mul(normed).view(-1, normed.size(-1)).sum(dim: 0));
+            weight.Gradient?.add_(g.mul(normed).view([-1, .. weight.Shape]).sum(dim: 0));
             bias?.Gradient?.add_(g.reshape(-1, normed.size(-1)).sum(dim: 0));
             if (!gradients.Needs())
             {

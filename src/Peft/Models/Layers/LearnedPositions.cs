@@ -31,4 +31,20 @@ internal static class LearnedPositions
 
         return table.Forward(offset == 0 ? positions : positions.add(offset), context).MoveToOuterDisposeScope();
     }
+
+    /// <summary>Adds the vectors of a pass's positions to those of its tokens, and drops elements of the sum.</summary>
+    /// <param name="table">The table.</param>
+    /// <param name="dropout">What drops elements.</param>
+    public static Func<Tensor, ForwardContext, Tensor> AddedAndDropped(Embedding table, Dropout dropout) => (x, context) =>
+        dropout.Forward(ResidualSum.Forward(x, Forward(table, context, x.device), context), context);
+
+    /// <summary>Positions of whole rows, cached ones included, counted over what is no padding.</summary>
+    /// <param name="mask">1 for tokens, 0 for padding, [rows, length].</param>
+    /// <returns>int64 [rows, length]; -1 for padding.</returns>
+    public static Tensor Counted(Tensor mask)
+    {
+        using var scope = NewDisposeScope();
+        var whole = mask.to(ScalarType.Int64);
+        return whole.cumsum(1).mul_(whole).sub_(1).MoveToOuterDisposeScope();
+    }
 }

@@ -10,8 +10,9 @@ public sealed class Linear : Module, IAdaptable
     /// <param name="outputs">Width of the output.</param>
     /// <param name="hasBias">Whether it adds a bias.</param>
     /// <param name="isTransposed">Whether the weight is [inputs, outputs]: transformers' <c>Conv1D</c>.</param>
-    public Linear(long inputs, long outputs, bool hasBias = false, bool isTransposed = false)
-        : base(isTransposed ? "Conv1D" : "Linear")
+    /// <param name="className">transformers' class name where it has one of its own; null for <c>Linear</c> or <c>Conv1D</c>.</param>
+    public Linear(long inputs, long outputs, bool hasBias = false, bool isTransposed = false, string? className = null)
+        : base(className ?? (isTransposed ? "Conv1D" : "Linear"))
     {
         Inputs = inputs;
         Outputs = outputs;
