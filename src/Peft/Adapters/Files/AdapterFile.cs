@@ -34,7 +34,6 @@ internal static partial class AdapterFile
         var ofBase = BaseWeights(adapter, model).Where(entry => expected.Add(entry.Key)).ToArray();
         var keys = AdapterKeys.Match(store.Names, expected, adapter.Name);
         Dictionary<Parameter, string> found = [];
-        List<string> missing = [];
         foreach (var parameter in parameters)
         {
             if (keys.Found.TryGetValue(parameter.FileKey!, out var key))
@@ -42,11 +41,10 @@ internal static partial class AdapterFile
                 Fit(store.Entry(key), parameter.Parameter, store.Path);
                 found.TryAdd(parameter.Parameter, key);
             }
-            else if (parameter.Role != ParameterRole.Derived)
-            {
-                missing.Add(parameter.FileKey!);
-            }
         }
+
+        // What is saved under several keys is found with any of them.
+        List<string> missing = [.. parameters.Where(parameter => parameter.Role != ParameterRole.Derived && !found.ContainsKey(parameter.Parameter)).Select(static parameter => parameter.FileKey!)];
 
         RefuseStranger(found.Count, parameters.Length, keys.Unexpected, store.Path);
         RefuseMissingModules(adapter, found, store.Path);
@@ -57,6 +55,7 @@ internal static partial class AdapterFile
             parameter.Assign(Place(store.Read(key, parameter.DataType), adapter));
         }
 
+        adapter.OnLoaded();
         BringAlong(adapter, model, store, ofBase, keys.Found);
         return Report(missing, keys.Unexpected, messages, store.Path);
     }

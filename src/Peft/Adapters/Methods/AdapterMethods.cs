@@ -1,14 +1,24 @@
 using Peft.Adapters.Methods.AdaLora;
+using Peft.Adapters.Methods.Boft;
+using Peft.Adapters.Methods.C3A;
 using Peft.Adapters.Methods.Delora;
+using Peft.Adapters.Methods.FourierFT;
+using Peft.Adapters.Methods.GraLora;
+using Peft.Adapters.Methods.Hra;
 using Peft.Adapters.Methods.IA3;
+using Peft.Adapters.Methods.LnTuning;
 using Peft.Adapters.Methods.LoHa;
 using Peft.Adapters.Methods.LoKr;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Methods.Miss;
+using Peft.Adapters.Methods.Oft;
 using Peft.Adapters.Methods.PrefixTuning;
 using Peft.Adapters.Methods.PromptTuning;
 using Peft.Adapters.Methods.PTuning;
+using Peft.Adapters.Methods.RandLora;
+using Peft.Adapters.Methods.Road;
 using Peft.Adapters.Methods.Shira;
+using Peft.Adapters.Methods.VbLora;
 using Peft.Adapters.Methods.Vera;
 
 namespace Peft.Adapters.Methods;
@@ -19,16 +29,26 @@ public static class AdapterMethods
     private static readonly Dictionary<string, Type> s_configs = new(StringComparer.Ordinal)
     {
         ["ADALORA"] = typeof(AdaLoraConfig),
+        ["BOFT"] = typeof(BoftConfig),
+        ["C3A"] = typeof(C3AConfig),
         ["DELORA"] = typeof(DeloraConfig),
+        ["FOURIERFT"] = typeof(FourierFTConfig),
+        ["GRALORA"] = typeof(GraLoraConfig),
+        ["HRA"] = typeof(HraConfig),
         ["IA3"] = typeof(IA3Config),
+        ["LN_TUNING"] = typeof(LnTuningConfig),
         ["LOHA"] = typeof(LoHaConfig),
         ["LOKR"] = typeof(LoKrConfig),
         ["LORA"] = typeof(LoraConfig),
         ["MISS"] = typeof(MissConfig),
+        ["OFT"] = typeof(OftConfig),
         ["PREFIX_TUNING"] = typeof(PrefixTuningConfig),
         ["PROMPT_TUNING"] = typeof(PromptTuningConfig),
         ["P_TUNING"] = typeof(PTuningConfig),
+        ["RANDLORA"] = typeof(RandLoraConfig),
+        ["ROAD"] = typeof(RoadConfig),
         ["SHIRA"] = typeof(ShiraConfig),
+        ["VBLORA"] = typeof(VbLoraConfig),
         ["VERA"] = typeof(VeraConfig),
     };
 

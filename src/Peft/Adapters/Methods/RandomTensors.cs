@@ -17,6 +17,13 @@ internal static class RandomTensors
     public static Tensor Normal(IReadOnlyList<long> shape, double deviation, Generator generator, Device device) =>
         Move(empty([.. shape]).normal_(0, deviation, generator), device);
 
+    /// <summary>The first of a seeded permutation of 0 to <paramref name="total"/> - 1: places that a seed alone chooses.</summary>
+    public static Tensor Places(long total, long count, int seed, Device device)
+    {
+        using var seeded = new Generator((ulong)seed);
+        return Move(randperm(total, ScalarType.Int64, generator: seeded).narrow(0, 0, count).contiguous(), device);
+    }
+
     /// <summary>Zero with the given probability, else 1 / (1 - probability); of the shape and type of <paramref name="like"/>.</summary>
     public static Tensor DropoutMask(Tensor like, double probability, Generator? generator) => probability >= 1
         ? zeros_like(like)

@@ -1,4 +1,5 @@
 using Peft.Adapters.Files;
+using Peft.Adapters.Slots;
 using Peft.Adapters.Targets;
 
 namespace Peft.Adapters.Model;
@@ -35,8 +36,12 @@ public sealed class PeftAdapter
     /// <summary>What it reaches of the model, by kind and count, and what stays as it is.</summary>
     public AdapterCoverage Coverage => AdapterCoverage.Of(Adapter, Model.Base);
 
-    /// <summary>The paths of the layers it sits on.</summary>
-    public IReadOnlyList<string> AdaptedModules => [.. Adapter.Layers.Select(static layer => layer.Path)];
+    /// <summary>The paths of the layers it sits on, and of the modules that its method tunes in full.</summary>
+    public IReadOnlyList<string> AdaptedModules =>
+    [
+        .. Adapter.Layers.Select(static layer => layer.Path),
+        .. Adapter.Overlays.Where(static overlay => overlay.Kind == OverlayKind.TunedModule).SelectMany(static overlay => overlay.Targets).Select(static target => target.Path).Distinct(),
+    ];
 
     /// <summary>What training changes, each parameter once, in the order of keys.</summary>
     public IReadOnlyList<AdapterParameter> TrainableParameters =>

@@ -102,7 +102,7 @@ public sealed class AdapterSlot : Slot
             if (layer.ChangesInput)
             {
                 var call = new SlotCall(this, context, weight);
-                x = context.Tape is { } tape ? tape.Autograd(given => layer.Before(given[0], call), [x], ParametersOf(layer)) : layer.Before(x, call);
+                x = context.Tape is { } tape ? tape.Autograd(given => layer.Before(given[0], call), [x], [.. layer.Reads(context)]) : layer.Before(x, call);
             }
         }
 
@@ -124,11 +124,9 @@ public sealed class AdapterSlot : Slot
 
         // Token ids are no tensor that a gradient could flow to, so they aren't on the tape.
         return x.is_floating_point()
-            ? tape.Autograd(given => layer.After(given[0], given[1], call), [x, y], ParametersOf(layer))
-            : tape.Autograd(given => layer.After(x, given[0], call), [y], ParametersOf(layer));
+            ? tape.Autograd(given => layer.After(given[0], given[1], call), [x, y], [.. layer.Reads(call.Context)])
+            : tape.Autograd(given => layer.After(x, given[0], call), [y], [.. layer.Reads(call.Context)]);
     }
-
-    private static Parameter[] ParametersOf(LayerAdapter layer) => [.. layer.Parameters.Select(static entry => entry.Parameter)];
 
     /// <summary>A mixed batch: the layer's own product once for all rows, then every adapter on its rows.</summary>
     private Tensor ForwardRows(IReadOnlyList<RowGroup> groups, Tensor x, ForwardContext context, Func<Tensor, ForwardContext, Tensor> baseProduct)

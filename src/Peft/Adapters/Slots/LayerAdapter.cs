@@ -32,6 +32,10 @@ public abstract class LayerAdapter(IAdaptable layer) : IDisposable
     /// <summary>The parameters with the rest of their key in an adapter file, such as <c>lora_A.weight</c>.</summary>
     public abstract IReadOnlyList<LayerParameter> Parameters { get; }
 
+    /// <summary>What <see cref="Before"/> and <see cref="After"/> read and may be trained: beside its own parameters those it shares, or the layer's bias.</summary>
+    /// <param name="context">The forward pass.</param>
+    public virtual IEnumerable<Parameter> Reads(ForwardContext context) => Parameters.Select(static entry => entry.Parameter);
+
     /// <summary>Gives the parameters the values with which the method starts.</summary>
     /// <param name="generator">Source of random numbers.</param>
     public abstract void Initialise(Generator generator);

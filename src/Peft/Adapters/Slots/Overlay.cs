@@ -27,6 +27,9 @@ public enum OverlayKind
     /// <summary>A bias that <c>bias = all</c> or <c>lora_only</c> trains.</summary>
     Bias,
 
+    /// <summary>A module that the method itself tunes in full.</summary>
+    TunedModule,
+
     /// <summary>A weight that an adapter file brought along and that isn't trained.</summary>
     BroughtAlong,
 }

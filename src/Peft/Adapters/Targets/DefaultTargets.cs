@@ -140,6 +140,28 @@ public static class DefaultTargets
     /// <summary>IA3's targets by <c>model_type</c>.</summary>
     public static IReadOnlyDictionary<string, ModuleNames> IA3 => s_ia3;
 
+    /// <summary>The norms that LN tuning trains, by <c>model_type</c>.</summary>
+    public static IReadOnlyDictionary<string, ModuleNames> Norms { get; } = new Dictionary<string, ModuleNames>(StringComparer.Ordinal)
+    {
+        ["bart"] = ModuleNames.Of("self_attn_layer_norm", "encoder_attn_layer_norm", "final_layer_norm"),
+        ["blip-2"] = ModuleNames.Of("layernorm", "LayerNorm", "final_layer_norm", "self_attn_layer_norm"),
+        ["bloom"] = ModuleNames.Of("input_layernorm", "post_attention_layernorm", "ln_f"),
+        ["falcon"] = ModuleNames.Of("input_layernorm", "post_attention_layernorm", "ln_f"),
+        ["gemma"] = ModuleNames.Of("input_layernorm", "post_attention_layernorm", "norm"),
+        ["gemma2"] = ModuleNames.Of("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm", "norm"),
+        ["gemma3_text"] = ModuleNames.Of("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm", "norm"),
+        ["gpt2"] = ModuleNames.Of("ln_1", "ln_2", "ln_f"),
+        ["gptj"] = ModuleNames.Of("ln_1", "ln_f"),
+        ["llama"] = ModuleNames.Of("input_layernorm", "post_attention_layernorm", "norm"),
+        ["llava"] = ModuleNames.Of("multi_modal_projector", "input_layernorm", "post_attention_layernorm", "norm", "embed_tokens", "lm_head"),
+        ["mistral"] = ModuleNames.Of("input_layernorm", "post_attention_layernorm", "norm"),
+        ["mt5"] = ModuleNames.Of("layer_norm", "final_layer_norm"),
+        ["phi"] = ModuleNames.Of("input_layernorm", "final_layernorm"),
+        ["qwen2"] = ModuleNames.Of("post_attention_layernorm"),
+        ["qwen3"] = ModuleNames.Of("post_attention_layernorm"),
+        ["t5"] = ModuleNames.Of("layer_norm", "final_layer_norm"),
+    };
+
     private static Dictionary<string, ModuleNames> WithoutLaterFamilies(params ReadOnlySpan<(string ModelType, string[] Names)> others)
     {
         string[] absent =

@@ -28,6 +28,9 @@ internal sealed class DoraLayer : LoraLayer
     public override IReadOnlyList<LayerParameter> Parameters { get; }
 
     /// <inheritdoc/>
+    public override IEnumerable<Parameter> Reads(ForwardContext context) => Layer.Bias is { } bias ? base.Reads(context).Append(bias.Effective(context)) : base.Reads(context);
+
+    /// <inheritdoc/>
     public override void Initialise(Generator generator)
     {
         base.Initialise(generator);
