@@ -42,6 +42,7 @@
         'Merge-LoraAdapter'
         'New-AdaLoraConfig'
         'New-LoraConfig'
+        'New-MultitaskPromptTuningConfig'
         'New-PeftConfig'
         'New-PrefixTuningConfig'
         'New-PromptEncoderConfig'

@@ -88,6 +88,18 @@ Describe 'The cmdlets for adapters' {
         }
     }
 
+    Describe 'New-MultitaskPromptTuningConfig' {
+        It 'makes a configuration whose adapter the model takes' {
+            $made = New-MultitaskPromptTuningConfig -num_virtual_tokens 4 -num_tasks 2
+            $made.PeftType, $made.TaskCount | Should -Be 'MULTITASK_PROMPT_TUNING', 2
+            ($model | Add-PeftAdapter $made front).Config.PeftType | Should -Be 'MULTITASK_PROMPT_TUNING'
+        }
+
+        It 'refuses a start from another adapter without its file' {
+            { New-MultitaskPromptTuningConfig -VirtualTokenCount 4 -Initialization EXACT_SOURCE_TASK -ErrorAction Stop } | Should -Throw
+        }
+    }
+
     Describe 'New-PrefixTuningConfig' {
         It 'makes a configuration whose adapter the model takes' {
             $made = New-PrefixTuningConfig -num_virtual_tokens 4

@@ -28,6 +28,9 @@ public readonly record struct AdapterParameter(string FullKey, Parameter Paramet
     /// <summary>The key in the file where that is another than the name; null for what is trained and never in a file, which holds what it computes instead.</summary>
     public string? FileKey { get; init; } = FullKey;
 
+    /// <summary>What multiplies the change that it is a factor of.</summary>
+    public double Scale { get; init; } = 1;
+
     /// <summary>Whether an adapter's file has it.</summary>
     public bool IsSaved => FileKey is not null && Role != ParameterRole.Derived;
 }

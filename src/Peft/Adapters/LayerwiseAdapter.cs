@@ -30,7 +30,7 @@ public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(nam
     public override IReadOnlyList<AdapterParameter> Parameters() =>
     [
         .. _layers.SelectMany(layer => layer.Adapter.Parameters.Select(parameter =>
-            new AdapterParameter(KeyOf(layer.Path, parameter.Key), parameter.Parameter, parameter.Role, layer.Layer.Module))),
+            new AdapterParameter(KeyOf(layer.Path, parameter.Key), parameter.Parameter, parameter.Role, layer.Layer.Module) { Scale = layer.Adapter.ChangeScale })),
         .. base.Parameters(),
     ];
 

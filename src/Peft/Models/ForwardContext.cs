@@ -57,6 +57,9 @@ public sealed record ForwardContext
     /// <summary>What a prompt method puts in front of every row; null for nothing.</summary>
     public VirtualPrompt? Prompt { get; init; }
 
+    /// <summary>Which of its tasks each row is, for methods that share what they learn between several: int64 [Rows]; null where nobody says.</summary>
+    public Tensor? TaskIds { get; init; }
+
     /// <summary>In a slot of experts' weights: which rows of the input belong to which expert; null elsewhere.</summary>
     public ExpertRows? ExpertRows { get; init; }
 

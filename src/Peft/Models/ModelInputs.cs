@@ -8,7 +8,7 @@ public sealed record ModelInputs
     /// <summary>Token ids, int64 [rows, length] (an encoder-decoder's encoder).</summary>
     public Tensor? Ids { get; init; }
 
-    /// <summary>Which part of a pair each token belongs to, int64 [rows, length]; null for all the first.</summary>
+    /// <summary>Which part of a pair each token belongs to (with a prompt that is learnt too, of which type it is), int64 [rows, length]; null for all the first.</summary>
     public Tensor? TokenTypes { get; init; }
 
     /// <summary>The decoder's token ids, int64 [rows, decoder length]; null where there is no decoder beside an encoder.</summary>

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text.Json.Nodes;
 using Peft.Files;
 using Peft.Tensors;
@@ -20,6 +21,9 @@ public sealed record LoadOptions
 
     /// <summary>PEFT's task type (<c>SEQ_CLS</c>) to choose the head by; null for what the configuration names.</summary>
     public string? Task { get; init; }
+
+    /// <summary>Names of the classes of a head; null for those of the configuration.</summary>
+    public IReadOnlyList<string>? Labels { get; init; }
 
     /// <summary>Sees how many parameters have their weights, and how many there are.</summary>
     public Action<long, long>? OnProgress { get; init; }
@@ -55,7 +59,7 @@ public static class ModelLoader
         if (path.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase))
         {
             using var file = GgufModel.Open(path);
-            return Complete(ArchitectureRegistry.Create(new ModelConfig(file.CreateConfig()), options.Task), file, options with
+            return Complete(Create(new ModelConfig(file.CreateConfig()), options), file, options with
             {
                 DataType = options.DataType ?? ScalarType.Float32,
             });
@@ -75,7 +79,7 @@ public static class ModelLoader
 
         var config = ModelConfig.FromFile(configPath);
         RefuseQuantised(config, path);
-        var model = ArchitectureRegistry.Create(config, options.Task);
+        var model = Create(config, options);
         model.GenerationConfig = ReadGenerationConfig(path);
         using var store = options.StructureOnly ? null : OpenWeights(path);
         return Complete(model, store, options);
@@ -221,6 +225,25 @@ public static class ModelLoader
             },
             documents,
             companions);
+    }
+
+    /// <summary>The structure with the head that is asked for, which the configuration then says as well.</summary>
+    private static PretrainedModel Create(ModelConfig config, LoadOptions options)
+    {
+        if (options.Labels is { } labels)
+        {
+            config.Document.Remove("num_labels");
+            config.Document["id2label"] = new JsonObject(labels.Select(static (name, i) => KeyValuePair.Create(i.ToString(CultureInfo.InvariantCulture), (JsonNode?)name)));
+            config.Document["label2id"] = new JsonObject(labels.Select(static (name, i) => KeyValuePair.Create(name, (JsonNode?)i)));
+        }
+
+        var model = ArchitectureRegistry.Create(config, options.Task);
+        if (options.Task is not null)
+        {
+            config.Document["architectures"] = new JsonArray(model.ClassName);
+        }
+
+        return model;
     }
 
     private static PretrainedModel Complete(PretrainedModel model, TensorStore? store, LoadOptions options)

@@ -45,6 +45,14 @@ internal static class PromptPlacement
         return (added == 0 ? embeddings : InFront(prompt.Embeddings!, embeddings, context, added), added, pass);
     }
 
+    /// <summary>The same for what the decoder of an encoder-decoder reads.</summary>
+    /// <param name="words">Vectors of the decoder's tokens, [rows · length, width].</param>
+    /// <param name="context">The decoder's pass over its tokens alone.</param>
+    public static (Tensor Embeddings, long VirtualLength, ForwardContext Context) PlaceDecoder(Tensor words, ForwardContext context) =>
+        context.Prompt is { DecoderEmbeddings: { } own, Length: var added } && context.Cache is null or { Length: 0 }
+            ? (InFront(own, words, context, added), added, context with { Length = context.Length + added })
+            : (words, 0, context);
+
     private static Tensor InFront(Tensor prompt, Tensor embeddings, ForwardContext context, long added)
     {
         var (rows, length, width) = (context.Rows, context.Length, embeddings.size(1));

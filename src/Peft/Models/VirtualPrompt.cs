@@ -13,21 +13,28 @@ public sealed record VirtualPrompt(long Length)
     /// <summary>[rows · length, width], or [length, width] for all rows alike; null for none.</summary>
     public Tensor? Embeddings { get; init; }
 
+    /// <summary>The same in front of what an encoder-decoder's decoder reads; null for none.</summary>
+    public Tensor? DecoderEmbeddings { get; init; }
+
+    /// <summary>How virtual positions count in the loss of a model that continues text; null where they don't.</summary>
+    public PromptLoss? Loss { get; init; }
+
     /// <summary>One pair a layer; null for none.</summary>
     public IReadOnlyList<KeyValuePrefix>? KeyValues { get; init; }
 
     /// <summary>The tensors, in an order that <see cref="With"/> takes them back in.</summary>
     internal IReadOnlyList<Tensor> Tensors =>
-        [.. Embeddings is null ? [] : (Tensor[])[Embeddings], .. (KeyValues ?? []).SelectMany(static pair => (Tensor[])[pair.Keys, pair.Values])];
+        [.. new[] { Embeddings, DecoderEmbeddings }.OfType<Tensor>(), .. (KeyValues ?? []).SelectMany(static pair => (Tensor[])[pair.Keys, pair.Values])];
 
     /// <summary>The same prompt with other tensors (a block that is computed again has its own).</summary>
     internal VirtualPrompt With(IReadOnlyList<Tensor> tensors)
     {
-        var first = Embeddings is null ? 0 : 1;
+        var next = 0;
         return this with
         {
-            Embeddings = Embeddings is null ? null : tensors[0],
-            KeyValues = KeyValues is null ? null : [.. KeyValues.Select((_, i) => new KeyValuePrefix(tensors[first + (2 * i)], tensors[first + (2 * i) + 1]))],
+            Embeddings = Embeddings is null ? null : tensors[next++],
+            DecoderEmbeddings = DecoderEmbeddings is null ? null : tensors[next++],
+            KeyValues = KeyValues is null ? null : [.. KeyValues.Select(_ => new KeyValuePrefix(tensors[next++], tensors[next++]))],
         };
     }
 }

@@ -54,6 +54,9 @@ public sealed partial class Tokenizer
     /// <summary>The token that fills batches, or null.</summary>
     public string? PadToken => Configuration.PadToken;
 
+    /// <summary>The token that stands for one to fill in, or null.</summary>
+    public string? MaskToken => Configuration.MaskToken;
+
     /// <summary>The token for what the vocabulary lacks, or null.</summary>
     public string? UnkToken => Configuration.UnkToken;
 
@@ -65,6 +68,12 @@ public sealed partial class Tokenizer
 
     /// <summary>The id of <see cref="PadToken"/>, or null.</summary>
     public int? PadTokenId => PadToken is null ? null : TokenId(PadToken);
+
+    /// <summary>The id of <see cref="MaskToken"/>, or null.</summary>
+    public int? MaskTokenId => MaskToken is null ? null : TokenId(MaskToken);
+
+    /// <summary>Ids of the special tokens that were added to the vocabulary.</summary>
+    public IReadOnlyList<int> SpecialIds => [.. AddedTokens.Where(static token => token.Special).Select(static token => token.Id)];
 
     /// <summary>The id of <see cref="UnkToken"/>, or null.</summary>
     public int? UnkTokenId => UnkToken is null ? null : TokenId(UnkToken);

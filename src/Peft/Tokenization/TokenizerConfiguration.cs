@@ -26,6 +26,9 @@ public sealed record TokenizerConfiguration
     /// <summary>The token that fills batches, or null.</summary>
     public string? PadToken => SpecialTokens.GetValueOrDefault("pad_token");
 
+    /// <summary>The token that stands for one to fill in, or null.</summary>
+    public string? MaskToken => SpecialTokens.GetValueOrDefault("mask_token");
+
     /// <summary>The token for what the vocabulary lacks, or null.</summary>
     public string? UnkToken => SpecialTokens.GetValueOrDefault("unk_token");
 

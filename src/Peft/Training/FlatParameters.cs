@@ -7,7 +7,11 @@ namespace Peft.Training;
 /// <param name="Name">Its full name as PEFT has it, such as <c>base_model.model.…q_proj.lora_A.default.weight</c>.</param>
 /// <param name="Parameter">The parameter.</param>
 /// <param name="Module">The base's module it sits on, where there is one; tells a norm's parameters from others.</param>
-public sealed record TrainedParameter(string Name, Parameter Parameter, Module? Module = null);
+public sealed record TrainedParameter(string Name, Parameter Parameter, Module? Module = null)
+{
+    /// <summary>What multiplies the change that it is a factor of.</summary>
+    public double Scale { get; init; } = 1;
+}
 
 /// <summary>How a group of parameters is trained.</summary>
 /// <param name="Rate">Initial learning rate.</param>

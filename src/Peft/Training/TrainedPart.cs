@@ -44,7 +44,7 @@ internal sealed class TrainedPart
 
     /// <summary>What is trained now.</summary>
     public IEnumerable<TrainedParameter> Parameters() => _adapter is not null
-        ? _adapter.TrainableParameters.Select(parameter => new TrainedParameter(parameter.FullKey, parameter.Parameter, parameter.Module))
+        ? _adapter.TrainableParameters.Select(parameter => new TrainedParameter(parameter.FullKey, parameter.Parameter, parameter.Module) { Scale = parameter.Scale })
         : _model.Base.NamedParameters().Where(static named => named.Parameter.IsOwner && named.Parameter.Data.is_floating_point())
             .Select(static named => new TrainedParameter(named.Path, named.Parameter, named.Module));
 

@@ -7,7 +7,11 @@ namespace Peft.Training;
 
 /// <summary>The rows of one micro batch on the model's device. Whoever asked for it disposes it.</summary>
 /// <param name="InputIds">Token ids, int64 [rows, length].</param>
-/// <param name="Labels">The token to learn at each position, -100 where none is, int64 [rows, length]; position i is learnt from the positions before it.</param>
+/// <param name="Labels">
+/// What is learnt, -100 where nothing is. Of a model that continues text the token at each position, int64 [rows, length], learnt from the positions before it; of an encoder-decoder the
+/// tokens that its decoder writes, int64 [rows, decoder length]; a label for each token, int64 [rows, length]; a class or a value for each row, [rows] or [rows, labels]; first and last token
+/// of an answer, int64 [rows, 2].
+/// </param>
 public record TrainingBatch(Tensor InputIds, Tensor Labels) : IDisposable
 {
     /// <summary>1 for tokens, 0 for padding, int64 [rows, length]; null when nothing is padded.</summary>
@@ -16,14 +20,26 @@ public record TrainingBatch(Tensor InputIds, Tensor Labels) : IDisposable
     /// <summary>Position of every token, int64 [rows, length]; null for 0, 1, ….</summary>
     public Tensor? Positions { get; init; }
 
+    /// <summary>Which part of a pair each token belongs to, int64 [rows, length]; null for all the first.</summary>
+    public Tensor? TokenTypes { get; init; }
+
+    /// <summary>What a decoder beside an encoder reads, int64 [rows, decoder length]; null for the labels one position later.</summary>
+    public Tensor? DecoderIds { get; init; }
+
+    /// <summary>Which task each row is, int64 [rows]; null where nobody says.</summary>
+    public Tensor? TaskIds { get; init; }
+
     /// <summary>In packed rows the lengths of the examples that stand in each row; null when a row is one example.</summary>
     public IReadOnlyList<IReadOnlyList<int>>? Packing { get; init; }
 
     /// <summary>Number of tokens that aren't padding.</summary>
     public required long TokenCount { get; init; }
 
-    /// <summary>Number of labels that are learnt: those that aren't -100, without the first of each row, which nothing precedes.</summary>
+    /// <summary>Number of labels that are learnt: those that aren't -100; of a model that continues text without the first of each row, which nothing precedes.</summary>
     public required long TargetCount { get; init; }
+
+    /// <summary>What goes into the model.</summary>
+    public ModelInputs Inputs => new() { Ids = InputIds, TokenTypes = TokenTypes, DecoderIds = DecoderIds };
 
     /// <summary>A forward pass over these rows.</summary>
     /// <param name="context">What else the pass is.</param>
@@ -34,6 +50,7 @@ public record TrainingBatch(Tensor InputIds, Tensor Labels) : IDisposable
         AttentionMask = AttentionMask,
         Positions = Positions,
         Packing = Packing,
+        TaskIds = TaskIds,
     };
 
     /// <inheritdoc/>
@@ -50,6 +67,9 @@ public record TrainingBatch(Tensor InputIds, Tensor Labels) : IDisposable
         Labels.Dispose();
         AttentionMask?.Dispose();
         Positions?.Dispose();
+        TokenTypes?.Dispose();
+        DecoderIds?.Dispose();
+        TaskIds?.Dispose();
     }
 }
 

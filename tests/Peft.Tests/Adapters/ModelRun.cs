@@ -76,7 +76,7 @@ internal static class ModelRun
 
     private static ModelInputs Inputs(PeftModel model, IReadOnlyDictionary<string, Tensor> inputs)
     {
-        var given = new ModelInputs { Ids = inputs["input_ids"], TokenTypes = inputs.GetValueOrDefault("token_type_ids") };
+        var given = new ModelInputs { Ids = inputs["input_ids"], TokenTypes = inputs.GetValueOrDefault("token_type_ids") ?? inputs.GetValueOrDefault("input_type_mask") };
         return model.Base is SequenceToSequenceModel sequences ? sequences.WithDecoderIds(given, inputs["labels"]) : given;
     }
 
@@ -85,6 +85,7 @@ internal static class ModelRun
         Rows = inputs["input_ids"].shape[0],
         Length = inputs["input_ids"].shape[1],
         AttentionMask = inputs.GetValueOrDefault("attention_mask"),
+        TaskIds = inputs.GetValueOrDefault("task_ids"),
     };
 
     private static CausalModel Causal(PeftModel model) => model.Base as CausalModel

@@ -1,6 +1,7 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Peft.Adapters;
+using Peft.Adapters.Methods.PrefixTuning;
 using Peft.Adapters.Model;
 using Peft.Adapters.Slots;
 using Peft.Adapters.Targets;
@@ -126,9 +127,19 @@ public class FamilyCountGoldenTests
         var counts = model.ParameterCounts;
         var trainable = OfText(expected);
         var all = expected.GetProperty("all").GetInt64() - carried - (expected.GetProperty("trainable").GetInt64() - trainable);
+        if (KeysAreNarrower(model.Base.Config) && model["default"].Config is PrefixTuningConfig prefix)
+        {
+            // The peer's prefix is as wide as the model, and fits no layer: it fails in every pass.
+            var fitting = trainable / model.Base.Backbone.Width * prefix.TokenWidth!.Value;
+            (trainable, all) = (fitting, all - trainable + fitting);
+        }
+
         Assert.True(trainable == counts.Trainable, $"{what}: {counts.Trainable} trainable, expected {trainable}");
         Assert.True(all == counts.All, $"{what}: {counts.All} in all, expected {all}");
     }
+
+    private static bool KeysAreNarrower(ModelConfig config) =>
+        config.Integer("d_kv") is { } size && config.Integer("num_heads") is { } heads && config.Integer("d_model") is { } width && size * heads != width;
 
     /// <summary>PEFT's default targets, one table a method, for the methods there are.</summary>
     private static void DefaultTables(JsonElement facts)

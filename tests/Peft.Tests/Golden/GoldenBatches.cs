@@ -12,9 +12,12 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
 {
     private readonly List<TrainingBatch> _batches;
 
-    private GoldenBatches(List<TrainingBatch> batches)
+    private readonly ExampleKind _kind;
+
+    private GoldenBatches(List<TrainingBatch> batches, ExampleKind kind)
     {
         _batches = batches;
+        _kind = kind;
     }
 
     /// <summary>One epoch of batches.</summary>
@@ -28,23 +31,24 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
     {
         PairBatch => ExampleKind.Pair,
         JudgedBatch => ExampleKind.Judged,
-        _ => ExampleKind.Text,
+        _ => _kind,
     };
 
     /// <summary>Reads the batches.</summary>
     /// <param name="path">The file.</param>
+    /// <param name="kind">What the objective calls them.</param>
     /// <param name="countsFirst">Whether the peer counted each row's first label too, which nothing precedes: its trainer does so for a class that isn't named ForCausalLM.</param>
-    public static GoldenBatches Open(string path, bool countsFirst = false)
+    public static GoldenBatches Open(string path, ExampleKind kind = ExampleKind.Text, bool countsFirst = false)
     {
         using var file = SafetensorsFile.Open(path);
         var byIndex = file.Names.GroupBy(name => int.Parse(name[..name.IndexOf('.', StringComparison.Ordinal)], CultureInfo.InvariantCulture))
             .OrderBy(group => group.Key)
             .Select(group => Make(group.ToDictionary(name => name[(name.IndexOf('.', StringComparison.Ordinal) + 1)..], name => file.Read(name)), countsFirst ? 0 : 1))
             .ToList();
-        return new GoldenBatches(byIndex[..PeriodOf(byIndex)]);
+        return new GoldenBatches(byIndex[..PeriodOf(byIndex)], kind);
     }
 
-    public GoldenBatches Take(int count) => new(_batches[..Math.Min(count, _batches.Count)]);
+    public GoldenBatches Take(int count) => new(_batches[..Math.Min(count, _batches.Count)], _kind);
 
     public TrainingBatch Collate(IReadOnlyList<int> rows, Device device) => Copy(_batches[Assert.Single(rows)]);
 
@@ -64,6 +68,9 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
             Labels = batch.Labels.alias(),
             AttentionMask = batch.AttentionMask?.alias(),
             Positions = batch.Positions?.alias(),
+            TokenTypes = batch.TokenTypes?.alias(),
+            DecoderIds = batch.DecoderIds?.alias(),
+            TaskIds = batch.TaskIds?.alias(),
         };
         return batch switch
         {
@@ -76,7 +83,9 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
     private static TrainingBatch Make(Dictionary<string, Tensor> tensors, long firstCounted)
     {
         using var noGrad = no_grad();
-        if (!tensors.TryGetValue("labels", out var labels))
+        var labels = tensors.GetValueOrDefault("labels")
+            ?? (tensors.TryGetValue("start_positions", out var starts) ? stack([starts, tensors["end_positions"]], 1) : null);
+        if (labels is null)
         {
             return MakePreference(tensors);
         }
@@ -87,10 +96,15 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
         return new TrainingBatch(ids, labels)
         {
             AttentionMask = tensors.GetValueOrDefault("attention_mask"),
+
+            // PEFT's wrapper for questions takes token types and never hands them on: what was recorded there is without.
+            TokenTypes = tensors.ContainsKey("start_positions") ? null : tensors.GetValueOrDefault("token_type_ids"),
+            DecoderIds = tensors.GetValueOrDefault("decoder_input_ids"),
+            TaskIds = tensors.GetValueOrDefault("task_ids"),
             Positions = positions,
             Packing = positions is null ? null : Documents(positions),
             TokenCount = tensors.GetValueOrDefault("attention_mask")?.sum().item<long>() ?? ids.numel(),
-            TargetCount = labels.dim() < 2 ? labels.numel() : labels.narrow(1, firstCounted, labels.shape[1] - firstCounted).ne(-100).sum().item<long>(),
+            TargetCount = labels.dim() < 2 || labels.is_floating_point() ? labels.numel() : labels.narrow(1, firstCounted, labels.shape[1] - firstCounted).ne(-100).sum().item<long>(),
         };
     }
 

@@ -38,6 +38,17 @@ public sealed class ImportPeftModelCommand : ImportCommand
     [ValidateNotNullOrEmpty]
     public string Device { get; set; } = "auto";
 
+    /// <summary>What the model is to do, by PEFT's names, which chooses its head: a classifier of rows is <c>SEQ_CLS</c>. A head that the folder doesn't hold is made anew, for training. Without it the folder's own head is taken.</summary>
+    [Parameter]
+    [Alias("task_type")]
+    [ValidateSet("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION", "MASKED_LM")]
+    public string? TaskType { get; set; }
+
+    /// <summary>Names of the classes, for <c>SEQ_CLS</c> and <c>TOKEN_CLS</c>; a single one is a value that is estimated. Without it the folder's.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string[]? Label { get; set; }
+
     /// <summary>Threads to compute with on the processor, for all models of this process. Without it <c>OMP_NUM_THREADS</c>, else the physical cores.</summary>
     [Parameter]
     public int Threads { get; set; }
@@ -79,6 +90,8 @@ public sealed class ImportPeftModelCommand : ImportCommand
             DataType = EngineNames.DataType(DataType),
             Device = EngineNames.Device(Device),
             StructureOnly = StructureOnly,
+            Task = TaskType,
+            Labels = Label,
             OnProgress = (done, total) => progress.Show(done, total, FormattableString.Invariant($"{done:N0} of {total:N0} parameters")),
             OnMessage = output.WriteWarning,
             Cancellation = output.Cancellation,

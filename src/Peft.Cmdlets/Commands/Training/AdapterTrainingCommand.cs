@@ -8,6 +8,7 @@ using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
 using Peft.Training;
 using Peft.Training.Data;
+using Peft.Training.Objectives;
 using TorchSharp;
 
 namespace Peft.Cmdlets.Commands.Training;
@@ -63,6 +64,9 @@ public abstract class AdapterTrainingCommand : TrainingCommand
     [Parameter]
     public SwitchParameter Force { get; set; }
 
+    /// <summary>The model that is meant.</summary>
+    private protected PeftModel TheModel => ParameterSetName == AdapterSet ? Adapter.Model : Model;
+
     /// <inheritdoc/>
     protected override bool EndsOnError => true;
 
@@ -78,7 +82,7 @@ public abstract class AdapterTrainingCommand : TrainingCommand
             };
         }
 
-        var model = ParameterSetName == AdapterSet ? Adapter.Model : Model;
+        var model = TheModel;
         var name = ParameterSetName == AdapterSet ? Adapter.Name : NameOn(model);
         var options = ReadOptions();
         var folder = OutputPath is null ? null : PathResolution.Target(this, OutputPath);
@@ -167,10 +171,27 @@ public abstract class AdapterTrainingCommand : TrainingCommand
             return null;
         }
 
-        return !exists || Force ? model.ReplaceAdapter(Config, name, (ulong)Seed) : throw new PeftException("AdapterExists", $"The model '{model.Name}' has an adapter '{name}' already.")
+        return !exists || Force ? model.ReplaceAdapter(ConfigFor(model), name, (ulong)Seed) : throw new PeftException("AdapterExists", $"The model '{model.Name}' has an adapter '{name}' already.")
         {
             Target = name,
             RecommendedAction = "Choose another -AdapterName, replace it with -Force, go on with -Resume, or leave -Config out to train it further.",
+        };
+    }
+
+    /// <summary>The configuration with the task of the model's head, so that a new head is trained and saved with the adapter.</summary>
+    private AdapterConfig ConfigFor(PeftModel model)
+    {
+        var task = ObjectiveRegistry.TaskOf(model.Base);
+        if (Config!.TaskType is not { } asked)
+        {
+            return task == "CAUSAL_LM" ? Config : Config with { TaskType = task };
+        }
+
+        return task is null || asked == task || asked == "FEATURE_EXTRACTION" ? Config : throw new PeftException(
+            "TaskTypeUnfit", $"The configuration is for the task {asked}, but '{model.Name}' is a {model.Base.ClassName}, whose task is {task}.")
+        {
+            Target = asked,
+            RecommendedAction = $"Import the model with -TaskType {asked}, or leave the task out of the configuration.",
         };
     }
 
@@ -179,7 +200,7 @@ public abstract class AdapterTrainingCommand : TrainingCommand
         var progress = new ProgressLine(output, "Cutting the data set into tokens");
         var tokenized = dataset.Tokenize(
             model.RequiredTokenizer,
-            TokenizationOptions.Of(options),
+            TokenizationOptions.Of(options, model),
             done => progress.Show(done, dataset.Count, FormattableString.Invariant($"{done:N0} of {dataset.Count:N0} rows")),
             output.Cancellation);
         progress.Complete();

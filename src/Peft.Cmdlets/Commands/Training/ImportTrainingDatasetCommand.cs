@@ -100,10 +100,50 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
     [ValidateNotNullOrEmpty]
     public string? MarginColumn { get; set; }
 
-    /// <summary>Column that holds whether an answer is good, true or false; by default <c>label</c>.</summary>
+    /// <summary>Column that holds whether an answer is good, true or false; or what a text is: a class by name or number, a list of classes, or a value. By default <c>label</c> or <c>labels</c>.</summary>
     [Parameter]
     [ValidateNotNullOrEmpty]
     public string? LabelColumn { get; set; }
+
+    /// <summary>Column that holds a second text beside the first; by default <c>text_pair</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? TextPairColumn { get; set; }
+
+    /// <summary>Column that holds a list of words, each of which has a class; by default <c>words</c> or <c>tokens</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? WordsColumn { get; set; }
+
+    /// <summary>Column that holds the classes of the words, by name or number; by default <c>tags</c>, <c>ner_tags</c> or <c>labels</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? TagsColumn { get; set; }
+
+    /// <summary>Column that holds a question; by default <c>question</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? QuestionColumn { get; set; }
+
+    /// <summary>Column that holds the text that an answer stands in; by default <c>context</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? ContextColumn { get; set; }
+
+    /// <summary>Column that holds the answer, a text or an object with the lists <c>text</c> and <c>answer_start</c>; by default <c>answers</c> or <c>answer</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? AnswerColumn { get; set; }
+
+    /// <summary>Column that holds where the answer begins in its context, in characters; by default <c>answer_start</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? AnswerStartColumn { get; set; }
+
+    /// <summary>Column that holds which of several tasks a row is, a number from 0; by default <c>task_id</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? TaskIdColumn { get; set; }
 
     /// <summary>Makes a prompt of a row: text with columns in braces, such as <c>Question: {question} Answer:</c>. Rows with an instruction have a template by default.</summary>
     [Parameter]
@@ -193,5 +233,13 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
         (ColumnRole.Rejected, RejectedColumn),
         (ColumnRole.Margin, MarginColumn),
         (ColumnRole.Label, LabelColumn),
+        (ColumnRole.TextPair, TextPairColumn),
+        (ColumnRole.Words, WordsColumn),
+        (ColumnRole.Tags, TagsColumn),
+        (ColumnRole.Question, QuestionColumn),
+        (ColumnRole.Context, ContextColumn),
+        (ColumnRole.Answer, AnswerColumn),
+        (ColumnRole.AnswerStart, AnswerStartColumn),
+        (ColumnRole.TaskId, TaskIdColumn),
     }.Where(static column => column.Name is not null).ToDictionary(static column => column.Role, static column => column.Name!);
 }

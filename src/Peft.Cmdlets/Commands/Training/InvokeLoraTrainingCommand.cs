@@ -1,5 +1,7 @@
 using System.Management.Automation;
 using Peft.Adapters.Model;
+using Peft.Training;
+using Peft.Training.Objectives;
 
 namespace Peft.Cmdlets.Commands.Training;
 
@@ -7,4 +9,12 @@ namespace Peft.Cmdlets.Commands.Training;
 [Cmdlet(VerbsLifecycle.Invoke, "LoraTraining", SupportsShouldProcess = true, DefaultParameterSetName = ModelSet)]
 [Alias("Invoke-PeftTraining")]
 [OutputType(typeof(PeftAdapter))]
-public sealed class InvokeLoraTrainingCommand : AdapterTrainingCommand;
+public sealed class InvokeLoraTrainingCommand : AdapterTrainingCommand
+{
+    /// <summary>What is learnt is what the model's head is for, where nobody says otherwise.</summary>
+    private protected override TrainingOptions ReadOptions()
+    {
+        var options = base.ReadOptions();
+        return options.Objective == new TrainingOptions().Objective ? (options with { Objective = ObjectiveRegistry.DefaultFor(TheModel.Base) }).Validate() : options;
+    }
+}

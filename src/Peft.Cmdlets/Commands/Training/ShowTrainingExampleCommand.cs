@@ -5,7 +5,9 @@ using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
 using Peft.Cmdlets.Session;
 using Peft.Tokenization;
+using Peft.Training;
 using Peft.Training.Data;
+using Peft.Training.Objectives;
 
 namespace Peft.Cmdlets.Commands.Training;
 
@@ -50,6 +52,7 @@ public sealed class ShowTrainingExampleCommand : PeftCmdlet
             RecommendedAction = "Give the model with -Model.",
         });
         var tokenizer = model.RequiredTokenizer;
+        var (kind, labels) = (ObjectiveRegistry.Create(new TrainingOptions { Objective = ObjectiveRegistry.DefaultFor(model.Base) }).ExampleKind, ModelLabels.Of(model.Base));
         foreach (var index in Index ?? [.. Enumerable.Range(0, Math.Min(First, Dataset.Count))])
         {
             if (index >= Dataset.Count)
@@ -62,7 +65,7 @@ public sealed class ShowTrainingExampleCommand : PeftCmdlet
                 continue;
             }
 
-            WriteObject(Run(output => TrainingExampleView.Of(index, Dataset.Example(index, tokenizer, MaxLength, output.Cancellation), tokenizer)));
+            WriteObject(Run(output => TrainingExampleView.Of(index, Dataset.Example(index, tokenizer, MaxLength, output.Cancellation, kind, labels), tokenizer)));
         }
     }
 }

@@ -1,6 +1,7 @@
 using Peft.Adapters.Methods.AdaLora;
 using Peft.Adapters.Methods.Boft;
 using Peft.Adapters.Methods.C3A;
+using Peft.Adapters.Methods.Cpt;
 using Peft.Adapters.Methods.Delora;
 using Peft.Adapters.Methods.FourierFT;
 using Peft.Adapters.Methods.GraLora;
@@ -11,6 +12,7 @@ using Peft.Adapters.Methods.LoHa;
 using Peft.Adapters.Methods.LoKr;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Methods.Miss;
+using Peft.Adapters.Methods.MultitaskPromptTuning;
 using Peft.Adapters.Methods.Oft;
 using Peft.Adapters.Methods.PrefixTuning;
 using Peft.Adapters.Methods.PromptTuning;
@@ -31,6 +33,7 @@ public static class AdapterMethods
         ["ADALORA"] = typeof(AdaLoraConfig),
         ["BOFT"] = typeof(BoftConfig),
         ["C3A"] = typeof(C3AConfig),
+        ["CPT"] = typeof(CptConfig),
         ["DELORA"] = typeof(DeloraConfig),
         ["FOURIERFT"] = typeof(FourierFTConfig),
         ["GRALORA"] = typeof(GraLoraConfig),
@@ -41,6 +44,7 @@ public static class AdapterMethods
         ["LOKR"] = typeof(LoKrConfig),
         ["LORA"] = typeof(LoraConfig),
         ["MISS"] = typeof(MissConfig),
+        ["MULTITASK_PROMPT_TUNING"] = typeof(MultitaskPromptTuningConfig),
         ["OFT"] = typeof(OftConfig),
         ["PREFIX_TUNING"] = typeof(PrefixTuningConfig),
         ["PROMPT_TUNING"] = typeof(PromptTuningConfig),

@@ -29,6 +29,9 @@ public abstract class LayerAdapter(IAdaptable layer) : IDisposable
     /// </summary>
     public virtual Func<Tensor, Tensor>? BaseEdit => null;
 
+    /// <summary>What multiplies the change that the parameters are factors of.</summary>
+    public virtual double ChangeScale => 1;
+
     /// <summary>The parameters with the rest of their key in an adapter file, such as <c>lora_A.weight</c>.</summary>
     public abstract IReadOnlyList<LayerParameter> Parameters { get; }
 

@@ -323,8 +323,9 @@ internal sealed class T5Model : Backbone
         var pass = EncoderDecoderPass.Of(Config, inputs, context);
         var encoded = inputs.Encoded ?? _encoder.Forward(embeddings, null, null, pass.Encoder);
         var words = _decoder.Words.Forward(pass.DecoderIds, pass.Decoder);
-        var across = AttentionPlan.Across(pass.Decoder, words.device, encoded.Length, pass.Encoder.AttentionMask);
-        return _decoder.Forward(words, encoded.Hidden, across, pass.Decoder) with { Encoded = encoded };
+        var (placed, virtualLength, decoder) = PromptPlacement.PlaceDecoder(words, pass.Decoder);
+        var across = AttentionPlan.Across(decoder, words.device, encoded.Length, pass.Encoder.AttentionMask);
+        return _decoder.Forward(placed, encoded.Hidden, across, decoder) with { Encoded = encoded, VirtualLength = virtualLength };
     }
 }
 

@@ -64,7 +64,11 @@ public class CausalModel : PretrainedModel
     /// <returns>A scalar in float32, known to the tape. Zero where nothing is labelled.</returns>
     public Tensor Loss(BackboneOutput output, Tensor labels, double? divisor, ForwardContext context, double labelSmoothing = 0)
     {
-        var loss = _head.Loss(output.Hidden, output.Aligned(labels), divisor, output.In(context), labelSmoothing);
+        ArgumentNullException.ThrowIfNull(output);
+        ArgumentNullException.ThrowIfNull(context);
+        var loss = context.Prompt?.Loss is { } prompt
+            ? WeightedLoss(output, prompt.Of(labels, output.Inputs.TokenTypes), divisor, output.In(context))
+            : _head.Loss(output.Hidden, output.Aligned(labels), divisor, output.In(context), labelSmoothing);
         return output.AuxiliaryLoss is { } auxiliary ? ResidualSum.Forward(loss, auxiliary, context) : loss;
     }
 
@@ -76,4 +80,14 @@ public class CausalModel : PretrainedModel
     /// <returns>float32 [rows, positions - 1], virtual ones included, known to the tape; 0 where the label is -100.</returns>
     public Tensor TokenLosses(BackboneOutput output, Tensor labels, ForwardContext context, params TokenStatistic[] statistics) =>
         _head.TokenLosses(output.Hidden, output.Aligned(labels), output.In(context), statistics);
+
+    private Tensor WeightedLoss(BackboneOutput output, (Tensor Labels, Tensor Weights) learnt, double? divisor, ForwardContext context)
+    {
+        var positions = learnt.Labels.size(1) - 1;
+        var (losses, weights) = (_head.TokenLosses(output.Hidden, learnt.Labels, context), learnt.Weights.narrow(1, 1, positions));
+        var count = learnt.Labels.narrow(1, 1, positions).ne(-100).sum().clamp_min(1);
+        return context.Tape is { } tape ? tape.Autograd(inputs => Form(inputs[0]), [losses], []) : Form(losses);
+
+        Tensor Form(Tensor each) => divisor is { } given ? each.mul(weights).sum().div(given) : each.mul(weights).sum().div(count);
+    }
 }

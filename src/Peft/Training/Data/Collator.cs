@@ -97,6 +97,63 @@ public static class Collator
         };
     }
 
+    /// <summary>
+    /// A batch of rows with labels. Rows are filled up to the longest; what an encoder-decoder writes and the labels of tokens are filled with -100 on the same side.
+    /// </summary>
+    /// <param name="examples">The examples, of one kind.</param>
+    /// <param name="paddingId">The id to fill with.</param>
+    /// <param name="device">Where the tensors go.</param>
+    /// <param name="left">Whether to fill in front.</param>
+    /// <param name="multiple">Lengths become a multiple of it.</param>
+    /// <returns>The batch.</returns>
+    public static TrainingBatch Labelled(IReadOnlyList<TrainingExample> examples, int paddingId, Device device, bool left = false, int? multiple = null)
+    {
+        ArgumentNullException.ThrowIfNull(examples);
+        (var ids, var length) = Pad([.. examples.Select(static example => example.InputIds)], paddingId, left, multiple);
+        (var mask, _) = Pad([.. examples.Select(static example => Enumerable.Repeat(1, example.InputIds.Length).ToArray())], 0, left, multiple);
+        long[] shape = [examples.Count, length];
+        (var labels, var targets) = Labels(examples, device, left, multiple, length);
+        return new TrainingBatch(Matrix(ids, shape, device), labels)
+        {
+            AttentionMask = mask.Contains(0) ? Matrix(mask, shape, device) : null,
+            TokenTypes = examples.All(static example => example.TokenTypes is null)
+                ? null
+                : Matrix(Pad([.. examples.Select(static example => example.TokenTypes ?? new int[example.InputIds.Length])], 0, left, multiple).Values, shape, device),
+            TaskIds = Tasks(examples, device),
+            TokenCount = examples.Sum(static example => (long)example.TokenCount),
+            TargetCount = targets,
+        };
+    }
+
+    /// <summary>The tasks of some examples, int64 [examples]; null where none says its own.</summary>
+    internal static Tensor? Tasks(IReadOnlyList<TrainingExample> examples, Device device) => examples.All(static example => example.TaskId is null)
+        ? null
+        : tensor(examples.Select(static example => (long)(example.TaskId ?? 0)).ToArray(), device: device);
+
+    private static (Tensor Labels, long Targets) Labels(IReadOnlyList<TrainingExample> examples, Device device, bool left, int? multiple, int length)
+    {
+        if (examples[0].Target is not null)
+        {
+            var rows = examples.Select(static example => example.Target!).ToArray();
+            var (width, count) = (rows[0].Values.Count, rows.Sum(static row => (long)row.Values.Count));
+            long[] shape = width == 1 ? [rows.Length] : [rows.Length, width];
+            var values = rows.SelectMany(static row => row.Values);
+            return Array.TrueForAll(rows, static row => row.IsClass)
+                ? (tensor(values.Select(static value => (long)value).ToArray(), shape, ScalarType.Int64, device), count)
+                : (tensor(values.Select(static value => (float)value).ToArray(), shape, ScalarType.Float32, device), count);
+        }
+
+        if (examples[0].Kind == ExampleKind.Span)
+        {
+            // Padding in front moves the answer.
+            var places = examples.SelectMany(example => example.Labels.Select(label => (long)label + (left ? length - example.InputIds.Length : 0))).ToArray();
+            return (Matrix(places, [examples.Count, 2], device), examples.Count);
+        }
+
+        (var padded, var own) = Pad([.. examples.Select(static example => example.Labels)], TrainingExample.Ignored, left, multiple);
+        return (Matrix(padded, [examples.Count, own], device), padded.LongCount(static label => label != TrainingExample.Ignored));
+    }
+
     private static int RoundUp(int length, int? multiple) => multiple is { } step ? (length + step - 1) / step * step : length;
 
     private static Tensor Matrix(long[] values, long[] shape, Device device) => tensor(values, shape, ScalarType.Int64, device);

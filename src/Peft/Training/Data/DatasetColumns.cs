@@ -12,7 +12,18 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
     public string? Prompt => this[ColumnRole.Prompt] ?? this[ColumnRole.Instruction];
 
     /// <summary>The usual names of the columns.</summary>
-    private static IEnumerable<string> UsualNames(ColumnRole role) => role is ColumnRole.Messages ? ["messages", "conversations"] : [role.ToString().ToLowerInvariant()];
+    private static IEnumerable<string> UsualNames(ColumnRole role) => role switch
+    {
+        ColumnRole.Messages => ["messages", "conversations"],
+        ColumnRole.Label => ["label", "labels"],
+        ColumnRole.TextPair => ["text_pair"],
+        ColumnRole.Words => ["words", "tokens"],
+        ColumnRole.Tags => ["tags", "ner_tags", "labels"],
+        ColumnRole.Answer => ["answers", "answer"],
+        ColumnRole.AnswerStart => ["answer_start"],
+        ColumnRole.TaskId => ["task_id", "task_ids"],
+        _ => [role.ToString().ToLowerInvariant()],
+    };
 
     /// <summary>Finds the parts by the columns' usual names, or by those the user gave.</summary>
     /// <param name="columns">The columns there are.</param>
@@ -41,7 +52,7 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
         return found.Count > 0 ? found : throw new PeftException("DatasetColumnsUnknown", $"The columns of '{origin}' fit no kind of example: {string.Join(", ", columns)}.")
         {
             Target = origin,
-            RecommendedAction = "Name them text; prompt and completion; instruction, input and output; messages; prompt, chosen and rejected; or prompt, completion and label. Or say which column is which.",
+            RecommendedAction = "Name them text; prompt and completion; instruction, input and output; messages; prompt, chosen and rejected; prompt, completion and label; text and label; words and tags; or question, context and answers. Or say which column is which.",
         };
     }
 
@@ -54,8 +65,15 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
         {
             switch (role)
             {
-                case ColumnRole.Label:
+                case ColumnRole.Label when Kind == RowKind.Judged:
                     row.Truth(column);
+                    break;
+                case ColumnRole.Label or ColumnRole.Words or ColumnRole.Tags or ColumnRole.Answer:
+                    // What they may hold the model's head says.
+                    _ = row.Value(column);
+                    break;
+                case ColumnRole.TaskId or ColumnRole.AnswerStart:
+                    row.OptionalWhole(column);
                     break;
                 case ColumnRole.Margin:
                     row.OptionalNumber(column);
@@ -82,7 +100,7 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
     private static DatasetColumns? Fit(RowKind kind, IReadOnlyCollection<string> columns, DatasetOptions options)
     {
         Dictionary<ColumnRole, string> names = [];
-        foreach (var role in kind.Needed.Concat(kind.Optional))
+        foreach (var role in kind.Needed.Concat(kind.Optional).Append(ColumnRole.TaskId))
         {
             if ((options.Columns.GetValueOrDefault(role) ?? UsualNames(role).FirstOrDefault(columns.Contains)) is { } name)
             {

@@ -10,8 +10,15 @@ namespace Peft.Training.Data;
 /// <param name="tokenizer">The model's tokenizer.</param>
 /// <param name="cancellation">Ends a chat template's rendering.</param>
 /// <param name="maxLength">Where examples will be cut, so that nothing is found out about what lies behind; null for nowhere.</param>
+/// <param name="labels">The classes of the model's head; null where they have no names.</param>
 internal sealed class ExampleBuilder(
-    DatasetColumns columns, PromptTemplate? template, LossTokens loss, Tokenizer tokenizer, CancellationToken cancellation, int? maxLength = null)
+    DatasetColumns columns,
+    PromptTemplate? template,
+    LossTokens loss,
+    Tokenizer tokenizer,
+    CancellationToken cancellation,
+    int? maxLength = null,
+    ModelLabels? labels = null)
 {
     private const string EveryToken = "every token carries loss";
 
@@ -19,7 +26,20 @@ internal sealed class ExampleBuilder(
     /// <param name="row">The row.</param>
     /// <returns>The example.</returns>
     /// <exception cref="PeftException"><c>DatasetRowInvalid</c> or <c>ChatTemplateWithoutMarks</c>, or what the chat template throws.</exception>
-    public TrainingExample Build(TrainingRow row) => columns.Kind.Build(this, row);
+    public TrainingExample Build(TrainingRow row)
+    {
+        var example = columns.Kind.Build(this, row);
+        return columns[ColumnRole.TaskId] is { } task ? example with { TaskId = row.OptionalWhole(task) } : example;
+    }
+
+    /// <summary>Makes examples of rows with labels.</summary>
+    public LabelledExamples Labelled => new(columns, tokenizer, labels ?? ModelLabels.Unknown);
+
+    /// <summary>A text that is read, and one that is written.</summary>
+    /// <param name="row">The row.</param>
+    /// <param name="answer">The part that is written.</param>
+    public TrainingExample TextToText(TrainingRow row, ColumnRole answer) =>
+        new(row, tokenizer.EncodeIds(Prompt(row)), tokenizer.EncodeIds(row.Text(columns[answer]!)), $"'{columns[answer]}' is written and carries loss, the prompt is read") { Kind = ExampleKind.SequenceToSequence };
 
     /// <summary>A whole text.</summary>
     public TrainingExample Whole(TrainingRow row)

@@ -11,6 +11,18 @@ public enum ExampleKind
 
     /// <summary>An answer to a prompt, good or bad.</summary>
     Judged,
+
+    /// <summary>A text that is read, and one that is written of it.</summary>
+    SequenceToSequence,
+
+    /// <summary>A text, or two, with a class, several classes or a value.</summary>
+    Classified,
+
+    /// <summary>Words with a class each.</summary>
+    Tagged,
+
+    /// <summary>A question, and where in a text its answer stands.</summary>
+    Span,
 }
 
 /// <summary>The part that a column plays in a row.</summary>
@@ -46,8 +58,32 @@ public enum ColumnRole
     /// <summary>By how much the better answer is better, a number.</summary>
     Margin,
 
-    /// <summary>Whether an answer is good.</summary>
+    /// <summary>Whether an answer is good; of a text its class, by name or number, a list of classes, or a value.</summary>
     Label,
+
+    /// <summary>A second text beside the first.</summary>
+    TextPair,
+
+    /// <summary>A list of words.</summary>
+    Words,
+
+    /// <summary>A list with a class for each word, by name or number.</summary>
+    Tags,
+
+    /// <summary>A question.</summary>
+    Question,
+
+    /// <summary>The text that an answer stands in.</summary>
+    Context,
+
+    /// <summary>The answer: a text, or an object with the lists <c>text</c> and <c>answer_start</c>; empty where the context has none.</summary>
+    Answer,
+
+    /// <summary>Where the answer begins in its context, in characters.</summary>
+    AnswerStart,
+
+    /// <summary>Which of several tasks the row is, a number from 0.</summary>
+    TaskId,
 }
 
 /// <summary>What a data set's rows are made of: which parts there are, and how they become an example. A new kind is a line in <see cref="All"/>.</summary>
@@ -92,8 +128,37 @@ public sealed class RowKind
     public static RowKind Judged { get; } = new(
         nameof(Judged), ExampleKind.Judged, [ColumnRole.Prompt, ColumnRole.Completion, ColumnRole.Label], static (builder, row) => builder.Judged(row));
 
+    /// <summary>A text to read, and the one to write of it.</summary>
+    public static RowKind TextToText { get; } = new(
+        nameof(TextToText), ExampleKind.SequenceToSequence, [ColumnRole.Prompt, ColumnRole.Completion], static (builder, row) => builder.TextToText(row, ColumnRole.Completion));
+
+    /// <summary>The same of an instruction and its answer.</summary>
+    public static RowKind InstructionToText { get; } = new(
+        nameof(InstructionToText), ExampleKind.SequenceToSequence, [ColumnRole.Instruction, ColumnRole.Output], static (builder, row) => builder.TextToText(row, ColumnRole.Output))
+    {
+        Optional = [ColumnRole.Input],
+        Template = PromptTemplate.Instruction,
+    };
+
+    /// <summary>A text, or two, and a class, several classes or a value.</summary>
+    public static RowKind Classified { get; } = new(
+        nameof(Classified), ExampleKind.Classified, [ColumnRole.Text, ColumnRole.Label], static (builder, row) => builder.Labelled.Classified(row))
+    {
+        Optional = [ColumnRole.TextPair],
+    };
+
+    /// <summary>Words and a class for each.</summary>
+    public static RowKind Tagged { get; } = new(nameof(Tagged), ExampleKind.Tagged, [ColumnRole.Words, ColumnRole.Tags], static (builder, row) => builder.Labelled.Tagged(row));
+
+    /// <summary>A question, a text, and the part of it that answers.</summary>
+    public static RowKind Span { get; } = new(
+        nameof(Span), ExampleKind.Span, [ColumnRole.Question, ColumnRole.Context, ColumnRole.Answer], static (builder, row) => builder.Labelled.Span(row))
+    {
+        Optional = [ColumnRole.AnswerStart],
+    };
+
     /// <summary>All kinds. Where rows fit several for one purpose, the first counts.</summary>
-    public static IReadOnlyList<RowKind> All { get; } = [Messages, PromptCompletion, Instruction, Text, Preference, Judged];
+    public static IReadOnlyList<RowKind> All { get; } = [Messages, PromptCompletion, Instruction, Text, Preference, Judged, TextToText, InstructionToText, Classified, Tagged, Span];
 
     /// <summary>The name.</summary>
     public string Name { get; }

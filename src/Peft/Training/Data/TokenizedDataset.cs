@@ -13,6 +13,9 @@ public sealed record TokenizationOptions
     /// <summary>What the examples are for: the objective's <see cref="Objectives.IObjective.ExampleKind"/>. Default: texts.</summary>
     public ExampleKind Examples { get; init; }
 
+    /// <summary>The classes of the model's head; null where examples have none.</summary>
+    public ModelLabels? Labels { get; init; }
+
     /// <summary>Maximum length of an example, or of a packed row, in tokens; null keeps all. A data set's own maximum takes precedence.</summary>
     public int? MaxLength { get; init; }
 
@@ -30,14 +33,16 @@ public sealed record TokenizationOptions
 
     /// <summary>What a training's options say about objective, length and packing.</summary>
     /// <param name="options">The training's options; packing there is <see cref="PackingStrategy.BestFit"/>.</param>
+    /// <param name="model">The model, whose head may have classes; null where it has none.</param>
     /// <returns>The same for the data.</returns>
-    public static TokenizationOptions Of(TrainingOptions options)
+    public static TokenizationOptions Of(TrainingOptions options, PeftModel? model = null)
     {
         ArgumentNullException.ThrowIfNull(options);
         return new TokenizationOptions
         {
             Examples = Objectives.ObjectiveRegistry.Create(options).ExampleKind,
             MaxLength = options.MaxLength,
+            Labels = model is null ? null : ModelLabels.Of(model.Base),
             Packing = options.Packing ? PackingStrategy.BestFit : PackingStrategy.None,
         };
     }
@@ -73,7 +78,9 @@ public sealed class TokenizedDataset : ITrainingData
     public IReadOnlyList<TokenRow> Rows { get; }
 
     /// <summary>Whether any token of any row carries loss. Packing may cut off all that would.</summary>
-    internal bool HasLearnedTokens => Rows.Any(static row => row.Labels.AsSpan(Math.Min(1, row.Labels.Length)).ContainsAnyExcept(TrainingExample.Ignored));
+    internal bool HasLearnedTokens => ExampleKind == ExampleKind.Text ? Rows.Any(Learns) : Examples.Any(static example => example.IsLearnable);
+
+    private static bool Learns(TokenRow row) => row.Labels.AsSpan(Math.Min(1, row.Labels.Length)).ContainsAnyExcept(TrainingExample.Ignored);
 
     /// <inheritdoc/>
     public ExampleKind ExampleKind => _options.Examples;
@@ -118,13 +125,15 @@ public sealed class TokenizedDataset : ITrainingData
                 return Pairs([.. rows.Select(row => Examples[row])], device);
             case ExampleKind.Judged:
                 return Judged([.. rows.Select(row => Examples[row])], device);
+            case not ExampleKind.Text:
+                return Collator.Labelled([.. rows.Select(row => Examples[row])], _paddingId, device, _options.PadLeft, _options.PadToMultipleOf);
         }
 
         TokenRow[] chosen = [.. rows.Select(row => Rows[row])];
         var flat = _options.PaddingFree || _options.Packing is PackingStrategy.BestFit or PackingStrategy.BestFitSplit;
         return flat
             ? Collator.Flattened(chosen, _paddingId, device, _options.PadToMultipleOf)
-            : Padded(chosen, device);
+            : Padded(chosen, device) with { TaskIds = _options.Packing == PackingStrategy.None ? Collator.Tasks([.. rows.Select(row => Examples[row])], device) : null };
     }
 
     private PairBatch Pairs(IReadOnlyList<TrainingExample> examples, Device device)
@@ -178,6 +187,11 @@ public sealed class TokenizedDataset : ITrainingData
         foreach (var example in Examples.Where(static example => example.Margin is not null || example.IsDesirable is not null))
         {
             hash.AppendData(Encoding.UTF8.GetBytes(string.Create(CultureInfo.InvariantCulture, $"{example.Margin:R} {example.IsDesirable}")));
+        }
+
+        foreach (var example in Examples.Where(static example => example.Target is not null || example.TaskId is not null))
+        {
+            hash.AppendData(Encoding.UTF8.GetBytes(string.Create(CultureInfo.InvariantCulture, $"{string.Join(' ', example.Target?.Values ?? [])} {example.TaskId}")));
         }
 
         return Convert.ToHexStringLower(hash.GetHashAndReset());

@@ -126,10 +126,10 @@ public sealed class TrainingDataset
         var columns = ColumnsFor(options.Examples);
         if (packs && options.Examples != ExampleKind.Text)
         {
-            throw new PeftException("PackingNotPossible", "Answers that are compared can't share a row.") { RecommendedAction = "Leave packing out." };
+            throw new PeftException("PackingNotPossible", $"Examples of the kind {options.Examples} can't share a row.") { RecommendedAction = "Leave packing out." };
         }
 
-        var builder = new ExampleBuilder(columns, Template, Loss, tokenizer, cancellation, packs ? null : options.MaxLength);
+        var builder = new ExampleBuilder(columns, Template, Loss, tokenizer, cancellation, packs ? null : options.MaxLength, options.Labels);
         var examples = new List<TrainingExample>(Rows.Count);
         var dropped = new List<DroppedRow>();
         for (var i = 0; i < Rows.Count; i++)
@@ -167,9 +167,12 @@ public sealed class TrainingDataset
     /// <param name="tokenizer">The tokenizer.</param>
     /// <param name="maxLength">Maximum length where the data set has none of its own; null keeps all.</param>
     /// <param name="cancellation">Ends a chat template's rendering.</param>
+    /// <param name="examples">What it is for; null for what the rows are first.</param>
+    /// <param name="labels">The classes of the model's head.</param>
     /// <returns>The example; it may carry no loss at all.</returns>
-    public TrainingExample Example(int index, Tokenizer tokenizer, int? maxLength = null, CancellationToken cancellation = default) =>
-        new ExampleBuilder(Columns, Template, Loss, tokenizer, cancellation, MaxLength ?? maxLength).Build(Rows[index]).Cut(MaxLength ?? maxLength);
+    public TrainingExample Example(
+        int index, Tokenizer tokenizer, int? maxLength = null, CancellationToken cancellation = default, ExampleKind? examples = null, ModelLabels? labels = null) =>
+        new ExampleBuilder(examples is { } kind && Offers(kind) ? ColumnsFor(kind) : Columns, Template, Loss, tokenizer, cancellation, MaxLength ?? maxLength, labels).Build(Rows[index]).Cut(MaxLength ?? maxLength);
 
     /// <summary>How the rows are understood by an objective that takes such examples.</summary>
     private DatasetColumns ColumnsFor(ExampleKind examples) => _fits.FirstOrDefault(fit => fit.Kind.Examples == examples)

@@ -30,22 +30,40 @@ public sealed record TrainingExample(TrainingRow Row, int[] InputIds, int[] Labe
     /// <summary>In a pair, by how much the better answer is better; null where the data doesn't say.</summary>
     public double? Margin { get; init; }
 
+    /// <summary>What it is to an objective, and with it what <paramref name="Labels"/> are: of a text its own tokens, of two texts the tokens of the second, of words a class for each token, of a question the first and the last token of its answer; empty beside a <see cref="Target"/>.</summary>
+    public ExampleKind Kind { get; init; } = ExampleKind.Text;
+
+    /// <summary>What the row as a whole is; null where it isn't classified.</summary>
+    public RowTarget? Target { get; init; }
+
+    /// <summary>Which of two texts each token belongs to; null where all are the first's.</summary>
+    public int[]? TokenTypes { get; init; }
+
+    /// <summary>Which of several tasks it is; null where nobody says.</summary>
+    public int? TaskId { get; init; }
+
     /// <summary>Whether the answer is good; null where nobody judged it.</summary>
     public bool? IsDesirable { get; init; }
 
     /// <summary>How many tokens it has, those of both answers of a pair.</summary>
-    public int TokenCount => InputIds.Length + (Rejected?.InputIds.Length ?? 0);
+    public int TokenCount => InputIds.Length + (Rejected?.InputIds.Length ?? 0) + (Kind == ExampleKind.SequenceToSequence ? Labels.Length : 0);
 
-    /// <summary>How many tokens carry loss. The first one never does: nothing stands before it that could predict it.</summary>
-    public int LearnedCount => Learned(Labels) + (Rejected is null ? 0 : Learned(Rejected.Labels));
+    /// <summary>How many labels carry loss. The first of a text that is continued never does: nothing stands before it that could predict it.</summary>
+    public int LearnedCount => Target?.Values.Count ?? (Learned(Labels) + (Rejected is null ? 0 : Learned(Rejected.Labels)));
 
     /// <summary>Whether there is something to learn of it: in a pair, of both answers.</summary>
-    internal bool IsLearnable => Learned(Labels) > 0 && (Rejected is null || Learned(Rejected.Labels) > 0);
+    internal bool IsLearnable => Target is not null || Learned(Labels) > 0 && (Rejected is null || Learned(Rejected.Labels) > 0);
 
     /// <summary>Splits the example where loss begins and ends.</summary>
     /// <param name="tokenizer">The tokenizer that made it.</param>
     /// <returns>The stretches in order; their texts together are the whole text.</returns>
-    public IReadOnlyList<ExampleSegment> Segments(Tokenizer tokenizer) => Segments(tokenizer, InputIds, Labels);
+    public IReadOnlyList<ExampleSegment> Segments(Tokenizer tokenizer) => Kind switch
+    {
+        ExampleKind.SequenceToSequence => [.. Segments(tokenizer, InputIds, Nothing()), .. Segments(tokenizer, Labels, Labels)],
+        ExampleKind.Span => Segments(tokenizer, InputIds, [.. InputIds.Select((id, i) => i >= Labels[0] && i <= Labels[1] ? id : Ignored)]),
+        ExampleKind.Classified => [.. Segments(tokenizer, InputIds, Nothing()), new ExampleSegment("\n" + Target, IsLearned: true, 0)],
+        _ => Segments(tokenizer, InputIds, Labels),
+    };
 
     /// <summary>Splits the worse answer of a pair, prompt included, in the same way; empty elsewhere.</summary>
     /// <param name="tokenizer">The tokenizer that made it.</param>
@@ -53,7 +71,9 @@ public sealed record TrainingExample(TrainingRow Row, int[] InputIds, int[] Labe
 
     /// <summary>Cuts it to a length.</summary>
     /// <param name="length">Maximum length of each row, in tokens; null keeps all.</param>
-    internal TrainingExample Cut(int? length) => length is not { } limit || (InputIds.Length <= limit && (Rejected?.InputIds.Length ?? 0) <= limit) ? this : this with
+    internal TrainingExample Cut(int? length) => Kind is ExampleKind.Text or ExampleKind.Pair or ExampleKind.Judged ? CutText(length) : CutLabelled(length);
+
+    private TrainingExample CutText(int? length) => length is not { } limit || (InputIds.Length <= limit && (Rejected?.InputIds.Length ?? 0) <= limit) ? this : this with
     {
         InputIds = InputIds[..Math.Min(limit, InputIds.Length)],
         Labels = Labels[..Math.Min(limit, Labels.Length)],
@@ -61,7 +81,33 @@ public sealed record TrainingExample(TrainingRow Row, int[] InputIds, int[] Labe
         UncutLength = Math.Max(InputIds.Length, Rejected?.InputIds.Length ?? 0),
     };
 
-    private static int Learned(int[] labels) => labels.Skip(1).Count(static label => label != Ignored);
+    /// <summary>What ends a text (an end-of-text token, a separator) stays at its end.</summary>
+    private TrainingExample CutLabelled(int? length)
+    {
+        if (length is not { } limit || (InputIds.Length <= limit && Labels.Length <= limit))
+        {
+            return this;
+        }
+
+        return this with
+        {
+            InputIds = Shortened(InputIds),
+            Labels = Kind switch
+            {
+                ExampleKind.Span when Labels[1] >= limit - 1 => [0, 0],
+                ExampleKind.Span => Labels,
+                _ => Shortened(Labels),
+            },
+            TokenTypes = TokenTypes is null ? null : Shortened(TokenTypes),
+            UncutLength = Math.Max(InputIds.Length, Labels.Length),
+        };
+
+        int[] Shortened(int[] values) => values.Length <= limit ? values : [.. values[..(limit - 1)], values[^1]];
+    }
+
+    private int[] Nothing() => [.. Enumerable.Repeat(Ignored, InputIds.Length)];
+
+    private int Learned(int[] labels) => labels.Skip(Kind is ExampleKind.Text or ExampleKind.Pair or ExampleKind.Judged ? 1 : 0).Count(static label => label != Ignored);
 
     private static List<ExampleSegment> Segments(Tokenizer tokenizer, int[] ids, int[] labels)
     {
@@ -87,6 +133,16 @@ public sealed record TrainingExample(TrainingRow Row, int[] InputIds, int[] Labe
 
         return segments;
     }
+}
+
+/// <summary>What a row as a whole is.</summary>
+/// <param name="Values">The number of its class; 1 and 0 for each class that it may have several of; or a value.</param>
+/// <param name="IsClass">Whether it is one class.</param>
+/// <param name="Text">The same for people.</param>
+public sealed record RowTarget(IReadOnlyList<double> Values, bool IsClass, string Text)
+{
+    /// <inheritdoc/>
+    public override string ToString() => Text;
 }
 
 /// <summary>A row that gives no example.</summary>

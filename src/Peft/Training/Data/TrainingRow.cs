@@ -61,6 +61,26 @@ public sealed record TrainingRow(IReadOnlyDictionary<string, object?> Values, st
         : double.TryParse(Text(column), NumberStyles.Float, CultureInfo.InvariantCulture, out var number) && double.IsFinite(number) ? number
         : throw Error(column, "a number is needed.");
 
+    /// <summary>The whole number of a column, or null where there is none.</summary>
+    /// <param name="column">The column.</param>
+    /// <exception cref="PeftException"><c>DatasetRowInvalid</c>: something else.</exception>
+    public int? OptionalWhole(string column) => OptionalNumber(column) switch
+    {
+        null => null,
+        >= 0 and <= int.MaxValue and var number when number == Math.Floor(number) => (int)number,
+        _ => throw Error(column, "a whole number from 0 is needed."),
+    };
+
+    /// <summary>Whatever a column holds.</summary>
+    /// <param name="column">The column.</param>
+    /// <exception cref="PeftException"><c>DatasetRowInvalid</c>: missing or null.</exception>
+    public object Value(string column) => Values.GetValueOrDefault(column) ?? throw Error(column, Values.ContainsKey(column) ? "it is null." : "it is missing.");
+
+    /// <summary>The list of a column.</summary>
+    /// <param name="column">The column.</param>
+    /// <exception cref="PeftException"><c>DatasetRowInvalid</c>: something else.</exception>
+    public IReadOnlyList<object?> List(string column) => Value(column) as IReadOnlyList<object?> ?? throw Error(column, "a list is needed.");
+
     /// <summary>The conversation of a column.</summary>
     /// <param name="column">The column.</param>
     /// <returns>Its messages, with <c>role</c> and <c>content</c>; <c>from</c>/<c>value</c> pairs are turned into them.</returns>

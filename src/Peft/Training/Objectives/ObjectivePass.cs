@@ -53,6 +53,17 @@ public sealed class ObjectivePass
             RecommendedAction = $"Import a model with {head}.",
         };
 
+    /// <summary>Id of the token that stands for one to fill in.</summary>
+    /// <exception cref="PeftException"><c>MaskTokenMissing</c>.</exception>
+    public int MaskToken => _model.RequiredTokenizer.MaskTokenId ?? throw new PeftException("MaskTokenMissing", $"The tokenizer of '{_model.Name}' has no token that stands for one to fill in.")
+    {
+        Target = _model.Name,
+        RecommendedAction = "Use the tokenizer of a model that was trained to fill in tokens (mask_token in tokenizer_config.json).",
+    };
+
+    /// <summary>Ids of the tokens that stand for no text.</summary>
+    public IReadOnlyList<int> SpecialTokens => _model.RequiredTokenizer.SpecialIds;
+
     /// <summary>The batch as the kind that the objective needs.</summary>
     /// <typeparam name="T">The kind of batch.</typeparam>
     /// <exception cref="PeftException"><c>ObjectiveDataMismatch</c>.</exception>

@@ -1,3 +1,5 @@
+using Peft.Models;
+using Peft.Models.Heads;
 using Peft.Training.Objectives.Preference;
 
 namespace Peft.Training.Objectives;
@@ -8,6 +10,11 @@ public static class ObjectiveRegistry
     private static readonly Dictionary<string, Func<TrainingOptions, NamedOptions, IObjective>> s_factories = new(StringComparer.Ordinal)
     {
         ["causal_language_modelling"] = static (options, _) => new CausalLanguageModelling(options.LabelSmoothing, options.NeftuneNoiseAlpha),
+        ["sequence_to_sequence"] = static (options, own) => new SequenceToSequence(options.LabelSmoothing, own),
+        ["sequence_classification"] = static (_, own) => new SequenceClassification(own),
+        ["token_classification"] = static (_, own) => new TokenClassification(own),
+        ["question_answering"] = static (_, _) => new QuestionAnswering(),
+        ["masked_language_modelling"] = static (_, own) => new MaskedLanguageModelling(own),
         ["dft"] = static (_, _) => new DynamicFineTuning(),
         ["dpo"] = static (_, own) => new DirectPreference(own),
         ["cpo"] = static (_, own) => new ContrastivePreference(own),
@@ -28,6 +35,24 @@ public static class ObjectiveRegistry
         "cpo" => ContrastivePreference.Losses,
         null => [.. Names.SelectMany(Losses).Distinct()],
         _ => [],
+    };
+
+    /// <summary>Name of what a model with such a head usually learns.</summary>
+    /// <param name="model">The model.</param>
+    public static string DefaultFor(PretrainedModel model) => OfHead(model).Objective;
+
+    /// <summary>PEFT's task type of a model with such a head; null where PEFT has none.</summary>
+    /// <param name="model">The model.</param>
+    public static string? TaskOf(PretrainedModel model) => OfHead(model).Task;
+
+    private static (string Objective, string? Task) OfHead(PretrainedModel model) => model switch
+    {
+        SequenceToSequenceModel => ("sequence_to_sequence", "SEQ_2_SEQ_LM"),
+        SequenceClassificationModel => ("sequence_classification", "SEQ_CLS"),
+        TokenClassificationModel => ("token_classification", "TOKEN_CLS"),
+        QuestionAnsweringModel => ("question_answering", "QUESTION_ANS"),
+        MaskedModel => ("masked_language_modelling", null),
+        _ => ("causal_language_modelling", "CAUSAL_LM"),
     };
 
     /// <summary>Makes the objective that options name.</summary>

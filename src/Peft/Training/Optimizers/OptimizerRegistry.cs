@@ -15,6 +15,7 @@ public static class OptimizerRegistry
         ["adagrad"] = new(static (parameters, settings) => new Adagrad(parameters, settings)),
         ["adafactor"] = new(static (parameters, settings) => new Adafactor(parameters, settings)),
         ["loraplus"] = new(static (parameters, settings) => new AdamW(parameters, settings)) { Group = LoraPlus.Group },
+        ["lorafa"] = new(static (parameters, settings) => new LoraFrozenA(parameters, settings)) { Trains = LoraFrozenA.Trains },
         ["riemannian"] = new(static (parameters, settings) => new Riemannian(parameters, settings)),
     };
 
@@ -30,8 +31,9 @@ public static class OptimizerRegistry
     {
         RequireKnown(options.Optimizer);
         var kind = s_kinds[options.Optimizer];
-        var settings = new OptimizerSettings(options, new NamedOptions($"optimiser '{options.Optimizer}'", options.OptimizerOptions));
-        var flat = new FlatParameters(parameters, trained => kind.Group(trained, settings));
+        TrainedParameter[] all = [.. parameters];
+        var settings = new OptimizerSettings(options, new NamedOptions($"optimiser '{options.Optimizer}'", options.OptimizerOptions), all);
+        var flat = new FlatParameters(all.Where(kind.Trains), trained => kind.Group(trained, settings));
         try
         {
             var optimizer = kind.Create(flat, settings);
@@ -62,13 +64,17 @@ public static class OptimizerRegistry
         /// <summary>How each parameter is trained; by default alike, but for the exemption from decay.</summary>
         public Func<TrainedParameter, OptimizerSettings, GroupSettings> Group { get; init; } = static (trained, settings) =>
             new GroupSettings(settings.Training.LearningRate, WeightDecay.Spares(trained) ? 0 : settings.Training.WeightDecay);
+
+        /// <summary>Which parameters it trains; the others stay as they are.</summary>
+        public Func<TrainedParameter, bool> Trains { get; init; } = static _ => true;
     }
 }
 
 /// <summary>What an optimiser is made from.</summary>
 /// <param name="Training">Rate, decay, betas and epsilon.</param>
 /// <param name="Own">The optimiser's own options (<c>optim_args</c>).</param>
-internal sealed record OptimizerSettings(TrainingOptions Training, NamedOptions Own)
+/// <param name="Parameters">Everything that could be trained.</param>
+internal sealed record OptimizerSettings(TrainingOptions Training, NamedOptions Own, IReadOnlyList<TrainedParameter> Parameters)
 {
     /// <summary>Decays of the two moments: the optimiser's own <c>betas</c>, or the training's.</summary>
     public (double First, double Second) Betas => Own.Pair("betas") ?? (Training.Beta1, Training.Beta2);

@@ -52,6 +52,9 @@ internal class LoraLayer : LayerAdapter
     protected double Scale => _scale;
 
     /// <inheritdoc/>
+    public override double ChangeScale => _scale;
+
+    /// <inheritdoc/>
     public override bool RowSelectable => true;
 
     /// <inheritdoc/>

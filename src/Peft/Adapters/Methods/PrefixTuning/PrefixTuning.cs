@@ -35,14 +35,17 @@ public sealed record PrefixTuningConfig : PromptConfig
     private protected override (long Width, long? Heads, long? Layers) SizesOf(PretrainedModel model)
     {
         var config = model.Config;
-        if (LayersOf(config) is not { } layers || HeadsOf(config) is not { } heads || config.Integer("kv_lora_rank") is not null || TaskType == "SEQ_2_SEQ_LM")
+        if (LayersOf(config) is not { } first || HeadsOf(config) is not { } heads || config.Integer("kv_lora_rank") is not null)
         {
             throw new NotSupportedByPeftException("PrefixNotSupported", $"{model.ClassName} has no keys and values of its layers in the form that a prefix could stand in front of.") { Target = model.ClassName };
         }
 
-        var keys = config.Integer("num_key_value_heads") ?? heads;
+        // Of an encoder with a decoder the decoder's layers read the prefix; PEFT makes one for as many layers as the encoder has.
+        var needed = config.Integer("num_decoder_layers") ?? config.Integer("decoder_layers") ?? first;
+        var layers = Math.Max(first, needed);
+        var keys = config.Integer("num_key_value_heads") ?? config.Integer("decoder_attention_heads") ?? heads;
         var size = config.Integer("head_dim") ?? config.Integer("d_kv") ?? (model.Backbone.Width / heads);
-        return LayerCount is { } given && given != layers ? throw DoesNotFit("num_layers", given, layers)
+        return LayerCount is { } given && (given < needed || given > layers) ? throw DoesNotFit("num_layers", given, layers)
             : HeadCount is { } had && had != keys ? throw DoesNotFit("num_attention_heads", had, keys)
             : (keys * size, keys, layers);
     }
@@ -67,7 +70,9 @@ public sealed class PrefixTuningAdapter(string name, PrefixTuningConfig config) 
         var parts = values.view(tokens, 2 * layers, heads, size);
         Tensor[] all = [.. Enumerable.Range(0, 2 * layers).Select(i => parts.select(1, i).transpose(0, 1).unsqueeze(0).contiguous())];
         pass.Tape?.Record(new SplitPiece(2 * layers), [values], all, trains: false);
-        return new VirtualPrompt(tokens) { KeyValues = [.. Enumerable.Range(0, layers).Select(i => new KeyValuePrefix(all[2 * i], all[(2 * i) + 1]))] };
+
+        // On an encoder-decoder PEFT lays the table out twice and deals out four parts a layer, of which the decoder's own attention reads the first two.
+        return new VirtualPrompt(tokens) { KeyValues = [.. Enumerable.Range(0, layers).Select(layer => (Config.Submodules == 2 ? 2 * layer : layer) % layers).Select(i => new KeyValuePrefix(all[2 * i], all[(2 * i) + 1]))] };
     }
 
     /// <summary>Tanh between two linear layers, from a table as wide as a layer's keys to the keys and values of all layers.</summary>

@@ -9,7 +9,8 @@ namespace Peft.Adapters.Methods.Prompts;
 /// </summary>
 public abstract class PromptAdapter(string name, PromptConfig config) : Adapter(name, config)
 {
-    private const string TableKey = "prompt_embeddings";
+    /// <summary>The table's key in a file.</summary>
+    private protected const string TableKey = "prompt_embeddings";
 
     private PromptEncoder? _encoder;
 
@@ -46,9 +47,7 @@ public abstract class PromptAdapter(string name, PromptConfig config) : Adapter(
         Config = Config.For(model);
         Table = new Parameter("weight", [RowCount, RowWidth]);
         _encoder = CreateEncoder();
-        Shared.Add(_encoder is null
-            ? new AdapterParameter("prompt_encoder.embedding.weight", Table) { FileKey = TableKey }
-            : new AdapterParameter(TableKey, Table, ParameterRole.Frozen));
+        DeclareTable();
         foreach (var (key, parameter) in _encoder?.Parameters ?? [])
         {
             Shared.Add(new AdapterParameter($"prompt_encoder.{key}", parameter) { FileKey = null });
@@ -121,6 +120,11 @@ public abstract class PromptAdapter(string name, PromptConfig config) : Adapter(
         }
     }
 
+    /// <summary>Adds the table, and what is trained beside it, to <see cref="Adapter.Shared"/>.</summary>
+    private protected virtual void DeclareTable() => Shared.Add(_encoder is null
+        ? new AdapterParameter("prompt_encoder.embedding.weight", Table) { FileKey = TableKey }
+        : new AdapterParameter(TableKey, Table, ParameterRole.Frozen));
+
     /// <summary>What computes the table, or null where the table is trained itself.</summary>
     private protected virtual PromptEncoder? CreateEncoder() => null;
 
@@ -140,6 +144,13 @@ public abstract class PromptAdapter(string name, PromptConfig config) : Adapter(
     /// <summary>Runs a function where its inputs' and parameters' gradients are wanted; its output is a tensor of its own, known to the tape.</summary>
     private protected static Tensor OnTape(ForwardContext pass, Func<IReadOnlyList<Tensor>, Tensor> function, IReadOnlyList<Tensor> inputs, IReadOnlyList<Parameter> parameters) =>
         pass.Tape is { } tape ? tape.Autograd(function, inputs, parameters) : function(inputs);
+
+    /// <summary>The vectors of tokens of the base, float32 [ids, width].</summary>
+    private protected Tensor VectorsOf(Tensor ids)
+    {
+        var vectors = Base.Backbone.TokenEmbeddings ?? throw new PeftException("PromptDoesNotFit", $"{Base.ClassName} has no tokens whose vectors a prompt could start from.") { Target = Name };
+        return vectors.Weight.Data.index_select(0, ids.to(Device)).to(ScalarType.Float32);
+    }
 
     private Tensor Values(ForwardContext pass) => _encoder is { } computes
         ? OnTape(pass, _ => computes.Forward(pass), [], [.. computes.Parameters.Select(static entry => entry.Parameter)])

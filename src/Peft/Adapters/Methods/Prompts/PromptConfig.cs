@@ -34,7 +34,7 @@ public abstract record PromptConfig : AdapterConfig
     public override void Validate()
     {
         base.Validate();
-        if (VirtualTokens is null)
+        if (Count is null)
         {
             throw new PeftException("VirtualTokensInvalid", "num_virtual_tokens is missing: it says how many virtual tokens there are.") { Target = "num_virtual_tokens" };
         }
@@ -44,7 +44,7 @@ public abstract record PromptConfig : AdapterConfig
             throw new PeftException("TaskTypeUnknown", $"{PeftType} needs task_type: it says which part of the model the virtual tokens stand in.")
             {
                 Target = "task_type",
-                RecommendedAction = "Give CAUSAL_LM for a model that continues text.",
+                RecommendedAction = "Give CAUSAL_LM for a model that continues text, SEQ_2_SEQ_LM for one with an encoder and a decoder.",
             };
         }
     }
@@ -62,12 +62,16 @@ public abstract record PromptConfig : AdapterConfig
 
         return Filled(this with
         {
+            VirtualTokens = Count,
             TokenWidth = (int)sizes.Width,
             Submodules = Submodules ?? (TaskType == "SEQ_2_SEQ_LM" ? 2 : 1),
             HeadCount = HeadCount ?? (int?)sizes.Heads,
             LayerCount = LayerCount ?? (int?)sizes.Layers,
         });
     }
+
+    /// <summary>Number of virtual tokens, or null where nobody said.</summary>
+    private protected virtual int? Count => VirtualTokens;
 
     /// <summary>Fills what follows from the sizes.</summary>
     private protected virtual PromptConfig Filled(PromptConfig sized) => sized;
