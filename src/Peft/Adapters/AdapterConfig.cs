@@ -4,6 +4,8 @@ using Peft.Adapters.Configuration;
 using Peft.Adapters.Files;
 using Peft.Adapters.Methods;
 using Peft.Files;
+using Peft.Models;
+using Peft.Tensors;
 
 namespace Peft.Adapters;
 
@@ -40,6 +42,9 @@ public abstract record AdapterConfig
 
     /// <summary>Modules that are trained in full and saved beside the adapter; null for none.</summary>
     public virtual IReadOnlyList<string>? ModulesToSave { get; init; }
+
+    /// <summary>Whether a file of the adapter has the base's weights of embeddings and output layers that its configuration names.</summary>
+    internal virtual bool SavesEmbeddings => true;
 
     /// <summary>Whether layers that share their weights share what is trained of them as well.</summary>
     public virtual bool EnsureWeightTying { get; init; }
@@ -143,6 +148,17 @@ public abstract record AdapterConfig
     private IReadOnlyList<ConfigField> Fields => ConfigField.Of(GetType());
 
     private IReadOnlyList<ConfigVariantAttribute> Variants => ConfigField.VariantsOf(GetType());
+
+    /// <summary>The configuration of a new adapter as a model has its layers today, where it names what they were before.</summary>
+    /// <param name="model">The model.</param>
+    /// <exception cref="PeftException">What it names can't be adapted by itself any more.</exception>
+    internal virtual AdapterConfig ForNew(PretrainedModel model) => this;
+
+    /// <summary>The configuration and the tensors of an adapter's file as a model has its layers today.</summary>
+    /// <param name="file">The file.</param>
+    /// <param name="model">The model.</param>
+    /// <returns>The tensors live as long as the file.</returns>
+    internal virtual (AdapterConfig Config, TensorStore Tensors) ForFile(TensorStore file, PretrainedModel model) => (this, file);
 
     /// <summary>Makes the adapter that this describes; nothing is attached yet.</summary>
     /// <param name="name">The adapter's name.</param>

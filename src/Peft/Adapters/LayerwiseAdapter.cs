@@ -30,7 +30,7 @@ public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(nam
     public override IReadOnlyList<AdapterParameter> Parameters() =>
     [
         .. _layers.SelectMany(layer => layer.Adapter.Parameters.Select(parameter =>
-            new AdapterParameter(KeyOf(layer.Path, parameter.Key), parameter.Parameter, parameter.Role, layer.Layer.Module) { Scale = layer.Adapter.ChangeScale })),
+            AdapterParameterOf(layer, parameter))),
         .. base.Parameters(),
     ];
 
@@ -103,6 +103,10 @@ public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(nam
     /// <inheritdoc/>
     internal override string BaseKey(string path, string parameter) => _layers.Exists(layer => layer.Layer.Path == path) ? $"base_layer.{parameter}" : parameter;
 
+    /// <summary>Adds what the method puts on a layer beside its targets. Called after <see cref="Declare"/>'s own.</summary>
+    /// <param name="layer">The layer, which no target has named.</param>
+    private protected void AddLayer(AdaptedLayer layer) => _layers.Add(layer);
+
     /// <summary>Makes what layers share, which the sizes of all targets decide. Called before any layer is made.</summary>
     /// <param name="targets">All targets, in the model's order.</param>
     protected virtual void DeclareShared(IReadOnlyList<IAdaptable> targets)
@@ -122,9 +126,15 @@ public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(nam
 
     private IAdaptable[] Targets(PretrainedModel model, ICollection<string> messages) =>
     [
-        .. TargetMatcher.Match(Config with { ModulesToSave = SavedNames() }, model, messages).Select(match => match.Module as IAdaptable ?? throw Config.KindRefused(match.Module, match.Path)),
+        .. TargetMatcher.Match(Config with { ModulesToSave = SavedNames() }, model, messages).SelectMany(match => match.Module.Adaptables is { Count: > 0 } all ? all : throw Config.KindRefused(match.Module, match.Path)),
         .. TargetMatcher.MatchParameters(Config, model, messages).Select(match => match.Module.AdaptableOf(match.Parameter) ?? throw Config.KindRefused(match.Module, match.Path)),
     ];
+
+    private AdapterParameter AdapterParameterOf(AdaptedLayer layer, LayerParameter parameter)
+    {
+        var key = KeyOf(layer.Path, parameter.Key);
+        return new AdapterParameter(key, parameter.Parameter, parameter.Role, layer.Layer.Module) { FileKey = parameter.IsSaved ? key : null, Scale = layer.Adapter.ChangeScale };
+    }
 
     private void AddLayer(IAdaptable layer, ICollection<string> messages)
     {

@@ -45,6 +45,9 @@ public sealed class KeyMap(params IReadOnlyList<KeyRule> rules)
     /// <summary>Files use the tree's names.</summary>
     public static KeyMap Identity { get; } = new();
 
+    /// <summary>Rules for weights that a file has for each expert by itself.</summary>
+    internal IEnumerable<KeyRule> OfExperts => _rules.Where(static rule => rule.File[0].Contains('#', StringComparison.Ordinal));
+
     /// <summary>These rules and then those of another map, as for a language model in a model of several parts.</summary>
     internal KeyMap Then(KeyMap next) => new([.. _rules, .. next._rules]);
 

@@ -33,8 +33,11 @@ public sealed class ModelConfig
     /// <summary>The document as read.</summary>
     public JsonObject Document { get; }
 
+    /// <summary>The family that reads it, or null.</summary>
+    internal Family? KnownFamily => _family;
+
     /// <summary>The family whose model this is; its defaults stand where the document says nothing.</summary>
-    public Family Family => _family ?? throw new InvalidOperationException("This configuration was not given to a family.");
+    public Family Family => KnownFamily ?? throw new InvalidOperationException("This configuration was not given to a family.");
 
     /// <summary>The configuration of the whole model, where this is the part of it that reads text; null otherwise.</summary>
     public ModelConfig? Outer { get; private init; }

@@ -89,6 +89,9 @@ public abstract class Module : IDisposable
     /// <summary>What adapters may do with one of this module's own parameters, or null where nothing; a module of several weights (experts) gives each its own.</summary>
     public virtual IAdaptable? AdaptableOf(Parameter parameter) => this is IAdaptable own && own.Weight == parameter ? own : null;
 
+    /// <summary>What adapters adapt where they target this module; empty for a module that is no layer.</summary>
+    public virtual IReadOnlyList<IAdaptable> Adaptables => this is IAdaptable own ? [own] : [];
+
     /// <summary>Number of elements of all parameters at or below this module, each shared one counted once.</summary>
     public long CountParameters() => NamedParameters().Where(static named => named.Parameter.IsOwner).Sum(static named => named.Parameter.Count);
 

@@ -5,9 +5,10 @@ using static TorchSharp.torch;
 
 namespace Peft.Models;
 
-/// <summary>A model of some family with its configuration: the root of a module tree, a head over a backbone.</summary>
+/// <summary>A model of some family with its configuration: the root of a module tree, usually a head over a backbone.</summary>
 public abstract class PretrainedModel : Module
 {
+    private readonly Backbone? _backbone;
     private readonly List<MappedFile> _mappedFiles = [];
     private readonly List<(string Name, Tensor Tensor)> _carried = [];
 
@@ -18,18 +19,30 @@ public abstract class PretrainedModel : Module
         : base(className)
     {
         ArgumentNullException.ThrowIfNull(backbone);
-        Backbone = backbone;
+        _backbone = backbone;
         Config = backbone.Config.Outer ?? backbone.Config;
     }
 
+    /// <summary>Makes a model that is no head over a backbone (a UNet, an autoencoder): whoever derives gives it a pass of its own.</summary>
+    /// <param name="config">The configuration.</param>
+    /// <param name="className">The class name that its tree prints.</param>
+    protected PretrainedModel(ModelConfig config, string className)
+        : base(className) => Config = config;
+
     /// <summary>What turns inputs into hidden states.</summary>
-    public Backbone Backbone { get; }
+    /// <exception cref="NotSupportedByPeftException"><c>BackboneMissing</c>: the model is computed otherwise.</exception>
+    public Backbone Backbone => _backbone ?? throw new NotSupportedByPeftException("BackboneMissing", $"{ClassName} computes no hidden states of tokens, which this needs.")
+    {
+        RecommendedAction = "Use a language model for this.",
+    };
 
     /// <summary>The configuration the model was made from.</summary>
     public ModelConfig Config { get; }
 
     /// <summary>How files call what the tree calls otherwise.</summary>
-    public KeyMap Keys => ReferenceEquals(Config, Backbone.Config) ? Config.Family.Keys : Backbone.Config.Family.Keys.Then(Config.Family.Keys);
+    public KeyMap Keys => _backbone is null ? Config.KnownFamily?.Keys ?? KeyMap.Identity
+        : ReferenceEquals(Config, Backbone.Config) ? Config.Family.Keys
+        : Backbone.Config.Family.Keys.Then(Config.Family.Keys);
 
     /// <summary>What <c>generation_config.json</c> holds, or null.</summary>
     public JsonObject? GenerationConfig { get; set; }
@@ -45,7 +58,7 @@ public abstract class PretrainedModel : Module
 
     /// <summary>Parameters that share the weights of others: the second follows the first.</summary>
     public virtual IEnumerable<(string Owner, string Follower)> TiedParameters =>
-        Backbone.TiedParameters.Select(tie => (PathBelow(Backbone, tie.Owner), PathBelow(Backbone, tie.Follower)));
+        _backbone?.TiedParameters.Select(tie => (PathBelow(_backbone, tie.Owner), PathBelow(_backbone, tie.Follower))) ?? [];
 
     /// <summary><see cref="TiedParameters"/>, and those that share weights where a file holds one of the two alone, whatever the configuration says.</summary>
     public virtual IEnumerable<(string Owner, string Follower)> PossibleTies => TiedParameters;
@@ -139,6 +152,9 @@ public abstract class PretrainedModel : Module
             FindParameter(follower)!.TieTo(FindParameter(owner)!);
         }
     }
+
+    /// <summary>Path of the backbone; empty where its modules stand at the root, or where there is none.</summary>
+    internal string BackbonePath => _backbone?.Path ?? "";
 
     /// <summary>Keeps a tensor that is only saved again.</summary>
     internal void Carry(string name, Tensor tensor) => _carried.Add((name, tensor.DetachFromDisposeScope()));

@@ -79,7 +79,7 @@ internal sealed class WeightReader
         var owners = _model.NamedWeights().Where(static named => named.Parameter.IsOwner).ToArray();
 
         // transformers reads names without the backbone's prefix only where the whole file is so.
-        var prefix = _model.Backbone.Path + ".";
+        var prefix = _model.BackbonePath + ".";
         var isBare = prefix.Length > 1 && Array.TrueForAll(owners, named => named.Path.StartsWith(prefix, StringComparison.Ordinal));
         foreach (var (path, parts) in _places)
         {
@@ -110,7 +110,7 @@ internal sealed class WeightReader
 
     private IReadOnlyList<FilePart>? Find(string path, Func<string, IReadOnlyList<long>> shapeOf)
     {
-        var prefix = (_model.Backbone.Path.Length > 0 ? _model.Backbone.Path : _model.Config.Family.Prefix) + ".";
+        var prefix = (_model.BackbonePath.Length > 0 ? _model.BackbonePath : _model.Config.Family.Prefix) + ".";
         foreach (var place in _model.Keys.Places(path, shapeOf))
         {
             if (place.All(part => _store.Contains(part.Name)))
@@ -122,7 +122,7 @@ internal sealed class WeightReader
             var name = place[0].Name;
             Func<FilePart, FilePart>? other = name.StartsWith(prefix, StringComparison.Ordinal)
                 ? part => part with { Name = part.Name[prefix.Length..] }
-                : _model.Backbone.Path.Length == 0 ? part => part with { Name = prefix + part.Name } : null;
+                : _model.BackbonePath.Length == 0 ? part => part with { Name = prefix + part.Name } : null;
             if (other is not null && place.All(part => _store.Contains(other(part).Name)))
             {
                 return [.. place.Select(other)];

@@ -28,6 +28,7 @@ public class AdapterTrainingTests
         ["PREFIX_TUNING"] = """{"num_virtual_tokens":3}""",
         ["PROMPT_TUNING"] = """{"num_virtual_tokens":3}""",
         ["P_TUNING"] = """{"num_virtual_tokens":3}""",
+        ["TRAINABLE_TOKENS"] = """{"token_indices":[3,4,5]}""",
         ["VERA"] = """{"r":8,"d_initial":0.5}""",
     };
 

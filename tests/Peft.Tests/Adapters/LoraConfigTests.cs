@@ -18,7 +18,6 @@ public class LoraConfigTests
         { "lora_ga_config", """{"a":1}""" },
         { "use_qalora", "true" },
         { "use_bdlora", """{"nblocks":2}""" },
-        { "trainable_token_indices", "[5]" },
         { "layer_replication", "[[0,2]]" },
         { "arrow_config", """{"a":1}""" },
         { "megatron_config", """{"a":1}""" },

@@ -1,6 +1,7 @@
 using Peft.Adapters.Model;
 using Peft.Models;
 using Peft.Models.Heads;
+using Peft.Tests.Golden;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Adapters;
@@ -14,6 +15,11 @@ internal static class ModelRun
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
         var context = model.NewPass(Context(inputs), selection);
+        if (model.Base is PlainModel plain)
+        {
+            return plain.Forward(inputs["images"], inputs["tokens"], context).MoveToOuterDisposeScope();
+        }
+
         var output = model.Base.Forward(Inputs(model, inputs), context);
         if (model.Base is SequenceClassificationModel classifier)
         {
@@ -64,6 +70,11 @@ internal static class ModelRun
 
     private static Tensor Loss(PeftModel model, IReadOnlyDictionary<string, Tensor> inputs, ForwardContext context)
     {
+        if (model.Base is PlainModel plain)
+        {
+            return plain.Loss(inputs["images"], inputs["tokens"], context);
+        }
+
         var output = model.Base.Forward(Inputs(model, inputs), context);
         var labels = inputs["labels"];
         return model.Base switch
@@ -82,11 +93,13 @@ internal static class ModelRun
 
     private static ForwardContext Context(IReadOnlyDictionary<string, Tensor> inputs) => new()
     {
-        Rows = inputs["input_ids"].shape[0],
-        Length = inputs["input_ids"].shape[1],
+        Rows = Ids(inputs).shape[0],
+        Length = Ids(inputs).shape[1],
         AttentionMask = inputs.GetValueOrDefault("attention_mask"),
         TaskIds = inputs.GetValueOrDefault("task_ids"),
     };
+
+    private static Tensor Ids(IReadOnlyDictionary<string, Tensor> inputs) => inputs.TryGetValue("input_ids", out var ids) ? ids : inputs["tokens"];
 
     private static CausalModel Causal(PeftModel model) => model.Base as CausalModel
         ?? throw new NotSupportedByPeftException("ArchitectureNotSupported", $"'{model.Config.ModelType}' can't be run by this test yet.");

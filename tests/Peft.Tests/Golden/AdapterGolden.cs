@@ -39,7 +39,7 @@ internal static class AdapterGolden
         var folder = GoldenCases.PathOf(domain, relative);
         return File.Exists(Path.Combine(folder, "config.json"))
             ? new PeftModel(ModelLoader.Load(folder), Path.GetFileName(folder), folder)
-            : throw new NotSupportedByPeftException("ArchitectureNotSupported", $"'{relative}' holds a plain module.");
+            : new PeftModel(PlainModel.Load(folder), Path.GetFileName(folder));
     }
 
     /// <summary>Holds a tensor to absolute + relative tolerance.</summary>
@@ -61,7 +61,7 @@ internal static class AdapterGolden
 
     public static string[] Strings(JsonNode? node) => [.. (node as JsonArray ?? []).Select(static entry => (string)entry!)];
 
-    /// <summary>A configuration equal but for what PEFT itself leaves open: the order of sets, the release, the place of the base.</summary>
+    /// <summary>A configuration equal but for what PEFT itself leaves open: the order of sets and of what it sorts as it writes, the release, the place of the base.</summary>
     public static string Canonical(JsonObject config)
     {
         var copy = (JsonObject)config.DeepClone();
@@ -72,6 +72,14 @@ internal static class AdapterGolden
             if (copy[set] is JsonArray names)
             {
                 copy[set] = new JsonArray([.. names.Select(static name => (string)name!).Order(StringComparer.Ordinal).Select(static name => JsonValue.Create(name))]);
+            }
+        }
+
+        foreach (var table in new[] { "rank_pattern", "alpha_pattern" })
+        {
+            if (copy[table] is JsonObject patterns)
+            {
+                copy[table] = new JsonObject(patterns.OrderBy(static entry => entry.Key, StringComparer.Ordinal).Select(static entry => KeyValuePair.Create(entry.Key, entry.Value?.DeepClone())));
             }
         }
 

@@ -1,8 +1,9 @@
+using System.Globalization;
 using System.Text.Json.Nodes;
+using System.Text.RegularExpressions;
 using Peft.Adapters;
 using Peft.Adapters.Model;
 using Peft.Models;
-using Peft.Models.Heads;
 using Peft.Models.Layers;
 using static TorchSharp.torch;
 
@@ -38,12 +39,23 @@ public class AdapterStartGoldenTests
                 arguments.TryAdd(unsaid.Field, JsonNode.Parse(unsaid.Value));
             }
 
+            // The table leaves some arguments out; that there are cores between factors, and how many vectors there are, tells them.
+            if (((JsonObject)row["tensors"]!).Any(static entry => entry.Key.EndsWith("_t2", StringComparison.Ordinal)))
+            {
+                arguments["use_effective_conv2d"] = true;
+            }
+
+            if (row["tensors"]!["emb.trainable_tokens_delta"]?["shape"] is JsonArray rows)
+            {
+                arguments["token_indices"] = new JsonArray([.. Enumerable.Range(0, (int)rows[0]!).Select(static id => JsonValue.Create(id))]);
+            }
+
             var config = AdapterConfig.FromJson(arguments);
             config.Validate();
             Dictionary<string, List<float>> values = [];
             for (ulong seed = 0; seed < Seeds; seed++)
             {
-                using var model = new PeftModel(new FeatureModel(new Wide((JsonObject)table["layers"]!), "Wide"), "wide");
+                using var model = new PeftModel(new Wide((JsonObject)table["layers"]!), "wide");
                 foreach (var parameter in model.AddAdapter(config, "default", seed).Adapter.Parameters().Where(static parameter => parameter.Role != ParameterRole.Derived))
                 {
                     var key = (parameter.FileKey ?? parameter.FullKey).Replace("base_model.model.", "", StringComparison.Ordinal);
@@ -89,8 +101,8 @@ public class AdapterStartGoldenTests
         return File.Exists(path) ? AdapterGolden.Read(path) : null;
     }
 
-    /// <summary>The layers of the table, as far as they are linear layers and embeddings; a convolution stands there by name alone.</summary>
-    private sealed class Wide : Backbone
+    /// <summary>The layers of the table.</summary>
+    private sealed class Wide : PretrainedModel
     {
         public Wide(JsonObject layers)
             : base(new ModelConfig([]), "Wide")
@@ -99,7 +111,9 @@ public class AdapterStartGoldenTests
             {
                 if (shape is not JsonArray sizes)
                 {
-                    Add(name, new Convolution());
+                    // Written as PyTorch prints it: Conv2d(16, 24, 3).
+                    long[] numbers = [.. Regex.Matches((string)shape!, @"(?<=[ (])\d+").Select(static match => long.Parse(match.Value, CultureInfo.InvariantCulture))];
+                    Add(name, new Convolution(numbers[0], numbers[1], [numbers[2], numbers[2]]));
                 }
                 else if (name.StartsWith("emb", StringComparison.Ordinal))
                 {
@@ -119,25 +133,5 @@ public class AdapterStartGoldenTests
                 parameter.Assign(module is LayerNorm ? values.fill_(parameter.Name == "weight" ? 1 : 0) : module is Linear linear ? values.uniform_(-1 / Math.Sqrt(linear.Inputs), 1 / Math.Sqrt(linear.Inputs)) : values.normal_());
             }
         }
-
-        public override long Width => 0;
-
-        public override BackboneOutput Forward(Tensor embeddings, ModelInputs inputs, ForwardContext context) => throw new NotSupportedException();
-    }
-
-    private sealed class Convolution : Peft.Models.Module, IAdaptable
-    {
-        public Convolution()
-            : base("Conv2d") => Weight = AddParameter("weight", [1, 1, 1, 1]);
-
-        public Parameter Weight { get; }
-
-        public Parameter? Bias => null;
-
-        public long Inputs => 1;
-
-        public long Outputs => 1;
-
-        public Tensor Apply(Tensor x, Tensor weight, Tensor? bias) => throw new NotSupportedException();
     }
 }

@@ -92,7 +92,7 @@ public abstract class NewAdapterConfigCommand : PeftCmdlet, IDynamicParameters
         var type when type == typeof(ModuleNames) || type == typeof(IReadOnlyList<string>) => typeof(string[]),
         var type when type == typeof(IReadOnlyList<int>) => typeof(int[]),
         var type when type == typeof(IReadOnlyDictionary<string, int>) || type == typeof(IReadOnlyDictionary<string, double>) => typeof(IDictionary),
-        var type when type == typeof(JsonNode) => typeof(object),
+        var type when type == typeof(JsonNode) || type == typeof(TokenIndices) => typeof(object),
         var type => type,
     };
 

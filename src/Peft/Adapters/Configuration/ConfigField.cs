@@ -71,6 +71,7 @@ public sealed class ConfigField
         IReadOnlyList<int> numbers => new JsonArray([.. numbers.Select(static number => JsonValue.Create(number))]),
         IReadOnlyDictionary<string, int> table => Table(table),
         IReadOnlyDictionary<string, double> table => Table(table),
+        TokenIndices tokens => tokens.ToJson(),
         JsonNode node => node.DeepClone(),
         _ => throw new InvalidOperationException($"The field {Name} has a type that adapter_config.json has no form for."),
     };
@@ -96,6 +97,7 @@ public sealed class ConfigField
             : type == typeof(IReadOnlyList<int>) ? reader.Integers(Name)
             : type == typeof(IReadOnlyDictionary<string, int>) ? reader.IntegersByName(Name)
             : type == typeof(IReadOnlyDictionary<string, double>) ? reader.NumbersByName(Name)
+            : type == typeof(TokenIndices) ? reader.Tokens(Name)
             : reader.Node(Name)!.DeepClone();
     }
 
@@ -115,6 +117,7 @@ public sealed class ConfigField
             IReadOnlyList<int> several => several.Select(static whole => (double)whole),
             IReadOnlyDictionary<string, int> table => table.Values.Select(static whole => (double)whole),
             IReadOnlyDictionary<string, double> table => table.Values,
+            TokenIndices tokens => (tokens.ByModule?.Values.SelectMany(static ids => ids) ?? tokens.OfEmbeddings!).Select(static id => (double)id),
             _ => Enumerable.Empty<double>(),
         };
         foreach (var number in numbers.Where(number => !(number >= _declaration.Minimum && number <= _declaration.Maximum)))

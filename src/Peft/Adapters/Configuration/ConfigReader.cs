@@ -108,6 +108,13 @@ public sealed class ConfigReader(JsonObject document, string origin)
         _ => throw Invalid(key, "should map names to whole numbers"),
     };
 
+    /// <summary>Ids of tokens, or of tokens by module, or null.</summary>
+    public TokenIndices? Tokens(string key) => Node(key) is JsonObject entries
+        ? new TokenIndices(null, entries.ToDictionary(static entry => entry.Key, entry => entry.Value is JsonArray ids
+            ? (IReadOnlyList<int>)[.. ids.Select(id => Integer(key, id))]
+            : throw Invalid(key, "should be a list of ids, or map names of modules to such lists")))
+        : Integers(key) is { } of ? new TokenIndices(of) : null;
+
     /// <summary>The keys that nobody asked for.</summary>
     public JsonObject Rest() =>
         new(document.Where(entry => !_asked.Contains(entry.Key)).Select(static entry => KeyValuePair.Create(entry.Key, entry.Value?.DeepClone())));

@@ -1,5 +1,4 @@
 using System.Text.Json.Nodes;
-using System.Text.RegularExpressions;
 using Peft.Adapters.Slots;
 using Peft.Files;
 using Peft.Models;
@@ -10,7 +9,7 @@ using static TorchSharp.torch;
 namespace Peft.Adapters.Files;
 
 /// <summary>Reads and writes an adapter's folder as PEFT does, key for key.</summary>
-internal static partial class AdapterFile
+internal static class AdapterFile
 {
     /// <summary>What PEFT puts before every key.</summary>
     public const string Prefix = "base_model.model.";
@@ -23,16 +22,36 @@ internal static partial class AdapterFile
 
     private static readonly string[] s_embeddingNames = ["embed_tokens", "lm_head"];
 
-    /// <summary>Gives a declared adapter the values of a folder.</summary>
-    /// <exception cref="PeftException"><c>AdapterShapeMismatch</c>, <c>AdapterTensorMissing</c>, or what the file's format says.</exception>
-    public static LoadReport Load(Adapter adapter, PretrainedModel model, string folder, Generator generator, List<string> messages)
+    /// <summary>Opens the tensors in an adapter's folder.</summary>
+    /// <exception cref="PeftException"><c>SaveMixed</c>, or what the file's format says.</exception>
+    public static TensorStore Open(string folder)
     {
-        using var store = TensorStore.OpenFolder(folder, Stem);
-        RefuseMixture(store, folder);
+        var store = TensorStore.OpenFolder(folder, Stem);
+        try
+        {
+            RefuseMixture(store, folder);
+            return store;
+        }
+        catch
+        {
+            store.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Gives a declared adapter the values of a file.</summary>
+    /// <param name="adapter">The adapter.</param>
+    /// <param name="store">The file's tensors.</param>
+    /// <param name="model">The model that it was declared on.</param>
+    /// <param name="generator">Gives what the file lacks its start.</param>
+    /// <param name="messages">Takes what the user should know.</param>
+    /// <exception cref="PeftException"><c>AdapterShapeMismatch</c>, <c>AdapterTensorMissing</c>, or what the file's format says.</exception>
+    public static LoadReport Load(Adapter adapter, TensorStore store, PretrainedModel model, Generator generator, List<string> messages)
+    {
         AdapterParameter[] parameters = [.. adapter.Parameters().Where(static parameter => parameter.FileKey is not null)];
         var expected = parameters.Select(static parameter => parameter.FileKey!).ToHashSet(StringComparer.Ordinal);
         var ofBase = BaseWeights(adapter, model).Where(entry => expected.Add(entry.Key)).ToArray();
-        var keys = AdapterKeys.Match(store.Names, expected, adapter.Name);
+        var keys = AdapterKeys.Match(store.Names, expected, adapter.Name, model);
         Dictionary<Parameter, string> found = [];
         foreach (var parameter in parameters)
         {
@@ -83,29 +102,6 @@ internal static partial class AdapterFile
         SafetensorsWriter.WriteFolder(
             folder, tensors, new Dictionary<string, string>(SafetensorsWriter.PyTorchMetadata) { [SaveId.Key] = id }, Stem, long.MaxValue, documents: [(AdapterConfig.FileName, config)]);
     }
-
-    /// <summary>Refuses a file that has factors for each expert's own linear layers, as releases before fused experts wrote it: its keys would belong nowhere.</summary>
-    /// <exception cref="NotSupportedByPeftException"><c>ExpertLayoutNotSupported</c>.</exception>
-    public static void RefuseSeparateExperts(string folder, PretrainedModel model)
-    {
-        if (!model.NamedParameters().Any(static named => named.Module.AdaptableOf(named.Parameter) is { Experts: > 1 }))
-        {
-            return;
-        }
-
-        using var store = TensorStore.OpenFolder(folder, Stem);
-        if (store.Names.FirstOrDefault(static name => SeparateExpert().IsMatch(name)) is { } key)
-        {
-            throw new NotSupportedByPeftException("ExpertLayoutNotSupported", $"'{store.Path}' holds factors for each expert by itself ('{key}'), but the model's experts are one weight; such files are not supported.")
-            {
-                Target = key,
-                RecommendedAction = "Load it in Python with a release of PEFT that converts such files, save it there, and import that.",
-            };
-        }
-    }
-
-    [GeneratedRegex(@"\.experts\.\d+\.", RegexOptions.CultureInvariant, 1000)]
-    private static partial Regex SeparateExpert();
 
     /// <summary>
     /// Refuses a configuration of another save than the weights'. PEFT allows a version to name the build behind an @, as its development
@@ -283,7 +279,7 @@ internal static partial class AdapterFile
         return new LoadReport(missing, unexpected, messages);
     }
 
-    private static bool NamesEmbeddings(Adapter adapter) => (adapter.Config as LayerwiseConfig)?.TargetModules is { } targets
+    private static bool NamesEmbeddings(Adapter adapter) => adapter.Config.SavesEmbeddings && (adapter.Config as LayerwiseConfig)?.TargetModules is { } targets
         && (targets.Names is { } names
             ? s_embeddingNames.Any(names.Contains)
             : adapter.Layers.Any(static layer => s_embeddingNames.Contains(layer.Layer.Module.Name)));

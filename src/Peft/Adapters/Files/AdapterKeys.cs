@@ -1,3 +1,5 @@
+using Peft.Models;
+
 namespace Peft.Adapters.Files;
 
 /// <summary>Which keys of a file are which of an adapter's, in all the spellings that PEFT's releases and what wraps models have used.</summary>
@@ -8,6 +10,8 @@ internal sealed record AdapterKeys(IReadOnlyDictionary<string, string> Found, IR
     /// <summary>What torch.compile and data parallelism put in front of a name, or between its parts.</summary>
     private static readonly string[] s_wrappers = ["_orig_mod.", "module."];
 
+    private const string Inner = "model.language_model";
+
     /// <summary>How many keys a message names before it counts.</summary>
     private const int Shown = 3;
 
@@ -15,7 +19,8 @@ internal sealed record AdapterKeys(IReadOnlyDictionary<string, string> Found, IR
     /// <param name="names">Keys of the file.</param>
     /// <param name="expected">Keys of the adapter.</param>
     /// <param name="adapter">The adapter's name, which some releases left in.</param>
-    public static AdapterKeys Match(IEnumerable<string> names, IReadOnlySet<string> expected, string adapter)
+    /// <param name="model">The model, whose family's files may call a module otherwise than its tree.</param>
+    public static AdapterKeys Match(IEnumerable<string> names, IReadOnlySet<string> expected, string adapter, PretrainedModel model)
     {
         Dictionary<string, string> found = new(StringComparer.Ordinal);
         List<string> others = [];
@@ -30,7 +35,7 @@ internal sealed record AdapterKeys(IReadOnlyDictionary<string, string> Found, IR
         List<string> unexpected = [];
         foreach (var name in others)
         {
-            if (!Spellings(name, adapter).Any(spelling => expected.Contains(spelling) && found.TryAdd(spelling, name)))
+            if (!Spellings(name, adapter, model).Any(spelling => expected.Contains(spelling) && found.TryAdd(spelling, name)))
             {
                 unexpected.Add(name);
             }
@@ -45,6 +50,24 @@ internal sealed record AdapterKeys(IReadOnlyDictionary<string, string> Found, IR
         : string.Join(", ", keys.Take(Shown)) + (keys.Count > Shown ? FormattableString.Invariant($" and {keys.Count - Shown} more") : "");
 
     /// <summary>What a key may mean: without wrappers, with the prefix that some writers leave out, without the adapter's name and the wrapper of saved modules.</summary>
+    private static IEnumerable<string> Spellings(string name, string adapter, PretrainedModel model)
+    {
+        foreach (var spelling in Spellings(name, adapter))
+        {
+            yield return spelling;
+            if (spelling.StartsWith(AdapterFile.Prefix, StringComparison.Ordinal))
+            {
+                var path = model.Keys.ToTree(spelling[AdapterFile.Prefix.Length..]).Path;
+                yield return AdapterFile.Prefix + path;
+
+                // The language model of a model of several parts stands deeper in the tree than the same model by itself.
+                yield return AdapterFile.Prefix + (model.BackbonePath == Inner
+                    ? Inner + "." + (path.StartsWith("model.", StringComparison.Ordinal) ? path["model.".Length..] : path)
+                    : path.Replace(Inner + ".", "model.", StringComparison.Ordinal));
+            }
+        }
+    }
+
     private static IEnumerable<string> Spellings(string name, string adapter)
     {
         var plain = name;

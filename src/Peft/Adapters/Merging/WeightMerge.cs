@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Peft.Adapters.Methods.TrainableTokens;
 using Peft.Adapters.Slots;
 using Peft.Models;
 using static TorchSharp.torch;
@@ -122,11 +123,12 @@ internal sealed class WeightMerge
 
     private void MergeLayer(Module module, Parameter weight, AdapterSlot slot)
     {
-        var bias = module.Parameters.FirstOrDefault(static parameter => parameter.Name == "bias");
+        LayerAdapter[] layers = [.. _names.Select(name => slot[name]).OfType<LayerAdapter>()];
+        var bias = layers[0].Layer.Bias;
         var type = weight.DataType == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
         var bare = new Affine(Current(weight).to(type), bias is null ? null : Current(bias).to(type));
         var affine = new Affine(bare.Weight.clone(), bare.Bias?.clone());
-        foreach (var layer in _names.Select(name => slot[name]).OfType<LayerAdapter>())
+        foreach (var layer in layers)
         {
             affine = layer.Merge(affine, bare);
         }
@@ -139,8 +141,8 @@ internal sealed class WeightMerge
     }
 
     /// <summary>A bias is written together with the weight of its layer where an adapter changes that.</summary>
-    private bool IsChangedWithItsLayer(Module module, Parameter parameter) => parameter.Name == "bias"
-        && module.Parameters.Any(other => other != parameter && other.Slot is AdapterSlot slot && _names.Any(name => slot[name] is not null));
+    private bool IsChangedWithItsLayer(Module module, Parameter parameter) =>
+        module.Parameters.Any(other => other.Slot is AdapterSlot slot && _names.Any(name => slot[name]?.Layer.Bias == parameter));
 
     private Parameter? Overlay(Parameter parameter) => parameter.Slot is AdapterSlot slot
         ? _names.Select(slot.OverlayOf).LastOrDefault(static copy => copy is not null)
@@ -165,9 +167,17 @@ internal sealed class WeightMerge
         _edits.Set(parameter.TiedTo ?? parameter, merged);
     }
 
-    /// <summary>Whether all who share the weight are replaced by the same copy, so that it may stay shared.</summary>
+    /// <summary>Whether all who share the weight are replaced by the same copy, or have the same vectors of tokens, so that it may stay shared.</summary>
     private bool SharesOverlay(Parameter parameter, Parameter[] others) =>
-        Overlay(parameter) is { } copy && Array.TrueForAll(others, other => Overlay(other) == copy);
+        (Overlay(parameter) is { } copy && Array.TrueForAll(others, other => Overlay(other) == copy))
+        || (Rows(parameter) is { Length: > 0 } rows && Array.TrueForAll(others, other => Rows(other).SequenceEqual(rows)));
+
+    /// <summary>What replaces rows of a parameter, where nothing else acts on it.</summary>
+    private Parameter[] Rows(Parameter parameter)
+    {
+        LayerAdapter[] layers = parameter.Slot is AdapterSlot slot ? [.. _names.Select(name => slot[name]).OfType<LayerAdapter>()] : [];
+        return Array.TrueForAll(layers, static layer => layer is TokenRowsLayer) ? [.. layers.Select(static layer => ((TokenRowsLayer)layer).Rows)] : [];
+    }
 
     private void Untie(Parameter parameter, Parameter owner, Parameter[] others)
     {

@@ -20,6 +20,7 @@ using Peft.Adapters.Methods.PTuning;
 using Peft.Adapters.Methods.RandLora;
 using Peft.Adapters.Methods.Road;
 using Peft.Adapters.Methods.Shira;
+using Peft.Adapters.Methods.TrainableTokens;
 using Peft.Adapters.Methods.VbLora;
 using Peft.Adapters.Methods.Vera;
 
@@ -52,6 +53,7 @@ public static class AdapterMethods
         ["RANDLORA"] = typeof(RandLoraConfig),
         ["ROAD"] = typeof(RoadConfig),
         ["SHIRA"] = typeof(ShiraConfig),
+        ["TRAINABLE_TOKENS"] = typeof(TrainableTokensConfig),
         ["VBLORA"] = typeof(VbLoraConfig),
         ["VERA"] = typeof(VeraConfig),
     };

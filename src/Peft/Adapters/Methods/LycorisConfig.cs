@@ -38,6 +38,11 @@ public abstract record LycorisConfig : LayerwiseConfig
     [ConfigField("use_effective_conv2d", Parameter = "EffectiveConvolution")]
     public bool UseEffectiveConvolution { get; init; }
 
+    /// <summary>The shape of what stands between the factors of a convolution that has a decomposition of its own, or null.</summary>
+    internal IReadOnlyList<long>? Core(IAdaptable layer, int rank) => UseEffectiveConvolution && layer.Kernel.Any(static size => size != 1)
+        ? [rank, rank, layer.Kernel[0], layer.Kernel.Count > 1 ? layer.Kernel[1] : 1]
+        : null;
+
     /// <summary>Whether rows that rank dropout leaves are scaled up to keep the mean.</summary>
     internal abstract bool ScalesRankDropout { get; }
 
@@ -68,7 +73,7 @@ internal abstract class LycorisLayer(IAdaptable layer, LycorisConfig config) : L
         }
 
         var change = Product(x) * (_scale * call.Weight);
-        return y + (training && config.RankDropout > 0 ? change * KeptRows(y, call.Context.Generator) : change);
+        return y + (training && config.RankDropout > 0 ? change * Layer.AlongOutputs(KeptRows(y, call.Context.Generator)) : change);
     }
 
     /// <inheritdoc/>
@@ -84,9 +89,16 @@ internal abstract class LycorisLayer(IAdaptable layer, LycorisConfig config) : L
     /// <summary>The change [out, in · kernel] without the scale.</summary>
     protected abstract Tensor Change(ScalarType type);
 
+    /// <summary>The matrix [out, in · kernel] of a core [rank, rank, kernel] between factors [rank, out] and [rank, in] (LyCORIS' decomposition of a convolution).</summary>
+    protected static Tensor WithCore(Tensor core, Tensor a, Tensor b)
+    {
+        var half = a.t().mm(core.flatten(1)).view(a.size(1), b.size(0), -1).transpose(1, 2);
+        return half.reshape(-1, b.size(0)).mm(b).view(a.size(1), -1, b.size(1)).transpose(1, 2).reshape(a.size(1), -1);
+    }
+
     /// <summary>Kaiming's uniform start with a = √5: ±1/√(elements of a row).</summary>
     protected Tensor Uniform(Parameter parameter, Generator generator) =>
-        RandomTensors.Uniform(parameter.Shape, 1 / Math.Sqrt(parameter.Shape[1]), generator, Layer.Device);
+        RandomTensors.Uniform(parameter.Shape, 1 / Math.Sqrt(parameter.Count / parameter.Shape[0]), generator, Layer.Device);
 
     /// <summary>Zeros.</summary>
     protected Tensor Zeros(Parameter parameter) => RandomTensors.Zeros(parameter.Shape, Layer.Device);

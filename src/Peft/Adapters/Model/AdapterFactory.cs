@@ -24,7 +24,7 @@ internal static class AdapterFactory
     public static PeftAdapter Create(PeftModel model, AdapterConfig config, string name, ulong? seed)
     {
         List<string> messages = [];
-        return Make(model, config, name, messages, adapter =>
+        return Make(model, config.ForNew(model.Base), name, messages, adapter =>
         {
             RefuseTiedLayers(adapter);
             if (!model.IsStructureOnly)
@@ -46,11 +46,12 @@ internal static class AdapterFactory
         List<string> messages = [];
         var config = AdapterConfig.FromFolder(folder);
         config.Validate();
-        AdapterFile.RefuseSeparateExperts(folder, model.Base);
+        using var file = AdapterFile.Open(folder);
+        (config, var tensors) = config.ForFile(file, model.Base);
         return Make(model, config, name, messages, adapter =>
         {
             using var generator = new Generator(0);
-            var report = model.IsStructureOnly ? new LoadReport([], [], messages) : AdapterFile.Load(adapter, model.Base, folder, generator, messages);
+            var report = model.IsStructureOnly ? new LoadReport([], [], messages) : AdapterFile.Load(adapter, tensors, model.Base, generator, messages);
             return new PeftAdapter(model, adapter, folder, report);
         });
     }
@@ -81,7 +82,9 @@ internal static class AdapterFactory
     /// <summary>A file with factors for both sharers of a weight can be used, but training would let the two drift apart.</summary>
     private static void RefuseTiedLayers(Adapter adapter)
     {
-        if (adapter.Config.EnsureWeightTying && adapter.Layers.Any(layer => adapter.Layers.Any(other => other.Layer.Weight.TiedTo == layer.Layer.Weight)))
+        bool DriftsFrom(AdaptedLayer layer, AdaptedLayer other) => other.Layer.Weight.TiedTo == layer.Layer.Weight
+            && !other.Adapter.Parameters.Any(entry => layer.Adapter.Parameters.Any(own => own.Parameter == entry.Parameter));
+        if (adapter.Config.EnsureWeightTying && adapter.Layers.Any(layer => adapter.Layers.Any(other => DriftsFrom(layer, other))))
         {
             throw new NotSupportedByPeftException("LoraVariantNotSupported", "Training one change for layers that share their weight (ensure_weight_tying on target modules) is not supported.")
             {

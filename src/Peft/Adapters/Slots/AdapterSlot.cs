@@ -163,7 +163,7 @@ public sealed class AdapterSlot : Slot
 
         return context.Tape is { } tape ? tape.Autograd(given => Select(given[0]), [x], []) : Select(x);
 
-        Tensor Select(Tensor given) => given.view(context.Rows, -1, given.shape[^1]).index_select(0, rows).view(-1, given.shape[^1]);
+        Tensor Select(Tensor given) => given.view([context.Rows, -1, .. given.shape[1..]]).index_select(0, rows).flatten(0, 1);
     }
 
     /// <summary>A batch with some rows replaced; in place where no tape needs what was there.</summary>
@@ -178,9 +178,9 @@ public sealed class AdapterSlot : Slot
         Shaped(y).index_copy_(0, rows, Part(replaced));
         return y;
 
-        Tensor Shaped(Tensor all) => all.view(context.Rows, -1, shape[^1]);
+        Tensor Shaped(Tensor all) => all.view([context.Rows, -1, .. shape[1..]]);
 
-        Tensor Part(Tensor part) => part.view(rows.size(0), -1, shape[^1]).to(y.dtype);
+        Tensor Part(Tensor part) => part.view([rows.size(0), -1, .. shape[1..]]).to(y.dtype);
     }
 
     private static void RefuseUnfitRows(ForwardContext context)

@@ -95,7 +95,11 @@ public abstract class LayerAdapter(IAdaptable layer) : IDisposable
 /// <param name="Key">The part of its key in an adapter file that follows the module's path, such as <c>lora_A.weight</c>.</param>
 /// <param name="Parameter">The parameter, float32 whatever the base's type.</param>
 /// <param name="Role">What becomes of it.</param>
-public readonly record struct LayerParameter(string Key, Parameter Parameter, ParameterRole Role = ParameterRole.Trained);
+public readonly record struct LayerParameter(string Key, Parameter Parameter, ParameterRole Role = ParameterRole.Trained)
+{
+    /// <summary>Whether an adapter's file has it under this key; false where another layer's key stands for it.</summary>
+    public bool IsSaved { get; init; } = true;
+}
 
 /// <summary>One pass through a slot as a layer's adapter sees it.</summary>
 /// <param name="Slot">The slot, by which siblings can be read.</param>

@@ -10,9 +10,6 @@ public static class TargetMatcher
 {
     private static readonly TimeSpan s_patternTime = TimeSpan.FromSeconds(1);
 
-    // Where PEFT's all-linear adapts routers and experts as parameters, though they are no linear layers.
-    private static readonly HashSet<string> s_expertTypes = new(StringComparer.Ordinal) { "mixtral", "qwen3_moe", "deepseek_v3" };
-
     /// <summary>What families call the head of a classifier.</summary>
     internal static IReadOnlyList<string> ClassificationHeads { get; } = ["classifier", "score"];
 
@@ -145,15 +142,6 @@ public static class TargetMatcher
 
     private static ModuleNames AllLinear(LayerwiseConfig config, PretrainedModel model)
     {
-        if (s_expertTypes.Contains(model.Config.ModelType))
-        {
-            throw new NotSupportedByPeftException("ExpertsNotSupported", $"all-linear means the experts too in a model of the type '{model.Config.ModelType}', which is not supported.")
-            {
-                Target = model.Config.ModelType,
-                RecommendedAction = "Name the modules to adapt, such as q_proj, k_proj, v_proj and o_proj.",
-            };
-        }
-
         var head = model.OutputEmbeddings
             ?? (config.TaskType == "SEQ_CLS" ? ClassificationHeads.FirstOrDefault(name => model.Find(name) is not null) : null);
         var paths = model.Descendants()
@@ -212,7 +200,8 @@ public static class TargetMatcher
         return false;
     }
 
-    private static bool EndsWith(string path, string name) =>
+    /// <summary>Whether a path is a name, or ends in it in whole name parts.</summary>
+    internal static bool EndsWith(string path, string name) =>
         path.EndsWith(name, StringComparison.Ordinal) && (path.Length == name.Length || path[path.Length - name.Length - 1] == '.');
 
     private static string Whole(string pattern) => $@"\A(?:{pattern})\z";

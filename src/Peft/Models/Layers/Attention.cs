@@ -44,12 +44,12 @@ public static class Attention
     /// <param name="shape">The sizes.</param>
     /// <param name="rotary">Turns queries and keys; null for attention without positions.</param>
     /// <param name="plan">Who may see whom.</param>
-    /// <param name="layer">The layer's index in the cache and in a prefix.</param>
+    /// <param name="layer">The layer's index in the cache and in a prefix; null where keys and values are complete as they come.</param>
     /// <param name="context">The forward pass.</param>
     /// <param name="terms">What is added to the scores.</param>
     /// <returns>[rows · length, heads · head size].</returns>
     public static Tensor Forward(
-        Tensor projections, AttentionShape shape, RotaryTables? rotary, AttentionPlan plan, int layer, ForwardContext context, ScoreTerms terms = default)
+        Tensor projections, AttentionShape shape, RotaryTables? rotary, AttentionPlan plan, int? layer, ForwardContext context, ScoreTerms terms = default)
     {
         ArgumentNullException.ThrowIfNull(shape);
         using var scope = NewDisposeScope();

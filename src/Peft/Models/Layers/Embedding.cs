@@ -81,8 +81,7 @@ public sealed class Embedding : Module, IAdaptable
             rows = where(ids.eq(index).unsqueeze(-1), rows.detach(), rows);
         }
 
-        rows = _scale == 1 ? rows : rows * Factor(rows.dtype);
-        return rows.view([.. x.shape, weight.shape[1]]);
+        return Scaled(rows).view([.. x.shape, weight.shape[1]]);
     }
 
     /// <inheritdoc/>
@@ -90,6 +89,9 @@ public sealed class Embedding : Module, IAdaptable
 
     /// <inheritdoc/>
     public Tensor ToMatrix(Tensor weight) => weight.t();
+
+    /// <summary>Vectors as the table gives them: scaled where it scales.</summary>
+    internal Tensor Scaled(Tensor rows) => _scale == 1 ? rows : rows * Factor(rows.dtype);
 
     private Tensor Run(Tensor ids, IReadOnlyList<LowRank> changes, ForwardContext context)
     {

@@ -47,7 +47,7 @@ public sealed record IA3Config : LayerwiseConfig
     public override Adapter CreateAdapter(string name) => new IA3Adapter(name, this);
 
     /// <inheritdoc/>
-    public override LayerAdapter CreateLayer(IAdaptable layer, LayerwiseAdapter adapter, ICollection<string> messages) => layer is Linear
+    public override LayerAdapter CreateLayer(IAdaptable layer, LayerwiseAdapter adapter, ICollection<string> messages) => layer is Linear or Convolution
         ? new IA3Layer(layer, TargetMatcher.EndsIn(FeedforwardModules!, layer.Path), StartAtOne)
         : throw KindNotSupported(layer);
 }
@@ -102,13 +102,14 @@ internal sealed class IA3Layer : LayerAdapter
     private readonly bool _startsAtOne;
     private readonly Parameter _factors;
 
-    /// <summary>Makes the factors, by shape alone: [1, in] or [out, 1].</summary>
+    /// <summary>Makes the factors, by shape alone: [1, in] or [out, 1]; [1, in or out, 1, …] of a convolution.</summary>
     public IA3Layer(IAdaptable layer, bool scalesInput, bool startsAtOne)
         : base(layer)
     {
         _scalesInput = scalesInput;
         _startsAtOne = startsAtOne;
-        _factors = new Parameter("ia3_l", scalesInput ? [1, layer.Inputs] : [layer.Outputs, 1]);
+        var along = scalesInput ? layer.InputShape : layer.OutputShape;
+        _factors = new Parameter("ia3_l", layer.Kernel.Count > 0 ? along : scalesInput ? [1, layer.Inputs] : [layer.Outputs, 1]);
         Parameters = [new("ia3_l", _factors)];
     }
 
@@ -135,21 +136,20 @@ internal sealed class IA3Layer : LayerAdapter
     public override Affine Merge(Affine current, Affine bare)
     {
         var vector = _factors.Data.flatten().to(current.Weight.dtype);
-
-        // Along the inputs of [out, in] or the outputs of [in, out] a vector is spread as it is, along the first dimension as a column.
-        var alongLast = _scalesInput != Layer.IsTransposed;
-        current.Weight.mul_(alongLast ? vector : vector.unsqueeze(1));
+        var matrix = Layer.ToMatrix(current.Weight);
         if (!_scalesInput)
         {
-            current.Bias?.mul_(vector);
+            return new Affine(Layer.FromMatrix(matrix * vector.unsqueeze(1)), current.Bias?.mul_(vector));
         }
 
-        return current;
+        // Each group of outputs has the factors of its own inputs.
+        var groups = matrix.reshape(Layer.ChannelGroups, Layer.Outputs / Layer.ChannelGroups, Layer.Inputs / Layer.ChannelGroups, -1) * vector.view(Layer.ChannelGroups, 1, -1, 1);
+        return current with { Weight = Layer.FromMatrix(groups.reshape(matrix.shape)) };
     }
 
     private Tensor Scale(Tensor values, SlotCall call)
     {
-        var vector = _factors.Data.flatten();
+        var vector = _scalesInput ? Layer.AlongInputs(_factors.Data) : Layer.AlongOutputs(_factors.Data);
         return values * (call.Weight == 1f ? vector : ((vector - 1) * call.Weight) + 1).to(values.dtype);
     }
 }

@@ -22,27 +22,30 @@ public sealed record LoHaConfig : LycorisConfig
     /// <inheritdoc/>
     public override LayerAdapter CreateLayer(IAdaptable layer, LayerwiseAdapter adapter, ICollection<string> messages) => layer switch
     {
-        Linear => new LoHaLayer(layer, this),
+        Linear or Convolution => new LoHaLayer(layer, this),
         Embedding => throw KindRefused(layer),
         _ => throw KindNotSupported(layer),
     };
 }
 
-/// <summary>The factors of one layer: change = (w1_a · w1_b) ∘ (w2_a · w2_b).</summary>
+/// <summary>The factors of one layer: change = (w1_a · w1_b) ∘ (w2_a · w2_b), each with a core between them where a convolution has a decomposition of its own.</summary>
 internal sealed class LoHaLayer : LycorisLayer
 {
     private readonly LoHaConfig _config;
     private readonly Parameter[] _factors;
+    private readonly Parameter[] _cores;
 
-    /// <summary>Makes the factors, by shape alone: [out, rank] and [rank, in], twice.</summary>
+    /// <summary>Makes the factors, by shape alone: [out, rank] and [rank, columns], twice; with a core [rank, out], [rank, in] and [rank, rank, kernel].</summary>
     public LoHaLayer(IAdaptable layer, LoHaConfig config)
         : base(layer, config)
     {
         _config = config;
         var rank = config.ForLayer(layer.Path).Rank;
         string[] names = ["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"];
-        _factors = [.. names.Select((name, index) => new Parameter(name, index % 2 == 0 ? [layer.Outputs, rank] : [rank, layer.Inputs]))];
-        Parameters = [.. _factors.Select(static factor => new LayerParameter(factor.Name, factor))];
+        var core = config.Core(layer, rank);
+        _factors = [.. names.Select((name, index) => new Parameter(name, index % 2 == 1 ? [rank, core is null ? layer.Columns : layer.Weight.Shape[1]] : core is null ? [layer.Outputs, rank] : [rank, layer.Outputs]))];
+        _cores = core is null ? [] : [new Parameter("hada_t1", core), new Parameter("hada_t2", core)];
+        Parameters = [.. _factors.Concat(_cores).Select(static factor => new LayerParameter(factor.Name, factor))];
     }
 
     /// <inheritdoc/>
@@ -51,7 +54,7 @@ internal sealed class LoHaLayer : LycorisLayer
     /// <inheritdoc/>
     public override void Initialise(Generator generator)
     {
-        foreach (var factor in _factors)
+        foreach (var factor in _factors.Concat(_cores))
         {
             factor.Assign(_config.StartAtZero && factor == _factors[^1] ? Zeros(factor) : Uniform(factor, generator));
         }
@@ -60,7 +63,12 @@ internal sealed class LoHaLayer : LycorisLayer
     /// <inheritdoc/>
     protected override Tensor Change(ScalarType type)
     {
-        var first = _factors[0].Data.mm(_factors[1].Data);
-        return (first * _factors[2].Data.mm(_factors[3].Data)).to(type);
+        return (Matrix(0) * Matrix(1)).to(type);
+
+        Tensor Matrix(int which)
+        {
+            var (a, b) = (_factors[2 * which].Data, _factors[(2 * which) + 1].Data);
+            return _cores.Length == 0 ? a.mm(b) : WithCore(_cores[which].Data, a, b);
+        }
     }
 }

@@ -34,7 +34,7 @@ public sealed record LoKrConfig : LycorisConfig
     /// <inheritdoc/>
     public override LayerAdapter CreateLayer(IAdaptable layer, LayerwiseAdapter adapter, ICollection<string> messages) => layer switch
     {
-        Linear => new LoKrLayer(layer, this),
+        Linear or Convolution => new LoKrLayer(layer, this),
         Embedding => throw KindRefused(layer),
         _ => throw KindNotSupported(layer),
     };
@@ -59,6 +59,7 @@ internal sealed class LoKrLayer : LycorisLayer
     private readonly LoKrConfig _config;
     private readonly Parameter[] _first;
     private readonly Parameter[] _second;
+    private readonly Parameter? _core;
 
     /// <summary>Makes the matrices, by shape alone.</summary>
     public LoKrLayer(IAdaptable layer, LoKrConfig config)
@@ -66,15 +67,21 @@ internal sealed class LoKrLayer : LycorisLayer
     {
         _config = config;
         var rank = config.ForLayer(layer.Path).Rank;
-        var (inFirst, inSecond) = Factors(layer.Inputs, config.DecomposeFactor);
+        var (inFirst, inSecond) = Factors(layer.Inputs / layer.ChannelGroups, config.DecomposeFactor);
         var (outFirst, outSecond) = Factors(layer.Outputs, config.DecomposeFactor);
         _first = Make("lokr_w1", outFirst, inFirst, rank, config.DecomposeBoth && rank < Math.Max(outFirst, inFirst) / 2.0);
-        _second = Make("lokr_w2", outSecond, inSecond, rank, rank < Math.Max(outSecond, inSecond) / 2.0);
-        Parameters = [.. _first.Concat(_second).Select(static factor => new LayerParameter(factor.Name, factor))];
+        var isLowRank = rank < Math.Max(outSecond, inSecond) / 2.0;
+        _core = isLowRank && config.Core(layer, rank) is { } core ? new Parameter("lokr_t2", core) : null;
+        _second = _core is not null ? [new Parameter("lokr_w2_a", [rank, outSecond]), new Parameter("lokr_w2_b", [rank, inSecond])]
+            : isLowRank ? Make("lokr_w2", outSecond, layer.Kernel.Aggregate(inSecond, static (all, size) => all * size), rank, decomposed: true)
+            : [new Parameter("lokr_w2", [outSecond, inSecond, .. layer.Kernel])];
+        Parameters = [.. All.Select(static factor => new LayerParameter(factor.Name, factor))];
     }
 
     /// <inheritdoc/>
     public override IReadOnlyList<LayerParameter> Parameters { get; }
+
+    private IEnumerable<Parameter> All => _core is null ? _first.Concat(_second) : _first.Concat(_second).Append(_core);
 
     /// <summary>Splits a size into two divisors, the first no larger than the second: the factor itself where it divides, else the pair nearest to a square below it.</summary>
     internal static (long Small, long Large) Factors(long size, int factor)
@@ -96,7 +103,7 @@ internal sealed class LoKrLayer : LycorisLayer
     /// <inheritdoc/>
     public override void Initialise(Generator generator)
     {
-        foreach (var factor in _first.Concat(_second))
+        foreach (var factor in All)
         {
             var startsAtZero = _config.Initialisation switch
             {
@@ -108,10 +115,15 @@ internal sealed class LoKrLayer : LycorisLayer
         }
     }
 
-    /// <summary>(w1 ⊗ w2) x without forming the product: w2 on the inner index of x, w1 on the outer.</summary>
+    /// <summary>(w1 ⊗ w2) x, for a linear layer without forming the product: w2 on the inner index of x, w1 on the outer.</summary>
     protected override Tensor Product(Tensor x)
     {
-        Tensor outer = Matrix(_first).to(x.dtype), inner = Matrix(_second).to(x.dtype);
+        if (Layer.Kernel.Count > 0)
+        {
+            return base.Product(x);
+        }
+
+        Tensor outer = Matrix(_first).to(x.dtype), inner = Inner().to(x.dtype);
         var parts = x.reshape(-1, inner.shape[1]).mm(inner.t()).view(-1, outer.shape[1], inner.shape[0]);
         return outer.unsqueeze(0).expand(parts.size(0), -1, -1).bmm(parts).reshape([.. x.shape[..^1], Layer.Outputs]);
     }
@@ -119,13 +131,16 @@ internal sealed class LoKrLayer : LycorisLayer
     /// <inheritdoc/>
     protected override Tensor Change(ScalarType type)
     {
-        Tensor outer = Matrix(_first).to(type), inner = Matrix(_second).to(type);
-        return (outer.unsqueeze(1).unsqueeze(3) * inner.unsqueeze(0).unsqueeze(2)).reshape(Layer.Outputs, Layer.Inputs);
+        Tensor outer = Matrix(_first).to(type), inner = Inner().to(type);
+        return (outer.unsqueeze(1).unsqueeze(3) * inner.unsqueeze(0).unsqueeze(2)).reshape(Layer.Outputs, Layer.Columns);
     }
+
+    /// <summary>w2 as a matrix, a convolution's kernel behind its inputs.</summary>
+    private Tensor Inner() => _core is null ? Matrix(_second) : WithCore(_core.Data, _second[0].Data, _second[1].Data);
 
     private static Parameter[] Make(string name, long outputs, long inputs, int rank, bool decomposed) => decomposed
         ? [new Parameter(name + "_a", [outputs, rank]), new Parameter(name + "_b", [rank, inputs])]
         : [new Parameter(name, [outputs, inputs])];
 
-    private static Tensor Matrix(Parameter[] factors) => factors.Length == 1 ? factors[0].Data : factors[0].Data.mm(factors[1].Data);
+    private static Tensor Matrix(Parameter[] factors) => factors.Length == 1 ? factors[0].Data.flatten(1) : factors[0].Data.mm(factors[1].Data);
 }

@@ -1,4 +1,7 @@
 using Peft.Adapters.Combination;
+using Peft.Adapters.Methods.TrainableTokens;
+using Peft.Models;
+using Peft.Models.Layers;
 using TorchSharp;
 
 namespace Peft.Adapters.Methods.Lora;
@@ -6,6 +9,18 @@ namespace Peft.Adapters.Methods.Lora;
 /// <summary>LoRA on a model: a pair of factors for each targeted layer, several of which combine into one.</summary>
 public sealed class LoraAdapter(string name, LoraConfig config) : LayerwiseAdapter(name, config)
 {
+    private const string TokensName = "token_adapter";
+
+    /// <inheritdoc/>
+    public override void Declare(PretrainedModel model, ICollection<string> messages)
+    {
+        base.Declare(model, messages);
+        if (((LoraConfig)Config).TrainableTokens is { } tokens)
+        {
+            DeclareTokens(tokens.ByModule ?? new Dictionary<string, IReadOnlyList<int>> { [model.Backbone.TokenEmbeddings?.Path ?? "embed_tokens"] = tokens.OfEmbeddings! }, model);
+        }
+    }
+
     /// <inheritdoc/>
     public override AdapterConfig CombinedConfig(IReadOnlyList<AdapterPart> parts, CombinationOptions options) => LoraCombination.Config(parts, options) with { Bias = CombinedBias(parts) };
 
@@ -20,4 +35,54 @@ public sealed class LoraAdapter(string name, LoraConfig config) : LayerwiseAdapt
             combination.Fill(layer.Path, adapter.LowRank(1)!);
         }
     }
+
+    /// <summary>Vectors of tokens: a module of its own each, but layers that share their weight, and of which none has other tokens, share the first one's.</summary>
+    private void DeclareTokens(IReadOnlyDictionary<string, IReadOnlyList<int>> tokens, PretrainedModel model)
+    {
+        var named = model.NamedParameters().ToArray();
+        List<TokenRowsLayer> made = [];
+        foreach (var (module, indices) in model.Descendants()
+            .Select(module => (Module: module, Indices: tokens.FirstOrDefault(entry => module.Path.EndsWith(entry.Key, StringComparison.Ordinal)).Value))
+            .Where(static match => match.Indices is not null))
+        {
+            Put(module as IAdaptable ?? throw Config.KindRefused(module, module.Path), indices);
+        }
+
+        foreach (var name in tokens.Keys.Where(name => !made.Exists(layer => layer.Layer.Path.EndsWith(name, StringComparison.Ordinal))))
+        {
+            throw new PeftException("NoModuleMatched", $"No module of the model matches '{name}' of trainable_token_indices.")
+            {
+                Target = name,
+                RecommendedAction = "Name a module that has a row for each token, such as embed_tokens; Get-ModelModule lists them.",
+            };
+        }
+
+        foreach (var layer in made.ToArray())
+        {
+            foreach (var partner in Sharing(layer.Layer.Weight, named).Where(partner => !made.Exists(other => other.Layer.Weight == partner.Parameter)))
+            {
+                Put((IAdaptable)partner.Module, layer.Indices);
+            }
+        }
+
+        void Put(IAdaptable layer, IReadOnlyList<int> indices)
+        {
+            if (layer is not (Embedding or Linear { IsTransposed: false }))
+            {
+                throw Config.KindRefused(layer.Module, layer.Path);
+            }
+
+            if (Layers.Any(other => other.Layer.Weight == layer.Weight) || Overlays.Any(overlay => overlay.Targets.Any(target => target.Parameter == layer.Weight)))
+            {
+                throw new PeftException("AdapterConfigContradictory", $"'{layer.Path}' is adapted or trained in full already: trainable_token_indices can't name it too.") { Target = layer.Path };
+            }
+
+            var shared = made.Find(other => Owner(other.Layer) == Owner(layer) && other.Indices.SequenceEqual(indices));
+            var rows = new TokenRowsLayer(layer, indices, shared?.Rows ?? TokenRowsLayer.Vectors(layer, indices), "trainable_tokens_delta", isSaved: shared is null);
+            made.Add(rows);
+            AddLayer(new AdaptedLayer(layer, rows) { Path = $"{layer.Path}.{TokensName}" });
+        }
+    }
+
+    private static Parameter Owner(IAdaptable layer) => layer.Weight.TiedTo ?? layer.Weight;
 }

@@ -25,6 +25,11 @@ internal sealed class LoraCombination(IReadOnlyList<AdapterPart> parts, Combinat
             throw new NotSupportedByPeftException("CombinationNotSupported", "Combining adapters of parameters (target_parameters) is not supported.") { Target = "target_parameters" };
         }
 
+        if (Array.Exists(configs, static config => config.TrainableTokens is not null))
+        {
+            throw new NotSupportedByPeftException("CombinationNotSupported", "Combining adapters with vectors of tokens (trainable_token_indices) is not supported.") { Target = "trainable_token_indices" };
+        }
+
         int[] ranks = [.. configs.Select(static config => config.RankPattern.Values.Prepend(config.Rank).Max())];
         if (options.Type != CombinationType.Cat && !options.Type.Decomposes() && ranks.Distinct().Skip(1).Any())
         {
@@ -72,7 +77,7 @@ internal sealed class LoraCombination(IReadOnlyList<AdapterPart> parts, Combinat
     private (Tensor A, Tensor B) Decompose((LowRank Factors, double Weight)[] found, int rank)
     {
         var change = _arithmetic.Combine(
-            found.Select(static part => part.Factors.B.Data.mm(part.Factors.A.Data).mul_(part.Factors.Scale)), [.. found.Select(static part => part.Weight)]);
+            found.Select(static part => part.Factors.B.Data.flatten(1).mm(part.Factors.A.Data.flatten(1)).mul_(part.Factors.Scale)), [.. found.Select(static part => part.Weight)]);
         var (u, s, vh) = linalg.svd(change, fullMatrices: false);
         rank = (int)Math.Min(rank, s.shape[0]);
         var b = u.narrow(1, 0, rank).mul(s.narrow(0, 0, rank));
@@ -90,7 +95,9 @@ internal sealed class LoraCombination(IReadOnlyList<AdapterPart> parts, Combinat
     private static void Put(Tensor factor, Parameter target)
     {
         var room = zeros_like(target.Data);
-        room.narrow(0, 0, factor.shape[0]).narrow(1, 0, factor.shape[1]).copy_(factor);
+        var part = room.narrow(0, 0, factor.shape[0]);
+        part = part.dim() == factor.dim() ? part.narrow(1, 0, factor.shape[1]) : part;
+        part.copy_(factor.reshape(part.shape));
         target.Data.copy_(room);
         target.MarkChanged();
     }

@@ -1,7 +1,9 @@
 using Peft.Adapters.Configuration;
 using Peft.Adapters.Slots;
 using Peft.Adapters.Targets;
+using Peft.Models;
 using Peft.Models.Layers;
+using Peft.Tensors;
 
 namespace Peft.Adapters.Methods.Lora;
 
@@ -22,7 +24,6 @@ namespace Peft.Adapters.Methods.Lora;
 [ConfigVariant("megatron_core", "\"megatron.core\"", IsIdle = true)]
 [ConfigVariant("monteclora_config")]
 [ConfigVariant("qalora_group_size", "16", IsIdle = true)]
-[ConfigVariant("trainable_token_indices")]
 [ConfigVariant("use_bdlora")]
 [ConfigVariant("use_qalora", "false")]
 [ConfigVariant("velora_config")]
@@ -82,6 +83,16 @@ public sealed record LoraConfig : LayerwiseConfig
     [ConfigField("target_parameters", Parameter = "TargetParameter")]
     public override IReadOnlyList<string>? TargetParameters { get; init; }
 
+    /// <summary>
+    /// Tokens whose vectors are trained beside the adapter, without training all embeddings: ids in the model's token embeddings, or a table of
+    /// module to ids. An output layer that shares the embeddings' weight shares the vectors.
+    /// </summary>
+    [ConfigField("trainable_token_indices", Parameter = "TrainableToken", Minimum = 0)]
+    public TokenIndices? TrainableTokens { get; init; }
+
+    /// <inheritdoc/>
+    internal override bool SavesEmbeddings => TrainableTokens is null;
+
     /// <inheritdoc/>
     [ConfigField("fan_in_fan_out")]
     public override bool FanInFanOut { get; init; }
@@ -105,6 +116,15 @@ public sealed record LoraConfig : LayerwiseConfig
     }
 
     /// <inheritdoc/>
+    internal override AdapterConfig ForNew(PretrainedModel model) => ExpertTargets.Convert(this, model);
+
+    /// <inheritdoc/>
+    internal override (AdapterConfig Config, TensorStore Tensors) ForFile(TensorStore file, PretrainedModel model) => ExpertFactors.Convert(this, file, model);
+
+    /// <summary>What a change of some rank is multiplied by.</summary>
+    internal double Scale(double alpha, int rank) => alpha / (UseRslora ? Math.Sqrt(rank) : rank);
+
+    /// <inheritdoc/>
     public override Adapter CreateAdapter(string name) => new LoraAdapter(name, this);
 
     /// <inheritdoc/>
@@ -122,10 +142,7 @@ public sealed record LoraConfig : LayerwiseConfig
                 : this);
         }
 
-        if (layer is not (Linear or Embedding or Router))
-        {
-            throw KindNotSupported(layer);
-        }
+        RefuseUnfit(layer);
 
         // Each is said for the first of such layers.
         var earlier = adapter.Layers.Select(static adapted => adapted.Layer).Where(static other => other is Linear).ToArray();
@@ -142,6 +159,24 @@ public sealed record LoraConfig : LayerwiseConfig
         return UseDora ? new DoraLayer(layer, this) : new LoraLayer(layer, this);
     }
 
+    private void RefuseUnfit(IAdaptable layer)
+    {
+        if (layer.Kernel.Count > 0 && LoraInitialisation.Of(Initialisation).LeavesResidual)
+        {
+            throw Contradiction($"A convolution ('{layer.Path}') has no start by a decomposition.");
+        }
+
+        if (ForLayer(layer).Rank % layer.ChannelGroups != 0)
+        {
+            throw Contradiction($"The rank on '{layer.Path}' has to be a multiple of the convolution's {layer.ChannelGroups} groups.");
+        }
+
+        if (UseDora && layer.Module is MultiheadAttention)
+        {
+            throw Contradiction($"use_dora can't be used on a {layer.Module.ClassName} ('{layer.Path}').");
+        }
+    }
+
     /// <summary>Rank and scale of a layer, patterns applied; where a module has several weights to adapt, they name the parameter.</summary>
     /// <param name="layer">The layer.</param>
     internal (int Rank, double Scale) ForLayer(IAdaptable layer)
@@ -149,6 +184,9 @@ public sealed record LoraConfig : LayerwiseConfig
         var path = layer.Experts > 1 ? $"{layer.Path}.{layer.Weight.Name}" : layer.Path;
         var rank = TargetMatcher.Lookup(RankPattern, path, Rank);
         var alpha = TargetMatcher.Lookup(AlphaPattern, path, Alpha);
-        return (rank, UseRslora ? alpha / Math.Sqrt(rank) : alpha / rank);
+
+        // PEFT adds the change of this layer to its weight twice in each pass, so that its files mean it twice.
+        alpha *= layer is MultiheadAttention.OutputLayer ? 2 : 1;
+        return (rank, Scale(alpha, rank));
     }
 }

@@ -7,19 +7,23 @@ namespace Peft.Adapters.Methods.Lora;
 
 /// <summary>What an initialisation starts from.</summary>
 /// <param name="Layer">The layer.</param>
-/// <param name="Rank">Rank of the factors.</param>
+/// <param name="ShapeA">Shape of A: [rank, in], and the kernel behind it in a convolution.</param>
+/// <param name="ShapeB">Shape of B: [out, rank], and ones behind it in a convolution.</param>
 /// <param name="Scale">What the change is scaled by.</param>
 /// <param name="Generator">Source of random numbers.</param>
-internal sealed record LoraStart(IAdaptable Layer, long Rank, double Scale, Generator Generator)
+internal sealed record LoraStart(IAdaptable Layer, IReadOnlyList<long> ShapeA, IReadOnlyList<long> ShapeB, double Scale, Generator Generator)
 {
+    /// <summary>Rank of the factors.</summary>
+    public long Rank => ShapeA[0];
+
     /// <summary>The layer's weight as a float32 matrix [out, in].</summary>
     public Tensor Weight => Layer.ToMatrix(Layer.Weight.Data).to(ScalarType.Float32);
 
-    /// <summary>A uniform in ±1/√in, nn.Linear's own start.</summary>
-    public Tensor UniformA() => RandomTensors.Uniform([Rank, Layer.Inputs], 1 / Math.Sqrt(Layer.Inputs), Generator, Layer.Device);
+    /// <summary>A uniform in ±1/√(in · kernel), PyTorch's own start of a layer.</summary>
+    public Tensor UniformA() => RandomTensors.Uniform(ShapeA, 1 / Math.Sqrt(ShapeA.Skip(1).Aggregate(static (all, size) => all * size)), Generator, Layer.Device);
 
     /// <summary>B zero, so that training starts from the base's output.</summary>
-    public Tensor ZeroB() => RandomTensors.Zeros([Layer.Outputs, Rank], Layer.Device);
+    public Tensor ZeroB() => RandomTensors.Zeros(ShapeB, Layer.Device);
 }
 
 /// <summary>How LoRA's factors start: A [rank, in] and B [out, rank].</summary>
@@ -41,8 +45,8 @@ internal sealed record LoraInitialisation(Func<LoraStart, (Tensor A, Tensor B)> 
     private static readonly Dictionary<string, LoraInitialisation> s_known = new(StringComparer.Ordinal)
     {
         [Zero] = new(static start => (start.UniformA(), start.ZeroB())),
-        [Random] = new(static start => (start.UniformA(), RandomTensors.Uniform([start.Layer.Outputs, start.Rank], 1 / Math.Sqrt(start.Rank), start.Generator, start.Layer.Device))),
-        ["gaussian"] = new(static start => (RandomTensors.Normal([start.Rank, start.Layer.Inputs], 1.0 / start.Rank, start.Generator, start.Layer.Device), start.ZeroB())),
+        [Random] = new(static start => (start.UniformA(), RandomTensors.Uniform(start.ShapeB, 1 / Math.Sqrt(start.ShapeB[1]), start.Generator, start.Layer.Device))),
+        ["gaussian"] = new(static start => (RandomTensors.Normal(start.ShapeA, 1.0 / start.Rank, start.Generator, start.Layer.Device), start.ZeroB())),
         ["olora"] = new(Olora, LeavesResidual: true),
         ["pissa"] = new(static start => Pissa(start, linalg.svd(start.Weight, fullMatrices: false)), LeavesResidual: true),
     };
@@ -68,13 +72,9 @@ internal sealed record LoraInitialisation(Func<LoraStart, (Tensor A, Tensor B)> 
     }
 
     /// <summary>That of an embedding, the other way round than other layers: A is zero, B normal; nn.Embedding's own start where neither is to be zero.</summary>
-    public static LoraInitialisation OfEmbedding(string name) => new(start =>
-    {
-        long[] shape = [start.Rank, start.Layer.Inputs];
-        return (
-            name == Random ? RandomTensors.Normal(shape, 1, start.Generator, start.Layer.Device) : RandomTensors.Zeros(shape, start.Layer.Device),
-            RandomTensors.Normal([start.Layer.Outputs, start.Rank], 1, start.Generator, start.Layer.Device));
-    });
+    public static LoraInitialisation OfEmbedding(string name) => new(start => (
+        name == Random ? RandomTensors.Normal(start.ShapeA, 1, start.Generator, start.Layer.Device) : RandomTensors.Zeros(start.ShapeA, start.Layer.Device),
+        RandomTensors.Normal(start.ShapeB, 1, start.Generator, start.Layer.Device)));
 
     /// <summary>PiSSA (Meng et al. 2024): the leading singular vectors of the weight, each factor with the roots of the singular values.</summary>
     private static (Tensor A, Tensor B) Pissa(LoraStart start, (Tensor U, Tensor S, Tensor Vh) decomposition)

@@ -20,8 +20,8 @@ internal class LoraLayer : LayerAdapter
     {
         _config = config;
         (var rank, _scale) = config.ForLayer(layer);
-        A = new Parameter("weight", [layer.Experts * rank, layer.Inputs]);
-        B = new Parameter("weight", [layer.Outputs, rank * layer.Experts]);
+        A = new Parameter("weight", [layer.Experts * rank, layer.Inputs, .. layer.Kernel]);
+        B = new Parameter("weight", [layer.Outputs, rank * layer.Experts / layer.ChannelGroups, .. layer.Kernel.Select(static _ => 1L)]);
         Bias = config.LoraBias ? new Parameter("bias", [layer.Outputs]) : null;
         _start = layer is Embedding ? LoraInitialisation.OfEmbedding(config.Initialisation) : LoraInitialisation.Of(config.Initialisation);
         List<LayerParameter> parameters = layer is Embedding ? [new("lora_embedding_A", A), new("lora_embedding_B", B)] : [new("lora_A.weight", A), new("lora_B.weight", B)];
@@ -39,10 +39,10 @@ internal class LoraLayer : LayerAdapter
         Parameters = parameters;
     }
 
-    /// <summary>[rank, in]; of experts [experts · rank, in], one expert after another.</summary>
+    /// <summary>[rank, in]; [rank, in, kernel] of a convolution, where it sees all inputs whatever the groups; of experts [experts · rank, in], one expert after another.</summary>
     public Parameter A { get; }
 
-    /// <summary>[out, rank]; of experts [out, rank · experts], one rank after another.</summary>
+    /// <summary>[out, rank]; [out, rank / groups, 1, …] of a convolution; of experts [out, rank · experts], one rank after another.</summary>
     public Parameter B { get; }
 
     /// <summary>[out], or null.</summary>
@@ -58,7 +58,9 @@ internal class LoraLayer : LayerAdapter
     public override bool RowSelectable => true;
 
     /// <inheritdoc/>
-    public override string? MergeObstacle => Bias is not null && Layer.Bias is null ? "lora_bias needs a layer with a bias to be merged into" : null;
+    public override string? MergeObstacle => Bias is not null && Layer.Bias is null ? "lora_bias needs a layer with a bias to be merged into"
+        : Layer.ChannelGroups > 1 ? "its change lets every output see all inputs, which the weight of a convolution with groups can't hold"
+        : null;
 
     /// <inheritdoc/>
     public override IReadOnlyList<LayerParameter> Parameters { get; }
@@ -70,11 +72,11 @@ internal class LoraLayer : LayerAdapter
     /// <inheritdoc/>
     public override void Initialise(Generator generator)
     {
-        var (a, b) = _start.Factors(new LoraStart(Layer, A.Shape[0], _scale, generator));
+        var (a, b) = _start.Factors(new LoraStart(Layer, A.Shape, B.Shape, _scale, generator));
         A.Assign(a);
         B.Assign(b);
         Bias?.Assign(_config.Initialisation == LoraInitialisation.Random
-            ? RandomTensors.Uniform(Bias.Shape, 1 / Math.Sqrt(A.Shape[0]), generator, Layer.Device)
+            ? RandomTensors.Uniform(Bias.Shape, 1 / Math.Sqrt(B.Shape[1]), generator, Layer.Device)
             : RandomTensors.Zeros(Bias.Shape, Layer.Device));
         _firstA?.Assign(A.Data.clone());
         _firstB?.Assign(B.Data.clone());
@@ -88,7 +90,7 @@ internal class LoraLayer : LayerAdapter
     {
         var input = Dropped(x, call, out _);
         var change = Change(input, y);
-        return y + ((Bias is null ? change : change + (Bias.Data.to(y.dtype) * _scale)) * call.Weight);
+        return y + ((Bias is null ? change : change + (Layer.AlongOutputs(Bias.Data.to(y.dtype)) * _scale)) * call.Weight);
     }
 
     /// <inheritdoc/>
@@ -118,6 +120,9 @@ internal class LoraLayer : LayerAdapter
         return Layer.Project(inner, B.Data.to(y.dtype)).view_as(y) * _scale;
     }
 
-    /// <summary>The change of the weight as a matrix [out, in], scaled.</summary>
-    protected virtual Tensor Matrix(ScalarType type) => B.Data.to(type).mm(A.Data.to(type)).mul_(_scale);
+    /// <summary>
+    /// The change of the weight as a matrix [out, columns], scaled. With groups there is none; what PEFT takes for it, and DoRA's lengths from, is
+    /// the product as if the rows of the second factor stood one behind the other.
+    /// </summary>
+    protected virtual Tensor Matrix(ScalarType type) => B.Data.to(type).reshape(-1, A.Shape[0]).mm(A.Data.to(type).flatten(1)).mul_(_scale).reshape(Layer.Outputs, -1);
 }

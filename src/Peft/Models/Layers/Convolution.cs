@@ -1,0 +1,132 @@
+using System.Globalization;
+using static TorchSharp.torch;
+
+namespace Peft.Models.Layers;
+
+/// <summary>How a convolution moves over its input.</summary>
+/// <param name="Stride">Step from one position to the next, in each dimension.</param>
+/// <param name="Padding">Zeros around the input, in each dimension.</param>
+/// <param name="Dilation">Distance between taps of the kernel, in each dimension.</param>
+/// <param name="Groups">Parts of the channels that are convolved each for itself.</param>
+public sealed record ConvolutionShape(long Stride = 1, long Padding = 0, long Dilation = 1, long Groups = 1);
+
+/// <summary>A convolution over one dimension or two (PyTorch's <c>Conv1d</c> and <c>Conv2d</c>), whose weight can carry adapters.</summary>
+public sealed class Convolution : Module, IAdaptable
+{
+    private readonly ConvolutionShape _shape;
+
+    /// <summary>Makes a layer without weights.</summary>
+    /// <param name="inputs">Channels of the input.</param>
+    /// <param name="outputs">Channels of the output.</param>
+    /// <param name="kernel">Size of the kernel in each dimension, of which there are one or two.</param>
+    /// <param name="shape">How it moves; null for every position, without padding.</param>
+    /// <param name="hasBias">Whether it adds a bias.</param>
+    /// <exception cref="PeftException"><c>ModelConfigInvalid</c>: the groups divide one of the numbers of channels not.</exception>
+    public Convolution(long inputs, long outputs, IReadOnlyList<long> kernel, ConvolutionShape? shape = null, bool hasBias = true)
+        : base($"Conv{kernel.Count}d")
+    {
+        _shape = shape ?? new ConvolutionShape();
+        if (kernel.Count is not (1 or 2) || inputs % _shape.Groups != 0 || outputs % _shape.Groups != 0)
+        {
+            throw new PeftException("ModelConfigInvalid", FormattableString.Invariant(
+                $"A convolution over {kernel.Count} dimensions from {inputs} to {outputs} channels in {_shape.Groups} groups can't be made."));
+        }
+
+        (Inputs, Outputs, Kernel) = (inputs, outputs, kernel);
+        Weight = AddParameter("weight", [outputs, inputs / _shape.Groups, .. kernel]);
+        Bias = hasBias ? AddParameter("bias", [outputs]) : null;
+    }
+
+    /// <inheritdoc/>
+    public long Inputs { get; }
+
+    /// <inheritdoc/>
+    public long Outputs { get; }
+
+    /// <inheritdoc/>
+    public IReadOnlyList<long> Kernel { get; }
+
+    /// <inheritdoc/>
+    public long ChannelGroups => _shape.Groups;
+
+    /// <summary>[outputs, inputs / groups, kernel].</summary>
+    public Parameter Weight { get; }
+
+    /// <summary>[outputs], or null.</summary>
+    public Parameter? Bias { get; }
+
+    /// <inheritdoc/>
+    public IReadOnlyList<long> InputShape => [1, Inputs, .. Ones];
+
+    /// <inheritdoc/>
+    public IReadOnlyList<long> OutputShape => [1, Outputs, .. Ones];
+
+    /// <inheritdoc/>
+    public override string Details => string.Create(CultureInfo.InvariantCulture, $"{Inputs}, {Outputs}, kernel_size={Tuple(Kernel)}, stride={Tuple(Each(_shape.Stride))}")
+        + (_shape.Padding == 0 ? "" : $", padding={Tuple(Each(_shape.Padding))}")
+        + (_shape.Dilation == 1 ? "" : $", dilation={Tuple(Each(_shape.Dilation))}")
+        + (ChannelGroups == 1 ? "" : string.Create(CultureInfo.InvariantCulture, $", groups={ChannelGroups}"))
+        + (Bias is null ? ", bias=False" : "");
+
+    private long[] Ones => Each(1);
+
+    /// <summary>Convolves, with whatever adapters act on the layer.</summary>
+    /// <param name="x">[rows, inputs, length], or [rows, inputs, height, width].</param>
+    /// <param name="context">The forward pass.</param>
+    /// <returns>[rows, outputs, length], or [rows, outputs, height, width].</returns>
+    /// <exception cref="PeftException"><c>ShapeMismatch</c>: the input has other dimensions or channels.</exception>
+    public Tensor Forward(Tensor x, ForwardContext context)
+    {
+        if (x.dim() != Kernel.Count + 2 || x.size(1) != Inputs)
+        {
+            throw new PeftException("ShapeMismatch", $"'{Path}' takes inputs of {Inputs} channels over {Kernel.Count} dimensions, but was given [{string.Join(", ", x.shape)}].") { Target = Path };
+        }
+
+        context.InputObserver?.Invoke(this, x);
+        return Weight.Slot is { } slot && !slot.Plan(context).IsEmpty ? slot.Forward(x, context, Product) : Product(x, context);
+    }
+
+    /// <summary>The same convolution with another weight, which says by its own shape how many groups it has.</summary>
+    /// <inheritdoc/>
+    public Tensor Apply(Tensor x, Tensor weight, Tensor? bias) => Convolve(x, weight, bias, _shape);
+
+    /// <inheritdoc/>
+    public Tensor FromMatrix(Tensor matrix) => matrix.reshape([matrix.size(0), -1, .. Kernel]);
+
+    /// <inheritdoc/>
+    public Tensor ToMatrix(Tensor weight) => weight.flatten(1);
+
+    /// <summary>By a convolution of one tap, group by group.</summary>
+    /// <inheritdoc/>
+    public Tensor Project(Tensor y, Tensor matrix) => Convolve(y, matrix.reshape([matrix.size(0), -1, .. Ones]), null, new ConvolutionShape());
+
+    private static Tensor Convolve(Tensor x, Tensor weight, Tensor? bias, ConvolutionShape shape)
+    {
+        var groups = x.size(1) / weight.size(1);
+        if (x.dim() == 3)
+        {
+            return nn.functional.conv1d(x, weight, bias, shape.Stride, shape.Padding, shape.Dilation, groups);
+        }
+
+        long[] Both(long value) => [value, value];
+        return nn.functional.conv2d(x, weight, bias, Both(shape.Stride), Both(shape.Padding), Both(shape.Dilation), groups);
+    }
+
+    private Tensor Product(Tensor x, ForwardContext context)
+    {
+        var (weight, bias) = (Weight.Effective(context), Bias?.Effective(context));
+        return context.Tape is { } tape
+            ? tape.Autograd(given => Run(given[0]), [x], bias is null ? [weight] : [weight, bias])
+            : Run(x);
+
+        Tensor Run(Tensor given)
+        {
+            using var scope = NewDisposeScope();
+            return Apply(given, weight.Unpacked(given.dtype), bias is null ? null : LinearProduct.Cast(bias.Data, given.dtype)).MoveToOuterDisposeScope();
+        }
+    }
+
+    private long[] Each(long value) => [.. Enumerable.Repeat(value, Kernel.Count)];
+
+    private static string Tuple(IReadOnlyList<long> values) => values.Count == 1 ? $"({values[0]},)" : $"({string.Join(", ", values)})";
+}

@@ -1,0 +1,41 @@
+using Peft.Models;
+using Peft.Models.Layers;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Models;
+
+public class ConvolutionTests
+{
+    [Fact]
+    public void A_convolution_passes_gradients_back_as_autograd_does()
+    {
+        using var check = new BackwardCheck();
+        using var layer = Layer();
+        check.Fill(layer.Weight).Data.requires_grad_(true);
+        check.Fill(layer.Bias!).Data.requires_grad_(true);
+        var x = check.Input(2, 4, 6, 5);
+        check.Run(
+            context => layer.Forward(x, context),
+            (inputs, value) => nn.functional.conv2d(inputs[0], value(layer.Weight), value(layer.Bias!), [2, 2], [1, 1], [1, 1], 2));
+    }
+
+    [Fact]
+    public void A_convolution_prints_as_PyTorch_prints_it()
+    {
+        using var layer = Layer();
+        using var plain = new Convolution(3, 5, [3], hasBias: false);
+        Assert.Equal(("Conv2d", "4, 6, kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), groups=2"), (layer.ClassName, layer.Details));
+        Assert.Equal(("Conv1d", "3, 5, kernel_size=(3,), stride=(1,), bias=False"), (plain.ClassName, plain.Details));
+    }
+
+    [Fact]
+    public void An_input_of_other_channels_is_refused_by_the_layers_name()
+    {
+        using var layer = Layer();
+        using var x = zeros(1, 3, 4, 4);
+        Assert.Equal("ShapeMismatch", Assert.Throws<PeftException>(() => layer.Forward(x, new ForwardContext())).ErrorId);
+        Assert.Equal("ModelConfigInvalid", Assert.Throws<PeftException>(() => new Convolution(4, 5, [3, 3], new ConvolutionShape(Groups: 2))).ErrorId);
+    }
+
+    private static Convolution Layer() => new(4, 6, [3, 3], new ConvolutionShape(Stride: 2, Padding: 1, Groups: 2));
+}
