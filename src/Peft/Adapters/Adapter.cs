@@ -15,6 +15,7 @@ namespace Peft.Adapters;
 public abstract class Adapter(string name, AdapterConfig config) : IDisposable
 {
     private readonly List<Overlay> _overlays = [];
+    private LayerReplication? _replication;
 
     /// <summary>The adapter's name.</summary>
     public string Name { get; } = name;
@@ -60,6 +61,12 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
             messages.Add($"modules_to_save names '{idle}', which matches no module.");
         }
     }
+
+    /// <summary>Changes the structure of a model for as long as the adapter is there, before targets are matched.</summary>
+    /// <param name="model">The model.</param>
+    /// <param name="isInUse">Whether it has other adapters.</param>
+    /// <exception cref="PeftException">The structure can't be changed, or not so.</exception>
+    internal void EditStructure(PretrainedModel model, bool isInUse) => _replication = LayerReplication.Use(model, (Config as LayerwiseConfig)?.LayerReplication, isInUse);
 
     /// <summary>Gives parameters their first values: what the method prescribes, and copies of the base for overlays.</summary>
     /// <param name="generator">Source of random numbers.</param>
@@ -216,6 +223,9 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
         {
             parameter.Release();
         }
+
+        _replication?.End();
+        _replication = null;
     }
 
     /// <summary>Adds a copy of a parameter of the base.</summary>

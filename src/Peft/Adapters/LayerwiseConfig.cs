@@ -38,6 +38,9 @@ public abstract record LayerwiseConfig : AdapterConfig
     /// <summary>Parameters to adapt whose module is no layer, by name or ending of the path, such as <c>experts.down_proj</c>. A method that has the choice makes it a field.</summary>
     public virtual IReadOnlyList<string>? TargetParameters { get; init; }
 
+    /// <summary>Ranges of the model's blocks that stand in its stack, one behind the other, while the adapter is there; null for the stack as it is. A method that has the choice makes it a field.</summary>
+    public virtual IReadOnlyList<IReadOnlyList<int>>? LayerReplication { get; init; }
+
     /// <summary>Which biases of the base are trained. A method that has the choice makes it a field.</summary>
     public virtual BiasTraining Bias { get; init; }
 

@@ -38,6 +38,19 @@ public abstract class Backbone : Module
     /// <param name="to">Number of positions with those to come.</param>
     public virtual bool CanContinue(long from, long to) => true;
 
+    /// <summary>
+    /// Puts blocks in the place of those there are: today's, in another order, some several times over. What stands there again shares the
+    /// weights of the first, has slots of its own and remembers positions of its own.
+    /// </summary>
+    /// <param name="sources">Which of today's blocks stands in each place.</param>
+    /// <returns>Puts today's blocks back.</returns>
+    /// <exception cref="NotSupportedByPeftException"><c>LayersNotReplicable</c>: the family has no code for it.</exception>
+    public virtual Action ReplicateLayers(IReadOnlyList<int> sources) =>
+        throw new NotSupportedByPeftException("LayersNotReplicable", $"Blocks of {ClassName} can't be repeated.")
+        {
+            RecommendedAction = "Use a model of the Llama line, or an adapter without layer_replication.",
+        };
+
     /// <summary>Vectors of tokens before anything is added to them: what prompt methods put virtual tokens in front of.</summary>
     /// <param name="inputs">The inputs, with their ids.</param>
     /// <param name="context">The forward pass, with its rows and length.</param>

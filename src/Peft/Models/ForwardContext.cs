@@ -1,3 +1,4 @@
+using System.Collections.Frozen;
 using Peft.Models.Layers;
 using static TorchSharp.torch;
 
@@ -62,6 +63,15 @@ public sealed record ForwardContext
 
     /// <summary>In a slot of experts' weights: which rows of the input belong to which expert; null elsewhere.</summary>
     public ExpertRows? ExpertRows { get; init; }
+
+    /// <summary>
+    /// Completes the pass once its tokens are known, int64 [rows, all], those of earlier passes in the cache among them: what an adapter prepared
+    /// that the tokens decide. Null usually.
+    /// </summary>
+    public Func<Tensor, ForwardContext, ForwardContext>? OnTokens { get; init; }
+
+    /// <summary>Where adapters act that wait for tokens, by their names: a truth value for each position of the pass, [rows, length].</summary>
+    public IReadOnlyDictionary<string, Tensor> Activations { get; init; } = FrozenDictionary<string, Tensor>.Empty;
 
     /// <summary>Whether the pass gives every layer's input (<see cref="BackboneOutput.HiddenStates"/>) beside the last hidden states.</summary>
     public bool KeepsHiddenStates { get; init; }

@@ -1,3 +1,4 @@
+using System.Diagnostics.CodeAnalysis;
 using static TorchSharp.torch;
 
 namespace Peft.Models;
@@ -93,6 +94,39 @@ public abstract class LayerState : IDisposable
 
     /// <summary>Frees what is stored.</summary>
     protected abstract void Dispose(bool disposing);
+}
+
+/// <summary>The tokens of all positions so far.</summary>
+internal sealed class TokenHistory : LayerState
+{
+    /// <summary>Where it stands among the states of layers.</summary>
+    public const int Place = -1;
+
+    private Tensor? _ids;
+
+    /// <summary>Stores new tokens behind those there are, and returns all.</summary>
+    /// <param name="ids">int64 [rows, new].</param>
+    public Tensor Append(Tensor ids) => Put(_ids is null ? ids.clone() : cat([_ids, ids], 1));
+
+    /// <inheritdoc/>
+    public override void SelectRows(Tensor rows) => Put(_ids?.index_select(0, rows));
+
+    /// <inheritdoc/>
+    public override bool Rewind(long length)
+    {
+        Put(_ids?.narrow(1, 0, length).clone());
+        return true;
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing) => Put(null);
+
+    [return: NotNullIfNotNull(nameof(ids))]
+    private Tensor? Put(Tensor? ids)
+    {
+        _ids?.Dispose();
+        return _ids = ids?.DetachFromDisposeScope();
+    }
 }
 
 /// <summary>Keys and values of attention, in buffers that grow by doubling.</summary>

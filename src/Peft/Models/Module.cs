@@ -153,6 +153,9 @@ public abstract class Module : IDisposable
         }
     }
 
+    /// <summary>Takes all children out of the tree; they stay as they are.</summary>
+    protected void RemoveChildren() => _children.Clear();
+
     /// <summary>Adds a parameter under a local name and returns it.</summary>
     /// <param name="name">Local name, such as <c>weight</c>.</param>
     /// <param name="shape">Sizes, outermost first.</param>
@@ -219,14 +222,21 @@ public sealed class ModuleList<T> : Module
 
     /// <summary>Adds entries under <c>0</c>, <c>1</c>, ….</summary>
     public ModuleList(IEnumerable<T> entries)
-        : base("ModuleList")
+        : base("ModuleList") => Replace(entries);
+
+    /// <summary>The entries in order.</summary>
+    public IReadOnlyList<T> Items => _items;
+
+    /// <summary>Puts other entries in the place of those there are, which aren't freed.</summary>
+    /// <param name="entries">Named by their place.</param>
+    internal void Replace(IEnumerable<T> entries)
     {
-        foreach (var entry in entries)
+        T[] all = [.. entries];
+        RemoveChildren();
+        _items.Clear();
+        foreach (var entry in all)
         {
             _items.Add(Add(_items.Count.ToString(System.Globalization.CultureInfo.InvariantCulture), entry));
         }
     }
-
-    /// <summary>The entries in order.</summary>
-    public IReadOnlyList<T> Items => _items;
 }

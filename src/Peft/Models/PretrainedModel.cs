@@ -96,7 +96,7 @@ public abstract class PretrainedModel : Module
         }
 
         using var scope = NewDisposeScope();
-        context = inputs.Ids is { } ids ? context with { Rows = ids.size(0), Length = ids.size(1) } : context;
+        context = inputs.Ids is { } ids ? Told(ids, context with { Rows = ids.size(0), Length = ids.size(1) }) : context;
         var embeddings = inputs.Encoded?.Hidden ?? inputs.Embeddings ?? Backbone.Embed(inputs, context);
         var (placed, virtualLength, pass) = PromptPlacement.Place(embeddings, context, isPlaced: inputs.Encoded is not null);
         var output = Backbone.Forward(placed, inputs, pass) with { Inputs = inputs };
@@ -106,6 +106,11 @@ public abstract class PretrainedModel : Module
         output = output.Encoded is null ? output with { VirtualLength = virtualLength } : output;
         return output.MoveToOuterDisposeScope();
     }
+
+    /// <summary>The pass completed by those who wait for its tokens.</summary>
+    private static ForwardContext Told(Tensor ids, ForwardContext context) => context.OnTokens is { } complete
+        ? complete(context.Cache?.State<TokenHistory>(TokenHistory.Place).Append(ids) ?? ids, context)
+        : context;
 
     /// <summary>Parameter by full path, or null.</summary>
     public Parameter? FindParameter(string path)
@@ -152,6 +157,9 @@ public abstract class PretrainedModel : Module
             FindParameter(follower)!.TieTo(FindParameter(owner)!);
         }
     }
+
+    /// <summary>How blocks stand in the stack several times over, or null.</summary>
+    internal LayerReplication? Replication { get; set; }
 
     /// <summary>Path of the backbone; empty where its modules stand at the root, or where there is none.</summary>
     internal string BackbonePath => _backbone?.Path ?? "";

@@ -10,15 +10,11 @@ public class LoraConfigTests
 {
     public static TheoryData<string, string> Variants => new()
     {
-        { "kasa_config", """{"beta":1}""" },
-        { "alora_invocation_tokens", "[1,2]" },
         { "loftq_config", """{"loftq_bits":4}""" },
         { "corda_config", """{"a":1}""" },
         { "eva_config", """{"rho":2}""" },
         { "lora_ga_config", """{"a":1}""" },
         { "use_qalora", "true" },
-        { "use_bdlora", """{"nblocks":2}""" },
-        { "layer_replication", "[[0,2]]" },
         { "arrow_config", """{"a":1}""" },
         { "megatron_config", """{"a":1}""" },
         { "velora_config", """{"a":1}""" },

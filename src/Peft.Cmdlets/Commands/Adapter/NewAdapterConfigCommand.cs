@@ -92,7 +92,8 @@ public abstract class NewAdapterConfigCommand : PeftCmdlet, IDynamicParameters
         var type when type == typeof(ModuleNames) || type == typeof(IReadOnlyList<string>) => typeof(string[]),
         var type when type == typeof(IReadOnlyList<int>) => typeof(int[]),
         var type when type == typeof(IReadOnlyDictionary<string, int>) || type == typeof(IReadOnlyDictionary<string, double>) => typeof(IDictionary),
-        var type when type == typeof(JsonNode) || type == typeof(TokenIndices) => typeof(object),
+        var type when type == typeof(JsonNode) || type == typeof(IReadOnlyList<IReadOnlyList<int>>) => typeof(object),
+        { IsClass: true } type when type != typeof(string) => typeof(object),
         var type => type,
     };
 

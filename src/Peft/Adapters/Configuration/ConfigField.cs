@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using System.Globalization;
 using System.Reflection;
+using System.Text.Json;
 using System.Text.Json.Nodes;
 using Peft.Adapters.Targets;
 
@@ -71,9 +72,10 @@ public sealed class ConfigField
         IReadOnlyList<int> numbers => new JsonArray([.. numbers.Select(static number => JsonValue.Create(number))]),
         IReadOnlyDictionary<string, int> table => Table(table),
         IReadOnlyDictionary<string, double> table => Table(table),
+        IReadOnlyList<IReadOnlyList<int>> lists => new JsonArray([.. lists.Select(static list => new JsonArray([.. list.Select(static number => JsonValue.Create(number))]))]),
         TokenIndices tokens => tokens.ToJson(),
         JsonNode node => node.DeepClone(),
-        _ => throw new InvalidOperationException($"The field {Name} has a type that adapter_config.json has no form for."),
+        _ => JsonSerializer.SerializeToNode(value, value.GetType()),
     };
 
     /// <summary>Reads the value, or gives the default where the file has none.</summary>
@@ -97,8 +99,10 @@ public sealed class ConfigField
             : type == typeof(IReadOnlyList<int>) ? reader.Integers(Name)
             : type == typeof(IReadOnlyDictionary<string, int>) ? reader.IntegersByName(Name)
             : type == typeof(IReadOnlyDictionary<string, double>) ? reader.NumbersByName(Name)
+            : type == typeof(IReadOnlyList<IReadOnlyList<int>>) ? reader.IntegerLists(Name)
             : type == typeof(TokenIndices) ? reader.Tokens(Name)
-            : reader.Node(Name)!.DeepClone();
+            : type == typeof(JsonNode) ? reader.Node(Name)!.DeepClone()
+            : reader.Object(Name, type);
     }
 
     /// <summary>Refuses numbers out of range and texts that are no choice.</summary>

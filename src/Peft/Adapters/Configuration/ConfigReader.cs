@@ -108,6 +108,27 @@ public sealed class ConfigReader(JsonObject document, string origin)
         _ => throw Invalid(key, "should map names to whole numbers"),
     };
 
+    /// <summary>A table of settings as an object of a type.</summary>
+    public object Object(string key, Type type)
+    {
+        try
+        {
+            return Node(key) is JsonObject settings ? settings.Deserialize(type)! : throw Invalid(key, "should be a table of settings");
+        }
+        catch (JsonException error)
+        {
+            throw Invalid(key, $"has a setting of the wrong kind ({error.Path})");
+        }
+    }
+
+    /// <summary>Lists of whole numbers, or null.</summary>
+    public IReadOnlyList<IReadOnlyList<int>>? IntegerLists(string key) => Node(key) switch
+    {
+        null => null,
+        JsonArray lists when lists.All(static list => list is JsonArray) => [.. lists.Select(list => (IReadOnlyList<int>)[.. ((JsonArray)list!).Select(number => Integer(key, number))])],
+        _ => throw Invalid(key, "should be a list of lists of whole numbers"),
+    };
+
     /// <summary>Ids of tokens, or of tokens by module, or null.</summary>
     public TokenIndices? Tokens(string key) => Node(key) is JsonObject entries
         ? new TokenIndices(null, entries.ToDictionary(static entry => entry.Key, entry => entry.Value is JsonArray ids

@@ -135,6 +135,7 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
     {
         _merge!.Keep();
         _merge = null;
+        model.Replication?.Keep();
         string[] lost = [.. adapters.All.Select(static adapter => adapter.Name).Except(wanted, StringComparer.Ordinal)];
         adapters.Activate([]);
         foreach (var adapter in adapters.All.ToArray())

@@ -187,7 +187,7 @@ internal sealed class WeightMerge
             _edits.Edit(leaving, static current => current);
         }
 
-        if (_model.Config.Document[TieKey] is JsonValue flag && flag.TryGetValue<bool>(out var value) && value)
+        if (_model.TiedParameters.Any(tie => _model.FindParameter(tie.Owner) == owner) && _model.Config.Document[TieKey] is JsonValue flag && flag.TryGetValue<bool>(out var value) && value)
         {
             _model.Config.Document[TieKey] = false;
             _unties = true;

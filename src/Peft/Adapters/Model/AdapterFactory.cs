@@ -69,6 +69,7 @@ internal static class AdapterFactory
         try
         {
             using var noGradients = no_grad();
+            adapter.EditStructure(model.Base, model.Adapters.Count > 0);
             adapter.Declare(model.Base, messages);
             return fill(adapter);
         }

@@ -172,7 +172,7 @@ public sealed class PeftModel : IDisposable
     public ForwardContext NewPass(ForwardContext pass, AdapterSelection? selection = null)
     {
         ArgumentNullException.ThrowIfNull(pass);
-        pass = pass with { Selection = selection ?? CurrentSelection, Prompt = null };
+        pass = pass with { Selection = selection ?? CurrentSelection, Prompt = null, OnTokens = null };
         foreach (var (name, _) in pass.Selection.Order)
         {
             pass = _adapters.Find(name)?.Adapter.Prepare(pass) ?? pass;

@@ -67,13 +67,11 @@ internal sealed class DeepseekV3Attention : LlamaMixer
     private readonly long _rank;
     private readonly long _plainSize;
     private readonly long _rotarySize;
-    private readonly int _layer;
 
     public DeepseekV3Attention(LlamaConfig config, int layer)
-        : base(config.Stem + "Attention")
+        : base(config.Stem + "Attention", layer)
     {
         var source = config.Source;
-        _layer = layer;
         _rank = source.Size("kv_lora_rank", 512);
         _plainSize = source.Size("qk_nope_head_dim", 128);
         _rotarySize = source.Size("qk_rope_head_dim", 64);
@@ -108,7 +106,7 @@ internal sealed class DeepseekV3Attention : LlamaMixer
         var all = context;
         if (context.Cache is { } cache)
         {
-            var (oldLatents, oldTurned) = cache.State<KeyValueState>(_layer).Append(PerRow(latents, context), PerRow(turned, context), cache.Length);
+            var (oldLatents, oldTurned) = cache.State<KeyValueState>(Layer).Append(PerRow(latents, context), PerRow(turned, context), cache.Length);
             (latents, turned) = (oldLatents.reshape(-1, _rank), oldTurned.reshape(-1, _rotarySize));
             all = context with { Length = oldLatents.size(2) };
         }
@@ -118,7 +116,7 @@ internal sealed class DeepseekV3Attention : LlamaMixer
         var values = Formed(inputs => Heads(inputs[0]).narrow(2, _plainSize, _shape.ValueSize).reshape(inputs[0].size(0), -1), [expanded], context);
 
         // Keys and values are whole: the cache has been asked already.
-        var attended = Attention.Forward(queries, keys, values, _shape, null, pass.Plans[0], _layer, context with { Cache = null });
+        var attended = Attention.Forward(queries, keys, values, _shape, null, pass.Plans[0], Layer, context with { Cache = null });
         return _output.Forward(attended, context, residual);
     }
 

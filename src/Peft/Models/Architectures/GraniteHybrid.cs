@@ -144,13 +144,11 @@ internal sealed class Mamba2 : LlamaMixer
     private readonly Parameter _logDecay;
     private readonly Parameter _skip;
     private readonly Activation _activation;
-    private readonly int _layer;
 
     public Mamba2(LlamaConfig config, int layer)
-        : base(config.Stem + "MambaLayer", "mamba")
+        : base(config.Stem + "MambaLayer", layer, "mamba")
     {
         var source = config.Source;
-        _layer = layer;
         _heads = source.Size("mamba_n_heads", 128);
         _groups = source.Size("mamba_n_groups", 1);
         _stateSize = source.Size("mamba_d_state", 256);
@@ -176,7 +174,7 @@ internal sealed class Mamba2 : LlamaMixer
 
     public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context)
     {
-        var state = context.Cache?.State<TensorState>(_layer);
+        var state = context.Cache?.State<TensorState>(Layer);
         var parts = Splitting.Forward(_input.Forward(x, context), [_inner, _convolution.Channels, _heads], context);
         Parameter[] parameters = [_timeBias, _logDecay, _skip, _convolution.Weight, .. _convolution.Bias is { } bias ? new[] { bias } : []];
         var mixed = ParameterTensor.Run(inputs => Mix(inputs, pass.Layout, state), [parts[1], parts[2]], parameters, context);

@@ -9,13 +9,11 @@ internal sealed class JoinedAttention : LlamaMixer
     private readonly AttentionShape _shape;
     private readonly Linear _projections;
     private readonly Linear _output;
-    private readonly int _layer;
     private readonly long _window;
 
     public JoinedAttention(LlamaConfig config, int layer)
-        : base(config.Stem + "Attention")
+        : base(config.Stem + "Attention", layer)
     {
-        _layer = layer;
         _window = config.Window(layer) ?? 0;
         _shape = config.Attention;
         _output = Add("o_proj", new Linear(_shape.Heads * _shape.HeadSize, config.HiddenSize));
@@ -24,7 +22,7 @@ internal sealed class JoinedAttention : LlamaMixer
 
     /// <inheritdoc/>
     public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context) => _output.Forward(
-        Attention.Forward(_projections.Forward(x, context), _shape, pass.RotaryOf(_window), pass.Plans[_window], _layer, context), context, residual);
+        Attention.Forward(_projections.Forward(x, context), _shape, pass.RotaryOf(_window), pass.Plans[_window], Layer, context), context, residual);
 }
 
 /// <summary>The gated MLP whose files hold gate and up as one layer (Phi-3, GLM-4).</summary>

@@ -119,12 +119,10 @@ internal sealed class Lfm2ShortConv : LlamaMixer
     private readonly Linear _input;
     private readonly Linear _output;
     private readonly long _width;
-    private readonly int _layer;
 
     public Lfm2ShortConv(LlamaConfig config, int layer)
-        : base(config.Stem + "ShortConv", "conv")
+        : base(config.Stem + "ShortConv", layer, "conv")
     {
-        _layer = layer;
         _width = config.HiddenSize;
         var hasBias = config.Source.Boolean("conv_bias") ?? false;
         _convolution = Add("conv", new ShortConvolution(_width, config.Source.Size("conv_L_cache", 3, most: 64), hasBias));
@@ -134,7 +132,7 @@ internal sealed class Lfm2ShortConv : LlamaMixer
 
     public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context)
     {
-        var state = context.Cache?.State<TensorState>(_layer);
+        var state = context.Cache?.State<TensorState>(Layer);
         Parameter[] parameters = _convolution.Bias is null ? [_convolution.Weight] : [_convolution.Weight, _convolution.Bias];
         var mixed = ParameterTensor.Run(inputs => Mix(inputs, pass.Layout, state), [_input.Forward(x, context)], parameters, context);
         return _output.Forward(mixed, context, residual);

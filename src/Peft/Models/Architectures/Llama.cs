@@ -18,9 +18,13 @@ internal sealed record LlamaPass(RotaryTables? Rotary, IReadOnlyDictionary<long,
 
 /// <summary>What lets a position see others: attention, or a recurrence in its place.</summary>
 /// <param name="className">transformers' class name.</param>
+/// <param name="layer">The block's place in the stack.</param>
 /// <param name="localName">Its name in the block.</param>
-internal abstract class LlamaMixer(string className, string localName = "self_attn") : Module(className)
+internal abstract class LlamaMixer(string className, int layer, string localName = "self_attn") : Module(className)
 {
+    /// <summary>The block's place in the stack, under which it finds what it remembers of earlier positions.</summary>
+    public int Layer { get; set; } = layer;
+
     /// <summary>Its name in the block.</summary>
     public string LocalName => localName;
 
@@ -37,14 +41,12 @@ internal sealed class LlamaAttention : LlamaMixer
     private readonly RmsNorm? _queryNorm;
     private readonly RmsNorm? _keyNorm;
     private readonly Parameter? _sinks;
-    private readonly int _layer;
     private readonly long _window;
     private readonly bool _hasRotary;
 
     public LlamaAttention(LlamaConfig config, int layer)
-        : base(config.Stem + "Attention")
+        : base(config.Stem + "Attention", layer)
     {
-        _layer = layer;
         _window = config.Window(layer) ?? 0;
         _hasRotary = config.HasRotary(layer);
         _shape = config.Attention;
@@ -72,13 +74,13 @@ internal sealed class LlamaAttention : LlamaMixer
         var rotary = _hasRotary ? pass.RotaryOf(_window) : null;
         if (_queryNorm is null || _keyNorm is null)
         {
-            return Attention.Forward(projected, _shape, rotary, pass.Plans[_window], _layer, context, new ScoreTerms(Sinks: _sinks));
+            return Attention.Forward(projected, _shape, rotary, pass.Plans[_window], Layer, context, new ScoreTerms(Sinks: _sinks));
         }
 
         var width = _shape.KeyValueHeads * _shape.HeadSize;
         var parts = Splitting.Forward(projected, [_shape.Heads * _shape.HeadSize, width, width], context);
         return Attention.Forward(
-            _queryNorm.Forward(parts[0], context), _keyNorm.Forward(parts[1], context), parts[2], _shape, rotary, pass.Plans[_window], _layer, context);
+            _queryNorm.Forward(parts[0], context), _keyNorm.Forward(parts[1], context), parts[2], _shape, rotary, pass.Plans[_window], Layer, context);
     }
 }
 
@@ -150,6 +152,9 @@ internal sealed class LlamaDecoderLayer : Module
         RmsNorm? Norm(string? name) => name is null ? null : Add(name, config.Norm(config.HiddenSize));
     }
 
+    /// <summary>Says the block where it stands in the stack.</summary>
+    public void MoveTo(int place) => _attention.Layer = place;
+
     public IReadOnlyList<Tensor> Forward(Tensor x, LlamaPass pass, ForwardContext context)
     {
         using var scope = NewDisposeScope();
@@ -180,6 +185,7 @@ internal sealed class LlamaDecoderLayer : Module
 /// <summary>The stack of blocks between the embedding and the final norm.</summary>
 internal sealed class LlamaModel : Backbone
 {
+    private readonly LlamaConfig _config;
     private readonly ModuleList<LlamaDecoderLayer> _layers;
     private readonly RmsNorm _norm;
     private readonly RotaryEmbedding _rotary;
@@ -191,7 +197,7 @@ internal sealed class LlamaModel : Backbone
         : base(source, source.Family.Stem + traits?.Part + "Model")
     {
         traits ??= new LlamaTraits();
-        var config = new LlamaConfig(source, traits);
+        var config = _config = new LlamaConfig(source, traits);
         Width = config.HiddenSize;
         _scale = source.Number("embedding_multiplier") ?? 1;
         TokenEmbeddings = Add("embed_tokens", new Embedding(
@@ -240,6 +246,9 @@ internal sealed class LlamaModel : Backbone
             AuxiliaryLoss = RouterBalance.Loss(Config, routers, context),
         };
     }
+
+    public override Action ReplicateLayers(IReadOnlyList<int> sources) => LayerReplication.Replace(
+        _layers, sources, source => new LlamaDecoderLayer(_config, source), static (block, place) => block.MoveTo(place));
 
     protected override void Dispose(bool disposing)
     {

@@ -54,12 +54,10 @@ internal sealed class GatedAttention : LlamaMixer
     private readonly Linear _output;
     private readonly RmsNorm _queryNorm;
     private readonly RmsNorm _keyNorm;
-    private readonly int _layer;
 
     public GatedAttention(LlamaConfig config, int layer)
-        : base(config.Stem + "Attention")
+        : base(config.Stem + "Attention", layer)
     {
-        _layer = layer;
         _shape = config.Attention;
         var width = _shape.KeyValueHeads * _shape.HeadSize;
         _query = Add("q_proj", new Linear(config.HiddenSize, 2 * _shape.Heads * _shape.HeadSize, config.AttentionBias));
@@ -77,7 +75,7 @@ internal sealed class GatedAttention : LlamaMixer
         var projected = _query.Forward(x, context);
         var parts = Splitting.Forward(_keysAndValues.Forward(x, context), [width, width], context);
         var attended = Attention.Forward(
-            _queryNorm.Forward(Half(projected, 0, context), context), _keyNorm.Forward(parts[0], context), parts[1], _shape, pass.Rotary, pass.Plans[0], _layer, context);
+            _queryNorm.Forward(Half(projected, 0, context), context), _keyNorm.Forward(parts[0], context), parts[1], _shape, pass.Rotary, pass.Plans[0], Layer, context);
         return _output.Forward(SigmoidGate.Forward(attended, Half(projected, 1, context), context), context, residual);
     }
 
@@ -102,13 +100,11 @@ internal sealed class GatedDeltaNet : LlamaMixer
     private readonly Linear _mixed;
     private readonly Linear _gate;
     private readonly LinearGroup _rates;
-    private readonly int _layer;
 
     public GatedDeltaNet(LlamaConfig config, int layer)
-        : base(config.Stem + "GatedDeltaNet", "linear_attn")
+        : base(config.Stem + "GatedDeltaNet", layer, "linear_attn")
     {
         var source = config.Source;
-        _layer = layer;
         _keyHeads = source.Size("linear_num_key_heads", 16);
         _valueHeads = source.Size("linear_num_value_heads", 32);
         _keySize = source.Size("linear_key_head_dim", 128);
@@ -131,7 +127,7 @@ internal sealed class GatedDeltaNet : LlamaMixer
 
     public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context)
     {
-        var state = context.Cache?.State<TensorState>(_layer);
+        var state = context.Cache?.State<TensorState>(Layer);
         var mixedHeads = ParameterTensor.Run(
             inputs => Mix(inputs, pass.Layout, state),
             [_mixed.Forward(x, context), _rates.Forward(x, context)],

@@ -3,6 +3,7 @@ using Peft.Adapters.Methods.TrainableTokens;
 using Peft.Models;
 using Peft.Models.Layers;
 using TorchSharp;
+using static TorchSharp.torch;
 
 namespace Peft.Adapters.Methods.Lora;
 
@@ -19,6 +20,33 @@ public sealed class LoraAdapter(string name, LoraConfig config) : LayerwiseAdapt
         {
             DeclareTokens(tokens.ByModule ?? new Dictionary<string, IReadOnlyList<int>> { [model.Backbone.TokenEmbeddings?.Path ?? "embed_tokens"] = tokens.OfEmbeddings! }, model);
         }
+    }
+
+    /// <summary>A pass says where activated LoRA acts once its tokens are known.</summary>
+    public override ForwardContext Prepare(ForwardContext pass) => ((LoraConfig)Config).InvocationTokens is { Count: > 0 } tokens
+        ? pass with { OnTokens = (ids, known) => Activated(tokens, ids, pass.OnTokens?.Invoke(ids, known) ?? known) }
+        : pass;
+
+    private ForwardContext Activated(IReadOnlyList<int> tokens, Tensor ids, ForwardContext pass)
+    {
+        // Of a packed row each example by itself.
+        var acts = pass.Packing is { } packing
+            ? cat([.. packing.Select((lengths, row) => cat([.. Parts(ids.narrow(0, row, 1), lengths).Select(part => ActivatedLoraLayer.Find(tokens, part))], 1))], 0)
+            : ActivatedLoraLayer.Find(tokens, ids).narrow(1, ids.size(1) - pass.Length, pass.Length);
+        pass.Tape?.Share(acts);
+        return pass with { Activations = new Dictionary<string, Tensor>(pass.Activations) { [Name] = acts } };
+    }
+
+    private static IEnumerable<Tensor> Parts(Tensor row, IReadOnlyList<int> lengths)
+    {
+        long start = 0;
+        foreach (var length in lengths)
+        {
+            yield return row.narrow(1, start, length);
+            start += length;
+        }
+
+        yield return row.narrow(1, start, row.size(1) - start);
     }
 
     /// <inheritdoc/>

@@ -11,20 +11,16 @@ namespace Peft.Adapters.Methods.Lora;
 /// Low-rank adaptation (Hu et al. 2021): a layer's weight changes by scale · B · A, with A [rank, in] and B [out, rank].
 /// Defaults are PEFT's.
 /// </summary>
-[ConfigVariant("alora_invocation_tokens")]
 [ConfigVariant("arrow_config")]
 [ConfigVariant("corda_config")]
 [ConfigVariant("enable_lora", IsFormer = true)]
 [ConfigVariant("eva_config")]
-[ConfigVariant("kasa_config")]
-[ConfigVariant("layer_replication")]
 [ConfigVariant("loftq_config", "{}")]
 [ConfigVariant("lora_ga_config")]
 [ConfigVariant("megatron_config")]
 [ConfigVariant("megatron_core", "\"megatron.core\"", IsIdle = true)]
 [ConfigVariant("monteclora_config")]
 [ConfigVariant("qalora_group_size", "16", IsIdle = true)]
-[ConfigVariant("use_bdlora")]
 [ConfigVariant("use_qalora", "false")]
 [ConfigVariant("velora_config")]
 public sealed record LoraConfig : LayerwiseConfig
@@ -84,6 +80,28 @@ public sealed record LoraConfig : LayerwiseConfig
     public override IReadOnlyList<string>? TargetParameters { get; init; }
 
     /// <summary>
+    /// Tokens from whose last place in a row on the change acts (activated LoRA, Greenewald et al. 2025); what stands before them, and rows without them,
+    /// are the base's own. Without it the change acts everywhere.
+    /// </summary>
+    [ConfigField("alora_invocation_tokens", Parameter = "InvocationToken", Minimum = 0)]
+    public IReadOnlyList<int>? InvocationTokens { get; init; }
+
+    /// <summary>Trains singular values between the factors, in place of the weight's smallest, which the base lacks until the adapter is removed (KaSA, Wang et al. 2024): a table of beta and gamma, for scripts that add its regularisers.</summary>
+    [ConfigField("kasa_config", Parameter = "Kasa")]
+    public KasaSettings? Kasa { get; init; }
+
+    /// <summary>Makes one factor block-diagonal, so that several devices can each compute a block: a table of nblocks, and of the modules whose first (target_modules_bd_a) or second (target_modules_bd_b) factor it is.</summary>
+    [ConfigField("use_bdlora", Parameter = "BlockDiagonal")]
+    public BlockDiagonalSettings? BlockDiagonal { get; init; }
+
+    /// <summary>
+    /// Blocks that stand in the model's stack, by ranges of the first block and the block behind the last: <c>[[0,4],[2,5]]</c> makes seven of five.
+    /// Those that stand there again share the base's weights and have changes of their own. The model is what it was when the adapter is removed.
+    /// </summary>
+    [ConfigField("layer_replication")]
+    public override IReadOnlyList<IReadOnlyList<int>>? LayerReplication { get; init; }
+
+    /// <summary>
     /// Tokens whose vectors are trained beside the adapter, without training all embeddings: ids in the model's token embeddings, or a table of
     /// module to ids. An output layer that shares the embeddings' weight shares the vectors.
     /// </summary>
@@ -113,6 +131,12 @@ public sealed record LoraConfig : LayerwiseConfig
         {
             throw Contradiction("lora_bias can't be used with use_dora.");
         }
+
+        string[] variants = [.. Variants.Where(static variant => variant.IsUsed).Select(static variant => variant.Name)];
+        if (variants.Length > 1)
+        {
+            throw Contradiction($"{string.Join(" and ", variants)} can't be used together.");
+        }
     }
 
     /// <inheritdoc/>
@@ -137,8 +161,8 @@ public sealed record LoraConfig : LayerwiseConfig
 
         if (layer.Experts > 1)
         {
-            return new ExpertLoraLayer(layer, UseDora || LoraBias || Dropout > 0 || LoraInitialisation.Of(Initialisation).LeavesResidual
-                ? throw Contradiction($"On experts ('{layer.Path}') LoRA has no dropout, no DoRA, no lora_bias and no start by a decomposition.")
+            return new ExpertLoraLayer(layer, IsVariant || LoraBias || Dropout > 0 || LoraInitialisation.Of(Initialisation).LeavesResidual
+                ? throw Contradiction($"On experts ('{layer.Path}') LoRA has no dropout, no variant such as DoRA, no lora_bias and no start by a decomposition.")
                 : this);
         }
 
@@ -156,11 +180,35 @@ public sealed record LoraConfig : LayerwiseConfig
             messages.Add($"lora_bias is set, but '{layer.Path}' has no bias: the adapter can't be merged.");
         }
 
-        return UseDora ? new DoraLayer(layer, this) : new LoraLayer(layer, this);
+        return InvocationTokens is { Count: > 0 } ? new ActivatedLoraLayer(layer, this, adapter.Name)
+            : Kasa is not null ? new KasaLayer(layer, this)
+            : BlockDiagonal is { } blocks && blocks.IsFirst(layer.Path) is { } isFirst ? new BlockDiagonalLayer(layer, this, isFirst, blocks.Blocks)
+            : UseDora ? new DoraLayer(layer, this)
+            : new LoraLayer(layer, this);
     }
+
+    private IEnumerable<(string Name, bool IsUsed)> Variants =>
+        [("use_dora", UseDora), ("alora_invocation_tokens", InvocationTokens is { Count: > 0 }), ("kasa_config", Kasa is not null), ("use_bdlora", BlockDiagonal is not null)];
+
+    private bool IsVariant => Variants.Any(static variant => variant.IsUsed);
 
     private void RefuseUnfit(IAdaptable layer)
     {
+        if (IsVariant && !UseDora && layer is not Linear { IsTransposed: false })
+        {
+            throw Contradiction($"{Variants.First(static variant => variant.IsUsed).Name} is for linear layers, which '{layer.Path}' is not.");
+        }
+
+        if (Kasa is not null && ForLayer(layer).Rank >= Math.Min(layer.Inputs, layer.Outputs))
+        {
+            throw Contradiction($"With kasa_config the rank on '{layer.Path}' has to be below its {Math.Min(layer.Inputs, layer.Outputs)} singular values.");
+        }
+
+        if (BlockDiagonal is { } blocks && (ForLayer(layer).Rank % blocks.Blocks != 0 || layer.Inputs % blocks.Blocks != 0 || layer.Outputs % blocks.Blocks != 0))
+        {
+            throw Contradiction($"The rank and the sizes of '{layer.Path}' have to be multiples of the {blocks.Blocks} blocks of use_bdlora.");
+        }
+
         if (layer.Kernel.Count > 0 && LoraInitialisation.Of(Initialisation).LeavesResidual)
         {
             throw Contradiction($"A convolution ('{layer.Path}') has no start by a decomposition.");

@@ -15,13 +15,17 @@ internal class LoraLayer : LayerAdapter
     private readonly Parameter? _firstB;
 
     /// <summary>Makes the factors, by shape alone.</summary>
-    public LoraLayer(IAdaptable layer, LoraConfig config)
+    /// <param name="layer">The layer.</param>
+    /// <param name="config">The configuration.</param>
+    /// <param name="blocksA">Blocks that the first factor holds one below the other.</param>
+    /// <param name="blocksB">Blocks that the second one does.</param>
+    public LoraLayer(IAdaptable layer, LoraConfig config, int blocksA = 1, int blocksB = 1)
         : base(layer)
     {
         _config = config;
         (var rank, _scale) = config.ForLayer(layer);
-        A = new Parameter("weight", [layer.Experts * rank, layer.Inputs, .. layer.Kernel]);
-        B = new Parameter("weight", [layer.Outputs, rank * layer.Experts / layer.ChannelGroups, .. layer.Kernel.Select(static _ => 1L)]);
+        A = new Parameter("weight", [layer.Experts * rank, layer.Inputs / blocksA, .. layer.Kernel]);
+        B = new Parameter("weight", [layer.Outputs, rank * layer.Experts / layer.ChannelGroups / blocksB, .. layer.Kernel.Select(static _ => 1L)]);
         Bias = config.LoraBias ? new Parameter("bias", [layer.Outputs]) : null;
         _start = layer is Embedding ? LoraInitialisation.OfEmbedding(config.Initialisation) : LoraInitialisation.Of(config.Initialisation);
         List<LayerParameter> parameters = layer is Embedding ? [new("lora_embedding_A", A), new("lora_embedding_B", B)] : [new("lora_A.weight", A), new("lora_B.weight", B)];
@@ -116,13 +120,19 @@ internal class LoraLayer : LayerAdapter
     /// <summary>The change of an output of <paramref name="y"/>'s shape and type, scaled, without the bias.</summary>
     protected Tensor Change(Tensor input, Tensor y)
     {
-        var inner = Layer.Apply(input, Layer.FromMatrix(A.Data.to(y.dtype)), null);
-        return Layer.Project(inner, B.Data.to(y.dtype)).view_as(y) * _scale;
+        var inner = Layer.Apply(input, Layer.FromMatrix(FactorA(y.dtype)), null);
+        return Layer.Project(inner, FactorB(y.dtype)).view_as(y) * _scale;
     }
+
+    /// <summary>The first factor as it acts, of A's shape but for blocks.</summary>
+    protected virtual Tensor FactorA(ScalarType type) => A.Data.to(type);
+
+    /// <summary>The second factor as it acts, of B's shape but for blocks.</summary>
+    protected virtual Tensor FactorB(ScalarType type) => B.Data.to(type);
 
     /// <summary>
     /// The change of the weight as a matrix [out, columns], scaled. With groups there is none; what PEFT takes for it, and DoRA's lengths from, is
     /// the product as if the rows of the second factor stood one behind the other.
     /// </summary>
-    protected virtual Tensor Matrix(ScalarType type) => B.Data.to(type).reshape(-1, A.Shape[0]).mm(A.Data.to(type).flatten(1)).mul_(_scale).reshape(Layer.Outputs, -1);
+    protected virtual Tensor Matrix(ScalarType type) => FactorB(type).reshape(-1, A.Shape[0]).mm(FactorA(type).flatten(1)).mul_(_scale).reshape(Layer.Outputs, -1);
 }

@@ -1,0 +1,86 @@
+using Peft.Adapters.Merging;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Targets;
+using Peft.Models;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Adapters;
+
+public class LoraVariantTests
+{
+    private static readonly LoraConfig s_activated = new() { Rank = 2, TargetModules = ModuleNames.Of("q_proj", "down_proj"), InvocationTokens = [11, 12] };
+
+    [Fact]
+    public void Activated_LoRA_acts_from_the_last_place_of_its_tokens_on_with_and_without_a_cache()
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var model = TinyLlama.Create();
+        model.AddAdapter(s_activated, "waits", 1).Perturb(2);
+        var ids = tensor(new long[,] { { 3, 11, 12, 4, 11, 12, 5, 6 }, { 3, 4, 5, 6, 7, 8, 11, 9 } });
+        var own = Hidden(AdapterSelection.Base);
+        var acting = Hidden(model.CurrentSelection);
+        var changed = own.sub(acting).abs().amax([2]).gt(1e-6);
+        Assert.Equal([0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0], changed.to(ScalarType.Int32).flatten().data<int>().ToArray());
+
+        using var cache = new ModelCache();
+        for (var i = 0; i < 8; i++)
+        {
+            var step = model.Base.Forward(ids.narrow(1, i, 1), model.NewPass(new ForwardContext { Cache = cache })).Hidden;
+            Assert.True(acting.select(1, i).sub(step).abs().max().item<float>() < 1e-4 || i == 4, $"position {i}");
+        }
+
+        Assert.Equal("MergeNotPossible", Assert.Throws<PeftException>(() => model.Merge()).ErrorId);
+
+        Tensor Hidden(AdapterSelection selection) => model.Base.Forward(ids, model.NewPass(new ForwardContext(), selection)).Hidden.view(2, 8, -1);
+    }
+
+    [Fact]
+    public void In_a_packed_row_each_example_waits_for_its_own_tokens()
+    {
+        using var scope = NewDisposeScope();
+        using var ids = tensor(new long[,] { { 11, 12, 3, 4, 11, 12 } });
+        var apart = cat([ActivatedLoraLayer.Find([11, 12], ids.narrow(1, 0, 4)), ActivatedLoraLayer.Find([11, 12], ids.narrow(1, 4, 2))], 1);
+        using var model = TinyLlama.Create();
+        model.AddAdapter(s_activated, "waits", 1);
+        var pass = model.NewPass(new ForwardContext { Rows = 1, Length = 6, Packing = [[4, 2]] });
+        Assert.True(pass.OnTokens!(ids, pass).Activations["waits"].eq(apart).all().item<bool>());
+        Assert.Equal(6, apart.sum().item<long>());
+    }
+
+    [Fact]
+    public void KaSA_takes_the_smallest_singular_values_out_of_the_base_and_gives_every_bit_back()
+    {
+        using var model = TinyLlama.Create();
+        var before = ModelBits.Of(model.Base);
+        model.AddAdapter(new LoraConfig { Rank = 2, TargetModules = ModuleNames.Of("q_proj"), Kasa = new KasaSettings() }, "kasa", 1);
+        var values = linalg.svd(model.Base.FindParameter("model.layers.0.self_attn.q_proj.weight")!.Data).S;
+        Assert.True(values.narrow(0, values.size(0) - 2, 2).max().item<float>() < 1e-5);
+        model.RemoveAdapter("kasa");
+        Assert.Equal(before, ModelBits.Of(model.Base));
+    }
+
+    [Theory]
+    [InlineData("down_proj", null)]
+    [InlineData(null, "down_proj")]
+    public void A_block_diagonal_factor_is_merged_as_it_acts(string? first, string? second)
+    {
+        using var model = TinyLlama.Create();
+        var blocks = new BlockDiagonalSettings { Blocks = 2, First = first is null ? null : [first], Second = second is null ? null : [second] };
+        model.AddAdapter(new LoraConfig { Rank = 4, TargetModules = ModuleNames.Of("down_proj"), BlockDiagonal = blocks }, "blocks", 1).Perturb(2);
+        using var beside = ModelRun.Logits(model, TinyLlama.Inputs());
+        model.Merge(options: new MergeOptions { Safe = true });
+        using var merged = ModelRun.Logits(model, TinyLlama.Inputs());
+        Assert.True(beside.sub(merged).abs().max().item<float>() < 1e-4);
+    }
+
+    [Fact]
+    public void Variants_that_exclude_each_other_are_refused_by_name()
+    {
+        var both = s_activated with { UseDora = true };
+        Assert.Contains("use_dora and alora_invocation_tokens", Assert.Throws<PeftException>(both.Validate).Message, StringComparison.Ordinal);
+        using var model = TinyLlama.Create();
+        Assert.Equal("AdapterConfigContradictory", Assert.Throws<PeftException>(() => model.AddAdapter(s_activated with { TargetModules = ModuleNames.Of("embed_tokens") })).ErrorId);
+        Assert.Equal("AdapterConfigContradictory", Assert.Throws<PeftException>(() => model.AddAdapter(s_activated with { InvocationTokens = null, Rank = 16, TargetModules = ModuleNames.Of("q_proj"), Kasa = new KasaSettings() })).ErrorId);
+    }
+}
