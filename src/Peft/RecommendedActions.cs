@@ -21,6 +21,7 @@ internal static class RecommendedActions
         ["AdapterConfigContradictory"] = "Leave one of the settings out, or change it so that they agree.",
         ["AdapterNamedTwice"] = "Name each adapter once.",
         ["AdapterTensorMissing"] = "Fetch or export the adapter's files again; they are cut off, or its adapter_config.json was edited.",
+        ["HeadNameTaken"] = "Choose another name.",
         ["LayersInUse"] = "Remove the model's other adapters first, or import the model again for this one.",
         ["LayersInvalid"] = "Give ranges of blocks that the model has, counted from 0; the second number is the block behind the last one.",
         ["AllTargetsExcluded"] = "Name fewer modules in exclude_modules and modules_to_save, or more in target_modules.",

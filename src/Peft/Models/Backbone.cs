@@ -27,6 +27,9 @@ public abstract class Backbone : Module
     /// <summary>Whether it reads images (<see cref="ModelInputs.Pixels"/>).</summary>
     public virtual bool ReadsImages => false;
 
+    /// <summary>Whether its attention offers its rotated queries to <see cref="VirtualPrompt.Gated"/>.</summary>
+    public virtual bool ReadsGatedPrompts => false;
+
     /// <summary>Parameters below this backbone that share the weights of others, by their paths from here: the second follows the first.</summary>
     public virtual IEnumerable<(string Owner, string Follower)> TiedParameters => [];
 

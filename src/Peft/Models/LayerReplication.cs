@@ -134,7 +134,7 @@ internal sealed class LayerReplication
         return copy;
     }
 
-    private static int CountOf(PretrainedModel model) => model.Backbone.Config.Integer(LayersKey) ?? 0;
+    private static int CountOf(PretrainedModel model) => (int)(model.Backbone.Config.Integer(LayersKey) ?? 0);
 
     private static int[] Sources(IReadOnlyList<IReadOnlyList<int>> ranges, int count)
     {

@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Peft.Models.Heads;
 using Peft.Models.Layers;
 using Peft.Tensors;
 using static TorchSharp.torch;
@@ -118,6 +119,30 @@ public abstract class PretrainedModel : Module
         ArgumentNullException.ThrowIfNull(path);
         var dot = path.LastIndexOf('.');
         return Find(dot < 0 ? "" : path[..dot])?.Parameters.FirstOrDefault(parameter => parameter.Name == path[(dot + 1)..]);
+    }
+
+    /// <summary>
+    /// Adds a head that scores rows beside the model's own, over the same hidden states: a reward beside the next token. Its weights are fresh;
+    /// an adapter that names it in <c>modules_to_save</c> trains it and keeps it in its file.
+    /// </summary>
+    /// <param name="name">Its name in the tree, such as <c>score</c>.</param>
+    /// <param name="labels">Number of scores a row has.</param>
+    /// <returns>The head.</returns>
+    /// <exception cref="PeftException"><c>HeadNameTaken</c>.</exception>
+    public LastTokenHead AddHead(string name, long labels)
+    {
+        if (Find(name) is not null)
+        {
+            throw new PeftException("HeadNameTaken", $"The model has a module '{name}' already.") { Target = name };
+        }
+
+        var layer = Add(name, new Linear(Backbone.Width, labels));
+        if (IsLoaded)
+        {
+            layer.Weight.Assign(empty(layer.Weight.Shape.ToArray(), DataType, Device).normal_(0, Config.Number("initializer_range") ?? 0.02));
+        }
+
+        return new LastTokenHead(layer, Config);
     }
 
     /// <summary>Makes a model ready whose weights were assigned one by one: ties what shares weights, joins what is used together.</summary>

@@ -11,7 +11,7 @@ internal static class PromptPlacement
     /// <param name="isPlaced">Whether virtual tokens are there already, in what an encoder gave.</param>
     public static (Tensor Embeddings, long VirtualLength, ForwardContext Context) Place(Tensor embeddings, ForwardContext context, bool isPlaced = false)
     {
-        if (context.Prompt is not { } prompt)
+        if (context.Prompt is not { Length: > 0 } prompt)
         {
             return (embeddings, 0, context);
         }

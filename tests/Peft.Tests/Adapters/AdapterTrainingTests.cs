@@ -12,6 +12,7 @@ public class AdapterTrainingTests
     /// <summary>Fields that a method needs beyond its defaults, or that make it small enough for the tiny model.</summary>
     private static readonly Dictionary<string, string> s_fields = new()
     {
+        ["ADAPTION_PROMPT"] = """{"adapter_len":3,"adapter_layers":2}""",
         ["C3A"] = """{"block_size":4}""",
         ["FOURIERFT"] = """{"n_frequency":12}""",
         ["GRALORA"] = """{"r":4}""",

@@ -24,10 +24,12 @@ public class LoraVariantTests
         Assert.Equal([0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0], changed.to(ScalarType.Int32).flatten().data<int>().ToArray());
 
         using var cache = new ModelCache();
-        for (var i = 0; i < 8; i++)
+        var first = model.Base.Forward(ids.narrow(1, 0, 6), model.NewPass(new ForwardContext { Cache = cache })).Hidden.view(2, 6, -1);
+        Assert.True(acting.narrow(1, 0, 6).sub(first).abs().max().item<float>() < 1e-4);
+        for (var i = 6; i < 8; i++)
         {
             var step = model.Base.Forward(ids.narrow(1, i, 1), model.NewPass(new ForwardContext { Cache = cache })).Hidden;
-            Assert.True(acting.select(1, i).sub(step).abs().max().item<float>() < 1e-4 || i == 4, $"position {i}");
+            Assert.True(acting.select(1, i).sub(step).abs().max().item<float>() < 1e-4, $"position {i}");
         }
 
         Assert.Equal("MergeNotPossible", Assert.Throws<PeftException>(() => model.Merge()).ErrorId);

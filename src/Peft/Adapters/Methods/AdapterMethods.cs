@@ -1,4 +1,5 @@
 using Peft.Adapters.Methods.AdaLora;
+using Peft.Adapters.Methods.AdaptionPrompt;
 using Peft.Adapters.Methods.Boft;
 using Peft.Adapters.Methods.C3A;
 using Peft.Adapters.Methods.Cpt;
@@ -32,6 +33,7 @@ public static class AdapterMethods
     private static readonly Dictionary<string, Type> s_configs = new(StringComparer.Ordinal)
     {
         ["ADALORA"] = typeof(AdaLoraConfig),
+        ["ADAPTION_PROMPT"] = typeof(AdaptionPromptConfig),
         ["BOFT"] = typeof(BoftConfig),
         ["C3A"] = typeof(C3AConfig),
         ["CPT"] = typeof(CptConfig),

@@ -65,6 +65,9 @@ internal sealed class LlamaAttention : LlamaMixer
         _projections = Group(queries, keys, values);
     }
 
+    /// <summary>Whether it is queries, keys and values and nothing else.</summary>
+    public bool IsPlain => _queryNorm is null && _sinks is null;
+
     /// <summary>Attention of x, added to <paramref name="residual"/>.</summary>
     public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context) =>
         _output.Forward(Attend(_projections.Forward(x, context), pass, context), context, residual);
@@ -72,6 +75,11 @@ internal sealed class LlamaAttention : LlamaMixer
     private Tensor Attend(Tensor projected, LlamaPass pass, ForwardContext context)
     {
         var rotary = _hasRotary ? pass.RotaryOf(_window) : null;
+        if (GatedPrompts.Of(Layer, context) is { } prompt)
+        {
+            return Attend(projected, prompt, rotary, pass, context);
+        }
+
         if (_queryNorm is null || _keyNorm is null)
         {
             return Attention.Forward(projected, _shape, rotary, pass.Plans[_window], Layer, context, new ScoreTerms(Sinks: _sinks));
@@ -81,6 +89,18 @@ internal sealed class LlamaAttention : LlamaMixer
         var parts = Splitting.Forward(projected, [_shape.Heads * _shape.HeadSize, width, width], context);
         return Attention.Forward(
             _queryNorm.Forward(parts[0], context), _keyNorm.Forward(parts[1], context), parts[2], _shape, rotary, pass.Plans[_window], Layer, context);
+    }
+
+    /// <summary>Attention beside a gated prompt, which sees the rotated queries.</summary>
+    private Tensor Attend(Tensor projected, GatedPrompt prompt, RotaryTables? rotary, LlamaPass pass, ForwardContext context)
+    {
+        var width = _shape.KeyValueHeads * _shape.HeadSize;
+        var parts = Splitting.Forward(projected, [_shape.Heads * _shape.HeadSize, width, width], context);
+        var queries = rotary?.Forward(parts[0], _shape.HeadSize, context) ?? parts[0];
+        var keys = rotary?.Forward(parts[1], _shape.HeadSize, context) ?? parts[1];
+        var attended = Attention.Forward(queries, keys, parts[2], _shape, null, pass.Plans[_window], Layer, context);
+        var (promptKeys, promptValues) = GatedPrompts.Project(prompt, _projections.Forward, _shape, projected.dtype, context);
+        return GatedPrompts.Add(attended, queries, prompt, promptKeys, promptValues, _shape, context);
     }
 }
 
@@ -151,6 +171,9 @@ internal sealed class LlamaDecoderLayer : Module
 
         RmsNorm? Norm(string? name) => name is null ? null : Add(name, config.Norm(config.HiddenSize));
     }
+
+    /// <summary>What lets positions see others.</summary>
+    public LlamaMixer Mixer => _attention;
 
     /// <summary>Says the block where it stands in the stack.</summary>
     public void MoveTo(int place) => _attention.Layer = place;
@@ -246,6 +269,8 @@ internal sealed class LlamaModel : Backbone
             AuxiliaryLoss = RouterBalance.Loss(Config, routers, context),
         };
     }
+
+    public override bool ReadsGatedPrompts => _layers.Items.All(static layer => layer.Mixer is LlamaAttention { IsPlain: true });
 
     public override Action ReplicateLayers(IReadOnlyList<int> sources) => LayerReplication.Replace(
         _layers, sources, source => new LlamaDecoderLayer(_config, source), static (block, place) => block.MoveTo(place));

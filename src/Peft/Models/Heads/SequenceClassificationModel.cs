@@ -62,7 +62,7 @@ public sealed class LastTokenClassificationModel : SequenceClassificationModel
 {
     private const string HeadName = "score";
 
-    private readonly Linear _score;
+    private readonly LastTokenHead _head;
 
     /// <summary>Makes the structure of a family's model.</summary>
     /// <param name="config">The configuration as the family reads it.</param>
@@ -71,7 +71,7 @@ public sealed class LastTokenClassificationModel : SequenceClassificationModel
         : base(config.Family.Backbone(config), className)
     {
         AddBackbone();
-        _score = Add(HeadName, new Linear(Backbone.Width, LabelCount));
+        _head = AddHead(HeadName, LabelCount);
     }
 
     /// <inheritdoc/>
@@ -79,26 +79,5 @@ public sealed class LastTokenClassificationModel : SequenceClassificationModel
 
     /// <inheritdoc/>
     /// <exception cref="PeftException"><c>PaddingTokenMissing</c>: several rows, and no <c>pad_token_id</c> to find their ends by.</exception>
-    public override Tensor Logits(BackboneOutput output, ForwardContext context)
-    {
-        ArgumentNullException.ThrowIfNull(output);
-        using var scope = NewDisposeScope();
-        context = output.In(context) with { Length = 1 };
-        return _score.Forward(RowSelection.Forward(output.Hidden, LastTokens(output), context), context).MoveToOuterDisposeScope();
-    }
-
-    /// <summary>Index of each row's last token among all positions. transformers looks at token ids, not at the attention mask.</summary>
-    private Tensor LastTokens(BackboneOutput output)
-    {
-        var starts = arange(output.Rows, ScalarType.Int64, output.Hidden.device).mul_(output.Length);
-        if (Config.Integer("pad_token_id") is not { } padding || output.Inputs.Ids is not { } ids)
-        {
-            return output.Rows == 1
-                ? starts.add_(output.Length - 1)
-                : throw new PeftException("PaddingTokenMissing", "Several rows can't be classified at once, because the model's configuration has no 'pad_token_id'.");
-        }
-
-        var positions = arange(ids.size(1), ScalarType.Int64, ids.device);
-        return starts.add_(ids.ne(padding).to(ScalarType.Int64).mul(positions).amax([1])).add_(output.VirtualLength);
-    }
+    public override Tensor Logits(BackboneOutput output, ForwardContext context) => _head.Scores(output, context);
 }

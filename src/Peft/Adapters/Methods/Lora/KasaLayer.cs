@@ -1,4 +1,5 @@
 using System.Text.Json.Serialization;
+using Peft.Adapters.Slots;
 using Peft.Models;
 using Peft.Models.Layers;
 using static TorchSharp.torch;

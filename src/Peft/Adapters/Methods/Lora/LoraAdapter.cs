@@ -16,10 +16,19 @@ public sealed class LoraAdapter(string name, LoraConfig config) : LayerwiseAdapt
     public override void Declare(PretrainedModel model, ICollection<string> messages)
     {
         base.Declare(model, messages);
-        if (((LoraConfig)Config).TrainableTokens is { } tokens)
+        if (((LoraConfig)Config).TrainableTokens is not { } tokens)
         {
-            DeclareTokens(tokens.ByModule ?? new Dictionary<string, IReadOnlyList<int>> { [model.Backbone.TokenEmbeddings?.Path ?? "embed_tokens"] = tokens.OfEmbeddings! }, model);
+            return;
         }
+
+        var path = model.Backbone.TokenEmbeddings?.Path ?? "embed_tokens";
+        if (tokens.ByModule is null && Overlays.Any(overlay => overlay.Targets.Any(target => target.Path == path)))
+        {
+            messages.Add($"'{path}' is trained in full, with the tokens of trainable_token_indices.");
+            return;
+        }
+
+        DeclareTokens(tokens.ByModule ?? new Dictionary<string, IReadOnlyList<int>> { [path] = tokens.OfEmbeddings! }, model);
     }
 
     /// <summary>A pass says where activated LoRA acts once its tokens are known.</summary>
