@@ -39,15 +39,10 @@ public class AdapterStartGoldenTests
                 arguments.TryAdd(unsaid.Field, JsonNode.Parse(unsaid.Value));
             }
 
-            // The table leaves some arguments out; that there are cores between factors, and how many vectors there are, tells them.
+            // The table leaves this argument out; that there are cores between factors tells it.
             if (((JsonObject)row["tensors"]!).Any(static entry => entry.Key.EndsWith("_t2", StringComparison.Ordinal)))
             {
                 arguments["use_effective_conv2d"] = true;
-            }
-
-            if (row["tensors"]!["emb.trainable_tokens_delta"]?["shape"] is JsonArray rows)
-            {
-                arguments["token_indices"] = new JsonArray([.. Enumerable.Range(0, (int)rows[0]!).Select(static id => JsonValue.Create(id))]);
             }
 
             var config = AdapterConfig.FromJson(arguments);

@@ -56,7 +56,7 @@ public sealed record BoftConfig : LayerwiseConfig
     /// <inheritdoc/>
     public override LayerAdapter CreateLayer(IAdaptable layer, LayerwiseAdapter adapter, ICollection<string> messages)
     {
-        if (layer is not Linear)
+        if (layer is not (Linear or Convolution))
         {
             throw KindRefused(layer);
         }

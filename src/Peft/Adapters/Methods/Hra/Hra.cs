@@ -31,7 +31,7 @@ public sealed record HraConfig : LayerwiseConfig
     /// <inheritdoc/>
     public override LayerAdapter CreateLayer(IAdaptable layer, LayerwiseAdapter adapter, ICollection<string> messages)
     {
-        if (layer is not Linear)
+        if (layer is not (Linear or Convolution))
         {
             throw KindRefused(layer);
         }

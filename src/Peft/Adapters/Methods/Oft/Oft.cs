@@ -71,7 +71,7 @@ public sealed record OftConfig : LayerwiseConfig
 
     /// <inheritdoc/>
     public override LayerAdapter CreateLayer(IAdaptable layer, LayerwiseAdapter adapter, ICollection<string> messages) =>
-        layer is Linear or Embedding ? new OftLayer(layer, this, messages) : throw KindRefused(layer);
+        layer is Linear or Embedding or Convolution ? new OftLayer(layer, this, messages) : throw KindRefused(layer);
 }
 
 /// <summary>OFT on a model.</summary>

@@ -26,7 +26,8 @@ internal sealed class TokenRowsLayer(IAdaptable layer, IReadOnlyList<int> indice
     /// <inheritdoc/>
     public override IReadOnlyList<LayerParameter> Parameters { get; } = [new(key, rows) { IsSaved = isSaved }];
 
-    private long Tokens => Layer.Weight.Shape[0];
+    /// <inheritdoc/>
+    public override IEnumerable<Parameter> Reads(ForwardContext context) => Layer.Bias is { } bias ? base.Reads(context).Append(bias.Effective(context)) : base.Reads(context);
 
     /// <summary>Makes the vectors of a layer, by shape alone.</summary>
     /// <exception cref="PeftException"><c>TokenOutOfRange</c>.</exception>
