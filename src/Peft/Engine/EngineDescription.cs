@@ -25,14 +25,13 @@ public sealed record EngineDescription(string Processor, string Engine, string K
     /// <inheritdoc/>
     public override string ToString() => $"{Processor}, {Threads} threads; {Engine}; {Kernels}";
 
-    private static string EngineName()
-    {
-        var assembly = typeof(torch).Assembly;
-        var isSystem = assembly.GetCustomAttribute<AssemblyDescriptionAttribute>()?.Description.Contains("package manager", StringComparison.Ordinal) == true;
-        return isSystem
-            ? $"SystemLibtorch, libtorch {torch.__version__}"
-            : $"NuGet's TorchSharp {assembly.GetName().Version?.ToString(3)}, libtorch {torch.__version__}";
-    }
+    /// <summary>Whether the engine is <c>src/TorchSharp.SystemLibtorch</c>.</summary>
+    internal static bool IsSystemLibtorch { get; } =
+        typeof(torch).Assembly.GetCustomAttribute<AssemblyDescriptionAttribute>()?.Description.Contains("package manager", StringComparison.Ordinal) == true;
+
+    private static string EngineName() => IsSystemLibtorch
+        ? $"SystemLibtorch, libtorch {torch.__version__}"
+        : $"NuGet's TorchSharp {typeof(torch).Assembly.GetName().Version?.ToString(3)}, libtorch {torch.__version__}";
 
     private static string ProcessorName()
     {

@@ -29,6 +29,9 @@ internal sealed class DecodeRow
     public TokenSampler Sampler { get; }
 
     public FinishReason? Finished { get; set; }
+
+    /// <summary>Whether every token was chosen by scores that are numbers.</summary>
+    public bool IsFinite { get; set; } = true;
 }
 
 /// <summary>
@@ -100,12 +103,13 @@ internal sealed class DecodeLoop(PeftModel owner, CausalModel model, AdapterSele
     {
         if (active[0].Sampler.IsPlainGreedy)
         {
-            var best = logits.argmax(-1).cpu().data<long>().ToArray();
-            for (var i = 0; i < active.Count; i++)
-            {
-                Accept(active[i], (int)best[i], onToken);
-            }
+            Accept(active, logits.argmax(-1), logits, onToken);
+            return;
+        }
 
+        if (logits.device_type != DeviceType.CPU && DeviceSampling.Serves(options))
+        {
+            Accept(active, DeviceSampling.Draw(logits, options, [.. active.Select(static row => row.Sampler.NextDraw())]), logits, onToken);
             return;
         }
 
@@ -115,7 +119,20 @@ internal sealed class DecodeLoop(PeftModel owner, CausalModel model, AdapterSele
         {
             var row = active[i];
             var ids = System.Runtime.InteropServices.CollectionsMarshal.AsSpan(row.Ids);
-            Accept(row, row.Sampler.Choose(ids, row.Added, scores.AsSpan(i * width, width)), onToken);
+            var own = scores.AsSpan(i * width, width);
+            row.IsFinite &= float.IsFinite(System.Numerics.Tensors.TensorPrimitives.Max<float>(own));
+            Accept(row, row.Sampler.Choose(ids, row.Added, own), onToken);
+        }
+    }
+
+    /// <summary>Takes tokens that were chosen where the scores are; one copy brings them and whether the scores were numbers.</summary>
+    private void Accept(List<DecodeRow> active, Tensor chosen, Tensor logits, Action<DecodeRow, int> onToken)
+    {
+        var found = stack([chosen.to(ScalarType.Float64), logits.amax([-1]).to(ScalarType.Float64)]).cpu().data<double>().ToArray();
+        for (var i = 0; i < active.Count; i++)
+        {
+            active[i].IsFinite &= double.IsFinite(found[active.Count + i]);
+            Accept(active[i], (int)found[i], onToken);
         }
     }
 

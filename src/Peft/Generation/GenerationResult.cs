@@ -21,6 +21,9 @@ public enum FinishReason
 /// <param name="FinishReason">Why it ended.</param>
 public sealed record GenerationResult(string? Prompt, string Text, IReadOnlyList<int> TokenIds, int PromptTokens, FinishReason FinishReason)
 {
+    /// <summary>Whether the model's scores were numbers all along. Where they weren't (NaN or infinity), the text says nothing.</summary>
+    public bool IsFinite { get; init; } = true;
+
     /// <summary>Prompt and continuation together.</summary>
     public string FullText => Prompt + Text;
 

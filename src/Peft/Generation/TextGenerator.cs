@@ -129,7 +129,10 @@ public sealed class TextGenerator
     }
 
     private static GenerationResult Result(DecodeRow row, string? prompt, TextStream? stream) => new(
-        prompt, stream?.Text ?? "", [.. row.Ids.Skip(row.PromptLength)], row.PromptLength, row.Finished ?? FinishReason.Length);
+        prompt, stream?.Text ?? "", [.. row.Ids.Skip(row.PromptLength)], row.PromptLength, row.Finished ?? FinishReason.Length)
+    {
+        IsFinite = row.IsFinite,
+    };
 
     /// <summary>Padding is masked, so any token will do where the model's own lies outside its vocabulary (-1 in some published files).</summary>
     private int PadTokenId() => _model.Config.Integer("pad_token_id") is { } id && id >= 0 && id < _network.VocabularySize ? (int)id : 0;

@@ -21,6 +21,9 @@ internal sealed class TokenSampler
     /// <summary>Whether the choice is the largest score and nothing else, so that it can be made where the scores are.</summary>
     public bool IsPlainGreedy => _chain.Count == 0 && _random is null;
 
+    /// <summary>The row's next random number, in [0, 1).</summary>
+    public double NextDraw() => _random!.NextDouble();
+
     /// <summary>Chooses a token; changes <paramref name="scores"/>.</summary>
     public int Choose(ReadOnlySpan<int> ids, int added, Span<float> scores)
     {

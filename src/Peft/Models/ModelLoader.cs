@@ -105,6 +105,9 @@ public static class ModelLoader
         foreach (var (path, parameter, module) in model.NamedWeights())
         {
             options.Cancellation.ThrowIfCancellationRequested();
+
+            // A copy that was made on the way to the parameter goes before the next one is read.
+            using var own = NewDisposeScope();
             if (!reader.Read(path, parameter) && IsInHead(model, module))
             {
                 parameter.Assign(FreshHead(model, parameter, options));

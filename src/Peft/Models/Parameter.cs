@@ -19,6 +19,8 @@ public sealed class Parameter
     private Tensor? _value;
     private Tensor? _gradient;
     private PackedWeight? _packed;
+    private Tensor? _lowered;
+    private int _loweredVersion;
 
     /// <summary>Makes a parameter without weights.</summary>
     /// <param name="name">Local name inside its module, such as <c>weight</c>.</param>
@@ -188,6 +190,14 @@ public sealed class Parameter
         form.Unpack(values);
         return form.IsTransposed ? values.t() : values;
     }
+
+    /// <summary>The weights in a type: themselves, the copy that <see cref="Lower"/> gave of them, or a copy of the caller's dispose scope.</summary>
+    /// <param name="type">The type to compute in.</param>
+    internal Tensor In(ScalarType type) =>
+        TiedTo is { } other ? other.In(type) : _lowered is { } copy && _loweredVersion == Version && copy.dtype == type ? copy : Layers.LinearProduct.Cast(Data, type);
+
+    /// <summary>Gives a copy of the weights in another type, which counts until they change. It belongs to the caller, who takes it back by null.</summary>
+    internal void Lower(Tensor? copy) => (_lowered, _loweredVersion) = (copy, Version);
 
     /// <summary>Shares the weights of <paramref name="other"/> from now on; own weights are disposed.</summary>
     public void TieTo(Parameter other)

@@ -45,6 +45,7 @@ public sealed record FlatEntry(TrainedParameter Trained, GroupSettings Settings,
 public sealed class FlatParameters : IDisposable
 {
     private readonly ScalarType[] _types;
+    private readonly List<Tensor> _lowered = [];
 
     /// <summary>Moves parameters into the buffers.</summary>
     /// <param name="parameters">The parameters; one that appears twice counts once.</param>
@@ -118,6 +119,29 @@ public sealed class FlatParameters : IDisposable
         }
     }
 
+    /// <summary>
+    /// Turns all weights to the type that the model computes in, by one operator, so that no pass does it for each of them; until <see cref="FreeLowered"/>.
+    /// </summary>
+    /// <param name="type">The model's type.</param>
+    public void Lower(ScalarType type)
+    {
+        FreeLowered();
+        if (type is not (ScalarType.BFloat16 or ScalarType.Float16))
+        {
+            return;
+        }
+
+        using var noGrad = no_grad();
+        using var scope = NewDisposeScope();
+        var all = Values.to(type).DetachFromDisposeScope();
+        _lowered.Add(all);
+        foreach (var entry in Entries)
+        {
+            _lowered.Add(View(all, entry).DetachFromDisposeScope());
+            entry.Trained.Parameter.Lower(_lowered[^1]);
+        }
+    }
+
     /// <summary>Gives each parameter a tensor of its own again, and frees the buffers.</summary>
     public void Dispose()
     {
@@ -126,6 +150,7 @@ public sealed class FlatParameters : IDisposable
             return;
         }
 
+        FreeLowered();
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
         for (var i = 0; i < Entries.Count; i++)
@@ -138,6 +163,18 @@ public sealed class FlatParameters : IDisposable
 
         Values.Dispose();
         Gradients.Dispose();
+    }
+
+    /// <summary>Frees what <see cref="Lower"/> made.</summary>
+    public void FreeLowered()
+    {
+        foreach (var entry in Entries)
+        {
+            entry.Trained.Parameter.Lower(null);
+        }
+
+        _lowered.ForEach(static tensor => tensor.Dispose());
+        _lowered.Clear();
     }
 
     private static Tensor View(Tensor buffer, FlatEntry entry) =>

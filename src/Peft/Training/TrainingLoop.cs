@@ -52,6 +52,7 @@ internal sealed class TrainingLoop : IDisposable
         _plan = new TrainingPlan(_options, rows);
         part.Adapter?.OnTraining(_plan.TotalSteps);
         _device = request.Model.Device;
+        Scale = new LossScale(request.Model.DataType);
         Schedule = ScheduleRegistry.Create(
             _options.Schedule, _options.LearningRate, _options.WarmupStepsOf(_plan.TotalSteps), _plan.TotalSteps, _options.ScheduleOptions);
         _output = request.OutputPath is null ? null : new TrainingOutput(request, part, _objective.Name);
@@ -85,6 +86,9 @@ internal sealed class TrainingLoop : IDisposable
 
     /// <summary>What the machine decided.</summary>
     public ComputeChoice Compute { get; private set; } = new(ComputeThreads.Count, "");
+
+    /// <summary>What losses are multiplied by in the backward pass.</summary>
+    public LossScale Scale { get; }
 
     /// <summary>Steps that the adapter has learnt from, those of a checkpoint that was taken up included.</summary>
     public int StepsMade { get; private set; }
@@ -222,13 +226,10 @@ internal sealed class TrainingLoop : IDisposable
         var (tokenCount, targets, items) = (batches.Sum(static batch => batch.TokenCount), batches.Sum(static batch => batch.TargetCount), batches.Sum(_objective.Items));
         using var metrics = new MetricSums();
         var gradients = Optimizer.Parameters.Gradients;
-        gradients.zero_();
-        var figures = new List<Tensor>(batches.Count + 1);
-        for (var micro = 0; micro < batches.Count; micro++)
+        var figures = Pass(step, batches, items, metrics);
+        foreach (var batch in batches)
         {
-            _generator.manual_seed(DataOrder.SeedOf(_options.Seed, step, micro));
-            figures.Add(Accumulate(batches[micro], items, metrics));
-            batches[micro].Dispose();
+            batch.Dispose();
         }
 
         Part.Adapter?.OnGradients(step);
@@ -264,6 +265,28 @@ internal sealed class TrainingLoop : IDisposable
         };
     }
 
+    /// <summary>Both passes over the micro batches; again where float16 was too small for the gradients.</summary>
+    /// <returns>The batches' losses.</returns>
+    private List<Tensor> Pass(int step, IReadOnlyList<TrainingBatch> batches, long items, MetricSums metrics)
+    {
+        List<Tensor> losses = [];
+        Optimizer.Parameters.Lower(_request.Model.DataType);
+        do
+        {
+            losses.Clear();
+            metrics.Clear();
+            Optimizer.Parameters.Gradients.zero_();
+            for (var micro = 0; micro < batches.Count; micro++)
+            {
+                _generator.manual_seed(DataOrder.SeedOf(_options.Seed, step, micro));
+                losses.Add(Accumulate(batches[micro], items, metrics));
+            }
+        }
+        while (!Scale.Takes(Optimizer.Parameters.Gradients));
+        Optimizer.Parameters.FreeLowered();
+        return losses;
+    }
+
     /// <summary>The adapter trains other parameters from now on: they get buffers of their own, and what the optimiser remembers of those that stay goes on.</summary>
     public void RemakeOptimizer()
     {
@@ -279,7 +302,7 @@ internal sealed class TrainingLoop : IDisposable
         using var scope = NewDisposeScope();
         using var tape = new Tape();
         var loss = Loss(batch, Math.Max(1, items), _context with { Tape = tape, IsTraining = true }, metrics);
-        tape.Backward(loss, null, _context.Cancellation);
+        tape.Backward(loss, Scale.Gradient(loss), _context.Cancellation);
         return loss.MoveToOuterDisposeScope();
     }
 

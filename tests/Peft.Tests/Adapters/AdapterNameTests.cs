@@ -38,6 +38,18 @@ public class AdapterNameTests
         Assert.Equal(name, model.AddAdapter(Config, name, 1).Name);
     }
 
+    [Fact]
+    public void ANameThatDiffersFromAnothersByCaseAloneIsRefusedForTheTwoWouldBeOneFolder()
+    {
+        using var model = TinyLlama.Create();
+        using var folder = new TemporaryFolder();
+        model.AddAdapter(Config, "Texts", 1);
+        model.SaveAdapter("Texts", folder.Path);
+        Assert.Equal("AdapterNameInvalid", Assert.Throws<PeftException>(() => model.AddAdapter(Config, "texts", 1)).ErrorId);
+        Assert.Equal("AdapterNameInvalid", Assert.Throws<PeftException>(() => model.LoadAdapter(folder.Path, "TEXTS")).ErrorId);
+        Assert.Equal("Texts", model.LoadAdapter(folder.Path, "Texts").Name);
+    }
+
     private static LoraConfig Config => new() { Rank = 2, TargetModules = ModuleNames.Of("q_proj") };
 
     private static void Refuse(string name)

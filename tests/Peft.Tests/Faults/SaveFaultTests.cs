@@ -109,6 +109,18 @@ public sealed class SaveFaultTests : IDisposable
     }
 
     [Fact]
+    public void A_model_without_a_tokenizer_leaves_none_of_another_model()
+    {
+        using var folder = new TemporaryFolder();
+        folder.Write("tokenizer.json", "{}");
+        folder.Write("chat_template.jinja", "other");
+        folder.Write("notes.txt", "mine");
+        using var model = TinyLlama.Create();
+        model.Save(folder.Path);
+        Assert.Equal(["config.json", "model.safetensors", "notes.txt"], Directory.GetFiles(folder.Path).Select(Path.GetFileName).Order(StringComparer.Ordinal));
+    }
+
+    [Fact]
     public void AnAdapterThatAnotherProgramSavedAnewIsRead()
     {
         var place = Place();

@@ -129,6 +129,19 @@ public sealed class PickleTests : IDisposable
         Assert.Equal("PickleInvalid", error.ErrorId);
     }
 
+    [Fact]
+    public void AFileThatUnpacksToMuchMoreThanItsSizeIsRefusedBeforeMemoryIsAsked()
+    {
+        const int Elements = 80_000_000;
+        var zip = Zip(Program().Tensor("w", "FloatStorage", Elements, 0, Elements.ToString(CultureInfo.InvariantCulture), "1"), new byte[4 * Elements], CompressionLevel.Fastest);
+        Assert.True(zip.Length < 4 * Elements / 64);
+        var before = GC.GetAllocatedBytesForCurrentThread();
+        var error = Assert.Throws<PeftException>(() => TensorStore.OpenFile(_folder.Write("a.bin", zip)).Read("w"));
+        Assert.Equal("PickleInvalid", error.ErrorId);
+        Assert.Contains("claim", error.Message, StringComparison.Ordinal);
+        Assert.True(GC.GetAllocatedBytesForCurrentThread() - before < 1 << 24);
+    }
+
     [Theory]
     [InlineData("")]
     [InlineData("not a pickle at all")]

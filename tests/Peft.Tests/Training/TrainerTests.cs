@@ -204,9 +204,9 @@ public class TrainerTests
         }
     }
 
-    internal static PeftModel Model(double dropout = 0)
+    internal static PeftModel Model(double dropout = 0, ScalarType type = ScalarType.Float32)
     {
-        var model = TinyLlama.Create();
+        var model = TinyLlama.Create(type: type);
         model.AddAdapter(new LoraConfig { Rank = 4, Alpha = 8, Dropout = dropout, TargetModules = ModuleNames.AllLinear }, "tuned", seed: 3);
         return model;
     }

@@ -120,6 +120,11 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
             return results;
         });
         WarnBeyondContext(what.Key.Model, results);
+        if (results.Any(static result => !result.IsFinite))
+        {
+            WriteWarning($"What '{what.Key.Model.Name}' computed is no number (NaN or infinity), so the text says nothing: load the files again, compute in float32, or switch off the adapter.");
+        }
+
         if (!Stream)
         {
             WriteObject(results.Select((result, index) => result with { Prompt = batch[index].Text }), enumerateCollection: true);

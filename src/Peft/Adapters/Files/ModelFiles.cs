@@ -33,7 +33,12 @@ internal static class ModelFiles
         }
 
         KeepEndOfText(model);
-        var companions = model.Tokenizer is { } tokenizer ? new CompanionFiles(tokenizer.Files, Tokenizer.FilesIn(folder)) : null;
+
+        // A tokenizer that lies there is another model's, unless the model came from there.
+        var isOwnFolder = model.Path is { } path && string.Equals(Path.GetFullPath(path), Path.GetFullPath(folder), StringComparison.Ordinal);
+        var companions = model.Tokenizer is { } tokenizer ? new CompanionFiles(tokenizer.Files, Tokenizer.FilesIn(folder))
+            : isOwnFolder ? null
+            : new CompanionFiles([], Tokenizer.FilesIn(folder));
         return ModelLoader.Save(model.Base, folder, companions, dataType, maxShardBytes, onProgress, cancellation);
     }
 

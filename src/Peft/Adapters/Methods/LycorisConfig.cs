@@ -1,6 +1,7 @@
 using Peft.Adapters.Configuration;
 using Peft.Adapters.Slots;
 using Peft.Adapters.Targets;
+using Peft.Engine;
 using Peft.Models;
 using Peft.Models.Layers;
 using static TorchSharp.torch;
@@ -65,7 +66,7 @@ internal abstract class LycorisLayer(IAdaptable layer, LycorisConfig config) : L
         var training = call.Context.IsTraining;
         if (training && config.ModuleDropout > 0)
         {
-            using var drawn = empty(1, device: y.device).uniform_(0, 1, call.Context.Generator);
+            using var drawn = RandomDraws.Uniform([1], ScalarType.Float32, y.device, call.Context.Generator);
             if (drawn.item<float>() <= config.ModuleDropout)
             {
                 return y;
@@ -106,7 +107,7 @@ internal abstract class LycorisLayer(IAdaptable layer, LycorisConfig config) : L
     /// <summary>A row of the change is a column of the output.</summary>
     private Tensor KeptRows(Tensor y, Generator? generator)
     {
-        var kept = empty([Layer.Outputs], device: y.device).uniform_(0, 1, generator).gt(config.RankDropout).to(y.dtype);
+        var kept = RandomDraws.Uniform([Layer.Outputs], ScalarType.Float32, y.device, generator).gt(config.RankDropout).to(y.dtype);
         return config.ScalesRankDropout ? kept / kept.mean() : kept;
     }
 }

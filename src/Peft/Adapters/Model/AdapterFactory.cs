@@ -59,6 +59,7 @@ internal static class AdapterFactory
     private static PeftAdapter Make(PeftModel model, AdapterConfig config, string name, List<string> messages, Func<Adapter, PeftAdapter> fill)
     {
         RefuseName(name);
+        RefuseOtherCase(model, name);
         config.Validate();
         if (config.UnknownKeys is { Count: > 0 } unknown)
         {
@@ -90,6 +91,18 @@ internal static class AdapterFactory
             throw new NotSupportedByPeftException("LoraVariantNotSupported", "Training one change for layers that share their weight (ensure_weight_tying on target modules) is not supported.")
             {
                 Target = "ensure_weight_tying",
+            };
+        }
+    }
+
+    private static void RefuseOtherCase(PeftModel model, string name)
+    {
+        if (model.Adapters.FirstOrDefault(adapter => adapter.Name != name && adapter.Name.Equals(name, StringComparison.OrdinalIgnoreCase)) is { } other)
+        {
+            throw new PeftException("AdapterNameInvalid", $"'{name}' differs from the adapter '{other.Name}' by case alone; the two would be one folder on many systems.")
+            {
+                Target = name,
+                RecommendedAction = "Choose another name, or spell it as that adapter's to replace it.",
             };
         }
     }

@@ -40,7 +40,7 @@ internal sealed class AttentionPiece(
             var weights = Weights(block).Weights;
             if (_drops)
             {
-                var kept = empty_like(weights, ScalarType.Bool).bernoulli_(1 - _shape.Dropout, context.Generator);
+                var kept = RandomDraws.Bernoulli(weights, ScalarType.Bool, 1 - _shape.Dropout, context.Generator);
                 _dropped.Add(context.Tape is null ? kept : KeepOwn(kept));
             }
 

@@ -1,4 +1,5 @@
 using System.Globalization;
+using Peft.Engine;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -35,7 +36,7 @@ public sealed class Dropout : Module
             return x;
         }
 
-        var mask = empty_like(x, ScalarType.Bool).bernoulli_(1 - _probability, context.Generator);
+        var mask = RandomDraws.Bernoulli(x, ScalarType.Bool, 1 - _probability, context.Generator);
         var y = x.mul(mask).mul_(1 / (1 - _probability));
         context.Tape?.Record(new DropoutPiece(mask, _probability), [x], [y], trains: false);
         return y;

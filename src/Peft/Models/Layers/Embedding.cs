@@ -58,7 +58,7 @@ public sealed class Embedding : Module, IAdaptable
     {
         using var scope = NewDisposeScope();
         var flat = ids.reshape(-1);
-        CheckRange(flat);
+        CheckRange(flat, context);
         context.InputObserver?.Invoke(this, flat);
         var plan = Weight.Slot?.Plan(context) ?? SlotPlan.Empty;
         if (!plan.NeedsForward)
@@ -118,11 +118,11 @@ public sealed class Embedding : Module, IAdaptable
     // A is [rank, tokens]: the columns of the tokens, as rows.
     private static Tensor Rows(LowRank change, Tensor ids, ScalarType type) => LinearProduct.Cast(change.A.Data.index_select(1, ids).t(), type);
 
-    private void CheckRange(Tensor ids)
+    private void CheckRange(Tensor ids, ForwardContext context)
     {
-        // A bad id on a GPU would poison the process. One token alone was chosen by the model itself, and waiting for it would cost each token time.
+        // A bad id on a GPU would poison the process. One token a row was chosen by the model itself, and waiting for it would cost each token time.
         var isElsewhere = ids.device_type != DeviceType.CPU;
-        if (isElsewhere && ids.NumberOfElements == 1)
+        if (isElsewhere && context is { Length: 1, Cache.Length: > 0 })
         {
             return;
         }

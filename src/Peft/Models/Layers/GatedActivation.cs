@@ -1,4 +1,5 @@
 using Peft.Engine;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -6,7 +7,9 @@ namespace Peft.Models.Layers;
 /// <summary>act(gate) · up, of a gated MLP (Shazeer 2020), in slices of rows that stay in the cache.</summary>
 public static class GatedActivation
 {
-    private const long SliceElements = 1 << 18;
+    // What stays in a processor's cache; on a GPU each slice costs the start of its operators, and memory that passes through is the only bound.
+    private const long CacheElements = 1 << 18;
+    private const long GpuElements = 1 << 28;
 
     /// <summary>Runs it.</summary>
     /// <param name="projections">Gate and up side by side, [rows, 2 · width]. Its memory is overwritten in the backward pass, so no other piece may read it.</param>
@@ -47,7 +50,7 @@ public static class GatedActivation
 
         using var scope = NewDisposeScope();
         var (rows, width) = (projections.size(0), projections.size(1) / 2);
-        var step = Math.Max(1, SliceElements / width);
+        var step = SliceRows(projections, width);
         if (rows <= step)
         {
             return activation.Apply(projections.narrow(1, 0, width)).mul_(projections.narrow(1, width, width)).MoveToOuterDisposeScope();
@@ -63,6 +66,8 @@ public static class GatedActivation
 
         return output.MoveToOuterDisposeScope();
     }
+
+    private static long SliceRows(Tensor projections, long width) => Math.Max(1, (projections.device_type == DeviceType.CPU ? CacheElements : GpuElements) / width);
 
     private sealed class SiluPiece : Piece
     {
@@ -93,7 +98,7 @@ public static class GatedActivation
 
             var all = gradients.OutputToOverwrite();
             var (rows, width) = (_projections.size(0), _projections.size(1) / 2);
-            var step = Math.Max(1, SliceElements / width);
+            var step = SliceRows(_projections, width);
             for (long start = 0; start < rows; start += step)
             {
                 using var slice = NewDisposeScope();

@@ -1,3 +1,4 @@
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -14,6 +15,9 @@ public sealed class Head
     // than these make a product no faster.
     private const long ChunkElements = 1 << 22;
     private const long ChunkRows = 512;
+
+    // On a GPU each chunk reads the weights once more: a quarter of a gigabyte of logits in float32 at a time.
+    private const long GpuChunkElements = 1 << 26;
 
     private readonly Linear _projection;
 
@@ -116,9 +120,9 @@ public sealed class Head
         return SoftCap is { } cap ? scaled.div(cap).tanh_().mul_(cap) : scaled;
     }
 
-    private IEnumerable<(long Start, long Size)> Chunks(long count)
+    private IEnumerable<(long Start, long Size)> Chunks(long count, DeviceType device)
     {
-        var step = Math.Clamp(ChunkElements / _projection.Outputs, 1, ChunkRows);
+        var step = device == DeviceType.CPU ? Math.Clamp(ChunkElements / _projection.Outputs, 1, ChunkRows) : Math.Max(1, GpuChunkElements / _projection.Outputs);
         for (long start = 0; start < count; start += step)
         {
             yield return (start, Math.Min(step, count - start));
@@ -141,7 +145,7 @@ public sealed class Head
         var biasGradient = tape is not null && bias?.IsTrained == true ? zeros_like(bias.Data, ScalarType.Float32) : null;
         var keepsGradient = gradient is not null || weightGradient is not null || biasGradient is not null;
         var losses = empty(labelled.Count, ScalarType.Float32, selected.device);
-        foreach (var (start, size) in Chunks(labelled.Count))
+        foreach (var (start, size) in Chunks(labelled.Count, selected.device_type))
         {
             using var chunk = NewDisposeScope();
             var x = selected.narrow(0, start, size);

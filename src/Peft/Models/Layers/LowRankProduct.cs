@@ -1,3 +1,4 @@
+using Peft.Engine;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -43,7 +44,7 @@ internal sealed class LowRankProduct
         {
             var term = terms[i];
             var slice = y.narrow(1, term.Column, term.Width);
-            var b = LinearProduct.Cast(term.Change.B.Data, type);
+            var b = term.Change.B.In(type);
             slice.addmm_(inner.narrow(1, term.RankStart, term.Rank), b.t(), 1, Scale(term, drawn?[i]));
             if (term.Change.Bias is { } bias)
             {
@@ -81,7 +82,7 @@ internal sealed class LowRankProduct
             var change = term.Change;
             var slice = g.narrow(1, term.Column, term.Width);
             var scale = Scale(term, _masks?[i]);
-            var b = LinearProduct.Cast(change.B.Data, g.dtype);
+            var b = change.B.In(g.dtype);
             inner.narrow(1, term.RankStart, term.Rank).copy_(slice.mm(b).mul_(scale));
             change.B.Gradient?.add_(slice.t().mm(_products.narrow(1, term.RankStart, term.Rank)), scale);
             change.Bias?.Gradient?.add_(slice.sum(dim: 0), change.Scale);
@@ -126,22 +127,21 @@ internal sealed class LowRankProduct
     {
         if (terms.Length == 1)
         {
-            var only = terms[0].Change.A.Data;
-            return only.dtype == type ? only.alias() : only.to(type);
+            return terms[0].Change.A.In(type).alias();
         }
 
         var all = new Tensor[terms.Length];
         for (var i = 0; i < terms.Length; i++)
         {
-            all[i] = terms[i].Change.A.Data;
+            all[i] = terms[i].Change.A.In(type);
         }
 
-        return LinearProduct.Cast(cat(all, 0), type);
+        return cat(all, 0);
     }
 
     private static Tensor? Mask(Tensor x, double probability, Generator? generator) => probability <= 0
         ? null
-        : empty_like(x, ScalarType.Bool).bernoulli_(1 - probability, generator);
+        : RandomDraws.Bernoulli(x, ScalarType.Bool, 1 - probability, generator);
 
     private static Tensor Masked(Tensor x, Tensor? mask) => mask is null ? x : x.mul(mask);
 

@@ -28,10 +28,15 @@ internal interface IPickleContainer : IDisposable
 internal sealed class ZipPickle : IPickleContainer
 {
     private const long MaxPickleBytes = 1 << 26;
+
+    // Weights pack badly, and PyTorch doesn't pack them at all: a file that asks for more than this of memory was made to.
+    private const long MaxGrowth = 64;
+    private const long GrowthThatDoesNoHarm = 1 << 28;
     private readonly string _path;
     private readonly ZipArchive _zip;
     private readonly string _prefix;
     private readonly long _length;
+    private readonly double _unpacked;
 
     /// <summary>Opens the container and reads its pickle.</summary>
     public ZipPickle(FileStream stream, string path)
@@ -41,7 +46,7 @@ internal sealed class ZipPickle : IPickleContainer
         try
         {
             _zip = new ZipArchive(stream, ZipArchiveMode.Read);
-            _ = _zip.Entries.Count;
+            _unpacked = _zip.Entries.Sum(static entry => (double)entry.Length);
         }
         catch (InvalidDataException error)
         {
@@ -119,16 +124,21 @@ internal sealed class ZipPickle : IPickleContainer
     /// <inheritdoc/>
     public void Dispose() => _zip.Dispose();
 
-    private ZipArchiveEntry Entry(PickleStorage storage) => Believable(
-        _zip.GetEntry($"{_prefix}data/{storage.Key}") ?? throw PickleMachine.Invalid(_path, $"storage '{storage.Key}' is missing."));
+    private ZipArchiveEntry Entry(PickleStorage storage)
+    {
+        var entry = Believable(_zip.GetEntry($"{_prefix}data/{storage.Key}") ?? throw PickleMachine.Invalid(_path, $"storage '{storage.Key}' is missing."));
+        return _unpacked > Math.Max(MaxGrowth * _length, GrowthThatDoesNoHarm)
+            ? throw PickleMachine.Invalid(_path, FormattableString.Invariant($"its parts claim {_unpacked:F0} bytes unpacked in a file of {_length}."))
+            : entry;
+    }
 
     /// <summary>The container's table of contents may claim any length; what is packed can't grow by more than a known ratio.</summary>
     private ZipArchiveEntry Believable(ZipArchiveEntry entry)
     {
         const int MaxDeflateRatio = 1032;
-        return entry.CompressedLength <= _length && entry.Length / MaxDeflateRatio <= entry.CompressedLength
-            ? entry
-            : throw PickleMachine.Invalid(_path, $"'{entry.Name}' claims {entry.Length} bytes in a file of {_length}.");
+        return entry.CompressedLength > _length || entry.Length / MaxDeflateRatio > entry.CompressedLength
+            ? throw PickleMachine.Invalid(_path, $"'{entry.Name}' claims {entry.Length} bytes in a file of {_length}.")
+            : entry;
     }
 
     private byte[] Whole(ZipArchiveEntry entry, long limit)

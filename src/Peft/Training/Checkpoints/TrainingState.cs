@@ -45,6 +45,7 @@ internal static class TrainingState
             ["schedule"] = loop.Schedule.SaveState(),
             ["identity"] = identity.ToJson(),
             ["compute"] = loop.Compute.ToJson(),
+            ["loss_scale"] = loop.Scale.Value,
             ["parameters"] = Layout(optimizer.Parameters),
         });
     }
@@ -106,6 +107,7 @@ internal static class TrainingState
         }
 
         loop.Optimizer.Parameters.MarkChanged();
+        loop.Scale.Value = description["loss_scale"] is JsonValue scale && scale.TryGetValue<double>(out var value) && value is > 0 and <= 65536 ? value : loop.Scale.Value;
         return (int)description["step"]!;
 
         bool Fits(TrainingLoop loop) => JsonNode.DeepEquals(description["parameters"], Layout(loop.Optimizer.Parameters));

@@ -1,3 +1,4 @@
+using Peft.Engine;
 using Peft.Models;
 using Peft.Models.Heads;
 using static TorchSharp.torch;
@@ -31,7 +32,7 @@ public sealed class CausalLanguageModelling(double labelSmoothing = 0, double? n
     internal static Tensor AddNoise(Tensor embeddings, double alpha, ForwardContext context)
     {
         var bound = alpha / Math.Sqrt(context.Length * embeddings.size(1));
-        var noise = rand(embeddings.shape, embeddings.dtype, embeddings.device, generator: context.Generator).mul_(2 * bound).sub_(bound);
+        var noise = RandomDraws.Uniform(embeddings.shape, embeddings.dtype, embeddings.device, context.Generator).mul_(2 * bound).sub_(bound);
         return context.Tape is { } tape ? tape.Autograd(inputs => inputs[0].add(noise), [embeddings], []) : embeddings.add(noise);
     }
 }

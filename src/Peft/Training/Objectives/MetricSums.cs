@@ -48,7 +48,10 @@ internal sealed class MetricSums : IDisposable
     }
 
     /// <inheritdoc/>
-    public void Dispose()
+    public void Dispose() => Clear();
+
+    /// <summary>Forgets what was added.</summary>
+    public void Clear()
     {
         foreach (var (sum, _) in _entries.Values)
         {
