@@ -27,6 +27,7 @@ public static partial class ArchitectureRegistry
         new("qwen2_moe", "Qwen2Moe", static config => new LlamaModel(config, Mixture.Qwen2)) { Keys = Mixture.QwenKeys, Defaults = Mixture.Qwen2Defaults },
         new("qwen3_moe", "Qwen3Moe", static config => new LlamaModel(config, Mixture.Qwen3)) { Keys = Mixture.QwenKeys, Defaults = Mixture.Qwen3Defaults },
         new("gpt_oss", "GptOss", static config => new LlamaModel(config, GptOss.Traits)) { Defaults = GptOss.Defaults },
+        .. Gemma4Config.Rows,
         Family.Around("mistral3", "Mistral3", textType: "mistral", Family.LanguageModelFirst),
         new("deepseek_v3", "DeepseekV3", static config => new LlamaModel(config, DeepseekV3.Traits)) { Keys = Mixture.QwenKeys, Defaults = DeepseekV3.Defaults },
         new("qwen3_5_text", "Qwen3_5", static config => new LlamaModel(config, Qwen35.Dense)) { Defaults = Qwen35.Defaults },
@@ -72,8 +73,25 @@ public static partial class ArchitectureRegistry
             "ArchitectureNotSupported",
             $"The architecture '{config.Architecture ?? config.ModelType}' (model_type '{config.ModelType}'{(task is null ? "" : $", task {task}")}) is not supported.")
         {
-            RecommendedAction = $"Supported are: {string.Join(", ", Supported)}.",
+            Target = config.ModelType,
+            RecommendedAction = $"{(Nearest(config.ModelType) is { } near ? $"The family whose name is nearest is '{near.ModelType}'. " : "")}Supported are: {string.Join(", ", Supported)}. CONTRIBUTING.md says how to add a family: most are a row or one file.",
         };
+    }
+
+    /// <summary>The family whose <c>model_type</c> has the longest beginning in common with another, of at least three letters; null where none has.</summary>
+    internal static Family? Nearest(string modelType)
+    {
+        const int LeastInCommon = 3;
+        var wanted = Letters(modelType);
+        return Families
+            .Select(family => (Family: family, Name: Letters(family.ModelType)))
+            .Select(entry => (entry.Family, Common: entry.Name.Zip(wanted).TakeWhile(static pair => pair.First == pair.Second).Count(), entry.Name.Length))
+            .Where(static entry => entry.Common >= LeastInCommon)
+            .OrderByDescending(static entry => entry.Common)
+            .ThenBy(static entry => entry.Length)
+            .FirstOrDefault().Family;
+
+        static string Letters(string name) => string.Concat(name.Where(char.IsLetterOrDigit)).ToUpperInvariant();
     }
 
     /// <summary>Keys in which a family differs from the defaults of its backbone; transformers unties the output layer in most.</summary>

@@ -24,6 +24,12 @@ public abstract class Backbone : Module
     /// <summary>The table of token vectors, which an output layer may share; null for a model that reads something else.</summary>
     public virtual Embedding? TokenEmbeddings => null;
 
+    /// <summary>
+    /// Key and value heads and their width, of the widest layer where they differ: what a prefix has a place for. Null for what the
+    /// configuration's <c>num_key_value_heads</c> and <c>head_dim</c> say.
+    /// </summary>
+    public virtual (long Heads, long Size)? KeyValueShape => null;
+
     /// <summary>Whether it reads images (<see cref="ModelInputs.Pixels"/>).</summary>
     public virtual bool ReadsImages => false;
 

@@ -151,8 +151,15 @@ public sealed class KeyValueState : LayerState
 
         _keys.narrow(2, length, added).copy_(newKeys);
         _values.narrow(2, length, added).copy_(newValues);
-        return (_keys.narrow(2, 0, total), _values.narrow(2, 0, total));
+        return Stored(total);
     }
+
+    /// <summary>What is stored, for layers that read another's keys and values.</summary>
+    /// <param name="length">Number of positions, those of the running pass included.</param>
+    /// <returns>Views [rows, heads, length, …].</returns>
+    public (Tensor Keys, Tensor Values) Stored(long length) => _keys is null || _values is null
+        ? throw new InvalidOperationException("Nothing is stored.")
+        : (_keys.narrow(2, 0, length), _values.narrow(2, 0, length));
 
     /// <inheritdoc/>
     public override void SelectRows(Tensor rows)

@@ -19,7 +19,7 @@ internal static class Gpt2
         {
             Prefix = "transformer",
             Heads = HeadRow.DecoderWith(tokenHead: "classifier"),
-            Defaults = new() { ["activation_function"] = "gelu_pytorch_tanh", ["multi_query"] = true },
+            Defaults = new() { ["activation_function"] = "gelu_pytorch_tanh", ["multi_query"] = true, ["num_key_value_heads"] = 1 },
         },
     ];
 

@@ -74,6 +74,7 @@ public static class Attention
     /// <param name="layer">The layer's index in the cache and in a prefix; null where keys and values are complete as they come.</param>
     /// <param name="context">The forward pass.</param>
     /// <param name="terms">What is added to the scores.</param>
+    /// <param name="areStored">Whether a cache has these keys and values already: another layer put them there under this index.</param>
     /// <returns>[rows · length, heads · value size].</returns>
     public static Tensor Forward(
         Tensor queries,
@@ -84,7 +85,8 @@ public static class Attention
         AttentionPlan plan,
         int? layer,
         ForwardContext context,
-        ScoreTerms terms = default)
+        ScoreTerms terms = default,
+        bool areStored = false)
     {
         ArgumentNullException.ThrowIfNull(shape);
         using var scope = NewDisposeScope();
@@ -93,7 +95,7 @@ public static class Attention
         var k = keys.view(context.Rows, count, shape.KeyValueHeads, shape.HeadSize);
         var v = values.view(context.Rows, count, shape.KeyValueHeads, shape.ValueSize);
         var parts = rotary is null ? (q.clone(), k, v) : (rotary.Rotate(q), rotary.Rotate(k), v);
-        var call = new AttentionCall(shape, rotary, plan, context.Rows, context.Length, count, IsFused: false);
+        var call = new AttentionCall(shape, rotary, plan, context.Rows, context.Length, count, IsFused: false) { AreStored = areStored };
         return Run(call, [queries, keys, values], parts, layer, context, terms).MoveToOuterDisposeScope();
     }
 
@@ -104,10 +106,21 @@ public static class Attention
         queries = call.Rotary?.QueryScale is { } growth ? queries.mul_(growth) : queries;
         var (keys, values) = (parts.Keys.transpose(1, 2), parts.Values.transpose(1, 2));
         (keys, values) = layer is { } index && context.Cache is { } cache
-            ? cache.State<KeyValueState>(index).Append(keys, values, cache.Length)
+            ? call.AreStored
+                ? cache.State<KeyValueState>(index).Stored(cache.Length + call.Length)
+                : cache.State<KeyValueState>(index).Append(keys, values, cache.Length)
             : (keys.contiguous(), values.contiguous());
         if (layer is { } at && context.Prompt?.KeyValues?[at] is { } prefix)
         {
+            if (prefix.Keys.size(1) != call.Shape.KeyValueHeads || prefix.Keys.size(3) != call.Shape.HeadSize || prefix.Values.size(3) != call.Shape.ValueSize)
+            {
+                throw new PeftException("PromptDoesNotFit", FormattableString.Invariant(
+                    $"The prefix has {prefix.Keys.size(1)} heads of width {prefix.Keys.size(3)}, but the keys of layer {at} have {call.Shape.KeyValueHeads} of width {call.Shape.HeadSize}."))
+                {
+                    RecommendedAction = "Use prompt tuning, or LoRA: heads that share keys and values leave a prefix no place that PEFT's files have.",
+                };
+            }
+
             inputs = [.. inputs, prefix.Keys, prefix.Values];
             call = call with { Prefix = prefix.Keys.size(2), PrefixRows = prefix.Keys.size(0) };
             keys = cat([Prefix(prefix.Keys, keys), keys], 2);
@@ -139,6 +152,9 @@ public static class Attention
 /// <param name="IsFused">Whether queries, keys and values came as one tensor.</param>
 internal sealed record AttentionCall(AttentionShape Shape, RotaryTables? Rotary, AttentionPlan Plan, long Rows, long Length, long Keys, bool IsFused)
 {
+    /// <summary>Whether a cache has keys and values of this pass already.</summary>
+    public bool AreStored { get; init; }
+
     /// <summary>Keys that stand in front of all others.</summary>
     public long Prefix { get; init; }
 

@@ -37,6 +37,21 @@ internal static class DecoderStack
         IReadOnlyList<Tensor> shared,
         ForwardContext context,
         Func<TBlock, IReadOnlyList<Tensor>, ForwardContext, IReadOnlyList<Tensor>> run)
+        where TBlock : Module =>
+        Run(blocks, x, _ => shared, context, run);
+
+    /// <summary>Runs blocks that read tensors of their own beside their input, such as what earlier blocks gave beside their output.</summary>
+    /// <param name="blocks">The blocks.</param>
+    /// <param name="x">Input of the first block; the caller's.</param>
+    /// <param name="beside">What the next block reads, known to the tape, from the sides of those before it.</param>
+    /// <param name="context">The forward pass.</param>
+    /// <param name="run">Runs one block on its input and those tensors; the first of what it returns is the next block's input.</param>
+    public static StackOutput Run<TBlock>(
+        IReadOnlyList<TBlock> blocks,
+        Tensor x,
+        Func<IReadOnlyList<IReadOnlyList<Tensor>>, IReadOnlyList<Tensor>> beside,
+        ForwardContext context,
+        Func<TBlock, IReadOnlyList<Tensor>, ForwardContext, IReadOnlyList<Tensor>> run)
         where TBlock : Module
     {
         var input = x;
@@ -45,7 +60,7 @@ internal static class DecoderStack
         foreach (var block in blocks)
         {
             context.Cancellation.ThrowIfCancellationRequested();
-            IReadOnlyList<Tensor> inputs = [input, .. shared];
+            IReadOnlyList<Tensor> inputs = [input, .. beside(sides)];
             var outputs = context is { Checkpointing: true, Tape: { } tape }
                 ? tape.Checkpoint((values, inner) => run(block, values, inner), inputs, context, Trains(block, context))
                 : run(block, inputs, context);

@@ -5,7 +5,7 @@ namespace Peft.Models.Layers;
 
 /// <summary>
 /// The angular frequencies of rotary positions (Su et al. 2021) and how a configuration scales them for long inputs: <c>linear</c>,
-/// <c>dynamic</c> (NTK), <c>yarn</c> (Peng et al. 2023), <c>llama3</c>, <c>longrope</c> (Ding et al. 2024).
+/// <c>dynamic</c> (NTK), <c>yarn</c> (Peng et al. 2023), <c>llama3</c>, <c>longrope</c> (Ding et al. 2024), <c>proportional</c>.
 /// Reads <c>rope_parameters</c> as transformers 5 saves it and <c>rope_theta</c> with <c>rope_scaling</c> as published files have it.
 /// </summary>
 public sealed class RotaryFrequencies
@@ -16,6 +16,7 @@ public sealed class RotaryFrequencies
     private readonly double _factor;
     private readonly long _maximum;
     private readonly double _original;
+    private readonly long _turning;
 
     /// <summary>Reads the configuration.</summary>
     /// <param name="config">The model's configuration.</param>
@@ -29,18 +30,19 @@ public sealed class RotaryFrequencies
         ArgumentNullException.ThrowIfNull(config);
         _values = new ModelConfig(parameters ?? config.Node("rope_parameters") as JsonObject ?? config.Node("rope_scaling") as JsonObject ?? []);
         _kind = _values.String("rope_type") ?? _values.String("type") ?? "default";
-        if (_kind is not ("default" or "linear" or "dynamic" or "yarn" or "llama3" or "longrope" or "su"))
+        if (_kind is not ("default" or "linear" or "dynamic" or "yarn" or "llama3" or "longrope" or "su" or "proportional"))
         {
             throw new NotSupportedByPeftException("RotaryScalingNotSupported", $"Rotary scaling '{_kind}' is not supported (rope_parameters of the model's configuration).")
             {
                 Target = _kind,
-                RecommendedAction = "Supported are: default, linear, dynamic, yarn, llama3, longrope and su.",
+                RecommendedAction = "Supported are: default, linear, dynamic, yarn, llama3, longrope, su and proportional.",
             };
         }
 
         _theta = _values.Number("rope_theta") ?? config.Number("rope_theta") ?? 10000;
         var share = _values.Number("partial_rotary_factor") ?? config.Number("partial_rotary_factor") ?? partial ?? 1;
-        Size = _kind == "default" && partial is null ? headSize : (long)(headSize * share);
+        Size = _kind == "proportional" || (_kind == "default" && partial is null) ? headSize : (long)(headSize * share);
+        _turning = (long)(headSize * share / 2);
         if (Size < 0 || Size > headSize || Size % 2 != 0)
         {
             throw new PeftException("ModelConfigInvalid", string.Create(CultureInfo.InvariantCulture, $"Rotary positions can't turn {Size} of the {headSize} elements of a head: they come in pairs.")) { Target = "partial_rotary_factor" };
@@ -76,6 +78,9 @@ public sealed class RotaryFrequencies
             "yarn" => Yarn(plain),
             "llama3" => [.. plain.Select(frequency => (float)Llama3(frequency))],
             "longrope" or "su" => LongRope(plain, length),
+
+            // Of the whole head's frequencies the first ones turn (Gemma 4).
+            "proportional" => [.. plain.Select((frequency, i) => i < _turning ? (float)(frequency / _factor) : 0)],
             _ => [.. plain.Select(static frequency => (float)frequency)],
         };
     }

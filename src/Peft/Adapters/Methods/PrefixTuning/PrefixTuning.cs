@@ -43,8 +43,9 @@ public sealed record PrefixTuningConfig : PromptConfig
         // Of an encoder with a decoder the decoder's layers read the prefix; PEFT makes one for as many layers as the encoder has.
         var needed = config.Integer("num_decoder_layers") ?? config.Integer("decoder_layers") ?? first;
         var layers = Math.Max(first, needed);
-        var keys = config.Integer("num_key_value_heads") ?? config.Integer("decoder_attention_heads") ?? heads;
-        var size = config.Integer("head_dim") ?? config.Integer("d_kv") ?? (model.Backbone.Width / heads);
+        var (keys, size) = model.Backbone.KeyValueShape ?? (
+            config.Integer("num_key_value_heads") ?? config.Integer("decoder_attention_heads") ?? heads,
+            config.Integer("head_dim") ?? config.Integer("d_kv") ?? (model.Backbone.Width / heads));
         return LayerCount is { } given && (given < needed || given > layers) ? throw DoesNotFit("num_layers", given, layers)
             : HeadCount is { } had && had != keys ? throw DoesNotFit("num_attention_heads", had, keys)
             : (keys * size, keys, layers);
