@@ -1,3 +1,4 @@
+using Peft.Engine;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -11,9 +12,8 @@ namespace Peft.Models.Layers;
 /// </summary>
 public sealed class Head
 {
-    // 16 MB of logits stay in or near the processor's caches, and below what malloc returns to the system each time; more rows
-    // than these make a product no faster.
-    private const long ChunkElements = 1 << 22;
+    // A product of few rows spends its time on laying the weights out anew; what malloc returns to the system each time comes back a page at a time.
+    private const long ChunkBytes = 32 << 20;
     private const long ChunkRows = 512;
 
     // On a GPU each chunk reads the weights once more: a quarter of a gigabyte of logits in float32 at a time.
@@ -120,12 +120,14 @@ public sealed class Head
         return SoftCap is { } cap ? scaled.div(cap).tanh_().mul_(cap) : scaled;
     }
 
-    private IEnumerable<(long Start, long Size)> Chunks(long count, DeviceType device)
+    private IEnumerable<(long Start, long Size)> Chunks(Tensor selected)
     {
-        var step = device == DeviceType.CPU ? Math.Clamp(ChunkElements / _projection.Outputs, 1, ChunkRows) : Math.Max(1, GpuChunkElements / _projection.Outputs);
-        for (long start = 0; start < count; start += step)
+        var step = selected.device_type == DeviceType.CPU
+            ? Math.Clamp(ChunkBytes / (_projection.Outputs * selected.ElementSize), 1, ChunkRows)
+            : Math.Max(1, GpuChunkElements / _projection.Outputs);
+        for (long start = 0; start < selected.size(0); start += step)
         {
-            yield return (start, Math.Min(step, count - start));
+            yield return (start, Math.Min(step, selected.size(0) - start));
         }
     }
 
@@ -145,7 +147,7 @@ public sealed class Head
         var biasGradient = tape is not null && bias?.IsTrained == true ? zeros_like(bias.Data, ScalarType.Float32) : null;
         var keepsGradient = gradient is not null || weightGradient is not null || biasGradient is not null;
         var losses = empty(labelled.Count, ScalarType.Float32, selected.device);
-        foreach (var (start, size) in Chunks(labelled.Count, selected.device_type))
+        foreach (var (start, size) in Chunks(selected))
         {
             using var chunk = NewDisposeScope();
             var x = selected.narrow(0, start, size);
@@ -185,6 +187,12 @@ public sealed class Head
     /// <summary>Writes the loss of each row into <paramref name="losses"/> and returns the gradients of them, which may take the product's memory.</summary>
     private Tensor? CrossEntropy(Tensor product, Labelled labelled, Tensor losses, double smoothing, bool wantsGradient)
     {
+        if (SoftCap is null && Offset is null && labelled.Statistics.Count == 0 && product.NumberOfElements > 0 && CpuRows.Serves(product))
+        {
+            CrossEntropyKernel.Form(product, labelled.Targets, losses, Scale, smoothing, wantsGradient);
+            return wantsGradient ? product : null;
+        }
+
         var logits = Shape(product);
         logits = LinearProduct.Cast(logits, ScalarType.Float32);
         labelled.Observe(logits);
