@@ -76,6 +76,39 @@ Describe 'The cmdlets for adapters' {
         }
     }
 
+    Describe 'New-IA3Config' {
+        It 'takes a configuration in Hugging Face''s spelling' {
+            $made = New-IA3Config -target_modules k_proj, v_proj, down_proj -feedforward_modules down_proj
+            $made.PeftType, $made.FeedforwardModules.Names | Should -Be 'IA3', 'down_proj'
+        }
+
+        It 'refuses feed-forward modules that are no targets' {
+            { New-IA3Config -TargetModule k_proj -FeedforwardModule down_proj -ErrorAction Stop } | Should -Throw
+        }
+    }
+
+    Describe 'New-LoHaConfig' {
+        It 'takes a configuration in Hugging Face''s spelling' {
+            $made = New-LoHaConfig -r 4 -alpha 8 -rank_dropout 0.1
+            $made.PeftType, $made.Rank, $made.Alpha, $made.RankDropout | Should -Be 'LOHA', 4, 8, 0.1
+        }
+
+        It 'refuses what is no rank' {
+            { New-LoHaConfig -Rank 0 -ErrorAction Stop } | Should -Throw
+        }
+    }
+
+    Describe 'New-LoKrConfig' {
+        It 'takes a configuration in Hugging Face''s spelling' {
+            $made = New-LoKrConfig -r 4 -decompose_factor 8
+            $made.PeftType, $made.Rank, $made.DecomposeFactor | Should -Be 'LOKR', 4, 8
+        }
+
+        It 'refuses what is no rank' {
+            { New-LoKrConfig -Rank 0 -ErrorAction Stop } | Should -Throw
+        }
+    }
+
     Describe 'New-PromptTuningConfig' {
         It 'makes a configuration whose adapter the model takes' {
             $made = New-PromptTuningConfig -num_virtual_tokens 4

@@ -1,10 +1,14 @@
 using Peft.Adapters.Merging;
 using Peft.Adapters.Methods.AdaLora;
+using Peft.Adapters.Methods.Beft;
 using Peft.Adapters.Methods.Boft;
 using Peft.Adapters.Methods.C3A;
+using Peft.Adapters.Methods.Deft;
 using Peft.Adapters.Methods.Delora;
 using Peft.Adapters.Methods.FourierFT;
+using Peft.Adapters.Methods.Glora;
 using Peft.Adapters.Methods.GraLora;
+using Peft.Adapters.Methods.Hira;
 using Peft.Adapters.Methods.Hra;
 using Peft.Adapters.Methods.IA3;
 using Peft.Adapters.Methods.LnTuning;
@@ -13,11 +17,19 @@ using Peft.Adapters.Methods.LoKr;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Methods.Miss;
 using Peft.Adapters.Methods.Oft;
+using Peft.Adapters.Methods.Osf;
+using Peft.Adapters.Methods.Peanut;
+using Peft.Adapters.Methods.Psoft;
+using Peft.Adapters.Methods.Pvera;
 using Peft.Adapters.Methods.RandLora;
 using Peft.Adapters.Methods.Road;
 using Peft.Adapters.Methods.Shira;
+using Peft.Adapters.Methods.SuperTuning;
+using Peft.Adapters.Methods.TinyLora;
+using Peft.Adapters.Methods.UniLora;
 using Peft.Adapters.Methods.VbLora;
 using Peft.Adapters.Methods.Vera;
+using Peft.Adapters.Methods.WaveFT;
 using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
 using Peft.Adapters;
@@ -52,11 +64,23 @@ public class MergeTests
         ["hra"] = new HraConfig { Rank = 2, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
         ["vblora"] = new VbLoraConfig { Rank = 2, VectorCount = 6, VectorLength = 4, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
         ["randlora"] = new RandLoraConfig { Rank = 4, Alpha = 8, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
-        ["fourierft"] = new FourierFTConfig { FrequencyCount = 9, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["fourierft"] = new FourierFTConfig { FrequencyCount = 9, Scaling = 20, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
         ["norms"] = new LnTuningConfig { TargetModules = ModuleNames.Of("post_attention_layernorm", "norm") },
         ["road"] = new RoadConfig { GroupSize = 4, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
         ["gralora"] = new GraLoraConfig { Rank = 4, HybridRank = 2, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
         ["c3a"] = new C3AConfig { BlockSize = 4, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["unilora"] = new UniLoraConfig { Rank = 2, VectorLength = 24, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["tinylora"] = new TinyLoraConfig { Rank = 2, WeightCount = 3, WeightTying = 0.5, TargetModules = ModuleNames.Of("q_proj", "embed_tokens") },
+        ["pvera"] = new PveraConfig { Rank = 4, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["hira"] = new HiraConfig { Rank = 2, TargetModules = ModuleNames.Of("q_proj", "embed_tokens") },
+        ["waveft"] = new WaveFTConfig { FrequencyCount = 9, Scaling = 4, WaveletName = "db2", TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["glora"] = new GloraConfig { Rank = 2, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["beft"] = new BeftConfig { TargetModules = ModuleNames.Of("q_proj", "v_proj") },
+        ["deft"] = new DeftConfig { Rank = 2, Alpha = 3, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["peanut"] = new PeanutConfig { Rank = 3, Depth = 1, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["supertuning"] = new SuperTuningConfig { Sparsity = 0.9, Rank = 2, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["psoft"] = new PsoftConfig { Rank = 3, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["osf"] = new OsfConfig { EffectiveRank = 3, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
         ["lokr"] = new LoKrConfig { Rank = 2, Alpha = 3, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
     };
 
@@ -64,7 +88,7 @@ public class MergeTests
         from first in s_configs.Keys
         from second in s_configs.Keys
         where first != second && (s_configs[first].Bias == BiasTraining.None || s_configs[second].Bias == BiasTraining.None) // two copies of a bias conflict
-        from third in new[] { null, "plain" }
+        from third in string.CompareOrdinal(first, second) < 0 ? new[] { null, "plain" } : [null]
         where third != first && third != second
         from type in new[] { ScalarType.Float32, ScalarType.BFloat16 }
         select new object[] { string.Join('+', new[] { first, second, third }.OfType<string>()), type };

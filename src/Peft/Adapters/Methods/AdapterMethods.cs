@@ -1,13 +1,18 @@
 using Peft.Adapters.Methods.AdaLora;
 using Peft.Adapters.Methods.AdaptionPrompt;
+using Peft.Adapters.Methods.Beft;
 using Peft.Adapters.Methods.Boft;
 using Peft.Adapters.Methods.C3A;
 using Peft.Adapters.Methods.Cpt;
+using Peft.Adapters.Methods.Deft;
 using Peft.Adapters.Methods.Delora;
 using Peft.Adapters.Methods.FourierFT;
+using Peft.Adapters.Methods.Glora;
 using Peft.Adapters.Methods.GraLora;
+using Peft.Adapters.Methods.Hira;
 using Peft.Adapters.Methods.Hra;
 using Peft.Adapters.Methods.IA3;
+using Peft.Adapters.Methods.Lily;
 using Peft.Adapters.Methods.LnTuning;
 using Peft.Adapters.Methods.LoHa;
 using Peft.Adapters.Methods.LoKr;
@@ -15,15 +20,23 @@ using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Methods.Miss;
 using Peft.Adapters.Methods.MultitaskPromptTuning;
 using Peft.Adapters.Methods.Oft;
+using Peft.Adapters.Methods.Osf;
+using Peft.Adapters.Methods.Peanut;
 using Peft.Adapters.Methods.PrefixTuning;
 using Peft.Adapters.Methods.PromptTuning;
+using Peft.Adapters.Methods.Psoft;
 using Peft.Adapters.Methods.PTuning;
+using Peft.Adapters.Methods.Pvera;
 using Peft.Adapters.Methods.RandLora;
 using Peft.Adapters.Methods.Road;
 using Peft.Adapters.Methods.Shira;
+using Peft.Adapters.Methods.SuperTuning;
+using Peft.Adapters.Methods.TinyLora;
 using Peft.Adapters.Methods.TrainableTokens;
+using Peft.Adapters.Methods.UniLora;
 using Peft.Adapters.Methods.VbLora;
 using Peft.Adapters.Methods.Vera;
+using Peft.Adapters.Methods.WaveFT;
 
 namespace Peft.Adapters.Methods;
 
@@ -34,14 +47,19 @@ public static class AdapterMethods
     {
         ["ADALORA"] = typeof(AdaLoraConfig),
         ["ADAPTION_PROMPT"] = typeof(AdaptionPromptConfig),
+        ["BEFT"] = typeof(BeftConfig),
         ["BOFT"] = typeof(BoftConfig),
         ["C3A"] = typeof(C3AConfig),
         ["CPT"] = typeof(CptConfig),
+        ["DEFT"] = typeof(DeftConfig),
         ["DELORA"] = typeof(DeloraConfig),
         ["FOURIERFT"] = typeof(FourierFTConfig),
+        ["GLORA"] = typeof(GloraConfig),
         ["GRALORA"] = typeof(GraLoraConfig),
+        ["HIRA"] = typeof(HiraConfig),
         ["HRA"] = typeof(HraConfig),
         ["IA3"] = typeof(IA3Config),
+        ["LILY"] = typeof(LilyConfig),
         ["LN_TUNING"] = typeof(LnTuningConfig),
         ["LOHA"] = typeof(LoHaConfig),
         ["LOKR"] = typeof(LoKrConfig),
@@ -49,15 +67,23 @@ public static class AdapterMethods
         ["MISS"] = typeof(MissConfig),
         ["MULTITASK_PROMPT_TUNING"] = typeof(MultitaskPromptTuningConfig),
         ["OFT"] = typeof(OftConfig),
+        ["OSF"] = typeof(OsfConfig),
+        ["PEANUT"] = typeof(PeanutConfig),
         ["PREFIX_TUNING"] = typeof(PrefixTuningConfig),
         ["PROMPT_TUNING"] = typeof(PromptTuningConfig),
+        ["PSOFT"] = typeof(PsoftConfig),
+        ["PVERA"] = typeof(PveraConfig),
         ["P_TUNING"] = typeof(PTuningConfig),
         ["RANDLORA"] = typeof(RandLoraConfig),
         ["ROAD"] = typeof(RoadConfig),
         ["SHIRA"] = typeof(ShiraConfig),
+        ["SUPERTUNING"] = typeof(SuperTuningConfig),
+        ["TINYLORA"] = typeof(TinyLoraConfig),
         ["TRAINABLE_TOKENS"] = typeof(TrainableTokensConfig),
+        ["UNILORA"] = typeof(UniLoraConfig),
         ["VBLORA"] = typeof(VbLoraConfig),
         ["VERA"] = typeof(VeraConfig),
+        ["WAVEFT"] = typeof(WaveFTConfig),
     };
 
     /// <summary>PEFT's names of the methods there are.</summary>

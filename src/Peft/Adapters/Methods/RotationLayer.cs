@@ -51,6 +51,39 @@ internal static class BlockRotation
         return linalg.solve(identity + skew, identity - skew);
     }
 
+    /// <summary>Skew-symmetric matrices of what stands above their diagonals, row by row.</summary>
+    /// <param name="upper">[blocks, size · (size - 1) / 2].</param>
+    /// <param name="size">Rows of a matrix.</param>
+    public static Tensor Skew(Tensor upper, long size)
+    {
+        var places = triu_indices(size, size, 1, device: upper.device);
+        var flat = places[0].mul(size).add(places[1]);
+        var half = zeros([upper.size(0), size * size], upper.dtype, upper.device).index_copy(1, flat, upper).view(-1, size, size);
+        return half - half.transpose(1, 2);
+    }
+
+    /// <summary>I + 2Q + 2Q² + … + Qⁿ, the start of the series of Cayley's rotation (I + Q)(I - Q)⁻¹.</summary>
+    /// <param name="skew">[blocks, size, size].</param>
+    /// <param name="terms">PEFT's count of terms; three are taken as four.</param>
+    public static Tensor Neumann(Tensor skew, int terms)
+    {
+        var sum = eye(skew.size(-1), dtype: skew.dtype, device: skew.device).expand_as(skew);
+        var last = terms switch
+        {
+            1 => 0,
+            2 => 1,
+            _ => Math.Max(3, terms - 1),
+        };
+        var power = skew;
+        for (var i = 1; i <= last; i++)
+        {
+            power = i == 1 ? skew : power.bmm(skew);
+            sum = sum + (i == last && i > 1 ? power : power * 2);
+        }
+
+        return sum;
+    }
+
     /// <summary>Turns rows by blocks.</summary>
     /// <param name="rows">[rows, blocks · size].</param>
     /// <param name="blocks">[blocks, size, size], or [1, size, size] for all of them.</param>

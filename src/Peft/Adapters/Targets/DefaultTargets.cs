@@ -162,6 +162,48 @@ public static class DefaultTargets
         ["t5"] = ModuleNames.Of("layer_norm", "final_layer_norm"),
     };
 
+    /// <summary>The projections to which BEFT adds a bias, by <c>model_type</c>.</summary>
+    public static IReadOnlyDictionary<string, ModuleNames> ValueProjections { get; } = new Dictionary<string, ModuleNames>(StringComparer.Ordinal)
+    {
+        ["bart"] = ModuleNames.Of("v_proj"),
+        ["bert"] = ModuleNames.Of("value"),
+        ["deberta-v2"] = ModuleNames.Of("value_proj"),
+        ["gemma"] = ModuleNames.Of("v_proj"),
+        ["gemma2"] = ModuleNames.Of("v_proj"),
+        ["gemma3_text"] = ModuleNames.Of("v_proj"),
+        ["gpt_neo"] = ModuleNames.Of("v_proj"),
+        ["gptj"] = ModuleNames.Of("v_proj"),
+        ["llama"] = ModuleNames.Of("v_proj"),
+        ["llama4"] = ModuleNames.Of("v_proj"),
+        ["mistral"] = ModuleNames.Of("v_proj"),
+        ["mixtral"] = ModuleNames.Of("v_proj"),
+        ["mt5"] = ModuleNames.Of("v"),
+        ["opt"] = ModuleNames.Of("v_proj"),
+        ["phi"] = ModuleNames.Of("v_proj"),
+        ["qwen2"] = ModuleNames.Of("v_proj"),
+        ["qwen3"] = ModuleNames.Of("v_proj"),
+        ["roberta"] = ModuleNames.Of("value"),
+        ["t5"] = ModuleNames.Of("v"),
+    };
+
+    /// <summary>The linear layers of each block, which OSF adapts, by <c>model_type</c>.</summary>
+    public static IReadOnlyDictionary<string, ModuleNames> Blocks { get; } = WholeBlocks();
+
+    private static Dictionary<string, ModuleNames> WholeBlocks()
+    {
+        string[] gated = ["gemma", "gemma2", "gemma3_text", "llama", "llama4", "mistral", "mixtral", "phi", "qwen2", "qwen3"];
+        var targets = gated.ToDictionary(
+            static family => family, static _ => ModuleNames.Of("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj", "up_proj"), StringComparer.Ordinal);
+        targets["bloom"] = ModuleNames.Of("query_key_value", "dense_4h_to_h");
+        targets["falcon"] = targets["bloom"];
+        targets["gpt2"] = ModuleNames.Of("c_attn", "c_proj");
+        targets["gpt_bigcode"] = targets["gpt2"];
+        targets["gpt_neox"] = targets["bloom"];
+        targets["gptj"] = ModuleNames.Of("q_proj", "k_proj", "v_proj", "out_proj", "fc_in", "fc_out");
+        targets["opt"] = ModuleNames.Of("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2");
+        return targets;
+    }
+
     private static Dictionary<string, ModuleNames> WithoutLaterFamilies(params ReadOnlySpan<(string ModelType, string[] Names)> others)
     {
         string[] absent =

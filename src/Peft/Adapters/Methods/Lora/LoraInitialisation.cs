@@ -63,7 +63,7 @@ internal sealed record LoraInitialisation(Func<LoraStart, (Tensor A, Tensor B)> 
 
         if (name.StartsWith(NiterPrefix, StringComparison.Ordinal) && int.TryParse(name.AsSpan(NiterPrefix.Length), NumberStyles.None, CultureInfo.InvariantCulture, out var iterations))
         {
-            return new LoraInitialisation(start => Pissa(start, Leading(start, iterations)), LeavesResidual: true);
+            return new LoraInitialisation(start => Pissa(start, SingularVectors.Leading(start.Weight, start.Rank, iterations, start.Generator)), LeavesResidual: true);
         }
 
         throw Array.Exists(s_variants, variant => name.StartsWith(variant, StringComparison.Ordinal))
@@ -82,20 +82,6 @@ internal sealed record LoraInitialisation(Func<LoraStart, (Tensor A, Tensor B)> 
         var (u, s, vh) = decomposition;
         var roots = s.narrow(0, 0, start.Rank).div(start.Scale).sqrt();
         return (vh.narrow(0, 0, start.Rank).mul(roots.unsqueeze(1)), u.narrow(1, 0, start.Rank).mul(roots));
-    }
-
-    /// <summary>The leading singular vectors by subspace iteration from a random start (Halko et al. 2011, algorithm 4.4), cheaper than all of them.</summary>
-    private static (Tensor U, Tensor S, Tensor Vh) Leading(LoraStart start, int iterations)
-    {
-        var weight = start.Weight;
-        var basis = linalg.qr(weight.mm(RandomTensors.Normal([weight.shape[1], start.Rank], 1, start.Generator, start.Layer.Device))).Q;
-        for (var i = 0; i < iterations; i++)
-        {
-            basis = linalg.qr(weight.mm(linalg.qr(weight.t().mm(basis)).Q)).Q;
-        }
-
-        var (u, s, vh) = linalg.svd(basis.t().mm(weight), fullMatrices: false);
-        return (basis.mm(u), s, vh);
     }
 
     /// <summary>OLoRA (Büyükakyüz 2024): the first columns and rows of the weight's QR factors.</summary>

@@ -167,33 +167,8 @@ internal sealed class OftLayer : RotationLayer
     {
         // The peer moves the weights themselves where they went too far, so that gradients are those of the place they are moved to.
         var upper = _config.IsConstrained ? _upper.Data + (Constrained(_upper.Data) - _upper.Data).detach() : _upper.Data;
-        var places = triu_indices(_size, _size, 1, device: upper.device);
-        var flat = places[0].mul(_size).add(places[1]);
-        var half = zeros([upper.size(0), _size * _size], upper.dtype, upper.device).index_copy(1, flat, upper).view(-1, _size, _size);
-        var skew = half - half.transpose(1, 2);
-        return _config.UseCayleyNeumann ? Neumann(skew) : BlockRotation.Cayley(skew);
-    }
-
-    /// <summary>I + 2Q + 2Q² + … + Qⁿ, the start of the series of Cayley's rotation by (I + Q)⁻¹ = I - Q + Q² - …; Q is taken with the other sign.</summary>
-    private Tensor Neumann(Tensor skew)
-    {
-        var sum = eye(_size, dtype: skew.dtype, device: skew.device).expand_as(skew);
-        var terms = _config.CayleyNeumannTerms;
-        if (terms == 1)
-        {
-            return sum;
-        }
-
-        sum = sum + (skew * 2);
-        var power = skew;
-        var last = terms == 2 ? 1 : Math.Max(3, terms - 1);
-        for (var i = 2; i <= last; i++)
-        {
-            power = power.bmm(skew);
-            sum = sum + (i == last ? power : power * 2);
-        }
-
-        return sum;
+        var skew = BlockRotation.Skew(upper, _size);
+        return _config.UseCayleyNeumann ? BlockRotation.Neumann(skew, _config.CayleyNeumannTerms) : BlockRotation.Cayley(skew);
     }
 
     /// <summary>Shortens blocks that are longer than allowed; a block's length is that of the whole skew-symmetric matrix, √2 that of its upper part.</summary>

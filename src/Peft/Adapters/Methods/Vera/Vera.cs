@@ -61,40 +61,7 @@ public sealed record VeraConfig : LayerwiseConfig
 }
 
 /// <summary>VeRA on a model, with the projections that its layers share.</summary>
-public sealed class VeraAdapter(string name, VeraConfig config) : LayerwiseAdapter(name, config)
-{
-    private readonly VeraConfig _config = config;
-
-    /// <summary>[rank, largest input]; a layer reads its first columns.</summary>
-    internal Parameter A { get; private set; } = null!;
-
-    /// <summary>[largest output, rank]; a layer reads its first rows.</summary>
-    internal Parameter B { get; private set; } = null!;
-
-    /// <inheritdoc/>
-    public override void Initialise(Generator generator, Predicate<Parameter> needed)
-    {
-        if (needed(A) || needed(B))
-        {
-            // PEFT draws both from one generator on the CPU, A first.
-            using var seeded = new Generator((ulong)_config.ProjectionSeed);
-            A.Assign(RandomTensors.Uniform(A.Shape, Math.Sqrt(6.0 / A.Shape[1]), seeded, Layers[0].Layer.Device));
-            B.Assign(RandomTensors.Uniform(B.Shape, Math.Sqrt(6.0 / B.Shape[1]), seeded, Layers[0].Layer.Device));
-        }
-
-        base.Initialise(generator, needed);
-    }
-
-    /// <inheritdoc/>
-    protected override void DeclareShared(IReadOnlyList<IAdaptable> targets)
-    {
-        A = new Parameter("vera_A", [_config.Rank, targets.Max(static layer => layer.Inputs)]);
-        B = new Parameter("vera_B", [targets.Max(static layer => layer.Outputs), _config.Rank]);
-        var role = _config.SaveProjection ? ParameterRole.Frozen : ParameterRole.Derived;
-        Shared.Add(new AdapterParameter("base_model.vera_A", A, role));
-        Shared.Add(new AdapterParameter("base_model.vera_B", B, role));
-    }
-}
+public sealed class VeraAdapter(string name, VeraConfig config) : ProjectionAdapter(name, config, (config.Rank, config.Rank), config.ProjectionSeed, config.SaveProjection);
 
 /// <summary>The vectors of one layer: y += b ∘ (B (d ∘ (A x))).</summary>
 internal sealed class VeraLayer : LayerAdapter
