@@ -35,7 +35,7 @@ public sealed record HiraConfig : LayerwiseConfig
 
     /// <inheritdoc/>
     public override LayerAdapter CreateLayer(IAdaptable layer, LayerwiseAdapter adapter, ICollection<string> messages) =>
-        layer is Linear or Embedding ? new HiraLayer(layer, this) : throw KindRefused(layer);
+        layer is Linear or Embedding or Convolution { ChannelGroups: 1 } ? new HiraLayer(layer, this) : throw KindRefused(layer);
 }
 
 /// <summary>The factors of one layer: change = W ∘ (B A).</summary>
@@ -45,15 +45,15 @@ internal sealed class HiraLayer : MatrixLayer
     private readonly Parameter _a;
     private readonly Parameter _b;
 
-    /// <summary>Makes the factors, by shape alone: [rank, in] and [out, rank].</summary>
+    /// <summary>Makes the factors, by shape alone: [rank, in] and [out, rank], with the kernel behind A's and as many ones behind B's where the layer has one.</summary>
     public HiraLayer(IAdaptable layer, HiraConfig config)
         : base(layer)
     {
         _config = config;
         var rank = TargetMatcher.Lookup(config.RankPattern, layer.Path, config.Rank);
         var prefix = layer is Embedding ? "hira_embedding_" : "hira_";
-        _a = new Parameter($"{prefix}A", [rank, layer.Inputs]);
-        _b = new Parameter($"{prefix}B", [layer.Outputs, rank]);
+        _a = new Parameter($"{prefix}A", [rank, layer.Inputs, .. layer.Kernel]);
+        _b = new Parameter($"{prefix}B", [layer.Outputs, rank, .. layer.Kernel.Select(static _ => 1L)]);
         Parameters = [new(_a.Name, _a), new(_b.Name, _b)];
     }
 
@@ -66,7 +66,7 @@ internal sealed class HiraLayer : MatrixLayer
     {
         var isZero = _config.Initialisation != "false";
         _a.Assign(Layer is Embedding && isZero ? Zeros(_a)
-            : _config.Initialisation == "true" ? RandomTensors.Uniform(_a.Shape, 1 / Math.Sqrt(Layer.Inputs), generator, Layer.Device)
+            : _config.Initialisation == "true" ? RandomTensors.Uniform(_a.Shape, 1 / Math.Sqrt(_a.Count / _a.Shape[0]), generator, Layer.Device)
             : RandomTensors.Normal(_a.Shape, isZero ? 1.0 / _a.Shape[0] : 1, generator, Layer.Device));
         _b.Assign(Layer is not Embedding && isZero ? Zeros(_b) : RandomTensors.Normal(_b.Shape, 1, generator, Layer.Device));
 
@@ -78,5 +78,5 @@ internal sealed class HiraLayer : MatrixLayer
         call.Context.IsTraining && _config.Dropout > 0 && x.is_floating_point() ? x * RandomTensors.DropoutMask(x, _config.Dropout, call.Context.Generator) : x, y, call);
 
     /// <inheritdoc/>
-    protected override Tensor Change(ScalarType type, Func<Tensor> bare) => bare() * _b.Data.mm(_a.Data).to(type);
+    protected override Tensor Change(ScalarType type, Func<Tensor> bare) => bare() * _b.Data.flatten(1).mm(_a.Data.flatten(1)).to(type);
 }
