@@ -17,9 +17,9 @@ internal sealed record Benchmark(
 
 /// <summary>What one run of a job measured.</summary>
 /// <param name="Value">In the job's unit.</param>
-/// <param name="MatrixProductShare">Arithmetic done a second as a share of this machine's measured matrix-product rate in the same type; null where it says nothing.</param>
+/// <param name="Share">Of what bounds the job on this machine, measured in the same process: arithmetic a second of the matrix-product rate in the same type, or weights read a second of the memory's rate. Null where it says nothing.</param>
 /// <param name="Note">Anything worth telling beside it.</param>
-internal sealed record BenchmarkFigure(double Value, double? MatrixProductShare = null, string? Note = null)
+internal sealed record BenchmarkFigure(double Value, double? Share = null, string? Note = null)
 {
     /// <summary>Peak resident size of this process, in bytes.</summary>
     public long PeakBytes { get; init; } = PeakResidentBytes();
@@ -28,7 +28,7 @@ internal sealed record BenchmarkFigure(double Value, double? MatrixProductShare 
     public string ToJson() => new JsonObject
     {
         ["value"] = Value,
-        ["share"] = MatrixProductShare,
+        ["share"] = Share,
         ["note"] = Note,
         ["peak_bytes"] = PeakBytes,
     }.ToJsonString();

@@ -24,6 +24,12 @@ if (args is ["--rate", var type])
     return 0;
 }
 
+if (args is ["--reading"])
+{
+    Console.WriteLine(MemoryReadRate.Measure());
+    return 0;
+}
+
 if (args is ["--engine"])
 {
     Console.WriteLine(EngineDescription.Current);
@@ -75,18 +81,19 @@ if (otherEngine is not null)
     Console.WriteLine($"Beside it, as 'other': {otherEngine}");
 }
 
-
 var rates = new Dictionary<string, double>
 {
     ["float32"] = RateOf(TorchSharp.torch.ScalarType.Float32),
     ["bfloat16"] = RateOf(TorchSharp.torch.ScalarType.BFloat16),
+    ["memory"] = (double)LastLine(RunSelf("--reading")),
 };
+Console.WriteLine($"Memory here: {rates["memory"] / 1e9:F0} GB/s are read; 'share' is of this for generation, of matrix products for training.");
 Console.WriteLine($"Matrix products here: {rates["float32"] / 1e9:F0} GFLOP/s in float32, {rates["bfloat16"] / 1e9:F0} in bfloat16.");
 Console.WriteLine(peer is null
     ? "No Python peer found (PEFT_PEER_PYTHON names one): our own figures alone."
     : "Each job runs in a process of its own, in turns with the Python peer; the ratio is ours to the peer's.");
 var table = new Table().Border(TableBorder.Simple);
-table.AddColumns(["job", "ours", "peer", "ratio", "peak GB", "peer GB", "ratio", "share of matmul", .. other is null ? Array.Empty<string>() : ["other", "ratio", "peak GB"]]);
+table.AddColumns(["job", "ours", "peer", "ratio", "peak GB", "peer GB", "ratio", "share", .. other is null ? Array.Empty<string>() : ["other", "ratio", "peak GB"]]);
 table.Columns[0].NoWrap = true;
 foreach (var column in table.Columns.Skip(1))
 {
@@ -109,7 +116,7 @@ foreach (var job in chosen)
     File.WriteAllText(report, results.ToJsonString(new JsonSerializerOptions { WriteIndented = true }));
 }
 
-AnsiConsole.Profile.Width = Math.Max(AnsiConsole.Profile.Width, 120);
+AnsiConsole.Profile.Width = Math.Max(AnsiConsole.Profile.Width, 140);
 AnsiConsole.Write(table);
 foreach (var result in results.Where(static result => result!["note"] is not null))
 {
@@ -162,9 +169,9 @@ static void AddRow(
     var memory = ours.PeakBytes / theirPeak;
     string[] row =
     [
-        job.Name, $"{ourValue:N1} {job.Unit}", theirValue is null ? "" : $"{theirValue:N1}", ratio is null ? "" : $"{ratio:F2}",
+        $"{job.Name} ({job.Unit})", $"{ourValue:N1}", theirValue is null ? "" : $"{theirValue:N1}", ratio is null ? "" : $"{ratio:F2}",
         $"{ours.PeakBytes / 1e9:F2}", theirPeak is null ? "" : $"{theirPeak / 1e9:F2}", memory is null ? "" : $"{memory:F2}",
-        ours.MatrixProductShare is null ? "" : $"{ours.MatrixProductShare:P0}",
+        ours.Share is null ? "" : $"{ours.Share:P0}",
     ];
     string[] beside = other is null
         ? []
@@ -182,9 +189,10 @@ static void AddRow(
         ["other"] = other?.Value / job.UnitSize,
         ["other_peak_bytes"] = other?.PeakBytes,
         ["peer_peak_bytes"] = theirPeak,
-        ["share_of_matrix_product_rate"] = ours.MatrixProductShare,
+        ["share"] = ours.Share,
         ["matrix_product_float32"] = rates["float32"],
         ["matrix_product_bfloat16"] = rates["bfloat16"],
+        ["memory_read"] = rates["memory"],
         ["note"] = ours.Note,
     });
 }

@@ -28,7 +28,9 @@ internal static class GenerationBenchmark
         using var prompt = randint(5, model.VocabularySize, [1, Prompt], ScalarType.Int64);
         Run(model, prompt);
         var speeds = Enumerable.Range(0, 3).Select(_ => Tokens / Run(model, prompt)).Order().ToArray();
-        return new BenchmarkFigure(speeds[1]);
+        var peak = new BenchmarkFigure(speeds[1]).PeakBytes;
+        var weights = shape.ProductsPerToken() * (type == ScalarType.BFloat16 ? 2 : 4);
+        return new BenchmarkFigure(speeds[1], weights * speeds[1] / MemoryReadRate.Measure()) { PeakBytes = peak };
     }
 
     private static double Run(CausalModel model, Tensor prompt)
