@@ -39,6 +39,7 @@
         'Join-PeftAdapter'
         'Measure-ModelParameter'
         'Measure-Perplexity'
+        'Measure-TextAnswer'
         'Merge-LoraAdapter'
         'New-AdaLoraConfig'
         'New-IA3Config'

@@ -59,6 +59,7 @@ internal static class RecommendedActions
         ["MethodNotSupported"] = "Use an adapter of one of the methods that the message names.",
         ["MixedBatchInTraining"] = "Give the pass a tape, or leave training mode.",
         ["MixedBatchNotPossible"] = "Run the rows of this adapter in a batch of their own.",
+        ["NotAModel"] = "Point to the folder that holds config.json beside the weights, or to a GGUF file.",
         ["ModelConfigIncomplete"] = ConfigOfWeights,
         ["ModelConfigInvalid"] = ConfigOfWeights,
         ["ModelConfigMissing"] = "Point to the folder that holds the model's config.json beside its weights, or to a GGUF file.",

@@ -130,6 +130,18 @@ Describe 'Export-PeftModel' {
     }
 }
 
+Describe 'Merging and writing in one line' {
+    It 'merges nothing for good where the folder is taken' {
+        $base2 = Import-PeftModel $base -DataType float32
+        $adapter = $base2 | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj) a
+        $taken = Join-Path $TestDrive taken
+        $base2 | Export-PeftModel $taken
+        (Get-ErrorRecord { $adapter | Merge-LoraAdapter -Unload | Export-PeftModel $taken -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'OutputExists,*'
+        $base2.Adapters.Count, $base2.IsMerged | Should -Be 1, $false
+        $base2 | Remove-PeftModel
+    }
+}
+
 Describe 'Get-ModelModule' {
     It 'lists modules, and groups of those that are alike' {
         $structure | Get-ModelModule *.layers.0.self_attn.q_proj | Should -BeOfType Peft.Cmdlets.Commands.Model.ModelModule

@@ -67,6 +67,48 @@ Describe 'A model and its adapters' {
     }
 }
 
+Describe 'A view' {
+    It 'has labels that are properties: <Type>' -ForEach @(
+        [xml] $views = Get-Content "$PSScriptRoot/../../src/Peft.Cmdlets/Display/Peft.Format.ps1xml" -Raw
+        foreach ($view in $views.Configuration.ViewDefinitions.View) {
+            foreach ($type in $view.ViewSelectedBy.TypeName) {
+                @{ Type = $type; Labels = @($view.SelectNodes('.//Label').InnerText) }
+            }
+        }
+    ) {
+        $class = [Peft.Adapters.Model.PeftModel].Assembly.GetType($Type) ?? ($Type -as [type])
+        $known = @($class.GetProperties().Name)
+        for ($at = $class; $at; $at = $at.BaseType) { $known += (Get-TypeData $at.FullName).Members.Keys }
+        foreach ($label in $Labels) { $known | Should -Contain $label }
+    }
+}
+
+Describe 'What is put out' {
+    BeforeAll {
+        $model = Import-PeftModel $base
+        $data = @{ prompt = 'A'; completion = ' b' }, @{ prompt = 'C'; completion = ' d' } | Import-TrainingDataset
+        $adapter = $model | Invoke-LoraTraining @{ r = 2; target_modules = 'q_proj' } $data -AdapterName a -MaxSteps 2 6>$null
+        $outputs = @{
+            model = $model; adapter = $adapter; config = $adapter.Config; record = $adapter.TrainingRecord; data = $data
+            module = $model | Get-ModelModule model.layers.0.self_attn.q_proj; summary = ($model | Get-ModelModule -Kind Linear -Summary)[0]
+            counts = $model | Measure-ModelParameter; device = (Get-PeftDevice)[0]
+            generation = $model | Invoke-TextGeneration 'A' -MaxNewTokens 2; comparison = ($model | Compare-ModelOutput 'A' -MaxNewTokens 2)[0]
+            perplexity = $model | Measure-Perplexity 'A cat sat.'; answers = $model | Measure-TextAnswer $data -MaxNewTokens 1
+            token = ($model | ConvertTo-ModelToken 'A')[0]; example = ($data | Show-TrainingExample -Model $model)[0]
+        }
+    }
+
+    AfterAll { $model | Remove-PeftModel }
+
+    It 'is clean in a CSV file and in JSON: <_>' -ForEach 'model', 'adapter', 'record', 'data', 'module', 'summary', 'counts', 'device', 'generation', 'comparison', 'perplexity', 'answers', 'token', 'example' {
+        $outputs[$_] | Should -Not -BeNullOrEmpty
+        $outputs[$_] | ConvertTo-Csv | Out-String | Should -Not -Match '<>|`\d\[|\w\[\]'
+        $json = $outputs[$_] | ConvertTo-Json -WarningAction SilentlyContinue -ErrorAction Stop
+        $json | Should -Not -Match '<>|`\d\['
+        $json.Length | Should -BeLessThan 20000
+    }
+}
+
 Describe 'The help' {
     It 'says what the module is about' {
         Get-Help about_Peft | Should -Match 'SHORT DESCRIPTION'
@@ -87,6 +129,27 @@ Import-PeftModel '$root/assets/pocket-llama' | Invoke-LoraTraining (New-LoraConf
         try { $text = & $pwsh -NoProfile -File $file | Out-String } finally { $env:NO_COLOR = $before }
         $text | Should -Not -Match "`e"
         $text | Should -Match 'step 2 of 2'
+    }
+
+    It 'is told at Ctrl-C how far a training came, and how to go on' -Skip:$IsWindows {
+        $script = @"
+Import-Module '$root/Peft.psd1'
+`$data = @{ prompt = 'A'; completion = ' b' } | Import-TrainingDataset
+Import-PeftModel '$root/assets/pocket-llama' | Invoke-LoraTraining (New-LoraConfig -TargetModule q_proj -Rank 2) `$data -AdapterName cut -MaxSteps 100000 -OutputPath '$TestDrive/stopped'
+"@
+        $file = Join-Path $TestDrive 'stopped.ps1'
+        Set-Content $file $script
+        $start = [Diagnostics.ProcessStartInfo]::new($pwsh, [string[]] ('-NoProfile', '-File', $file))
+        $start.RedirectStandardOutput = $true
+        $start.Environment['NO_COLOR'] = '1'
+        $process = [Diagnostics.Process]::Start($start)
+        $lines = do { ($line = $process.StandardOutput.ReadLine()) } until ($null -eq $line -or $line -match '^step')
+        kill -INT $process.Id
+        $text = ($lines -join "`n") + $process.StandardOutput.ReadToEnd()
+        $process.WaitForExit()
+        $text | Should -Match "The training of 'cut' was stopped after step \d+ of 100000: .*loss"
+        $text | Should -Match 'the same command with -Resume goes on from it'
+        "$TestDrive/stopped/cut/checkpoints/step-*" | Should -Exist
     }
 }
 

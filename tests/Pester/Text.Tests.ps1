@@ -66,6 +66,134 @@ Describe 'Invoke-TextGeneration' {
     }
 }
 
+Describe 'An adapter that remembers how it is asked' {
+    BeforeAll {
+        $rows = ('cat', 'Katze'), ('dog', 'Hund') | ForEach-Object { [pscustomobject]@{ English = $_[0]; German = " $($_[1])" } }
+        $words = $rows | Import-TrainingDataset -CompletionColumn German -Template "English: {English}`nGerman:"
+        $pets = $model | Invoke-LoraTraining (New-LoraConfig -Rank 4) $words -AdapterName pets -Epoch 50 -LearningRate 1e-2 -OutputPath asked 3>$null 6>$null
+        $turns = 'hi', 'bye' | ForEach-Object { @{ messages = @(@{ role = 'system'; content = 'Be brief.' }, @{ role = 'user'; content = $_ }, @{ role = 'assistant'; content = 'Yes' }) } }
+        $talk = $model | Invoke-LoraTraining (New-LoraConfig -Rank 4) ($turns | Import-TrainingDataset) -AdapterName talk -Epoch 15 -LearningRate 1e-2 -OutputPath asked 6>$null
+    }
+
+    AfterAll { $model | Remove-PeftAdapter pets, talk }
+
+    It 'shows its form, and has it back from the disk and in an export' {
+        "$($pets.PromptForm)" | Should -BeExactly "English: {English}`nGerman:"
+        $pets | Format-List | Out-String | Should -Match 'PromptForm +: English: \{English\}'
+        "$($talk.PromptForm)", $talk.PromptForm.SystemMessage | Should -Be 'chat', 'Be brief.'
+        $pets | Export-PeftAdapter exported
+        $back = Import-PeftAdapter ./exported -Model $model -AdapterName back
+        "$($back.PromptForm)" | Should -BeExactly "$($pets.PromptForm)"
+        $model | Remove-PeftAdapter back
+    }
+
+    It 'is asked by rows: tables, objects of Import-Csv, in any case' {
+        ($pets | Invoke-TextGeneration -Row @{ english = 'cat' } -MaxNewTokens 8).Text.Trim() | Should -Be 'Katze'
+        $rows | Export-Csv pets.csv
+        (Import-Csv pets.csv | Invoke-TextGeneration -Adapter $pets -MaxNewTokens 8).Text.Trim() | Should -Be 'Katze', 'Hund'
+        ($model | Invoke-TextGeneration -Row @{ English = 'dog' } -AdapterName pets -MaxNewTokens 8).Prompt | Should -BeExactly "English: dog`nGerman:"
+        ($model | Invoke-TextGeneration -Row @{ English = 'dog' } -AdapterName base -Template 'The {English}' -MaxNewTokens 1).Prompt | Should -BeExactly 'The dog'
+    }
+
+    It 'is asked by messages' {
+        ($talk | Invoke-TextGeneration -Message 'hi' -MaxNewTokens 4).Text | Should -Be 'Yes'
+        ($talk | Invoke-TextGeneration 'hi' -Chat -MaxNewTokens 4).Text | Should -Be 'Yes'
+        ($talk | Invoke-TextGeneration -Row $turns[1] -MaxNewTokens 4).Text | Should -Be 'Yes'
+        $long = $talk | Invoke-TextGeneration -Message 'hi', @{ role = 'assistant'; content = 'Yes' }, 'bye' -MaxNewTokens 1
+        $long.PromptTokens | Should -BeGreaterThan ($talk | Invoke-TextGeneration -Message 'bye' -MaxNewTokens 1).PromptTokens
+    }
+
+    It 'says once where it is asked otherwise: <Script>' -ForEach @(
+        @{ Script = { 'cat', 'dog' | Invoke-TextGeneration -Adapter $pets -MaxNewTokens 1 -WarningVariable script:warned 3>$null }; Word = '-Row @\{' }
+        @{ Script = { $talk | Invoke-TextGeneration 'hi' -MaxNewTokens 1 -WarningVariable script:warned 3>$null }; Word = '-Chat' }
+    ) {
+        $null = & $Script
+        $script:warned | Should -HaveCount 1
+        $script:warned | Should -Match $Word
+    }
+
+    It 'says nothing where the form is right' {
+        $null = $pets | Invoke-TextGeneration "English: cat`nGerman:" -MaxNewTokens 1 -WarningVariable warned
+        $warned | Should -BeNullOrEmpty
+        $null = $model | ConvertTo-ChatPrompt 'hi' | Invoke-TextGeneration -Adapter $talk -MaxNewTokens 1 -WarningVariable warned
+        $warned | Should -BeNullOrEmpty
+    }
+
+    It 'names what is wrong: <Id>' -ForEach @(
+        @{ Id = 'PromptColumnMissing'; Script = { $pets | Invoke-TextGeneration -Row @{ French = 'chat' } -ErrorAction Stop } }
+        @{ Id = 'PromptFormMissing'; Script = { $model | Invoke-TextGeneration -Row @{ English = 'cat' } -AdapterName base -ErrorAction Stop } }
+        @{ Id = 'TextMissing'; Script = { $model | Invoke-TextGeneration -ErrorAction Stop } }
+    ) {
+        $failure = Get-ErrorRecord $Script
+        $failure.FullyQualifiedErrorId | Should -BeLike "$Id,*"
+        $failure.ErrorDetails.RecommendedAction | Should -Not -BeNullOrEmpty
+    }
+
+    It 'says once what is wrong with the command, not once for each prompt' {
+        'a', 'b', 'c' | Invoke-TextGeneration -Model $model -AdapterName pest -ErrorVariable failed -ErrorAction SilentlyContinue
+        $failed | Should -HaveCount 1
+        "$failed" | Should -Match "Did you mean 'pets'"
+    }
+
+    It 'comes alone with its base, its log and its losses in a new shell' {
+        $script = "Import-Module '$root/Peft.psd1'; `$p = Import-PeftAdapter '$PWD/asked/pets'; `$p.Model.Name; [string]::Join(',', `$p.TrainingRecord.Losses); (`$p | Invoke-TextGeneration -Row @{ English = 'cat' } -MaxNewTokens 8).Text"
+        $said = & $pwsh -NoProfile -Command $script
+        $said[0] | Should -Be 'pocket-llama'
+        $said[1] | Should -Be ([string]::Join(',', $pets.TrainingRecord.Losses))
+        $said[2].Trim() | Should -Be 'Katze'
+    }
+
+    It 'takes the base that is loaded already, and says where there is none' {
+        (Import-PeftAdapter ./asked/pets -AdapterName other).Model | Should -BeOfType Peft.Adapters.Model.PeftModel
+        $checkpoint = Get-ChildItem asked/pets/checkpoints | Select-Object -First 1
+        $again = Import-PeftAdapter $checkpoint -Model $model -AdapterName checkpoint
+        $again.TrainingRecord.StepCount, "$($again.PromptForm)" | Should -Be 50, "$($pets.PromptForm)"
+        $model | Remove-PeftAdapter other, checkpoint
+        Copy-Item asked/pets stray -Recurse
+        (Get-Content stray/adapter_config.json -Raw) -replace '"base_model_name_or_path": "[^"]*"', '"base_model_name_or_path": "no/such-model"' | Set-Content stray/adapter_config.json
+        (Get-ErrorRecord { Import-PeftAdapter ./stray -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'BaseModelNotFound,*'
+        Remove-Item asked/talk/adapter_config.json
+        (Get-ErrorRecord { Import-PeftAdapter ./asked/talk -Model $model -AdapterName x -ErrorAction Stop }).ErrorDetails.RecommendedAction | Should -Match 'step-15'
+        (Get-ErrorRecord { Import-PeftModel ./asked/pets -ErrorAction Stop }).ErrorDetails.RecommendedAction | Should -Match 'Import-PeftAdapter'
+        (Get-ErrorRecord { Import-PeftModel "$root/README.md" -ErrorAction Stop }).Exception.Message | Should -Match 'is a file'
+    }
+}
+
+Describe 'Measure-TextAnswer' {
+    BeforeAll {
+        $known = @{ prompt = 'A:'; completion = ' b' }, @{ prompt = 'C:'; completion = ' d' }, @{ prompt = 'E:'; completion = ' f' } | Import-TrainingDataset
+        $learnt = $model | Invoke-LoraTraining (New-LoraConfig -Rank 4) $known -AdapterName learnt -Epoch 80 -LearningRate 1e-2 3>$null 6>$null
+    }
+
+    AfterAll { $model | Remove-PeftAdapter learnt }
+
+    It 'counts answers by several measures, with the bounds of their share' {
+        $measured = $learnt | Measure-TextAnswer $known
+        $measured | Should -BeOfType Peft.Training.Evaluation.AnswerMeasurement
+        $measured.Exact.Hits, $measured.Normalized.Hits, $measured.Contains.Hits, $measured.Exact.Count | Should -Be 3, 3, 3, 3
+        $measured.Exact.Share | Should -Be 1
+        $measured.Exact.Low | Should -BeGreaterThan 0.3
+        $measured.Exact.Low | Should -BeLessThan 0.5
+        $measured.Answers.Expected.Trim() | Should -Be 'b', 'd', 'f'
+        $measured | Format-List | Out-String | Should -Match 'Exact +: 3 of 3 \(100 %'
+    }
+
+    It 'takes a test of one''s own, and asks the base' {
+        ($learnt | Measure-TextAnswer $known { $_.Answer -match 'b' }).Passed.Hits | Should -Be 1
+        ($model | Measure-TextAnswer $known -AdapterName base -MaxNewTokens 2).Exact.Hits | Should -BeLessThan 3
+    }
+
+    It 'asks conversations for the assistant''s last message' {
+        $talk = @{ messages = @(@{ role = 'user'; content = 'a' }, @{ role = 'assistant'; content = 'b' }, @{ role = 'user'; content = 'c' }) }
+        ($model | Measure-TextAnswer $talk -MaxNewTokens 1).Answers[0].Expected | Should -Be 'b'
+        (Get-ErrorRecord { $model | Measure-TextAnswer ('whole text' | Import-TrainingDataset) -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'AnswersMissing,*'
+    }
+
+    It 'shows progress' {
+        Get-Stream Progress '$args[0] | Measure-TextAnswer $args[1] -BatchSize 1 -MaxNewTokens 1' $model, $known | Should -Not -BeNullOrEmpty
+    }
+}
+
 Describe 'Compare-ModelOutput' {
     It 'puts the base and adapters side by side' {
         $rows = $model | Compare-ModelOutput 'Once upon a time' base, style -MaxNewTokens 3
@@ -87,6 +215,14 @@ Describe 'Measure-Perplexity' {
         $file = $model | Measure-Perplexity -Path text.txt
         $file | Should -BeOfType Peft.Generation.PerplexityResult
         $file.Loss | Should -Be ($model | Measure-Perplexity 'A cat sat.').Loss
+    }
+
+    It 'measures what of a data set would be learnt' {
+        $data = @{ prompt = 'A cat'; completion = ' sat on a mat.' }, @{ prompt = 'A dog'; completion = ' ran.' } | Import-TrainingDataset
+        $measured = $model | Measure-Perplexity $data -AdapterName base
+        $measured.Tokens | Should -Be (($data | Show-TrainingExample -Model $model).LearnedCount | Measure-Object -Sum).Sum
+        $measured.Perplexity | Should -Be $measured.Value
+        $measured.Loss | Should -BeGreaterThan 1
     }
 
     It 'completes names, and says what is not there' {

@@ -34,6 +34,39 @@ Describe 'The cmdlets for data and training' {
             ($faq | Show-TrainingExample -Model $model -First 1).LearnedText | Should -Match 'Me'
         }
 
+        It 'takes names of columns in any case, the exact one first, and says which was meant' {
+            "Prompt,Completion`nA, b" | Set-Content case.csv
+            (Import-TrainingDataset case.csv).Columns.Kind | Should -Be 'PromptCompletion'
+            (Import-Csv case.csv | Import-TrainingDataset -PromptColumn PROMPT -CompletionColumn completion).Count | Should -Be 1
+            "question,Question,answer`nA,B, c" | Set-Content both.csv
+            $both = Import-TrainingDataset both.csv -PromptColumn Question -CompletionColumn answer
+            $both.Columns.Prompt | Should -BeExactly 'Question'
+            { Import-TrainingDataset case.csv -PromptColumn Promt -ErrorAction Stop } | Should -Throw "*Did you mean 'Prompt'*"
+            (Get-ErrorRecord { Import-TrainingDataset ./case.csv -TextColumn nothing -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'DatasetColumnMissing,*'
+            "x,y`n1,2" | Set-Content other.csv
+            (Get-ErrorRecord { Import-TrainingDataset other.csv -ErrorAction Stop }).ErrorDetails.RecommendedAction | Should -Match '-PromptColumn'
+        }
+
+        It 'takes the lines of Get-Content as the rows that they are' {
+            '{"prompt":"A","completion":" b"}', '{"prompt":"C","completion":" d"}' | Set-Content lines.jsonl
+            $read = Get-Content lines.jsonl | Import-TrainingDataset
+            $read.Count, $read.Kind | Should -Be 2, 'PromptCompletion'
+            ('prompt,completion', 'A, b' | Import-TrainingDataset -Format Csv).Kind | Should -Be 'PromptCompletion'
+            ('{"prompt":"A"}', 'no JSON' | Import-TrainingDataset).Kind | Should -Be 'Text'
+            ('{"text":"A"}' | Import-TrainingDataset -Format Text | Show-TrainingExample -Model $model).LearnedText | Should -Match '"text"'
+        }
+
+        It 'needs no prompt column beside a template' {
+            $words = @{ English = 'cat'; German = ' Katze' } | Import-TrainingDataset -CompletionColumn German -Template "{english}: "
+            ($words | Show-TrainingExample -Model $model).Segments[0].Text | Should -Match 'cat'
+        }
+
+        It 'completes columns from the header of the file, and from that of the pipeline' {
+            "Question,Answer`nA,b" | Set-Content head.csv
+            Get-Completion 'Import-TrainingDataset ./head.csv -PromptColumn ' | Should -Be 'Question', 'Answer'
+            Get-Completion 'Import-Csv ./head.csv | Import-TrainingDataset -CompletionColumn a' | Should -Be 'Answer'
+        }
+
         It 'reads a path with brackets literally' {
             $null = New-Item -ItemType Directory 'a[1]'
             '{"text":"x"}' | Set-Content -LiteralPath 'a[1]/d.jsonl'
@@ -64,6 +97,14 @@ Describe 'The cmdlets for data and training' {
             $view | Out-String | Should -Match 'learn \|'
         }
 
+        It 'takes a file, and says what is noteworthy' {
+            "prompt,completion`nBruno?,Bruno is a dog`nRex?," | Set-Content touch.csv
+            $views = Show-TrainingExample ./touch.csv $model
+            $views[0].Title | Should -Match 'no space between'
+            $views[1].Title | Should -Match 'answer is empty'
+            $views[0].Title | Should -MatchExactly "\. 'completion' carries loss"
+        }
+
         It 'takes examples by their place, and says which are not there' {
             ($data | Show-TrainingExample -Model $model -Index 1).LearnedText | Should -Match 'd'
             { $data | Show-TrainingExample -Model $model -Index 7 -ErrorAction Stop } | Should -Throw
@@ -80,6 +121,81 @@ Describe 'The cmdlets for data and training' {
             $adapter | Should -BeOfType Peft.Adapters.Model.PeftAdapter
             $adapter.Name, $adapter.TrainingRecord.StepCount | Should -Be 'tiny', 4
             $adapter.TrainingRecord.FinalLoss | Should -BeGreaterThan 0
+        }
+
+        It 'says before the first step what fits nothing: <Word>' -ForEach @(
+            @{ Word = "'q_porj'.*Did you mean 'q_proj'"; Options = @{ TargetModule = 'q_porj', 'v_proj' } }
+            @{ Word = 'lm_haed'; Options = @{ TargetModule = 'v_proj'; ModulesToSave = 'lm_haed' } }
+            @{ Word = 'down_porj'; Options = @{ TargetModule = 'v_proj'; ExcludeModule = 'down_porj' } }
+            @{ Word = "rank_pattern names 'v_porj'.*Did you mean 'v_proj'"; Options = @{ TargetModule = 'v_proj'; RankPattern = @{ v_porj = 3 } } }
+            @{ Word = 'layers_to_transform names 99'; Options = @{ TargetModule = 'v_proj'; LayerIndex = 3, 99 } }
+        ) {
+            $adapter = $model | Invoke-LoraTraining $Options $data -MaxSteps 1 -WarningVariable warned 3>$null 6>$null
+            $warned -join "`n" | Should -Match $Word
+            $adapter.TrainingRecord.Messages -join "`n" | Should -Match $Word
+            $model | Remove-PeftAdapter *
+            $null = $model | Add-PeftAdapter $Options -WarningVariable warned 3>$null
+            $warned -join "`n" | Should -Match $Word
+        }
+
+        It 'says how many examples are cut, touch, are empty or end idly: <Word>' -ForEach @(
+            @{ Word = '2 of 2 examples are longer than 4 tokens'; Options = @{ MaxLength = 4 }; Rows = @{ prompt = 'A b c'; completion = ' d e f' }, @{ prompt = 'A b'; completion = ' d e f g' } }
+            @{ Word = 'In 1 of 2 examples the answer begins right behind'; Options = @{}; Rows = @{ prompt = 'Who?'; completion = 'Me' }, @{ prompt = 'Who?'; completion = ' me' } }
+            @{ Word = 'In 1 of 2 examples the answer is empty'; Options = @{}; Rows = @{ prompt = 'Who?'; completion = '' }, @{ prompt = 'Who?'; completion = ' me' } }
+            @{ Word = "In 1 of 2 examples messages stand behind the assistant's last"; Options = @{}; Rows = @{ messages = @(@{ role = 'user'; content = 'a' }, @{ role = 'assistant'; content = 'b' }, @{ role = 'user'; content = 'c' }) }, @{ messages = @(@{ role = 'user'; content = 'a' }, @{ role = 'assistant'; content = 'b' }) } }
+        ) {
+            $adapter = $model | Invoke-LoraTraining $config $Rows @Options -MaxSteps 1 -WarningVariable warned 3>$null 6>$null
+            $warned -join "`n" | Should -Match $Word
+            $adapter.TrainingRecord.Messages -join "`n" | Should -Match $Word
+        }
+
+        It 'says at the beginning what is trained, and at the end what came of it' {
+            $rows = 1..10 | ForEach-Object { @{ prompt = "A $_"; completion = ' b' } }
+            $lines = $model | Invoke-LoraTraining $config $rows -AdapterName told -Epoch 2 -EvaluationSplit 0.2 6>&1 | Where-Object { $_ -is [Management.Automation.InformationRecord] } | Out-String
+            $lines | Should -Match "Training 'told' on 8 examples"
+            $lines | Should -Match 'Evaluated on 2 examples'
+            $lines | Should -Match 'Trained are [\d,]+ parameters: 6 . q_proj'
+            $lines | Should -Match 'Nothing is written to the disk'
+            $lines | Should -Match "Trained 'told': 2 steps in 0:\d\d:\d\d, loss [\d.]+.*evaluation [\d.]+.*in memory alone"
+            $model['told'].EvaluationLoss | Should -BeGreaterThan 0
+            $model['told'].TrainingRecord | Format-List | Out-String | Should -Match 'EvaluationLoss +: [\d.]+'
+            $lines = $model | Invoke-LoraTraining $config $rows -AdapterName kept2 -MaxSteps 1 -OutputPath told 6>&1 | Out-String
+            $lines | Should -Match ([regex]::Escape("It lies in $(Join-Path $PWD told kept2)"))
+        }
+
+        It 'is quiet where -InformationAction says so' {
+            $script = '$args[0] | Invoke-LoraTraining $args[1] $args[2] -MaxSteps 1 -InformationAction SilentlyContinue'
+            (Get-Stream Information $script $model, $config, $data).Tags | Should -Not -Contain 'PSHOST'
+        }
+
+        It 'takes configurations as tables and files, and data sets as files and rows' {
+            '{"prompt":"A","completion":" b"}' | Set-Content one.jsonl
+            $adapter = $model | Invoke-LoraTraining @{ r = 3; target_modules = 'q_proj', 'v_proj' } ./one.jsonl -AdapterName table -MaxSteps 1 -OutputPath conv 6>$null
+            $adapter.Config.Rank | Should -Be 3
+            ($model | Invoke-LoraTraining conv/table @{ prompt = 'A'; completion = ' b' } -AdapterName file -MaxSteps 1 6>$null).Config.Rank | Should -Be 3
+            ($model | Invoke-LoraTraining @{ peft_type = 'IA3' } ./one.jsonl -AdapterName ia3 -MaxSteps 1 6>$null).Config.PeftType | Should -Be 'IA3'
+            ($adapter | Invoke-LoraTraining ./one.jsonl -MaxSteps 1 6>$null).Name | Should -Be 'table'
+            { Invoke-LoraTraining $model $config $data } | Should -Throw "*The model 'pocket-llama' stands where*"
+        }
+
+        It 'takes schedules and optimisers in any case, and says which was meant' {
+            ($model | Invoke-LoraTraining $config $data -MaxSteps 1 -Schedule LINEAR -Optimizer AdamW_Torch 6>$null).TrainingRecord.Options.Optimizer | Should -BeExactly 'adamw_torch'
+            { $model | Invoke-LoraTraining $config $data -AdapterName b -Schedule linaer } | Should -Throw "*Did you mean 'linear'*"
+            { $model | Invoke-LoraTraining $config $data -AdapterName b -Optimizer adamw } | Should -Throw "*adamw_torch*"
+            { $model | Invoke-LoraTraining $config $data -AdapterName b -LearningRate -1 } | Should -Throw '*LearningRate (learning_rate)*'
+        }
+
+        It 'trains longer after its end, says from where, and leaves what is done' {
+            $first = $model | Invoke-LoraTraining $config $data -AdapterName long -Epoch 2 -BatchSize 1 -OutputPath longer 6>$null
+            $model | Remove-PeftAdapter long
+            $lines = $model | Invoke-LoraTraining $config $data -AdapterName long -Epoch 3 -BatchSize 1 -OutputPath longer -Resume -WarningVariable warned 3>$null 6>&1 | Out-String
+            $lines | Should -Match 'Goes on after step 4 of 6'
+            $warned | Should -Match 'Epochs \(num_train_epochs\) was 2, is 3'
+            $model['long'].TrainingRecord.ResumedFrom, $model['long'].TrainingRecord.StepCount | Should -Be 4, 6
+            $model['long'].TrainingRecord.Losses[0..3] | Should -Be $first.TrainingRecord.Losses
+            $lines = $model | Invoke-LoraTraining $config $data -AdapterName long -Epoch 3 -BatchSize 1 -OutputPath longer -Resume 6>&1 | Out-String
+            $lines | Should -Match 'All 6 steps were made before'
+            { $model | Invoke-LoraTraining $config $data -AdapterName long -Epoch 3 -BatchSize 1 -LearningRate 1 -OutputPath longer -Resume } | Should -Throw '*LearningRate (learning_rate)*'
         }
 
         It 'goes on with an adapter from the pipeline' {
@@ -105,6 +221,11 @@ Describe 'The cmdlets for data and training' {
         It 'completes schedules, optimisers and adapters' {
             Get-Completion '$model | Invoke-LoraTraining $config $data -Schedule cos' | Should -Contain 'cosine'
             Get-Completion '$model | Invoke-LoraTraining $config $data -Optimizer adam' | Should -Contain 'adamw_torch'
+            $global:someConfig, $global:someData = $config, $data
+            Get-Completion '$model | Invoke-LoraTraining -Config ' | Should -Contain '$someConfig'
+            Get-Completion '$model | Invoke-LoraTraining -Dataset $someD' | Should -Be '$someData'
+            $line = '$model | Invoke-LoraTraining $config $data -Schedule '
+            (TabExpansion2 $line $line.Length).CompletionMatches | ForEach-Object { $_.ToolTip | Should -Not -Be $_.CompletionText }
         }
 
         It 'names what is wrong: <Id>' -ForEach @(

@@ -20,8 +20,11 @@ public abstract class TextCompleter : IArgumentCompleter
         return Texts(commandAst, fakeBoundParameters)
             .Distinct(StringComparer.Ordinal)
             .Where(text => LoadedModels.Matches(typed + "*", text))
-            .Select(static text => new CompletionResult(Quote(text), text, CompletionResultType.ParameterValue, text));
+            .Select(text => new CompletionResult(Quote(text), text, CompletionResultType.ParameterValue, Describe(text)));
     }
+
+    /// <summary>What is shown about a text that is offered; by default the text.</summary>
+    protected virtual string Describe(string text) => text;
 
     /// <summary>What may be offered.</summary>
     protected abstract IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters);
@@ -51,10 +54,28 @@ public abstract class TextCompleter : IArgumentCompleter
         return shell.AddScript(variable.Extent.Text).Invoke().FirstOrDefault()?.BaseObject;
     }
 
-    private static string Quote(string text) => text.All(static letter => char.IsAsciiLetterOrDigit(letter) || letter is '.' or '_' or '-' or '/' or ':' or '\\')
+    private static string Quote(string text) => text.StartsWith('$') || text.All(static letter => char.IsAsciiLetterOrDigit(letter) || letter is '.' or '_' or '-' or '/' or ':' or '\\')
         ? text
         : $"'{CodeGeneration.EscapeSingleQuotedStringContent(text)}'";
 }
+
+/// <summary>Variables of the session that hold a value of a kind, as <c>$name</c>.</summary>
+/// <typeparam name="T">The kind.</typeparam>
+public abstract class VariableCompleter<T> : TextCompleter
+{
+    /// <inheritdoc/>
+    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters)
+    {
+        using var shell = PowerShell.Create(RunspaceMode.CurrentRunspace);
+        return [.. shell.AddCommand("Get-Variable").Invoke<PSVariable>().Where(static variable => variable.Value.Unwrap() is T).Select(static variable => "$" + variable.Name)];
+    }
+}
+
+/// <summary>Variables that hold an adapter's configuration.</summary>
+public sealed class ConfigCompleter : VariableCompleter<AdapterConfig>;
+
+/// <summary>Variables that hold a data set.</summary>
+public sealed class DatasetCompleter : VariableCompleter<Training.Data.TrainingDataset>;
 
 /// <summary>Names of loaded models.</summary>
 public sealed class ModelNameCompleter : TextCompleter
@@ -79,15 +100,31 @@ public sealed class AdapterOrBaseCompleter : AdapterNameCompleter
 }
 
 /// <summary>What <c>-TargetModule</c> takes: <c>all-linear</c> and the names of linear layers of the models that are loaded.</summary>
-public sealed class TargetModuleCompleter : TextCompleter
+public sealed class TargetModuleCompleter : ModuleNameCompleter
+{
+    /// <inheritdoc/>
+    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) => base.Texts(command, boundParameters).Prepend("all-linear");
+
+    /// <inheritdoc/>
+    protected override string Describe(string text) => text == "all-linear" ? "every linear layer but the output layer" : base.Describe(text);
+}
+
+/// <summary>Names of modules with a matrix of weights of the models that are loaded.</summary>
+public class ModuleNameCompleter : TextCompleter
 {
     /// <inheritdoc/>
     protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) =>
+        Matrices(command, boundParameters).Select(static module => module.Name);
+
+    /// <inheritdoc/>
+    protected override string Describe(string text) =>
+        LoadedModels.All.SelectMany(static model => model.Base.Descendants()).Where(module => module.Name == text).ToList() is [var first, ..] all
+            ? $"{all.Count} x {first.ClassName}" : text;
+
+    private protected static IEnumerable<Models.Module> Matrices(CommandAst command, IDictionary boundParameters) =>
         Models(command, boundParameters)
             .SelectMany(static model => model.Base.Descendants())
-            .Where(static module => module.Children.Count == 0 && module.Parameters.Any(static parameter => parameter.Shape.Count >= 2))
-            .Select(static module => module.Name)
-            .Prepend("all-linear");
+            .Where(static module => module.Children.Count == 0 && module.Parameters.Any(static parameter => parameter.Shape.Count >= 2));
 }
 
 /// <summary>Names of adapter methods.</summary>
@@ -149,7 +186,7 @@ public sealed class PromptTemplateCompleter : TextCompleter
 {
     /// <inheritdoc/>
     protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) =>
-        ["{prompt}", "Question: {prompt}\nAnswer:", Training.Data.PromptTemplate.Instruction.Text];
+        ["{prompt}", "Question: {prompt}\nAnswer:", Adapters.Asking.PromptTemplate.Instruction.Text];
 }
 
 /// <summary>Names of the learning rate's schedules.</summary>
@@ -157,6 +194,9 @@ public sealed class ScheduleCompleter : TextCompleter
 {
     /// <inheritdoc/>
     protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) => Training.Schedules.ScheduleRegistry.Names;
+
+    /// <inheritdoc/>
+    protected override string Describe(string text) => Training.Schedules.ScheduleRegistry.Describe(text);
 }
 
 /// <summary>Names of the optimisers.</summary>
@@ -164,6 +204,9 @@ public sealed class OptimizerCompleter : TextCompleter
 {
     /// <inheritdoc/>
     protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) => Training.Optimizers.OptimizerRegistry.Names;
+
+    /// <inheritdoc/>
+    protected override string Describe(string text) => Training.Optimizers.OptimizerRegistry.Describe(text);
 }
 
 /// <summary>Names of the losses that a preference objective knows: the chosen objective's, or all.</summary>
@@ -172,4 +215,47 @@ public sealed class PreferenceLossCompleter : TextCompleter
     /// <inheritdoc/>
     protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) =>
         Training.Objectives.ObjectiveRegistry.Losses(boundParameters["Objective"]?.ToString()?.ToLowerInvariant());
+}
+
+/// <summary>Columns of the file that the command reads, or that the pipeline before it does: the names in its first row.</summary>
+public sealed class ColumnCompleter : TextCompleter
+{
+    /// <inheritdoc/>
+    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters)
+    {
+        ArgumentNullException.ThrowIfNull(command);
+        using var shell = PowerShell.Create(RunspaceMode.CurrentRunspace);
+        IEnumerable<string> given = new[] { boundParameters["Path"], boundParameters["LiteralPath"] }.OfType<object>().Select(static path => path.ToString()!);
+        IEnumerable<string> written = (command.Parent as PipelineAst)?.PipelineElements.TakeWhile(element => element != command)
+            .SelectMany(static element => element.FindAll(static node => node is StringConstantExpressionAst, searchNestedScriptBlocks: false)).Select(static node => ((StringConstantExpressionAst)node).Value) ?? [];
+        foreach (var path in given.Concat(written))
+        {
+            shell.Commands.Clear();
+            foreach (var file in shell.AddCommand("Convert-Path").AddParameter("Path", path).AddParameter("ErrorAction", ActionPreference.Ignore).Invoke<string>().Where(File.Exists))
+            {
+                var columns = Training.Data.TrainingDataset.ColumnsOf(file, boundParameters["Delimiter"]?.ToString() is [var delimiter] ? delimiter : null);
+                if (columns.Count > 0)
+                {
+                    return columns;
+                }
+            }
+        }
+
+        return [];
+    }
+}
+
+/// <summary>Sizes of a file of weights.</summary>
+public sealed class ShardSizeCompleter : TextCompleter
+{
+    /// <inheritdoc/>
+    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) => ["500MB", "1GB", "2GB", "5GB", "10GB"];
+}
+
+/// <summary>Regular expressions for modules' paths to start from.</summary>
+public sealed class ModulePatternCompleter : ModuleNameCompleter
+{
+    /// <inheritdoc/>
+    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) =>
+        base.Texts(command, boundParameters).Select(static name => $@".*\.{name}").DefaultIfEmpty(@".*\.(q_proj|v_proj)");
 }

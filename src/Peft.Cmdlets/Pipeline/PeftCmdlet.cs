@@ -99,9 +99,21 @@ public abstract class PeftCmdlet : PSCmdlet, IDisposable
         }
     }
 
-    /// <summary>A line for the person at the host, which is not part of the output: shown as <c>Write-Host</c> shows it.</summary>
+    /// <summary>A line for the person at the host, which is not part of the output: shown as <c>Write-Host</c> shows it, unless <c>-InformationAction</c> says otherwise.</summary>
     internal void WriteLine(string text) =>
-        WriteInformation(new HostInformationMessage { Message = VisibleText.Of(text) }, ["PSHOST"]);
+        WriteInformation(new HostInformationMessage { Message = VisibleText.Of(text) }, IsQuiet ? [] : ["PSHOST"]);
+
+    /// <summary>A line for the person at the host of a command that is being stopped, whose streams are closed already.</summary>
+    private protected void WriteLastLine(string text)
+    {
+        if (!IsQuiet)
+        {
+            Host?.UI?.WriteLine(VisibleText.Of(text));
+        }
+    }
+
+    /// <summary>Whether the user wants no lines: the host shows those that are marked for it whatever the action is.</summary>
+    private bool IsQuiet => MyInvocation.BoundParameters.GetValueOrDefault("InformationAction") is ActionPreference.SilentlyContinue or ActionPreference.Ignore;
 
     /// <summary>Shows a warning. Names in it may be foreign: nothing in them reaches the terminal as a control code.</summary>
     internal new void WriteWarning(string text) => base.WriteWarning(VisibleText.Of(text));

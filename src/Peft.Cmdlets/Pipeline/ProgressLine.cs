@@ -23,14 +23,15 @@ internal sealed class ProgressLine(WorkOutput output, string activity, bool plai
     /// <param name="total">What there is to do; 0 when nobody knows.</param>
     /// <param name="status">What to say about it.</param>
     /// <param name="remaining">Time left; by default what is told by the time that the work took so far.</param>
-    public void Show(long done, long total, string status, TimeSpan? remaining = null)
+    /// <param name="line">The plain line, which has to say by itself how much time is left; by default the status.</param>
+    public void Show(long done, long total, string status, TimeSpan? remaining = null, string? line = null)
     {
         var now = _clock.Elapsed;
         var ends = total > 0 && done >= total;
         if (_writesPlainLines && (ends || _written is null || now - _written >= s_plainInterval))
         {
             _written = now;
-            output.WriteLine(status);
+            output.WriteLine(line ?? status);
         }
 
         if (_shown is { } last && now - last < s_interval && !ends)

@@ -65,8 +65,17 @@ public abstract record AdapterConfig
         return File.Exists(path) ? FromFile(path) : throw new PeftException("AdapterNotFound", $"There is no adapter in '{folder}': it has no {FileName}.")
         {
             Target = folder,
-            RecommendedAction = $"Point to the folder that holds {FileName}; several adapters saved together lie in subfolders of their names.",
+            RecommendedAction = FoldersBelow(folder) is [var first, ..] below
+                ? $"There {(below.Count == 1 ? "is one" : "are some")} below it: import '{first}', which is the newest."
+                : $"Point to the folder that holds {FileName}; several adapters saved together lie in subfolders of their names.",
         };
+    }
+
+    /// <summary>Folders with adapters at most two levels below one, the newest first: those of a training that was stopped lie in its checkpoints.</summary>
+    private static List<string> FoldersBelow(string folder)
+    {
+        var options = new EnumerationOptions { RecurseSubdirectories = true, MaxRecursionDepth = 2, IgnoreInaccessible = true };
+        return !Directory.Exists(folder) ? [] : [.. Directory.EnumerateFiles(folder, FileName, options).OrderByDescending(File.GetLastWriteTimeUtc).Select(static path => Path.GetDirectoryName(path)!)];
     }
 
     /// <summary>Reads an <c>adapter_config.json</c>.</summary>
@@ -115,6 +124,11 @@ public abstract record AdapterConfig
         return new JsonObject(keys.OrderBy(static entry => entry.Key, StringComparer.Ordinal)
             .Select(static entry => KeyValuePair.Create(entry.Key, entry.Value?.DeepClone())));
     }
+
+    /// <summary>The value of a field as it is typed and as the file has it, such as <c>lora_only</c>.</summary>
+    /// <param name="name">The field's key in the file.</param>
+    /// <returns>The value as text; null where there is no such field, or no value.</returns>
+    public string? Spelt(string name) => Fields.FirstOrDefault(field => field.Name == name) is { } field ? field.Write(field.Property.GetValue(this))?.ToString() : null;
 
     /// <summary>Refuses what the method can't do, before anything is changed.</summary>
     /// <exception cref="PeftException">A value that makes no sense, named by its key.</exception>

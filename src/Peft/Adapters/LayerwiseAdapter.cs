@@ -17,10 +17,10 @@ public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(nam
     private readonly WeightEdits _edits = new();
 
     /// <summary>The configuration, its targets resolved once the adapter is declared.</summary>
-    public new LayerwiseConfig Config
+    internal new LayerwiseConfig Config
     {
         get => (LayerwiseConfig)base.Config;
-        protected set => base.Config = value;
+        private protected set => base.Config = value;
     }
 
     /// <inheritdoc/>

@@ -64,8 +64,13 @@ public sealed class TextGenerator
         RecommendedAction = "Import a causal language model.",
     };
 
-    internal static int[] EncodePrompt(Tokenizer tokenizer, string prompt)
+    /// <summary>As <see cref="Encode"/>, of a tokenizer.</summary>
+    /// <param name="tokenizer">The tokenizer.</param>
+    /// <param name="prompt">The prompt.</param>
+    /// <exception cref="PeftException"><c>PromptEmpty</c>.</exception>
+    public static int[] EncodePrompt(Tokenizer tokenizer, string prompt)
     {
+        ArgumentNullException.ThrowIfNull(tokenizer);
         var ids = tokenizer.EncodeWhole(prompt);
         if (ids.Length == 0 && tokenizer.BosTokenId is { } begin)
         {
@@ -129,7 +134,7 @@ public sealed class TextGenerator
     }
 
     private static GenerationResult Result(DecodeRow row, string? prompt, TextStream? stream) => new(
-        prompt, stream?.Text ?? "", [.. row.Ids.Skip(row.PromptLength)], row.PromptLength, row.Finished ?? FinishReason.Length)
+        prompt, stream?.Text ?? "", Values.Of(row.Ids.Skip(row.PromptLength)), row.PromptLength, row.Finished ?? FinishReason.Length)
     {
         IsFinite = row.IsFinite,
     };

@@ -41,6 +41,7 @@ public static class ModelLoader
     /// <summary>Maximum size of a file of weights where none is asked for, in bytes: 5 GB.</summary>
     public const long DefaultShardBytes = 5L << 30;
 
+    private const string AdapterConfigName = "adapter_config.json";
     private const string ConfigName = "config.json";
     private const string GenerationConfigName = "generation_config.json";
     private const string TieKey = "tie_word_embeddings";
@@ -67,14 +68,22 @@ public static class ModelLoader
 
         if (!Directory.Exists(path))
         {
-            throw new PeftException("FolderNotFound", $"There is no folder '{path}'.") { Target = path };
+            throw File.Exists(path)
+                ? new PeftException("NotAModel", $"'{path}' is a file, but no GGUF file: a model is loaded from a folder or from a .gguf file.") { Target = path }
+                : new PeftException("FolderNotFound", $"There is no folder '{path}'.") { Target = path };
         }
 
         FileSet.Complete(path);
         var configPath = Path.Combine(path, ConfigName);
         if (!File.Exists(configPath))
         {
-            throw new PeftException("ModelConfigMissing", $"The folder '{path}' holds no {ConfigName}, so it is no model.") { Target = path };
+            throw File.Exists(Path.Combine(path, AdapterConfigName))
+                ? new PeftException("NotAModel", $"'{path}' holds an adapter, not a model: the model that it belongs to is loaded first, or with it.")
+                {
+                    Target = path,
+                    RecommendedAction = $"Import-PeftAdapter '{path}' loads the adapter, and without -Model its base as well.",
+                }
+                : new PeftException("ModelConfigMissing", $"The folder '{path}' holds no {ConfigName}, so it is no model.") { Target = path };
         }
 
         var config = ModelConfig.FromFile(configPath);

@@ -1,5 +1,6 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters;
+using Peft.Adapters.Asking;
 using Peft.Adapters.Files;
 using Peft.Adapters.Model;
 using Peft.Models;
@@ -69,12 +70,24 @@ internal sealed class TrainedPart
         }
     }
 
+    /// <summary>What is said when the part is trained, for the record.</summary>
+    public IReadOnlyList<string> Messages => _adapter?.Report.Messages ?? [];
+
+    /// <summary>Leaves on the adapter what the training did to it, also where it was stopped.</summary>
+    public void Remember(TrainingRecord record, PromptForm? form)
+    {
+        if (_adapter is not null)
+        {
+            _adapter.TrainingRecord = record;
+            _adapter.PromptForm = form ?? _adapter.PromptForm;
+        }
+    }
+
     /// <summary>The training came to its end: the adapter is the active one, and the result lies in the output's folder where there is one.</summary>
     public void Finish(TrainingRecord record)
     {
         if (_adapter is not null)
         {
-            _adapter.TrainingRecord = record;
             _model.SetActive(_adapter.Name);
         }
 

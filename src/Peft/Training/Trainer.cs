@@ -75,13 +75,18 @@ public sealed class Trainer
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
         using var loop = new TrainingLoop(_request, part, cancellation);
+        TrainingRecord? record = null;
         try
         {
-            return loop.Run();
+            return record = loop.Run();
         }
         finally
         {
             StepsMade = loop.StepsMade;
+            if (StepsMade > 0)
+            {
+                part.Remember(record ?? loop.Record(), _request.Data.Form);
+            }
         }
     }
 

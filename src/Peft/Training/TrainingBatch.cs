@@ -1,3 +1,4 @@
+using Peft.Adapters.Asking;
 using Peft.Adapters.Model;
 using Peft.Models;
 using Peft.Training.Data;
@@ -124,6 +125,12 @@ public interface ITrainingData
     void RefuseUnfit(PeftModel model)
     {
     }
+
+    /// <summary>How an adapter that learns these rows is asked; null where nobody knows.</summary>
+    PromptForm? Form => null;
+
+    /// <summary>What the user should know before anything is learnt.</summary>
+    IReadOnlyList<string> Messages => [];
 
     /// <summary>What an example is: an objective takes data of its own kind.</summary>
     ExampleKind ExampleKind => ExampleKind.Text;

@@ -104,6 +104,7 @@ internal sealed class TrainingLoop : IDisposable
         Decide(ComputeChoice.Decide(before, _request.Model.Base), before);
         using var kept = ComputeThreads.Keep(Compute.Threads);
         _secondsBefore = _records.Count > 0 ? _records[^1].Seconds : 0;
+        _request.OnStart?.Invoke(new TrainingStart(_firstStep, _plan.TotalSteps, _plan.RowCount, _heldOut.Length, Optimizer.Parameters.Count));
         _time.Start();
         try
         {
@@ -158,19 +159,22 @@ internal sealed class TrainingLoop : IDisposable
 
         SaveCheckpoint();
         _output?.Finish();
-        return new TrainingRecord
-        {
-            AdapterName = Part.Name,
-            Options = _options with { Compute = Compute },
-            Objective = _objective.Name,
-            Steps = _records,
-            Evaluations = _evaluations,
-            TrainedParameters = Optimizer.Parameters.Count,
-            ResumedFrom = _firstStep,
-            OutputPath = _output?.Folder,
-            Messages = _output?.Messages ?? [],
-        };
+        return Record();
     }
+
+    /// <summary>What happened up to now.</summary>
+    public TrainingRecord Record() => new()
+    {
+        AdapterName = Part.Name,
+        Options = _options with { Compute = Compute },
+        Objective = _objective.Name,
+        Steps = _records,
+        Evaluations = _evaluations,
+        TrainedParameters = Optimizer.Parameters.Count,
+        ResumedFrom = _firstStep,
+        OutputPath = _output?.Folder,
+        Messages = [.. Part.Messages, .. _request.Data.Messages, .. _request.EvaluationData?.Messages ?? [], .. _output?.Messages ?? []],
+    };
 
     /// <inheritdoc/>
     public void Dispose()
@@ -372,7 +376,10 @@ internal sealed class TrainingLoop : IDisposable
         var seconds = _time.Elapsed.TotalSeconds;
         _request.Progress.Report(new TrainingProgress(
             step.Step, _plan.TotalSteps, step.Epoch, step.Loss, step.LearningRate, _tokens / Math.Max(seconds, 1e-9),
-            TimeSpan.FromSeconds(seconds / (step.Step - _firstStep) * (_plan.TotalSteps - step.Step))));
+            TimeSpan.FromSeconds(seconds / (step.Step - _firstStep) * (_plan.TotalSteps - step.Step)))
+        {
+            EvaluationLoss = _evaluations.Count > 0 ? _evaluations[^1].Loss : null,
+        });
     }
 
     private void RefuseOtherData(ITrainingData data)

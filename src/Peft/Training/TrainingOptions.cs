@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Reflection;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using System.Text.Json.Serialization;
@@ -43,9 +44,9 @@ public sealed record TrainingOptions
     [JsonPropertyName("gradient_accumulation_steps")]
     public int GradientAccumulation { get; init; } = 1;
 
-    /// <summary>Name of the schedule: see <see cref="ScheduleRegistry.Names"/>. Default <c>linear</c>.</summary>
+    /// <summary>Name of the schedule, in any case: see <see cref="ScheduleRegistry.Names"/>. Default <c>linear</c>.</summary>
     [JsonPropertyName("lr_scheduler_type")]
-    public string Schedule { get; init; } = "linear";
+    public string Schedule { get; init => field = ScheduleRegistry.Canonical(value); } = "linear";
 
     /// <summary>The schedule's own options, such as <c>num_cycles</c>; null for none.</summary>
     [JsonPropertyName("lr_scheduler_kwargs")]
@@ -55,9 +56,9 @@ public sealed record TrainingOptions
     [JsonPropertyName("warmup_steps")]
     public double Warmup { get; init; }
 
-    /// <summary>Name of the optimiser: see <see cref="OptimizerRegistry.Names"/>. Default <c>adamw_torch</c>.</summary>
+    /// <summary>Name of the optimiser, in any case: see <see cref="OptimizerRegistry.Names"/>. Default <c>adamw_torch</c>.</summary>
     [JsonPropertyName("optim")]
-    public string Optimizer { get; init; } = "adamw_torch";
+    public string Optimizer { get; init => field = OptimizerRegistry.Canonical(value); } = "adamw_torch";
 
     /// <summary>The optimiser's own options, such as <c>momentum</c>; null for none.</summary>
     [JsonPropertyName("optim_args")]
@@ -81,7 +82,7 @@ public sealed record TrainingOptions
 
     /// <summary>Name of what is made small: see <see cref="ObjectiveRegistry.Names"/>. Default <c>causal_language_modelling</c>.</summary>
     [JsonPropertyName("objective")]
-    public string Objective { get; init; } = "causal_language_modelling";
+    public string Objective { get; init => field = ObjectiveRegistry.Canonical(value); } = "causal_language_modelling";
 
     /// <summary>The objective's own options under TRL's names, such as <c>beta</c>; null for none.</summary>
     [JsonPropertyName("objective_args")]
@@ -219,12 +220,18 @@ public sealed record TrainingOptions
         return this;
     }
 
+    /// <summary>An option by the name it has here, with Hugging Face's behind it.</summary>
+    /// <param name="name">Hugging Face's name, as it stands in the file.</param>
+    internal static string SideBySide(string name) =>
+        typeof(TrainingOptions).GetProperties().FirstOrDefault(property => property.GetCustomAttribute<JsonPropertyNameAttribute>()?.Name == name) is { } own
+        && !own.Name.Equals(name, StringComparison.OrdinalIgnoreCase) ? $"{own.Name} ({name})" : name;
+
     private static void Require(bool holds, string name, double value, string allowed)
     {
         if (!holds)
         {
             throw new PeftException(
-                "TrainingOptionInvalid", $"The training option {name} must be {allowed}, but is {value.ToString("R", CultureInfo.InvariantCulture)}.")
+                "TrainingOptionInvalid", $"The training option {SideBySide(name)} must be {allowed}, but is {value.ToString("R", CultureInfo.InvariantCulture)}.")
             {
                 Target = name,
                 RecommendedAction = "Give such a value, or leave the option out.",
@@ -237,7 +244,7 @@ public sealed record TrainingOptions
         if (!allowed.Contains(value))
         {
             throw new PeftException(
-                "TrainingOptionInvalid", $"The training option {name} must be one of {string.Join(", ", allowed.ToArray())}, but is '{value}'.")
+                "TrainingOptionInvalid", $"The training option {SideBySide(name)} must be one of {string.Join(", ", allowed.ToArray())}, but is '{value}'.")
             {
                 Target = name,
                 RecommendedAction = "Give such a value, or leave the option out.",

@@ -1,11 +1,11 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters;
+using Peft.Adapters.Asking;
 using Peft.Adapters.Files;
 using Peft.Adapters.Model;
 using Peft.Engine;
 using Peft.Files;
 using Peft.Training.Checkpoints;
-using Peft.Training.Data;
 using Peft.Training.Optimizers;
 using Peft.Training.Reports;
 using Peft.Training.Schedules;
@@ -15,7 +15,7 @@ namespace Peft.Training;
 /// <summary>The folder of one training: the adapter, its options, the log of every step, and the checkpoints.</summary>
 internal sealed class TrainingOutput : IDisposable
 {
-    private const string CheckpointsName = "checkpoints";
+    private const string CheckpointsName = CheckpointStore.FolderName;
     private const string LogBeside = ".training_log.unfinished.jsonl";
 
     private readonly TrainingRequest _request;
@@ -55,7 +55,7 @@ internal sealed class TrainingOutput : IDisposable
         var folder = FolderOf(outputPath, adapterName);
         return
         [
-            .. ((string[])[AdapterFile.Stem + ".safetensors", AdapterConfig.FileName, TrainingLog.FileName, TrainingOptions.FileName, PromptTemplate.FileName])
+            .. ((string[])[AdapterFile.Stem + ".safetensors", AdapterConfig.FileName, TrainingLog.FileName, TrainingOptions.FileName, PromptForm.FileName])
                 .Select(name => Path.Combine(folder, name)).Where(File.Exists),
             .. new CheckpointStore(Path.Combine(folder, CheckpointsName)).NewestFirst().Select(static entry => entry.Folder),
         ];
@@ -206,7 +206,7 @@ internal sealed class TrainingOutput : IDisposable
 
     private void WriteDescription()
     {
-        (_request.Data as TokenizedDataset)?.Template?.Save(Folder);
+        _request.Data.Form?.Save(Folder);
         AtomicFile.WriteText(Path.Combine(Folder, TrainingOptions.FileName), (_request.Options with { Compute = _compute }).ToJson() + "\n");
     }
 
@@ -232,6 +232,11 @@ internal sealed class TrainingOutput : IDisposable
             {
                 refusal ??= error;
                 continue;
+            }
+
+            if (_identity.OtherLength(description["identity"] as JsonObject ?? []) is { } other)
+            {
+                Say($"The training was planned to another length before ({other}); the learning rate follows the new plan from here on.");
             }
 
             return (TrainingState.Load(folder, description, loop), ComputeChoice.FromJson(description["compute"]));
@@ -262,7 +267,7 @@ internal sealed class TrainingOutput : IDisposable
     /// <summary>Whether there is anything to lose. What a training left that broke off before its first checkpoint is nothing to one that resumes it.</summary>
     private bool IsUsed() => Directory.Exists(Folder) && Directory.EnumerateFileSystemEntries(Folder).Any(entry => Path.GetFileName(entry) switch
     {
-        TrainingLog.FileName or TrainingOptions.FileName or PromptTemplate.FileName => !_request.Resume,
+        TrainingLog.FileName or TrainingOptions.FileName or PromptForm.FileName => !_request.Resume,
         CheckpointsName => _request.Resume
             ? _checkpoints.NewestFirst().Count > 0
             : Directory.EnumerateFileSystemEntries(entry).Any(static inside => !FolderLock.FileNames.Contains(Path.GetFileName(inside))),

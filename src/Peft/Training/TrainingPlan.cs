@@ -37,6 +37,9 @@ internal sealed class TrainingPlan
         };
     }
 
+    /// <summary>Rows that are trained on.</summary>
+    public int RowCount => _rows.Length;
+
     /// <summary>Micro batches in an epoch.</summary>
     public int BatchesPerEpoch { get; }
 

@@ -1,5 +1,6 @@
 using Peft.Adapters.Model;
 using Peft.Engine;
+using Peft.Training.Reports;
 
 namespace Peft.Training;
 
@@ -31,6 +32,14 @@ public readonly record struct EvaluationRecord(int Step, double Epoch, double Lo
     public IReadOnlyDictionary<string, double>? Metrics { get; init; }
 }
 
+/// <summary>How a training begins, for whoever shows it.</summary>
+/// <param name="StepsMade">Steps that were made before, and are gone on from.</param>
+/// <param name="TotalSteps">Steps of the whole training.</param>
+/// <param name="Rows">Rows that are trained on.</param>
+/// <param name="EvaluationRows">Rows that are evaluated on.</param>
+/// <param name="Parameters">Number of trained parameters.</param>
+public readonly record struct TrainingStart(int StepsMade, int TotalSteps, int Rows, int EvaluationRows, long Parameters);
+
 /// <summary>How a training stands, for whoever shows it.</summary>
 /// <param name="Step">Steps made.</param>
 /// <param name="TotalSteps">Steps of the whole training.</param>
@@ -40,7 +49,11 @@ public readonly record struct EvaluationRecord(int Step, double Epoch, double Lo
 /// <param name="TokensPerSecond">Speed over this run.</param>
 /// <param name="Remaining">Estimated time left.</param>
 public readonly record struct TrainingProgress(
-    int Step, int TotalSteps, double Epoch, double Loss, double LearningRate, double TokensPerSecond, TimeSpan Remaining);
+    int Step, int TotalSteps, double Epoch, double Loss, double LearningRate, double TokensPerSecond, TimeSpan Remaining)
+{
+    /// <summary>Loss of the last evaluation; null before the first.</summary>
+    public double? EvaluationLoss { get; init; }
+}
 
 /// <summary>What a finished training leaves on its adapter.</summary>
 public sealed record TrainingRecord : ITrainingRecord
@@ -55,10 +68,10 @@ public sealed record TrainingRecord : ITrainingRecord
     public required string Objective { get; init; }
 
     /// <summary>Every step, those before a resumption included.</summary>
-    public required IReadOnlyList<StepRecord> Steps { get; init; }
+    public required IReadOnlyList<StepRecord> Steps { get; init => field = Values.Of(value); }
 
     /// <summary>Every evaluation, those before a resumption included.</summary>
-    public required IReadOnlyList<EvaluationRecord> Evaluations { get; init; }
+    public required IReadOnlyList<EvaluationRecord> Evaluations { get; init => field = Values.Of(value); }
 
     /// <summary>Number of trained parameters.</summary>
     public required long TrainedParameters { get; init; }
@@ -70,16 +83,38 @@ public sealed record TrainingRecord : ITrainingRecord
     public string? OutputPath { get; init; }
 
     /// <summary>What the user should know although it is no error.</summary>
-    public IReadOnlyList<string> Messages { get; init; } = [];
+    public IReadOnlyList<string> Messages { get; init => field = Values.Of(value); } = [];
+
+    /// <summary>
+    /// Gives an adapter that was loaded from a training's folder, or from one of its checkpoints, the record that the training left there: options and log.
+    /// </summary>
+    /// <param name="adapter">The adapter. It stays without a record where its folder has no log.</param>
+    public static void TakeUp(PeftAdapter adapter)
+    {
+        ArgumentNullException.ThrowIfNull(adapter);
+        if (adapter.Path is { } folder)
+        {
+            adapter.TrainingRecord = TrainingLog.Recall(adapter, folder);
+        }
+    }
 
     /// <summary>Losses of all steps.</summary>
-    public IReadOnlyList<double> Losses => [.. Steps.Select(static step => step.Loss)];
+    public IReadOnlyList<double> Losses => Values.Of(Steps.Select(static step => step.Loss));
 
     /// <summary>Number of steps.</summary>
     public int StepCount => Steps.Count;
 
     /// <summary>The last step's loss.</summary>
     public double FinalLoss => Steps.Count == 0 ? double.NaN : Steps[^1].Loss;
+
+    /// <summary>The step with the lowest loss; null where none was made.</summary>
+    public StepRecord? BestStep => Steps.Count == 0 ? null : Steps.MinBy(static step => step.Loss);
+
+    /// <summary>The last evaluation; null where there was none.</summary>
+    public EvaluationRecord? FinalEvaluation => Evaluations.Count == 0 ? null : Evaluations[^1];
+
+    /// <summary>The evaluation with the lowest loss; null where there was none.</summary>
+    public EvaluationRecord? BestEvaluation => Evaluations.Count == 0 ? null : Evaluations.MinBy(static evaluation => evaluation.Loss);
 
     /// <summary>Time of the training, that of earlier runs included.</summary>
     public TimeSpan Duration => TimeSpan.FromSeconds(Steps.Count == 0 ? 0 : Steps[^1].Seconds);

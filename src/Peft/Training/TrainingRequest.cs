@@ -39,6 +39,9 @@ public sealed record TrainingRequest
     /// <summary>Whether an existing output may be replaced. It stays until the first checkpoint of this training is written.</summary>
     public bool Force { get; init; }
 
+    /// <summary>Told once, on the training's own thread, before the first step: everything that could refuse the training has been looked at.</summary>
+    public Action<TrainingStart>? OnStart { get; init; }
+
     /// <summary>Told how the training stands, on the training's own thread.</summary>
     public IProgress<TrainingProgress>? Progress { get; init; }
 

@@ -35,7 +35,9 @@ internal static class HelpFile
         new XElement(s_command + "inputTypes", Types(help.Parameters.Where(static parameter => parameter.Pipeline != "False").Select(static parameter => parameter.Info.ParameterType.FullName!))),
         new XElement(s_command + "returnValues", ReturnValues(help, page)),
         new XElement(s_maml + "alertSet", new XElement(s_maml + "alert", Paragraphs(page["Notes"]))),
-        new XElement(s_command + "examples", page.Examples().Select(Example)));
+        new XElement(s_command + "examples", page.Examples().Select(Example)),
+        new XElement(s_maml + "relatedLinks", page.Related.Select(static name => new XElement(
+            s_maml + "navigationLink", new XElement(s_maml + "linkText", name), new XElement(s_maml + "uri")))));
 
     private static XElement SyntaxItem(CmdletHelp help, CommandParameterSetInfo set) => new(
         s_command + "syntaxItem",

@@ -4,7 +4,7 @@ using System.Text;
 namespace Peft.Tests.PowerShell;
 
 /// <summary>
-/// A page of docs/commands. A person writes the title, the synopsis below it and the sections Description, Examples, Outputs and Notes;
+/// A page of docs/commands. A person writes the title, the synopsis below it and the sections Description, Examples, Outputs, Notes and Related;
 /// Syntax and Parameters are generated from the cmdlet and its documentation comments.
 /// </summary>
 public sealed class HelpPage
@@ -54,6 +54,9 @@ public sealed class HelpPage
                 string.Join('\n', lines[1..begin].Concat(lines[(end + 1)..])).Trim());
         }
     }
+
+    /// <summary>Names of cmdlets and topics to read on, from the section Related.</summary>
+    public IEnumerable<string> Related => this["Related"].Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(static line => line.TrimStart('-', ' ').Trim());
 
     public static HelpPage Parse(string text)
     {

@@ -10,6 +10,7 @@ public sealed class HelpTests(ModuleHost host) : IClassFixture<ModuleHost>
 {
     private static readonly string s_pages = Path.Combine(ModuleHost.Root, "docs", "commands");
     private static readonly string s_file = Path.Combine(ModuleHost.Root, "src", "Peft.Cmdlets", "Help", "en-US", "Peft.Cmdlets.dll-Help.xml");
+    private static readonly string s_topics = Path.Combine(ModuleHost.Root, "src", "Peft.Cmdlets", "Help", "en-US");
     private static readonly bool s_updates = Environment.GetEnvironmentVariable("PEFT_UPDATE_HELP") is "1";
 
     [Fact]
@@ -44,6 +45,9 @@ public sealed class HelpTests(ModuleHost host) : IClassFixture<ModuleHost>
             Assert.True(page.Synopsis.EndsWith('.'), $"{page.Name}: the synopsis is a sentence.");
             Assert.True(page["Description"].Length > 0, $"{page.Name}: no description.");
             Assert.True(page.Examples().Any(), $"{page.Name}: no example.");
+            Assert.True(page.Related.Any(), $"{page.Name}: nothing to read on.");
+            Assert.All(page.Related, name => Assert.True(cmdlets.ContainsKey(name) || System.IO.File.Exists(Path.Combine(s_topics, name + ".help.txt")), $"{page.Name}: there is no {name}."));
+            Assert.Contains(page.Examples(), static example => example.Remark.Length > 0);
             Assert.All(page.Examples(), example => Assert.Contains(page.Name, example.Code, StringComparison.OrdinalIgnoreCase));
             Assert.All(new CmdletHelp(cmdlet).Parameters, parameter => Assert.True(parameter.Comment().Length > 0, $"{page.Name} -{parameter.Info.Name}: no comment."));
         }
@@ -68,17 +72,21 @@ public sealed class HelpTests(ModuleHost host) : IClassFixture<ModuleHost>
             }
 
             Assert.Equal(page.Examples().Count(), host.Output("$args[0].examples.example", help).Count);
+            Assert.Equal(page.Related, host.Output("$args[0].relatedLinks.navigationLink.linkText", help).Select(static link => link.ToString()));
         }
     }
 
-    [Fact]
-    public void Get_Help_shows_what_the_module_is_about()
+    public static TheoryData<string> Topics => [.. Directory.GetFiles(s_topics, "*.help.txt").Select(static path => Path.GetFileName(path)[..^".help.txt".Length])];
+
+    [Theory]
+    [MemberData(nameof(Topics))]
+    public void Get_Help_shows_a_topic(string name)
     {
-        var topic = host.Output("Get-Help about_Peft")[0].ToString();
+        var topic = host.Output($"Get-Help {name}")[0].ToString();
         Assert.Contains("SHORT DESCRIPTION", topic, StringComparison.Ordinal);
         Assert.All(topic.Split('\n'), static line => Assert.True(line.TrimEnd().Length <= 80, line));
         var named = System.Text.RegularExpressions.Regex.Matches(topic, @"\b[A-Z][a-z]+-[A-Z]\w+").Select(static match => match.Value).Distinct();
-        Assert.All(named.Except(["Get-Command"]), name => Assert.Single(host.Output($"Get-Command {name} -Module Peft")));
+        Assert.All(named.Except(["Get-Command", "Get-Help", "Get-Error", "Get-Content", "Import-Csv", "Import-Module"]), name => Assert.Single(host.Output($"Get-Command {name} -Module Peft")));
     }
 
     private IReadOnlyList<CmdletInfo> Cmdlets() =>

@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Text;
+using Peft.Adapters.Asking;
 using Peft.Tests.Tensors;
 using Peft.Tests.Tokenization;
 using Peft.Tokenization;
@@ -203,9 +204,9 @@ public sealed class TrainingDatasetTests : IDisposable
         Assert.Equal([0, 2, 3, 4, 5], data.Example(0, tokenizer).InputIds);
         Assert.Equal([1, 4, 5], data.Example(1, tokenizer).InputIds);
 
-        template.Save(_folder.Path);
-        Assert.Equal(template, PromptTemplate.Load(_folder.Path));
-        Assert.Null(PromptTemplate.Load(Path.GetTempPath()));
+        new PromptForm { Template = template }.Save(_folder.Path);
+        Assert.Equal(template, PromptForm.Load(_folder.Path)!.Template);
+        Assert.Null(PromptForm.Load(Path.GetTempPath()));
         Assert.Equal("### Instruction:\ndo\n\n### Response:\n", PromptTemplate.Instruction.Render(_ => "do", hasInput: false));
     }
 

@@ -1,9 +1,9 @@
 using System.Management.Automation;
 using Peft.Adapters;
-using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Commands.Model;
+using Peft.Cmdlets.Completion;
 
 namespace Peft.Cmdlets.Commands.Adapter;
 
@@ -12,8 +12,10 @@ namespace Peft.Cmdlets.Commands.Adapter;
 [OutputType(typeof(PeftAdapter))]
 public sealed class AddPeftAdapterCommand : ModelCommand
 {
-    /// <summary>What the adapter is made of, from New-LoraConfig.</summary>
+    /// <summary>What the adapter is made of, from New-LoraConfig; a table with its parameters, or the path of an <c>adapter_config.json</c>, does as well.</summary>
     [Parameter(Mandatory = true, Position = 0)]
+    [ConfigArgument]
+    [ArgumentCompleter(typeof(ConfigCompleter))]
     public AdapterConfig Config { get; set; } = null!;
 
     /// <summary>Name of the new adapter; no other of the model may have it.</summary>

@@ -28,13 +28,13 @@ public sealed class GetPeftAdapterCommand : PeftCmdlet
     /// <inheritdoc/>
     protected override void Process()
     {
-        var adapters = (Model is null ? LoadedModels.All : [Model]).SelectMany(static model => model.Adapters).ToList();
+        IReadOnlyList<PeftModel> models = Model is null ? LoadedModels.All : [Model];
         foreach (var name in AdapterName)
         {
-            var named = adapters.Where(adapter => LoadedModels.Matches(name, adapter.Name)).ToList();
+            var named = models.SelectMany(model => AdapterNames.Find(model, name)).ToList();
             if (named.Count == 0 && !WildcardPattern.ContainsWildcardCharacters(name))
             {
-                WriteError(new PeftException("AdapterNotFound", $"There is no adapter '{name}' on {(Model is null ? "any loaded model" : $"'{Model.Name}'")}.")
+                WriteError(new PeftException("AdapterNotFound", $"There is no adapter '{name}' on {(Model is null ? "any loaded model" : $"'{Model.Name}'")}.{Spelling.DidYouMean(name, models.SelectMany(static model => model.Adapters).Select(static adapter => adapter.Name))}")
                 {
                     Target = name,
                     RecommendedAction = "Get-PeftAdapter without a name lists those there are.",

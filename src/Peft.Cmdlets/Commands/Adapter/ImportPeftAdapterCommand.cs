@@ -1,8 +1,13 @@
 using System.Management.Automation;
+using Peft.Adapters;
 using Peft.Adapters.Model;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Commands.Model;
 using Peft.Cmdlets.Completion;
+using Peft.Cmdlets.Session;
+using Peft.Hub;
+using Peft.Models;
+using Peft.Training;
 
 namespace Peft.Cmdlets.Commands.Adapter;
 
@@ -11,11 +16,11 @@ namespace Peft.Cmdlets.Commands.Adapter;
 [OutputType(typeof(PeftAdapter))]
 public sealed class ImportPeftAdapterCommand : ImportCommand
 {
-    /// <summary>The model, from Import-PeftModel; a loaded model's name does as well.</summary>
-    [Parameter(Mandatory = true, ValueFromPipeline = true, ValueFromPipelineByPropertyName = true)]
+    /// <summary>The model, from Import-PeftModel; a loaded model's name does as well. Without it the base that the adapter's configuration names is taken: where it is loaded that one, else it is loaded from its folder or from the hub's cache.</summary>
+    [Parameter(ValueFromPipeline = true, ValueFromPipelineByPropertyName = true)]
     [ModelArgument]
     [ArgumentCompleter(typeof(ModelNameCompleter))]
-    public PeftModel Model { get; set; } = null!;
+    public PeftModel? Model { get; set; }
 
     /// <summary>Folders that hold <c>adapter_config.json</c>; wildcards are allowed.</summary>
     [Parameter(Mandatory = true, Position = 0, ParameterSetName = PathSet)]
@@ -37,23 +42,25 @@ public sealed class ImportPeftAdapterCommand : ImportCommand
     {
         // A dot can't be in an adapter's name, for names become part of keys.
         name = AdapterName ?? name.Replace('.', '_');
-        if (!Force && Model.Adapters.Any(adapter => adapter.Name == name))
+        var model = Model ?? BaseOf(path);
+        if (!Force && model.Adapters.Any(adapter => adapter.Name == name))
         {
-            throw new PeftException("AdapterExists", $"The model '{Model.Name}' has an adapter '{name}' already.")
+            throw new PeftException("AdapterExists", $"The model '{model.Name}' has an adapter '{name}' already.")
             {
                 Target = name,
                 RecommendedAction = "Choose another name with -AdapterName, or replace it with -Force.",
             };
         }
 
-        if (ShouldProcess(Model.Name, $"Load the adapter '{name}' from '{path}'"))
+        if (ShouldProcess(model.Name, $"Load the adapter '{name}' from '{path}'"))
         {
             WriteObject(Run(output =>
             {
-                var adapter = Model.LoadAdapter(path, name);
+                var adapter = model.LoadAdapter(path, name);
+                TrainingRecord.TakeUp(adapter);
                 adapter.Report.Messages.ForEach(output.WriteWarning);
                 adapter.Coverage.Matched.ForEach(row => output.WriteVerbose($"{row}: {row.Parameters} trainable parameters"));
-                if (Model.NonFiniteWarning(output.Cancellation) is { } warning)
+                if (model.NonFiniteWarning(output.Cancellation) is { } warning)
                 {
                     output.WriteWarning(warning);
                 }
@@ -62,4 +69,34 @@ public sealed class ImportPeftAdapterCommand : ImportCommand
             }));
         }
     }
+
+    /// <summary>The model that an adapter's configuration names as its base.</summary>
+    /// <exception cref="PeftException"><c>BaseModelNotFound</c>, or what loading throws.</exception>
+    private PeftModel BaseOf(string folder)
+    {
+        var config = AdapterConfig.FromFolder(folder);
+        if (config.BaseModelName is not { Length: > 0 } named)
+        {
+            throw NoBase(folder, $"'{folder}' doesn't say which model it is an adapter of.", innerException: null);
+        }
+
+        string path;
+        try
+        {
+            path = System.IO.Path.Exists(PathResolution.Target(this, named)) ? PathResolution.Target(this, named) : HubCache.Find(named, config.Revision ?? "main");
+        }
+        catch (PeftException error)
+        {
+            throw NoBase(folder, $"The adapter in '{folder}' was made for the model '{named}', which is neither a folder here nor in the hub's cache.", error);
+        }
+
+        return LoadedModels.All.FirstOrDefault(model => model is { IsDisposed: false, IsMerged: false } && model.Path == path) ?? ImportModel(
+            path, System.IO.Path.GetFileName(System.IO.Path.TrimEndingDirectorySeparator(named)), new LoadOptions { Device = EngineNames.Device("auto") });
+    }
+
+    private static PeftException NoBase(string folder, string message, Exception? innerException) => new("BaseModelNotFound", message, innerException)
+    {
+        Target = folder,
+        RecommendedAction = "Give the model with -Model, from Import-PeftModel.",
+    };
 }

@@ -72,6 +72,7 @@ public abstract class NewAdapterConfigCommand : PeftCmdlet, IDynamicParameters
                 yield return new RuntimeDefinedParameter(pattern, typeof(string), [
                     new ParameterAttribute { HelpMessage = $"A regular expression that a module's whole path has to match, in place of -{field.ParameterName}." },
                     new ValidateNotNullOrEmptyAttribute(),
+                    new ArgumentCompleterAttribute(typeof(ModulePatternCompleter)),
                 ]);
             }
         }
@@ -124,9 +125,9 @@ public abstract class NewAdapterConfigCommand : PeftCmdlet, IDynamicParameters
             attributes.Add(new ValidateNotNullOrEmptyAttribute());
         }
 
-        if (field.Property.PropertyType == typeof(ModuleNames))
+        if (field.Property.PropertyType == typeof(ModuleNames) || field.Name == "modules_to_save")
         {
-            attributes.Add(new ArgumentCompleterAttribute(typeof(TargetModuleCompleter)));
+            attributes.Add(new ArgumentCompleterAttribute(field.Name == "target_modules" ? typeof(TargetModuleCompleter) : typeof(ModuleNameCompleter)));
         }
 
         if (field.PresetText is { } preset && type != typeof(SwitchParameter))

@@ -2,6 +2,7 @@ using System.Management.Automation;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
 using Peft.Cmdlets.Arguments;
+using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
 using Peft.Cmdlets.Session;
 using Peft.Models;
@@ -28,6 +29,7 @@ public sealed class ExportPeftModelCommand : ModelCommand
     [Parameter]
     [ValidateRange(1L, long.MaxValue)]
     [PSDefaultValue(Value = ModelLoader.DefaultShardBytes, Help = "5GB")]
+    [ArgumentCompleter(typeof(ShardSizeCompleter))]
     public long MaxShardSize { get; set; } = ModelLoader.DefaultShardBytes;
 
     /// <summary>Writes over a model that is in the folder already.</summary>
@@ -38,10 +40,17 @@ public sealed class ExportPeftModelCommand : ModelCommand
     [Parameter]
     public SwitchParameter PassThru { get; set; }
 
-    /// <inheritdoc/>
-    protected override void Process()
+    /// <summary>Looks before anything in the pipeline runs: a merge that is final isn't made for a model that can't be written.</summary>
+    protected override void Begin()
     {
-        var folder = PathResolution.Target(this, Path);
+        if (Given(nameof(Path)))
+        {
+            RefuseUsed(PathResolution.Target(this, Path));
+        }
+    }
+
+    private void RefuseUsed(string folder)
+    {
         if (!Force && ModelFolder.Holding(folder) is { } held)
         {
             throw new PeftException("OutputExists", $"'{folder}' holds a model already, or a part of one: {held}.")
@@ -50,7 +59,13 @@ public sealed class ExportPeftModelCommand : ModelCommand
                 RecommendedAction = "Choose another folder, or write over it with -Force.",
             };
         }
+    }
 
+    /// <inheritdoc/>
+    protected override void Process()
+    {
+        var folder = PathResolution.Target(this, Path);
+        RefuseUsed(folder);
         if (ShouldProcess(folder, $"Write the model '{Model.Name}'"))
         {
             string[] leftOut = [.. Model.ActiveAdapters.Except(Model.MergedAdapters)];

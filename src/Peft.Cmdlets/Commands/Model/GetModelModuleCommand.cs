@@ -62,9 +62,9 @@ public sealed partial class GetModelModuleCommand : ModelCommand
         module.Path,
         module.Name,
         module.ClassName,
-        module.Parameters.FirstOrDefault(static parameter => parameter.Name == "weight") is { } weight ? [.. weight.Shape] : [],
+        module.Parameters.FirstOrDefault(static parameter => parameter.Name == "weight") is { } weight ? Values.Of(weight.Shape) : Values.Of<long>([]),
         module.CountParameters(),
-        [.. Model.Adapters.Where(adapter => adapter.AdaptedModules.Contains(module.Path, StringComparer.Ordinal)).Select(static adapter => adapter.Name)]);
+        Values.Of(Model.Adapters.Where(adapter => adapter.AdaptedModules.Contains(module.Path, StringComparer.Ordinal)).Select(static adapter => adapter.Name)));
 
     private static IEnumerable<ModelModuleSummary> Summarise(IEnumerable<ModelModule> modules) =>
         from module in modules
@@ -76,7 +76,7 @@ public sealed partial class GetModelModuleCommand : ModelCommand
             alike.First().Shape,
             alike.Sum(static module => module.ParameterCount),
             alike.Key.Path,
-            [.. alike.SelectMany(static module => module.Adapters).Distinct(StringComparer.Ordinal)]);
+            Values.Of(alike.SelectMany(static module => module.Adapters).Distinct(StringComparer.Ordinal)));
 
     [GeneratedRegex(@"(?<=^|\.)\d+(?=\.|$)", RegexOptions.None, matchTimeoutMilliseconds: 1000)]
     private static partial Regex LayerIndex();
@@ -89,7 +89,7 @@ public sealed partial class GetModelModuleCommand : ModelCommand
 /// <param name="Shape">Sizes of its weight, outermost first; empty where it has none of its own.</param>
 /// <param name="ParameterCount">Parameters at or below it.</param>
 /// <param name="Adapters">Names of the adapters on it.</param>
-public sealed record ModelModule(string Path, string Name, string Kind, long[] Shape, long ParameterCount, string[] Adapters)
+public sealed record ModelModule(string Path, string Name, string Kind, IReadOnlyList<long> Shape, long ParameterCount, IReadOnlyList<string> Adapters)
 {
     /// <inheritdoc/>
     public override string ToString() => Path;
@@ -103,7 +103,7 @@ public sealed record ModelModule(string Path, string Name, string Kind, long[] S
 /// <param name="ParameterCount">Parameters of all of them.</param>
 /// <param name="Path">Their path with <c>*</c> for the layer.</param>
 /// <param name="Adapters">Names of the adapters on any of them.</param>
-public sealed record ModelModuleSummary(string Name, string Kind, int Count, long[] Shape, long ParameterCount, string Path, string[] Adapters)
+public sealed record ModelModuleSummary(string Name, string Kind, int Count, IReadOnlyList<long> Shape, long ParameterCount, string Path, IReadOnlyList<string> Adapters)
 {
     /// <inheritdoc/>
     public override string ToString() => Path;

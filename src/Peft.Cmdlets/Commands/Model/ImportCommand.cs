@@ -3,7 +3,9 @@ using Peft.Adapters.Model;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
+using Peft.Cmdlets.Session;
 using Peft.Hub;
+using Peft.Models;
 
 namespace Peft.Cmdlets.Commands.Model;
 
@@ -53,6 +55,57 @@ public abstract class ImportCommand : PeftCmdlet
             default:
                 Each(Path, pattern => Each(PathResolution.Resolve(this, pattern), path => Import(path, NameOf(path))));
                 break;
+        }
+    }
+
+    /// <summary>Loads a model and puts it on the list of those that are loaded; where the command is stopped meanwhile it is freed again.</summary>
+    /// <param name="path">The folder or file.</param>
+    /// <param name="name">What to call it.</param>
+    /// <param name="options">How to load it.</param>
+    private protected PeftModel ImportModel(string path, string name, LoadOptions options)
+    {
+        PeftModel? model = null;
+        try
+        {
+            Run(output => model = Load(path, name, options, output));
+        }
+        catch (PipelineStoppedException)
+        {
+            // It may be there already, but nobody waits for it any more.
+            model?.Dispose();
+            throw;
+        }
+
+        LoadedModels.Add(model!);
+        return model!;
+    }
+
+    private static PeftModel Load(string path, string name, LoadOptions options, WorkOutput output)
+    {
+        output.WriteVerbose($"Loading '{path}'.");
+        var progress = new ProgressLine(output, $"Importing '{name}'");
+        options = options with
+        {
+            OnProgress = (done, total) => progress.Show(done, total, FormattableString.Invariant($"{done:N0} of {total:N0} parameters")),
+            OnMessage = output.WriteWarning,
+            Cancellation = output.Cancellation,
+        };
+        var model = PeftModel.Load(path, options, name);
+        try
+        {
+            progress.Complete();
+            if (model.NonFiniteWarning(output.Cancellation) is { } warning)
+            {
+                output.WriteWarning(warning);
+            }
+
+            output.Cancellation.ThrowIfCancellationRequested();
+            return model;
+        }
+        catch (OperationCanceledException)
+        {
+            model.Dispose();
+            throw;
         }
     }
 

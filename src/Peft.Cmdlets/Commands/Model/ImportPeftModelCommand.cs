@@ -65,26 +65,6 @@ public sealed class ImportPeftModelCommand : ImportCommand
             Run(_ => ComputeThreads.Choose(Threads));
         }
 
-        PeftModel? model = null;
-        try
-        {
-            Run(output => model = Load(path, name, output));
-        }
-        catch (PipelineStoppedException)
-        {
-            // It may be there already, but nobody waits for it any more.
-            model?.Dispose();
-            throw;
-        }
-
-        LoadedModels.Add(model!);
-        WriteObject(model);
-    }
-
-    private PeftModel Load(string path, string name, WorkOutput output)
-    {
-        output.WriteVerbose($"Loading '{path}'.");
-        var progress = new ProgressLine(output, $"Importing '{name}'");
         var options = new LoadOptions
         {
             DataType = EngineNames.DataType(DataType),
@@ -92,26 +72,7 @@ public sealed class ImportPeftModelCommand : ImportCommand
             StructureOnly = StructureOnly,
             Task = TaskType,
             Labels = Label,
-            OnProgress = (done, total) => progress.Show(done, total, FormattableString.Invariant($"{done:N0} of {total:N0} parameters")),
-            OnMessage = output.WriteWarning,
-            Cancellation = output.Cancellation,
         };
-        var model = PeftModel.Load(path, options, Name ?? name);
-        try
-        {
-            progress.Complete();
-            if (model.NonFiniteWarning(output.Cancellation) is { } warning)
-            {
-                output.WriteWarning(warning);
-            }
-
-            output.Cancellation.ThrowIfCancellationRequested();
-            return model;
-        }
-        catch (OperationCanceledException)
-        {
-            model.Dispose();
-            throw;
-        }
+        WriteObject(ImportModel(path, Name ?? name, options));
     }
 }

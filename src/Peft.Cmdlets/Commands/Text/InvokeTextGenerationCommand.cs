@@ -1,6 +1,8 @@
 using System.Management.Automation;
 using Peft.Adapters;
+using Peft.Adapters.Asking;
 using Peft.Adapters.Model;
+using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
 using Peft.Generation;
@@ -14,13 +16,31 @@ namespace Peft.Cmdlets.Commands.Text;
 [OutputType(typeof(GenerationResult), typeof(string))]
 public sealed class InvokeTextGenerationCommand : GenerationCommand
 {
-    private readonly List<(string Text, IReadOnlyList<int> Ids)> _waiting = [];
+    private readonly List<ReadPrompt> _waiting = [];
     private Request? _request;
+    private (PeftModel Model, PeftAdapter? Adapter, int Version)? _refused;
+    private bool _hinted;
 
-    /// <summary>Texts to continue.</summary>
-    [Parameter(Mandatory = true, Position = 0, ValueFromPipeline = true, ValueFromPipelineByPropertyName = true)]
+    /// <summary>
+    /// Texts to continue, or files from Get-ChildItem. Tables and objects, such as Import-Csv gives them, are rows: they get the form that the adapter was
+    /// trained with, or that of <c>-Template</c>.
+    /// </summary>
+    [Parameter(Position = 0, ValueFromPipeline = true)]
+    [Alias("Row", "InputObject")]
     [AllowEmptyString]
-    public string[] Prompt { get; set; } = [];
+    [ValidateNotNull]
+    public PSObject[] Prompt { get; set; } = [];
+
+    /// <summary>A conversation to continue, in order: tables or objects with a <c>role</c> and a <c>content</c>; texts are the user's. It is put into the model's chat template.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public PSObject[]? Message { get; set; }
+
+    /// <summary>Makes prompts of rows: text with columns in braces, such as <c>Question: {question} Answer:</c>, in place of the form that the adapter remembers.</summary>
+    [Parameter]
+    [ArgumentCompleter(typeof(PromptTemplateCompleter))]
+    [ValidateNotNullOrEmpty]
+    public string? Template { get; set; }
 
     /// <summary>Adapters that act for this command, in order, whatever is active on the model; wildcards are allowed, and <c>base</c> for none.</summary>
     [Parameter(ParameterSetName = ModelSet)]
@@ -33,7 +53,7 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
     [Parameter]
     public SwitchParameter Chat { get; set; }
 
-    /// <summary>With <c>-Chat</c>, the system's message before the user's.</summary>
+    /// <summary>With <c>-Chat</c>, <c>-Message</c> or an adapter that was trained on conversations, the system's message before the user's. Without it the one that all of the adapter's training began with, where there is one.</summary>
     [Parameter]
     [ValidateNotNullOrEmpty]
     public string? SystemMessage { get; set; }
@@ -51,12 +71,12 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
     /// <inheritdoc/>
     protected override void Begin()
     {
-        if (SystemMessage is not null && !Chat)
+        if (Template is not null && (Chat || Message is not null))
         {
-            throw new PeftException("ParametersContradict", "-SystemMessage says nothing without -Chat: only a chat template has a place for it.")
+            throw new PeftException("ParametersContradict", "-Template makes prompts of rows; -Chat and -Message take the model's chat template.")
             {
-                Target = SystemMessage,
-                RecommendedAction = "Add -Chat, or write the message into the prompt.",
+                Target = Template,
+                RecommendedAction = "Leave one of them out.",
             };
         }
     }
@@ -65,21 +85,75 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
     protected override void Process()
     {
         var wanted = (TheModel, ParameterSetName == AdapterSet ? Adapter : null, TheModel.Version);
+        if (_refused == wanted)
+        {
+            // What is wrong with the command was said with the first prompt.
+            return;
+        }
+
         if (_request is null || _request.Key != wanted)
         {
             Flush();
-            _request = new Request(wanted, new TextGenerator(TheModel), Options(), SelectionOf(AdapterName) ?? TheModel.CurrentSelection);
+            _refused = wanted;
+            var selection = SelectionOf(AdapterName) ?? TheModel.CurrentSelection;
+            var form = Template is null ? FormOf(AdapterName) : new PromptForm { Template = new PromptTemplate(Template) };
+            if (SystemMessage is not null && !Chat && Message is null && form is not { IsChat: true })
+            {
+                throw new PeftException("ParametersContradict", "-SystemMessage says nothing without -Chat: only a chat template has a place for it.")
+                {
+                    Target = SystemMessage,
+                    RecommendedAction = "Add -Chat, or write the message into the prompt.",
+                };
+            }
+
+            _request = new Request(wanted, new TextGenerator(TheModel), Options(), selection, new PromptReader(TheModel, form, Chat, SystemMessage));
+            _refused = null;
         }
 
-        Each(Prompt, prompt =>
+        // The model itself, or the adapter, arrives as a prompt as well where it comes down the pipeline.
+        PSObject[] prompts = [.. Prompt.Where(static prompt => prompt.BaseObject is not (PeftModel or PeftAdapter))];
+        if (prompts.Length == 0 && Message is null)
         {
-            _waiting.Add((prompt, Encode(_request, prompt)));
-            if (Stream || _waiting.Count == BatchSize)
-            {
-                Flush();
-            }
-        });
+            throw new PeftException("TextMissing", "There is no text to continue.") { RecommendedAction = "Give a -Prompt, a -Row or a -Message." };
+        }
+
+        if (Message is not null)
+        {
+            List<ChatMessage> messages = [.. Message.Select(MessageOf)];
+            Add(_request, cancellation => _request.Reader.Conversation(messages, cancellation));
+        }
+
+        Each(prompts, prompt => Add(_request, cancellation => _request.Reader.Read(prompt, cancellation)));
     }
+
+    private static ChatMessage MessageOf(PSObject item) => item.BaseObject is string text ? new("user", text) : TextInput.Message(item)
+        ?? throw new PeftException("ChatMessageInvalid", "A message of a conversation needs a role and a content.")
+        {
+            Target = item,
+            RecommendedAction = "Give @{ role = 'user'; content = '…' }, or a text for the user's message.",
+        };
+
+    private void Add(Request request, Func<CancellationToken, ReadPrompt> read)
+    {
+        var (prompt, hint) = Run(output =>
+        {
+            var prompt = read(output.Cancellation);
+            return (prompt, !_hinted && prompt.IsPlain ? request.Reader.HintAt(prompt.Text, AskedNames(), output.Cancellation) : null);
+        });
+        if (hint is not null)
+        {
+            _hinted = true;
+            WriteWarning(hint);
+        }
+
+        _waiting.Add(prompt);
+        if (Stream || _waiting.Count == BatchSize)
+        {
+            Flush();
+        }
+    }
+
+    private string AskedNames() => string.Join(" and ", Acting(AdapterName).Select(static adapter => $"'{adapter.Name}'"));
 
     /// <inheritdoc/>
     protected override void End() => Flush();
@@ -89,13 +163,13 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
     {
         if (_waiting.Count > 0)
         {
-            (string Text, IReadOnlyList<int> Ids)[] batch = [.. _waiting];
+            ReadPrompt[] batch = [.. _waiting];
             _waiting.Clear();
             Each([_request!], what => Generate(what, batch));
         }
     }
 
-    private void Generate(Request what, (string Text, IReadOnlyList<int> Ids)[] batch)
+    private void Generate(Request what, ReadPrompt[] batch)
     {
         var results = Run(output =>
         {
@@ -142,20 +216,6 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
         }
     }
 
-    private IReadOnlyList<int> Encode(Request what, string prompt) => Run(output => Encode(what, prompt, output.Cancellation));
-
-    private IReadOnlyList<int> Encode(Request what, string prompt, CancellationToken cancellation)
-    {
-        if (!Chat)
-        {
-            return what.Generator.Encode(prompt);
-        }
-
-        var tokenizer = what.Key.Model.RequiredTokenizer;
-        ChatMessage[] messages = SystemMessage is null ? [new("user", prompt)] : [new("system", SystemMessage), new("user", prompt)];
-        return tokenizer.EncodeIds(tokenizer.ApplyChatTemplate(messages, addGenerationPrompt: true, cancellation), addSpecialTokens: false);
-    }
-
     /// <summary>How prompts are continued. What changes the model between two prompts makes another request.</summary>
-    private sealed record Request((PeftModel Model, PeftAdapter? Adapter, int Version) Key, TextGenerator Generator, GenerationOptions Options, AdapterSelection Selection);
+    private sealed record Request((PeftModel Model, PeftAdapter? Adapter, int Version) Key, TextGenerator Generator, GenerationOptions Options, AdapterSelection Selection, PromptReader Reader);
 }

@@ -6,6 +6,7 @@ using Peft.Cmdlets.Pipeline;
 using Peft.Generation;
 using Peft.Models;
 using Peft.Training.Data;
+using Peft.Training.Evaluation;
 
 namespace Peft.Cmdlets.Commands.Text;
 
@@ -14,8 +15,9 @@ namespace Peft.Cmdlets.Commands.Text;
 [OutputType(typeof(PerplexityResult))]
 public sealed class MeasurePerplexityCommand : TextModelCommand
 {
-    /// <summary>Texts to measure, or files from Get-ChildItem, each on its own.</summary>
+    /// <summary>Texts to measure, or files from Get-ChildItem, each on its own. Of a data set from Import-TrainingDataset the tokens are measured that a training would learn.</summary>
     [Parameter(Position = 0, ValueFromPipeline = true)]
+    [Alias("Dataset")]
     [ValidateNotNullOrEmpty]
     public PSObject[] Text { get; set; } = [];
 
@@ -38,7 +40,7 @@ public sealed class MeasurePerplexityCommand : TextModelCommand
     [ValidateNotNullOrEmpty]
     public string[]? AdapterName { get; set; }
 
-    /// <summary>Tokens that are seen at once.</summary>
+    /// <summary>Tokens that are seen at once; of a data set, those at which its rows are cut.</summary>
     [Parameter]
     [ValidateRange(2, int.MaxValue)]
     [PSDefaultValue(Help = "the model's longest context, at most 2048")]
@@ -55,7 +57,8 @@ public sealed class MeasurePerplexityCommand : TextModelCommand
         }
 
         var selection = SelectionOf(AdapterName);
-        Each(texts, text => Measure(() => text.BaseObject is FileInfo file ? TextFile.Read(file.FullName) : TextInput.Text(text), selection));
+        Each(texts.Select(static text => text.BaseObject).OfType<TrainingDataset>(), data => Measure(data, selection));
+        Each(texts.Where(static text => text.BaseObject is not TrainingDataset), text => Measure(() => text.BaseObject is FileInfo file ? TextFile.Read(file.FullName) : TextInput.Text(text), selection));
         Each(Path, pattern => Each(PathResolution.Resolve(this, pattern), path => Measure(() => TextFile.Read(path), selection)));
         Each(LiteralPath, given =>
         {
@@ -63,6 +66,17 @@ public sealed class MeasurePerplexityCommand : TextModelCommand
             Measure(() => TextFile.Read(path), selection);
         });
     }
+
+    private void Measure(TrainingDataset data, AdapterSelection? selection) => WriteObject(Run(output =>
+    {
+        var progress = new ProgressLine(output, "Measuring perplexity");
+        var tokenized = data.Tokenize(TheModel.RequiredTokenizer, new TokenizationOptions { MaxLength = WindowLength }, cancellation: output.Cancellation);
+        tokenized.Messages.ForEach(output.WriteWarning);
+        var result = DatasetPerplexity.Measure(
+            TheModel, tokenized, selection, onProgress: (done, total) => progress.Show(done, total, FormattableString.Invariant($"{done:N0} of {total:N0} rows")), cancellation: output.Cancellation);
+        progress.Complete();
+        return result;
+    }));
 
     private void Measure(Func<string> text, AdapterSelection? selection) => WriteObject(Run(output =>
     {

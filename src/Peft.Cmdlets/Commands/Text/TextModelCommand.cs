@@ -1,5 +1,6 @@
 using System.Management.Automation;
 using Peft.Adapters;
+using Peft.Adapters.Asking;
 using Peft.Adapters.Model;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
@@ -30,6 +31,19 @@ public abstract class TextModelCommand : PeftCmdlet
 
     /// <summary>The model that is meant.</summary>
     private protected PeftModel TheModel => ParameterSetName == AdapterSet ? Adapter.Model : Model;
+
+    /// <summary>The adapters that act for the command.</summary>
+    private protected IReadOnlyList<PeftAdapter> Acting(IReadOnlyList<string>? names) => names switch
+    {
+        null when ParameterSetName == AdapterSet => [Adapter],
+        null => Model.AdaptersEnabled ? [.. Model.ActiveAdapters.Select(name => Model[name])] : [],
+        [var only] when AdapterNames.IsBase(Model, only) => [],
+        _ => AdapterNames.Resolve(Model, names),
+    };
+
+    /// <summary>The form of prompts that the acting adapters were trained with; null where none knows it, or they differ.</summary>
+    private protected PromptForm? FormOf(IReadOnlyList<string>? names) =>
+        Acting(names).Select(static adapter => adapter.PromptForm).OfType<PromptForm>().DistinctBy(static form => (form.ToString(), form.SystemMessage)).ToList() is [var only] ? only : null;
 
     /// <summary>Which adapters act, where it isn't those that are active; <c>base</c> alone stands for none.</summary>
     /// <exception cref="PeftException"><c>AdapterNotFound</c> or <c>ModelIsMerged</c>.</exception>

@@ -1,7 +1,5 @@
-using System.Globalization;
 using System.Management.Automation;
 using Peft.Adapters;
-using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
@@ -30,13 +28,17 @@ public abstract class AdapterTrainingCommand : TrainingCommand
     [AdapterArgument]
     public PeftAdapter Adapter { get; set; } = null!;
 
-    /// <summary>What the new adapter is made of, from New-LoraConfig. Without it an adapter that the model has is trained further.</summary>
+    /// <summary>What the new adapter is made of, from New-LoraConfig; a table with its parameters, or the path of an <c>adapter_config.json</c>, does as well. Without it an adapter that the model has is trained further.</summary>
     [Parameter(Position = 0, ParameterSetName = ModelSet)]
+    [ConfigArgument]
+    [ArgumentCompleter(typeof(ConfigCompleter))]
     public AdapterConfig? Config { get; set; }
 
-    /// <summary>The data set to learn, from Import-TrainingDataset.</summary>
+    /// <summary>The data set to learn, from Import-TrainingDataset; the path of a file, or rows, do as well.</summary>
     [Parameter(Mandatory = true, Position = 1, ParameterSetName = ModelSet)]
     [Parameter(Mandatory = true, Position = 0, ParameterSetName = AdapterSet)]
+    [DatasetArgument]
+    [ArgumentCompleter(typeof(DatasetCompleter))]
     public TrainingDataset Dataset { get; set; } = null!;
 
     /// <summary>Name of the adapter, and of its folder under <c>-OutputPath</c>.</summary>
@@ -48,6 +50,8 @@ public abstract class AdapterTrainingCommand : TrainingCommand
 
     /// <summary>A data set to measure the loss on now and then, which is not learnt.</summary>
     [Parameter]
+    [DatasetArgument]
+    [ArgumentCompleter(typeof(DatasetCompleter))]
     public TrainingDataset? EvaluationDataset { get; set; }
 
     /// <summary>Folder for the results: <c>NAME/</c> with the adapter and its log, and <c>NAME/checkpoints/step-N</c>. Without it nothing is written.</summary>
@@ -96,7 +100,16 @@ public abstract class AdapterTrainingCommand : TrainingCommand
             WriteWarning("The model is on the CPU while a GPU lies idle; Import-PeftModel -Device cuda puts it there.");
         }
 
-        WriteObject(Run(output => Train(model, name, options, folder, output)));
+        var report = new TrainingReport(name, folder);
+        try
+        {
+            WriteObject(Run(output => Train(model, options, report, output)));
+        }
+        catch (PipelineStoppedException)
+        {
+            WriteLastLine(report.Stopped(model));
+            throw;
+        }
     }
 
     /// <summary>What goes once the new training's first checkpoint is written, for -WhatIf and -Confirm.</summary>
@@ -106,33 +119,35 @@ public abstract class AdapterTrainingCommand : TrainingCommand
         return replaced.Count == 0 ? "" : $", in place of an earlier training in '{System.IO.Path.Combine(folder!, name)}': {string.Join(", ", replaced.Select(System.IO.Path.GetFileName))}";
     }
 
-    private PeftAdapter Train(PeftModel model, string name, TrainingOptions options, string? folder, WorkOutput output)
+    private PeftAdapter Train(PeftModel model, TrainingOptions options, TrainingReport report, WorkOutput output)
     {
+        var name = report.AdapterName;
         using var held = model.Acquire("training");
         using var added = Prepare(model, name);
         added?.Adapter.Report.Messages.ForEach(output.WriteWarning);
         Trainer? trainer = null;
         try
         {
-            var progress = new Reporter(output, name);
+            report.Show(output);
+            var data = Tokenize(Dataset, model, options, output);
             var request = new TrainingRequest
             {
                 Model = model,
                 AdapterName = name,
-                Data = Tokenize(Dataset, model, options, output),
+                Data = data,
                 EvaluationData = EvaluationDataset is null ? null : Tokenize(EvaluationDataset, model, options, output),
                 Options = options,
                 Reference = Config is null ? ReferenceKind.Start : ReferenceKind.Base,
-                OutputPath = folder,
+                OutputPath = report.OutputPath,
                 Resume = Resume,
                 Force = Force,
-                Progress = progress,
+                OnStart = start => report.Begin(start, data, model[name]),
+                Progress = report,
                 OnMessage = output.WriteWarning,
             };
-            Announce(request, output);
             trainer = new Trainer(request);
-            trainer.Train(output.Cancellation);
-            progress.Complete();
+            var record = trainer.Train(output.Cancellation);
+            report.End(record);
         }
         catch when (trainer is not { StepsMade: > 0 })
         {
@@ -204,47 +219,10 @@ public abstract class AdapterTrainingCommand : TrainingCommand
             done => progress.Show(done, dataset.Count, FormattableString.Invariant($"{done:N0} of {dataset.Count:N0} rows")),
             output.Cancellation);
         progress.Complete();
-        if (tokenized.Dropped is [var first, ..])
-        {
-            output.WriteWarning(FormattableString.Invariant(
-                $"{tokenized.Dropped.Count} of {dataset.Count} rows are left out, for nothing would be learnt of them; the first is {first.Row.Place}: {first.Reason}."));
-        }
-
+        tokenized.Messages.ForEach(output.WriteWarning);
         return tokenized;
     }
 
-    /// <summary>Says where the results go, and shows the first example with what of it is learnt.</summary>
-    private void Announce(TrainingRequest request, WorkOutput output)
-    {
-        var data = (TokenizedDataset)request.Data;
-        output.WriteLine(string.Create(
-            CultureInfo.InvariantCulture,
-            $"Training '{request.AdapterName}' on {Examples(data.Examples.Count)}: {data.Examples.Sum(static example => (long)example.TokenCount):N0} tokens, of which {data.Examples.Sum(static example => (long)example.LearnedCount):N0} are learnt."));
-        var example = data.Examples[0];
-        output.WriteLine(TrainingExampleView.Of(0, example, request.Model.RequiredTokenizer).ToString());
-        if (request.OutputPath is not null)
-        {
-            var folder = System.IO.Path.Combine(request.OutputPath, request.AdapterName!);
-            output.WriteLine($"Adapter:     {folder}");
-            output.WriteLine($"Checkpoints: {System.IO.Path.Combine(folder, "checkpoints")}");
-        }
-    }
-
-    private static string Examples(int count) => count == 1 ? "1 example" : FormattableString.Invariant($"{count:N0} examples");
-
-    /// <summary>Shows the training's progress.</summary>
-    private sealed class Reporter(WorkOutput output, string adapter) : IProgress<TrainingProgress>
-    {
-        private readonly ProgressLine _line = new(output, $"Training '{adapter}'", plainLines: true);
-
-        public void Report(TrainingProgress value) => _line.Show(
-            value.Step,
-            value.TotalSteps,
-            string.Create(
-                CultureInfo.InvariantCulture,
-                $"step {value.Step} of {value.TotalSteps}, epoch {value.Epoch:0.0}, loss {value.Loss:0.0000}, {value.TokensPerSecond:N0} tokens/s, {(int)value.Remaining.TotalHours}:{value.Remaining:mm\\:ss} left"),
-            value.Remaining);
-
-        public void Complete() => _line.Complete();
-    }
+    /// <summary>So many examples, in words.</summary>
+    internal static string Examples(int count) => count == 1 ? "1 example" : FormattableString.Invariant($"{count:N0} examples");
 }

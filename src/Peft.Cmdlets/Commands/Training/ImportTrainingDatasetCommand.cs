@@ -1,4 +1,5 @@
 using System.Management.Automation;
+using Peft.Adapters.Asking;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
@@ -16,6 +17,7 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
     private const string RowSet = "InputObject";
 
     private readonly List<IReadOnlyDictionary<string, object?>> _rows = [];
+    private readonly List<string> _lines = [];
     private bool _hasInput;
 
     /// <summary>JSONL, JSON, CSV or text files, each a data set of its own; wildcards are allowed.</summary>
@@ -30,7 +32,7 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
     [ValidateNotNullOrEmpty]
     public string[] LiteralPath { get; set; } = [];
 
-    /// <summary>Rows of one data set, such as Import-Csv gives them: objects or tables with the columns' values, or plain texts. Files from Get-ChildItem are read.</summary>
+    /// <summary>Rows of one data set, such as Import-Csv gives them: objects or tables with the columns' values, or texts. Texts that are all objects of JSON, as Get-Content gives the lines of a JSONL file, are rows; <c>-Format</c> says so of other forms. Files from Get-ChildItem are read.</summary>
     [Parameter(Mandatory = true, ParameterSetName = RowSet, ValueFromPipeline = true)]
     [ValidateNotNull]
     public PSObject[] InputObject { get; set; } = [];
@@ -52,56 +54,67 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
 
     /// <summary>Column that holds a whole text; by default <c>text</c>.</summary>
     [Parameter]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     [ValidateNotNullOrEmpty]
     public string? TextColumn { get; set; }
 
     /// <summary>Column that holds the prompt; by default <c>prompt</c>.</summary>
     [Parameter]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     [ValidateNotNullOrEmpty]
     public string? PromptColumn { get; set; }
 
     /// <summary>Column that holds what follows the prompt; by default <c>completion</c>.</summary>
     [Parameter]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     [ValidateNotNullOrEmpty]
     public string? CompletionColumn { get; set; }
 
     /// <summary>Column that holds an instruction; by default <c>instruction</c>.</summary>
     [Parameter]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     [ValidateNotNullOrEmpty]
     public string? InstructionColumn { get; set; }
 
     /// <summary>Column that holds what the instruction is about; by default <c>input</c>.</summary>
     [Parameter]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     [ValidateNotNullOrEmpty]
     public string? InputColumn { get; set; }
 
     /// <summary>Column that holds the answer to the instruction; by default <c>output</c>.</summary>
     [Parameter]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     [ValidateNotNullOrEmpty]
     public string? OutputColumn { get; set; }
 
     /// <summary>Column that holds a conversation; by default <c>messages</c>.</summary>
     [Parameter]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     [ValidateNotNullOrEmpty]
     public string? MessagesColumn { get; set; }
 
     /// <summary>Column that holds the better of two answers; by default <c>chosen</c>.</summary>
     [Parameter]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     [ValidateNotNullOrEmpty]
     public string? ChosenColumn { get; set; }
 
     /// <summary>Column that holds the worse of two answers; by default <c>rejected</c>.</summary>
     [Parameter]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     [ValidateNotNullOrEmpty]
     public string? RejectedColumn { get; set; }
 
     /// <summary>Column that holds by how much the better answer is better, a number; by default <c>margin</c>.</summary>
     [Parameter]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     [ValidateNotNullOrEmpty]
     public string? MarginColumn { get; set; }
 
     /// <summary>Column that holds whether an answer is good, true or false; or what a text is: a class by name or number, a list of classes, or a value. By default <c>label</c> or <c>labels</c>.</summary>
     [Parameter]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     [ValidateNotNullOrEmpty]
     public string? LabelColumn { get; set; }
 
@@ -177,6 +190,10 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
                     else
                     {
                         _rows.Add(DatasetRow.From(item));
+                        if (item.BaseObject is string line)
+                        {
+                            _lines.Add(line);
+                        }
                     }
                 }
 
@@ -196,7 +213,9 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
         // A pipeline without any object, such as Import-Csv makes of an empty file, is a data set without rows.
         if (_rows.Count > 0 || (MyInvocation.ExpectingInput && !_hasInput))
         {
-            WriteObject(TrainingDataset.FromRows(_rows, Options(), "the pipeline"));
+            WriteObject(_rows.Count > 0 && _lines.Count == _rows.Count
+                ? TrainingDataset.FromLines(_lines, Options(), "the pipeline")
+                : TrainingDataset.FromRows(_rows, Options(), "the pipeline"));
         }
     }
 

@@ -16,8 +16,10 @@ namespace Peft.Cmdlets.Commands.Training;
 [OutputType(typeof(TrainingExampleView))]
 public sealed class ShowTrainingExampleCommand : PeftCmdlet
 {
-    /// <summary>The data set, from Import-TrainingDataset.</summary>
+    /// <summary>The data set, from Import-TrainingDataset; the path of a file, or rows, do as well.</summary>
     [Parameter(Mandatory = true, Position = 0, ValueFromPipeline = true)]
+    [DatasetArgument]
+    [ArgumentCompleter(typeof(DatasetCompleter))]
     public TrainingDataset Dataset { get; set; } = null!;
 
     /// <summary>The model whose tokenizer and chat template make the examples. Without it the model that is loaded is taken, where it is the only one.</summary>
@@ -91,7 +93,18 @@ public sealed record TrainingExampleView(
     public IReadOnlyList<ExampleSegment> RejectedSegments { get; init; } = [];
 
     /// <summary>The line above the text.</summary>
-    public string Title => FormattableString.Invariant($"Example {Index}: {TokenCount} tokens, {LearnedCount} learnt{(IsCut ? ", cut" : "")}. {Rule}");
+    public string Title => FormattableString.Invariant($"Example {Index}: {TokenCount} tokens, {LearnedCount} learnt{(IsCut ? ", cut" : "")}. {char.ToUpperInvariant(Rule[0])}{Rule[1..]}{Remark}.");
+
+    /// <summary>What is noteworthy of it.</summary>
+    public ExampleRemarks Remarks { get; init; }
+
+    private string Remark => Remarks switch
+    {
+        ExampleRemarks.AnswerTouches => "; there is no space between prompt and answer",
+        ExampleRemarks.AnswerEmpty => "; the answer is empty",
+        ExampleRemarks.IdleTail => "; of messages behind the last answer nothing is learnt",
+        _ => "",
+    };
 
     /// <inheritdoc/>
     public override string ToString() => $"{Title}\n{Text}";
@@ -107,6 +120,7 @@ public sealed record TrainingExampleView(
         example.Segments(tokenizer))
     {
         RejectedSegments = example.RejectedSegments(tokenizer),
+        Remarks = example.Remarks,
     };
 
     private static IEnumerable<string> Lines(IReadOnlyList<ExampleSegment> segments, string learnt) =>

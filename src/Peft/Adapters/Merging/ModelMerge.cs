@@ -63,7 +63,7 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
         Exchange(wanted, options);
         if (deactivated.Length > 0)
         {
-            messages.Add($"{string.Join(", ", deactivated)}: active before, not any more, for what is merged is the active set.");
+            messages.Add($"No longer active: {string.Join(", ", deactivated)}. What is merged acts alone; the adapters stay in the model.");
         }
 
         if (options.Unload)

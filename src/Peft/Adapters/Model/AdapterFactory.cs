@@ -1,5 +1,6 @@
 using System.Buffers;
 using System.Text.RegularExpressions;
+using Peft.Adapters.Asking;
 using Peft.Adapters.Files;
 using Peft.Models;
 using static TorchSharp.torch;
@@ -52,8 +53,22 @@ internal static class AdapterFactory
         {
             using var generator = new Generator(0);
             var report = model.IsStructureOnly ? new LoadReport([], [], messages) : AdapterFile.Load(adapter, tensors, model.Base, generator, messages);
-            return new PeftAdapter(model, adapter, folder, report);
+            return new PeftAdapter(model, adapter, folder, report) { PromptForm = FormOf(folder, messages) };
         });
+    }
+
+    /// <summary>The form beside an adapter. A broken one is no reason to do without the adapter.</summary>
+    private static PromptForm? FormOf(string folder, List<string> messages)
+    {
+        try
+        {
+            return PromptForm.Load(folder);
+        }
+        catch (PeftException error)
+        {
+            messages.Add($"How the adapter wants to be asked can't be read: {error.Message}");
+            return null;
+        }
     }
 
     private static PeftAdapter Make(PeftModel model, AdapterConfig config, string name, List<string> messages, Func<Adapter, PeftAdapter> fill)

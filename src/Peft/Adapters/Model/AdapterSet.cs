@@ -27,7 +27,7 @@ internal sealed class AdapterSet(string model)
     /// <summary>The adapter of a name.</summary>
     /// <exception cref="PeftException"><c>AdapterNotFound</c>.</exception>
     public PeftAdapter this[string name] => Find(name) ?? throw new PeftException(
-        "AdapterNotFound", $"The model '{model}' has no adapter '{name}'; it has {(_adapters.Count == 0 ? "none" : string.Join(", ", _adapters.Select(static adapter => adapter.Name)))}.")
+        "AdapterNotFound", $"The model '{model}' has no adapter '{name}'; it has {(_adapters.Count == 0 ? "none" : string.Join(", ", _adapters.Select(static adapter => adapter.Name)))}.{Spelling.DidYouMean(name, _adapters.Select(static adapter => adapter.Name))}")
     {
         Target = name,
         RecommendedAction = _adapters.Count == 0 ? "Add, load or train one first." : "Give the name of one that it has.",

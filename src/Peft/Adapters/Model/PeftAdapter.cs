@@ -1,3 +1,4 @@
+using Peft.Adapters.Asking;
 using Peft.Adapters.Files;
 using Peft.Adapters.Slots;
 using Peft.Adapters.Targets;
@@ -37,21 +38,31 @@ public sealed class PeftAdapter
     public AdapterCoverage Coverage => AdapterCoverage.Of(Adapter, Model.Base);
 
     /// <summary>The paths of the layers it sits on, and of the modules that its method tunes in full.</summary>
-    public IReadOnlyList<string> AdaptedModules =>
+    public IReadOnlyList<string> AdaptedModules => Values.Of<string>(
     [
         .. Adapter.Layers.Select(static layer => layer.Path),
         .. Adapter.Overlays.Where(static overlay => overlay.Kind == OverlayKind.TunedModule).SelectMany(static overlay => overlay.Targets).Select(static target => target.Path).Distinct(),
-    ];
+    ]);
 
     /// <summary>What training changes, each parameter once, in the order of keys.</summary>
     public IReadOnlyList<AdapterParameter> TrainableParameters =>
-        [.. Adapter.Parameters().Where(static parameter => parameter.Role == ParameterRole.Trained).DistinctBy(static parameter => parameter.Parameter)];
+        Values.Of(Adapter.Parameters().Where(static parameter => parameter.Role == ParameterRole.Trained).DistinctBy(static parameter => parameter.Parameter));
 
-    /// <summary>How it was trained, where it was trained here; set by the trainer.</summary>
+    /// <summary>How it was trained, where it was trained here or its folder holds the training's log; set by the trainer.</summary>
     public ITrainingRecord? TrainingRecord { get; internal set; }
+
+    /// <summary>How it wants to be asked: what its training made prompts of; null where that isn't known. It is saved beside the adapter.</summary>
+    public PromptForm? PromptForm { get; set; }
 
     /// <summary>The adapter itself, for those who compute with it.</summary>
     public Adapter Adapter { get; }
+
+    /// <summary>Takes note of where it was saved, and puts beside it how it wants to be asked.</summary>
+    internal void LiesIn(string folder)
+    {
+        PromptForm?.Save(folder);
+        Path = folder;
+    }
 
     /// <inheritdoc/>
     public override string ToString() => $"{Name} ({Config.PeftType})";

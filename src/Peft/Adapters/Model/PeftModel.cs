@@ -52,10 +52,10 @@ public sealed class PeftModel : IDisposable
     public ModelConfig Config => Base.Config;
 
     /// <summary>Its adapters, in the order they were added.</summary>
-    public IReadOnlyList<PeftAdapter> Adapters => _adapters.All;
+    public IReadOnlyList<PeftAdapter> Adapters => Values.Of(_adapters.All);
 
     /// <summary>Names of the active adapters, innermost first.</summary>
-    public IReadOnlyList<string> ActiveAdapters => [.. _adapters.Active.Select(static entry => entry.Name)];
+    public IReadOnlyList<string> ActiveAdapters => Values.Of(_adapters.Active.Select(static entry => entry.Name));
 
     /// <summary>The active adapters with their strengths.</summary>
     public IReadOnlyList<ActiveAdapter> ActiveSet => _adapters.Active;
@@ -67,7 +67,7 @@ public sealed class PeftModel : IDisposable
     public AdapterSelection CurrentSelection => _adapters.Selection;
 
     /// <summary>Names of the adapters that are in the weights, in the order they were merged.</summary>
-    public IReadOnlyList<string> MergedAdapters => _merge.Names;
+    public IReadOnlyList<string> MergedAdapters => Values.Of(_merge.Names);
 
     /// <summary>Whether adapters are in the weights and can be taken out again.</summary>
     public bool IsMerged => _merge.IsMerged;
@@ -267,7 +267,7 @@ public sealed class PeftModel : IDisposable
         using var held = Acquire("saving an adapter");
         var adapter = this[name];
         AdapterFile.Save(adapter.Adapter, folder, embeddings);
-        adapter.Path = folder;
+        adapter.LiesIn(folder);
     }
 
     /// <summary>Saves several adapters as PEFT does: <c>default</c> into the folder itself, every other one into a subfolder of its name.</summary>

@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Text.RegularExpressions;
+using Peft.Adapters.Configuration;
 using Peft.Models;
 using Peft.Models.Layers;
 
@@ -75,7 +76,17 @@ public static class TargetMatcher
 
         foreach (var idle in config.TargetModules?.Names?.Where(name => !matched.Exists(match => EndsWith(match.Path, name))) ?? [])
         {
-            messages.Add($"target_modules names '{idle}', which matches no module.");
+            messages.Add($"target_modules names '{idle}', which matches no module.{Spelling.DidYouMean(idle, model.Descendants().Select(static module => module.Name))}");
+        }
+
+        foreach (var layer in config.LayersToTransform?.Where(layer => !matched.Exists(match => IsInLayers(config with { LayersToTransform = [layer] }, match.Path))) ?? [])
+        {
+            messages.Add(FormattableString.Invariant($"layers_to_transform names {layer}, a layer in which no target lies."));
+        }
+
+        foreach (var (field, key) in PatternKeys(config).Where(entry => !matched.Exists(match => Lookup(new Dictionary<string, bool> { [entry.Key] = true }, match.Path, false))))
+        {
+            messages.Add($"{field} names '{key}', which matches no target.{Spelling.DidYouMean(key, model.Descendants().Select(static module => module.Name))}");
         }
 
         return matched;
@@ -139,6 +150,18 @@ public static class TargetMatcher
 
         return otherwise;
     }
+
+    /// <summary>The keys of a configuration's fields that are tables by modules' names (<c>rank_pattern</c>).</summary>
+    private static IEnumerable<(string Field, string Key)> PatternKeys(LayerwiseConfig config) =>
+        from field in ConfigField.Of(config.GetType())
+        where field.Name.EndsWith("_pattern", StringComparison.Ordinal)
+        from key in field.Property.GetValue(config) switch
+        {
+            IReadOnlyDictionary<string, int> table => table.Keys,
+            IReadOnlyDictionary<string, double> table => table.Keys,
+            _ => [],
+        }
+        select (field.Name, key);
 
     private static ModuleNames AllLinear(LayerwiseConfig config, PretrainedModel model)
     {

@@ -21,6 +21,9 @@ internal sealed class CheckpointStore
         AdapterFile.Stem + ".safetensors", AdapterConfig.FileName, TrainingState.TensorFileName, TrainingState.FileName, Checksums.FileName,
     ];
 
+    /// <summary>Name of the folder in an adapter's.</summary>
+    public const string FolderName = "checkpoints";
+
     private readonly Action<string> _say;
 
     /// <summary>Wraps a folder, which need not be there yet.</summary>
@@ -43,6 +46,15 @@ internal sealed class CheckpointStore
             .Where(static entry => entry.Step >= 0)
             .OrderByDescending(static entry => entry.Step),
     ];
+
+    /// <summary>The folder of the training that a checkpoint is of, and the checkpoint's step; null for any other folder.</summary>
+    public static (string Training, int Step)? TrainingOf(string folder)
+    {
+        var whole = Path.TrimEndingDirectorySeparator(Path.GetFullPath(folder));
+        return Path.GetDirectoryName(whole) is { } store && Path.GetFileName(store) == FolderName && Path.GetFileName(whole).StartsWith(Prefix, StringComparison.Ordinal) && StepOf(whole) is >= 0 and var step
+            ? (Path.GetDirectoryName(store)!, step)
+            : null;
+    }
 
     /// <summary>Writes a checkpoint in place of one with this number.</summary>
     /// <param name="step">Steps made.</param>

@@ -11,10 +11,10 @@ namespace Peft.Training.Checkpoints;
 /// <param name="Model">Fingerprint of the base model, from <see cref="ModelFingerprint"/>.</param>
 internal sealed record TrainingIdentity(JsonObject Options, JsonObject Adapter, string Data, string? EvaluationData, string Objective, string Model)
 {
-    /// <summary>Options that say what is shown and kept, not what is computed.</summary>
+    /// <summary>Options that say what is shown and kept, not what was computed; and how long it goes on, which is for those to say who let it.</summary>
     private static readonly string[] s_free =
     [
-        "logging_steps", "save_steps", "save_total_limit", "per_device_eval_batch_size", "base_model_name_or_path", "inference_mode", "revision", "compute",
+        "num_train_epochs", "max_steps", "logging_steps", "save_steps", "save_total_limit", "per_device_eval_batch_size", "base_model_name_or_path", "inference_mode", "revision", "compute",
     ];
 
     /// <summary>That of a training, in a form that compares equal to what was read from a file.</summary>
@@ -74,10 +74,21 @@ internal sealed record TrainingIdentity(JsonObject Options, JsonObject Adapter, 
         }
     }
 
+    /// <summary>What a stored identity says of the training's length where that differs; null where it is the same.</summary>
+    /// <param name="stored">As <see cref="RefuseOther"/> takes it.</param>
+    public string? OtherLength(JsonObject stored)
+    {
+        string[] length = ["num_train_epochs", "max_steps"];
+        var before = stored["options"] as JsonObject ?? [];
+        var changed = length.Where(name => !JsonNode.DeepEquals(Options[name], before[name]))
+            .Select(name => $"{TrainingOptions.SideBySide(name)} was {before[name]?.ToJsonString() ?? "absent"}, is {Options[name]?.ToJsonString() ?? "absent"}").ToList();
+        return changed.Count == 0 ? null : string.Join("; ", changed);
+    }
+
     private static JsonObject Parsed(string json) => JsonNode.Parse(json)!.AsObject();
 
     private static IEnumerable<string> Changes(JsonObject now, JsonObject before) =>
         from name in now.Select(static entry => entry.Key).Union(before.Select(static entry => entry.Key), StringComparer.Ordinal)
         where !s_free.Contains(name, StringComparer.Ordinal) && !JsonNode.DeepEquals(now[name], before[name])
-        select $"{name} (was {before[name]?.ToJsonString() ?? "absent"}, is {now[name]?.ToJsonString() ?? "absent"})";
+        select $"{TrainingOptions.SideBySide(name)} was {before[name]?.ToJsonString() ?? "absent"}, is {now[name]?.ToJsonString() ?? "absent"}";
 }

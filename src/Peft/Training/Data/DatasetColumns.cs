@@ -33,9 +33,9 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
     /// <exception cref="PeftException"><c>DatasetColumnMissing</c> or <c>DatasetColumnsUnknown</c>.</exception>
     internal static IReadOnlyList<DatasetColumns> Find(IReadOnlyCollection<string> columns, DatasetOptions options, string origin)
     {
-        if (options.Columns.Values.FirstOrDefault(name => !columns.Contains(name)) is { } absent)
+        if (options.Columns.Values.FirstOrDefault(name => Named(columns, name) is null) is { } absent)
         {
-            throw new PeftException("DatasetColumnMissing", $"'{origin}' has no column '{absent}'. Its columns: {string.Join(", ", columns)}.")
+            throw new PeftException("DatasetColumnMissing", $"'{origin}' has no column '{absent}'. Its columns: {string.Join(", ", columns)}.{Spelling.DidYouMean(absent, columns)}")
             {
                 Target = absent,
                 RecommendedAction = "Name one of the columns there are.",
@@ -52,9 +52,13 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
         return found.Count > 0 ? found : throw new PeftException("DatasetColumnsUnknown", $"The columns of '{origin}' fit no kind of example: {string.Join(", ", columns)}.")
         {
             Target = origin,
-            RecommendedAction = "Name them text; prompt and completion; instruction, input and output; messages; prompt, chosen and rejected; prompt, completion and label; text and label; words and tags; or question, context and answers. Or say which column is which.",
+            RecommendedAction = "Say which column is which, as with -PromptColumn and -CompletionColumn (or -Template in place of the prompt's). Or name them text; prompt and completion; instruction, input and output; messages; prompt, chosen and rejected; prompt, completion and label; text and label; words and tags; or question, context and answers.",
         };
     }
+
+    /// <summary>The column of a name, whatever its case; the one that is written so goes first.</summary>
+    internal static string? Named(IReadOnlyCollection<string> columns, string name) =>
+        columns.Contains(name) ? name : columns.FirstOrDefault(column => column.Equals(name, StringComparison.OrdinalIgnoreCase));
 
     /// <summary>Finds bad values before a model is loaded for them.</summary>
     /// <exception cref="PeftException"><c>DatasetRowInvalid</c>.</exception>
@@ -102,9 +106,10 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
         Dictionary<ColumnRole, string> names = [];
         foreach (var role in kind.Needed.Concat(kind.Optional).Append(ColumnRole.TaskId))
         {
-            if ((options.Columns.GetValueOrDefault(role) ?? UsualNames(role).FirstOrDefault(columns.Contains)) is { } name)
+            string[] wanted = options.Columns.GetValueOrDefault(role) is { } given ? [given] : [.. UsualNames(role)];
+            if (wanted.Select(name => Named(columns, name)).FirstOrDefault(static name => name is not null) is { } found)
             {
-                names.Add(role, name);
+                names.Add(role, found);
             }
         }
 

@@ -1,3 +1,5 @@
+using Peft.Adapters.Asking;
+
 namespace Peft.Training.Data;
 
 /// <summary>How the rows of a file are written.</summary>

@@ -1,3 +1,4 @@
+using Peft.Adapters.Asking;
 using Peft.Tokenization;
 using Peft.Tokenization.ChatTemplates;
 
@@ -41,6 +42,48 @@ internal sealed class ExampleBuilder(
     public TrainingExample TextToText(TrainingRow row, ColumnRole answer) =>
         new(row, tokenizer.EncodeIds(Prompt(row)), tokenizer.EncodeIds(row.Text(columns[answer]!)), $"'{columns[answer]}' is written and carries loss, the prompt is read") { Kind = ExampleKind.SequenceToSequence };
 
+    /// <summary>What stands before a row's answer, and the answer; of a conversation the assistant's last message.</summary>
+    /// <param name="row">The row.</param>
+    /// <param name="index">Its index.</param>
+    /// <returns>The question; null where the row is a whole text, or its conversation holds no answer.</returns>
+    public DatasetQuestion? Question(TrainingRow row, int index)
+    {
+        if (columns[ColumnRole.Messages] is { } column)
+        {
+            return Question(row, row.Messages(column), index);
+        }
+
+        if ((columns[ColumnRole.Completion] ?? columns[ColumnRole.Output] ?? columns[ColumnRole.Chosen]) is not { } answer || !HasPrompt)
+        {
+            return null;
+        }
+
+        if (columns.IsConversation(row))
+        {
+            return Question(row, [.. row.Messages(columns.Prompt!), .. row.Messages(answer)], index);
+        }
+
+        var prompt = Prompt(row);
+        return new DatasetQuestion(index, prompt, tokenizer.EncodeWhole(prompt), row.Text(answer));
+    }
+
+    private DatasetQuestion? Question(TrainingRow row, IReadOnlyList<ChatMessage> messages, int index)
+    {
+        var last = messages.Count - 1;
+        while (last >= 0 && messages[last].Role != "assistant")
+        {
+            last--;
+        }
+
+        if (last < 1)
+        {
+            return null;
+        }
+
+        var prompt = Render(row, [.. messages.Take(last)], addGenerationPrompt: true);
+        return new DatasetQuestion(index, prompt, tokenizer.EncodeIds(prompt, addSpecialTokens: false), messages[last].Content ?? "");
+    }
+
     /// <summary>A whole text.</summary>
     public TrainingExample Whole(TrainingRow row)
     {
@@ -54,9 +97,26 @@ internal sealed class ExampleBuilder(
     public TrainingExample Answer(TrainingRow row, ColumnRole answer)
     {
         (var prompt, var ids) = PromptAndAnswer(row, columns[answer]!);
-        return loss == LossTokens.All
+        var example = loss == LossTokens.All
             ? new TrainingExample(row, ids, ids, EveryToken)
             : new TrainingExample(row, ids, Labels(ids, prompt), $"'{columns[answer]}' carries loss, the prompt does not");
+        return example with { Remarks = Remarks(row, columns[answer]!) };
+    }
+
+    private ExampleRemarks Remarks(TrainingRow row, string answer)
+    {
+        if (columns.IsConversation(row))
+        {
+            return ExampleRemarks.None;
+        }
+
+        var text = row.Text(answer);
+        return string.IsNullOrWhiteSpace(text) ? ExampleRemarks.AnswerEmpty
+            : Prompt(row) is { Length: > 0 } prompt && Touches(prompt[^1], text[0]) ? ExampleRemarks.AnswerTouches
+            : ExampleRemarks.None;
+
+        // Letters of scripts that part words by spaces, behind a word or the mark that ends one.
+        static bool Touches(char last, char first) => first < '\u0590' && char.IsLetterOrDigit(first) && last < '\u0590' && (char.IsLetterOrDigit(last) || last is '.' or ',' or ':' or ';' or '?' or '!');
     }
 
     /// <summary>An answer that is good or bad.</summary>
@@ -73,10 +133,10 @@ internal sealed class ExampleBuilder(
         (var chosen, var rejected) = (columns[ColumnRole.Chosen]!, columns[ColumnRole.Rejected]!);
         (var prompt, var ids) = PromptAndAnswer(row, chosen);
         (_, var others) = PromptAndAnswer(row, rejected);
-        prompt = columns.Prompt is null ? others : prompt;
+        prompt = HasPrompt ? prompt : others;
         return new TrainingExample(row, ids, Labels(ids, prompt), $"'{chosen}' is better than '{rejected}'")
         {
-            Rejected = new TokenRow(others, Labels(others, columns.Prompt is null ? ids : prompt)),
+            Rejected = new TokenRow(others, Labels(others, HasPrompt ? prompt : ids)),
             Margin = columns[ColumnRole.Margin] is { } margin ? row.OptionalNumber(margin) ?? 0 : null,
         };
     }
@@ -89,7 +149,7 @@ internal sealed class ExampleBuilder(
     {
         if (!columns.IsConversation(row))
         {
-            var prompt = columns.Prompt is null && template is null ? string.Empty : Prompt(row);
+            var prompt = Prompt(row);
             return (tokenizer.EncodeWhole(prompt), tokenizer.EncodeWhole(WithEnd(prompt + row.Text(answer))));
         }
 
@@ -126,7 +186,10 @@ internal sealed class ExampleBuilder(
             labels[i] = end > start && said[end] > said[start] ? ids[i] : TrainingExample.Ignored;
         }
 
-        return new TrainingExample(row, ids, labels, "the assistant's messages carry loss, the others do not");
+        return new TrainingExample(row, ids, labels, "the assistant's messages carry loss, the others do not")
+        {
+            Remarks = messages[^1].Role == "assistant" ? ExampleRemarks.None : ExampleRemarks.IdleTail,
+        };
     }
 
     /// <summary>How many characters before each position lie in spans.</summary>
@@ -185,11 +248,13 @@ internal sealed class ExampleBuilder(
 
     private static ChatTemplateOptions Options(TrainingRow row) => new() { Tools = row.Values.GetValueOrDefault("tools"), JoinTextParts = true };
 
+    private bool HasPrompt => columns.Prompt is not null || template is not null;
+
     private string Prompt(TrainingRow row)
     {
         if (template is null)
         {
-            return row.Text(columns.Prompt!);
+            return columns.Prompt is { } plain ? row.Text(plain) : string.Empty;
         }
 
         var input = columns[ColumnRole.Input] is { } column ? row.OptionalText(column) : string.Empty;
@@ -199,8 +264,8 @@ internal sealed class ExampleBuilder(
         string Value(string name) => name switch
         {
             "input" => input,
-            "instruction" or "prompt" when columns.Prompt is { } column && !row.Values.ContainsKey(name) => row.Text(column),
-            _ => row.Text(name),
+            "instruction" or "prompt" when columns.Prompt is { } prompt && DatasetColumns.Named([.. row.Values.Keys], name) is null => row.Text(prompt),
+            _ => row.Text(DatasetColumns.Named([.. row.Values.Keys], name) ?? name),
         };
     }
 

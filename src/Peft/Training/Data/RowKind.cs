@@ -1,3 +1,5 @@
+using Peft.Adapters.Asking;
+
 namespace Peft.Training.Data;
 
 /// <summary>What an example of a data set is to an objective.</summary>

@@ -33,14 +33,68 @@ internal static class RowReader
         }
 
         var format = options.Format == DatasetFormat.Automatic ? FormatOf(path) : options.Format;
-        return TextFile.Read(path, options.Encoding, reader => format switch
+        return TextFile.Read(path, options.Encoding, reader => Read(reader, path, format, options, watch));
+    }
+
+    /// <summary>Reads all rows of a text, such as the lines of a file that came down a pipeline.</summary>
+    /// <param name="text">The text.</param>
+    /// <param name="origin">What messages call it.</param>
+    /// <param name="options">Format and delimiter; the format can't be told by an extension.</param>
+    /// <exception cref="PeftException"><c>DatasetRowInvalid</c>.</exception>
+    public static List<TrainingRow> ReadText(string text, string origin, DatasetOptions options)
+    {
+        using var reader = new StreamReader(new MemoryStream(Encoding.UTF8.GetBytes(text)), Encoding.UTF8);
+        return Read(reader, origin, options.Format, options, new ReadingWatch(null, CancellationToken.None));
+    }
+
+    /// <summary>The columns of a file's first row. Of files of lines only the first two are read.</summary>
+    public static IReadOnlyList<string> First(string path, DatasetOptions options)
+    {
+        var format = FormatOf(path);
+        return TextFile.Read(path, null, reader =>
         {
-            DatasetFormat.JsonLines => JsonLines(reader, path, watch),
-            DatasetFormat.Json => JsonArray(reader, path),
-            DatasetFormat.Csv => Csv(reader, path, options.Delimiter, watch),
-            _ => Lines(reader, path, watch),
+            if (format == DatasetFormat.Json)
+            {
+                return JsonArray(reader, path) is [var first, ..] ? (IReadOnlyList<string>)[.. first.Values.Keys] : [];
+            }
+
+            var (header, row) = (reader.ReadLine() ?? "", reader.ReadLine());
+            if (format == DatasetFormat.Csv)
+            {
+                using var csv = CsvReader.Create(new StringReader($"{header}\n{row}"), new CsvReaderOptions { Separator = options.Delimiter ?? (path.EndsWith(".tsv", StringComparison.OrdinalIgnoreCase) ? '\t' : null) }, leaveOpen: false);
+                return [.. csv.Headers.Select(static name => name.Trim())];
+            }
+
+            return ReadText(header, path, options with { Format = format }) is [var only, ..] ? [.. only.Values.Keys] : [];
         });
     }
+
+    /// <summary>Whether a line is an object of JSON, as a data set's lines are.</summary>
+    public static bool IsObject(string line)
+    {
+        if (line.AsSpan().Trim() is not ['{', .., '}'])
+        {
+            return false;
+        }
+
+        try
+        {
+            using var document = JsonDocument.Parse(line, s_json);
+            return document.RootElement.ValueKind == JsonValueKind.Object;
+        }
+        catch (JsonException)
+        {
+            return false;
+        }
+    }
+
+    private static List<TrainingRow> Read(StreamReader reader, string origin, DatasetFormat format, DatasetOptions options, ReadingWatch watch) => format switch
+    {
+        DatasetFormat.JsonLines => JsonLines(reader, origin, watch),
+        DatasetFormat.Json => JsonArray(reader, origin),
+        DatasetFormat.Csv => Csv(reader, origin, options.Delimiter, watch),
+        _ => Lines(reader, origin, watch),
+    };
 
     /// <summary>A JSON value as plain .NET objects.</summary>
     /// <param name="value">The value.</param>

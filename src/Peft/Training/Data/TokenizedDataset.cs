@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Security.Cryptography;
 using System.Text;
+using Peft.Adapters.Asking;
 using Peft.Adapters.Model;
 using static TorchSharp.torch;
 
@@ -68,8 +69,11 @@ public sealed class TokenizedDataset : ITrainingData
     /// <summary>The examples, in the order of their rows.</summary>
     public IReadOnlyList<TrainingExample> Examples { get; }
 
-    /// <summary>What made prompts of the rows, if anything did: it belongs beside the adapter that is trained on them.</summary>
-    public PromptTemplate? Template { get; internal init; }
+    /// <inheritdoc/>
+    public PromptForm? Form { get; internal init; }
+
+    /// <summary>What the user should know before anything is learnt: what is left out, cut, or joined in an unusual way.</summary>
+    public IReadOnlyList<string> Messages => field ??= Remarks();
 
     /// <summary>Rows that gave no example, and why.</summary>
     public IReadOnlyList<DroppedRow> Dropped { get; }
@@ -134,6 +138,37 @@ public sealed class TokenizedDataset : ITrainingData
         return flat
             ? Collator.Flattened(chosen, _paddingId, device, _options.PadToMultipleOf)
             : Padded(chosen, device) with { TaskIds = _options.Packing == PackingStrategy.None ? Collator.Tasks([.. rows.Select(row => Examples[row])], device) : null };
+    }
+
+    private List<string> Remarks()
+    {
+        List<string> messages = [];
+        if (Dropped is [var first, ..])
+        {
+            messages.Add(FormattableString.Invariant(
+                $"{Dropped.Count} of {Dropped.Count + Examples.Count} rows are left out, for nothing would be learnt of them; the first is {first.Row.Place}: {first.Reason}."));
+        }
+
+        var limit = _options.MaxLength ?? int.MaxValue;
+        if (Examples.FirstOrDefault(example => example.UncutLength > limit) is { } cut)
+        {
+            messages.Add(FormattableString.Invariant(
+                $"{Examples.Count(example => example.UncutLength > limit)} of {Examples.Count} examples are longer than {limit} tokens and are cut there: what lies beyond is not learnt, nor is where to end. The first is {cut.Row.Place}, of {cut.UncutLength} tokens; -MaxLength (max_length) sets the limit."));
+        }
+
+        foreach (var (remark, what) in (ReadOnlySpan<(ExampleRemarks, string)>)[
+            (ExampleRemarks.AnswerTouches, "the answer begins right behind the prompt's last word, without a space between; where that isn't meant, put a space in front of the answers, or a template like '{prompt} ' between"),
+            (ExampleRemarks.AnswerEmpty, "the answer is empty, and only the end of the text is learnt"),
+            (ExampleRemarks.IdleTail, "messages stand behind the assistant's last one; nothing is learnt of them")])
+        {
+            if (Examples.FirstOrDefault(example => example.Remarks.HasFlag(remark)) is { } example)
+            {
+                messages.Add(FormattableString.Invariant(
+                    $"In {Examples.Count(other => other.Remarks.HasFlag(remark))} of {Examples.Count} examples {what}. The first is {example.Row.Place}."));
+            }
+        }
+
+        return messages;
     }
 
     private PairBatch Pairs(IReadOnlyList<TrainingExample> examples, Device device)

@@ -1,4 +1,5 @@
 using System.Globalization;
+using Peft.Adapters.Asking;
 using Peft.Tokenization;
 
 namespace Peft.Training.Data;
@@ -27,7 +28,7 @@ public sealed class TrainingDataset
 
         Rows = rows;
         Origin = origin;
-        ColumnNames = [.. rows.SelectMany(row => row.Values.Keys).Distinct()];
+        ColumnNames = Values.Of(rows.SelectMany(row => row.Values.Keys).Distinct());
         _fits = DatasetColumns.Find(ColumnNames, options, origin);
         Template = options.Template ?? Columns.Kind.Template;
         MaxLength = options.MaxLength;
@@ -88,6 +89,43 @@ public sealed class TrainingDataset
         ArgumentException.ThrowIfNullOrEmpty(path);
         options ??= new DatasetOptions();
         return new TrainingDataset(RowReader.Read(path, options, new ReadingWatch(onProgress, cancellation)), path, options);
+    }
+
+    /// <summary>The columns of a file's first row, for whoever names them; empty where the file can't be read.</summary>
+    /// <param name="path">A JSONL, JSON or CSV file.</param>
+    /// <param name="delimiter">What separates the values of a CSV file; null lets the first line tell.</param>
+    public static IReadOnlyList<string> ColumnsOf(string path, char? delimiter = null)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(path);
+        try
+        {
+            return RowReader.First(path, new DatasetOptions { Delimiter = delimiter });
+        }
+        catch (Exception error) when (error is PeftException or IOException or UnauthorizedAccessException)
+        {
+            return [];
+        }
+    }
+
+    /// <summary>Takes the lines of a file that are in memory already. Unless a format is given, lines that are all objects of JSON are rows, and any others texts.</summary>
+    /// <param name="lines">The lines.</param>
+    /// <param name="options">How to understand them.</param>
+    /// <param name="origin">What messages call their source.</param>
+    /// <returns>The data set.</returns>
+    /// <exception cref="PeftException">As <see cref="FromFile"/>.</exception>
+    public static TrainingDataset FromLines(IReadOnlyList<string> lines, DatasetOptions? options = null, string origin = "the given lines")
+    {
+        ArgumentNullException.ThrowIfNull(lines);
+        options ??= new DatasetOptions();
+        if (options.Format == DatasetFormat.Automatic)
+        {
+            options = options with { Format = lines.Count > 0 && lines.All(static line => string.IsNullOrWhiteSpace(line) || RowReader.IsObject(line)) && lines.Any(static line => !string.IsNullOrWhiteSpace(line)) ? DatasetFormat.JsonLines : DatasetFormat.Text };
+        }
+
+        // A text of the pipeline may hold lines itself, and is one row all the same.
+        return options.Format == DatasetFormat.Text
+            ? FromRows(lines.Select(static line => new Dictionary<string, object?> { ["text"] = line }), options, origin)
+            : new TrainingDataset(RowReader.ReadText(string.Join('\n', lines), origin, options), origin, options);
     }
 
     /// <summary>Takes rows that are in memory already, such as objects of a pipeline.</summary>
@@ -158,7 +196,7 @@ public sealed class TrainingDataset
             }
         }
 
-        var tokenized = new TokenizedDataset(examples, dropped, options, tokenizer.PadTokenId ?? tokenizer.EosTokenId ?? 0) { Template = Template };
+        var tokenized = new TokenizedDataset(examples, dropped, options, tokenizer.PadTokenId ?? tokenizer.EosTokenId ?? 0) { Form = FormOf(columns) };
         return tokenized.HasLearnedTokens ? tokenized : throw AllMasked(options.MaxLength);
     }
 
@@ -173,6 +211,72 @@ public sealed class TrainingDataset
     public TrainingExample Example(
         int index, Tokenizer tokenizer, int? maxLength = null, CancellationToken cancellation = default, ExampleKind? examples = null, ModelLabels? labels = null) =>
         new ExampleBuilder(examples is { } kind && Offers(kind) ? ColumnsFor(kind) : Columns, Template, Loss, tokenizer, cancellation, MaxLength ?? maxLength, labels).Build(Rows[index]).Cut(MaxLength ?? maxLength);
+
+    /// <summary>How an adapter that learns these rows is asked; null for whole texts.</summary>
+    private PromptForm? FormOf(DatasetColumns columns)
+    {
+        if (columns[ColumnRole.Messages] is { } messages)
+        {
+            return new PromptForm { Columns = new Dictionary<string, string> { ["messages"] = messages }, SystemMessage = SystemMessageOf(messages) };
+        }
+
+        if (columns.Prompt is { } prompt && columns.IsConversation(Rows[0]))
+        {
+            return new PromptForm { Columns = new Dictionary<string, string> { ["messages"] = prompt }, SystemMessage = SystemMessageOf(prompt) };
+        }
+
+        var template = Template ?? (columns.Prompt is { } plain && !plain.AsSpan().ContainsAny('{', '}') ? new PromptTemplate($"{{{plain}}}") : null);
+        return template is null ? null : new PromptForm
+        {
+            Template = template,
+            Columns = columns.Names.Where(entry => entry.Key is ColumnRole.Prompt or ColumnRole.Instruction or ColumnRole.Input)
+                .Select(static entry => (Name: entry.Key.ToString().ToLowerInvariant(), Column: entry.Value))
+                .Where(entry => entry.Name != entry.Column && template.Names.Contains(entry.Name)).ToDictionary(static entry => entry.Name, static entry => entry.Column),
+        };
+    }
+
+    /// <summary>The system's message that all conversations begin with, or null.</summary>
+    private string? SystemMessageOf(string column)
+    {
+        string? common = null;
+        for (var i = 0; i < Rows.Count; i++)
+        {
+            var message = Rows[i].Messages(column)[0] is { Role: "system" } first ? first.Content : null;
+            if (message is null || (i > 0 && message != common))
+            {
+                return null;
+            }
+
+            common = message;
+        }
+
+        return common;
+    }
+
+    /// <summary>The questions that the rows ask: what stands before each answer, and the answer.</summary>
+    /// <param name="tokenizer">The tokenizer.</param>
+    /// <param name="cancellation">Stops between rows.</param>
+    /// <exception cref="PeftException"><c>AnswersMissing</c>: no row has an answer, as whole texts have none.</exception>
+    public IReadOnlyList<DatasetQuestion> Questions(Tokenizer tokenizer, CancellationToken cancellation = default)
+    {
+        ArgumentNullException.ThrowIfNull(tokenizer);
+        var builder = new ExampleBuilder(Columns, Template, Loss, tokenizer, cancellation);
+        List<DatasetQuestion> questions = [];
+        for (var i = 0; i < Rows.Count; i++)
+        {
+            cancellation.ThrowIfCancellationRequested();
+            if (builder.Question(Rows[i], i) is { } question)
+            {
+                questions.Add(question);
+            }
+        }
+
+        return questions.Count > 0 ? questions : throw new PeftException("AnswersMissing", $"'{Origin}' has no answers to compare with: its rows are {Columns.Kind}.")
+        {
+            Target = this,
+            RecommendedAction = "Give rows with a prompt and a completion, an instruction and an output, or a conversation with the assistant's answer.",
+        };
+    }
 
     /// <summary>How the rows are understood by an objective that takes such examples.</summary>
     private DatasetColumns ColumnsFor(ExampleKind examples) => _fits.FirstOrDefault(fit => fit.Kind.Examples == examples)
@@ -205,8 +309,8 @@ public sealed class TrainingDataset
             };
         }
 
-        template.Render(column => column is "input" || (column is "instruction" or "prompt" && Columns.Prompt is not null) || ColumnNames.Contains(column) ? string.Empty : throw new PeftException(
-            "DatasetColumnMissing", $"The template names the column '{column}', which '{Origin}' does not have. Its columns: {string.Join(", ", ColumnNames)}.")
+        template.Render(column => DatasetColumns.Named(ColumnNames, column) is not null || (column is "input" or "instruction" or "prompt" && Columns.Prompt is not null) ? string.Empty : throw new PeftException(
+            "DatasetColumnMissing", $"The template names the column '{column}', which '{Origin}' does not have. Its columns: {string.Join(", ", ColumnNames)}.{Spelling.DidYouMean(column, ColumnNames)}")
         {
             Target = column,
             RecommendedAction = "Name one of the columns there are.",

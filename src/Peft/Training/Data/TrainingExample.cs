@@ -8,6 +8,23 @@ namespace Peft.Training.Data;
 /// <param name="TokenCount">The number of its tokens.</param>
 public sealed record ExampleSegment(string Text, bool IsLearned, int TokenCount);
 
+/// <summary>What is noteworthy of an example although it can be learnt.</summary>
+[Flags]
+public enum ExampleRemarks
+{
+    /// <summary>Nothing.</summary>
+    None = 0,
+
+    /// <summary>The answer's first word begins right behind the prompt's last one, without a space.</summary>
+    AnswerTouches = 1,
+
+    /// <summary>The answer is empty: only the end of the text is learnt.</summary>
+    AnswerEmpty = 2,
+
+    /// <summary>Messages stand behind the assistant's last one; nothing is learnt of them.</summary>
+    IdleTail = 4,
+}
+
 /// <summary>An example as the training sees it.</summary>
 /// <param name="Row">The row it was made of.</param>
 /// <param name="InputIds">Token ids.</param>
@@ -23,6 +40,9 @@ public sealed record TrainingExample(TrainingRow Row, int[] InputIds, int[] Labe
 
     /// <summary>Whether the row was cut at the maximum length.</summary>
     public bool IsCut => UncutLength > InputIds.Length;
+
+    /// <summary>What is noteworthy of it.</summary>
+    public ExampleRemarks Remarks { get; init; }
 
     /// <summary>In a pair, the worse answer to the same prompt; null elsewhere.</summary>
     public TokenRow? Rejected { get; init; }

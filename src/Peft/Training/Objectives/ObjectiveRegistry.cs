@@ -26,6 +26,9 @@ public static class ObjectiveRegistry
     /// <summary>Names of all objectives.</summary>
     public static IReadOnlyCollection<string> Names => s_factories.Keys;
 
+    /// <summary>A name as it is written here, whatever the case of the one that was given; one that nobody knows comes back as it is.</summary>
+    internal static string Canonical(string name) => Names.FirstOrDefault(known => known.Equals(name, StringComparison.OrdinalIgnoreCase)) ?? name;
+
     /// <summary>Names of the losses among which an objective chooses (<c>loss_type</c>), the default first.</summary>
     /// <param name="objective">Its name; null for those of all objectives.</param>
     public static IReadOnlyList<string> Losses(string? objective) => objective switch
@@ -64,7 +67,7 @@ public static class ObjectiveRegistry
         ArgumentNullException.ThrowIfNull(options);
         if (!s_factories.TryGetValue(options.Objective, out var factory))
         {
-            throw new NotSupportedByPeftException("ObjectiveNotSupported", $"There is no objective '{options.Objective}'. Choose one of {string.Join(", ", Names)}.")
+            throw new NotSupportedByPeftException("ObjectiveNotSupported", $"There is no objective '{options.Objective}'. Choose one of {string.Join(", ", Names)}.{Spelling.DidYouMean(options.Objective, Names)}")
             {
                 Target = options.Objective,
                 RecommendedAction = "Correct the name.",

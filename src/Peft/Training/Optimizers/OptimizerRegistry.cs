@@ -5,22 +5,29 @@ public static class OptimizerRegistry
 {
     private static readonly Dictionary<string, Kind> s_kinds = new(StringComparer.Ordinal)
     {
-        ["adamw_torch"] = new(static (parameters, settings) => new AdamW(parameters, settings)),
-        ["adamw_torch_fused"] = new(static (parameters, settings) => new AdamW(parameters, settings)),
-        ["adam"] = new(static (parameters, settings) => new Adam(parameters, settings)),
-        ["nadam"] = new(static (parameters, settings) => new NAdam(parameters, settings)),
-        ["radam"] = new(static (parameters, settings) => new RAdam(parameters, settings)),
-        ["sgd"] = new(static (parameters, settings) => new Sgd(parameters, settings)),
-        ["rmsprop"] = new(static (parameters, settings) => new RmsProp(parameters, settings)),
-        ["adagrad"] = new(static (parameters, settings) => new Adagrad(parameters, settings)),
-        ["adafactor"] = new(static (parameters, settings) => new Adafactor(parameters, settings)),
-        ["loraplus"] = new(static (parameters, settings) => new AdamW(parameters, settings)) { Group = LoraPlus.Group },
-        ["lorafa"] = new(static (parameters, settings) => new LoraFrozenA(parameters, settings)) { Trains = LoraFrozenA.Trains },
-        ["riemannian"] = new(static (parameters, settings) => new Riemannian(parameters, settings)),
+        ["adamw_torch"] = new("Adam with decoupled weight decay", static (parameters, settings) => new AdamW(parameters, settings)),
+        ["adamw_torch_fused"] = new("the same as adamw_torch", static (parameters, settings) => new AdamW(parameters, settings)),
+        ["adam"] = new("Adam; its weight decay is part of the gradient", static (parameters, settings) => new Adam(parameters, settings)),
+        ["nadam"] = new("Adam with Nesterov momentum", static (parameters, settings) => new NAdam(parameters, settings)),
+        ["radam"] = new("Adam whose first steps are rectified", static (parameters, settings) => new RAdam(parameters, settings)),
+        ["sgd"] = new("stochastic gradient descent, with momentum where optim_args says so", static (parameters, settings) => new Sgd(parameters, settings)),
+        ["rmsprop"] = new("gradients divided by their running root mean square", static (parameters, settings) => new RmsProp(parameters, settings)),
+        ["adagrad"] = new("gradients divided by the root of the sum of all their squares", static (parameters, settings) => new Adagrad(parameters, settings)),
+        ["adafactor"] = new("second moments by rows and columns, in less memory", static (parameters, settings) => new Adafactor(parameters, settings)),
+        ["loraplus"] = new("AdamW with a higher rate for the B matrices of LoRA (loraplus_lr_ratio)", static (parameters, settings) => new AdamW(parameters, settings)) { Group = LoraPlus.Group },
+        ["lorafa"] = new("LoRA whose A matrices stay frozen (LoRA-FA)", static (parameters, settings) => new LoraFrozenA(parameters, settings)) { Trains = LoraFrozenA.Trains },
+        ["riemannian"] = new("AdamW on gradients that are scaled by the other factor of LoRA", static (parameters, settings) => new Riemannian(parameters, settings)),
     };
 
     /// <summary>Names of all optimisers.</summary>
     public static IReadOnlyCollection<string> Names => s_kinds.Keys;
+
+    /// <summary>What an optimiser does, in a few words; the name where nobody knows it.</summary>
+    /// <param name="name">The optimiser's name.</param>
+    public static string Describe(string name) => s_kinds.TryGetValue(name, out var known) ? known.Summary : name;
+
+    /// <summary>A name as it is written here, whatever the case of the one that was given; one that nobody knows comes back as it is.</summary>
+    internal static string Canonical(string name) => Names.FirstOrDefault(known => known.Equals(name, StringComparison.OrdinalIgnoreCase)) ?? name;
 
     /// <summary>Makes an optimiser over parameters, which become views into its flat buffers.</summary>
     /// <param name="parameters">What it trains.</param>
@@ -51,7 +58,7 @@ public static class OptimizerRegistry
     {
         if (!s_kinds.ContainsKey(name))
         {
-            throw new NotSupportedByPeftException("OptimizerNotSupported", $"There is no optimiser '{name}'. Choose one of {string.Join(", ", Names)}.")
+            throw new NotSupportedByPeftException("OptimizerNotSupported", $"There is no optimiser '{name}'. Choose one of {string.Join(", ", Names)}.{Spelling.DidYouMean(name, Names)}")
             {
                 Target = name,
                 RecommendedAction = "Correct the name.",
@@ -59,7 +66,7 @@ public static class OptimizerRegistry
         }
     }
 
-    private sealed record Kind(Func<FlatParameters, OptimizerSettings, Optimizer> Create)
+    private sealed record Kind(string Summary, Func<FlatParameters, OptimizerSettings, Optimizer> Create)
     {
         /// <summary>How each parameter is trained; by default alike, but for the exemption from decay.</summary>
         public Func<TrainedParameter, OptimizerSettings, GroupSettings> Group { get; init; } = static (trained, settings) =>

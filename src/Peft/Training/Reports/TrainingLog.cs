@@ -2,8 +2,10 @@ using System.Buffers;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Peft.Adapters.Model;
 using Peft.Engine;
 using Peft.Files;
+using Peft.Training.Checkpoints;
 
 namespace Peft.Training.Reports;
 
@@ -47,6 +49,46 @@ internal sealed class TrainingLog : IDisposable
         var kept = afterStep > 0 && File.Exists(path) ? ReadLines(path).Where(entry => StepOf(entry) <= afterStep).ToArray() : [];
         AtomicFile.WriteText(path, string.Concat(kept.Select(static entry => entry.ToJsonString() + "\n")));
         return new TrainingLog(path, say ?? (static _ => { }));
+    }
+
+    /// <summary>The record of the training that an adapter's folder, or a checkpoint, is of; null where there is no log.</summary>
+    public static TrainingRecord? Recall(PeftAdapter adapter, string folder)
+    {
+        var upToStep = int.MaxValue;
+        if (!File.Exists(Path.Combine(folder, FileName)) && CheckpointStore.TrainingOf(folder) is var (training, step))
+        {
+            (folder, upToStep) = (training, step);
+        }
+
+        var (steps, evaluations) = Read(Path.Combine(folder, FileName), upToStep);
+        if (steps.Count == 0)
+        {
+            return null;
+        }
+
+        var options = new TrainingOptions();
+        if (Path.Combine(folder, TrainingOptions.FileName) is var path && File.Exists(path))
+        {
+            try
+            {
+                options = TrainingOptions.FromFile(path);
+            }
+            catch (Exception error) when (error is PeftException or IOException or UnauthorizedAccessException)
+            {
+                // The log alone says what happened.
+            }
+        }
+
+        return new TrainingRecord
+        {
+            AdapterName = adapter.Name,
+            Options = options,
+            Objective = options.Objective,
+            Steps = steps,
+            Evaluations = evaluations,
+            TrainedParameters = adapter.TrainableParameters.Sum(static parameter => parameter.Parameter.Count),
+            OutputPath = folder,
+        };
     }
 
     /// <summary>Reads what a log says of the first steps of a training.</summary>

@@ -14,7 +14,7 @@ public sealed class AdaLoraAdapter(string name, AdaLoraConfig config) : Layerwis
     private bool[][]? _kept;
 
     /// <summary>The configuration.</summary>
-    public new AdaLoraConfig Config
+    internal new AdaLoraConfig Config
     {
         get => (AdaLoraConfig)base.Config;
         private set => base.Config = value;

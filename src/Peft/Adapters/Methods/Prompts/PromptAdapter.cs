@@ -15,10 +15,10 @@ public abstract class PromptAdapter(string name, PromptConfig config) : Adapter(
     private PromptEncoder? _encoder;
 
     /// <summary>The configuration, with the model's sizes once the adapter is declared.</summary>
-    public new PromptConfig Config
+    internal new PromptConfig Config
     {
         get => (PromptConfig)base.Config;
-        protected set => base.Config = value;
+        private protected set => base.Config = value;
     }
 
     /// <summary>The table: [virtual tokens · parts, width].</summary>

@@ -1,27 +1,35 @@
 using System.Text;
-using System.Text.Json;
-using System.Text.Json.Serialization;
-using Peft.Files;
 
-namespace Peft.Training.Data;
+namespace Peft.Adapters.Asking;
 
 /// <summary>
-/// Makes a prompt of a row: text with the names of columns in braces (<c>{instruction}</c>); doubled braces are braces. It is saved
-/// beside the adapter, since whoever uses the adapter has to ask the same way.
+/// Makes a prompt of a row: text with the names of columns in braces (<c>{instruction}</c>); doubled braces are braces. It is part of
+/// the <see cref="PromptForm"/> that is saved beside the adapter, since whoever uses the adapter has to ask the same way.
 /// </summary>
 /// <param name="Text">The prompt.</param>
 /// <param name="TextWithoutInput">The prompt for rows whose <c>input</c> is empty; null is the same one.</param>
-public sealed record PromptTemplate(
-    [property: JsonPropertyName("prompt")] string Text,
-    [property: JsonPropertyName("prompt_without_input")] string? TextWithoutInput = null)
+public sealed record PromptTemplate(string Text, string? TextWithoutInput = null)
 {
-    /// <summary>The file beside the adapter.</summary>
-    public const string FileName = "prompt_template.json";
-
     /// <summary>What rows with an instruction get unless told otherwise: headed sections for the instruction, its input and the response.</summary>
     public static PromptTemplate Instruction { get; } = new(
         "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n",
         "### Instruction:\n{instruction}\n\n### Response:\n");
+
+    /// <summary>The names in braces, each once, in order.</summary>
+    /// <exception cref="PeftException"><c>PromptTemplateInvalid</c>.</exception>
+    public IReadOnlyList<string> Names
+    {
+        get
+        {
+            List<string> names = [];
+            foreach (var hasInput in (bool[])[true, false])
+            {
+                Render(name => { names.Add(name); return string.Empty; }, hasInput);
+            }
+
+            return [.. names.Distinct(StringComparer.Ordinal)];
+        }
+    }
 
     /// <summary>Fills in the columns.</summary>
     /// <param name="value">Gives a column's text.</param>
@@ -56,36 +64,13 @@ public sealed record PromptTemplate(
         return prompt.ToString();
     }
 
-    /// <summary>Saves the template into an adapter's folder.</summary>
-    /// <param name="folder">The folder.</param>
-    public void Save(string folder) => JsonFile.Write(Path.Combine(folder, FileName), this);
-
-    /// <summary>Reads the template of an adapter's folder.</summary>
-    /// <param name="folder">The folder.</param>
-    /// <returns>The template, or null where none was saved.</returns>
-    /// <exception cref="PeftException"><c>PromptTemplateInvalid</c>, or what reading JSON throws.</exception>
-    public static PromptTemplate? Load(string folder)
-    {
-        var path = Path.Combine(folder, FileName);
-        if (!File.Exists(path))
-        {
-            return null;
-        }
-
-        var json = JsonFile.ReadObject(path);
-        return json.TryGetProperty("prompt", out var prompt) && prompt.ValueKind == JsonValueKind.String
-            ? json.Deserialize<PromptTemplate>()
-            : throw new PeftException("PromptTemplateInvalid", $"'{path}' has no text 'prompt'.")
-            {
-                Target = path,
-                RecommendedAction = "Put the template into a JSON object as \"prompt\", with columns in braces.",
-            };
-    }
-
     private static PeftException Invalid(string text, int position) =>
         new("PromptTemplateInvalid", $"The prompt template has a brace at position {position} that belongs to no column: '{text}'.")
         {
             Target = text,
             RecommendedAction = "Write {column} for a column's text, and {{ or }} for a brace.",
         };
+
+    /// <inheritdoc/>
+    public override string ToString() => Text;
 }

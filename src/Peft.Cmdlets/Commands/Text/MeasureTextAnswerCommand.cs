@@ -1,0 +1,63 @@
+using System.Management.Automation;
+using Peft.Cmdlets.Arguments;
+using Peft.Cmdlets.Completion;
+using Peft.Cmdlets.Pipeline;
+using Peft.Training.Data;
+using Peft.Training.Evaluation;
+
+namespace Peft.Cmdlets.Commands.Text;
+
+/// <summary>Measure-TextAnswer: how many questions of a data set a model answers as the data set does.</summary>
+[Cmdlet(VerbsDiagnostic.Measure, "TextAnswer", DefaultParameterSetName = ModelSet)]
+[OutputType(typeof(AnswerMeasurement))]
+public sealed class MeasureTextAnswerCommand : GenerationCommand
+{
+    /// <summary>The data set whose questions are asked, from Import-TrainingDataset; the path of a file, or rows, do as well.</summary>
+    [Parameter(Mandatory = true, Position = 0)]
+    [DatasetArgument]
+    [ArgumentCompleter(typeof(DatasetCompleter))]
+    public TrainingDataset Dataset { get; set; } = null!;
+
+    /// <summary>A test of one's own: it gets the answer as <c>$_</c> (with Prompt, Expected and Answer) and says whether it passes.</summary>
+    [Parameter(Position = 1)]
+    public ScriptBlock? Test { get; set; }
+
+    /// <summary>Adapters that act for this command, in order, whatever is active on the model; wildcards are allowed, and <c>base</c> for none.</summary>
+    [Parameter(ParameterSetName = ModelSet)]
+    [SupportsWildcards]
+    [ArgumentCompleter(typeof(AdapterOrBaseCompleter))]
+    [ValidateNotNullOrEmpty]
+    public string[]? AdapterName { get; set; }
+
+    /// <summary>Questions that are asked at once.</summary>
+    [Parameter]
+    [ValidateRange(1, int.MaxValue)]
+    [PSDefaultValue(Value = 8, Help = "8")]
+    public int BatchSize { get; set; } = 8;
+
+    /// <inheritdoc/>
+    protected override void Process()
+    {
+        var (model, selection) = (TheModel, SelectionOf(AdapterName));
+        var options = Options();
+        var measured = Run(output =>
+        {
+            var progress = new ProgressLine(output, "Measuring answers", plainLines: true);
+            var length = Given(nameof(MaxNewTokens)) ? options.MaxNewTokens : AnswerMeasurement.LengthFor(Dataset.Questions(model.RequiredTokenizer, output.Cancellation), model.RequiredTokenizer);
+            var result = AnswerMeasurement.Measure(
+                model,
+                Dataset,
+                options with { MaxNewTokens = length },
+                selection,
+                BatchSize,
+                done => progress.Show(done, Dataset.Count, FormattableString.Invariant($"{done} of {Dataset.Count} questions")),
+                output.Cancellation);
+            progress.Complete();
+            return result;
+        });
+        WriteObject(Test is null ? measured : new AnswerMeasurement([.. measured.Answers.Select(answer => answer with { IsPassed = Passes(answer) })]));
+    }
+
+    private bool Passes(TextAnswer answer) =>
+        LanguagePrimitives.IsTrue(Test!.InvokeWithContext(null, [new PSVariable("_", answer)]).LastOrDefault());
+}

@@ -1,0 +1,119 @@
+using System.Globalization;
+using Peft.Adapters.Model;
+using Peft.Cmdlets.Pipeline;
+using Peft.Training;
+using Peft.Training.Data;
+
+namespace Peft.Cmdlets.Commands.Training;
+
+/// <summary>What a training says of itself: at its beginning, while it runs, and at its end, also where it is stopped.</summary>
+/// <param name="adapterName">The adapter.</param>
+/// <param name="outputPath">Folder for the results, or null.</param>
+internal sealed class TrainingReport(string adapterName, string? outputPath) : IProgress<TrainingProgress>
+{
+    private WorkOutput? _output;
+    private ProgressLine? _line;
+    private TrainingStart _start;
+    private TrainingProgress? _last;
+
+    /// <summary>The adapter.</summary>
+    public string AdapterName => adapterName;
+
+    /// <summary>Folder for the results, or null.</summary>
+    public string? OutputPath => outputPath;
+
+    private string? Folder => outputPath is null ? null : Path.Combine(outputPath, adapterName);
+
+    /// <summary>Says where it is shown.</summary>
+    public void Show(WorkOutput output)
+    {
+        _output = output;
+        _line = new ProgressLine(output, $"Training '{adapterName}'", plainLines: true);
+    }
+
+    /// <summary>Says what is trained on what and where the results go, and shows the first example with what of it is learnt.</summary>
+    public void Begin(TrainingStart start, TokenizedDataset data, PeftAdapter adapter)
+    {
+        _start = start;
+        Say($"Training '{adapterName}' on {AdapterTrainingCommand.Examples(start.Rows == data.Rows.Count ? data.Examples.Count : start.Rows)}: {data.Examples.Sum(static example => (long)example.TokenCount):N0} tokens, of which {data.Examples.Sum(static example => (long)example.LearnedCount):N0} are learnt.");
+        if (start.EvaluationRows > 0)
+        {
+            Say($"Evaluated on {AdapterTrainingCommand.Examples(start.EvaluationRows)} that {(start.EvaluationRows == 1 ? "is" : "are")} not learnt{(start.Rows < data.Rows.Count ? "; the tokens are those of all" : "")}.");
+        }
+
+        Say($"Trained are {start.Parameters:N0} parameters: {adapter.Coverage}.");
+        var tokenizer = adapter.Model.RequiredTokenizer;
+        _output!.WriteLine(TrainingExampleView.Of(0, data.Examples[0], tokenizer).ToString());
+        if (Folder is null)
+        {
+            Say($"Nothing is written to the disk; -OutputPath does that, with checkpoints to go on from.");
+        }
+        else
+        {
+            Say($"Adapter:     {Folder}");
+            Say($"Checkpoints: {Path.Combine(Folder, "checkpoints")}");
+        }
+
+        if (start.StepsMade >= start.TotalSteps)
+        {
+            Say($"All {start.TotalSteps:N0} steps were made before: there is nothing left to do. A larger -Epoch or -MaxSteps goes on.");
+        }
+        else if (start.StepsMade > 0)
+        {
+            Say($"Goes on after step {start.StepsMade:N0} of {start.TotalSteps:N0}.");
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Report(TrainingProgress value)
+    {
+        _last = value;
+        var evaluation = value.EvaluationLoss is { } loss ? FormattableString.Invariant($"evaluation {loss:0.0000}, ") : "";
+        _line!.Show(
+            value.Step,
+            value.TotalSteps,
+            FormattableString.Invariant($"step {value.Step}/{value.TotalSteps}, loss {value.Loss:0.0000}, {evaluation}{value.TokensPerSecond:N0} tokens/s"),
+            value.Remaining,
+            FormattableString.Invariant($"step {value.Step} of {value.TotalSteps}, epoch {value.Epoch:0.0}, loss {value.Loss:0.0000}, {evaluation}{value.TokensPerSecond:N0} tokens/s, {Time(value.Remaining)} left"));
+    }
+
+    /// <summary>Says what came of it.</summary>
+    public void End(TrainingRecord record)
+    {
+        _line!.Complete();
+        if (_start.StepsMade < _start.TotalSteps)
+        {
+            Say($"Trained '{adapterName}': {Results(record)}. {(Folder is null ? $"It is in memory alone; Export-PeftAdapter saves it." : $"It lies in {Folder}.")}");
+        }
+    }
+
+    /// <summary>What came of a training that was stopped, and how to go on; for the moment when it has ended.</summary>
+    public string Stopped(PeftModel model)
+    {
+        if (_last is not { } last)
+        {
+            return $"The training of '{adapterName}' was stopped before its first step: nothing has changed.";
+        }
+
+        // A machine that is busy may still write what was learnt: then the last report tells.
+        var record = model.Adapters.FirstOrDefault(adapter => adapter.Name == adapterName)?.TrainingRecord as TrainingRecord;
+        var results = record is { StepCount: > 0 } && record.StepCount >= last.Step ? Results(record) : FormattableString.Invariant($"loss {last.Loss:0.0000}");
+        var whereto = Folder is null
+            ? $"The adapter stays in the model as it is after its last step; Get-PeftAdapter '{adapterName}' gives it, and Export-PeftAdapter saves it."
+            : $"The checkpoint of its last step is in {Path.Combine(Folder, "checkpoints")}; the same command with -Resume goes on from it.";
+        return $"The training of '{adapterName}' was stopped after step {last.Step} of {last.TotalSteps}: {results}. {whereto}";
+    }
+
+    private static string Results(TrainingRecord record)
+    {
+        var best = record.BestStep is { } step && step.Step != record.StepCount ? FormattableString.Invariant($" (lowest {step.Loss:0.0000} in step {step.Step:N0})") : "";
+        var evaluation = record.FinalEvaluation is not { } last ? ""
+            : record.BestEvaluation is { } lowest && lowest.Step != last.Step ? FormattableString.Invariant($", evaluation {last.Loss:0.0000} (lowest {lowest.Loss:0.0000} after step {lowest.Step:N0})")
+            : FormattableString.Invariant($", evaluation {last.Loss:0.0000}");
+        return FormattableString.Invariant($"{record.StepCount:N0} {(record.StepCount == 1 ? "step" : "steps")} in {Time(record.Duration)}, loss {record.FinalLoss:0.0000}{best}{evaluation}");
+    }
+
+    private static string Time(TimeSpan time) => FormattableString.Invariant($"{(int)time.TotalHours}:{time:mm\\:ss}");
+
+    private void Say(FormattableString text) => _output!.WriteLine(text.ToString(CultureInfo.InvariantCulture));
+}

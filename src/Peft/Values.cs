@@ -1,0 +1,22 @@
+using System.Collections.ObjectModel;
+using System.Globalization;
+
+namespace Peft;
+
+/// <summary>A list that says what is in it where it is turned into text, as a cell of a table or of a CSV file is.</summary>
+/// <typeparam name="T">What is in it.</typeparam>
+/// <param name="values">The values, which must not change any more.</param>
+public sealed class Values<T>(IList<T> values) : ReadOnlyCollection<T>(values)
+{
+    /// <inheritdoc/>
+    public override string ToString() => string.Join(", ", this.Select(static value => value is IFormattable figure ? figure.ToString(null, CultureInfo.InvariantCulture) : value?.ToString()));
+}
+
+/// <summary>Makes lists that say what is in them.</summary>
+public static class Values
+{
+    /// <summary>A list of values.</summary>
+    /// <typeparam name="T">What is in it.</typeparam>
+    /// <param name="values">The values.</param>
+    public static Values<T> Of<T>(IEnumerable<T> values) => values as Values<T> ?? new([.. values]);
+}
