@@ -67,7 +67,7 @@ public sealed class ShowTrainingExampleCommand : PeftCmdlet
                 continue;
             }
 
-            WriteObject(Run(output => TrainingExampleView.Of(index, Dataset.Example(index, tokenizer, MaxLength, output.Cancellation, kind, labels), tokenizer)));
+            WriteObject(Run(output => TrainingExampleView.Of(index, Dataset.Example(index, tokenizer, MaxLength, kind, labels, output.Cancellation), tokenizer)));
         }
     }
 }

@@ -204,12 +204,12 @@ public sealed class TrainingDataset
     /// <param name="index">The row's index.</param>
     /// <param name="tokenizer">The tokenizer.</param>
     /// <param name="maxLength">Maximum length where the data set has none of its own; null keeps all.</param>
-    /// <param name="cancellation">Ends a chat template's rendering.</param>
     /// <param name="examples">What it is for; null for what the rows are first.</param>
     /// <param name="labels">The classes of the model's head.</param>
+    /// <param name="cancellation">Ends a chat template's rendering.</param>
     /// <returns>The example; it may carry no loss at all.</returns>
     public TrainingExample Example(
-        int index, Tokenizer tokenizer, int? maxLength = null, CancellationToken cancellation = default, ExampleKind? examples = null, ModelLabels? labels = null) =>
+        int index, Tokenizer tokenizer, int? maxLength = null, ExampleKind? examples = null, ModelLabels? labels = null, CancellationToken cancellation = default) =>
         new ExampleBuilder(examples is { } kind && Offers(kind) ? ColumnsFor(kind) : Columns, Template, Loss, tokenizer, cancellation, MaxLength ?? maxLength, labels).Build(Rows[index]).Cut(MaxLength ?? maxLength);
 
     /// <summary>How an adapter that learns these rows is asked; null for whole texts.</summary>

@@ -50,7 +50,7 @@ public sealed record TrainingExample(TrainingRow Row, int[] InputIds, int[] Labe
     /// <summary>In a pair, by how much the better answer is better; null where the data doesn't say.</summary>
     public double? Margin { get; init; }
 
-    /// <summary>What it is to an objective, and with it what <paramref name="Labels"/> are: of a text its own tokens, of two texts the tokens of the second, of words a class for each token, of a question the first and the last token of its answer; empty beside a <see cref="Target"/>.</summary>
+    /// <summary>What it is to an objective, and with it what <see cref="Labels"/> are: of a text its own tokens, of two texts the tokens of the second, of words a class for each token, of a question the first and the last token of its answer; empty beside a <see cref="Target"/>.</summary>
     public ExampleKind Kind { get; init; } = ExampleKind.Text;
 
     /// <summary>What the row as a whole is; null where it isn't classified.</summary>
