@@ -53,6 +53,15 @@ public class FamilyCountGoldenTests
     });
 
     [GoldenTheory]
+    [GoldenData("families", Holding = FamilyGoldenTests.ModelFile)]
+    public void LoraReachesEveryFamilyWithoutBeingToldWhere(string path) => GoldenCases.Run("families", path, folder =>
+    {
+        var task = JsonFile.ReadObject(Path.Combine(folder, "case.json")).GetProperty("peft").GetProperty("task_type").GetString();
+        using var model = Adapted(ModelConfig.FromFile(Path.Combine(folder, "config.json")), "LORA", task, []);
+        Assert.NotEmpty(Targeted(model));
+    });
+
+    [GoldenTheory]
     [GoldenFiles("families", "counts")]
     public void CountsOfPublishedModels(string name) => GoldenCases.Run("families", $"counts/{name}.json", file =>
     {

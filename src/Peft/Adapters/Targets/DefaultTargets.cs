@@ -1,10 +1,11 @@
 namespace Peft.Adapters.Targets;
 
-/// <summary>The modules that PEFT adapts in a family when a configuration names none.</summary>
+/// <summary>The modules that are adapted in a family when a configuration names none: PEFT's, and ours for the families that it has none for (docs/families.md).</summary>
 public static class DefaultTargets
 {
     private static readonly ModuleNames s_queryAndValue = ModuleNames.Of("q_proj", "v_proj");
     private static readonly ModuleNames s_fusedAttention = ModuleNames.Of("query_key_value");
+    private static readonly ModuleNames s_recurrent = ModuleNames.Of("q_proj", "v_proj", "in_proj_qkv");
 
     private static readonly Dictionary<string, ModuleNames> s_lora = new(StringComparer.Ordinal)
     {
@@ -48,6 +49,33 @@ public static class DefaultTargets
         ["stablelm"] = s_queryAndValue,
         ["t5"] = ModuleNames.Of("q", "v"),
         ["xlm-roberta"] = ModuleNames.Of("query", "value"),
+
+        // Ours, where PEFT has none: queries and values as in the families above, and what lets positions mix where attention doesn't.
+        ["cohere"] = s_queryAndValue,
+        ["deepseek_v3"] = ModuleNames.Of("q_proj", "q_b_proj", "kv_b_proj"),
+        ["distilbert"] = ModuleNames.Of("q_lin", "v_lin"),
+        ["gemma3"] = s_queryAndValue,
+        ["gemma4_text"] = s_queryAndValue,
+        ["glm4"] = s_queryAndValue,
+        ["gpt_oss"] = s_queryAndValue,
+        ["granite"] = s_queryAndValue,
+        ["granitemoehybrid"] = ModuleNames.Of("q_proj", "v_proj", "in_proj"),
+        ["lfm2"] = ModuleNames.Of("q_proj", "v_proj", "in_proj"),
+        ["lfm2_moe"] = ModuleNames.Of("q_proj", "v_proj", "in_proj"),
+        ["ministral3"] = s_queryAndValue,
+        ["mistral3"] = s_queryAndValue,
+        ["modernbert"] = ModuleNames.Of("Wqkv"),
+        ["olmo2"] = s_queryAndValue,
+        ["olmo3"] = s_queryAndValue,
+        ["phi3"] = ModuleNames.Of("qkv_proj"),
+        ["qwen2_moe"] = s_queryAndValue,
+        ["qwen3_5"] = s_recurrent,
+        ["qwen3_5_moe"] = s_recurrent,
+        ["qwen3_5_moe_text"] = s_recurrent,
+        ["qwen3_5_text"] = s_recurrent,
+        ["qwen3_moe"] = s_queryAndValue,
+        ["smollm3"] = s_queryAndValue,
+        ["starcoder2"] = s_queryAndValue,
     };
 
     private static readonly Dictionary<string, ModuleNames> s_ia3 = new(StringComparer.Ordinal)

@@ -14,6 +14,8 @@ internal sealed class Gemma4Config
     private readonly ModelConfig _source;
     private readonly long _heads;
     private readonly int _firstShared;
+    private readonly bool[] _slides;
+    private readonly int[] _sources;
 
     public Gemma4Config(ModelConfig config)
     {
@@ -31,13 +33,13 @@ internal sealed class Gemma4Config
             };
         }
 
-        for (var layer = _firstShared; layer < Layers; layer++)
+        var kinds = config.Texts("layer_types") ?? [];
+        _slides = [.. Enumerable.Range(0, Layers).Select(layer => layer < Layers - 1 && (layer < kinds.Count ? kinds[layer] == Sliding : (layer + 1) % FullEvery != 0))];
+        _sources = [.. Enumerable.Range(0, Layers).Select(layer => layer < _firstShared ? layer : _firstShared == 0 ? -1 : Array.LastIndexOf(_slides, _slides[layer], _firstShared - 1))];
+        if (Array.FindIndex(_sources, static source => source < 0) is >= 0 and var orphan)
         {
-            if (KeySource(layer) < 0)
-            {
-                throw new PeftException("ModelConfigInvalid", FormattableString.Invariant(
-                    $"Layer {layer} takes keys and values of another (num_kv_shared_layers), but none of its kind before it has its own.")) { Target = "num_kv_shared_layers" };
-            }
+            throw new PeftException("ModelConfigInvalid", FormattableString.Invariant(
+                $"Layer {orphan} takes keys and values of another (num_kv_shared_layers), but none of its kind before it has its own.")) { Target = "num_kv_shared_layers" };
         }
     }
 
@@ -79,28 +81,13 @@ internal sealed class Gemma4Config
     public Activation Activation() => new(_source.String("hidden_activation") ?? "gelu_pytorch_tanh");
 
     /// <summary>Whether a layer sees a window; the last one sees everything, whatever <c>layer_types</c> says.</summary>
-    public bool IsSliding(int layer) => layer < Layers - 1
-        && (_source.TextOf("layer_types", layer) is { } kind ? kind == Sliding : (layer + 1) % FullEvery != 0);
+    public bool IsSliding(int layer) => _slides[layer];
 
-    /// <summary>The layer whose keys and values a layer reads: itself, or the last of its kind before those that share; -1 where there is none.</summary>
-    public int KeySource(int layer)
-    {
-        if (layer < _firstShared)
-        {
-            return layer;
-        }
-
-        var source = _firstShared - 1;
-        while (source >= 0 && IsSliding(source) != IsSliding(layer))
-        {
-            source--;
-        }
-
-        return source;
-    }
+    /// <summary>The layer whose keys and values a layer reads: itself, or the last of its kind before those that share.</summary>
+    public int KeySource(int layer) => _sources[layer];
 
     /// <summary>Whether later layers read a layer's keys and values.</summary>
-    public bool GivesKeys(int layer) => Enumerable.Range(_firstShared, Layers - _firstShared).Any(later => KeySource(later) == layer);
+    public bool GivesKeys(int layer) => layer < _firstShared && Array.IndexOf(_sources, layer, _firstShared) >= 0;
 
     public long InnerSize(int layer)
     {
@@ -123,7 +110,7 @@ internal sealed class Gemma4Config
     /// <summary>Rotary positions of layers with a window, or of those that see everything.</summary>
     public RotaryEmbedding Rotary(bool isSliding)
     {
-        var layer = Enumerable.Range(0, Layers).FirstOrDefault(layer => IsSliding(layer) == isSliding);
+        var layer = Math.Max(0, Array.IndexOf(_slides, isSliding));
         var parameters = (_source.Node("rope_parameters") as JsonObject)?[isSliding ? Sliding : Full] as JsonObject
             ?? (isSliding
                 ? new JsonObject { ["rope_type"] = "default", ["rope_theta"] = 10_000.0 }
