@@ -12,6 +12,7 @@ internal static class DeviceSampling
     public static bool Serves(GenerationOptions options) => options is
     {
         Sample: true, SequenceBias.Count: 0, RepetitionPenalty: 1, NoRepeatNgramSize: 0, BadWords.Count: 0, MinNewTokens: 0, SuppressedTokens.Count: 0,
+        MinLength: 0, PromptRepetitionPenalty: 1, PromptNoRepeatNgramSize: 0, SuppressedFirstTokens.Count: 0, ForcedBeginId: null, ForcedEndIds.Count: 0, LengthDecay: null, RemoveInvalidValues: false,
         TopH: null, TypicalP: >= 1, EpsilonCutoff: 0, EtaCutoff: 0,
     };
 

@@ -6,8 +6,17 @@ namespace Peft.Generation;
 /// <summary>How a text is continued. Names and meanings are those of transformers' <c>generate</c>; every rule that isn't set is off.</summary>
 public sealed record GenerationOptions
 {
-    /// <summary>Maximum number of tokens to add. Default 128.</summary>
-    public int MaxNewTokens { get; init; } = 128;
+    /// <summary>The most tokens that are added where nobody says.</summary>
+    public const int StandardLength = 128;
+
+    /// <summary>Maximum number of tokens to add; null for what <see cref="MaxLength"/> leaves, else <see cref="StandardLength"/>.</summary>
+    public int? MaxNewTokens { get; init; }
+
+    /// <summary>Maximum number of tokens of a row, those that are continued (of an encoder-decoder the start token) among them; null for no such limit.</summary>
+    public int? MaxLength { get; init; }
+
+    /// <summary>Minimum number of tokens of a row, counted in the same way: the end of the text is forbidden before.</summary>
+    public int MinLength { get; init; }
 
     /// <summary>Minimum number of tokens to add: the end of the text is forbidden before.</summary>
     public int MinNewTokens { get; init; }
@@ -42,6 +51,12 @@ public sealed record GenerationOptions
     /// <summary>Divides positive scores of ids that have occurred, multiplies negative ones (Keskar et al. 2019); 1 is off.</summary>
     public double RepetitionPenalty { get; init; } = 1;
 
+    /// <summary>The same of the prompt's ids, the other way round: above 1 they become likelier (transformers' <c>encoder_repetition_penalty</c>).</summary>
+    public double PromptRepetitionPenalty { get; init; } = 1;
+
+    /// <summary>Forbids any n-gram of this length of the prompt to come again (transformers' <c>encoder_no_repeat_ngram_size</c>); 0 is off.</summary>
+    public int PromptNoRepeatNgramSize { get; init; }
+
     /// <summary>Forbids any n-gram of this length to occur twice; 0 is off.</summary>
     public int NoRepeatNgramSize { get; init; }
 
@@ -50,6 +65,39 @@ public sealed record GenerationOptions
 
     /// <summary>Token ids that may not come.</summary>
     public IReadOnlyList<int> SuppressedTokens { get; init; } = [];
+
+    /// <summary>Token ids that may not come first.</summary>
+    public IReadOnlyList<int> SuppressedFirstTokens { get; init; } = [];
+
+    /// <summary>Id that has to come behind a start token that stands alone; null for none.</summary>
+    public int? ForcedBeginId { get; init; }
+
+    /// <summary>Ids of which one has to come where the maximum length is reached.</summary>
+    public IReadOnlyList<int> ForcedEndIds { get; init; } = [];
+
+    /// <summary>From how many added tokens on the end of the text becomes likelier, and the factor by which it does with each; null for never.</summary>
+    public (int Start, double Factor)? LengthDecay { get; init; }
+
+    /// <summary>Make scores that are no numbers 0 and infinite ones finite.</summary>
+    public bool RemoveInvalidValues { get; init; }
+
+    /// <summary>Number of continuations that are followed side by side (beam search); 1 for none beside the one.</summary>
+    public int BeamCount { get; init; } = 1;
+
+    /// <summary>In a search, the power of a continuation's length that its log-probability is divided by: above 0 favours long ones.</summary>
+    public double LengthPenalty { get; init; } = 1;
+
+    /// <summary>When a search ends.</summary>
+    public EarlyStopping EarlyStopping { get; init; }
+
+    /// <summary>Continuations of each prompt: the best of a search, or as many draws.</summary>
+    public int ReturnCount { get; init; } = 1;
+
+    /// <summary>What the decoder of an encoder-decoder begins with; null for the model's own.</summary>
+    public int? DecoderStartId { get; init; }
+
+    /// <summary>Which task the prompts are, for adapters that know several; null where they don't.</summary>
+    public int? TaskId { get; init; }
 
     /// <summary>Added to the score of the last id of a sequence, wherever the ids before it stand at the end of the text.</summary>
     public IReadOnlyList<(IReadOnlyList<int> Sequence, double Bias)> SequenceBias { get; init; } = [];
@@ -75,20 +123,27 @@ public sealed record GenerationOptions
     /// <summary>Whether decoded text holds special tokens.</summary>
     public bool ShowSpecialTokens { get; init; }
 
-    /// <summary>Takes over what a model's <c>generation_config.json</c> says of sampling.</summary>
+    /// <summary>Takes over what a model's <c>generation_config.json</c> says; which tokens end and fill texts the model itself knows.</summary>
     /// <param name="defaults">The file's document, or null.</param>
+    /// <param name="unsupported">Takes the names of what would change texts and is not supported.</param>
     /// <exception cref="PeftException"><c>ModelConfigInvalid</c>: a value of another kind.</exception>
-    public static GenerationOptions FromDefaults(JsonObject? defaults)
+    public static GenerationOptions FromDefaults(JsonObject? defaults, ICollection<string>? unsupported = null) =>
+        GenerationFields.Read(new GenerationOptions(), new JsonObject((defaults ?? []).Where(static entry => entry.Key is not ("eos_token_id" or "pad_token_id"))
+            .Select(static entry => KeyValuePair.Create(entry.Key, entry.Value?.DeepClone()))), unsupported ?? []);
+
+    /// <summary>The options with others under the names that transformers' <c>generate</c> has for them.</summary>
+    /// <param name="values">Values by name.</param>
+    /// <exception cref="NotSupportedByPeftException"><c>GenerationOptionNotSupported</c>, naming them.</exception>
+    /// <exception cref="PeftException"><c>ModelConfigInvalid</c>: a value of another kind.</exception>
+    public GenerationOptions With(JsonObject values)
     {
-        var values = new ModelConfig(defaults ?? []);
-        return new GenerationOptions
+        List<string> unsupported = [];
+        var options = GenerationFields.Read(this, values, unsupported);
+        return unsupported.Count == 0 ? options : throw new NotSupportedByPeftException(
+            "GenerationOptionNotSupported", $"How texts are generated can't be changed by {string.Join(", ", unsupported)}: nobody knows these names, or they are not supported.")
         {
-            Sample = values.Boolean("do_sample") ?? false,
-            Temperature = values.Number("temperature") ?? 1,
-            TopK = (int)Math.Clamp(values.Integer("top_k") ?? 0, -1, int.MaxValue),
-            TopP = values.Number("top_p") ?? 1,
-            MinP = values.Number("min_p") ?? 0,
-            RepetitionPenalty = values.Number("repetition_penalty") ?? 1,
+            Target = unsupported[0],
+            RecommendedAction = $"Leave them out. Supported are {string.Join(", ", GenerationFields.Names)}.",
         };
     }
 
@@ -96,8 +151,17 @@ public sealed record GenerationOptions
     /// <exception cref="PeftException"><c>GenerationOptionInvalid</c>, naming the option and its range.</exception>
     public void Validate()
     {
-        Require(MaxNewTokens >= 1, nameof(MaxNewTokens), "at least 1");
-        Require(MinNewTokens >= 0 && MinNewTokens <= MaxNewTokens, nameof(MinNewTokens), "between 0 and MaxNewTokens");
+        Require(MaxNewTokens is null or >= 1, nameof(MaxNewTokens), "at least 1");
+        Require(MaxLength is null or >= 1, nameof(MaxLength), "at least 1");
+        Require(MinNewTokens >= 0 && !(MinNewTokens > MaxNewTokens), nameof(MinNewTokens), "between 0 and MaxNewTokens");
+        Require(MinLength >= 0 && !(MinLength > MaxLength), nameof(MinLength), "between 0 and MaxLength");
+        Require(PromptRepetitionPenalty > 0, nameof(PromptRepetitionPenalty), "above 0 (1 is off)");
+        Require(PromptNoRepeatNgramSize >= 0, nameof(PromptNoRepeatNgramSize), "0 (off) or more");
+        Require(BeamCount >= 1, nameof(BeamCount), "at least 1");
+        Require(double.IsFinite(LengthPenalty), nameof(LengthPenalty), "a number");
+        Require(ReturnCount >= 1 && (Sample || ReturnCount <= BeamCount), nameof(ReturnCount), "at least 1, and without sampling at most the number of beams");
+        Require(!Sample || BeamCount == 1, nameof(BeamCount), "1 where tokens are drawn: a search that draws is not supported");
+        Require(TaskId is null or >= 0, nameof(TaskId), "0 or more");
         Require(RepetitionPenalty > 0, nameof(RepetitionPenalty), "above 0 (1 is off)");
         Require(NoRepeatNgramSize >= 0, nameof(NoRepeatNgramSize), "0 (off) or more");
         Require(BadWords.All(static word => word.Count > 0), nameof(BadWords), "sequences of at least one token");

@@ -27,6 +27,9 @@ public sealed record GenerationResult(string? Prompt, string Text, IReadOnlyList
     /// <summary>Prompt and continuation together.</summary>
     public string FullText => Prompt + Text;
 
+    /// <summary>Of a search, the log-probability of the continuation over a power of its length, by which the best were chosen; null where nothing was searched.</summary>
+    public double? Score { get; init; }
+
     /// <inheritdoc/>
     public override string ToString() => Text;
 }

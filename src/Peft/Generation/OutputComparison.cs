@@ -34,6 +34,8 @@ public sealed record OutputComparison(string Prompt, string AdapterName, string 
     {
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(adapterNames);
+        ArgumentNullException.ThrowIfNull(options);
+        options = options with { ReturnCount = 1 };
         var generator = new TextGenerator(model);
         var selections = adapterNames.Select(name => SelectionOf(model, name)).ToArray();
         var texts = selections.Select(selection => generator.Generate(prompts, options, selection, onChunk, cancellation)).ToArray();
@@ -59,14 +61,7 @@ public sealed record OutputComparison(string Prompt, string AdapterName, string 
     public static Tensor NextScores(PeftModel model, string prompt, AdapterSelection? selection = null, CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(model);
-        using var lease = model.Acquire("comparing outputs");
-        using var noGrad = no_grad();
-        using var scope = NewDisposeScope();
-        var ids = TextGenerator.EncodePrompt(model.RequiredTokenizer, prompt).Select(static id => (long)id).ToArray();
-        var context = model.NewPass(new ForwardContext { Rows = 1, Length = ids.Length, Cancellation = cancellation }, selection);
-        var network = TextGenerator.RequireNetwork(model);
-        var output = network.Forward(tensor(ids, [1, ids.Length], device: model.Device), context);
-        return network.Logits(output.LastPosition(), context).view(-1).to_type(ScalarType.Float32).clone().MoveToOuterDisposeScope();
+        return new TextGenerator(model).NextScores(prompt, selection, cancellation);
     }
 
     private static AdapterSelection SelectionOf(PeftModel model, string name) =>

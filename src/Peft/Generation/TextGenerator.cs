@@ -2,6 +2,7 @@ using Peft.Adapters.Model;
 using Peft.Models;
 using Peft.Models.Heads;
 using Peft.Tokenization;
+using static TorchSharp.torch;
 
 namespace Peft.Generation;
 
@@ -9,15 +10,15 @@ namespace Peft.Generation;
 public sealed class TextGenerator
 {
     private readonly PeftModel _model;
-    private readonly CausalModel _network;
+    private readonly long _vocabularySize;
 
-    /// <summary>Makes a generator for a causal language model.</summary>
+    /// <summary>Makes a generator for a causal language model, or for an encoder with a decoder, which writes of what it reads.</summary>
     /// <exception cref="PeftException"><c>ModelCannotGenerate</c>: the model isn't one.</exception>
     public TextGenerator(PeftModel model)
     {
         ArgumentNullException.ThrowIfNull(model);
         _model = model;
-        _network = RequireNetwork(model);
+        _vocabularySize = model.Base is SequenceToSequenceModel sequences ? sequences.VocabularySize : RequireNetwork(model).VocabularySize;
     }
 
     /// <summary>Continues texts, in one batch.</summary>
@@ -26,7 +27,7 @@ public sealed class TextGenerator
     /// <param name="selection">Which adapters act; null for those active on the model.</param>
     /// <param name="onChunk">Sees each piece of text as soon as it is certain, on the thread that decodes.</param>
     /// <param name="cancellation">Ends the work between two layers.</param>
-    /// <returns>One result a prompt, in their order.</returns>
+    /// <returns>One result a prompt, or as many as the options ask for, in the prompts' order.</returns>
     /// <exception cref="PeftException"><c>TokenizerMissing</c>, <c>PromptEmpty</c>, <c>GenerationOptionInvalid</c>, <c>PeftModelBusy</c>.</exception>
     public IReadOnlyList<GenerationResult> Generate(
         IReadOnlyList<string> prompts,
@@ -57,11 +58,22 @@ public sealed class TextGenerator
         return Generate(prompts, null, tokenizer, options, selection, onChunk, cancellation);
     }
 
+    /// <summary>Scores over the vocabulary for the token after a prompt, float32 [vocabulary]; the caller owns it.</summary>
+    internal Tensor NextScores(string prompt, AdapterSelection? selection, CancellationToken cancellation)
+    {
+        using var lease = _model.Acquire("comparing outputs");
+        using var noGrad = no_grad();
+        using var scope = NewDisposeScope();
+        var options = new GenerationOptions { UseCache = false };
+        using var next = NextTokens.Of(_model, selection ?? _model.CurrentSelection, options, PadTokenId());
+        return next.Scores(Rows([Encode(prompt)], options, [], 1), cancellation).view(-1).to_type(ScalarType.Float32).clone().MoveToOuterDisposeScope();
+    }
+
     internal static CausalModel RequireNetwork(PeftModel model) => model.Base as CausalModel ?? throw new PeftException(
         "ModelCannotGenerate", $"'{model.Name}' is a {model.Base.ClassName}, which does not predict text.")
     {
         Target = model.Name,
-        RecommendedAction = "Import a causal language model.",
+        RecommendedAction = "Import a model with a head for text: with -TaskType CAUSAL_LM, or SEQ_2_SEQ_LM where it has an encoder and a decoder.",
     };
 
     /// <summary>As <see cref="Encode"/>, of a tokenizer.</summary>
@@ -104,12 +116,82 @@ public sealed class TextGenerator
 
         using var lease = _model.Acquire("text generation");
         var endOfText = options.EndOfTextIds.Count > 0 ? options.EndOfTextIds : EndOfTextIds();
-        var rows = ids.Select((row, index) => new DecodeRow(index, row, new TokenSampler(options, endOfText, index))).ToArray();
-        var streams = rows.Select(_ => tokenizer is null ? null : new TextStream(tokenizer, options)).ToArray();
-        var loop = new DecodeLoop(
-            _model, _network, selection ?? _model.CurrentSelection, options, endOfText, options.PadTokenId ?? PadTokenId());
-        loop.Run(rows, (row, id) => Add(row, id, streams[row.Index], endOfText, onChunk), _model.Device, cancellation);
-        return [.. rows.Select(row => Result(row, prompts?[row.Index], streams[row.Index]))];
+        using var next = NextTokens.Of(_model, selection ?? _model.CurrentSelection, options, options.PadTokenId ?? PadTokenId());
+        return options.BeamCount > 1
+            ? Search(next, Rows(ids, options, endOfText, 1), prompts, tokenizer, options, endOfText, onChunk, cancellation)
+            : Continue(next, Rows(ids, options, endOfText, options.ReturnCount), prompts, tokenizer, options, endOfText, onChunk, cancellation);
+    }
+
+    /// <summary>The rows to begin with, some for each prompt.</summary>
+    private DecodeRow[] Rows(IReadOnlyList<IReadOnlyList<int>> ids, GenerationOptions options, IReadOnlyList<int> endOfText, int each)
+    {
+        int[]? start = _model.Base is SequenceToSequenceModel sequences ? [options.DecoderStartId ?? sequences.DecoderStartId] : null;
+        return
+        [
+            .. ids.SelectMany((prompt, index) => Enumerable.Range(index * each, each).Select(row => new DecodeRow(
+                index, prompt, start ?? prompt, new TokenSampler(options, endOfText, row, prompt, (start ?? prompt).Count)))),
+        ];
+    }
+
+    private static GenerationResult[] Continue(
+        NextTokens next,
+        DecodeRow[] rows,
+        IReadOnlyList<string>? prompts,
+        Tokenizer? tokenizer,
+        GenerationOptions options,
+        IReadOnlyList<int> endOfText,
+        Action<GenerationChunk>? onChunk,
+        CancellationToken cancellation)
+    {
+        var streams = rows.ToDictionary(static row => row, row => tokenizer is null ? null : new TextStream(tokenizer, options));
+        new DecodeLoop(next, options, endOfText).Run(rows, (row, id) => Add(row, id, streams[row], endOfText, onChunk), cancellation);
+        return [.. rows.Select(row => Result(row, prompts?[row.Index], streams[row]?.Text))];
+    }
+
+    /// <summary>Searches; texts are certain when the search ends, and come as one piece each.</summary>
+    private static GenerationResult[] Search(
+        NextTokens next,
+        DecodeRow[] rows,
+        IReadOnlyList<string>? prompts,
+        Tokenizer? tokenizer,
+        GenerationOptions options,
+        IReadOnlyList<int> endOfText,
+        Action<GenerationChunk>? onChunk,
+        CancellationToken cancellation)
+    {
+        var found = new BeamSearch(next, options, endOfText).Run(
+            rows,
+            row => options.StopStrings.Count > 0 && Stream(row)!.IsStopped ? FinishReason.StopString : null,
+            row => onChunk?.Invoke(new GenerationChunk(row.Index, "", row.Ids[^1])),
+            cancellation);
+        var results = found.Select(row => Result(row, prompts?[row.Index], Stream(row)?.Text)).ToArray();
+        for (var i = 0; i < results.Length; i++)
+        {
+            onChunk?.Invoke(new GenerationChunk(found[i].Index, results[i].Text, found[i].Ids[^1]));
+        }
+
+        return results;
+
+        TextStream? Stream(DecodeRow row)
+        {
+            if (tokenizer is null)
+            {
+                return null;
+            }
+
+            var stream = new TextStream(tokenizer, options);
+            foreach (var id in row.Ids.Skip(row.StartLength).TakeWhile(id => !stream.IsStopped && !endOfText.Contains(id)))
+            {
+                stream.Append(id);
+            }
+
+            if (!stream.IsStopped)
+            {
+                stream.Finish();
+            }
+
+            return stream;
+        }
     }
 
     private static void Add(DecodeRow row, int id, TextStream? stream, IReadOnlyList<int> endOfText, Action<GenerationChunk>? onChunk)
@@ -133,14 +215,15 @@ public sealed class TextGenerator
         onChunk?.Invoke(new GenerationChunk(row.Index, text, id));
     }
 
-    private static GenerationResult Result(DecodeRow row, string? prompt, TextStream? stream) => new(
-        prompt, stream?.Text ?? "", Values.Of(row.Ids.Skip(row.PromptLength)), row.PromptLength, row.Finished ?? FinishReason.Length)
+    private static GenerationResult Result(DecodeRow row, string? prompt, string? text) => new(
+        prompt, text ?? "", Values.Of(row.Ids.Skip(row.StartLength)), row.Source.Count, row.Finished ?? FinishReason.Length)
     {
+        Score = row.Score,
         IsFinite = row.IsFinite,
     };
 
     /// <summary>Padding is masked, so any token will do where the model's own lies outside its vocabulary (-1 in some published files).</summary>
-    private int PadTokenId() => _model.Config.Integer("pad_token_id") is { } id && id >= 0 && id < _network.VocabularySize ? (int)id : 0;
+    private int PadTokenId() => _model.Config.Integer("pad_token_id") is { } id && id >= 0 && id < _vocabularySize ? (int)id : 0;
 
     private IReadOnlyList<int> EndOfTextIds() => _model.EndOfTextIds;
 }

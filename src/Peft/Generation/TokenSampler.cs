@@ -9,9 +9,16 @@ internal sealed class TokenSampler
     private readonly IReadOnlyList<LogitsProcessor> _chain;
     private readonly Random? _random;
 
-    public TokenSampler(GenerationOptions options, IReadOnlyList<int> endOfText, int row)
+    /// <summary>Makes it for a row.</summary>
+    /// <param name="options">The rules.</param>
+    /// <param name="endOfText">Ids that end a text.</param>
+    /// <param name="row">Index of the row, on which draws depend.</param>
+    /// <param name="source">The prompt.</param>
+    /// <param name="startLength">Number of ids that are continued: the prompt's, or a decoder's start.</param>
+    public TokenSampler(GenerationOptions options, IReadOnlyList<int> endOfText, int row, IReadOnlyList<int> source, int startLength)
     {
-        _chain = LogitsProcessorChain.Create(options, endOfText);
+        MaxAdded = options.MaxNewTokens ?? Math.Max(1, (options.MaxLength ?? GenerationOptions.StandardLength + startLength) - startLength);
+        _chain = LogitsProcessorChain.Create(options, endOfText, source, MaxAdded);
         if (options.Sample)
         {
             _random = options.Seed is { } seed ? new Random(unchecked((int)(seed ^ (seed >> 32)) + (row * 7919))) : new Random();
@@ -24,14 +31,22 @@ internal sealed class TokenSampler
     /// <summary>The row's next random number, in [0, 1).</summary>
     public double NextDraw() => _random!.NextDouble();
 
-    /// <summary>Chooses a token; changes <paramref name="scores"/>.</summary>
-    public int Choose(ReadOnlySpan<int> ids, int added, Span<float> scores)
+    /// <summary>The most tokens that the row may get.</summary>
+    public int MaxAdded { get; }
+
+    /// <summary>Applies the rules to scores, or to log-probabilities.</summary>
+    public void Process(ReadOnlySpan<int> ids, int added, Span<float> scores)
     {
         foreach (var process in _chain)
         {
             process(ids, added, scores);
         }
+    }
 
+    /// <summary>Chooses a token; changes <paramref name="scores"/>.</summary>
+    public int Choose(ReadOnlySpan<int> ids, int added, Span<float> scores)
+    {
+        Process(ids, added, scores);
         return _random is null ? System.Numerics.Tensors.TensorPrimitives.IndexOfMax<float>(scores) : Draw(scores);
     }
 

@@ -239,7 +239,7 @@ public static class ModelLoader
             companions);
     }
 
-    /// <summary>The structure with the head that is asked for, which the configuration then says as well.</summary>
+    /// <summary>The structure with the head and the classes that are asked for.</summary>
     private static PretrainedModel Create(ModelConfig config, LoadOptions options)
     {
         if (options.Labels is { } labels)
@@ -249,16 +249,21 @@ public static class ModelLoader
             config.Document["label2id"] = new JsonObject(labels.Select(static (name, i) => KeyValuePair.Create(name, (JsonNode?)i)));
         }
 
-        var model = ArchitectureRegistry.Create(config, options.Task);
+        return ArchitectureRegistry.Create(config, options.Task);
+    }
+
+    private static PretrainedModel Complete(PretrainedModel model, TensorStore? store, LoadOptions options)
+    {
+        model = Filled(model, store, options);
         if (options.Task is not null)
         {
-            config.Document["architectures"] = new JsonArray(model.ClassName);
+            model.Config.Document["architectures"] = new JsonArray(model.ClassName);
         }
 
         return model;
     }
 
-    private static PretrainedModel Complete(PretrainedModel model, TensorStore? store, LoadOptions options)
+    private static PretrainedModel Filled(PretrainedModel model, TensorStore? store, LoadOptions options)
     {
         if (options.StructureOnly || store is null)
         {

@@ -127,6 +127,13 @@ internal sealed class WeightReader
             {
                 return [.. place.Select(other)];
             }
+
+            // Some heads have a name of their own for the backbone, and the file may be another head's.
+            var usual = _model.Config.Family.Prefix + ".";
+            if (prefix != usual && usual.Length > 1 && place.All(part => part.Name.StartsWith(prefix, StringComparison.Ordinal) && _store.Contains(usual + part.Name[prefix.Length..])))
+            {
+                return [.. place.Select(part => part with { Name = usual + part.Name[prefix.Length..] })];
+            }
         }
 
         return null;

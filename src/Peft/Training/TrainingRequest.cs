@@ -6,6 +6,9 @@ namespace Peft.Training;
 /// <summary>One training: what is trained, on what, towards what, and where the result goes.</summary>
 public sealed record TrainingRequest
 {
+    /// <summary>Name of the folder of results where the base itself is trained.</summary>
+    public const string BaseName = TrainedPart.BaseName;
+
     /// <summary>The model. It is held for the time of the training.</summary>
     public required PeftModel Model { get; init; }
 

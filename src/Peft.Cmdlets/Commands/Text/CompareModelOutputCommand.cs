@@ -27,13 +27,13 @@ public sealed class CompareModelOutputCommand : GenerationCommand
     /// <inheritdoc/>
     protected override void Process()
     {
-        var options = Options();
+        var options = ReadOptions();
         var names = Names();
         WriteObject(
             Run(output =>
             {
                 var progress = new ProgressLine(output, "Comparing outputs");
-                var total = (long)options.MaxNewTokens * Prompt.Length * names.Length;
+                var total = (long)(options.MaxNewTokens ?? options.MaxLength ?? GenerationOptions.StandardLength) * Prompt.Length * names.Length;
                 var added = 0L;
                 var compared = OutputComparison.Compare(
                     TheModel, Prompt, names, options, _ => progress.Show(++added, total, FormattableString.Invariant($"{added} tokens")), output.Cancellation);

@@ -1,4 +1,8 @@
+using System.Collections;
 using System.Management.Automation;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using Peft.Cmdlets.Arguments;
 using Peft.Generation;
 
 namespace Peft.Cmdlets.Commands.Text;
@@ -10,8 +14,8 @@ public abstract class GenerationCommand : TextModelCommand
     [Parameter]
     [Alias("max_new_tokens", "MaxNewToken")]
     [ValidateRange(1, int.MaxValue)]
-    [PSDefaultValue(Value = 128, Help = "128")]
-    public int MaxNewTokens { get; set; } = 128;
+    [PSDefaultValue(Help = "the model's own, else 128")]
+    public int MaxNewTokens { get; set; }
 
     /// <summary>Draws tokens instead of taking the likeliest each time. On when a temperature, <c>-TopK</c>, <c>-TopP</c> or <c>-MinP</c> is given; else the model's own setting.</summary>
     [Parameter]
@@ -58,22 +62,39 @@ public abstract class GenerationCommand : TextModelCommand
     [Parameter]
     public ulong? Seed { get; set; }
 
+    /// <summary>Whatever else transformers' <c>generate</c> takes, by its names, such as <c>@{ num_beams = 4; length_penalty = 2; early_stopping = $true; num_return_sequences = 2 }</c>. Parameters of this command go before.</summary>
+    [Parameter]
+    [ValidateNotNull]
+    public Hashtable? Options { get; set; }
+
     /// <summary>The options that the parameters and the model's own defaults give.</summary>
-    private protected GenerationOptions Options()
+    private protected GenerationOptions ReadOptions()
     {
-        var defaults = GenerationOptions.FromDefaults(TheModel.GenerationDefaults);
+        List<string> unsupported = [];
+        var defaults = GenerationOptions.FromDefaults(TheModel.GenerationDefaults, unsupported);
+        if (unsupported.Count > 0)
+        {
+            WriteWarning($"generation_config.json of '{TheModel.Name}' asks for {string.Join(", ", unsupported)}, which is not supported; texts are generated without.");
+        }
+
+        if (Options is not null)
+        {
+            defaults = defaults.With(new JsonObject(Options.Cast<DictionaryEntry>().Select(static entry =>
+                KeyValuePair.Create(entry.Key.ToString()!, JsonSerializer.SerializeToNode(DatasetRow.Value(entry.Value))))));
+        }
+
         var draws = Given(nameof(Temperature)) || Given(nameof(TopK)) || Given(nameof(TopP)) || Given(nameof(MinP));
         var options = defaults with
         {
-            MaxNewTokens = MaxNewTokens,
+            MaxNewTokens = Given(nameof(MaxNewTokens)) ? MaxNewTokens : defaults.MaxNewTokens,
             Sample = Given(nameof(Sample)) ? Sample : draws || defaults.Sample,
             Temperature = Given(nameof(Temperature)) ? Temperature : defaults.Temperature,
             TopK = Given(nameof(TopK)) ? TopK : defaults.TopK,
             TopP = Given(nameof(TopP)) ? TopP : defaults.TopP,
             MinP = Given(nameof(MinP)) ? MinP : defaults.MinP,
             RepetitionPenalty = Given(nameof(RepetitionPenalty)) ? RepetitionPenalty : defaults.RepetitionPenalty,
-            StopStrings = StopString,
-            Seed = Seed,
+            StopStrings = Given(nameof(StopString)) ? StopString : defaults.StopStrings,
+            Seed = Seed ?? defaults.Seed,
         };
         options.Validate();
         return options;

@@ -106,7 +106,7 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
                 };
             }
 
-            _request = new Request(wanted, new TextGenerator(TheModel), Options(), selection, new PromptReader(TheModel, form, Chat, SystemMessage));
+            _request = new Request(wanted, new TextGenerator(TheModel), ReadOptions(), selection, new PromptReader(TheModel, form, Chat, SystemMessage));
             _refused = null;
         }
 
@@ -174,7 +174,7 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
         var results = Run(output =>
         {
             var progress = new ProgressLine(output, "Generating text");
-            var total = (long)what.Options.MaxNewTokens * batch.Length;
+            var total = (long)(what.Options.MaxNewTokens ?? what.Options.MaxLength ?? GenerationOptions.StandardLength) * batch.Length;
             var added = 0L;
             void Show(GenerationChunk chunk)
             {
@@ -201,7 +201,7 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
 
         if (!Stream)
         {
-            WriteObject(results.Select((result, index) => result with { Prompt = batch[index].Text }), enumerateCollection: true);
+            WriteObject(results.Select((result, index) => result with { Prompt = batch[index / what.Options.ReturnCount].Text }), enumerateCollection: true);
         }
     }
 

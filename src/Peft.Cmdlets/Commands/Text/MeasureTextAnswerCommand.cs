@@ -39,7 +39,7 @@ public sealed class MeasureTextAnswerCommand : GenerationCommand
     protected override void Process()
     {
         var (model, selection) = (TheModel, SelectionOf(AdapterName));
-        var options = Options();
+        var options = ReadOptions();
         var measured = Run(output =>
         {
             var progress = new ProgressLine(output, "Measuring answers", plainLines: true);

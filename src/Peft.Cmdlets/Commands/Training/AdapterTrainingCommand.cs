@@ -17,6 +17,9 @@ public abstract class AdapterTrainingCommand : TrainingCommand
     private protected const string ModelSet = "Model";
     private protected const string AdapterSet = "Adapter";
 
+    // What New-LoraConfig says where nobody says otherwise.
+    private const string UsualTask = "CAUSAL_LM";
+
     /// <summary>The model to train on; a loaded model's name does as well.</summary>
     [Parameter(Mandatory = true, ParameterSetName = ModelSet, ValueFromPipeline = true)]
     [ModelArgument]
@@ -68,6 +71,9 @@ public abstract class AdapterTrainingCommand : TrainingCommand
     [Parameter]
     public SwitchParameter Force { get; set; }
 
+    /// <summary>Whether all weights of the base are trained in place of an adapter.</summary>
+    private protected virtual bool TrainsBase => false;
+
     /// <summary>The model that is meant.</summary>
     private protected PeftModel TheModel => ParameterSetName == AdapterSet ? Adapter.Model : Model;
 
@@ -87,10 +93,10 @@ public abstract class AdapterTrainingCommand : TrainingCommand
         }
 
         var model = TheModel;
-        var name = ParameterSetName == AdapterSet ? Adapter.Name : NameOn(model);
+        var name = TrainsBase ? TrainingRequest.BaseName : ParameterSetName == AdapterSet ? Adapter.Name : NameOn(model);
         var options = ReadOptions();
         var folder = OutputPath is null ? null : PathResolution.Target(this, OutputPath);
-        if (!ShouldProcess(model.Name, $"Train the adapter '{name}' on {Examples(Dataset.Count)}{Replacing(folder, name)}"))
+        if (!ShouldProcess(model.Name, $"Train {(TrainsBase ? "all weights" : $"the adapter '{name}'")} on {Examples(Dataset.Count)}{Replacing(folder, name)}"))
         {
             return;
         }
@@ -119,11 +125,11 @@ public abstract class AdapterTrainingCommand : TrainingCommand
         return replaced.Count == 0 ? "" : $", in place of an earlier training in '{System.IO.Path.Combine(folder!, name)}': {string.Join(", ", replaced.Select(System.IO.Path.GetFileName))}";
     }
 
-    private PeftAdapter Train(PeftModel model, TrainingOptions options, TrainingReport report, WorkOutput output)
+    private object Train(PeftModel model, TrainingOptions options, TrainingReport report, WorkOutput output)
     {
         var name = report.AdapterName;
         using var held = model.Acquire("training");
-        using var added = Prepare(model, name);
+        using var added = TrainsBase ? null : Prepare(model, name);
         added?.Adapter.Report.Messages.ForEach(output.WriteWarning);
         Trainer? trainer = null;
         try
@@ -133,7 +139,7 @@ public abstract class AdapterTrainingCommand : TrainingCommand
             var request = new TrainingRequest
             {
                 Model = model,
-                AdapterName = name,
+                AdapterName = TrainsBase ? null : name,
                 Data = data,
                 EvaluationData = EvaluationDataset is null ? null : Tokenize(EvaluationDataset, model, options, output),
                 Options = options,
@@ -141,7 +147,7 @@ public abstract class AdapterTrainingCommand : TrainingCommand
                 OutputPath = report.OutputPath,
                 Resume = Resume,
                 Force = Force,
-                OnStart = start => report.Begin(start, data, model[name]),
+                OnStart = start => report.Begin(start, data, model, TrainsBase ? null : model[name]),
                 Progress = report,
                 OnMessage = output.WriteWarning,
             };
@@ -157,11 +163,13 @@ public abstract class AdapterTrainingCommand : TrainingCommand
         }
         catch (Exception error) when (trainer is not null && error is not OperationCanceledException)
         {
-            output.WriteWarning($"The training ended in an error after step {trainer.StepsMade}. The adapter '{name}' stays in the model with what it has learnt; Export-PeftAdapter saves it.");
+            output.WriteWarning(TrainsBase
+                ? $"The training ended in an error after step {trainer.StepsMade}. The model keeps what it has learnt; Export-PeftModel saves it."
+                : $"The training ended in an error after step {trainer.StepsMade}. The adapter '{name}' stays in the model with what it has learnt; Export-PeftAdapter saves it.");
             throw;
         }
 
-        return model[name];
+        return TrainsBase ? model : model[name];
     }
 
     /// <summary>The adapter's name as the model spells it, for case doesn't count.</summary>
@@ -197,9 +205,9 @@ public abstract class AdapterTrainingCommand : TrainingCommand
     private AdapterConfig ConfigFor(PeftModel model)
     {
         var task = ObjectiveRegistry.TaskOf(model.Base);
-        if (Config!.TaskType is not { } asked)
+        if (Config!.TaskType is not { } asked || asked == UsualTask)
         {
-            return task == "CAUSAL_LM" ? Config : Config with { TaskType = task };
+            return task is null or UsualTask ? Config : Config with { TaskType = task };
         }
 
         return task is null || asked == task || asked == "FEATURE_EXTRACTION" ? Config : throw new PeftException(

@@ -32,7 +32,7 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
     }
 
     /// <summary>Says what is trained on what and where the results go, and shows the first example with what of it is learnt.</summary>
-    public void Begin(TrainingStart start, TokenizedDataset data, PeftAdapter adapter)
+    public void Begin(TrainingStart start, TokenizedDataset data, PeftModel model, PeftAdapter? adapter)
     {
         _start = start;
         Say($"Training '{adapterName}' on {AdapterTrainingCommand.Examples(start.Rows == data.Rows.Count ? data.Examples.Count : start.Rows)}: {data.Examples.Sum(static example => (long)example.TokenCount):N0} tokens, of which {data.Examples.Sum(static example => (long)example.LearnedCount):N0} are learnt.");
@@ -41,8 +41,8 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
             Say($"Evaluated on {AdapterTrainingCommand.Examples(start.EvaluationRows)} that {(start.EvaluationRows == 1 ? "is" : "are")} not learnt{(start.Rows < data.Rows.Count ? "; the tokens are those of all" : "")}.");
         }
 
-        Say($"Trained are {start.Parameters:N0} parameters: {adapter.Coverage}.");
-        var tokenizer = adapter.Model.RequiredTokenizer;
+        Say($"Trained are {start.Parameters:N0} parameters: {(adapter is null ? "all weights of the model" : adapter.Coverage)}.");
+        var tokenizer = model.RequiredTokenizer;
         _output!.WriteLine(TrainingExampleView.Of(0, data.Examples[0], tokenizer).ToString());
         if (Folder is null)
         {
@@ -50,7 +50,7 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
         }
         else
         {
-            Say($"Adapter:     {Folder}");
+            Say($"{(adapter is null ? "Model:  " : "Adapter:")}     {Folder}");
             Say($"Checkpoints: {Path.Combine(Folder, "checkpoints")}");
         }
 

@@ -14,8 +14,13 @@ public static class LogitsProcessorChain
     /// <summary>Makes the rules that are on. Penalties act always, truncation rules only when sampling.</summary>
     /// <param name="options">Validated options.</param>
     /// <param name="endOfText">Ids that end a text.</param>
-    public static IReadOnlyList<LogitsProcessor> Create(GenerationOptions options, IReadOnlyList<int> endOfText)
+    /// <param name="source">The prompt, for rules about it; null for none.</param>
+    /// <param name="maxAdded">The most tokens that are added; null for those of the options.</param>
+    public static IReadOnlyList<LogitsProcessor> Create(
+        GenerationOptions options, IReadOnlyList<int> endOfText, IReadOnlyList<int>? source = null, int? maxAdded = null)
     {
+        source ??= [];
+        var last = maxAdded ?? options.MaxNewTokens ?? GenerationOptions.StandardLength;
         var chain = new List<LogitsProcessor>();
         void When(bool on, Func<LogitsProcessor> make)
         {
@@ -26,11 +31,19 @@ public static class LogitsProcessorChain
         }
 
         When(options.SequenceBias.Count > 0, () => Penalties.SequenceBias(options.SequenceBias));
+        When(options.PromptRepetitionPenalty != 1, () => Penalties.PromptRepetition(1 / (float)options.PromptRepetitionPenalty, source));
         When(options.RepetitionPenalty != 1, () => Penalties.Repetition((float)options.RepetitionPenalty));
         When(options.NoRepeatNgramSize > 0, () => Penalties.NoRepeatNgram(options.NoRepeatNgramSize));
+        When(options.PromptNoRepeatNgramSize > 0, () => Penalties.NoNgramOf(source, options.PromptNoRepeatNgramSize));
         When(options.BadWords.Count > 0, () => Penalties.BadWords(options.BadWords, endOfText));
+        When(options.MinLength > 0, () => Penalties.MinimumTotal(options.MinLength, endOfText));
         When(options.MinNewTokens > 0, () => Penalties.MinimumLength(options.MinNewTokens, endOfText));
+        When(options.ForcedBeginId is not null, () => Penalties.Force([options.ForcedBeginId!.Value], static (ids, _) => ids == 1));
+        When(options.ForcedEndIds.Count > 0, () => Penalties.Force(options.ForcedEndIds, (_, added) => added == last - 1));
+        When(options.RemoveInvalidValues, () => Penalties.RemoveInvalid);
+        When(options.LengthDecay is not null, () => Penalties.LengthDecay(options.LengthDecay!.Value, endOfText));
         When(options.SuppressedTokens.Count > 0, () => Penalties.Suppress(options.SuppressedTokens));
+        When(options.SuppressedFirstTokens.Count > 0, () => Penalties.SuppressFirst(options.SuppressedFirstTokens, options.ForcedBeginId is not null));
         if (options.Sample)
         {
             When(options.Temperature != 1, () => Truncation.Temperature((float)options.Temperature));
@@ -41,8 +54,10 @@ public static class LogitsProcessorChain
             When(options.TypicalP < 1, () => Truncation.Typical(options.TypicalP));
             When(options.EpsilonCutoff > 0, () => Truncation.Epsilon((float)options.EpsilonCutoff));
             When(options.EtaCutoff > 0, () => Truncation.Eta(options.EtaCutoff));
-            When(options.RenormalizeLogits, () => Truncation.Renormalize);
         }
+
+        // Without drawing or searching it changes no choice.
+        When(options.RenormalizeLogits && (options.Sample || options.BeamCount > 1), () => Truncation.Renormalize);
 
         return chain;
     }

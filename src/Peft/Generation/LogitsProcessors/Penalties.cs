@@ -34,6 +34,98 @@ internal static class Penalties
         }
     };
 
+    /// <summary>As <see cref="Repetition"/>, of the prompt's ids alone.</summary>
+    public static LogitsProcessor PromptRepetition(float penalty, IReadOnlyList<int> source)
+    {
+        int[] seen = [.. source.Distinct()];
+        return (_, _, scores) =>
+        {
+            foreach (var id in seen)
+            {
+                Check(id, scores);
+                scores[id] = scores[id] < 0 ? scores[id] * penalty : scores[id] / penalty;
+            }
+        };
+    }
+
+    /// <summary>No sequence of the prompt of this length may come again.</summary>
+    public static LogitsProcessor NoNgramOf(IReadOnlyList<int> source, int size)
+    {
+        int[] text = [.. source];
+        return (ids, _, scores) =>
+        {
+            if (ids.Length < size - 1)
+            {
+                return;
+            }
+
+            var prefix = ids[(ids.Length - size + 1)..];
+            for (var start = 0; start + size <= text.Length; start++)
+            {
+                if (text.AsSpan(start, size - 1).SequenceEqual(prefix))
+                {
+                    scores[text[start + size - 1]] = float.NegativeInfinity;
+                }
+            }
+        };
+    }
+
+    /// <summary>The end of the text may not come before the row has this many ids, those that are continued among them.</summary>
+    public static LogitsProcessor MinimumTotal(int count, IReadOnlyList<int> endOfText) => (ids, _, scores) =>
+    {
+        if (ids.Length < count)
+        {
+            Remove(endOfText, scores);
+        }
+    };
+
+    /// <summary>One of some ids has to come where a place asks for it.</summary>
+    /// <param name="forced">The ids.</param>
+    /// <param name="applies">Told how many ids the row has, and how many were added.</param>
+    public static LogitsProcessor Force(IReadOnlyList<int> forced, Func<int, int, bool> applies) => (ids, added, scores) =>
+    {
+        if (applies(ids.Length, added))
+        {
+            scores.Fill(float.NegativeInfinity);
+            foreach (var id in forced)
+            {
+                Check(id, scores);
+                scores[id] = 0;
+            }
+        }
+    };
+
+    /// <summary>What is no number becomes 0, infinities the largest numbers there are.</summary>
+    public static void RemoveInvalid(ReadOnlySpan<int> ids, int added, Span<float> scores)
+    {
+        foreach (ref var score in scores)
+        {
+            score = float.IsNaN(score) ? 0 : Math.Clamp(score, float.MinValue, float.MaxValue);
+        }
+    }
+
+    /// <summary>The end of the text becomes likelier by a power that grows with every token behind a place.</summary>
+    public static LogitsProcessor LengthDecay((int Start, double Factor) decay, IReadOnlyList<int> endOfText) => (_, added, scores) =>
+    {
+        if (added > decay.Start)
+        {
+            foreach (var id in endOfText)
+            {
+                Check(id, scores);
+                scores[id] += MathF.Abs(scores[id]) * (float)(Math.Pow(decay.Factor, added - decay.Start) - 1);
+            }
+        }
+    };
+
+    /// <summary>Some ids may not come first; behind a forced beginning, second.</summary>
+    public static LogitsProcessor SuppressFirst(IReadOnlyList<int> suppressed, bool isBehindForced) => (ids, added, scores) =>
+    {
+        if (added == (isBehindForced && ids.Length - added <= 1 ? 1 : 0))
+        {
+            Remove(suppressed, scores);
+        }
+    };
+
     public static LogitsProcessor NoRepeatNgram(int size) => (ids, _, scores) =>
     {
         if (ids.Length < size)

@@ -34,6 +34,10 @@ public class SequenceToSequenceModel : PretrainedModel
     /// <summary>Size of the vocabulary: the width of the logits.</summary>
     public long VocabularySize => Backbone.TokenEmbeddings!.Count;
 
+    /// <summary>The token that everything the decoder writes begins with.</summary>
+    /// <exception cref="PeftException"><c>ModelConfigIncomplete</c>.</exception>
+    public int DecoderStartId => (int)DecoderIds.Start(Config);
+
     /// <inheritdoc/>
     public override IEnumerable<(string Owner, string Follower)> TiedParameters => _isTied ? PossibleTies : base.TiedParameters;
 
