@@ -1,4 +1,3 @@
-using System.Numerics.Tensors;
 using System.Runtime.InteropServices;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -48,7 +47,7 @@ internal sealed class DecodeLoop(NextTokens next, GenerationOptions options, IRe
         {
             var row = active[i];
             var own = scores.AsSpan(i * width, width);
-            row.IsFinite &= float.IsFinite(TensorPrimitives.Max<float>(own));
+            row.IsFinite &= float.IsFinite(System.Numerics.Tensors.TensorPrimitives.Max<float>(own));
             Accept(row, row.Sampler.Choose(CollectionsMarshal.AsSpan(row.Ids), row.Added, own), onToken);
         }
     }

@@ -15,7 +15,7 @@ internal sealed class TokenSampler
     /// <param name="row">Index of the row, on which draws depend.</param>
     /// <param name="source">The prompt.</param>
     /// <param name="startLength">Number of ids that are continued: the prompt's, or a decoder's start.</param>
-    public TokenSampler(GenerationOptions options, IReadOnlyList<int> endOfText, int row, IReadOnlyList<int> source, int startLength)
+    public TokenSampler(GenerationOptions options, IReadOnlyList<int> endOfText, int row, IReadOnlyList<int>? source = null, int startLength = 0)
     {
         MaxAdded = options.MaxNewTokens ?? Math.Max(1, (options.MaxLength ?? GenerationOptions.StandardLength + startLength) - startLength);
         _chain = LogitsProcessorChain.Create(options, endOfText, source, MaxAdded);

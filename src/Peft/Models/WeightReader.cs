@@ -84,7 +84,7 @@ internal sealed class WeightReader
         foreach (var (path, parts) in _places)
         {
             _model.Places[path] = prefix.Length > 1 && !isBare && path.StartsWith(prefix, StringComparison.Ordinal)
-                ? [.. parts.Select(part => part.Name == path[prefix.Length..] ? part with { Name = path } : part)]
+                ? [.. parts.Select(part => part.Name == path[prefix.Length..] || part.Name == $"{_model.Config.Family.Prefix}.{path[prefix.Length..]}" ? part with { Name = path } : part)]
                 : parts;
         }
 
@@ -130,7 +130,7 @@ internal sealed class WeightReader
 
             // Some heads have a name of their own for the backbone, and the file may be another head's.
             var usual = _model.Config.Family.Prefix + ".";
-            if (prefix != usual && usual.Length > 1 && place.All(part => part.Name.StartsWith(prefix, StringComparison.Ordinal) && _store.Contains(usual + part.Name[prefix.Length..])))
+            if (prefix != usual && usual.Length > 1 && prefix.IndexOf('.', StringComparison.Ordinal) == prefix.Length - 1 && place.All(part => part.Name.StartsWith(prefix, StringComparison.Ordinal) && _store.Contains(usual + part.Name[prefix.Length..])))
             {
                 return [.. place.Select(part => part with { Name = usual + part.Name[prefix.Length..] })];
             }
