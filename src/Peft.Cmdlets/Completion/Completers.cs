@@ -225,8 +225,8 @@ public sealed class ColumnCompleter : TextCompleter
     {
         ArgumentNullException.ThrowIfNull(command);
         using var shell = PowerShell.Create(RunspaceMode.CurrentRunspace);
-        IEnumerable<string> given = new[] { boundParameters["Path"], boundParameters["LiteralPath"] }.OfType<object>().Select(static path => path.ToString()!);
-        IEnumerable<string> written = (command.Parent as PipelineAst)?.PipelineElements.TakeWhile(element => element != command)
+        var given = new[] { boundParameters["Path"], boundParameters["LiteralPath"] }.OfType<object>().Select(static path => path.ToString()!);
+        var written = (command.Parent as PipelineAst)?.PipelineElements.TakeWhile(element => element != command)
             .SelectMany(static element => element.FindAll(static node => node is StringConstantExpressionAst, searchNestedScriptBlocks: false)).Select(static node => ((StringConstantExpressionAst)node).Value) ?? [];
         foreach (var path in given.Concat(written))
         {

@@ -28,7 +28,7 @@ public sealed class GetPeftAdapterCommand : PeftCmdlet
     /// <inheritdoc/>
     protected override void Process()
     {
-        IReadOnlyList<PeftModel> models = Model is null ? LoadedModels.All : [Model];
+        var models = Model is null ? LoadedModels.All : [Model];
         foreach (var name in AdapterName)
         {
             var named = models.SelectMany(model => AdapterNames.Find(model, name)).ToList();
