@@ -69,17 +69,22 @@ internal sealed class LlamaAttention : LlamaMixer
     public bool IsPlain => _queryNorm is null && _sinks is null;
 
     /// <summary>Attention of x, added to <paramref name="residual"/>.</summary>
-    public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context) =>
-        _output.Forward(Attend(_projections.Forward(x, context), pass, context), context, residual);
+    public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context)
+    {
+        var projected = _projections.Forward(x, context);
+        if (GatedPrompts.Of(Layer, context) is not { } prompt)
+        {
+            return _output.Forward(Attend(projected, pass, context), context, residual);
+        }
+
+        // As with PEFT the output layer is run on each of the two, so that its bias counts twice.
+        var (attended, brought) = Attend(projected, prompt, pass, context);
+        return ResidualSum.Forward(_output.Forward(attended, context, residual), _output.Forward(brought, context), context);
+    }
 
     private Tensor Attend(Tensor projected, LlamaPass pass, ForwardContext context)
     {
         var rotary = _hasRotary ? pass.RotaryOf(_window) : null;
-        if (GatedPrompts.Of(Layer, context) is { } prompt)
-        {
-            return Attend(projected, prompt, rotary, pass, context);
-        }
-
         if (_queryNorm is null || _keyNorm is null)
         {
             return Attention.Forward(projected, _shape, rotary, pass.Plans[_window], Layer, context, new ScoreTerms(Sinks: _sinks));
@@ -91,16 +96,18 @@ internal sealed class LlamaAttention : LlamaMixer
             _queryNorm.Forward(parts[0], context), _keyNorm.Forward(parts[1], context), parts[2], _shape, rotary, pass.Plans[_window], Layer, context);
     }
 
-    /// <summary>Attention beside a gated prompt, which sees the rotated queries.</summary>
-    private Tensor Attend(Tensor projected, GatedPrompt prompt, RotaryTables? rotary, LlamaPass pass, ForwardContext context)
+    /// <summary>Attention, and what a gated prompt brings, which sees the rotated queries.</summary>
+    private (Tensor Attended, Tensor Brought) Attend(Tensor projected, GatedPrompt prompt, LlamaPass pass, ForwardContext context)
     {
+        var rotary = _hasRotary ? pass.RotaryOf(_window) : null;
         var width = _shape.KeyValueHeads * _shape.HeadSize;
         var parts = Splitting.Forward(projected, [_shape.Heads * _shape.HeadSize, width, width], context);
         var queries = rotary?.Forward(parts[0], _shape.HeadSize, context) ?? parts[0];
         var keys = rotary?.Forward(parts[1], _shape.HeadSize, context) ?? parts[1];
-        var attended = Attention.Forward(queries, keys, parts[2], _shape, null, pass.Plans[_window], Layer, context);
         var (promptKeys, promptValues) = GatedPrompts.Project(prompt, _projections.Forward, _shape, projected.dtype, context);
-        return GatedPrompts.Add(attended, queries, prompt, promptKeys, promptValues, _shape, context);
+        return (
+            Attention.Forward(queries, keys, parts[2], _shape, null, pass.Plans[_window], Layer, context),
+            GatedPrompts.Attend(queries, prompt, promptKeys, promptValues, _shape, context));
     }
 }
 

@@ -22,19 +22,18 @@ internal static class GatedPrompts
         return (parts[1], parts[2]);
     }
 
-    /// <summary>Adds what the prompt brings to a layer's output.</summary>
-    /// <param name="output">[rows · length, width].</param>
+    /// <summary>What the prompt brings to each position, [rows · length, heads · head size].</summary>
     /// <param name="queries">The layer's queries, rotated, [rows · length, heads · head size].</param>
     /// <param name="prompt">The prompt.</param>
     /// <param name="keys">Its keys.</param>
     /// <param name="values">Its values.</param>
     /// <param name="shape">The attention's sizes.</param>
     /// <param name="context">The forward pass.</param>
-    public static Tensor Add(Tensor output, Tensor queries, GatedPrompt prompt, Tensor keys, Tensor values, AttentionShape shape, ForwardContext context)
+    public static Tensor Attend(Tensor queries, GatedPrompt prompt, Tensor keys, Tensor values, AttentionShape shape, ForwardContext context)
     {
-        var plan = AttentionPlan.Across(context, output.device, keys.size(0), null);
+        var plan = AttentionPlan.Across(context, queries.device, keys.size(0), null);
         var seen = Attention.Forward(queries, ForEachRow(keys), ForEachRow(values), shape with { Dropout = 0 }, null, plan, null, context);
-        return ParameterTensor.Run(static given => given[0] + (given[1] * given[2].to(given[1].dtype)), [output, seen, prompt.Gate], [], context);
+        return ParameterTensor.Run(static given => given[0] * given[1].to(given[0].dtype), [seen, prompt.Gate], [], context);
 
         Tensor ForEachRow(Tensor of) => ParameterTensor.Run(given => given[0].repeat(context.Rows, 1), [of], [], context);
     }

@@ -1,0 +1,62 @@
+using Peft.Adapters.Methods.LoHa;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
+using Peft.Adapters.Targets;
+using Peft.Models;
+using Peft.Models.Layers;
+
+namespace Peft.Tests.Adapters;
+
+/// <summary>What the names of single experts' layers mean today, on a mixture whose first block has an MLP like any other.</summary>
+public class ExpertTargetTests
+{
+    [Fact]
+    public void Names_of_single_experts_mean_the_parameters_that_hold_them_and_modules_of_that_name()
+    {
+        using var model = Mixture();
+        var adapter = model.AddAdapter(new LoraConfig { Rank = 3, Alpha = 6, TargetModules = ModuleNames.Of("q_proj", "gate_proj", "up_proj", "down_proj", "gate") });
+        var config = (LoraConfig)adapter.Config;
+        Assert.Equal(["gate_up_proj", "down_proj", "gate.weight"], config.TargetParameters);
+        Assert.Equal(["q_proj", "gate_proj", "up_proj", "down_proj"], config.TargetModules!.Names);
+        Assert.Equal(
+            ["model.layers.0.mlp.down_proj", "model.layers.0.mlp.gate_proj", "model.layers.0.mlp.up_proj", "model.layers.1.mlp.experts", "model.layers.1.mlp.experts.base_layer", "model.layers.1.mlp.gate"],
+            adapter.AdaptedModules.Where(static path => !path.EndsWith("q_proj", StringComparison.Ordinal)).Order(StringComparer.Ordinal));
+        var experts = adapter.Adapter.Layers.Where(static layer => layer.Layer.Experts > 1).ToDictionary(static layer => layer.Layer.Weight.Name, static layer => config.ForLayer(layer.Layer));
+        Assert.Equal((6, 2.0), experts["gate_up_proj"]);
+        Assert.Equal((3, 2.0), experts["down_proj"]);
+    }
+
+    [Fact]
+    public void All_linear_means_experts_and_routers_with_LoRA_and_linear_layers_alone_with_other_methods()
+    {
+        using var model = Mixture();
+        var lora = model.AddAdapter(new LoraConfig { Rank = 2, TargetModules = ModuleNames.AllLinear }, "lora");
+        Assert.Contains(lora.Adapter.Layers, static layer => layer.Layer is Router);
+        Assert.DoesNotContain("model.layers.0.mlp.gate_proj", lora.AdaptedModules);
+        var loha = model.AddAdapter(new LoHaConfig { Rank = 2, TargetModules = ModuleNames.AllLinear }, "loha");
+        Assert.All(loha.Adapter.Layers, static layer => Assert.IsType<Linear>(layer.Layer));
+        Assert.Contains("model.layers.0.mlp.gate_proj", loha.AdaptedModules);
+    }
+
+    [Fact]
+    public void One_of_two_layers_that_are_one_weight_is_refused_by_the_others_name()
+    {
+        using var model = Mixture();
+        var error = Assert.Throws<PeftException>(() => model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Of("gate_proj") }));
+        Assert.Contains("up_proj", error.Message, StringComparison.Ordinal);
+        Assert.Equal("AdapterConfigContradictory", error.ErrorId);
+    }
+
+    private static PeftModel Mixture()
+    {
+        var structure = ArchitectureRegistry.Create(ModelConfig.FromText("""
+            {
+              "model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"], "vocab_size": 41, "hidden_size": 16, "intermediate_size": 24, "moe_intermediate_size": 8,
+              "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4, "num_experts": 3, "num_experts_per_tok": 2, "mlp_only_layers": [0],
+              "max_position_embeddings": 64
+            }
+            """));
+        structure.Prepare();
+        return new PeftModel(structure, "mixture");
+    }
+}
