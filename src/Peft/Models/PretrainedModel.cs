@@ -41,9 +41,7 @@ public abstract class PretrainedModel : Module
     public ModelConfig Config { get; }
 
     /// <summary>How files call what the tree calls otherwise.</summary>
-    public KeyMap Keys => _backbone is null ? Config.KnownFamily?.Keys ?? KeyMap.Identity
-        : ReferenceEquals(Config, Backbone.Config) ? Config.Family.Keys
-        : Backbone.Config.Family.Keys.Then(Config.Family.Keys);
+    public KeyMap Keys => _backbone is null || ReferenceEquals(Config, Backbone.Config) ? KeysOf(Config) : KeysOf(Backbone.Config).Then(KeysOf(Config));
 
     /// <summary>What <c>generation_config.json</c> holds, or null.</summary>
     public JsonObject? GenerationConfig { get; set; }
@@ -235,6 +233,8 @@ public abstract class PretrainedModel : Module
         public Part(string className, string name, Module part)
             : base(className) => Add(name, part);
     }
+
+    private static KeyMap KeysOf(ModelConfig config) => config.KnownFamily?.Keys ?? KeyMap.Identity;
 
     private static string PathBelow(Module module, string path) => module.Path.Length == 0 ? path : $"{module.Path}.{path}";
 }

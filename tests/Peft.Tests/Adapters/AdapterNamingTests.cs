@@ -13,11 +13,11 @@ public class AdapterNamingTests
         "vocab_size": 41, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 4, "max_position_embeddings": 64
         """;
 
-    private const string Alone = $$"""{"model_type": "mistral", "architectures": ["MistralForCausalLM"], "tie_word_embeddings": false, {{Text}}}""";
+    private const string Alone = """{"model_type": "mistral", "architectures": ["MistralForCausalLM"], "tie_word_embeddings": false, """ + Text + "}";
 
-    private const string Inside = $$"""
-        {"model_type": "mistral3", "architectures": ["Mistral3ForConditionalGeneration"], "tie_word_embeddings": false, "text_config": {"model_type": "mistral", {{Text}}}}
-        """;
+    private const string Inside = """
+        {"model_type": "mistral3", "architectures": ["Mistral3ForConditionalGeneration"], "tie_word_embeddings": false, "text_config": {"model_type": "mistral",
+        """ + Text + "}}";
 
     [Theory]
     [InlineData(Alone, Inside)]

@@ -21,7 +21,7 @@ public class ExpertTargetTests
         Assert.Equal(
             ["model.layers.0.mlp.down_proj", "model.layers.0.mlp.gate_proj", "model.layers.0.mlp.up_proj", "model.layers.1.mlp.experts", "model.layers.1.mlp.experts.base_layer", "model.layers.1.mlp.gate"],
             adapter.AdaptedModules.Where(static path => !path.EndsWith("q_proj", StringComparison.Ordinal)).Order(StringComparer.Ordinal));
-        var experts = adapter.Adapter.Layers.Where(static layer => layer.Layer.Experts > 1).ToDictionary(static layer => layer.Layer.Weight.Name, static layer => config.ForLayer(layer.Layer));
+        var experts = adapter.Adapter.Layers.Where(static layer => layer.Layer.Experts > 1).ToDictionary(static layer => layer.Layer.Weight.Name, layer => config.ForLayer(layer.Layer));
         Assert.Equal((6, 2.0), experts["gate_up_proj"]);
         Assert.Equal((3, 2.0), experts["down_proj"]);
     }

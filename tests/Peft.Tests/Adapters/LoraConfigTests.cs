@@ -10,7 +10,6 @@ public class LoraConfigTests
 {
     public static TheoryData<string, string> Variants => new()
     {
-        { "loftq_config", """{"loftq_bits":4}""" },
         { "corda_config", """{"a":1}""" },
         { "eva_config", """{"rho":2}""" },
         { "lora_ga_config", """{"a":1}""" },
@@ -35,8 +34,6 @@ public class LoraConfigTests
     [Theory]
     [InlineData("eva")]
     [InlineData("corda")]
-    [InlineData("loftq")]
-    [InlineData("orthogonal")]
     public void An_initialisation_without_code_is_refused_by_name(string name) =>
         Assert.Contains("init_lora_weights", Assert.Throws<NotSupportedByPeftException>(() => Read($$"""{"peft_type":"LORA","init_lora_weights":"{{name}}"}""").Validate()).Message, StringComparison.Ordinal);
 

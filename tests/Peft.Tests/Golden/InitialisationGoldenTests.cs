@@ -49,10 +49,22 @@ public class InitialisationGoldenTests
             {
                 var factors = own.LowRank(1)!;
                 var product = factors.B.Data.matmul(factors.A.Data).mul(factors.Scale);
-                AdapterGolden.AssertClose(weights[layer.Path], layer.Weight.Data + product, record["tolerance"]!, $"{layer.Path}: base + product");
+                if (record["residual_error"] is not null)
+                {
+                    AdapterGolden.AssertClose(weights[layer.Path], layer.Weight.Data + product, record["tolerance"]!, $"{layer.Path}: base + product");
+                }
+
                 if (isRandom)
                 {
                     var expected = result[layer.Path + ".scaled_product"];
+                    if (expected.abs().max().item<float>() < (double)record["tolerance"]!["atol"]!)
+                    {
+                        AdapterGolden.AssertClose(expected, product, record["tolerance"]!, $"{layer.Path}: product");
+                        Assert.InRange(factors.A.Data.std().item<float>() / result[layer.Path + ".lora_A"].std().item<float>(), 0.7, 1.4);
+                        Assert.InRange(factors.B.Data.std().item<float>() / result[layer.Path + ".lora_B"].std().item<float>(), 0.7, 1.4);
+                        continue;
+                    }
+
                     Assert.True((product - expected).norm().item<float>() < 0.05 * expected.norm().item<float>(), $"{layer.Path}: the product is far from the decomposition's");
                     continue;
                 }

@@ -1,3 +1,4 @@
+using System.Text.Json.Nodes;
 using Peft.Adapters.Configuration;
 using Peft.Adapters.Slots;
 using Peft.Adapters.Targets;
@@ -15,7 +16,6 @@ namespace Peft.Adapters.Methods.Lora;
 [ConfigVariant("corda_config")]
 [ConfigVariant("enable_lora", IsFormer = true)]
 [ConfigVariant("eva_config")]
-[ConfigVariant("loftq_config", "{}")]
 [ConfigVariant("lora_ga_config")]
 [ConfigVariant("megatron_config")]
 [ConfigVariant("megatron_core", "\"megatron.core\"", IsIdle = true)]
@@ -67,7 +67,8 @@ public sealed record LoraConfig : LayerwiseConfig
     /// <summary>
     /// How the factors start: <c>true</c> leaves the base's output as it is at first, <c>gaussian</c> too but draws from a normal distribution, <c>false</c> draws both factors (for tests).
     /// <c>pissa</c> (or <c>pissa_niter_16</c>, faster on large weights) and <c>olora</c> take the leading part out of the base's weight and train that;
-    /// the base has its own weight back when the adapter is removed.
+    /// the base has its own weight back when the adapter is removed. <c>loftq</c> quantises the base as well and starts from what that loses; <c>mica</c> trains A alone
+    /// beside the directions that the weight uses least; <c>orthogonal</c> draws both factors so that they cancel.
     /// </summary>
     [ConfigField("init_lora_weights", Parameter = "Initialization", IsSpelling = true)]
     public string Initialisation { get; init => field = value.ToLowerInvariant(); } = LoraInitialisation.Zero;
@@ -85,6 +86,10 @@ public sealed record LoraConfig : LayerwiseConfig
     /// </summary>
     [ConfigField("alora_invocation_tokens", Parameter = "InvocationToken", Minimum = 0)]
     public IReadOnlyList<int>? InvocationTokens { get; init; }
+
+    /// <summary>How the start <c>loftq</c> quantises: a table of loftq_bits (4 or 8; 4 without it) and loftq_iter (1 without it).</summary>
+    [ConfigField("loftq_config")]
+    public JsonNode? LoftqConfig { get; init; } = new JsonObject();
 
     /// <summary>Trains singular values between the factors, in place of the weight's smallest, which the base lacks until the adapter is removed (KaSA, Wang et al. 2024): a table of beta and gamma, for scripts that add its regularisers.</summary>
     [ConfigField("kasa_config", Parameter = "Kasa")]
@@ -161,7 +166,7 @@ public sealed record LoraConfig : LayerwiseConfig
 
         if (layer.Experts > 1)
         {
-            return new ExpertLoraLayer(layer, IsVariant || LoraBias || Dropout > 0 || LoraInitialisation.Of(Initialisation).LeavesResidual
+            return new ExpertLoraLayer(layer, IsVariant || LoraBias || Dropout > 0 || LoraInitialisation.Of(Initialisation).Decomposes
                 ? throw Contradiction($"On experts ('{layer.Path}') LoRA has no dropout, no variant such as DoRA, no lora_bias and no start by a decomposition.")
                 : this);
         }
@@ -209,7 +214,7 @@ public sealed record LoraConfig : LayerwiseConfig
             throw Contradiction($"The rank and the sizes of '{layer.Path}' have to be multiples of the {blocks.Blocks} blocks of use_bdlora.");
         }
 
-        if (layer.Kernel.Count > 0 && LoraInitialisation.Of(Initialisation).LeavesResidual)
+        if (layer.Kernel.Count > 0 && (LoraInitialisation.Of(Initialisation).Decomposes || Initialisation == "orthogonal"))
         {
             throw Contradiction($"A convolution ('{layer.Path}') has no start by a decomposition.");
         }

@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Text.Json.Nodes;
 using Peft.Models.Layers;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -13,6 +14,9 @@ namespace Peft.Adapters.Methods.Lora;
 /// <param name="Generator">Source of random numbers.</param>
 internal sealed record LoraStart(IAdaptable Layer, IReadOnlyList<long> ShapeA, IReadOnlyList<long> ShapeB, double Scale, Generator Generator)
 {
+    /// <summary>How LoftQ quantises.</summary>
+    public JsonNode? Loftq { get; init; }
+
     /// <summary>Rank of the factors.</summary>
     public long Rank => ShapeA[0];
 
@@ -31,6 +35,15 @@ internal sealed record LoraStart(IAdaptable Layer, IReadOnlyList<long> ShapeA, I
 /// <param name="LeavesResidual">Whether scale · B · A of the start is taken out of the base's weight, so that the output stays what it was.</param>
 internal sealed record LoraInitialisation(Func<LoraStart, (Tensor A, Tensor B)> Factors, bool LeavesResidual = false)
 {
+    /// <summary>What the start makes of the base's weight, [out, in] in float32, by the settings of LoftQ and the rank, where that is another than to take the start out of it; null for nothing.</summary>
+    public Func<JsonNode?, long, Tensor, Tensor>? Base { get; init; }
+
+    /// <summary>Whether B stays as it starts.</summary>
+    public bool FreezesB { get; init; }
+
+    /// <summary>Whether the start asks for the base's weight as a plain matrix.</summary>
+    public bool Decomposes => LeavesResidual || Base is not null || FreezesB;
+
     /// <summary>A uniform, B zero.</summary>
     public const string Zero = "true";
 
@@ -39,7 +52,7 @@ internal sealed record LoraInitialisation(Func<LoraStart, (Tensor A, Tensor B)> 
 
     private const string NiterPrefix = "pissa_niter_";
 
-    private static readonly string[] s_variants = ["eva", "corda", "loftq", "orthogonal", "lora_ga", "mica"];
+    private static readonly string[] s_variants = ["eva", "corda", "lora_ga"];
 
     /// <summary>The initialisations there are, by PEFT's names: one line each.</summary>
     private static readonly Dictionary<string, LoraInitialisation> s_known = new(StringComparer.Ordinal)
@@ -47,7 +60,10 @@ internal sealed record LoraInitialisation(Func<LoraStart, (Tensor A, Tensor B)> 
         [Zero] = new(static start => (start.UniformA(), start.ZeroB())),
         [Random] = new(static start => (start.UniformA(), RandomTensors.Uniform(start.ShapeB, 1 / Math.Sqrt(start.ShapeB[1]), start.Generator, start.Layer.Device))),
         ["gaussian"] = new(static start => (RandomTensors.Normal(start.ShapeA, 1.0 / start.Rank, start.Generator, start.Layer.Device), start.ZeroB())),
+        ["loftq"] = new(Loftq) { Base = static (settings, rank, weight) => LoftqStart.From(settings).Run(weight, rank).Base },
+        ["mica"] = new(Mica) { FreezesB = true },
         ["olora"] = new(Olora, LeavesResidual: true),
+        ["orthogonal"] = new(Orthogonal),
         ["pissa"] = new(static start => Pissa(start, linalg.svd(start.Weight, fullMatrices: false)), LeavesResidual: true),
     };
 
@@ -82,6 +98,37 @@ internal sealed record LoraInitialisation(Func<LoraStart, (Tensor A, Tensor B)> 
         var (u, s, vh) = decomposition;
         var roots = s.narrow(0, 0, start.Rank).div(start.Scale).sqrt();
         return (vh.narrow(0, 0, start.Rank).mul(roots.unsqueeze(1)), u.narrow(1, 0, start.Rank).mul(roots));
+    }
+
+    /// <summary>LoftQ: the leading part of what quantising the weight loses.</summary>
+    private static (Tensor A, Tensor B) Loftq(LoraStart start)
+    {
+        var (_, a, b) = LoftqStart.From(start.Loftq).Run(start.Weight, start.Rank);
+        return (a, b);
+    }
+
+    /// <summary>MiCA: B the left singular vectors of the smallest singular values, which stays, and A zero.</summary>
+    private static (Tensor A, Tensor B) Mica(LoraStart start)
+    {
+        var u = linalg.svd(start.Weight, fullMatrices: false).U;
+        return (RandomTensors.Zeros(start.ShapeA, start.Layer.Device), u.narrow(1, u.size(1) - start.Rank, start.Rank).contiguous());
+    }
+
+    /// <summary>A and B random with B A zero: each is made of its own half of the rows of one orthogonal matrix.</summary>
+    /// <exception cref="PeftException"><c>AdapterConfigContradictory</c>: the rank is odd.</exception>
+    private static (Tensor A, Tensor B) Orthogonal(LoraStart start)
+    {
+        if (start.Rank % 2 != 0)
+        {
+            throw new PeftException("AdapterConfigContradictory", $"The orthogonal start needs an even rank, and '{start.Layer.Path}' has {start.Rank}.") { Target = start.Layer.Path };
+        }
+
+        var halves = linalg.qr(Normal(start.Rank, start.Rank)).Q.view(start.Rank / 2, 2, start.Rank);
+        return (
+            Normal(start.Layer.Inputs, start.Rank / 2).mm(halves.select(1, 0)).t().mul(0.1).contiguous(),
+            Normal(start.Layer.Outputs, start.Rank / 2).mm(halves.select(1, 1)).mul(0.1));
+
+        Tensor Normal(long rows, long columns) => RandomTensors.Normal([rows, columns], 1, start.Generator, start.Layer.Device);
     }
 
     /// <summary>OLoRA (Büyükakyüz 2024): the first columns and rows of the weight's QR factors.</summary>

@@ -28,7 +28,7 @@ internal class LoraLayer : LayerAdapter
         B = new Parameter("weight", [layer.Outputs, rank * layer.Experts / layer.ChannelGroups / blocksB, .. layer.Kernel.Select(static _ => 1L)]);
         Bias = config.LoraBias ? new Parameter("bias", [layer.Outputs]) : null;
         _start = layer is Embedding ? LoraInitialisation.OfEmbedding(config.Initialisation) : LoraInitialisation.Of(config.Initialisation);
-        List<LayerParameter> parameters = layer is Embedding ? [new("lora_embedding_A", A), new("lora_embedding_B", B)] : [new("lora_A.weight", A), new("lora_B.weight", B)];
+        List<LayerParameter> parameters = layer is Embedding ? [new("lora_embedding_A", A), new("lora_embedding_B", B)] : [new("lora_A.weight", A), new("lora_B.weight", B, _start.FreezesB ? ParameterRole.Frozen : ParameterRole.Trained)];
         if (Bias is not null)
         {
             parameters.Add(new("lora_B.bias", Bias));
@@ -70,13 +70,15 @@ internal class LoraLayer : LayerAdapter
     public override IReadOnlyList<LayerParameter> Parameters { get; }
 
     /// <summary>A start by a decomposition of the weight leaves the rest of it in the base while the adapter is part of the model.</summary>
-    public override Func<Tensor, Tensor>? BaseEdit => _firstA is null ? null : weight =>
+    public override Func<Tensor, Tensor>? BaseEdit => _start.Base is { } made
+        ? weight => Layer.FromMatrix(made(_config.LoftqConfig, A.Shape[0], Layer.ToMatrix(weight).to(ScalarType.Float32))).to(weight.dtype)
+        : _firstA is null ? null : weight =>
         (weight.to(ScalarType.Float32) - Layer.FromMatrix(_firstB!.Data.mm(_firstA.Data)).mul(_scale)).to(weight.dtype);
 
     /// <inheritdoc/>
     public override void Initialise(Generator generator)
     {
-        var (a, b) = _start.Factors(new LoraStart(Layer, A.Shape, B.Shape, _scale, generator));
+        var (a, b) = _start.Factors(new LoraStart(Layer, A.Shape, B.Shape, _scale, generator) { Loftq = _config.LoftqConfig });
         A.Assign(a);
         B.Assign(b);
         Bias?.Assign(_config.Initialisation == LoraInitialisation.Random
