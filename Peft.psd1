@@ -24,6 +24,7 @@
         'ConvertTo-ModelToken'
         'Disable-PeftAdapter'
         'Enable-PeftAdapter'
+        'Enter-PeftChat'
         'Export-PeftAdapter'
         'Export-PeftModel'
         'Get-ModelModule'
@@ -53,8 +54,11 @@
         'New-PromptTuningConfig'
         'Remove-PeftAdapter'
         'Remove-PeftModel'
+        'Save-HubModel'
+        'Select-TrainingDataset'
         'Set-ActiveAdapter'
         'Show-TrainingExample'
+        'Split-TrainingDataset'
         'Undo-LoraMerge'
     )
     AliasesToExport      = @(

@@ -47,9 +47,33 @@ Describe 'Import-PeftModel' {
         @{ Id = 'HubModelNotCached'; Make = { }; Hub = 'nobody/nothing' }
     ) {
         & $Make
+        $env:HF_HUB_OFFLINE = '1'
         $failure = Get-ErrorRecord { if ($Hub) { Import-PeftModel -HubName $Hub -ErrorAction Stop } else { Import-PeftModel $Path -ErrorAction Stop } }
+        Remove-Item Env:/HF_HUB_OFFLINE
         $failure.FullyQualifiedErrorId | Should -BeLike "$Id,*"
         $failure.ErrorDetails.RecommendedAction | Should -Not -BeNullOrEmpty
+    }
+
+    It 'says what to type for a name on the hub' {
+        (Get-ErrorRecord { Import-PeftModel HuggingFaceTB/SmolLM2-135M -ErrorAction Stop }).Exception.Message | Should -BeLike '*Import-PeftModel -HubName HuggingFaceTB/SmolLM2-135M'
+    }
+}
+
+Describe 'Save-HubModel' {
+    It 'asks nobody where nothing may be asked' {
+        $env:HF_HUB_OFFLINE = '1'
+        $failure = Get-ErrorRecord { Save-HubModel nobody/nothing -ErrorAction Stop }
+        Remove-Item Env:/HF_HUB_OFFLINE
+        $failure.FullyQualifiedErrorId | Should -BeLike 'HubOffline,*'
+        $failure.ErrorDetails.RecommendedAction | Should -Not -BeNullOrEmpty
+    }
+
+    It 'does nothing with -WhatIf' {
+        Save-HubModel nobody/nothing -WhatIf | Should -BeNullOrEmpty
+    }
+
+    It 'refuses what is no name on the hub' {
+        (Get-ErrorRecord { Save-HubModel ../../etc -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'HubNameInvalid,*'
     }
 }
 

@@ -2,6 +2,7 @@ using System.Collections;
 using System.Globalization;
 using System.Management.Automation;
 using System.Numerics;
+using Peft.Training.Data;
 
 namespace Peft.Cmdlets.Arguments;
 
@@ -16,6 +17,7 @@ internal static class DatasetRow
     public static IReadOnlyDictionary<string, object?> From(PSObject item) => item.BaseObject switch
     {
         string text => new Dictionary<string, object?>(StringComparer.Ordinal) { ["text"] = text },
+        TrainingRow row => row.Values,
         IDictionary table => Table(table, MaxDepth),
         DirectoryInfo folder => throw Invalid($"'{folder.FullName}' is a folder, not a row.", folder, "Pipe in its files, with Get-ChildItem -File, or rows."),
         _ => Properties(item, MaxDepth),

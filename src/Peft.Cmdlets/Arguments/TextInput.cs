@@ -2,6 +2,7 @@ using System.Collections;
 using System.Globalization;
 using System.Management.Automation;
 using System.Text.Json;
+using Peft.Generation;
 using Peft.Tokenization.ChatTemplates;
 
 namespace Peft.Cmdlets.Arguments;
@@ -25,9 +26,9 @@ internal static class TextInput
     /// <summary>The message that an object of the pipeline is: a table or an object with a role and a content, and with whatever other fields; null where it is none.</summary>
     public static ChatMessage? Message(PSObject item)
     {
-        if (item.BaseObject is ChatMessage known)
+        if (item.BaseObject is ChatMessage or ChatTurn)
         {
-            return known;
+            return item.BaseObject as ChatMessage ?? ((ChatTurn)item.BaseObject).ToMessage();
         }
 
         if (item.BaseObject is not (IDictionary or PSCustomObject) || Field(item, "role") is null || Field(item, "content") is null)

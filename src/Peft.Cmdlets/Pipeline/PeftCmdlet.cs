@@ -1,4 +1,6 @@
 using System.Management.Automation;
+using System.Management.Automation.Runspaces;
+using Peft.Adapters.Model;
 
 namespace Peft.Cmdlets.Pipeline;
 
@@ -8,6 +10,9 @@ namespace Peft.Cmdlets.Pipeline;
 /// </summary>
 public abstract class PeftCmdlet : PSCmdlet, IDisposable
 {
+    /// <summary>The line of progress that says what a command waits for; others have their thread's number.</summary>
+    private const int WaitingId = 1 << 30;
+
     private readonly CancellationTokenSource _cancellation = new();
     private readonly Lock _gate = new();
     private bool _disposed;
@@ -56,7 +61,14 @@ public abstract class PeftCmdlet : PSCmdlet, IDisposable
     protected T Run<T>(Func<WorkOutput, T> work)
     {
         var output = new WorkOutput(Cancellation);
-        var worker = Worker<T>.Start(work, output);
+        var flow = Flow(output.WriteProgress);
+        var worker = Worker<T>.Start(
+            output =>
+            {
+                OperationFlow.Current = flow;
+                return work(output);
+            },
+            output);
         try
         {
             output.Drain(this);
@@ -162,8 +174,16 @@ public abstract class PeftCmdlet : PSCmdlet, IDisposable
         }
     }
 
+    /// <summary>What this pipeline does to models, asked on its own thread: what other runspaces do waits for it, and it for them; what a command further down this pipeline does can't.</summary>
+    private OperationFlow Flow(Action<ProgressRecord> write) => new(
+        (object?)Runspace.DefaultRunspace ?? this,
+        text => write(new ProgressRecord(WaitingId, MyInvocation.MyCommand.Name, text ?? "done") { RecordType = text is null ? ProgressRecordType.Completed : ProgressRecordType.Processing }),
+        Cancellation);
+
     private void Guard(Action step, bool ends)
     {
+        var outer = OperationFlow.Current;
+        OperationFlow.Current = Flow(WriteProgress);
         try
         {
             step();
@@ -182,6 +202,10 @@ public abstract class PeftCmdlet : PSCmdlet, IDisposable
             }
 
             WriteError(record);
+        }
+        finally
+        {
+            OperationFlow.Current = outer;
         }
     }
 }

@@ -38,6 +38,9 @@ public sealed class WorkOutput
     /// <summary>Shows a line to the person at the host that is not part of the output.</summary>
     public void WriteLine(string text) => Post(cmdlet => cmdlet.WriteLine(text));
 
+    /// <summary>Shows a piece of text to the person at the host, without a new line.</summary>
+    public void WriteHost(string text) => Post(cmdlet => cmdlet.Host.UI.Write(VisibleText.Of(text)));
+
     /// <summary>Writes everything that arrives until <see cref="Complete"/>; on the pipeline thread.</summary>
     /// <exception cref="OperationCanceledException">The command was stopped.</exception>
     internal void Drain(PeftCmdlet cmdlet)

@@ -7,41 +7,60 @@ namespace Peft.Hub;
 public static class HubCache
 {
     /// <summary>The cache's folder: <c>HF_HUB_CACHE</c>, else <c>HF_HOME/hub</c>, else <c>~/.cache/huggingface/hub</c>.</summary>
-    public static string Folder =>
-        Variable("HF_HUB_CACHE")
-        ?? (Variable("HF_HOME") is { } home ? Path.Combine(home, "hub") : null)
-        ?? Path.Combine(
-            Variable("XDG_CACHE_HOME") ?? Path.Combine(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), ".cache"),
-            "huggingface",
-            "hub");
+    public static string Folder => HubSettings.Variable("HF_HUB_CACHE") ?? Path.Combine(HomeFolder, "hub");
+
+    /// <summary>Where the hub's tools keep what is theirs: <c>HF_HOME</c>, else <c>~/.cache/huggingface</c>.</summary>
+    internal static string HomeFolder => HubSettings.Variable("HF_HOME") ?? Path.Combine(
+        HubSettings.Variable("XDG_CACHE_HOME") ?? Path.Combine(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), ".cache"), "huggingface");
 
     /// <summary>The folder that holds a cached model's or adapter's files.</summary>
     /// <param name="name">Its name on the hub, such as <c>owner/model</c>.</param>
     /// <param name="revision">A branch, a tag or a commit.</param>
     /// <param name="cacheFolder">The cache; null for <see cref="Folder"/>.</param>
     /// <exception cref="PeftException"><c>HubNameInvalid</c>, <c>HubModelNotCached</c>, or <c>HubCacheInvalid</c>: the revision's file names no commit.</exception>
-    public static string Find(string name, string revision = "main", string? cacheFolder = null)
-    {
-        if (!IsName(name) || name.Split('/').Length > 2 || !IsName(revision))
-        {
-            throw new PeftException("HubNameInvalid", $"'{name}' at revision '{revision}' is not a name on the hub.")
-            {
-                Target = name,
-                RecommendedAction = "Give 'owner/model'; a folder on disk is given by -Path.",
-            };
-        }
+    public static string Find(string name, string revision = "main", string? cacheFolder = null) => Find(new HubRepository(name, revision), cacheFolder);
 
-        var repository = Path.Combine(cacheFolder ?? Folder, "models--" + name.Replace("/", "--", StringComparison.Ordinal));
-        var reference = Path.Combine(repository, "refs", revision);
-        var commit = File.Exists(reference) ? Commit(reference) : revision;
-        var snapshot = Path.Combine(repository, "snapshots", commit);
-        return Directory.Exists(snapshot) ? snapshot : throw new PeftException(
-            "HubModelNotCached", $"'{name}' at revision '{revision}' is not in the hub's cache at '{cacheFolder ?? Folder}'.")
+    /// <summary>The folder that holds a cached repository's files.</summary>
+    /// <param name="repository">The repository.</param>
+    /// <param name="cacheFolder">The cache; null for <see cref="Folder"/>.</param>
+    /// <exception cref="PeftException"><c>HubModelNotCached</c> or <c>HubCacheInvalid</c>: the revision's file names no commit.</exception>
+    public static string Find(HubRepository repository, string? cacheFolder = null)
+    {
+        ArgumentNullException.ThrowIfNull(repository);
+        return TryFind(repository, cacheFolder) ?? throw new PeftException(
+            "HubModelNotCached", $"'{repository.Name}' at revision '{repository.Revision}' is not in the hub's cache at '{cacheFolder ?? Folder}'.")
         {
-            Target = name,
-            RecommendedAction = $"Download it first, for instance with 'hf download {name}', or set HF_HOME to the cache that holds it.",
+            Target = repository.Name,
+            RecommendedAction = $"Fetch it with 'Save-HubModel {repository.Name}' where there is a network, or set HF_HOME to the cache that holds it.",
         };
     }
+
+    /// <summary>As <see cref="Find(HubRepository, string?)"/>, but null where it is not cached.</summary>
+    /// <exception cref="PeftException"><c>HubCacheInvalid</c>.</exception>
+    public static string? TryFind(HubRepository repository, string? cacheFolder = null)
+    {
+        ArgumentNullException.ThrowIfNull(repository);
+        var folder = Path.Combine(cacheFolder ?? Folder, repository.FolderName);
+        var reference = Path.Combine(folder, "refs", repository.Revision);
+        var snapshot = Path.Combine(folder, "snapshots", File.Exists(reference) ? Commit(reference) : repository.Revision);
+        return Directory.Exists(snapshot) ? snapshot : null;
+    }
+
+    /// <summary>Whether a model's or an adapter's folder has the weights that its own files speak of: what a download that was cut off leaves has not.</summary>
+    /// <param name="folder">A folder of <see cref="Find(HubRepository, string?)"/>.</param>
+    public static bool IsWhole(string folder)
+    {
+        string[] names = [.. Directory.EnumerateFiles(folder).Where(File.Exists).Select(Path.GetFileName).OfType<string>()];
+        return names.Any(HubModelFiles.IsWeights) && names.Where(HubModelFiles.IsIndex).All(index => Shards(Path.Combine(folder, index)).All(names.Contains));
+    }
+
+    /// <summary>What to load of a model's folder: the one GGUF file where nothing else is there, else the folder.</summary>
+    public static string ModelIn(string folder) => !File.Exists(Path.Combine(folder, "config.json")) && Directory.GetFiles(folder, "*.gguf") is [var file] ? file : folder;
+
+    private static IEnumerable<string> Shards(string index) =>
+        Files.JsonFile.ReadObject(index).TryGetProperty("weight_map", out var map) && map.ValueKind == System.Text.Json.JsonValueKind.Object
+            ? map.EnumerateObject().Select(static entry => entry.Value.ToString()).Distinct()
+            : [];
 
     /// <summary>Names in the cache, such as <c>owner/model</c>, in order; empty when there is no cache.</summary>
     public static IReadOnlyList<string> Names(string? cacheFolder = null)
@@ -52,7 +71,7 @@ public static class HubCache
             ? []
             : [.. Directory.EnumerateDirectories(folder, prefix + "*")
                 .Select(static path => Path.GetFileName(path)[prefix.Length..].Replace("--", "/", StringComparison.Ordinal))
-                .Where(IsName)
+                .Where(HubRepository.IsName)
                 .Order(StringComparer.Ordinal)];
     }
 
@@ -73,17 +92,11 @@ public static class HubCache
         }
 
         var commit = System.Text.Encoding.UTF8.GetString(bytes, 0, count).Trim();
-        return count < longest && IsName(commit) && !commit.Contains('/', StringComparison.Ordinal) && commit != "." ? commit : throw new PeftException(
+        return count < longest && HubRepository.IsName(commit) && !commit.Contains('/', StringComparison.Ordinal) && commit != "." ? commit : throw new PeftException(
             "HubCacheInvalid", $"'{reference}' should hold the name of a commit, and holds '{(commit.Length > 80 ? commit[..80] : commit)}'.")
         {
             Target = reference,
             RecommendedAction = "Delete the file and download the model again.",
         };
     }
-
-    private static string? Variable(string name) => Environment.GetEnvironmentVariable(name) is { Length: > 0 } value ? value : null;
-
-    /// <summary>Whether a path made of this stays inside the cache: no root, no way up.</summary>
-    private static bool IsName(string name) => name.Length > 0 && name[0] != '/' && !name.Contains("..", StringComparison.Ordinal)
-        && name.All(static letter => char.IsAsciiLetterOrDigit(letter) || letter is '/' or '-' or '_' or '.');
 }

@@ -23,6 +23,12 @@ public abstract class CmdletsInFolder : IClassFixture<ModuleHost>, IDisposable
 
     public void Dispose()
     {
+        Dispose(disposing: true);
+        GC.SuppressFinalize(this);
+    }
+
+    protected virtual void Dispose(bool disposing)
+    {
         if (model is not null)
         {
             host.Run("$args[0] | Remove-PeftModel", model);
@@ -30,7 +36,6 @@ public abstract class CmdletsInFolder : IClassFixture<ModuleHost>, IDisposable
 
         GoTo(Path.GetTempPath());
         folder.Delete(recursive: true);
-        GC.SuppressFinalize(this);
     }
 
     private void GoTo(string path) => host.Output("$null = $ExecutionContext.SessionState.Path.SetLocation($args[0])", path);

@@ -28,6 +28,34 @@ public sealed class DatasetCmdletTests(ModuleHost host) : CmdletsInFolder(host, 
     }
 
     [Fact]
+    public void Rows_are_objects_that_make_the_same_data_set_again()
+    {
+        var data = host.Output("""
+            $data = @{ prompt = 'a'; completion = 'b'; more = @(1, @{ x = 'y' }) }, @{ prompt = 'c'; completion = 'd' } | Import-TrainingDataset -Template '{prompt}!'
+            $again = $data.Rows | Import-TrainingDataset
+            $again.Rows[0].Values['more'][1]['x']; $again.Count; $again.Columns.Kind.Name
+            """);
+        Assert.Equal(["y", 2, "PromptCompletion"], data.Select(static value => value.BaseObject));
+    }
+
+    [Fact]
+    public void A_data_set_is_cut_sliced_shuffled_and_looked_at()
+    {
+        var values = host.Output("""
+            $data = 1..20 | ForEach-Object { @{ prompt = "What is number $_ called?"; completion = "$_"; even = $_ % 2 -eq 0 } } | Import-TrainingDataset -Template '{prompt}!'
+            $learnt, $held = $data | Split-TrainingDataset 0.75
+            $learnt.Count; $held.Count; $held.Template.Text
+            ($data | Split-TrainingDataset -Column even)[0].Count
+            $odd = $data | Select-TrainingDataset { -not $_.even } -Skip 1 -First 3
+            $odd.Rows.ForEach({ $_.Values['completion'] }) -join ' '
+            ($data | Select-TrainingDataset -Last 1).Rows[0].Values['completion']
+            ($data | Select-TrainingDataset -Shuffle).Rows[0].Values['completion'] -eq ($data | Select-TrainingDataset -Shuffle).Rows[0].Values['completion']
+            $data.Preview.Where({ $_.Role -eq 'Prompt' }).Example
+            """);
+        Assert.Equal([15, 5, "{prompt}!", 10, "3 5 7", "20", true, "What is number 1 called?"], values.Select(static value => value.BaseObject));
+    }
+
+    [Fact]
     public void A_pipeline_without_rows_is_an_empty_data_set()
     {
         Assert.StartsWith("DatasetEmpty,", Assert.Single(host.Run("@() | Import-TrainingDataset").Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
@@ -47,14 +75,15 @@ public sealed class DatasetCmdletTests(ModuleHost host) : CmdletsInFolder(host, 
 
     [Theory]
     [InlineData("Import-TrainingDataset .", "NotAFile", "is a folder")]
-    [InlineData("Import-TrainingDataset ./a.parquet", "DatasetFormatNotSupported", "'.parquet'")]
+    [InlineData("Import-TrainingDataset ./a.xlsx", "DatasetFormatNotSupported", "'.xlsx'")]
+    [InlineData("Import-TrainingDataset ./a.parquet", "DatasetFileDamaged", "a.parquet")]
     [InlineData("Import-TrainingDataset ./noextension", "DatasetFormatNotSupported", "has no extension")]
     [InlineData("Import-TrainingDataset ./bad.jsonl", "DatasetRowInvalid", "Expected a '\"'.")]
     [InlineData("Import-TrainingDataset ./good.jsonl -Template 'Q: {question}'", "DatasetColumnMissing", "'question'")]
     [InlineData("Import-TrainingDataset ./text.txt -Template 'Q: {text}'", "PromptTemplateUnused", "whole texts")]
     public void What_is_wrong_with_a_file_is_said_in_words(string script, string errorId, string words)
     {
-        foreach (var (name, text) in new[] { ("a.parquet", "PAR1"), ("noextension", "x"), ("bad.jsonl", "{oops\n"), ("good.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}\n"), ("text.txt", "a\n") })
+        foreach (var (name, text) in new[] { ("a.parquet", "PAR1"), ("a.xlsx", "PK"), ("noextension", "x"), ("bad.jsonl", "{oops\n"), ("good.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}\n"), ("text.txt", "a\n") })
         {
             File.WriteAllText(Path.Combine(folder.FullName, name), text);
         }

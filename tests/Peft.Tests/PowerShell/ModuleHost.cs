@@ -1,5 +1,6 @@
 using System.Collections.ObjectModel;
 using System.Management.Automation;
+using System.Management.Automation.Host;
 using System.Management.Automation.Runspaces;
 
 namespace Peft.Tests.PowerShell;
@@ -13,10 +14,16 @@ public sealed class ModuleHost : IDisposable
     private readonly Runspace _runspace;
 
     public ModuleHost()
+        : this(screen: null)
+    {
+    }
+
+    /// <summary>A shell at a host of the test's own.</summary>
+    internal ModuleHost(PSHost? screen)
     {
         var state = InitialSessionState.CreateDefault2();
         state.ImportPSModule([ManifestPath]);
-        _runspace = RunspaceFactory.CreateRunspace(state);
+        _runspace = screen is null ? RunspaceFactory.CreateRunspace(state) : RunspaceFactory.CreateRunspace(screen, state);
         _runspace.Open();
     }
 

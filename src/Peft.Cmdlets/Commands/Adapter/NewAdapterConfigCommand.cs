@@ -117,6 +117,7 @@ public abstract class NewAdapterConfigCommand : PeftCmdlet, IDynamicParameters
         var type = TypeOf(field);
         if (declaration.Choices.Length > 0)
         {
+            attributes.Add(new EnumSpellingAttribute());
             attributes.Add(new ValidateSetAttribute(declaration.Choices));
         }
 

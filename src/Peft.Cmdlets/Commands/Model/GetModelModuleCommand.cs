@@ -9,7 +9,7 @@ namespace Peft.Cmdlets.Commands.Model;
 
 /// <summary>Get-ModelModule: the modules of a model, which is what an adapter attaches to.</summary>
 [Cmdlet(VerbsCommon.Get, "ModelModule")]
-[OutputType(typeof(ModelModule), typeof(ModelModuleSummary))]
+[OutputType(typeof(ModelModule), typeof(ModelModuleSummary), typeof(string))]
 public sealed partial class GetModelModuleCommand : ModelCommand
 {
     /// <summary>Paths or last names to list, such as <c>model.layers.0.*</c> or <c>q_proj</c>; wildcards are allowed. Without it all modules are listed.</summary>
@@ -30,9 +30,19 @@ public sealed partial class GetModelModuleCommand : ModelCommand
     [Parameter]
     public SwitchParameter Summary { get; set; }
 
+    /// <summary>Puts the whole tree out as one text, as PyTorch prints it.</summary>
+    [Parameter]
+    public SwitchParameter Tree { get; set; }
+
     /// <inheritdoc/>
     protected override void Process()
     {
+        if (Tree)
+        {
+            WriteObject(ModuleText.Print(Model.Base));
+            return;
+        }
+
         foreach (var name in Name.Where(name => !WildcardPattern.ContainsWildcardCharacters(name) && !Model.Base.Descendants().Any(module => IsNamed(module, name))))
         {
             WriteError(new PeftException("ModuleNotFound", $"The model '{Model.Name}' has no module '{name}'.")

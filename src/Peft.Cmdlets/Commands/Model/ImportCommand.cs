@@ -29,7 +29,7 @@ public abstract class ImportCommand : PeftCmdlet
     [ValidateNotNullOrEmpty]
     public string[] LiteralPath { get; set; } = [];
 
-    /// <summary>Name in the hub's cache on this machine, such as <c>HuggingFaceTB/SmolLM2-135M</c>.</summary>
+    /// <summary>Name on the hub, such as <c>HuggingFaceTB/SmolLM2-135M</c>. What is in the hub's cache on this machine is taken from there, anything else is fetched first.</summary>
     [Parameter(Mandatory = true, ParameterSetName = HubSet)]
     [ArgumentCompleter(typeof(HubNameCompleter))]
     [ValidateNotNullOrEmpty]
@@ -47,13 +47,13 @@ public abstract class ImportCommand : PeftCmdlet
         switch (ParameterSetName)
         {
             case HubSet:
-                Each([HubName], name => Import(HubCache.Find(name, Revision), NameOf(name)));
+                Each([HubName], name => Import(Fetch(new HubRepository(name, Revision)), NameOf(name)));
                 break;
             case LiteralSet:
                 Each(LiteralPath, path => Import(PathResolution.ResolveLiteral(this, path), NameOf(path)));
                 break;
             default:
-                Each(Path, pattern => Each(PathResolution.Resolve(this, pattern), path => Import(path, NameOf(path))));
+                Each(Path, pattern => Each(Resolve(pattern), path => Import(path, NameOf(path))));
                 break;
         }
     }
@@ -113,6 +113,37 @@ public abstract class ImportCommand : PeftCmdlet
     /// <param name="path">Its full path.</param>
     /// <param name="name">What it is called where it is: the last part of the path or of the hub's name.</param>
     private protected abstract void Import(string path, string name);
+
+    /// <summary>Whether a folder of the hub's cache has all that is wanted of it.</summary>
+    private protected virtual bool IsWhole(string folder) => HubCache.IsWhole(folder);
+
+    /// <summary>What is wanted of a repository on the hub.</summary>
+    private protected virtual IReadOnlyList<HubFile> Choose(IReadOnlyList<HubFile> files) => HubModelFiles.Choose(files);
+
+    /// <summary>What is in the cache is used without asking the hub; where nothing may be asked, whatever is there has to do.</summary>
+    private string Fetch(HubRepository repository) => Run(output =>
+    {
+        var isOffline = new HubSettings().IsOffline;
+        var cached = isOffline ? HubCache.Find(repository) : HubCache.TryFind(repository);
+        return HubCache.ModelIn(cached is not null && (isOffline || IsWhole(cached)) ? cached : HubFetch.Run(output, repository, Choose).Path);
+    });
+
+    private IReadOnlyList<string> Resolve(string pattern)
+    {
+        try
+        {
+            return PathResolution.Resolve(this, pattern);
+        }
+        catch (PeftException error) when (error.ErrorId == "PathNotFound" && HubRepository.IsOwnedName(pattern))
+        {
+            var command = $"{MyInvocation.MyCommand.Name} -HubName {pattern}";
+            throw new PeftException("PathNotFound", $"There is no folder '{pattern}' here. To take it from the hub, type: {command}", error)
+            {
+                Target = pattern,
+                RecommendedAction = $"For a name on the hub: {command}. For a folder: relative paths start at $PWD.",
+            };
+        }
+    }
 
     private static string NameOf(string path) => System.IO.Path.GetFileName(System.IO.Path.TrimEndingDirectorySeparator(path));
 }

@@ -4,6 +4,7 @@ using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
 using Peft.Cmdlets.Session;
 using Peft.Engine;
+using Peft.Hub;
 using Peft.Models;
 
 namespace Peft.Cmdlets.Commands.Model;
@@ -75,4 +76,11 @@ public sealed class ImportPeftModelCommand : ImportCommand
         };
         WriteObject(ImportModel(path, Name ?? name, options));
     }
+
+    /// <inheritdoc/>
+    private protected override bool IsWhole(string folder) => StructureOnly ? File.Exists(System.IO.Path.Combine(folder, "config.json")) : base.IsWhole(folder);
+
+    /// <inheritdoc/>
+    private protected override IReadOnlyList<HubFile> Choose(IReadOnlyList<HubFile> files) =>
+        base.Choose(StructureOnly && files.Any(static file => file.Path == "config.json") ? [.. files.Where(static file => !HubModelFiles.IsWeights(file.Path))] : files);
 }

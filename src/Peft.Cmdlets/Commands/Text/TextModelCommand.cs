@@ -22,12 +22,12 @@ public abstract class TextModelCommand : PeftCmdlet
     [Parameter(Mandatory = true, ParameterSetName = ModelSet, ValueFromPipeline = true)]
     [ModelArgument]
     [ArgumentCompleter(typeof(ModelNameCompleter))]
-    public PeftModel Model { get; set; } = null!;
+    public virtual PeftModel Model { get; set; } = null!;
 
     /// <summary>An adapter: it acts alone on its model for this command, or is compared with the base. What is active on the model stays as it is.</summary>
     [Parameter(Mandatory = true, ParameterSetName = AdapterSet, ValueFromPipeline = true)]
     [AdapterArgument]
-    public PeftAdapter Adapter { get; set; } = null!;
+    public virtual PeftAdapter Adapter { get; set; } = null!;
 
     /// <summary>The model that is meant.</summary>
     private protected PeftModel TheModel => ParameterSetName == AdapterSet ? Adapter.Model : Model;

@@ -3,6 +3,7 @@ using Peft.Adapters.Asking;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
+using Peft.Hub;
 using Peft.Training.Data;
 
 namespace Peft.Cmdlets.Commands.Training;
@@ -15,12 +16,13 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
     private const string PathSet = "Path";
     private const string LiteralSet = "LiteralPath";
     private const string RowSet = "InputObject";
+    private const string HubSet = "Hub";
 
     private readonly List<IReadOnlyDictionary<string, object?>> _rows = [];
     private readonly List<string> _lines = [];
     private bool _hasInput;
 
-    /// <summary>JSONL, JSON, CSV or text files, each a data set of its own; wildcards are allowed.</summary>
+    /// <summary>JSONL, JSON, CSV, Parquet or text files, each a data set of its own; wildcards are allowed.</summary>
     [Parameter(Mandatory = true, Position = 0, ParameterSetName = PathSet)]
     [SupportsWildcards]
     [ValidateNotNullOrEmpty]
@@ -36,6 +38,34 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
     [Parameter(Mandatory = true, ParameterSetName = RowSet, ValueFromPipeline = true)]
     [ValidateNotNull]
     public PSObject[] InputObject { get; set; } = [];
+
+    /// <summary>A data set on the hub, such as <c>kunishou/databricks-dolly-15k-ja</c>: its files are fetched where the hub's cache hasn't them.</summary>
+    [Parameter(Mandatory = true, ParameterSetName = HubSet)]
+    [ValidateNotNullOrEmpty]
+    public string HubName { get; set; } = "";
+
+    /// <summary>Branch, tag or commit on the hub.</summary>
+    [Parameter(ParameterSetName = HubSet)]
+    [PSDefaultValue(Value = "main", Help = "main")]
+    [ValidateNotNullOrEmpty]
+    public string Revision { get; set; } = "main";
+
+    /// <summary>Which part of the data set on the hub; by default <c>train</c>, or the only one.</summary>
+    [Parameter(ParameterSetName = HubSet)]
+    [ValidateNotNullOrEmpty]
+    public string? Split { get; set; }
+
+    /// <summary>Which of several data sets in the repository, by its folder there; by default the one in no folder, or the only one.</summary>
+    [Parameter(ParameterSetName = HubSet)]
+    [ValidateNotNullOrEmpty]
+    public string? Subset { get; set; }
+
+    /// <summary>Wildcards of the files on the hub that are the data set, where their names don't tell.</summary>
+    [Parameter(ParameterSetName = HubSet)]
+    [SupportsWildcards]
+    [Alias("data_files")]
+    [ValidateNotNullOrEmpty]
+    public string[] Include { get; set; } = [];
 
     /// <summary>How the rows are written: <c>Automatic</c> goes by the file's extension.</summary>
     [Parameter]
@@ -198,6 +228,9 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
                 }
 
                 break;
+            case HubSet:
+                Each([new HubRepository(HubName, Revision, HubKind.Dataset)], ReadHub);
+                break;
             case LiteralSet:
                 Each(LiteralPath, path => Read(PathResolution.ResolveLiteral(this, path)));
                 break;
@@ -219,14 +252,22 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
         }
     }
 
-    private void Read(string path) => WriteObject(Run(output =>
+    private void Read(string path) => WriteObject(Run(output => Read([path], path, output)));
+
+    private void ReadHub(HubRepository repository) => WriteObject(Run(output =>
     {
-        var progress = new ProgressLine(output, $"Importing '{System.IO.Path.GetFileName(path)}'");
-        var dataset = TrainingDataset.FromFile(
-            path, Options(), (done, total) => progress.Show(done, total, FormattableString.Invariant($"{done / 1e6:N0} of {total / 1e6:N0} MB")), output.Cancellation);
+        var snapshot = HubFetch.CachedOrNew(output, repository, files => HubDatasetFiles.Choose(files, Subset, Split, Include));
+        return Read([.. snapshot.Files.Select(file => System.IO.Path.Combine(snapshot.Path, file))], repository.ToString(), output);
+    }));
+
+    private TrainingDataset Read(IReadOnlyList<string> paths, string origin, WorkOutput output)
+    {
+        var progress = new ProgressLine(output, $"Importing '{System.IO.Path.GetFileName(origin)}'");
+        var dataset = TrainingDataset.FromFiles(
+            paths, origin, Options(), (done, total) => progress.Show(done, total, FormattableString.Invariant($"{done / 1e6:N0} of {total / 1e6:N0} MB")), output.Cancellation);
         progress.Complete();
         return dataset;
-    }));
+    }
 
     private DatasetOptions Options() => new()
     {

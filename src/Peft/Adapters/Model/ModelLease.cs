@@ -2,66 +2,116 @@ using Peft.Engine;
 
 namespace Peft.Adapters.Model;
 
-/// <summary>One operation at a time on a model: the second is refused, it neither waits nor crashes.</summary>
+/// <summary>
+/// One operation at a time on a model, each in its turn. Another flow's operation waits; one that starts from within the operation that holds the
+/// model, on another thread, would wait for ever and is refused.
+/// </summary>
 internal sealed class ModelLease(string model)
 {
+    private static readonly TimeSpan s_moment = TimeSpan.FromMilliseconds(300);
+
+    // Those who wait asynchronously get it in the order in which they came.
+    private readonly SemaphoreSlim _turn = new(1, 1);
     private readonly Lock _gate = new();
     private string? _operation;
+    private OperationFlow? _flow;
     private int _thread;
     private int _depth;
     private IDisposable? _sharing;
 
-    /// <summary>Takes the model; calls from within the operation, on its thread, go through.</summary>
+    /// <summary>Takes the model, where need be after others; calls from within the operation, on its thread, go through.</summary>
     /// <exception cref="PeftException"><c>PeftModelBusy</c>.</exception>
+    /// <exception cref="OperationCanceledException">The wait was cancelled.</exception>
     public IDisposable Acquire(string wanted)
     {
         lock (_gate)
         {
-            if (_operation is not null && _thread != Environment.CurrentManagedThreadId)
+            if (_depth > 0 && _thread == Environment.CurrentManagedThreadId)
             {
-                throw new PeftException("PeftModelBusy", $"The model '{model}' is busy with {_operation}; {wanted} has to wait until that is over.")
+                _depth++;
+                return new Holder(this, begun: null);
+            }
+
+            if (_depth > 0 && _flow is { } holder && ReferenceEquals(holder.Identity, OperationFlow.Current?.Identity))
+            {
+                throw new PeftException("PeftModelBusy", $"The model '{model}' is busy with {_operation}, of which this ({wanted}) is a part: it would wait for itself.")
                 {
                     Target = model,
-                    RecommendedAction = "Let the other operation end, or stop it, and try again.",
+                    RecommendedAction = "Let the other command end first: collect its output in a variable, and go on with that.",
                 };
             }
-
-            if (_depth == 0)
-            {
-                ComputeThreads.ApplyHere();
-                _sharing = SharedCores.Watch();
-            }
-
-            _operation ??= wanted;
-            _thread = Environment.CurrentManagedThreadId;
-            _depth++;
-            return new Holder(this);
         }
+
+        var outer = OperationFlow.Current;
+        Wait(outer);
+        var flow = outer ?? (OperationFlow.Current = new OperationFlow(new object()));
+        lock (_gate)
+        {
+            ComputeThreads.ApplyHere();
+            _sharing = SharedCores.Watch();
+            _operation = wanted;
+            _flow = flow;
+            _thread = Environment.CurrentManagedThreadId;
+            _depth = 1;
+            return new Holder(this, begun: outer is null ? flow : null);
+        }
+    }
+
+    private void Wait(OperationFlow? flow)
+    {
+        var turn = _turn.WaitAsync(flow?.Cancellation ?? CancellationToken.None);
+        if (flow?.OnWaiting is { } onWaiting && Task.WaitAny([turn], s_moment) != 0)
+        {
+            onWaiting($"Waiting for the model '{model}', which is busy with {_operation}");
+            try
+            {
+                turn.GetAwaiter().GetResult();
+            }
+            finally
+            {
+                onWaiting(null);
+            }
+        }
+
+        turn.GetAwaiter().GetResult();
     }
 
     private void Release()
     {
         lock (_gate)
         {
-            if (--_depth == 0)
+            if (--_depth > 0)
             {
-                _operation = null;
-                _sharing?.Dispose();
-                _sharing = null;
+                return;
             }
+
+            _operation = null;
+            _flow = null;
+            _sharing?.Dispose();
+            _sharing = null;
         }
+
+        _turn.Release();
     }
 
-    private sealed class Holder(ModelLease lease) : IDisposable
+    private sealed class Holder(ModelLease lease, OperationFlow? begun) : IDisposable
     {
         private int _released;
 
         public void Dispose()
         {
-            if (Interlocked.Exchange(ref _released, 1) == 0)
+            if (Interlocked.Exchange(ref _released, 1) != 0)
             {
-                lease.Release();
+                return;
             }
+
+            // A flow that began with this operation ends with it: two threads that are started later are two flows.
+            if (begun is not null && ReferenceEquals(OperationFlow.Current, begun))
+            {
+                OperationFlow.Current = null;
+            }
+
+            lease.Release();
         }
     }
 }

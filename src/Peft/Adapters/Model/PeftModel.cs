@@ -185,9 +185,11 @@ public sealed class PeftModel : IDisposable
     /// <exception cref="PeftException"><c>AdapterNotFound</c>.</exception>
     public PeftAdapter this[string name] => IsDisposed ? throw Disposed($"the adapter '{name}'") : _adapters[name];
 
-    /// <summary>Holds the model for one operation. A second operation meanwhile gets an error, never a wait.</summary>
-    /// <param name="operation">What is going on, for the other's error message: <c>training</c>, <c>generation</c>.</param>
+    /// <summary>Holds the model for one operation. A second one waits for its turn; where it is a part of the first, on another thread, it gets an error.</summary>
+    /// <param name="operation">What is going on, for those who wait: <c>training</c>, <c>generation</c>.</param>
     /// <returns>Dispose it when the operation is over. Take it on the thread that does the work: calls from that thread go through.</returns>
+    /// <seealso cref="OperationFlow"/>
+    /// <exception cref="OperationCanceledException">The wait was cancelled.</exception>
     /// <exception cref="PeftException"><c>PeftModelBusy</c> or <c>ModelDisposed</c>.</exception>
     public IDisposable Acquire(string operation)
     {

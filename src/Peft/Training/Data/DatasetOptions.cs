@@ -17,6 +17,9 @@ public enum DatasetFormat
     /// <summary>Separated values with a line of names on top.</summary>
     Csv,
 
+    /// <summary>Apache Parquet, as most data sets on the hub are kept.</summary>
+    Parquet,
+
     /// <summary>A text a line; empty lines are passed over.</summary>
     Text,
 }

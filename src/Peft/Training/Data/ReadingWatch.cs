@@ -8,12 +8,15 @@ internal sealed class ReadingWatch(Action<long, long>? onProgress, CancellationT
     private int _rows;
 
     /// <summary>Call it for each row.</summary>
-    public void Row(StreamReader reader)
+    public void Row(StreamReader reader) => Row(reader.BaseStream);
+
+    /// <inheritdoc cref="Row(StreamReader)"/>
+    public void Row(Stream stream)
     {
         cancellation.ThrowIfCancellationRequested();
         if (++_rows % TrainingDataset.RowsPerReport == 0)
         {
-            onProgress?.Invoke(reader.BaseStream.Position, reader.BaseStream.Length);
+            onProgress?.Invoke(stream.Position, stream.Length);
         }
     }
 }

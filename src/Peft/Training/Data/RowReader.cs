@@ -33,7 +33,7 @@ internal static class RowReader
         }
 
         var format = options.Format == DatasetFormat.Automatic ? FormatOf(path) : options.Format;
-        return TextFile.Read(path, options.Encoding, reader => Read(reader, path, format, options, watch));
+        return format == DatasetFormat.Parquet ? ParquetRows.Read(path, watch) : TextFile.Read(path, options.Encoding, reader => Read(reader, path, format, options, watch));
     }
 
     /// <summary>Reads all rows of a text, such as the lines of a file that came down a pipeline.</summary>
@@ -51,7 +51,7 @@ internal static class RowReader
     public static IReadOnlyList<string> First(string path, DatasetOptions options)
     {
         var format = FormatOf(path);
-        return TextFile.Read(path, null, reader =>
+        return format == DatasetFormat.Parquet ? ParquetRows.Columns(path) : TextFile.Read(path, null, reader =>
         {
             if (format == DatasetFormat.Json)
             {
@@ -127,13 +127,14 @@ internal static class RowReader
         ".JSONL" or ".NDJSON" => DatasetFormat.JsonLines,
         ".JSON" => DatasetFormat.Json,
         ".CSV" or ".TSV" => DatasetFormat.Csv,
+        ".PARQUET" => DatasetFormat.Parquet,
         ".TXT" or ".TEXT" or ".MD" => DatasetFormat.Text,
         _ => throw new NotSupportedByPeftException("DatasetFormatNotSupported", Path.HasExtension(path)
             ? $"'{path}' has the extension '{Path.GetExtension(path)}', which no format of data sets goes with."
             : $"'{path}' has no extension that says in which format it is.")
         {
             Target = path,
-            RecommendedAction = "Use JSONL, JSON, CSV or text, or say which of them it is.",
+            RecommendedAction = "Use JSONL, JSON, CSV, Parquet or text, or say which of them it is.",
         },
     };
 

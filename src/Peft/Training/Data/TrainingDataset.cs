@@ -14,6 +14,7 @@ public sealed class TrainingDataset
     internal const int RowsPerReport = 1000;
 
     private readonly IReadOnlyList<DatasetColumns> _fits;
+    private readonly DatasetOptions _options;
 
     private TrainingDataset(IReadOnlyList<TrainingRow> rows, string origin, DatasetOptions options)
     {
@@ -26,7 +27,9 @@ public sealed class TrainingDataset
             };
         }
 
-        Rows = rows;
+        // An array, which PowerShell can index; the compiler's own list types it can't.
+        Rows = rows.ToArray();
+        _options = options;
         Origin = origin;
         ColumnNames = Values.Of(rows.SelectMany(row => row.Values.Keys).Distinct());
         _fits = DatasetColumns.Find(ColumnNames, options, origin);
@@ -87,8 +90,23 @@ public sealed class TrainingDataset
         string path, DatasetOptions? options = null, Action<long, long>? onProgress = null, CancellationToken cancellation = default)
     {
         ArgumentException.ThrowIfNullOrEmpty(path);
+        return FromFiles([path], path, options, onProgress, cancellation);
+    }
+
+    /// <summary>Reads files that are one data set in several parts.</summary>
+    /// <param name="paths">The files, in order.</param>
+    /// <param name="origin">What messages call them together.</param>
+    /// <param name="options">How to read them; null lets each tell.</param>
+    /// <param name="onProgress">Hears now and then how many of a file's bytes are read.</param>
+    /// <param name="cancellation">Stops between rows.</param>
+    /// <returns>The data set.</returns>
+    /// <exception cref="PeftException">As <see cref="FromFile"/>.</exception>
+    public static TrainingDataset FromFiles(
+        IReadOnlyList<string> paths, string origin, DatasetOptions? options = null, Action<long, long>? onProgress = null, CancellationToken cancellation = default)
+    {
+        ArgumentNullException.ThrowIfNull(paths);
         options ??= new DatasetOptions();
-        return new TrainingDataset(RowReader.Read(path, options, new ReadingWatch(onProgress, cancellation)), path, options);
+        return new TrainingDataset([.. paths.SelectMany(path => RowReader.Read(path, options, new ReadingWatch(onProgress, cancellation)))], origin, options);
     }
 
     /// <summary>The columns of a file's first row, for whoever names them; empty where the file can't be read.</summary>
@@ -139,6 +157,15 @@ public sealed class TrainingDataset
         ArgumentNullException.ThrowIfNull(rows);
         return new TrainingDataset([.. rows.Select((values, i) => new TrainingRow(values, origin, i + 1))], origin, options ?? new DatasetOptions());
     }
+
+    /// <summary>What the columns hold, for a look at them.</summary>
+    public IReadOnlyList<ColumnPreview> Preview => ColumnNames.Select(name => ColumnPreview.Of(name, this)).ToArray();
+
+    /// <summary>Some of the rows, understood as before.</summary>
+    /// <param name="rows">Indices of the rows, in the order wanted.</param>
+    /// <param name="origin">What messages call them; null for what they call this data set.</param>
+    /// <exception cref="PeftException"><c>DatasetEmpty</c>: there are none.</exception>
+    public TrainingDataset WithRows(IEnumerable<int> rows, string? origin = null) => new([.. rows.Select(row => Rows[row])], origin ?? Origin, _options);
 
     /// <summary>Makes the examples of a model's tokenizer. Rows of which nothing is learnt are left out and listed.</summary>
     /// <param name="tokenizer">The tokenizer.</param>
