@@ -56,7 +56,7 @@ public sealed class EnterPeftChatCommand : GenerationCommand
     protected override void Process()
     {
         var session = new ChatSession(TheModel) { SystemMessage = SystemMessage };
-        var options = Options();
+        var options = ReadOptions();
         _selection = SelectionOf(AdapterName);
         foreach (var item in Message)
         {
