@@ -48,6 +48,7 @@ internal static class HeldHandles
     private static void Keep(MethodDefinition method, MethodReference keepAlive)
     {
         var body = method.Body;
+        KeepPassing(body);
         Instruction[] loads =
         [
             .. method.HasThis && HasFinaliser(method.DeclaringType) ? [Instruction.Create(OpCodes.Ldarg, body.ThisParameter)] : (Instruction[])[],
@@ -76,6 +77,22 @@ internal static class HeldHandles
         }
 
         body.OptimizeMacros();
+    }
+
+    /// <summary>Puts into variables what is made only to hand its handle on.</summary>
+    private static void KeepPassing(MethodBody body)
+    {
+        foreach (var use in body.Instructions.Where(static instruction => instruction.Operand is MethodReference { Name: "get_Handle" }).ToArray())
+        {
+            if (use.Previous is { Operand: MethodDefinition { IsConstructor: false } made } && HasFinaliser(made.ReturnType))
+            {
+                var kept = new VariableDefinition(made.ReturnType);
+                body.Variables.Add(kept);
+                var at = body.Instructions.IndexOf(use);
+                body.Instructions.Insert(at, Instruction.Create(OpCodes.Dup));
+                body.Instructions.Insert(at + 1, Instruction.Create(OpCodes.Stloc, kept));
+            }
+        }
     }
 
     private static Instruction Again(Instruction load) =>

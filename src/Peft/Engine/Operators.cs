@@ -43,7 +43,11 @@ internal static class Operators
     {
         if (s_compiled.Value is { } compiled)
         {
-            return (Tensor)compiled.invoke("grouped_attention", queries, keys, values, causal, scale);
+            // TorchSharp would make a number of it that nothing keeps until it is read.
+            Scalar factor = scale;
+            var result = (Tensor)compiled.invoke("grouped_attention", queries, keys, values, causal, factor);
+            GC.KeepAlive(factor);
+            return result;
         }
 
         return GroupedAttentionByFormula(queries, keys, values, causal, scale);

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Runtime.Versioning;
+using Microsoft.Win32.SafeHandles;
 
 namespace Peft.Engine;
 
@@ -90,7 +91,7 @@ internal sealed class SharedCores : IDisposable
     [SupportedOSPlatform("linux")]
     private void Run()
     {
-        var queue = new RunQueue();
+        using var queue = new RunQueue();
         var sharing = new Sharing();
         while (!_ended.Wait(s_interval))
         {
@@ -128,71 +129,113 @@ internal sealed class SharedCores : IDisposable
     }
 }
 
-/// <summary>Decides from how many threads stood in the queue whether the cores are shared: quickly that they are, slowly that they no longer are.</summary>
+/// <summary>
+/// Decides from how many threads stood in the queue whether the cores are shared: within a second that they are, slowly that they no longer are. What
+/// others do now and then (a prompt, a timer) makes no share of them.
+/// </summary>
 internal sealed class Sharing
 {
     private const double Begin = 0.25;
     private const double End = 0.06;
+    private const double Weight = 0.3;
     private const int QuietIntervals = 10;
 
     private bool _isShared;
+    private double _average;
     private int _quiet;
 
     /// <summary>Takes one interval's measure in.</summary>
     /// <param name="waiting">How many of the process's threads were ready to run and had no processor, on average.</param>
     public bool Sees(double waiting)
     {
+        _average += Weight * (waiting - _average);
         _quiet = waiting < End ? _quiet + 1 : 0;
-        _isShared = waiting > Begin || (_isShared && _quiet < QuietIntervals);
+        _isShared = _average > Begin || (_isShared && _quiet < QuietIntervals);
         return _isShared;
     }
 }
 
 /// <summary>How many threads of this process were ready to run and had no processor, on average since the last question.</summary>
+/// <remarks>It is asked while every core computes, so files are opened once a thread and read again and again.</remarks>
 [SupportedOSPlatform("linux")]
-internal sealed class RunQueue
+internal sealed class RunQueue : IDisposable
 {
+    private const int QuestionsBetweenLooks = 5;
+
     private readonly System.Diagnostics.Stopwatch _clock = new();
-    private Dictionary<string, long> _before = [];
+    private readonly Dictionary<string, (SafeFileHandle File, long Waited)> _threads = [];
+    private int _questions;
 
     /// <summary>Zero at the first question, and where the kernel keeps no account.</summary>
     public double WaitingThreads()
     {
-        var now = new Dictionary<string, long>(_before.Count + 8);
         long waited = 0;
-        try
+        foreach (var (thread, (file, before)) in _threads.ToArray())
         {
-            foreach (var thread in Directory.EnumerateDirectories("/proc/self/task"))
+            if (Waited(file) is { } now)
             {
-                var total = Waited(thread);
-                now[thread] = total;
-                waited += _before.TryGetValue(thread, out var earlier) ? total - earlier : 0;
+                waited += now - before;
+                _threads[thread] = (file, now);
             }
-        }
-        catch (IOException)
-        {
-            return 0;
+            else
+            {
+                file.Dispose();
+                _threads.Remove(thread);
+            }
         }
 
         var nanoseconds = _clock.Elapsed.TotalNanoseconds;
         _clock.Restart();
-        _before = now;
+        if (_questions++ % QuestionsBetweenLooks == 0)
+        {
+            FindNewThreads();
+        }
+
         return nanoseconds == 0 ? 0 : waited / nanoseconds;
     }
 
-    /// <summary>The second field of <c>schedstat</c> (kernel documentation, scheduler/sched-stats): nanoseconds spent waiting on a run queue.</summary>
-    private static long Waited(string thread)
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        foreach (var (file, _) in _threads.Values)
+        {
+            file.Dispose();
+        }
+
+        _threads.Clear();
+    }
+
+    private void FindNewThreads()
     {
         try
         {
-            var fields = File.ReadAllText(Path.Combine(thread, "schedstat")).Split(' ');
-            return fields.Length > 1 && long.TryParse(fields[1], NumberStyles.None, CultureInfo.InvariantCulture, out var waited) ? waited : 0;
+            foreach (var thread in Directory.EnumerateDirectories("/proc/self/task").Where(thread => !_threads.ContainsKey(thread)))
+            {
+                var file = File.OpenHandle(Path.Combine(thread, "schedstat"));
+                _threads.Add(thread, (file, Waited(file) ?? 0));
+            }
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
-            // The thread has ended meanwhile.
-            return 0;
+            // A thread has ended meanwhile; the others are found the next time.
         }
+    }
+
+    /// <summary>The second field of <c>schedstat</c> (kernel documentation, scheduler/sched-stats): nanoseconds spent waiting on a run queue. Null where the thread has ended.</summary>
+    private static long? Waited(SafeFileHandle file)
+    {
+        Span<byte> text = stackalloc byte[96];
+        try
+        {
+            text = text[..RandomAccess.Read(file, text, 0)];
+        }
+        catch (IOException)
+        {
+            return null;
+        }
+
+        var start = text.IndexOf((byte)' ') + 1;
+        return start > 0 && System.Buffers.Text.Utf8Parser.TryParse(text[start..], out long waited, out _) ? waited : null;
     }
 }
 

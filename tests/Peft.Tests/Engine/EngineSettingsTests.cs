@@ -49,7 +49,8 @@ public sealed class EngineSettingsTests
     public void Cores_count_as_shared_at_once_and_as_free_only_after_a_while()
     {
         var sharing = new Sharing();
-        Assert.False(sharing.Sees(0.02));
+        Assert.False(sharing.Sees(0.6), "Once is no share.");
+        Assert.All(Enumerable.Repeat(0.02, 10), waiting => Assert.False(sharing.Sees(waiting)));
         Assert.False(sharing.Sees(0.2));
         Assert.True(sharing.Sees(0.9));
         Assert.True(sharing.Sees(0.01));
@@ -62,6 +63,28 @@ public sealed class EngineSettingsTests
 
         Assert.True(intervals > 3);
         Assert.False(sharing.Sees(0.2));
+    }
+
+    [SkippableFact]
+    public void Threads_that_have_no_processor_are_counted_and_those_that_end_forgotten()
+    {
+        Skip.IfNot(OperatingSystem.IsLinux() && File.Exists("/proc/self/schedstat"), NotLinux);
+        using var queue = new RunQueue();
+        var ended = false;
+        Thread[] busy = [.. Enumerable.Range(0, Environment.ProcessorCount + 2).Select(_ => new Thread(() =>
+        {
+            while (!Volatile.Read(ref ended))
+            {
+                Thread.SpinWait(1000);
+            }
+        }))];
+        Array.ForEach(busy, static thread => thread.Start());
+        Assert.Equal(0, queue.WaitingThreads());
+        Thread.Sleep(500);
+        Assert.True(queue.WaitingThreads() > 0.5);
+        Volatile.Write(ref ended, true);
+        Array.ForEach(busy, static thread => thread.Join());
+        Assert.True(queue.WaitingThreads() >= 0);
     }
 
     [SkippableFact]
