@@ -165,6 +165,10 @@ public static class DefaultTargets
         ("roberta", ["query", "key", "value", "dense"]),
         ("t5", ["q", "k", "v", "o", "wi", "wo"]));
 
+    /// <summary>VB-LoRA's targets by <c>model_type</c>: AdaLoRA's, with fewer modules in one family.</summary>
+    public static IReadOnlyDictionary<string, ModuleNames> VbLora { get; } =
+        new Dictionary<string, ModuleNames>(AdaLora, StringComparer.Ordinal) { ["roberta"] = ModuleNames.Of("query", "value") };
+
     /// <summary>IA3's targets by <c>model_type</c>.</summary>
     public static IReadOnlyDictionary<string, ModuleNames> IA3 => s_ia3;
 

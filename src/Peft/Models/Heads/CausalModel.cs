@@ -15,7 +15,8 @@ public class CausalModel : PretrainedModel
     /// <param name="className">transformers' class name.</param>
     /// <param name="headName">Name of the output layer.</param>
     /// <param name="hasBias">Whether the output layer has a bias.</param>
-    public CausalModel(ModelConfig config, string className, string headName = "lm_head", bool hasBias = false)
+    /// <param name="scales">Whether logits are scaled as the configuration says (MPT's aren't, whatever its own says).</param>
+    public CausalModel(ModelConfig config, string className, string headName = "lm_head", bool hasBias = false, bool scales = true)
         : base(config.Family.Backbone(config), className)
     {
         _headName = headName;
@@ -27,7 +28,7 @@ public class CausalModel : PretrainedModel
         _projection = Add(headName, new Linear(Backbone.Width, VocabularySize, hasBias));
         _head = new Head(_projection)
         {
-            Scale = config.Number("logit_scale") ?? (config.Number("logits_scaling") is { } scaling ? 1 / scaling : 1),
+            Scale = !scales ? 1 : config.Number("logit_scale") ?? (config.Number("logits_scaling") is { } scaling ? 1 / scaling : 1),
             SoftCap = config.Number("final_logit_softcapping"),
         };
     }

@@ -15,7 +15,7 @@ public sealed record VbLoraConfig : LayerwiseConfig
     public override string PeftType => "VBLORA";
 
     /// <inheritdoc/>
-    public override IReadOnlyDictionary<string, ModuleNames> DefaultTargetModules => DefaultTargets.AdaLora;
+    public override IReadOnlyDictionary<string, ModuleNames> DefaultTargetModules => DefaultTargets.VbLora;
 
     /// <summary>Rank of the change.</summary>
     [ConfigField("r", Minimum = 1, ErrorId = "RankInvalid")]
