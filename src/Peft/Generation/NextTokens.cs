@@ -85,7 +85,7 @@ internal abstract class NextTokens(PeftModel owner, AdapterSelection? selection,
         using var scope = NewDisposeScope();
         var indices = tensor(rows.ToArray(), device: Device);
         Cache?.SelectRows(indices);
-        Select(indices);
+        SelectOthers(indices);
     }
 
     /// <inheritdoc/>
@@ -96,13 +96,13 @@ internal abstract class NextTokens(PeftModel owner, AdapterSelection? selection,
     }
 
     /// <summary>Keeps and repeats what is remembered beside the cache.</summary>
-    protected abstract void Select(Tensor rows);
+    protected abstract void SelectOthers(Tensor rows);
 
     /// <summary>Frees it.</summary>
     protected abstract void Release();
 
     /// <summary>A pass over rows.</summary>
-    protected ForwardContext Pass(int rows, long length, CancellationToken cancellation, Tensor? mask, Tensor? positions = null) => owner.NewPass(new ForwardContext
+    protected ForwardContext Pass(int rows, long length, Tensor? mask, Tensor? positions, CancellationToken cancellation) => owner.NewPass(new ForwardContext
     {
         Rows = rows,
         Length = length,
@@ -174,11 +174,11 @@ internal sealed class TextTokens(PeftModel owner, AdapterSelection? selection, G
 
         var length = ids.size(1);
         var positions = _mask?.cumsum(1).sub(1).clamp_min(0);
-        var context = Pass(rows.Count, length, cancellation, _mask, positions?.narrow(1, positions.size(1) - length, length));
+        var context = Pass(rows.Count, length, _mask, positions?.narrow(1, positions.size(1) - length, length), cancellation);
         return _model.Logits(_model.Forward(ids, context).LastPosition(), context);
     }
 
-    protected override void Select(Tensor rows) => Replace(ref _mask, _mask?.index_select(0, rows));
+    protected override void SelectOthers(Tensor rows) => Replace(ref _mask, _mask?.index_select(0, rows));
 
     protected override void Release() => Replace(ref _mask, null);
 }
@@ -209,7 +209,7 @@ internal sealed class DecoderTokens(PeftModel owner, AdapterSelection? selection
 
         // All rows have as many tokens: each began with its start token alone, and every pass adds one to each.
         var written = Cache is { Length: > 0 } ? LastIds(rows) : Padded([.. rows.Select(static row => row.Ids)], padding, left: false).Ids;
-        var context = Pass(rows.Count, _length, cancellation, _mask);
+        var context = Pass(rows.Count, _length, _mask, null, cancellation);
         var output = _model.Forward(inputs with { DecoderIds = written }, context);
         if (_encoded is null)
         {
@@ -219,7 +219,7 @@ internal sealed class DecoderTokens(PeftModel owner, AdapterSelection? selection
         return _model.Logits(output.LastPosition(), context);
     }
 
-    protected override void Select(Tensor rows)
+    protected override void SelectOthers(Tensor rows)
     {
         Replace(ref _mask, _mask?.index_select(0, rows));
         var old = _encoded!;

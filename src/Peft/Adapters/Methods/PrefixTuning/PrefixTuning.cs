@@ -45,7 +45,7 @@ public sealed record PrefixTuningConfig : PromptConfig
         var layers = Math.Max(first, needed);
         var (keys, size) = model.Backbone.KeyValueShape ?? (
             config.Integer("num_key_value_heads") ?? config.Integer("decoder_attention_heads") ?? heads,
-            config.Integer("head_dim") ?? config.Integer("d_kv") ?? (model.Backbone.Width / heads));
+            config.Integer("head_dim") ?? config.Integer("d_kv") ?? ((config.Integer("hidden_size") ?? model.Backbone.Width) / heads));
         return LayerCount is { } given && (given < needed || given > layers) ? throw DoesNotFit("num_layers", given, layers)
             : HeadCount is { } had && had != keys ? throw DoesNotFit("num_attention_heads", had, keys)
             : (keys * size, keys, layers);

@@ -92,7 +92,7 @@ public abstract record PromptConfig : AdapterConfig
     private protected static long? HeadsOf(ModelConfig config) => First(config, "num_attention_heads", "n_head", "num_heads", "encoder_attention_heads");
 
     /// <summary>Number of layers, or null where the configuration doesn't say.</summary>
-    private protected static long? LayersOf(ModelConfig config) => First(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers");
+    private protected static long? LayersOf(ModelConfig config) => First(config, "num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers");
 
     private static long? First(ModelConfig config, params string[] keys) => keys.Select(config.Integer).FirstOrDefault(static value => value is not null);
 }
