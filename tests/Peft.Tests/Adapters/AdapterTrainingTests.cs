@@ -25,6 +25,7 @@ public class AdapterTrainingTests
         ["LILY"] = """{"r":2}""",
         ["OSF"] = """{"effective_rank":2}""",
         ["PEANUT"] = """{"r":3,"depth":1}""",
+        ["POLY"] = """{"r":2,"n_skills":2}""",
         ["PSOFT"] = """{"r":3}""",
         ["PVERA"] = """{"r":8,"d_initial":0.5}""",
         ["SUPERTUNING"] = """{"sparsity":0.9,"r":2}""",
@@ -61,6 +62,9 @@ public class AdapterTrainingTests
         ["P_TUNING", """{"num_virtual_tokens":3,"encoder_reparameterization_type":"LSTM"}"""],
         ["LORA", """{"r":2,"init_lora_weights":"pissa"}"""],
         ["LORA", """{"r":2,"init_lora_weights":"olora"}"""],
+        ["LORA", """{"r":2,"init_lora_weights":"orthogonal"}"""],
+        ["LORA", """{"r":2,"init_lora_weights":"mica"}"""],
+        ["LORA", """{"r":2,"lora_alpha":2,"init_lora_weights":"loftq","loftq_config":{"loftq_bits":4,"loftq_iter":2}}"""],
     ];
 
     [Theory]

@@ -18,6 +18,7 @@ public class AdapterStartGoldenTests
     /// <summary>What the table's arguments leave out although the layers' sizes need it.</summary>
     private static readonly Dictionary<string, (string Field, string Value)> s_unsaid = new()
     {
+        ["POLY"] = ("n_tasks", "64"),
         ["ROAD"] = ("group_size", "32"),
         ["TRAINABLE_TOKENS"] = ("token_indices", $"[{string.Join(',', Enumerable.Range(0, 50))}]"),
     };
@@ -50,7 +51,7 @@ public class AdapterStartGoldenTests
             Dictionary<string, List<float>> values = [];
             for (ulong seed = 0; seed < Seeds; seed++)
             {
-                using var model = new PeftModel(new Wide((JsonObject)table["layers"]!), "wide");
+                using var model = new PeftModel(new Wide((JsonObject)table["layers"]!, seed), "wide");
                 foreach (var parameter in model.AddAdapter(config, "default", seed).Adapter.Parameters().Where(static parameter => parameter.Role != ParameterRole.Derived))
                 {
                     var key = (parameter.FileKey ?? parameter.FullKey).Replace("base_model.model.", "", StringComparison.Ordinal);
@@ -99,7 +100,7 @@ public class AdapterStartGoldenTests
     /// <summary>The layers of the table.</summary>
     private sealed class Wide : PretrainedModel
     {
-        public Wide(JsonObject layers)
+        public Wide(JsonObject layers, ulong seed)
             : base(new ModelConfig([]), "Wide")
         {
             foreach (var (name, shape) in layers)
@@ -121,11 +122,12 @@ public class AdapterStartGoldenTests
             }
 
             Add("norm", new LayerNorm(192, 1e-5));
+            using var generator = new Generator(seed);
             foreach (var (_, parameter, module) in NamedParameters())
             {
                 // The start of a linear layer in PyTorch, from which some methods start.
                 var values = empty([.. parameter.Shape]);
-                parameter.Assign(module is LayerNorm ? values.fill_(parameter.Name == "weight" ? 1 : 0) : module is Linear linear ? values.uniform_(-1 / Math.Sqrt(linear.Inputs), 1 / Math.Sqrt(linear.Inputs)) : values.normal_());
+                parameter.Assign(module is LayerNorm ? values.fill_(parameter.Name == "weight" ? 1 : 0) : module is Linear linear ? values.uniform_(-1 / Math.Sqrt(linear.Inputs), 1 / Math.Sqrt(linear.Inputs), generator) : values.normal_(0, 1, generator));
             }
         }
     }

@@ -22,6 +22,7 @@ using Peft.Adapters.Methods.MultitaskPromptTuning;
 using Peft.Adapters.Methods.Oft;
 using Peft.Adapters.Methods.Osf;
 using Peft.Adapters.Methods.Peanut;
+using Peft.Adapters.Methods.Poly;
 using Peft.Adapters.Methods.PrefixTuning;
 using Peft.Adapters.Methods.PromptTuning;
 using Peft.Adapters.Methods.Psoft;
@@ -69,6 +70,7 @@ public static class AdapterMethods
         ["OFT"] = typeof(OftConfig),
         ["OSF"] = typeof(OsfConfig),
         ["PEANUT"] = typeof(PeanutConfig),
+        ["POLY"] = typeof(PolyConfig),
         ["PREFIX_TUNING"] = typeof(PrefixTuningConfig),
         ["PROMPT_TUNING"] = typeof(PromptTuningConfig),
         ["PSOFT"] = typeof(PsoftConfig),

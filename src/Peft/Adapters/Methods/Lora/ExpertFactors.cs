@@ -18,6 +18,11 @@ internal static partial class ExpertFactors
     /// <summary>The configuration and the tensors of a file, as they are where nothing stands for single experts.</summary>
     public static (LoraConfig Config, TensorStore Tensors) Convert(LoraConfig config, TensorStore file, PretrainedModel model)
     {
+        if (model.Config.KnownFamily is null)
+        {
+            return (config, file);
+        }
+
         Dictionary<string, Stack> stacks = new(StringComparer.Ordinal);
         HashSet<string> used = [];
         foreach (var name in file.Names)
