@@ -41,6 +41,14 @@ public class AttentionTests
     }
 
     [Fact]
+    public void An_odd_share_of_a_head_turns_one_element_more_as_each_frequency_turns_a_pair()
+    {
+        var frequencies = new RotaryFrequencies(new ModelConfig(new JsonObject { ["partial_rotary_factor"] = 0.375 }), 8, 0.375);
+        Assert.Equal(4, frequencies.Size);
+        Assert.Equal([1f, (float)Math.Pow(10000, -2.0 / 3)], frequencies.For(1));
+    }
+
+    [Fact]
     public void ACacheGivesWhatTheWholeGives()
     {
         using var scope = NewDisposeScope();

@@ -17,6 +17,7 @@ public sealed class RotaryFrequencies
     private readonly long _maximum;
     private readonly double _original;
     private readonly long _turning;
+    private readonly long _width;
 
     /// <summary>Reads the configuration.</summary>
     /// <param name="config">The model's configuration.</param>
@@ -41,9 +42,12 @@ public sealed class RotaryFrequencies
 
         _theta = _values.Number("rope_theta") ?? config.Number("rope_theta") ?? 10000;
         var share = _values.Number("partial_rotary_factor") ?? config.Number("partial_rotary_factor") ?? partial ?? 1;
-        Size = _kind == "proportional" || (_kind == "default" && partial is null) ? headSize : (long)(headSize * share);
+        _width = _kind == "proportional" || (_kind == "default" && partial is null) ? headSize : (long)(headSize * share);
+
+        // As in transformers, where each frequency turns a pair: an odd share of a head turns one element more.
+        Size = _width + (_width % 2);
         _turning = (long)(headSize * share / 2);
-        if (Size < 0 || Size > headSize || Size % 2 != 0)
+        if (Size < 0 || Size > headSize)
         {
             throw new PeftException("ModelConfigInvalid", string.Create(CultureInfo.InvariantCulture, $"Rotary positions can't turn {Size} of the {headSize} elements of a head: they come in pairs.")) { Target = "partial_rotary_factor" };
         }
@@ -101,7 +105,7 @@ public sealed class RotaryFrequencies
         var frequencies = new double[Size / 2];
         for (var i = 0; i < frequencies.Length; i++)
         {
-            frequencies[i] = 1.0 / Math.Pow(from, 2.0 * i / Size);
+            frequencies[i] = 1.0 / Math.Pow(from, 2.0 * i / _width);
         }
 
         return frequencies;
