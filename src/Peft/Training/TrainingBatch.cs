@@ -93,6 +93,28 @@ public sealed record PairBatch(Tensor InputIds, Tensor Labels) : TrainingBatch(I
     }
 }
 
+/// <summary>Answers that a model gave itself and that were rated.</summary>
+/// <param name="InputIds">Token ids of prompts and answers, int64 [rows, length].</param>
+/// <param name="Labels">The answers' tokens, -100 elsewhere, int64 [rows, length].</param>
+/// <param name="Advantages">By how much each answer is better than the others to its prompt, float32 [rows].</param>
+public sealed record RatedBatch(Tensor InputIds, Tensor Labels, Tensor Advantages) : TrainingBatch(InputIds, Labels)
+{
+    /// <summary>Negative log-likelihood of each token under the model that gave the answers, float32 [rows, length - 1]; null where that is the model as it is.</summary>
+    public Tensor? SampledLosses { get; init; }
+
+    /// <summary>The same under the reference, float32 [rows, length - 1]; null to compute it where it is needed.</summary>
+    public Tensor? ReferenceLosses { get; init; }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        base.Dispose(disposing);
+        Advantages.Dispose();
+        SampledLosses?.Dispose();
+        ReferenceLosses?.Dispose();
+    }
+}
+
 /// <summary>Answers that are each good or bad.</summary>
 /// <param name="InputIds">Token ids, int64 [rows, length].</param>
 /// <param name="Labels">The answers' tokens, -100 elsewhere, int64 [rows, length].</param>

@@ -31,6 +31,7 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
     {
         PairBatch => ExampleKind.Pair,
         JudgedBatch => ExampleKind.Judged,
+        RatedBatch => ExampleKind.Rated,
         _ => _kind,
     };
 
@@ -41,7 +42,7 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
     public static GoldenBatches Open(string path, ExampleKind kind = ExampleKind.Text, bool countsFirst = false)
     {
         using var file = SafetensorsFile.Open(path);
-        var byIndex = file.Names.GroupBy(name => int.Parse(name[..name.IndexOf('.', StringComparison.Ordinal)], CultureInfo.InvariantCulture))
+        var byIndex = file.Names.Where(static name => char.IsAsciiDigit(name[0])).GroupBy(name => int.Parse(name[..name.IndexOf('.', StringComparison.Ordinal)], CultureInfo.InvariantCulture))
             .OrderBy(group => group.Key)
             .Select(group => Make(group.ToDictionary(name => name[(name.IndexOf('.', StringComparison.Ordinal) + 1)..], name => file.Read(name)), countsFirst ? 0 : 1))
             .ToList();
@@ -74,6 +75,12 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
         };
         return batch switch
         {
+            RatedBatch rated => rated with
+            {
+                Advantages = rated.Advantages.alias(),
+                SampledLosses = rated.SampledLosses?.alias(),
+                ReferenceLosses = rated.ReferenceLosses?.alias(),
+            },
             PairBatch pairs => pairs with { Margins = pairs.Margins?.alias() },
             JudgedBatch judged => judged with { Mismatched = judged.Mismatched is { } other ? Copy(other) : null },
             _ => batch,
@@ -110,6 +117,11 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
 
     private static TrainingBatch MakePreference(Dictionary<string, Tensor> tensors)
     {
+        if (tensors.TryGetValue("completion_ids", out var answers))
+        {
+            return MakeRated(tensors, answers);
+        }
+
         if (tensors.ContainsKey("chosen_input_ids"))
         {
             return new PairBatch(Both("input_ids", 0), Both("labels", -100)) { AttentionMask = Both("attention_mask", 0), TokenCount = 0, TargetCount = 0 };
@@ -149,6 +161,24 @@ internal sealed class GoldenBatches : ITrainingData, IDisposable
             var length = Math.Max(chosen.size(1), rejected.size(1));
             return cat([.. new[] { chosen, rejected }.Select(side => nn.functional.pad(side, [0, length - side.size(1)], PaddingModes.Constant, filler))], 0);
         }
+    }
+
+    /// <summary>Prompts and answers come apart, and figures of the answers' tokens alone.</summary>
+    private static RatedBatch MakeRated(Dictionary<string, Tensor> tensors, Tensor answers)
+    {
+        var (prompts, mask) = (tensors["prompt_ids"], tensors["completion_mask"]);
+        return new RatedBatch(cat([prompts, answers], 1), cat([full_like(prompts, -100), answers.masked_fill(mask.eq(0), -100)], 1), tensors["advantages"])
+        {
+            AttentionMask = cat([tensors["prompt_mask"], mask], 1),
+            SampledLosses = Whole("old_per_token_logps"),
+            ReferenceLosses = Whole("ref_per_token_logps"),
+            TokenCount = 0,
+            TargetCount = 0,
+        };
+
+        Tensor? Whole(string name) => tensors.TryGetValue(name, out var likelihoods)
+            ? cat([zeros(prompts.size(0), prompts.size(1) - 1), likelihoods.neg()], 1)
+            : null;
     }
 
     /// <summary>A document begins where positions start again.</summary>

@@ -70,7 +70,7 @@ public sealed class TrainingGoldenTests
         ObjectiveRegistry.Create(options);
         using var model = PeftModel.Load(Path.Combine(folder, (string)document["base"]!));
         model.LoadAdapter(Path.Combine(folder, (string)document["adapter_init"]!));
-        using var data = GoldenBatches.Open(Path.Combine(folder, (string)document["batches"]!));
+        using var data = GoldenBatches.Open(Path.Combine(folder, (string?)document["batches"] ?? "batches.safetensors"));
         var record = Run(document, folder, model, data, options);
         CompareMetrics(document["logged"]!.AsArray(), record, Tolerance.Of(document["tolerance"]!));
     });

@@ -14,6 +14,9 @@ public enum ExampleKind
     /// <summary>An answer to a prompt, good or bad.</summary>
     Judged,
 
+    /// <summary>An answer that the model gave itself, with how good it is beside others; no file holds such.</summary>
+    Rated,
+
     /// <summary>A text that is read, and one that is written of it.</summary>
     SequenceToSequence,
 

@@ -310,7 +310,9 @@ public sealed class TrainingDataset
         ?? throw new PeftException("DatasetKindUnfit", $"'{Origin}' holds no examples of the kind {examples}. Its columns: {string.Join(", ", ColumnNames)}.")
         {
             Target = this,
-            RecommendedAction = $"Give rows with {string.Join(", or ", RowKind.All.Where(kind => kind.Examples == examples).Select(static kind => string.Join(", ", kind.Needed).ToLowerInvariant()))}, or train towards another objective.",
+            RecommendedAction = RowKind.All.Any(kind => kind.Examples == examples)
+                ? $"Give rows with {string.Join(", or ", RowKind.All.Where(kind => kind.Examples == examples).Select(static kind => string.Join(", ", kind.Needed).ToLowerInvariant()))}, or train towards another objective."
+                : "Train towards another objective: no data set holds what this one learns from.",
         };
 
     private PeftException AllMasked(int? maxLength) => new("DatasetAllMasked", $"No token of the {Count} rows of '{Origin}' would carry loss, so nothing could be learnt.")

@@ -20,6 +20,7 @@ public static class ObjectiveRegistry
         ["cpo"] = static (_, own) => new ContrastivePreference(own),
         ["orpo"] = static (_, own) => new OddsRatio(own),
         ["reward"] = static (_, own) => new RewardModelling(own),
+        ["grpo"] = static (_, own) => new GroupRelativePolicy(own),
         ["kto"] = static (_, own) => new KahnemanTversky(own),
     };
 
@@ -34,6 +35,7 @@ public static class ObjectiveRegistry
     public static IReadOnlyList<string> Losses(string? objective) => objective switch
     {
         "dpo" => [.. PairLosses.ByName.Keys],
+        "grpo" => GroupRelativePolicy.Losses,
         "kto" => KahnemanTversky.Losses,
         "cpo" => ContrastivePreference.Losses,
         null => [.. Names.SelectMany(Losses).Distinct()],
