@@ -66,6 +66,7 @@ public sealed class EngineSettingsTests
     }
 
     [SkippableFact]
+    [SupportedOSPlatform("linux")]
     public void Threads_that_have_no_processor_are_counted_and_those_that_end_forgotten()
     {
         Skip.IfNot(OperatingSystem.IsLinux() && File.Exists("/proc/self/schedstat"), NotLinux);

@@ -92,7 +92,7 @@ public class DecoderFamilyTests
     public void What_MPT_says_of_the_scale_of_logits_does_nothing(string scale)
     {
         const string Plain = """{ "model_type": "mpt", "d_model": 16, "n_heads": 4, "n_layers": 1 }""";
-        double[] sums = new double[2];
+        var sums = new double[2];
         Run(Plain, model => sums[0] = Logits(model, Ids(4), new()).abs().sum().item<float>());
         Run(Plain.Replace("\"n_layers\"", $"\"logit_scale\": {scale}, \"n_layers\"", StringComparison.Ordinal), model => sums[1] = Logits(model, Ids(4), new()).abs().sum().item<float>());
         Assert.Equal(sums[0], sums[1]);
