@@ -1,4 +1,3 @@
-using Peft.Adapters.Slots;
 using static TorchSharp.torch;
 
 namespace Peft.Models;

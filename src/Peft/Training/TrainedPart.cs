@@ -61,7 +61,7 @@ internal sealed class TrainedPart
         }
     }
 
-    /// <summary>The weights have tensors of their own again, however the training ended.</summary>
+    /// <summary>Weights that are computed together are one tensor again, however the training ended.</summary>
     public void Release()
     {
         if (_adapter is null)

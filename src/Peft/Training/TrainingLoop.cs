@@ -101,7 +101,7 @@ internal sealed class TrainingLoop : IDisposable
     {
         (StepsMade, _records, _evaluations, var before) = _output?.Begin(this) ?? (0, [], [], null);
         _firstStep = StepsMade;
-        Decide(ComputeChoice.Decide(before, _request.Model.Base), before);
+        TakeUp(ComputeChoice.Decide(before, _request.Model.Base), before);
         using var kept = ComputeThreads.Keep(Compute.Threads);
         _secondsBefore = _records.Count > 0 ? _records[^1].Seconds : 0;
         _request.OnStart?.Invoke(new TrainingStart(_firstStep, _plan.TotalSteps, _plan.RowCount, _heldOut.Length, Optimizer.Parameters.Count));
@@ -116,25 +116,7 @@ internal sealed class TrainingLoop : IDisposable
 
             while (StepsMade < _plan.TotalSteps)
             {
-                if (ComputeThreads.Count != Compute.Threads)
-                {
-                    ComputeThreads.ApplyHere();
-                    Decide(Compute with { Threads = ComputeThreads.Count }, Compute);
-                }
-
-                var record = Step(StepsMade) with { Compute = _logsCompute ? Compute : null };
-                _logsCompute = false;
-                StepsMade++;
-                CollectNumbers();
-                _records.Add(record);
-                _output?.Write(record);
-                Report(record);
-                SayWhereShared();
-                EvaluateWhereDue();
-                if (_options.CheckpointInterval > 0 && StepsMade % _options.CheckpointInterval == 0)
-                {
-                    SaveCheckpoint();
-                }
+                MakeStep();
             }
         }
         catch (OperationCanceledException)
@@ -185,13 +167,37 @@ internal sealed class TrainingLoop : IDisposable
         _output?.Dispose();
     }
 
+    /// <summary>One step with what follows it: its record, evaluation and checkpoint where they are due.</summary>
+    private void MakeStep()
+    {
+        if (ComputeThreads.Count != Compute.Threads)
+        {
+            ComputeThreads.ApplyHere();
+            TakeUp(Compute with { Threads = ComputeThreads.Count }, Compute);
+        }
+
+        var record = Step(StepsMade) with { Compute = _logsCompute ? Compute : null };
+        _logsCompute = false;
+        StepsMade++;
+        CollectNumbers();
+        _records.Add(record);
+        _output?.Write(record);
+        Report(record);
+        SayWhereShared();
+        EvaluateWhereDue();
+        if (_options.CheckpointInterval > 0 && StepsMade % _options.CheckpointInterval == 0)
+        {
+            SaveCheckpoint();
+        }
+    }
+
     /// <summary>Takes up what the machine decided. The log has it with the next step; a change of it is said.</summary>
-    private void Decide(ComputeChoice compute, ComputeChoice? before)
+    private void TakeUp(ComputeChoice compute, ComputeChoice? before)
     {
         Compute = compute;
         _context = _context with { ProductsInFloat32 = compute.InFloat32(_request.Model.DataType) };
         _logsCompute = compute != before;
-        _output?.Decide(compute);
+        _output?.Keep(compute);
         if (before is not null && _logsCompute)
         {
             Say(FormattableString.Invariant($"From step {StepsMade + 1} on this computes with {compute} (before: {before}): results are those of one training without a change but for rounding."));

@@ -103,7 +103,7 @@ internal sealed class TrainingOutput : IDisposable
     }
 
     /// <summary>Writes down what the machine decided; to be called before the first step, and when it decides otherwise.</summary>
-    public void Decide(ComputeChoice compute)
+    public void Keep(ComputeChoice compute)
     {
         _compute = compute;
         if (_describes)

@@ -50,7 +50,7 @@ internal static class AdapterFile
     {
         AdapterParameter[] parameters = [.. adapter.Parameters().Where(static parameter => parameter.FileKey is not null)];
         var expected = parameters.Select(static parameter => parameter.FileKey!).ToHashSet(StringComparer.Ordinal);
-        var ofBase = BaseWeights(adapter, model).Where(entry => expected.Add(entry.Key)).ToArray();
+        var ofBase = BaseTargets(adapter, model).Where(entry => expected.Add(entry.Key)).ToArray();
         var keys = AdapterKeys.Match(store.Names, expected, adapter.Name, model);
         Dictionary<Parameter, string> found = [];
         foreach (var parameter in parameters)
@@ -95,7 +95,7 @@ internal static class AdapterFile
         using var scope = NewDisposeScope();
         adapter.OnSaving();
         List<(string, Tensor)> tensors = [.. adapter.Parameters().Where(static parameter => parameter.IsSaved).Select(parameter => (parameter.FileKey!, adapter.Saved(parameter.Parameter)))];
-        tensors.AddRange(BaseWeights(adapter, embeddings ?? NamesEmbeddings(adapter)));
+        tensors.AddRange(BaseWeightsToSave(adapter, embeddings ?? NamesEmbeddings(adapter)));
         var config = adapter.Config.ToJson();
         var id = SaveId.Of(tensors, null, config.ToJsonString());
         config[VersionKey] = $"{AdapterConfig.LayoutVersion}{BuildMark}{id}";
@@ -180,7 +180,7 @@ internal static class AdapterFile
     }
 
     /// <summary>The parameters of the base, by the key that PEFT gives each in an adapter file.</summary>
-    private static IEnumerable<KeyValuePair<string, OverlayTarget>> BaseWeights(Adapter adapter, PretrainedModel model)
+    private static IEnumerable<KeyValuePair<string, OverlayTarget>> BaseTargets(Adapter adapter, PretrainedModel model)
     {
         var adapted = adapter.Layers.ToDictionary(static layer => layer.Layer.Weight);
         foreach (var (_, parameter, module) in model.NamedParameters().Where(static named => named.Parameter.Packed is null))
@@ -284,7 +284,7 @@ internal static class AdapterFile
             ? s_embeddingNames.Any(names.Contains)
             : adapter.Layers.Any(static layer => s_embeddingNames.Contains(layer.Layer.Module.Name)));
 
-    private static IEnumerable<(string Key, Tensor Value)> BaseWeights(Adapter adapter, bool embeddings)
+    private static IEnumerable<(string Key, Tensor Value)> BaseWeightsToSave(Adapter adapter, bool embeddings)
     {
         var brought = adapter.Overlays.Where(static overlay => overlay.Kind == OverlayKind.BroughtAlong).ToArray();
         foreach (var overlay in brought)
