@@ -8,8 +8,12 @@ namespace Peft;
 /// <param name="values">The values, which must not change any more.</param>
 public sealed class Values<T>(IList<T> values) : ReadOnlyCollection<T>(values)
 {
-    /// <inheritdoc/>
-    public override string ToString() => string.Join(", ", this.Select(static value => value is IFormattable figure ? figure.ToString(null, CultureInfo.InvariantCulture) : value?.ToString()));
+    private const int Shown = 20;
+
+    /// <summary>The values, of many the first ones and how many there are.</summary>
+    public override string ToString() =>
+        string.Join(", ", this.Take(Shown).Select(static value => value is IFormattable figure ? figure.ToString(null, CultureInfo.InvariantCulture) : value?.ToString()))
+        + (Count > Shown ? string.Create(CultureInfo.InvariantCulture, $", … ({Count:N0})") : "");
 }
 
 /// <summary>Makes lists that say what is in them.</summary>

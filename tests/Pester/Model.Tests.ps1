@@ -154,6 +154,16 @@ Describe 'Export-PeftModel' {
     }
 }
 
+Describe 'Freeing models of one name' {
+    It 'asks which one is meant, and says what was never saved' {
+        $first, $second = (Import-PeftModel $base -Name twice -DataType float32), (Import-PeftModel $base -Name twice -DataType float32)
+        (Get-ErrorRecord { Remove-PeftModel twice -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'ModelNameAmbiguous,*'
+        $null = $first | Invoke-LoraTraining @{ r = 2 } @{ prompt = 'A'; completion = ' b' } -AdapterName lost -MaxSteps 1 6>$null
+        Get-PeftModel twice | Remove-PeftModel -WarningVariable warned 3>$null
+        $warned | Should -Match 'lost'
+    }
+}
+
 Describe 'Merging and writing in one line' {
     It 'merges nothing for good where the folder is taken' {
         $base2 = Import-PeftModel $base -DataType float32

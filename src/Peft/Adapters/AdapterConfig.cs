@@ -174,6 +174,15 @@ public abstract record AdapterConfig
     /// <returns>The tensors live as long as the file.</returns>
     internal virtual (AdapterConfig Config, TensorStore Tensors) ForFile(TensorStore file, PretrainedModel model) => (this, file);
 
+    /// <summary>The method, and the fields that say something else than their defaults do, as the file spells them.</summary>
+    public sealed override string ToString()
+    {
+        var said = Fields.Where(field => field.Property.GetValue(this) is { } value && !Equals(value, field.Default))
+            .Select(field => (field.Name, Value: field.Write(field.Property.GetValue(this))?.ToJsonString()))
+            .Where(static entry => entry.Value is not (null or "{}" or "[]"));
+        return $"{PeftType} {string.Join(", ", said.Select(static entry => $"{entry.Name}={entry.Value}"))}".TrimEnd();
+    }
+
     /// <summary>Makes the adapter that this describes; nothing is attached yet.</summary>
     /// <param name="name">The adapter's name.</param>
     public abstract Adapter CreateAdapter(string name);

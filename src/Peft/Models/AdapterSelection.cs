@@ -3,7 +3,11 @@ namespace Peft.Models;
 /// <summary>One adapter that acts, and how strongly.</summary>
 /// <param name="Name">The adapter's name.</param>
 /// <param name="Weight">Multiplies its change; 1 is as trained.</param>
-public readonly record struct ActiveAdapter(string Name, float Weight = 1f);
+public readonly record struct ActiveAdapter(string Name, float Weight = 1f)
+{
+    /// <inheritdoc/>
+    public override string ToString() => Weight == 1f ? Name : FormattableString.Invariant($"{Weight} x {Name}");
+}
 
 /// <summary>
 /// Which adapters act, in what order and strength and, in a mixed batch, on which rows. Immutable: it travels in the
@@ -21,4 +25,7 @@ public sealed record AdapterSelection(IReadOnlyList<ActiveAdapter> Order, IReadO
 
     /// <summary>Adapters by name, each at full strength.</summary>
     public static AdapterSelection Of(params IEnumerable<string> names) => new([.. names.Select(static name => new ActiveAdapter(name))]);
+
+    /// <inheritdoc/>
+    public override string ToString() => RowNames is not null ? string.Join(", ", RowNames) : Order.Count == 0 ? "base" : string.Join(", ", Order);
 }

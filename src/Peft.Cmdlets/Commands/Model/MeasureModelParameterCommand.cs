@@ -11,7 +11,7 @@ public sealed class MeasureModelParameterCommand : ModelCommand
     protected override void Process()
     {
         var counts = Model.ParameterCounts;
-        WriteObject(new ParameterMeasurement(Model.Name, [.. Model.ActiveAdapters], counts.Trainable, counts.All, counts.TrainablePercent, Model.MemoryBytes, counts.ToString()));
+        WriteObject(new ParameterMeasurement(Model.Name, Model.ActiveAdapters, counts.Trainable, counts.All, counts.TrainablePercent, Model.MemoryBytes, counts.ToString()));
     }
 }
 
@@ -24,7 +24,7 @@ public sealed class MeasureModelParameterCommand : ModelCommand
 /// <param name="MemoryBytes">Memory that the weights take, in bytes.</param>
 /// <param name="Summary">The sentence that PEFT prints.</param>
 public sealed record ParameterMeasurement(
-    string Model, string[] ActiveAdapters, long Trainable, long Total, double TrainablePercent, long MemoryBytes, string Summary)
+    string Model, IReadOnlyList<string> ActiveAdapters, long Trainable, long Total, double TrainablePercent, long MemoryBytes, string Summary)
 {
     /// <inheritdoc/>
     public override string ToString() => Summary;

@@ -43,6 +43,15 @@ public sealed class RemovePeftModelCommand : PeftCmdlet
                 throw LoadedModels.NotFound(name);
             }
 
+            if (named.Length > 1 && !WildcardPattern.ContainsWildcardCharacters(name))
+            {
+                throw new PeftException("ModelNameAmbiguous", $"{named.Length} loaded models are named '{name}'.")
+                {
+                    Target = name,
+                    RecommendedAction = $"Pipe in the one that is meant, or free all of them: Get-PeftModel '{name}' | Remove-PeftModel.",
+                };
+            }
+
             Each(named, Remove);
         });
     }
@@ -51,6 +60,12 @@ public sealed class RemovePeftModelCommand : PeftCmdlet
     {
         if (ShouldProcess(model.Name, "Free the weights"))
         {
+            string[] lost = [.. model.Adapters.Where(static adapter => adapter is { TrainingRecord: not null, Path: null }).Select(static adapter => adapter.Name)];
+            if (lost.Length > 0)
+            {
+                WriteWarning($"Trained and never saved, gone with the model '{model.Name}': {string.Join(", ", lost)}.");
+            }
+
             model.Dispose();
             LoadedModels.Remove(model);
         }

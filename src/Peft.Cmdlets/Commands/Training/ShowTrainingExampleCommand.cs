@@ -90,7 +90,7 @@ public sealed record TrainingExampleView(
     public string Text => VisibleText.Of(string.Join('\n', Lines(Segments, "learn | ").Concat(Lines(RejectedSegments, "avoid | "))));
 
     /// <summary>In a pair, the worse answer with its prompt, split in the same way; empty elsewhere.</summary>
-    public IReadOnlyList<ExampleSegment> RejectedSegments { get; init; } = [];
+    public IReadOnlyList<ExampleSegment> RejectedSegments { get; init; } = Values.Of<ExampleSegment>([]);
 
     /// <summary>The line above the text.</summary>
     public string Title => FormattableString.Invariant($"Example {Index}: {TokenCount} tokens, {LearnedCount} learnt{(IsCut ? ", cut" : "")}. {char.ToUpperInvariant(Rule[0])}{Rule[1..]}{Remark}.");
@@ -117,9 +117,9 @@ public sealed record TrainingExampleView(
         example.LearnedCount,
         example.Rule,
         example.IsCut,
-        example.Segments(tokenizer))
+        Values.Of(example.Segments(tokenizer)))
     {
-        RejectedSegments = example.RejectedSegments(tokenizer),
+        RejectedSegments = Values.Of(example.RejectedSegments(tokenizer)),
         Remarks = example.Remarks,
     };
 

@@ -4,4 +4,8 @@ namespace Peft.Adapters.Files;
 /// <param name="Missing">Keys the file should have had; these parameters kept their starting values.</param>
 /// <param name="Unexpected">Keys of the file that belong to nothing.</param>
 /// <param name="Messages">Sentences for a person, the keys above among them.</param>
-public sealed record LoadReport(IReadOnlyList<string> Missing, IReadOnlyList<string> Unexpected, IReadOnlyList<string> Messages);
+public sealed record LoadReport(IReadOnlyList<string> Missing, IReadOnlyList<string> Unexpected, IReadOnlyList<string> Messages)
+{
+    /// <inheritdoc/>
+    public override string ToString() => string.Join(" ", Messages);
+}

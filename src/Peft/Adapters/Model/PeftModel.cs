@@ -58,7 +58,7 @@ public sealed class PeftModel : IDisposable
     public IReadOnlyList<string> ActiveAdapters => Values.Of(_adapters.Active.Select(static entry => entry.Name));
 
     /// <summary>The active adapters with their strengths.</summary>
-    public IReadOnlyList<ActiveAdapter> ActiveSet => _adapters.Active;
+    public IReadOnlyList<ActiveAdapter> ActiveSet => Values.Of(_adapters.Active);
 
     /// <summary>Whether the active adapters act; <see cref="Disable"/> keeps the set and lets the base speak.</summary>
     public bool AdaptersEnabled => _adapters.IsEnabled;
@@ -143,7 +143,7 @@ public sealed class PeftModel : IDisposable
             var published = GenerationDefaults is { } defaults && new ModelConfig(defaults).TokenIds("eos_token_id") is { Count: > 0 } generation
                 ? generation
                 : Config.TokenIds("eos_token_id");
-            return Tokenizer?.EosTokenId is { } own && !published.Contains(own) ? [own, .. published] : published;
+            return Values.Of(Tokenizer?.EosTokenId is { } own && !published.Contains(own) ? [own, .. published] : published);
         }
     }
 

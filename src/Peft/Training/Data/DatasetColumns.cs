@@ -11,6 +11,9 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
     /// <summary>The column of the prompt or instruction, or null.</summary>
     public string? Prompt => this[ColumnRole.Prompt] ?? this[ColumnRole.Instruction];
 
+    /// <inheritdoc/>
+    public override string ToString() => $"{Kind}: {string.Join(", ", Names.Select(static entry => $"{entry.Key} = {entry.Value}"))}";
+
     /// <summary>The usual names of the columns.</summary>
     private static IEnumerable<string> UsualNames(ColumnRole role) => role switch
     {

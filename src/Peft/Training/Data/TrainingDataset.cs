@@ -27,8 +27,7 @@ public sealed class TrainingDataset
             };
         }
 
-        // An array, which PowerShell can index; the compiler's own list types it can't.
-        Rows = rows.ToArray();
+        Rows = Values.Of(rows);
         _options = options;
         Origin = origin;
         ColumnNames = Values.Of(rows.SelectMany(row => row.Values.Keys).Distinct());

@@ -6,7 +6,11 @@ namespace Peft.Training.Data;
 /// <param name="Text">Its text.</param>
 /// <param name="IsLearned">Whether its tokens carry loss.</param>
 /// <param name="TokenCount">The number of its tokens.</param>
-public sealed record ExampleSegment(string Text, bool IsLearned, int TokenCount);
+public sealed record ExampleSegment(string Text, bool IsLearned, int TokenCount)
+{
+    /// <inheritdoc/>
+    public override string ToString() => Text;
+}
 
 /// <summary>What is noteworthy of an example although it can be learnt.</summary>
 [Flags]

@@ -22,6 +22,9 @@ public sealed record TrainingRow(IReadOnlyDictionary<string, object?> Values, st
         RecommendedAction = "Mend or remove the row.",
     };
 
+    /// <inheritdoc/>
+    public override string ToString() => Place;
+
     /// <summary>Where it stands, for people.</summary>
     public string Place => string.Create(CultureInfo.InvariantCulture, $"{Origin}, line {Line}");
 
