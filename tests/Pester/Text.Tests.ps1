@@ -143,6 +143,22 @@ Describe 'An adapter that remembers how it is asked' {
         $said[2].Trim() | Should -Be 'Katze'
     }
 
+    It 'is loaded with a warning on another base whose shapes fit' {
+        $copy = New-Item -ItemType Directory other-base
+        Copy-Item "$base/*" $copy
+        $weights = [IO.File]::ReadAllBytes("$copy/model.safetensors")
+        foreach ($at in 1..($weights.Length / 100 - 1)) { if ($at * 100 -gt 20000) { $weights[$at * 100] = $weights[$at * 100] -bxor 1; $weights[$at * 100 + 1] = $weights[$at * 100 + 1] -bxor 1 } }
+        [IO.File]::WriteAllBytes("$copy/model.safetensors", $weights)
+        $other = Import-PeftModel $copy -WarningAction SilentlyContinue
+        $null = $other | Import-PeftAdapter ./asked/pets -WarningVariable warned 3>$null
+        $warned | Should -Match 'another base model'
+        $other | Remove-PeftModel
+        $same = Import-PeftModel $base -DataType bfloat16
+        $null = $same | Import-PeftAdapter ./asked/pets -WarningVariable warned
+        $warned | Should -BeNullOrEmpty
+        $same | Remove-PeftModel
+    }
+
     It 'takes the base that is loaded already, and says where there is none' {
         (Import-PeftAdapter ./asked/pets -AdapterName other).Model | Should -BeOfType Peft.Adapters.Model.PeftModel
         $checkpoint = Get-ChildItem asked/pets/checkpoints | Select-Object -First 1

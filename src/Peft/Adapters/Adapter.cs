@@ -207,6 +207,9 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
         GC.SuppressFinalize(this);
     }
 
+    /// <summary>Which base it is made for: its digest, from <see cref="ModelDigest"/>; null where that isn't known.</summary>
+    internal string? BaseDigest { get; set; }
+
     /// <summary>Parameters that belong to no layer, or to several: shared projections, prompts. A method adds them when it declares; they are saved and freed here.</summary>
     protected ICollection<AdapterParameter> Shared { get; } = [];
 

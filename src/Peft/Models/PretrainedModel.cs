@@ -43,6 +43,9 @@ public abstract class PretrainedModel : Module
     /// <summary>How files call what the tree calls otherwise.</summary>
     public KeyMap Keys => _backbone is null || ReferenceEquals(Config, Backbone.Config) ? KeysOf(Config) : KeysOf(Backbone.Config).Then(KeysOf(Config));
 
+    /// <summary>Its digest as it was when the first adapter was put on it; null before.</summary>
+    internal string? Digest { get; set; }
+
     /// <summary>What <c>generation_config.json</c> holds, or null.</summary>
     public JsonObject? GenerationConfig { get; set; }
 

@@ -18,6 +18,7 @@ internal static class AdapterFile
     public const string Stem = "adapter_model";
 
     private const string VersionKey = "peft_version";
+    private const string BaseKey = "base_model_digest";
     private const char BuildMark = '@';
 
     private static readonly string[] s_embeddingNames = ["embed_tokens", "lm_head"];
@@ -76,6 +77,11 @@ internal static class AdapterFile
 
         adapter.OnLoaded();
         BringAlong(adapter, model, store, ofBase, keys.Found);
+        if (store is SafetensorsFile { Metadata: var metadata } && metadata.GetValueOrDefault(BaseKey) is { } digest && adapter.BaseDigest is { } own && digest != own)
+        {
+            messages.Add($"'{store.Path}' was made for another base model than this one, though its shapes fit: what it says here may make no sense.");
+        }
+
         return Report(missing, keys.Unexpected, messages, store.Path);
     }
 
@@ -99,8 +105,14 @@ internal static class AdapterFile
         var config = adapter.Config.ToJson();
         var id = SaveId.Of(tensors, null, config.ToJsonString());
         config[VersionKey] = $"{AdapterConfig.LayoutVersion}{BuildMark}{id}";
+        var metadata = new Dictionary<string, string>(SafetensorsWriter.PyTorchMetadata) { [SaveId.Key] = id };
+        if (adapter.BaseDigest is { } digest)
+        {
+            metadata[BaseKey] = digest;
+        }
+
         SafetensorsWriter.WriteFolder(
-            folder, tensors, new Dictionary<string, string>(SafetensorsWriter.PyTorchMetadata) { [SaveId.Key] = id }, Stem, long.MaxValue, documents: [(AdapterConfig.FileName, config)]);
+            folder, tensors, metadata, Stem, long.MaxValue, documents: [(AdapterConfig.FileName, config)]);
     }
 
     /// <summary>

@@ -82,6 +82,7 @@ internal static class AdapterFactory
         }
 
         var adapter = (config with { BaseModelName = config.BaseModelName ?? model.Path ?? model.Name }).CreateAdapter(name);
+        adapter.BaseDigest = model.Base.Digest ??= ModelDigest.Of(model.Base);
         try
         {
             using var noGradients = no_grad();

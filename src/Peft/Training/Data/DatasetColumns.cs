@@ -5,6 +5,9 @@ namespace Peft.Training.Data;
 /// <param name="Names">The columns by the part they play.</param>
 public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole, string> Names)
 {
+    /// <summary>The columns by the part they play.</summary>
+    public IReadOnlyDictionary<ColumnRole, string> Names { get; } = new RoleNames(Names);
+
     /// <summary>The column that plays a part, or null.</summary>
     public string? this[ColumnRole role] => Names.GetValueOrDefault(role);
 
