@@ -145,7 +145,8 @@ public sealed class TrainingDatasetTests : IDisposable
     public void WhatIsNoDataSetIsNamed()
     {
         Assert.Equal("FileNotFound", Error(() => TrainingDataset.FromFile(_folder["absent.jsonl"])));
-        Assert.Equal("DatasetFormatNotSupported", Error(() => TrainingDataset.FromFile(_folder.Write("a.parquet", "PAR1"))));
+        Assert.Equal("DatasetFormatNotSupported", Error(() => TrainingDataset.FromFile(_folder.Write("a.arrow", "ARROW1"))));
+        Assert.Equal("DatasetFileDamaged", Error(() => TrainingDataset.FromFile(_folder.Write("a.parquet", "PAR1"))));
         Assert.Equal("DatasetEmpty", Error(() => TrainingDataset.FromFile(_folder.Write("a.jsonl", "\n"))));
         Assert.Equal("DatasetEmpty", Error(() => TrainingDataset.FromFile(_folder.Write("a.csv", ""))));
         Assert.Equal("DatasetColumnsUnknown", Error(() => TrainingDataset.FromRows([Row(("question", "a"), ("answer", "b"))])));

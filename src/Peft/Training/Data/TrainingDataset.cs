@@ -158,7 +158,7 @@ public sealed class TrainingDataset
     }
 
     /// <summary>What the columns hold, for a look at them.</summary>
-    public IReadOnlyList<ColumnPreview> Preview => ColumnNames.Select(name => ColumnPreview.Of(name, this)).ToArray();
+    public IReadOnlyList<ColumnPreview> Preview => Values.Of(ColumnNames.Select(name => ColumnPreview.Of(name, this)));
 
     /// <summary>Some of the rows, understood as before.</summary>
     /// <param name="rows">Indices of the rows, in the order wanted.</param>
