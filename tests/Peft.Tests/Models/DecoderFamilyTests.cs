@@ -19,6 +19,8 @@ public class DecoderFamilyTests
         """{ "model_type": "codegen", "n_embd": 16, "n_head": 4, "n_layer": 2, "rotary_dim": 2 }""",
         """{ "model_type": "gpt_neox", "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2 }""",
         """{ "model_type": "opt", "hidden_size": 16, "ffn_dim": 32, "num_attention_heads": 4, "num_hidden_layers": 2 }""",
+        """{ "model_type": "opt", "hidden_size": 16, "ffn_dim": 32, "num_attention_heads": 4, "num_hidden_layers": 2, "word_embed_proj_dim": 8, "do_layer_norm_before": false }""",
+        """{ "model_type": "gpt_neox", "hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2 }""",
         """{ "model_type": "bloom", "hidden_size": 24, "n_head": 6, "n_layer": 2 }""",
         """{ "model_type": "falcon", "hidden_size": 24, "num_attention_heads": 6, "num_hidden_layers": 2, "alibi": true, "multi_query": false, "parallel_attn": false }""",
         """{ "model_type": "falcon", "hidden_size": 16, "num_attention_heads": 4, "num_kv_heads": 2, "num_key_value_heads": 2, "num_hidden_layers": 2, "new_decoder_architecture": true }""",
@@ -149,7 +151,7 @@ public class DecoderFamilyTests
         var config = model.Config;
         var heads = config.Integer("num_attention_heads") ?? config.Integer("n_head") ?? config.RequiredInteger("num_heads");
         var layers = config.Integer("num_hidden_layers") ?? config.Integer("n_layer") ?? config.RequiredInteger("num_layers");
-        var (keys, size) = model.Backbone.KeyValueShape ?? (config.Integer("num_key_value_heads") ?? heads, config.Integer("head_dim") ?? (model.Backbone.Width / heads));
+        var (keys, size) = model.Backbone.KeyValueShape ?? (config.Integer("num_key_value_heads") ?? heads, config.Integer("head_dim") ?? ((config.Integer("hidden_size") ?? model.Backbone.Width) / heads));
         yield return new VirtualPrompt(Virtual) { Embeddings = randn(Virtual, model.Backbone.TokenEmbeddings!.Size) };
         yield return new VirtualPrompt(Virtual)
         {

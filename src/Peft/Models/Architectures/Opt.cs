@@ -26,7 +26,7 @@ internal static class Opt
             throw new NotSupportedByPeftException("ArchitectureNotSupported", "An OPT whose norms have no weights (layer_norm_elementwise_affine) is not supported.")
             {
                 Target = "layer_norm_elementwise_affine",
-                RecommendedAction = "Use a model whose norms have weights; all that were published do.",
+                RecommendedAction = "Use a model whose norms have weights.",
             };
         }
 
@@ -37,7 +37,8 @@ internal static class Opt
         var positions = new Embedding(config.Size("max_position_embeddings", 2048) + PositionOffset, width, className: "OPTLearnedPositionalEmbedding");
         var (projectOut, projectIn) = tokenWidth == width ? (null, null) : (new Linear(width, tokenWidth), new Linear(tokenWidth, width));
         var norm = normsBefore && config.Boolean("_remove_final_layer_norm") != true ? new LayerNorm(width, NormEpsilon) : null;
-        var blocks = DecoderModel.Stack(config, "num_hidden_layers", 12, layer => Block(config, width, normsBefore, layer));
+        var shape = DecoderAttention.ShapeOf(width, config.Size("num_attention_heads", 12), dropout: config.Number("attention_dropout"));
+        var blocks = DecoderModel.Stack(config, "num_hidden_layers", 12, layer => Block(config, shape, normsBefore, layer));
         var parts = new DecoderParts(tokens, blocks)
         {
             Begin = (x, context) => ResidualSum.Forward(projectIn?.Forward(x, context) ?? x, Positions(positions, x.device, context), context),
@@ -57,8 +58,9 @@ internal static class Opt
             ("layers", blocks))));
     }
 
-    private static DecoderBlock Block(ModelConfig config, long width, bool normsBefore, int layer)
+    private static DecoderBlock Block(ModelConfig config, AttentionShape shape, bool normsBefore, int layer)
     {
+        var width = shape.Heads * shape.HeadSize;
         var hasBias = config.Boolean("enable_bias") ?? true;
         var inner = config.Size("ffn_dim", 3072);
         var (queries, keys, values, output) = (Square(), Square(), Square(), Square());
@@ -67,7 +69,6 @@ internal static class Opt
         var activation = new Activation(config.String("activation_function") ?? "relu");
         var dropout = new Dropout(config.Number("dropout") ?? 0.1);
         var self = new Branch("OPTAttention", ("k_proj", keys), ("v_proj", values), ("q_proj", queries), ("out_proj", output));
-        var shape = DecoderAttention.ShapeOf(width, config.Size("num_attention_heads", 12), dropout: config.Number("attention_dropout"));
         var attention = new DecoderAttention(shape, layer, self.Joining(queries, keys, values).Forward, output) { Dropout = dropout };
         var parts = new BlockParts(attentionNorm, attention, mlpNorm, DecoderMlps.Plain(up, activation, down, dropout))
         {
