@@ -10,6 +10,8 @@ namespace Peft.Generation;
 /// <param name="endOfText">Ids that end a text.</param>
 internal sealed class DecodeLoop(NextTokens next, GenerationOptions options, IReadOnlyList<int> endOfText)
 {
+    private readonly bool _drawsWhereScoresAre = DeviceSampling.Serves(options);
+
     /// <summary>Runs to the end of every row.</summary>
     /// <param name="rows">At least one row, each with at least one id.</param>
     /// <param name="onToken">Called with each added token; may set <see cref="DecodeRow.Finished"/>.</param>
@@ -35,7 +37,7 @@ internal sealed class DecodeLoop(NextTokens next, GenerationOptions options, IRe
             return;
         }
 
-        if (logits.device_type != DeviceType.CPU && DeviceSampling.Serves(options))
+        if (_drawsWhereScoresAre && logits.device_type != DeviceType.CPU)
         {
             Accept(active, DeviceSampling.Draw(logits, options, [.. active.Select(static row => row.Sampler.NextDraw())]), logits, onToken);
             return;

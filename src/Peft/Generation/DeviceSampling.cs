@@ -1,20 +1,20 @@
+using Peft.Generation.LogitsProcessors;
 using static TorchSharp.torch;
 
 namespace Peft.Generation;
 
 /// <summary>
 /// Draws rows' next tokens where their scores are, by the engine's operators, so that of a GPU's scores nothing but the tokens comes to the host.
-/// The rules and their order are those of <see cref="LogitsProcessors.Truncation"/>.
+/// The rules and their order are those of <see cref="Truncation"/>.
 /// </summary>
 internal static class DeviceSampling
 {
     /// <summary>Whether options ask for no other rule than temperature, top-k, top-p and min-p.</summary>
-    public static bool Serves(GenerationOptions options) => options is
+    public static bool Serves(GenerationOptions options)
     {
-        Sample: true, SequenceBias.Count: 0, RepetitionPenalty: 1, NoRepeatNgramSize: 0, BadWords.Count: 0, MinNewTokens: 0, SuppressedTokens.Count: 0,
-        MinLength: 0, PromptRepetitionPenalty: 1, PromptNoRepeatNgramSize: 0, SuppressedFirstTokens.Count: 0, ForcedBeginId: null, ForcedEndIds.Count: 0, LengthDecay: null, RemoveInvalidValues: false,
-        TopH: null, TypicalP: >= 1, EpsilonCutoff: 0, EtaCutoff: 0,
-    };
+        bool[] own = [options.Temperature != 1, options.TopK > 0, options.TopP < 1, options.MinP > 0, options.RenormalizeLogits];
+        return options.Sample && LogitsProcessorChain.Create(options, []).Count == own.Count(static rule => rule);
+    }
 
     /// <summary>Draws a token for each row.</summary>
     /// <param name="logits">[rows, vocabulary].</param>

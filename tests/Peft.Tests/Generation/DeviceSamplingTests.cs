@@ -41,6 +41,7 @@ public sealed class DeviceSamplingTests
         Assert.False(DeviceSampling.Serves(new GenerationOptions { Sample = true, RepetitionPenalty = 1.1 }));
         Assert.False(DeviceSampling.Serves(new GenerationOptions { Sample = true, TypicalP = 0.5 }));
         Assert.False(DeviceSampling.Serves(new GenerationOptions { Sample = true, SuppressedTokens = [3] }));
+        Assert.False(DeviceSampling.Serves(new GenerationOptions { Sample = true, ForcedBeginId = 3 }));
     }
 
     [Theory]
