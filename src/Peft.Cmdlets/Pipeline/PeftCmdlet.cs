@@ -111,6 +111,18 @@ public abstract class PeftCmdlet : PSCmdlet, IDisposable
         }
     }
 
+    /// <summary>Whether the command was asked to show neither lines nor progress, but for warnings.</summary>
+    private protected virtual bool WantsQuiet => false;
+
+    /// <summary>Shows progress, unless the command was asked to be quiet.</summary>
+    internal new void WriteProgress(ProgressRecord record)
+    {
+        if (!WantsQuiet)
+        {
+            base.WriteProgress(record);
+        }
+    }
+
     /// <summary>A line for the person at the host, which is not part of the output: shown as <c>Write-Host</c> shows it, unless <c>-InformationAction</c> says otherwise.</summary>
     internal void WriteLine(string text) =>
         WriteInformation(new HostInformationMessage { Message = VisibleText.Of(text) }, IsQuiet ? [] : ["PSHOST"]);
@@ -125,7 +137,7 @@ public abstract class PeftCmdlet : PSCmdlet, IDisposable
     }
 
     /// <summary>Whether the user wants no lines: the host shows those that are marked for it whatever the action is.</summary>
-    private bool IsQuiet => MyInvocation.BoundParameters.GetValueOrDefault("InformationAction") is ActionPreference.SilentlyContinue or ActionPreference.Ignore;
+    private bool IsQuiet => WantsQuiet || MyInvocation.BoundParameters.GetValueOrDefault("InformationAction") is ActionPreference.SilentlyContinue or ActionPreference.Ignore;
 
     /// <summary>Shows a warning. Names in it may be foreign: nothing in them reaches the terminal as a control code.</summary>
     internal new void WriteWarning(string text) => base.WriteWarning(VisibleText.Of(text));

@@ -15,6 +15,18 @@ public sealed class TrainingCmdletTests(ModuleHost host) : CmdletsInFolder(host,
     private string Adapter => Path.Combine(folder.FullName, "out", "default");
 
     [Fact]
+    public void A_quiet_training_shows_neither_lines_nor_progress()
+    {
+        var result = host.Run("""
+            $data = @{ prompt = 'a'; completion = ' b' } | Import-TrainingDataset
+            $args[0] | Invoke-LoraTraining (New-LoraConfig -TargetModule q_proj) $data -AdapterName quiet -MaxSteps 1 -Quiet
+            """, model);
+        Assert.Empty(result.Errors);
+        Assert.Empty(result.Progress.Where(static record => record.RecordType == System.Management.Automation.ProgressRecordType.Processing && record.Activity.Contains("quiet", StringComparison.Ordinal)));
+        Assert.DoesNotContain(result.Information, static record => record.Tags.Contains("PSHOST"));
+    }
+
+    [Fact]
     public void A_failure_after_a_step_keeps_the_adapter_with_what_it_has_learnt()
     {
         // A folder stands where the trained adapter's file should come.

@@ -16,6 +16,10 @@ public abstract class TrainingCommand : PeftCmdlet
     [TrainingOptionsArgument]
     public TrainingOptions? Options { get; set; }
 
+    /// <summary>Shows neither lines nor progress; warnings are shown, and the log is written as ever.</summary>
+    [Parameter]
+    public SwitchParameter Quiet { get; set; }
+
     /// <summary>Number of passes over the data; may be a fraction.</summary>
     [Parameter]
     [Alias("num_train_epochs", "Epochs")]
@@ -180,4 +184,7 @@ public abstract class TrainingCommand : PeftCmdlet
     }
 
     private protected T Pick<T>(string parameter, T given, T otherwise) => Given(parameter) ? given : otherwise;
+
+    /// <inheritdoc/>
+    private protected override bool WantsQuiet => Quiet;
 }
