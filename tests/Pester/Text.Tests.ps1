@@ -292,3 +292,19 @@ Describe 'ConvertTo-ChatPrompt' {
         (Get-ErrorRecord { 'x' | ConvertTo-ChatPrompt -Model $model -Template '{{ messages' -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'ChatTemplate*,*'
     }
 }
+
+Describe 'Enter-PeftChat' {
+    It 'completes adapters and names one that is not there' {
+        Get-Completion 'Enter-PeftChat $model -AdapterName ' | Should -Contain 'base'
+        (Get-ErrorRecord { Enter-PeftChat $model -AdapterName nobody -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'AdapterNotFound,*'
+    }
+}
+
+Describe 'A model in several runspaces' {
+    It 'is taken in turn' {
+        $manifest = "$root/Peft.psd1"
+        $texts = 1..3 | ForEach-Object -Parallel { Import-Module $using:manifest; ($using:model | Invoke-TextGeneration 'The cat' -MaxNewTokens 3).Text }
+        $texts | Should -HaveCount 3
+        $texts | Select-Object -Unique | Should -HaveCount 1
+    }
+}

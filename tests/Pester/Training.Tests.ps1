@@ -89,6 +89,39 @@ Describe 'The cmdlets for data and training' {
         }
     }
 
+    Describe 'Split-TrainingDataset' {
+        It 'cuts by shares and by a column, each part a data set' {
+            $rows = 1..10 | ForEach-Object { @{ prompt = "What is number $_ called?"; completion = "$_"; part = if ($_ -le 3) { 'test' } else { 'train' } } } | Import-TrainingDataset
+            $learnt, $held = $rows | Split-TrainingDataset 0.8
+            $learnt, $held | Should -BeOfType Peft.Training.Data.TrainingDataset
+            $learnt.Count, $held.Count | Should -Be 8, 2
+            ($rows | Split-TrainingDataset -Column part).ForEach({ $_.Count }) | Should -Be 3, 7
+        }
+
+        It 'names what is wrong: <Id>' -ForEach @(
+            @{ Id = 'DatasetSharesInvalid'; Script = { $data | Split-TrainingDataset 2 -ErrorAction Stop } }
+            @{ Id = 'DatasetColumnMissing'; Script = { $data | Split-TrainingDataset -Column nothing -ErrorAction Stop } }
+            @{ Id = 'DatasetPartEmpty'; Script = { $data | Split-TrainingDataset 0.01 -ErrorAction Stop } }
+        ) {
+            $failure = Get-ErrorRecord $Script
+            $failure.FullyQualifiedErrorId | Should -BeLike "$Id,*"
+            $failure.ErrorDetails.RecommendedAction | Should -Not -BeNullOrEmpty
+        }
+    }
+
+    Describe 'Select-TrainingDataset' {
+        It 'filters, slices and shuffles' {
+            ($data | Select-TrainingDataset { $_.prompt -eq 'C' }).Rows[0].Values['completion'] | Should -Be ' d'
+            ($data | Select-TrainingDataset -Skip 1).Count | Should -Be 1
+            ($data | Select-TrainingDataset -Shuffle).Count | Should -Be 2
+            (Get-ErrorRecord { $data | Select-TrainingDataset { $false } -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'DatasetEmpty,*'
+        }
+
+        It 'shows what columns hold' {
+            $data.Preview | Out-String | Should -Match 'prompt\s+Prompt'
+        }
+    }
+
     Describe 'Show-TrainingExample' {
         It 'shows what is read and what is learnt' {
             $view = $data | Show-TrainingExample -Model $model -First 1

@@ -93,8 +93,8 @@ public sealed class CmdletTests(ModuleHost host) : CmdletsInFolder(host, import:
     [Fact]
     public void Every_cmdlet_that_changes_something_asks()
     {
-        string[] reading = ["Get", "Measure", "New", "ConvertTo", "ConvertFrom", "Show", "Compare"];
-        string[] loading = ["Import-PeftModel", "Import-TrainingDataset", "Invoke-TextGeneration"];
+        string[] reading = ["Get", "Measure", "New", "ConvertTo", "ConvertFrom", "Show", "Compare", "Split", "Select"];
+        string[] loading = ["Import-PeftModel", "Import-TrainingDataset", "Invoke-TextGeneration", "Enter-PeftChat"];
         foreach (var cmdlet in host.Output("(Get-Module Peft).ExportedCmdlets.Values").Select(static item => (CmdletInfo)item.BaseObject))
         {
             Assert.True(reading.Contains(cmdlet.Verb) || loading.Contains(cmdlet.Name) || cmdlet.Parameters.ContainsKey("WhatIf"), cmdlet.Name);

@@ -22,7 +22,7 @@ public sealed class TrainingCmdletTests(ModuleHost host) : CmdletsInFolder(host,
             $args[0] | Invoke-LoraTraining (New-LoraConfig -TargetModule q_proj) $data -AdapterName quiet -MaxSteps 1 -Quiet
             """, model);
         Assert.Empty(result.Errors);
-        Assert.Empty(result.Progress.Where(static record => record.RecordType == System.Management.Automation.ProgressRecordType.Processing && record.Activity.Contains("quiet", StringComparison.Ordinal)));
+        Assert.DoesNotContain(result.Progress, static record => record.Activity.Contains("quiet", StringComparison.Ordinal));
         Assert.DoesNotContain(result.Information, static record => record.Tags.Contains("PSHOST"));
     }
 
