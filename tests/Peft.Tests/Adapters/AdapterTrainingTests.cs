@@ -98,6 +98,44 @@ public class AdapterTrainingTests
         Assert.Equal(bits, ModelBits.Of(model.Base));
     }
 
+    /// <summary>A method that reads a layer's bias, beside the layer itself, counts in the gradient of the adapter's own copy of it.</summary>
+    [Theory]
+    [InlineData("LORA", """{"r":2,"use_dora":true,"bias":"lora_only"}""")]
+    [InlineData("BOFT", """{"bias":"boft_only"}""")]
+    [InlineData("GLORA", """{"r":2,"bias":"glora_only"}""")]
+    public void The_gradient_of_a_trained_bias_is_that_of_the_loss(string method, string fields)
+    {
+        const double Step = 0.01;
+        using var model = TinyLlama.Create(bias: true);
+        var document = (JsonObject)JsonNode.Parse(fields)!;
+        document["peft_type"] = method;
+        document["target_modules"] = new JsonArray("v_proj");
+        var adapter = model.AddAdapter(AdapterConfig.FromJson(document), seed: 1).Perturb(2);
+        var inputs = new Dictionary<string, Tensor>(TinyLlama.Inputs());
+        using var noGradients = no_grad();
+        using var scope = NewDisposeScope();
+        var gradients = ModelRun.Backward(model, adapter, inputs).Gradients;
+        var biases = adapter.TrainableParameters.Where(static parameter => parameter.FullKey.EndsWith("base_layer.bias", StringComparison.Ordinal)).ToArray();
+        Assert.NotEmpty(biases);
+        Assert.All(biases, bias =>
+        {
+            var gradient = gradients[bias.FullKey];
+            var length = gradient.norm().item<float>();
+            var slope = (LossAt(Step) - LossAt(-Step)) / (2 * Step);
+            Assert.True(Math.Abs(slope - length) < 0.01 * length, FormattableString.Invariant($"the loss rises by {slope} along a gradient of {length}"));
+
+            double LossAt(double step)
+            {
+                bias.Parameter.Data.add_(gradient, alpha: step / length);
+                bias.Parameter.MarkChanged();
+                var (value, others) = ModelRun.Backward(model, adapter, inputs);
+                bias.Parameter.Data.add_(gradient, alpha: -step / length);
+                Array.ForEach([.. others.Values], static other => other.Dispose());
+                return value;
+            }
+        });
+    }
+
     /// <summary>A step along the signs of the gradients, which needs no scale.</summary>
     private static void Descend(Peft.Adapters.Model.PeftModel model, Peft.Adapters.Model.PeftAdapter adapter, Dictionary<string, Tensor> inputs)
     {

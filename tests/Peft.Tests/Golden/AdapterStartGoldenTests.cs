@@ -83,7 +83,8 @@ public class AdapterStartGoldenTests
         // Two samples of a normal distribution differ in it by the root of 48 / n in the mean; a method that copies what the base has starts with few values.
         var allowed = Math.Max(0.4, 4 * Math.Sqrt(48.0 / values.Count));
         Assert.True(Math.Abs(kurtosis - (double)measured["kurtosis"]!) < allowed, $"{key}: kurtosis {kurtosis}, the peer's {measured["kurtosis"]}");
-        Assert.True(Math.Abs(mean - (double)measured["mean"]!) < 0.1 * deviation, $"{key}: mean {mean}, the peer's {measured["mean"]}");
+        // And by the root of 2 / n deviations in the mean.
+        Assert.True(Math.Abs(mean - (double)measured["mean"]!) < Math.Max(0.1, 4 * Math.Sqrt(2.0 / values.Count)) * deviation, $"{key}: mean {mean}, the peer's {measured["mean"]}");
         if ((string)measured["kind"]! == "uniform")
         {
             var bound = values.Max(Math.Abs);

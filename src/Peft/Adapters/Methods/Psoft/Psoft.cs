@@ -169,7 +169,9 @@ internal sealed class PsoftLayer : FactorLayer
     {
         if (_config.Decomposition == "full")
         {
-            return linalg.svd(weight, fullMatrices: false);
+            // In float64: what is trained stands between the vectors, so that an error of theirs is one of the output.
+            var (u, s, vh) = linalg.svd(weight.to(ScalarType.Float64), fullMatrices: false);
+            return (u.to(ScalarType.Float32), s.to(ScalarType.Float32), vh.to(ScalarType.Float32));
         }
 
         using var seeded = new Generator((ulong)_config.RandomSeed);
