@@ -105,7 +105,7 @@ Describe 'What is put out' {
         $outputs[$_] | ConvertTo-Csv | Out-String | Should -Not -Match '<>|`\d\[|\w\[\]'
         # A model and its adapters are live objects: JSON goes into all that they are made of.
         if ($_ -in 'model', 'adapter') { return }
-        $json = $outputs[$_] | ConvertTo-Json -WarningAction SilentlyContinue -ErrorAction Stop
+        $json = $outputs[$_] | ConvertTo-Json -Depth ($_ -eq 'data' ? 4 : 2) -WarningAction SilentlyContinue -ErrorAction Stop
         $json | Should -Not -Match '<>|`\d\['
         $json.Length | Should -BeLessThan 20000
     }
