@@ -110,12 +110,13 @@ public sealed class ParameterHelp(CmdletInfo cmdlet, CommandParameterInfo info)
 
     public string Comment(string quote = "") => cmdlet.ImplementingType.GetProperty(info.Name) is { } own
         ? CmdletHelp.Comment($"P:{own.DeclaringType!.FullName}.{info.Name}", quote)
-        : FieldComment(quote) ?? info.HelpMessage;
+        : FieldComment(quote) ?? info.HelpMessage ?? "";
 
     /// <summary>The comment on the field of a configuration that the parameter stands for, or on the property that it overrides.</summary>
     private string? FieldComment(string quote)
     {
-        var config = cmdlet.OutputType[0].Type;
+        // The module has the library in a load context of its own.
+        var config = typeof(ConfigField).Assembly.GetType(cmdlet.OutputType[0].Type.FullName!)!;
         var field = ConfigField.Of(config).FirstOrDefault(field => field.ParameterName == info.Name);
         for (var type = field?.Property.DeclaringType; type is not null; type = type.BaseType)
         {
