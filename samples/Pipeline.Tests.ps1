@@ -68,9 +68,10 @@ Describe 'The trained assistant' {
     }
 
     It 'has learnt what the base does not know' {
-        $text = $questions[0].prompt + $questions[0].completion
-        $base = ($model | Measure-Perplexity $text -AdapterName base).Perplexity
-        ($adapter | Measure-Perplexity $text).Perplexity | Should -BeLessThan ($base / 5)
+        # Of the answers alone, which is what was learnt.
+        $data = $questions | Import-TrainingDataset
+        $base = ($model | Measure-Perplexity $data -AdapterName base).Perplexity
+        ($adapter | Measure-Perplexity $data).Perplexity | Should -BeLessThan ($base / 5)
     }
 
     It 'ended at a loss below 0.05, and never diverged' {
