@@ -223,7 +223,7 @@ Describe 'The cmdlets for data and training' {
             $model | Remove-PeftAdapter long
             $lines = $model | Invoke-LoraTraining $config $data -AdapterName long -Epoch 3 -BatchSize 1 -OutputPath longer -Resume -WarningVariable warned 3>$null 6>&1 | Out-String
             $lines | Should -Match 'Goes on after step 4 of 6'
-            $warned | Should -Match 'Epochs \(num_train_epochs\) was 2, is 3'
+            $warned -join "`n" | Should -Match 'Epochs \(num_train_epochs\) was 2, is 3'
             $model['long'].TrainingRecord.ResumedFrom, $model['long'].TrainingRecord.StepCount | Should -Be 4, 6
             $model['long'].TrainingRecord.Losses[0..3] | Should -Be $first.TrainingRecord.Losses
             $lines = $model | Invoke-LoraTraining $config $data -AdapterName long -Epoch 3 -BatchSize 1 -OutputPath longer -Resume 6>&1 | Out-String

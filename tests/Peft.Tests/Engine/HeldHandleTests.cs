@@ -10,7 +10,7 @@ namespace Peft.Tests.Engine;
 [Collection(LiveTensors.Name)]
 public sealed class HeldHandleTests
 {
-    private const int Rounds = 20_000;
+    private const int Rounds = 3_000;
 
     [Fact]
     public void Numbers_that_convert_implicitly_outlive_the_native_call_that_reads_them()

@@ -127,7 +127,7 @@ public sealed class CheckpointTests : IDisposable
             Assert.Equal([fewer, null, null, null, null, null, more, null, null], LoggedThreads());
             Assert.Equal([(1, fewer), (7, more)], record.Steps.Where(static step => step.Compute is not null).Select(static step => (step.Step, step.Compute!.Threads)));
             Assert.Equal(more, record.Options.Compute!.Threads);
-            Assert.Contains("step 7", Assert.Single(record.Messages), StringComparison.Ordinal);
+            Assert.Single(record.Messages, static message => message.Contains("step 7", StringComparison.Ordinal));
         }
         finally
         {
@@ -198,7 +198,7 @@ public sealed class CheckpointTests : IDisposable
         var request = Request(model, s_options with { MaxSteps = 1 }) with { Resume = true, OnMessage = messages.Add };
         Directory.CreateDirectory(Adapter);
         File.WriteAllText(Path.Combine(Adapter, "training_log.jsonl"), "{\"step\":1}\n");
-        new Trainer(request with { Progress = new Saying(() => Assert.Contains("starts anew", Assert.Single(messages), StringComparison.Ordinal)) }).Train();
+        new Trainer(request with { Progress = new Saying(() => Assert.Single(messages, static message => message.Contains("starts anew", StringComparison.Ordinal))) }).Train();
 
         Directory.Delete(Path.Combine(Adapter, "checkpoints"), recursive: true);
         var weights = File.ReadAllBytes(Path.Combine(Adapter, "adapter_model.safetensors"));
