@@ -52,6 +52,7 @@
         'New-PrefixTuningConfig'
         'New-PromptEncoderConfig'
         'New-PromptTuningConfig'
+        'New-QuantizationConfig'
         'Remove-PeftAdapter'
         'Remove-PeftModel'
         'Save-HubModel'

@@ -11,6 +11,7 @@ public sealed partial class RecommendedActionTests
     [InlineData("Peft/Generation")]
     [InlineData("Peft/Hub")]
     [InlineData("Peft/Models")]
+    [InlineData("Peft/Quantization")]
     [InlineData("Peft/Tensors")]
     [InlineData("Peft/Tokenization")]
     [InlineData("Peft/Training")]

@@ -59,6 +59,45 @@ Describe 'Import-PeftModel' {
     }
 }
 
+Describe 'New-QuantizationConfig' {
+    It 'puts out a configuration by BitsAndBytesConfig''s names too' {
+        $arguments = @{ load_in_4bit = $true; bnb_4bit_quant_type = 'nf4'; bnb_4bit_compute_dtype = 'torch.bfloat16'; bnb_4bit_use_double_quant = $true; llm_int8_skip_modules = 'lm_head'; bnb_4bit_quant_storage = 'uint8' }
+        $config = New-QuantizationConfig @arguments
+        $config | Should -BeOfType Peft.Quantization.QuantizationConfig
+        "$($config.QuantType) $($config.ComputeType) $($config.UseDoubleQuant) $($config.SkipModules)" | Should -Be 'nf4 BFloat16 True lm_head'
+        "$((New-QuantizationConfig -LoadIn4Bit).QuantType)" | Should -Be 'fp4'
+    }
+
+    It 'completes types' {
+        Get-Completion 'New-QuantizationConfig -QuantType n' | Should -Contain 'nf4'
+        Get-Completion 'New-QuantizationConfig -ComputeType b' | Should -Contain 'bfloat16'
+    }
+
+    It 'names what is wrong or not supported: <Id>' -ForEach @(
+        @{ Id = 'QuantizationInvalid'; Arguments = @{} }
+        @{ Id = 'QuantizationInvalid'; Arguments = @{ load_in_4bit = $true; load_in_8bit = $true } }
+        @{ Id = 'QuantizationNotSupported'; Arguments = @{ load_in_8bit = $true } }
+        @{ Id = 'QuantizationNotSupported'; Arguments = @{ load_in_4bit = $true; bnb_4bit_compute_dtype = 'float8' } }
+        @{ Id = 'QuantizationNotSupported'; Arguments = @{ load_in_4bit = $true; llm_int8_enable_fp32_cpu_offload = $true } }
+    ) {
+        $failure = Get-ErrorRecord { New-QuantizationConfig @Arguments -ErrorAction Stop }
+        $failure.FullyQualifiedErrorId | Should -BeLike "$Id,*"
+        $failure.ErrorDetails.RecommendedAction | Should -Not -BeNullOrEmpty
+    }
+
+    It 'is taken as an object or as a table, and the model shows what its packed weights occupy' {
+        $packed = Import-PeftModel $base -Name packed -Quantization (New-QuantizationConfig -LoadIn4Bit -QuantType nf4)
+        $pasted = Import-PeftModel $base -Name pasted -quantization_config @{ load_in_4bit = $true; bnb_4bit_quant_type = 'nf4'; quant_method = 'bitsandbytes'; _load_in_8bit = $false }
+        $packed.Quantization, $pasted.Quantization | Should -Be 'nf4', 'nf4'
+        $packed.MemoryBytes | Should -Be $pasted.MemoryBytes
+        $packed.MemoryBytes | Should -BeLessThan ($model.MemoryBytes / 2)
+        $failure = Get-ErrorRecord { $packed | Export-PeftModel quantised -ErrorAction Stop }
+        $failure.FullyQualifiedErrorId | Should -BeLike 'WeightsPacked,*'
+        'quantised' | Should -Not -Exist
+        $packed, $pasted | Remove-PeftModel
+    }
+}
+
 Describe 'Save-HubModel' {
     It 'asks nobody where nothing may be asked' {
         $env:HF_HUB_OFFLINE = '1'

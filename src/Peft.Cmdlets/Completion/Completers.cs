@@ -259,3 +259,10 @@ public sealed class ModulePatternCompleter : ModuleNameCompleter
     protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) =>
         base.Texts(command, boundParameters).Select(static name => $@".*\.{name}").DefaultIfEmpty(@".*\.(q_proj|v_proj)");
 }
+
+/// <summary>Types that products with quantised weights are formed in.</summary>
+public sealed class ComputeTypeCompleter : TextCompleter
+{
+    /// <inheritdoc/>
+    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) => ["float32", "bfloat16", "float16"];
+}

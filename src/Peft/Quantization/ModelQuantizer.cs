@@ -37,6 +37,17 @@ public static class ModelQuantizer
         return layers;
     }
 
+    /// <summary>Refuses what isn't held to the peer's for whole models yet.</summary>
+    /// <exception cref="NotSupportedByPeftException"><c>QuantizationNotSupported</c>.</exception>
+    public static void RefuseUnsupported(QuantizationConfig config)
+    {
+        ArgumentNullException.ThrowIfNull(config);
+        if (config.LoadIn8Bit)
+        {
+            throw new NotSupportedByPeftException("QuantizationNotSupported", "Models with eight-bit weights (load_in_8bit) are not supported.") { Target = "load_in_8bit" };
+        }
+    }
+
     /// <summary>The linear layers that a configuration quantises: without one of its own those of the backbone, for heads stay as they are.</summary>
     public static IEnumerable<Linear> Targets(PretrainedModel model, QuantizationConfig config) => config.SkipModules is { } skipped
         ? model.Descendants().OfType<Linear>().Where(layer => !skipped.Any(name => IsBelow(layer.Path, name)))

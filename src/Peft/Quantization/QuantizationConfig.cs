@@ -36,6 +36,14 @@ public sealed record QuantizationConfig
     public static QuantizationConfig FromJson(JsonObject document)
     {
         ArgumentNullException.ThrowIfNull(document);
+        foreach (var unsupported in new[] { "llm_int8_enable_fp32_cpu_offload", "llm_int8_has_fp16_weight" })
+        {
+            if ((bool?)document[unsupported] == true)
+            {
+                throw new NotSupportedByPeftException("QuantizationNotSupported", $"'{unsupported}' is not supported.") { Target = unsupported };
+            }
+        }
+
         var config = new QuantizationConfig
         {
             LoadIn4Bit = (bool?)document["load_in_4bit"] ?? false,
@@ -44,7 +52,12 @@ public sealed record QuantizationConfig
             UseDoubleQuant = (bool?)document["bnb_4bit_use_double_quant"] ?? false,
             ComputeType = TypeOf((string?)document["bnb_4bit_compute_dtype"] ?? "float32"),
             Threshold = (double?)document["llm_int8_threshold"] ?? 6,
-            SkipModules = (document["llm_int8_skip_modules"] as JsonArray)?.Select(static name => (string)name!).ToArray(),
+            SkipModules = document["llm_int8_skip_modules"] switch
+            {
+                null => null,
+                JsonArray names => [.. names.Select(static name => (string)name!)],
+                var name => [(string)name!],
+            },
         };
         config.Validate();
         return config;

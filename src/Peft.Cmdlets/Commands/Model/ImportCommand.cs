@@ -6,6 +6,7 @@ using Peft.Cmdlets.Pipeline;
 using Peft.Cmdlets.Session;
 using Peft.Hub;
 using Peft.Models;
+using Peft.Quantization;
 
 namespace Peft.Cmdlets.Commands.Model;
 
@@ -62,12 +63,13 @@ public abstract class ImportCommand : PeftCmdlet
     /// <param name="path">The folder or file.</param>
     /// <param name="name">What to call it.</param>
     /// <param name="options">How to load it.</param>
-    private protected PeftModel ImportModel(string path, string name, LoadOptions options)
+    /// <param name="quantization">How its linear layers are quantised; null where they stay as they are.</param>
+    private protected PeftModel ImportModel(string path, string name, LoadOptions options, QuantizationConfig? quantization = null)
     {
         PeftModel? model = null;
         try
         {
-            Run(output => model = Load(path, name, options, output));
+            Run(output => model = Load(path, name, options, quantization, output));
         }
         catch (PipelineStoppedException)
         {
@@ -80,7 +82,7 @@ public abstract class ImportCommand : PeftCmdlet
         return model!;
     }
 
-    private static PeftModel Load(string path, string name, LoadOptions options, WorkOutput output)
+    private static PeftModel Load(string path, string name, LoadOptions options, QuantizationConfig? quantization, WorkOutput output)
     {
         output.WriteVerbose($"Loading '{path}'.");
         var progress = new ProgressLine(output, $"Importing '{name}'");
@@ -99,10 +101,16 @@ public abstract class ImportCommand : PeftCmdlet
                 output.WriteWarning(warning);
             }
 
+            if (quantization is not null)
+            {
+                var layers = ModelQuantizer.Quantize(model.Base, quantization, output.Cancellation);
+                output.WriteVerbose($"{layers.Count} linear layers are quantised ({model.Quantization}).");
+            }
+
             output.Cancellation.ThrowIfCancellationRequested();
             return model;
         }
-        catch (OperationCanceledException)
+        catch
         {
             model.Dispose();
             throw;

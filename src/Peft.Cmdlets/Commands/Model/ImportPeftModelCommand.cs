@@ -1,11 +1,14 @@
 using System.Management.Automation;
+using System.Text.Json.Nodes;
 using Peft.Adapters.Model;
+using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
 using Peft.Cmdlets.Session;
 using Peft.Engine;
 using Peft.Hub;
 using Peft.Models;
+using Peft.Quantization;
 
 namespace Peft.Cmdlets.Commands.Model;
 
@@ -54,9 +57,46 @@ public sealed class ImportPeftModelCommand : ImportCommand
     [Parameter]
     public int Threads { get; set; }
 
+    /// <summary>How the weights of linear layers are quantised: what New-QuantizationConfig makes, or a table with the same names. Without it they stay as they are.</summary>
+    [Parameter]
+    [Alias("quantization_config")]
+    [QuantizationArgument]
+    [ValidateNotNull]
+    public QuantizationConfig? Quantization { get; set; }
+
+    /// <summary>Quantises to four bits with the defaults of New-QuantizationConfig.</summary>
+    [Parameter]
+    [Alias("load_in_4bit")]
+    public SwitchParameter LoadIn4Bit { get; set; }
+
+    /// <summary>Quantises to eight bits. Models can't be held so yet: it ends in the error QuantizationNotSupported.</summary>
+    [Parameter]
+    [Alias("load_in_8bit")]
+    public SwitchParameter LoadIn8Bit { get; set; }
+
     /// <summary>Reads the configuration alone: modules and counts are there at once, weights are not loaded.</summary>
     [Parameter]
     public SwitchParameter StructureOnly { get; set; }
+
+    /// <summary>Refuses a quantisation before anything is fetched.</summary>
+    protected override void Begin()
+    {
+        if (LoadIn4Bit || LoadIn8Bit)
+        {
+            Quantization = Quantization is null
+                ? QuantizationConfig.FromJson(new JsonObject { ["load_in_4bit"] = LoadIn4Bit.IsPresent, ["load_in_8bit"] = LoadIn8Bit.IsPresent })
+                : throw Contradict(nameof(Quantization), "says already how weights are quantised, and -LoadIn4Bit and -LoadIn8Bit say it again", "Leave the switches out.");
+        }
+
+        if (Quantization is not null)
+        {
+            ModelQuantizer.RefuseUnsupported(Quantization);
+            if (StructureOnly)
+            {
+                throw Contradict(nameof(StructureOnly), "loads no weights, so there are none to quantise", "Leave one of them out.");
+            }
+        }
+    }
 
     /// <inheritdoc/>
     private protected override void Import(string path, string name)
@@ -74,8 +114,11 @@ public sealed class ImportPeftModelCommand : ImportCommand
             Task = TaskType,
             Labels = Label,
         };
-        WriteObject(ImportModel(path, Name ?? name, options));
+        WriteObject(ImportModel(path, Name ?? name, options, Quantization));
     }
+
+    private static PeftException Contradict(string parameter, string why, string action) =>
+        new("ParametersContradict", $"-{parameter} {why}.") { Target = parameter, RecommendedAction = action };
 
     /// <inheritdoc/>
     private protected override bool IsWhole(string folder) => StructureOnly ? File.Exists(System.IO.Path.Combine(folder, "config.json")) : base.IsWhole(folder);

@@ -87,6 +87,10 @@ public sealed class PeftModel : IDisposable
     /// <summary>Element type in which the base computes.</summary>
     public ScalarType DataType => Base.DataType;
 
+    /// <summary>The form that quantised weights of the base are held in, such as <c>nf4</c>; null where none are.</summary>
+    public string? Quantization =>
+        string.Join(", ", Base.NamedParameters().Select(static named => named.Parameter.Packed?.Kind).OfType<string>().Distinct()) is { Length: > 0 } kinds ? kinds : null;
+
     /// <summary>
     /// Memory that the weights of base and adapters take, with the originals that a merge keeps. Counted from shapes and types: another
     /// runspace may free the tensors meanwhile.

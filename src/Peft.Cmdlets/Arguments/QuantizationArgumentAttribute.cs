@@ -1,0 +1,67 @@
+using System.Collections;
+using System.Management.Automation;
+using System.Reflection;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using Peft.Cmdlets.Commands.Model;
+using Peft.Quantization;
+
+namespace Peft.Cmdlets.Arguments;
+
+/// <summary>Lets a parameter take a quantisation as a table with the names that New-QuantizationConfig takes, BitsAndBytesConfig's among them.</summary>
+[AttributeUsage(AttributeTargets.Property)]
+public sealed class QuantizationArgumentAttribute : ArgumentTransformationAttribute
+{
+    /// <summary>BitsAndBytesConfig's name of each field, by itself and by the parameter's name.</summary>
+    private static readonly Dictionary<string, string> s_fields = typeof(NewQuantizationConfigCommand).GetProperties()
+        .Where(static property => property.IsDefined(typeof(ParameterAttribute)))
+        .SelectMany(static property => property.GetCustomAttribute<AliasAttribute>()!.AliasNames.Select(field => (property.Name, Field: field)))
+        .SelectMany(static entry => new[] { (entry.Name, entry.Field), (Name: entry.Field, entry.Field) })
+        .ToDictionary(static entry => entry.Name, static entry => entry.Field, StringComparer.OrdinalIgnoreCase);
+
+    /// <inheritdoc/>
+    public override object? Transform(EngineIntrinsics engineIntrinsics, object? inputData)
+    {
+        try
+        {
+            return inputData.Unwrap() is IDictionary table ? FromTable(table) : inputData;
+        }
+        catch (PeftException error)
+        {
+            throw new ArgumentTransformationMetadataException(error.Message, error);
+        }
+    }
+
+    /// <summary>The configuration that values by name describe; names that are no field's are left to the caller.</summary>
+    /// <exception cref="PeftException"><c>QuantizationInvalid</c>, <c>QuantizationNotSupported</c>.</exception>
+    internal static QuantizationConfig Config(IEnumerable<KeyValuePair<string, object>> values)
+    {
+        var document = new JsonObject();
+        foreach (var (name, value) in values)
+        {
+            if (s_fields.TryGetValue(name, out var field))
+            {
+                document[field] = value.Unwrap() is SwitchParameter given ? given.IsPresent : JsonSerializer.SerializeToNode(DatasetRow.Value(value));
+            }
+        }
+
+        try
+        {
+            return QuantizationConfig.FromJson(document);
+        }
+        catch (Exception error) when (error is InvalidOperationException or FormatException)
+        {
+            throw new PeftException("QuantizationInvalid", "A field of the quantisation has a value of another kind than it takes.", error);
+        }
+    }
+
+    /// <summary>A table as config.json keeps it has fields of its own use besides: private ones and the method's name.</summary>
+    private static QuantizationConfig FromTable(IDictionary table)
+    {
+        var values = table.Cast<DictionaryEntry>().Select(static entry => KeyValuePair.Create(entry.Key.ToString()!, entry.Value!))
+            .Where(static entry => !entry.Key.StartsWith('_') && !entry.Key.Equals("quant_method", StringComparison.OrdinalIgnoreCase)).ToArray();
+        return Array.Find(values, static entry => !s_fields.ContainsKey(entry.Key)).Key is { } unknown
+            ? throw new PeftException("QuantizationInvalid", $"'{unknown}' is no field of a quantisation.") { Target = unknown }
+            : Config(values);
+    }
+}

@@ -1,0 +1,62 @@
+using System.Management.Automation;
+
+namespace Peft.Tests.PowerShell;
+
+/// <summary>Quantised bases at the prompt, on the embedded model.</summary>
+public sealed class QuantizationCmdletTests(ModuleHost host) : CmdletsInFolder(host, import: "-Name packed -DataType float32 -Quantization (New-QuantizationConfig -LoadIn4Bit -QuantType nf4)")
+{
+    private const string Rows = "@{ prompt = 'The capital of Texas is'; completion = ' Austin' }, @{ prompt = 'The capital of Ohio is'; completion = ' Columbus' }";
+
+    [Fact]
+    public void A_base_in_four_bits_takes_a_part_of_the_memory_and_names_its_form()
+    {
+        var whole = host.Output("Import-PeftModel $args[0] -Name whole -DataType float32", PocketLlama)[0];
+        var linear = (long)host.Output("$sum = 0L; $args[0] | Get-ModelModule -Kind Linear | Where-Object Path -NE lm_head | ForEach-Object { $sum += $_.Parameters }; $sum", whole)[0].BaseObject;
+        var saved = (long)whole.Properties["MemoryBytes"].Value - (long)PSObject.AsPSObject(model!).Properties["MemoryBytes"].Value;
+
+        // Of 32 bits a weight half a byte is left, and a float32 for each 64.
+        Assert.Equal(linear * 4 - linear / 2 - linear / 64 * 4, saved);
+        Assert.Equal("nf4", PSObject.AsPSObject(model!).Properties["Quantization"].Value);
+        Assert.Null(whole.Properties["Quantization"].Value);
+        host.Output("$args[0] | Remove-PeftModel", whole);
+    }
+
+    [Fact]
+    public void An_adapter_is_trained_on_it_generates_and_is_merged_into_unpacked_weights()
+    {
+        var losses = host.Output($$"""
+            $data = {{Rows}} | Import-TrainingDataset
+            $adapter = $args[0] | Invoke-LoraTraining (New-LoraConfig -TargetModule all-linear) $data -AdapterName texas -Epoch 20 -BatchSize 2 -LearningRate 1e-2 -Quiet
+            $adapter.TrainingRecord.Steps[0].Loss; $adapter.TrainingRecord.FinalLoss
+            """, model!).Select(static loss => Convert.ToDouble(loss.BaseObject, System.Globalization.CultureInfo.InvariantCulture)).ToArray();
+        Assert.True(losses[1] < losses[0] / 2, $"{losses[0]} to {losses[1]}");
+        Assert.NotEmpty(host.Output("$args[0] | Invoke-TextGeneration 'The capital of Texas is' -MaxNewTokens 3", model!));
+        Assert.StartsWith("WeightsPacked,", host.Run("$args[0] | Export-PeftModel ./packed", model!).Errors[0].FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.False(Directory.Exists(Path.Combine(folder.FullName, "packed")));
+
+        host.Output("$args[0] | Merge-LoraAdapter -DataType bfloat16 | Export-PeftModel ./merged", model!);
+        Assert.True(File.Exists(Path.Combine(folder.FullName, "merged", "model.safetensors")));
+        Assert.Equal("nf4", host.Output("($args[0] | Undo-LoraMerge).Quantization", model!)[0].BaseObject);
+    }
+
+    [Fact]
+    public void All_weights_of_it_can_not_be_trained()
+    {
+        var result = host.Run($"$data = {Rows} | Import-TrainingDataset; $args[0] | Invoke-LoraTraining -Full -Dataset $data -MaxSteps 1 -Quiet", model!);
+        Assert.StartsWith("WeightsPacked,", Assert.Single(result.Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("-load_in_8bit", "QuantizationNotSupported,")]
+    [InlineData("-quantization_config @{ load_in_8bit = $true }", "QuantizationNotSupported,")]
+    [InlineData("-load_in_4bit -Quantization @{ load_in_4bit = $true }", "ParametersContradict,")]
+    [InlineData("-load_in_4bit -StructureOnly", "ParametersContradict,")]
+    [InlineData("-Quantization @{ load_in_4bits = $true }", "ParameterArgumentTransformationError,")]
+    [InlineData("-Quantization @{ load_in_4bit = $true; llm_int8_skip_modules = 'model' }", "NothingToQuantize,")]
+    public void What_can_not_be_had_is_named(string arguments, string errorId)
+    {
+        var error = Assert.Single(host.Run($"Import-PeftModel $args[0] -Name other {arguments}", PocketLlama).Errors);
+        Assert.StartsWith(errorId, error.FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.Empty(host.Output("Get-PeftModel other*"));
+    }
+}
