@@ -28,6 +28,7 @@ internal sealed class TrainingLoop : IDisposable
     // While the optimiser moves, the parameters are of no whole step.
     private bool _isMoving;
     private bool _saidShared;
+    private TimeSpan? _sharedSince;
     private bool _logsCompute;
     private readonly Generator _generator;
     private readonly Stopwatch _time = new();
@@ -216,12 +217,14 @@ internal sealed class TrainingLoop : IDisposable
         }
     }
 
+    /// <summary>Said once, and not of what is over within half a minute (a shell that starts, a compiler in the background).</summary>
     private void SayWhereShared()
     {
-        if (!_saidShared && SharedCores.AreShared)
+        _sharedSince = SharedCores.AreShared ? _sharedSince ?? _time.Elapsed : null;
+        if (!_saidShared && _time.Elapsed - _sharedSince >= TimeSpan.FromSeconds(30))
         {
             _saidShared = true;
-            Say("Other programs use this machine's processors: the engine makes room for them, and the training is slower while they run.");
+            Say("Other work shares this machine's processors: the engine makes room for it, and the training is slower meanwhile.");
         }
     }
 
