@@ -60,20 +60,29 @@ internal sealed class ModelLease(string model)
     private void Wait(OperationFlow? flow)
     {
         var turn = _turn.WaitAsync(flow?.Cancellation ?? CancellationToken.None);
-        if (flow?.OnWaiting is { } onWaiting && Task.WaitAny([turn], s_moment) != 0)
+        try
         {
-            onWaiting($"Waiting for the model '{model}', which is busy with {_operation}");
-            try
+            if (flow?.OnWaiting is { } onWaiting && Task.WaitAny([turn], s_moment) != 0)
             {
-                turn.GetAwaiter().GetResult();
+                onWaiting($"Waiting for the model '{model}', which is busy with {_operation}");
+                try
+                {
+                    turn.GetAwaiter().GetResult();
+                }
+                finally
+                {
+                    onWaiting(null);
+                }
             }
-            finally
-            {
-                onWaiting(null);
-            }
-        }
 
-        turn.GetAwaiter().GetResult();
+            turn.GetAwaiter().GetResult();
+        }
+        catch
+        {
+            // A shell that stops no longer takes what is said. Whoever goes without the model passes its turn on when that comes.
+            turn.ContinueWith(_ => _turn.Release(), CancellationToken.None, TaskContinuationOptions.OnlyOnRanToCompletion, TaskScheduler.Default);
+            throw;
+        }
     }
 
     private void Release()
