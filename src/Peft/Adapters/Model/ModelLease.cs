@@ -80,7 +80,7 @@ internal sealed class ModelLease(string model)
         catch
         {
             // A shell that stops no longer takes what is said. Whoever goes without the model passes its turn on when that comes.
-            turn.ContinueWith(_ => _turn.Release(), CancellationToken.None, TaskContinuationOptions.OnlyOnRanToCompletion, TaskScheduler.Default);
+            _ = turn.ContinueWith(_ => _turn.Release(), CancellationToken.None, TaskContinuationOptions.OnlyOnRanToCompletion, TaskScheduler.Default);
             throw;
         }
     }
