@@ -33,6 +33,37 @@ public sealed class ModelTurnTests
         Assert.Null(words[1]);
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public async Task A_shell_that_stops_while_it_is_told_of_the_wait_passes_its_turn_on(bool atTheEnd)
+    {
+        using var model = TinyLlama.Create();
+        var isTaken = new TaskCompletionSource();
+        using var go = new ManualResetEventSlim();
+        var first = Apart(() =>
+        {
+            using var held = model.Acquire("training");
+            isTaken.SetResult();
+            go.Wait();
+        });
+        await isTaken.Task;
+        await Assert.ThrowsAsync<OperationCanceledException>(() => Apart(() =>
+        {
+            OperationFlow.Current = new OperationFlow(new object(), text =>
+            {
+                go.Set();
+                if ((text is null) == atTheEnd)
+                {
+                    throw new OperationCanceledException();
+                }
+            });
+            model.Acquire("text generation").Dispose();
+        }));
+        await first;
+        await Apart(() => model.Acquire("merging").Dispose()).WaitAsync(TimeSpan.FromSeconds(30));
+    }
+
     [Fact]
     public async Task A_wait_can_be_cancelled_and_leaves_the_turn_to_the_next()
     {

@@ -150,14 +150,8 @@ public sealed class CmdletTests(ModuleHost host) : CmdletsInFolder(host, import:
     [Fact]
     public void Stopping_a_training_gives_the_prompt_back_within_two_seconds_and_leaves_the_model_usable()
     {
-        using var shell = host.Create("""
-            $data = @{ prompt = 'A'; completion = ' b' } | Import-TrainingDataset
-            $args[0] | Invoke-LoraTraining (New-LoraConfig -TargetModule q_proj) $data -AdapterName endless -MaxSteps 1000000
-            """, model);
-        using var began = new ManualResetEventSlim();
-        shell.Streams.Progress.DataAdded += (_, _) => began.Set();
-        var invocation = shell.BeginInvoke();
-        Assert.True(began.Wait(TimeSpan.FromSeconds(60)), "the training shows progress");
+        using var shell = EndlessTraining();
+        var invocation = BeginSteps(shell);
 
         var clock = Stopwatch.StartNew();
         shell.Stop();
@@ -165,7 +159,9 @@ public sealed class CmdletTests(ModuleHost host) : CmdletsInFolder(host, import:
         Assert.Throws<PipelineStoppedException>(() => shell.EndInvoke(invocation));
 
         // Where the machine is busy the last native call may end a moment later than the prompt is back.
-        SpinWait.SpinUntil(() => host.Run("$args[0] | Remove-PeftAdapter -AdapterName endless", model).Errors.Count == 0, TimeSpan.FromSeconds(30));
+        Assert.True(
+            SpinWait.SpinUntil(() => host.Run("$args[0] | Remove-PeftAdapter -AdapterName endless", model).Errors.Count == 0, TimeSpan.FromSeconds(30)),
+            "the adapter stays in the model with the steps it made");
         Assert.Single(host.Output("$args[0] | Invoke-TextGeneration 'A' -MaxNewTokens 1", model));
     }
 
@@ -197,6 +193,32 @@ public sealed class CmdletTests(ModuleHost host) : CmdletsInFolder(host, import:
             """, model, ModuleHost.ManifestPath);
         Assert.Equal(6, texts.Count);
         Assert.Single(texts.Select(static text => text.ToString()).Distinct());
+    }
+
+    [Fact]
+    public void A_runspace_that_waits_says_for_what_and_can_be_stopped()
+    {
+        using var other = new ModuleHost();
+        using var held = EndlessTraining();
+        using var waiting = other.Create("$args[0] | Invoke-TextGeneration 'x' -MaxNewTokens 1", model);
+        var holding = BeginSteps(held);
+        try
+        {
+            var wait = waiting.BeginInvoke();
+            SpinWait.SpinUntil(() => waiting.Streams.Progress.Count > 0, TimeSpan.FromSeconds(60));
+            Assert.Contains("busy with training", waiting.Streams.Progress[0].StatusDescription, StringComparison.Ordinal);
+            var stop = Stopwatch.StartNew();
+            waiting.Stop();
+            Assert.True(stop.Elapsed < TimeSpan.FromSeconds(2), stop.Elapsed.ToString());
+            Assert.True(wait.IsCompleted);
+        }
+        finally
+        {
+            held.Stop();
+        }
+
+        Assert.Single(host.Output("$args[0] | Invoke-TextGeneration 'x' -MaxNewTokens 1", model));
+        Assert.True(holding.IsCompleted);
     }
 
     [Fact]
@@ -252,5 +274,31 @@ public sealed class CmdletTests(ModuleHost host) : CmdletsInFolder(host, import:
         var error = Assert.Single(host.Run("Import-TrainingDataset ./bad.jsonl").Errors);
         Assert.StartsWith("DatasetRowInvalid,", error.FullyQualifiedErrorId, StringComparison.Ordinal);
         Assert.Contains("bad.jsonl, line 2, field 'completion'", error.Exception.Message, StringComparison.Ordinal);
+    }
+
+    /// <summary>A training, not begun, that ends only when it is stopped.</summary>
+    private System.Management.Automation.PowerShell EndlessTraining() => host.Create("""
+        $data = @{ prompt = 'A'; completion = ' b' } | Import-TrainingDataset
+        $args[0] | Invoke-LoraTraining (New-LoraConfig -TargetModule q_proj) $data -AdapterName endless -MaxSteps 1000000
+        """, model);
+
+    /// <summary>Begins a training and returns when it has made a step.</summary>
+    private static IAsyncResult BeginSteps(System.Management.Automation.PowerShell training)
+    {
+        using var stepped = new ManualResetEventSlim();
+        void Look(object? sender, DataAddedEventArgs added)
+        {
+            if (training.Streams.Progress[added.Index].StatusDescription.StartsWith("step", StringComparison.Ordinal))
+            {
+                stepped.Set();
+            }
+        }
+
+        training.Streams.Progress.DataAdded += Look;
+        var invocation = training.BeginInvoke();
+        var hasStepped = stepped.Wait(TimeSpan.FromSeconds(60));
+        training.Streams.Progress.DataAdded -= Look;
+        Assert.True(hasStepped, "the training shows steps");
+        return invocation;
     }
 }

@@ -155,17 +155,21 @@ public abstract class AdapterTrainingCommand : TrainingCommand
             var record = trainer.Train(output.Cancellation);
             report.End(record);
         }
-        catch when (trainer is not { StepsMade: > 0 })
+        catch (Exception error)
         {
-            // Nothing was learnt: the model is left as it was found.
-            added?.Undo();
-            throw;
-        }
-        catch (Exception error) when (trainer is not null && error is not OperationCanceledException)
-        {
-            output.WriteWarning(TrainsBase
-                ? $"The training ended in an error after step {trainer.StepsMade}. The model keeps what it has learnt; Export-PeftModel saves it."
-                : $"The training ended in an error after step {trainer.StepsMade}. The adapter '{name}' stays in the model with what it has learnt; Export-PeftAdapter saves it.");
+            // Not in a filter, which runs before the trainer has told how many steps it made.
+            if (trainer is not { StepsMade: > 0 })
+            {
+                // Nothing was learnt: the model is left as it was found.
+                added?.Undo();
+            }
+            else if (error is not OperationCanceledException)
+            {
+                output.WriteWarning(TrainsBase
+                    ? $"The training ended in an error after step {trainer.StepsMade}. The model keeps what it has learnt; Export-PeftModel saves it."
+                    : $"The training ended in an error after step {trainer.StepsMade}. The adapter '{name}' stays in the model with what it has learnt; Export-PeftAdapter saves it.");
+            }
+
             throw;
         }
 
