@@ -53,21 +53,7 @@ public class PromptMethodTests
     public void A_training_that_was_stopped_goes_on_as_if_it_had_not_been(string name)
     {
         var options = new TrainingOptions { LearningRate = 1e-2, BatchSize = 2, MaxSteps = 4, Seed = 5 };
-        using var folder = new TemporaryFolder();
-        using var whole = Model();
-        var expected = new Trainer(TrainerTests.Request(whole, options)).Train();
-        using (var stopped = Model())
-        {
-            using var stop = new CancellationTokenSource();
-            var data = new RandomRows(8, TinyLlama.Vocabulary) { Before = batch => TrainerTests.StopAt(batch, 2, stop) };
-            Assert.ThrowsAny<OperationCanceledException>(() => new Trainer(TrainerTests.Request(stopped, options, data) with { OutputPath = folder.Path }).Train(stop.Token));
-        }
-
-        using var resumed = Model();
-        var record = new Trainer(TrainerTests.Request(resumed, options) with { OutputPath = folder.Path, Resume = true }).Train();
-        Assert.Equal(2, record.ResumedFrom);
-        Assert.Equal(expected.Losses, record.Losses);
-        Assert.Equal(TrainerTests.Weights(whole), TrainerTests.Weights(resumed));
+        TrainerTests.GoesOnAfter(2, Model, options);
 
         PeftModel Model()
         {

@@ -17,24 +17,7 @@ public sealed class AdaLoraTrainingTests
     [InlineData(3)]
     [InlineData(5)]
     [InlineData(7)]
-    public void A_training_goes_on_with_what_was_measured(int stoppedAfter)
-    {
-        using var folder = new TemporaryFolder();
-        using var whole = Model();
-        var expected = new Trainer(TrainerTests.Request(whole, s_options)).Train();
-        using (var stopped = Model())
-        {
-            using var stop = new CancellationTokenSource();
-            var data = new RandomRows(8, TinyLlama.Vocabulary) { Before = batch => TrainerTests.StopAt(batch, stoppedAfter, stop) };
-            Assert.ThrowsAny<OperationCanceledException>(() => new Trainer(TrainerTests.Request(stopped, s_options, data) with { OutputPath = folder.Path }).Train(stop.Token));
-        }
-
-        using var resumed = Model();
-        var record = new Trainer(TrainerTests.Request(resumed, s_options) with { OutputPath = folder.Path, Resume = true }).Train();
-        Assert.Equal(stoppedAfter, record.ResumedFrom);
-        Assert.Equal(expected.Losses, record.Losses);
-        Assert.Equal(TrainerTests.Weights(whole), TrainerTests.Weights(resumed));
-    }
+    public void A_training_goes_on_with_what_was_measured(int stoppedAfter) => TrainerTests.GoesOnAfter(stoppedAfter, Model, s_options);
 
     [Fact]
     public void What_the_budget_took_away_is_not_saved_and_the_rest_computes_the_same()

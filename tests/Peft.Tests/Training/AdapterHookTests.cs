@@ -44,25 +44,7 @@ public sealed class AdapterHookTests
     [Theory]
     [InlineData(1)]
     [InlineData(4)]
-    public void A_training_goes_on_with_what_the_adapter_remembers(int stoppedAfter)
-    {
-        using var folder = new TemporaryFolder();
-        using var whole = Model();
-        var expected = new Trainer(TrainerTests.Request(whole, s_options)).Train();
-
-        using (var stopped = Model())
-        {
-            using var stop = new CancellationTokenSource();
-            var data = new RandomRows(8, TinyLlama.Vocabulary) { Before = batch => TrainerTests.StopAt(batch, stoppedAfter, stop) };
-            Assert.ThrowsAny<OperationCanceledException>(() => new Trainer(TrainerTests.Request(stopped, s_options, data) with { OutputPath = folder.Path }).Train(stop.Token));
-        }
-
-        using var resumed = Model();
-        var record = new Trainer(TrainerTests.Request(resumed, s_options) with { OutputPath = folder.Path, Resume = true }).Train();
-        Assert.Equal(stoppedAfter, record.ResumedFrom);
-        Assert.Equal(expected.Losses, record.Losses);
-        Assert.Equal(TrainerTests.Weights(whole), TrainerTests.Weights(resumed));
-    }
+    public void A_training_goes_on_with_what_the_adapter_remembers(int stoppedAfter) => TrainerTests.GoesOnAfter(stoppedAfter, Model, s_options);
 
     private static PeftModel Model()
     {

@@ -196,6 +196,26 @@ public class TrainerTests
         Assert.True(causal.Forward(TinyLlama.Inputs()["input_ids"], new ForwardContext { Selection = again.CurrentSelection }).Hidden.isfinite().all().item<bool>());
     }
 
+    /// <summary>A training that is stopped after some steps and goes on in another model ends with the losses and the bits of one that wasn't.</summary>
+    internal static void GoesOnAfter(int steps, Func<PeftModel> make, TrainingOptions options)
+    {
+        using var folder = new TemporaryFolder();
+        using var whole = make();
+        var expected = new Trainer(Request(whole, options)).Train();
+        using (var stopped = make())
+        {
+            using var stop = new CancellationTokenSource();
+            var data = new RandomRows(8, TinyLlama.Vocabulary) { Before = batch => StopAt(batch, steps, stop) };
+            Assert.ThrowsAny<OperationCanceledException>(() => new Trainer(Request(stopped, options, data) with { OutputPath = folder.Path }).Train(stop.Token));
+        }
+
+        using var resumed = make();
+        var record = new Trainer(Request(resumed, options) with { OutputPath = folder.Path, Resume = true }).Train();
+        Assert.Equal(steps, record.ResumedFrom);
+        Assert.Equal(expected.Losses, record.Losses);
+        Assert.Equal(Weights(whole), Weights(resumed));
+    }
+
     internal static void StopAt(int batch, int at, CancellationTokenSource stop)
     {
         if (batch == at)

@@ -6,11 +6,9 @@ namespace Peft.Adapters.Methods;
 
 /// <summary>An adapter whose layers share two random projections that stay as they are: VeRA's.</summary>
 /// <param name="name">The adapter's name.</param>
-/// <param name="config">The configuration.</param>
-/// <param name="ranks">Rows of A, and columns of B.</param>
-/// <param name="seed">Seed of the projections.</param>
-/// <param name="isSaved">Whether they are saved with the adapter.</param>
-public abstract class ProjectionAdapter(string name, LayerwiseConfig config, (int A, int B) ranks, int seed, bool isSaved) : LayerwiseAdapter(name, config)
+/// <param name="config">The configuration, whose rank B has for columns.</param>
+/// <param name="rows">Rows of A.</param>
+public abstract class ProjectionAdapter(string name, ProjectionConfig config, int rows) : LayerwiseAdapter(name, config)
 {
     /// <summary>[rows, largest input]; a layer reads its first columns.</summary>
     internal Parameter A { get; private set; } = null!;
@@ -25,7 +23,7 @@ public abstract class ProjectionAdapter(string name, LayerwiseConfig config, (in
         if (needed(A) || needed(B))
         {
             // PEFT draws both from one generator on the CPU, A first.
-            using var seeded = new Generator((ulong)seed);
+            using var seeded = new Generator((ulong)config.ProjectionSeed);
             A.Assign(RandomTensors.Uniform(A.Shape, Math.Sqrt(6.0 / A.Shape[1]), seeded, Device));
             B.Assign(RandomTensors.Uniform(B.Shape, Math.Sqrt(6.0 / B.Shape[1]), seeded, Device));
         }
@@ -37,9 +35,9 @@ public abstract class ProjectionAdapter(string name, LayerwiseConfig config, (in
     protected override void DeclareShared(IReadOnlyList<IAdaptable> targets)
     {
         var prefix = Config.PeftType.ToLowerInvariant();
-        A = new Parameter($"{prefix}_A", [ranks.A, targets.Max(static layer => layer.Inputs)]);
-        B = new Parameter($"{prefix}_B", [targets.Max(static layer => layer.Outputs), ranks.B]);
-        var role = isSaved ? ParameterRole.Frozen : ParameterRole.Derived;
+        A = new Parameter($"{prefix}_A", [rows, targets.Max(static layer => layer.Inputs)]);
+        B = new Parameter($"{prefix}_B", [targets.Max(static layer => layer.Outputs), config.Rank]);
+        var role = config.SaveProjection ? ParameterRole.Frozen : ParameterRole.Derived;
         Shared.Add(new AdapterParameter($"base_model.{A.Name}", A, role));
         Shared.Add(new AdapterParameter($"base_model.{B.Name}", B, role));
     }

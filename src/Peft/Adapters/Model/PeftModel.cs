@@ -450,53 +450,8 @@ public sealed class PeftModel : IDisposable
         }
     }
 
-    /// <summary>The adapter that is replaced leaves its slots first: a new one that starts from the base's weights finds them as they are without it.</summary>
-    private AdapterReplacement Replace(string name, Func<PeftAdapter> make)
-    {
-        _merge.Refuse();
-        var active = _adapters.Active;
-        var replaced = _adapters.Find(name);
-        int? position = replaced is null ? null : _adapters.Remove(replaced);
-        try
-        {
-            var taken = make();
-            try
-            {
-                _adapters.RefuseConflicts(taken.Adapter);
-            }
-            catch
-            {
-                taken.Adapter.Dispose();
-                throw;
-            }
-
-            _adapters.Insert(taken, position);
-            return new AdapterReplacement(taken, replaced, () => PutBack(taken, replaced, active));
-        }
-        catch
-        {
-            if (replaced is not null)
-            {
-                _adapters.Insert(replaced, position);
-            }
-
-            throw;
-        }
-    }
-
-    private void PutBack(PeftAdapter taken, PeftAdapter? replaced, IReadOnlyList<ActiveAdapter> active)
-    {
-        using var held = Acquire("undoing the replacement of an adapter");
-        _merge.Restore([]);
-        var position = _adapters.Remove(taken);
-        taken.Adapter.Dispose();
-        if (replaced is not null)
-        {
-            _adapters.Insert(replaced, position);
-        }
-
-        _adapters.Activate(active);
-    }
+    private AdapterReplacement Replace(string name, Func<PeftAdapter> make) =>
+        AdapterReplacement.Make(_adapters, _merge, () => Acquire("undoing the replacement of an adapter"), name, make);
 
     private PeftException Disposed(string operation) => new("ModelDisposed", $"The weights of '{Name}' were freed; {operation} needs them.")
     {

@@ -155,7 +155,7 @@ internal sealed class BartLayer : Module
 }
 
 /// <summary>An encoder or a decoder.</summary>
-internal sealed class BartStack : Module
+internal sealed class BartStack : EncoderDecoderHalf
 {
     private readonly BartConfig _config;
     private readonly bool _isDecoder;
@@ -178,14 +178,9 @@ internal sealed class BartStack : Module
         _norm = Add("layernorm_embedding", config.Norm());
     }
 
-    public Tensor Embed(Tensor ids, ForwardContext context) => Scaling.Forward(_words.Forward(ids, context), _config.EmbeddingScale, context);
+    public override Tensor Embed(Tensor ids, ForwardContext context) => Scaling.Forward(_words.Forward(ids, context), _config.EmbeddingScale, context);
 
-    /// <summary>Runs the half.</summary>
-    /// <param name="embeddings">[rows · length, width].</param>
-    /// <param name="encoded">What the encoder gave; null in the encoder.</param>
-    /// <param name="across">Who sees which of its positions.</param>
-    /// <param name="context">The forward pass, as this half sees it.</param>
-    public BackboneOutput Forward(Tensor embeddings, Tensor? encoded, AttentionPlan? across, ForwardContext context)
+    public override BackboneOutput Forward(Tensor embeddings, Tensor? encoded, AttentionPlan? across, ForwardContext context)
     {
         var own = _isDecoder ? AttentionPlan.Causal(context, embeddings.device) : AttentionPlan.BothWays(context, embeddings.device);
         var sum = ResidualSum.Forward(embeddings, LearnedPositions.Forward(_positions, context, embeddings.device, BartConfig.PositionOffset), context);
@@ -197,58 +192,20 @@ internal sealed class BartStack : Module
 }
 
 /// <summary>BART's encoder and decoder.</summary>
-internal sealed class BartModel : Backbone
+internal sealed class BartModel : EncoderDecoderBackbone
 {
-    private readonly BartConfig _config;
-    private readonly BartStack _encoder;
-    private readonly BartStack _decoder;
-
     public BartModel(ModelConfig source)
-        : base(source, source.Family.Stem + "Model")
+        : this(source, new BartConfig(source))
     {
-        _config = new BartConfig(source);
-        TokenEmbeddings = Add("shared", _config.Words());
-        _encoder = Add("encoder", new BartStack(_config, isDecoder: false));
-        _decoder = Add("decoder", new BartStack(_config, isDecoder: true));
     }
 
-    public override long Width => _config.Width;
-
-    public override Embedding TokenEmbeddings { get; }
-
-    public override IEnumerable<(string Owner, string Follower)> TiedParameters =>
-        [("shared.weight", "encoder.embed_tokens.weight"), ("shared.weight", "decoder.embed_tokens.weight")];
-
-    public override Tensor Embed(ModelInputs inputs, ForwardContext context) => _encoder.Embed(inputs.RequiredIds, context);
-
-    public override BackboneOutput Forward(Tensor embeddings, ModelInputs inputs, ForwardContext context)
+    private BartModel(ModelConfig source, BartConfig config)
+        : base(source, config.Words(), new BartStack(config, isDecoder: false), new BartStack(config, isDecoder: true))
     {
-        var pass = EncoderDecoderPass.Of(Config, inputs, context);
-        var encoded = inputs.Encoded ?? _encoder.Forward(embeddings, null, null, pass.Encoder);
-        var words = _decoder.Embed(pass.DecoderIds, pass.Decoder);
-        var (placed, virtualLength, decoder) = PromptPlacement.PlaceDecoder(words, pass.Decoder);
-        var across = AttentionPlan.Across(decoder, words.device, encoded.Length, pass.Encoder.AttentionMask);
-        return _decoder.Forward(placed, encoded.Hidden, across, decoder) with { Encoded = encoded, VirtualLength = virtualLength };
-    }
-}
-
-/// <summary>A classifier of rows: the decoder reads the row too, and its output where the text ends is classified.</summary>
-internal sealed class BartSequenceClassificationModel : SequenceClassificationModel
-{
-    private const string HeadName = "classification_head";
-
-    private readonly EndOfTextClassifier _head;
-
-    public BartSequenceClassificationModel(ModelConfig config, string className)
-        : base(config.Family.Backbone(config), className)
-    {
-        AddBackbone();
-        _head = Add(HeadName, new EndOfTextClassifier(config.Family.Stem + "ClassificationHead", Backbone.Width, LabelCount, config.Number("classifier_dropout") ?? 0));
+        Width = config.Width;
     }
 
-    public override IReadOnlyList<string> FreshModules => [HeadName];
-
-    public override Tensor Logits(BackboneOutput output, ForwardContext context) => _head.Forward(output, Config, context);
+    public override long Width { get; }
 }
 
 /// <summary>BART's heads.</summary>
@@ -257,7 +214,7 @@ internal static class BartHeads
     public static IReadOnlyList<HeadRow> All { get; } =
     [
         new("ForConditionalGeneration", "SEQ_2_SEQ_LM", static (config, name) => new SequenceToSequenceModel(config, name, config.Boolean("tie_word_embeddings") ?? true)),
-        new("ForSequenceClassification", "SEQ_CLS", static (config, name) => new BartSequenceClassificationModel(config, name)),
+        new("ForSequenceClassification", "SEQ_CLS", static (config, name) => new EndOfTextClassificationModel(config, name)),
         new("ForQuestionAnswering", "QUESTION_ANS", static (config, name) => new QuestionAnsweringModel(config, name)),
         HeadRow.Features,
     ];

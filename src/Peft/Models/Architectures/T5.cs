@@ -217,11 +217,12 @@ internal sealed class T5Block : Module
 }
 
 /// <summary>An encoder or a decoder.</summary>
-internal sealed class T5Stack : Module
+internal sealed class T5Stack : EncoderDecoderHalf
 {
     private readonly T5Config _config;
     private readonly bool _isDecoder;
     private readonly ModuleList<T5Block> _blocks;
+    private readonly Embedding _words;
     private readonly RmsNorm _norm;
     private readonly Dropout _dropout;
 
@@ -230,21 +231,16 @@ internal sealed class T5Stack : Module
     {
         _config = config;
         _isDecoder = isDecoder;
-        Words = Add("embed_tokens", new Embedding(config.VocabularySize, config.Width));
+        _words = Add("embed_tokens", new Embedding(config.VocabularySize, config.Width));
         _blocks = Add("block", new ModuleList<T5Block>(
             Enumerable.Range(0, isDecoder ? config.DecoderLayers : config.EncoderLayers).Select(i => new T5Block(config, i, isDecoder))));
         _norm = Add("final_layer_norm", config.Norm());
         _dropout = Add("dropout", new Dropout(config.DropoutRate));
     }
 
-    public Embedding Words { get; }
+    public override Tensor Embed(Tensor ids, ForwardContext context) => _words.Forward(ids, context);
 
-    /// <summary>Runs the stack.</summary>
-    /// <param name="embeddings">[rows · length, width].</param>
-    /// <param name="encoded">What the encoder gave; null in the encoder.</param>
-    /// <param name="across">Who sees which of its positions.</param>
-    /// <param name="context">The forward pass, as this stack sees it.</param>
-    public BackboneOutput Forward(Tensor embeddings, Tensor? encoded, AttentionPlan? across, ForwardContext context)
+    public override BackboneOutput Forward(Tensor embeddings, Tensor? encoded, AttentionPlan? across, ForwardContext context)
     {
         var own = _isDecoder ? AttentionPlan.Causal(context, embeddings.device) : AttentionPlan.BothWays(context, embeddings.device);
         var x = _dropout.Forward(embeddings, context);
@@ -294,58 +290,20 @@ internal static class RelativeBuckets
 }
 
 /// <summary>T5's encoder and decoder.</summary>
-internal sealed class T5Model : Backbone
+internal sealed class T5Model : EncoderDecoderBackbone
 {
-    private readonly T5Config _config;
-    private readonly T5Stack _encoder;
-    private readonly T5Stack _decoder;
-
     public T5Model(ModelConfig source)
-        : base(source, source.Family.Stem + "Model")
+        : this(source, new T5Config(source))
     {
-        _config = new T5Config(source);
-        TokenEmbeddings = Add("shared", new Embedding(_config.VocabularySize, _config.Width));
-        _encoder = Add("encoder", new T5Stack(_config, isDecoder: false));
-        _decoder = Add("decoder", new T5Stack(_config, isDecoder: true));
     }
 
-    public override long Width => _config.Width;
-
-    public override Embedding TokenEmbeddings { get; }
-
-    public override IEnumerable<(string Owner, string Follower)> TiedParameters =>
-        [("shared.weight", "encoder.embed_tokens.weight"), ("shared.weight", "decoder.embed_tokens.weight")];
-
-    public override Tensor Embed(ModelInputs inputs, ForwardContext context) => _encoder.Words.Forward(inputs.RequiredIds, context);
-
-    public override BackboneOutput Forward(Tensor embeddings, ModelInputs inputs, ForwardContext context)
+    private T5Model(ModelConfig source, T5Config config)
+        : base(source, new Embedding(config.VocabularySize, config.Width), new T5Stack(config, isDecoder: false), new T5Stack(config, isDecoder: true))
     {
-        var pass = EncoderDecoderPass.Of(Config, inputs, context);
-        var encoded = inputs.Encoded ?? _encoder.Forward(embeddings, null, null, pass.Encoder);
-        var words = _decoder.Words.Forward(pass.DecoderIds, pass.Decoder);
-        var (placed, virtualLength, decoder) = PromptPlacement.PlaceDecoder(words, pass.Decoder);
-        var across = AttentionPlan.Across(decoder, words.device, encoded.Length, pass.Encoder.AttentionMask);
-        return _decoder.Forward(placed, encoded.Hidden, across, decoder) with { Encoded = encoded, VirtualLength = virtualLength };
-    }
-}
-
-/// <summary>A classifier of rows: the decoder reads the row too, and its output where the text ends is classified.</summary>
-internal sealed class T5SequenceClassificationModel : SequenceClassificationModel
-{
-    private const string HeadName = "classification_head";
-
-    private readonly EndOfTextClassifier _head;
-
-    public T5SequenceClassificationModel(ModelConfig config, string className)
-        : base(config.Family.Backbone(config), className)
-    {
-        AddBackbone("transformer");
-        _head = Add(HeadName, new EndOfTextClassifier(config.Family.Stem + "ClassificationHead", Backbone.Width, LabelCount, config.Number("classifier_dropout") ?? 0));
+        Width = config.Width;
     }
 
-    public override IReadOnlyList<string> FreshModules => [HeadName];
-
-    public override Tensor Logits(BackboneOutput output, ForwardContext context) => _head.Forward(output, Config, context);
+    public override long Width { get; }
 }
 
 /// <summary>The heads of T5 and its relatives.</summary>
@@ -358,7 +316,7 @@ internal static class T5Heads
         new("ForConditionalGeneration", "SEQ_2_SEQ_LM", (config, name) => isFirstRelease(config)
             ? new SequenceToSequenceModel(config, name, isTied: true, Math.Pow(config.Size("d_model", 512), -0.5))
             : new SequenceToSequenceModel(config, name, isTied: false)),
-        new("ForSequenceClassification", "SEQ_CLS", static (config, name) => new T5SequenceClassificationModel(config, name)),
+        new("ForSequenceClassification", "SEQ_CLS", static (config, name) => new EndOfTextClassificationModel(config, name, "transformer")),
         HeadRow.Features,
     ];
 }

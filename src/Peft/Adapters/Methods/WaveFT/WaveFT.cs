@@ -1,6 +1,5 @@
 using Peft.Adapters.Configuration;
 using Peft.Adapters.Slots;
-using Peft.Adapters.Targets;
 using Peft.Models;
 using Peft.Models.Layers;
 using static TorchSharp.torch;
@@ -8,21 +7,18 @@ using static TorchSharp.torch;
 namespace Peft.Adapters.Methods.WaveFT;
 
 /// <summary>WaveFT (Bilican et al. 2025): a few coefficients of the change's wavelet transform are trained, at places chosen at random. Defaults are PEFT's.</summary>
-public sealed record WaveFTConfig : LayerwiseConfig
+public sealed record WaveFTConfig : SpectrumConfig
 {
     /// <inheritdoc/>
     public override string PeftType => "WAVEFT";
 
     /// <inheritdoc/>
-    public override IReadOnlyDictionary<string, ModuleNames> DefaultTargetModules => DefaultTargets.LoraWith(("gpt2", ["mlp.c_proj"]), ("gpt_bigcode", ["mlp.c_proj"]));
-
-    /// <summary>Coefficients of each layer.</summary>
     [ConfigField("n_frequency", Parameter = "FrequencyCount", Minimum = 1, ErrorId = "RankInvalid")]
-    public int FrequencyCount { get; init; } = 2592;
+    public override int FrequencyCount { get; init; } = 2592;
 
-    /// <summary>Multiplies the change.</summary>
+    /// <inheritdoc/>
     [ConfigField("scaling", IsReal = true)]
-    public double Scaling { get; init; } = 25;
+    public override double Scaling { get; init; } = 25;
 
     /// <summary>The wavelet: one of Daubechies', <c>db1</c> (Haar's) to <c>db10</c>.</summary>
     [ConfigField("wavelet_family", Parameter = "Wavelet")]
@@ -32,21 +28,9 @@ public sealed record WaveFTConfig : LayerwiseConfig
     [ConfigField("use_idwt", Parameter = "InverseTransform")]
     public bool TransformsBack { get; init; } = true;
 
-    /// <summary>Seed of the choice of places, which is the same in all layers of one shape and number.</summary>
-    [ConfigField("random_loc_seed", Parameter = "FrequencySeed", Minimum = 0)]
-    public int FrequencySeed { get; init; } = 777;
-
-    /// <inheritdoc/>
-    [ConfigField("fan_in_fan_out")]
-    public override bool FanInFanOut { get; init; }
-
     /// <summary>Which biases of the base are trained: <c>none</c>, <c>all</c>, or <c>waveft_only</c> for those of adapted layers.</summary>
     [ConfigField("bias", Choices = ["none", "all", "waveft_only"], ErrorId = "BiasUnknown")]
     public override BiasTraining Bias { get; init; }
-
-    /// <summary>Other numbers of coefficients for some modules: a table of name, path ending or regular expression of whole name parts to number; the first that matches counts.</summary>
-    [ConfigField("n_frequency_pattern", Parameter = "FrequencyPattern", Minimum = 1, ErrorId = "RankInvalid")]
-    public IReadOnlyDictionary<string, int> FrequencyPattern { get; init; } = new Dictionary<string, int>();
 
     /// <summary>Gives larger layers more coefficients, by their share of all adapted weights; patterns then don't count.</summary>
     [ConfigField("proportional_parameters", Parameter = "Proportional")]
@@ -66,22 +50,10 @@ public sealed record WaveFTConfig : LayerwiseConfig
     /// <inheritdoc/>
     public override Adapter CreateAdapter(string name) => new WaveFTAdapter(name, this);
 
-    /// <inheritdoc/>
-    public override LayerAdapter CreateLayer(IAdaptable layer, LayerwiseAdapter adapter, ICollection<string> messages)
-    {
-        if (layer is not Linear)
-        {
-            throw KindRefused(layer);
-        }
+    private protected override long CountOf(IAdaptable layer, LayerwiseAdapter adapter) =>
+        ((WaveFTAdapter)adapter).ShareOf(layer) ?? base.CountOf(layer, adapter);
 
-        var count = ((WaveFTAdapter)adapter).CountOf(layer);
-        return count <= layer.Weight.Count ? new WaveFTLayer(layer, this, count) : throw new PeftException(
-            "RankInvalid", $"n_frequency is {count}, more than the {layer.Weight.Count} coefficients that the change of '{layer.Path}' has.")
-        {
-            Target = layer.Path,
-            RecommendedAction = "Give a lower n_frequency, or one for this layer by n_frequency_pattern.",
-        };
-    }
+    private protected override LayerAdapter CreateLayer(IAdaptable layer, long count) => new WaveFTLayer(layer, this, count);
 }
 
 /// <summary>WaveFT on a model.</summary>
@@ -91,10 +63,10 @@ public sealed class WaveFTAdapter(string name, WaveFTConfig config) : LayerwiseA
     private double _total;
     private int _layers;
 
-    /// <summary>How many coefficients a layer has.</summary>
-    internal long CountOf(IAdaptable layer) => _config.IsProportional
+    /// <summary>How many coefficients a layer has by its share of all adapted weights; null where shares don't count.</summary>
+    internal long? ShareOf(IAdaptable layer) => _config.IsProportional
         ? Math.Max(1, (long)Math.Round(layer.Weight.Count / _total * (_config.FrequencyCount * (long)_layers)))
-        : TargetMatcher.Lookup(_config.FrequencyPattern, layer.Path, _config.FrequencyCount);
+        : null;
 
     /// <inheritdoc/>
     protected override void DeclareShared(IReadOnlyList<IAdaptable> targets)
