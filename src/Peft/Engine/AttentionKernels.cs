@@ -82,6 +82,45 @@ internal static unsafe class AttentionKernels
         return scores.softmax(-1);
     }
 
+    /// <summary>Softmax of one row in place; where all are hidden, all weigh alike.</summary>
+    internal static void Softmax(Span<float> scores)
+    {
+        var largest = TensorPrimitives.Max((ReadOnlySpan<float>)scores);
+        if (float.IsNegativeInfinity(largest))
+        {
+            scores.Fill(1f / scores.Length);
+            return;
+        }
+
+        TensorPrimitives.Subtract(scores, largest, scores);
+        TensorPrimitives.Exp(scores, scores);
+        TensorPrimitives.Multiply(scores, 1 / TensorPrimitives.Sum((ReadOnlySpan<float>)scores), scores);
+    }
+
+    /// <summary>Hides scores where the mask says so. Masks are long runs of one value: eight at a time where none is hidden.</summary>
+    internal static void Hide(Span<float> scores, ReadOnlySpan<bool> mask)
+    {
+        var i = 0;
+        var eights = MemoryMarshal.Cast<bool, ulong>(mask);
+        for (var eight = 0; eight < eights.Length; eight++, i += 8)
+        {
+            if (eights[eight] == 0)
+            {
+                continue;
+            }
+
+            if (eights[eight] == 0x0101010101010101)
+            {
+                scores.Slice(i, 8).Fill(float.NegativeInfinity);
+                continue;
+            }
+
+            HideEach(scores.Slice(i, 8), mask.Slice(i, 8));
+        }
+
+        HideEach(scores[i..], mask[i..]);
+    }
+
     private static void Softmax(void* state, long from, long to)
     {
         var work = (SoftmaxWork*)state;
@@ -95,18 +134,7 @@ internal static unsafe class AttentionKernels
                 Hide(scores[^work->MaskedKeys..], new ReadOnlySpan<bool>(mask, work->MaskedKeys));
             }
 
-            var largest = TensorPrimitives.Max((ReadOnlySpan<float>)scores);
-            if (float.IsNegativeInfinity(largest))
-            {
-                scores.Fill(1f / work->Keys);
-            }
-            else
-            {
-                TensorPrimitives.Subtract(scores, largest, scores);
-                TensorPrimitives.Exp(scores, scores);
-                TensorPrimitives.Multiply(scores, 1 / TensorPrimitives.Sum((ReadOnlySpan<float>)scores), scores);
-            }
-
+            Softmax(scores);
             work->Scores.Write(row, scores);
         }
 
@@ -128,30 +156,6 @@ internal static unsafe class AttentionKernels
         }
 
         NativeMemory.Free(scratch);
-    }
-
-    // Masks are long runs of one value: eight at a time where none is hidden.
-    private static void Hide(Span<float> scores, ReadOnlySpan<bool> mask)
-    {
-        var i = 0;
-        var eights = MemoryMarshal.Cast<bool, ulong>(mask);
-        for (var eight = 0; eight < eights.Length; eight++, i += 8)
-        {
-            if (eights[eight] == 0)
-            {
-                continue;
-            }
-
-            if (eights[eight] == 0x0101010101010101)
-            {
-                scores.Slice(i, 8).Fill(float.NegativeInfinity);
-                continue;
-            }
-
-            HideEach(scores.Slice(i, 8), mask.Slice(i, 8));
-        }
-
-        HideEach(scores[i..], mask[i..]);
     }
 
     private static void HideEach(Span<float> scores, ReadOnlySpan<bool> mask)

@@ -1,9 +1,11 @@
+using System.Numerics.Tensors;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 using Peft.Tensors;
 using TorchSharp;
 using static TorchSharp.torch;
+using Tensor = TorchSharp.torch.Tensor;
 
 namespace Peft.Engine;
 
@@ -107,6 +109,33 @@ internal readonly unsafe struct CpuRows
             {
                 Narrow(from, (ushort*)Row(row), values.Length);
             }
+        }
+    }
+
+    /// <summary>Adds a row times a factor.</summary>
+    public void AddTo(Span<float> sum, long row, float factor)
+    {
+        if (!IsBFloat16)
+        {
+            TensorPrimitives.MultiplyAdd(new ReadOnlySpan<float>(Row(row), sum.Length), factor, sum, sum);
+            return;
+        }
+
+        var values = (ushort*)Row(row);
+        var i = 0;
+        if (Vector256.IsHardwareAccelerated)
+        {
+            var factors = Vector256.Create(factor);
+            for (ref var at = ref MemoryMarshal.GetReference(sum); i <= sum.Length - 8; i += 8)
+            {
+                var wide = Vector256.ShiftLeft(Vector256.WidenLower(Vector128.Load(values + i).ToVector256Unsafe()), 16).AsSingle();
+                Vector256.FusedMultiplyAdd(wide, factors, Vector256.LoadUnsafe(ref at, (nuint)i)).StoreUnsafe(ref at, (nuint)i);
+            }
+        }
+
+        for (; i < sum.Length; i++)
+        {
+            sum[i] += BitConverter.UInt32BitsToSingle((uint)values[i] << 16) * factor;
         }
     }
 

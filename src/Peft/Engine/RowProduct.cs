@@ -27,23 +27,31 @@ internal static unsafe class RowProduct
         var given = CpuRows.Of(x, width);
         var work = new Work { Weight = CpuRows.Of(weight, width), Result = CpuRows.Of(y, height).Row(0), Width = width };
         var grain = Math.Max(1, GrainElements / Math.Max(1, width));
-        if (given.IsBFloat16)
-        {
-            work.Input = (float*)NativeMemory.AlignedAlloc((nuint)(width + 1) * sizeof(float), 64);
-            Split((ushort*)given.Row(0), work.Input, width);
-            RowParallel.Run(height, grain, &BFloat16Rows, &work);
-            NativeMemory.AlignedFree(work.Input);
-        }
-        else
-        {
-            work.Input = (float*)given.Row(0);
-            RowParallel.Run(height, grain, &Float32Rows, &work);
-        }
-
+        var scratch = given.IsBFloat16 ? (float*)NativeMemory.AlignedAlloc((nuint)(width + 1) * sizeof(float), 64) : null;
+        work.Input = Input(given, 0, width, scratch);
+        RowParallel.Run(height, grain, given.IsBFloat16 ? &BFloat16Rows : &Float32Rows, &work);
+        NativeMemory.AlignedFree(scratch);
         GC.KeepAlive(x);
         GC.KeepAlive(weight);
         return y;
     }
+
+    /// <summary>A row of input as <see cref="Dot"/> takes it: itself, or put in order in the scratch memory.</summary>
+    internal static float* Input(CpuRows x, long row, long width, float* scratch)
+    {
+        if (!x.IsBFloat16)
+        {
+            return (float*)x.Row(row);
+        }
+
+        Split((ushort*)x.Row(row), scratch, width);
+        return scratch;
+    }
+
+    /// <summary>The product of a row of weights and an input.</summary>
+    internal static float Dot(CpuRows weight, long row, float* input, long width) => weight.IsBFloat16
+        ? Vector512.IsHardwareAccelerated ? HalvesDot512((ushort*)weight.Row(row), input, width) : HalvesDot256((ushort*)weight.Row(row), input, width)
+        : Vector512.IsHardwareAccelerated ? Dot512((float*)weight.Row(row), input, width) : Dot256((float*)weight.Row(row), input, width);
 
     /// <summary>
     /// The input of a bfloat16 product in the order in which weights come out of a register: of each block of lanes taken as 32 bits the
@@ -74,8 +82,7 @@ internal static unsafe class RowProduct
         var y = (float*)work->Result;
         for (var row = from; row < to; row++)
         {
-            var weight = (float*)work->Weight.Row(row);
-            y[row] = Vector512.IsHardwareAccelerated ? Dot512(weight, work->Input, work->Width) : Dot256(weight, work->Input, work->Width);
+            y[row] = Dot(work->Weight, row, work->Input, work->Width);
         }
     }
 
@@ -85,8 +92,7 @@ internal static unsafe class RowProduct
         var y = (ushort*)work->Result;
         for (var row = from; row < to; row++)
         {
-            var weight = (ushort*)work->Weight.Row(row);
-            var sum = Vector512.IsHardwareAccelerated ? HalvesDot512(weight, work->Input, work->Width) : HalvesDot256(weight, work->Input, work->Width);
+            var sum = Dot(work->Weight, row, work->Input, work->Width);
             CpuRows.Narrow(&sum, y + row, 1);
         }
     }

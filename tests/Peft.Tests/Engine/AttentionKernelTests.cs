@@ -29,6 +29,30 @@ public sealed class AttentionKernelTests : IDisposable
     }
 
     [Theory]
+    [InlineData(ScalarType.Float32, 64, 64, 1e-5)]
+    [InlineData(ScalarType.Float32, 7, 130, 1e-5)]
+    [InlineData(ScalarType.BFloat16, 64, 72, 1e-2)]
+    [InlineData(ScalarType.BFloat16, 5, 19, 1e-2)]
+    public void One_query_over_stored_keys_gives_what_the_operators_give(ScalarType type, int size, int valueSize, double tolerance)
+    {
+        const int Rows = 2, KeyHeads = 3, Group = 2, Stored = 40, First = 4, Count = 29;
+        var queries = randn(Rows, 1, KeyHeads * Group, size).mul_(0.3).to(type);
+
+        // Buffers are longer than what is stored in them.
+        var keys = randn(Rows * KeyHeads, Stored, size).to(type).narrow(1, 0, First + Count);
+        var values = randn(Rows * KeyHeads, Stored, valueSize).to(type).narrow(1, 0, First + Count);
+        Assert.True(SingleQueryKernel.Serves(queries, keys, values));
+        foreach (var mask in new[] { null, rand(1, 20).gt(0.5), rand([Rows, 1, 1, 1, Count]).gt(0.3) })
+        {
+            var scores = queries.to(ScalarType.Float32).view(Rows * KeyHeads, Group, size)
+                .bmm(keys.to(ScalarType.Float32).narrow(1, First, Count).transpose(1, 2));
+            var expected = AttentionKernels.SoftmaxByOperators(scores, mask, 1, Rows).bmm(values.to(ScalarType.Float32).narrow(1, First, Count));
+            var found = SingleQueryKernel.Run(queries, keys, values, (First, Count), mask);
+            OperatorTests.Close(expected.view(Rows, -1), found.to(ScalarType.Float32), tolerance);
+        }
+    }
+
+    [Theory]
     [InlineData(ScalarType.Float32, 1e-6)]
     [InlineData(ScalarType.BFloat16, 2e-2)]
     public void The_gradient_of_softmax_is_autograds(ScalarType type, double tolerance)

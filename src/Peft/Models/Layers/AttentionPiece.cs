@@ -33,6 +33,12 @@ internal sealed class AttentionPiece(
             return Native(_queries, _keys, _values).reshape(call.Rows * call.Length, _shape.Heads * _shape.ValueSize);
         }
 
+        if (IsSingle())
+        {
+            var seen = call.Plan.Blocks[0];
+            return SingleQueryKernel.Run(_queries, _keys, _values, (seen.Key, seen.Keys), seen.Mask);
+        }
+
         var all = empty([call.Rows, call.Length, _shape.KeyValueHeads, _shape.Group, _shape.ValueSize], _queries.dtype, _queries.device);
         foreach (var block in call.Plan.Blocks)
         {
@@ -106,6 +112,15 @@ internal sealed class AttentionPiece(
             gradients.Add(BiasInput, gb);
         }
     }
+
+    /// <summary>One new token a row on a processor, as texts are continued.</summary>
+    private bool IsSingle() => call.Length == 1
+        && context.Tape is null
+        && _bias is null
+        && sinks is null
+        && !_drops
+        && _shape.SoftCap is null
+        && SingleQueryKernel.Serves(_queries, _keys, _values);
 
     /// <summary>
     /// On a GPU the engine's own kernel takes the whole of attention where it is plainly causal, or where a single query sees all keys: no
