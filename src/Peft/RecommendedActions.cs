@@ -19,6 +19,7 @@ internal static class RecommendedActions
     private static readonly FrozenDictionary<string, string> s_texts = new Dictionary<string, string>(StringComparer.Ordinal)
     {
         ["AdapterConfigContradictory"] = "Leave one of the settings out, or change it so that they agree.",
+        ["AdapterConversionNotSupported"] = "Use the adapter as it is, or merge it.",
         ["AdapterNamedTwice"] = "Name each adapter once.",
         ["AdapterTensorMissing"] = "Fetch or export the adapter's files again; they are cut off, or its adapter_config.json was edited.",
         ["HeadNameTaken"] = "Choose another name.",

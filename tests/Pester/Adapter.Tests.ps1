@@ -22,6 +22,65 @@ Describe 'The cmdlets for adapters' {
         $model | Remove-PeftModel
     }
 
+    Describe 'ConvertTo-LoraAdapter' {
+        It 'makes LoRA of another method and says what is lost' {
+            $loha = $model | Add-PeftAdapter (New-LoHaConfig -TargetModule q_proj -Rank 2 -StartAtZero $false) loha -Seed 1
+            $lora = $loha | ConvertTo-LoraAdapter -Rank 4 -NewName lora -InformationVariable said
+            $lora | Should -BeOfType Peft.Adapters.Model.PeftAdapter
+            $lora.Config.PeftType, $lora.Config.Rank | Should -Be 'LORA', 4
+            "$said" | Should -Match 'of the change is lost'
+            $lora.Conversion.Layers.Count | Should -Be $loha.AdaptedModules.Count
+            $loha | Set-ActiveAdapter
+            $before = Get-Score
+            $lora | Set-ActiveAdapter
+            Get-Score | Should -BeGreaterThan ($before - 0.01)
+            Get-Score | Should -BeLessThan ($before + 0.01)
+        }
+
+        It 'changes nothing with -WhatIf' {
+            $adapter | ConvertTo-LoraAdapter -WhatIf
+            ($model | Get-PeftAdapter).Name | Should -Be 'a'
+        }
+
+        It 'refuses a name that is taken, and what has no weights' {
+            { $adapter | ConvertTo-LoraAdapter -NewName a -ErrorAction Stop } | Should -Throw -ErrorId 'AdapterExists,*'
+            $prompt = $model | Add-PeftAdapter (New-PromptTuningConfig -VirtualTokenCount 2) prompt
+            { $prompt | ConvertTo-LoraAdapter -ErrorAction Stop } | Should -Throw -ErrorId 'AdapterConversionNotPossible,*'
+        }
+
+        It 'extracts what a model has that another has not' {
+            $tuned = Import-PeftModel $base -DataType float32 -Name tuned
+            $null = $tuned | Add-PeftAdapter $config b -Seed 1 | Merge-LoraAdapter -Unload
+            $learnt = ConvertTo-LoraAdapter -BaseModel $model -TunedModel $tuned -Rank 2 -NewName learnt
+            $learnt.Conversion.Error | Should -BeLessThan 0.001
+            $learnt.Config.TargetModules.Names | Should -Be 'q_proj'
+            $tuned | Remove-PeftModel
+        }
+
+        It 'completes names of adapters' {
+            Get-Completion 'ConvertTo-LoraAdapter -Model $model -AdapterName ' | Should -Contain 'a'
+        }
+    }
+
+    Describe 'Measure-IntruderDimension' {
+        It 'finds the directions that a strong change of low rank brings' {
+            $strong = $model | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj -Rank 2 -Alpha 2000 -Initialization false) strong -Seed 1
+            $found = $strong | Measure-IntruderDimension -Leading 4
+            $found | Should -BeOfType Peft.Adapters.Conversion.IntruderReport
+            ($found | Measure-Object Count -Sum).Sum | Should -BeGreaterThan 0
+            $found[0].Likeness.Count | Should -Be 4
+        }
+
+        It 'finds none where nothing changes' {
+            $idle = $model | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj -Rank 2) idle
+            ($idle | Measure-IntruderDimension | Measure-Object Count -Sum).Sum | Should -Be 0
+        }
+
+        It 'refuses an adapter that is not there' {
+            { $model | Measure-IntruderDimension nobody -ErrorAction Stop } | Should -Throw -ErrorId 'AdapterNotFound,*'
+        }
+    }
+
     Describe 'New-PeftConfig' {
         It 'makes the configuration of any method, with the method''s fields for parameters' {
             $made = New-PeftConfig -Method IA3 -TargetModule k_proj, down_proj -FeedforwardModule down_proj

@@ -181,11 +181,16 @@ public sealed class Parameter
     /// <param name="type">The type to compute in.</param>
     public Tensor Unpacked(ScalarType type)
     {
-        if (Packed is not { } form)
-        {
-            return Layers.LinearProduct.Cast(Data, type);
-        }
+        return Packed is { } form ? Unpacked(form, type) : Layers.LinearProduct.Cast(Data, type);
+    }
 
+    /// <summary>The weights as they were loaded, without any edit, as <see cref="Unpacked(ScalarType)"/> gives them.</summary>
+    /// <param name="type">The type to compute in.</param>
+    internal Tensor Loaded(ScalarType type) => Edits?.Loaded(type) ?? Unpacked(type);
+
+    /// <summary>Packed weights in a type.</summary>
+    internal static Tensor Unpacked(PackedWeight form, ScalarType type)
+    {
         var values = empty([.. form.Shape], type, form.Device);
         form.Unpack(values);
         return form.IsTransposed ? values.t() : values;

@@ -112,6 +112,9 @@ internal sealed class EditStack(Parameter parameter)
     /// <summary>Memory that these take, without asking the tensor: another thread may free it meanwhile.</summary>
     public long OriginalBytes { get; private set; }
 
+    /// <summary>The weights below all edits, in a type, for the caller's dispose scope.</summary>
+    public Tensor Loaded(ScalarType type) => _originalForm is { } form ? Parameter.Unpacked(form, type) : Layers.LinearProduct.Cast(Original ?? _tiedTo!.Data, type);
+
     public void Push(WeightEdits cause, WeightEdit edit)
     {
         using var scope = NewDisposeScope();

@@ -1,5 +1,6 @@
 using System.Management.Automation;
 using Peft.Adapters;
+using Peft.Adapters.Conversion;
 using Peft.Adapters.Model;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
@@ -25,6 +26,10 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
     [PSDefaultValue(Value = "*", Help = "*")]
     [ValidateNotNullOrEmpty]
     public string[] AdapterName { get; set; } = ["*"];
+
+    /// <summary>Writes LoRA for the base as it was loaded: of an adapter whose start took a part out of the base (PiSSA, OLoRA) at twice the rank, so that other programs need not make that start again; of another method as ConvertTo-LoraAdapter does.</summary>
+    [Parameter]
+    public SwitchParameter AsLora { get; set; }
 
     /// <summary>Writes over an adapter that is in the folder already.</summary>
     [Parameter]
@@ -70,7 +75,15 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
 
         if (ShouldProcess(folder, $"Write the adapter '{adapter.Name}'"))
         {
-            Run(_ => adapter.Model.SaveAdapter(adapter.Name, folder));
+            if (AsLora)
+            {
+                WriteLine($"{adapter.Name}: {Run(output => AdapterConversion.SaveAsLora(adapter.Model, adapter.Name, folder, new ConversionOptions { Cancellation = output.Cancellation }))}");
+            }
+            else
+            {
+                Run(_ => adapter.Model.SaveAdapter(adapter.Name, folder));
+            }
+
             if (PassThru)
             {
                 WriteObject(adapter);

@@ -1,3 +1,4 @@
+using Peft.Adapters.Conversion;
 using Peft.Adapters.Slots;
 using Peft.Models.Layers;
 using static TorchSharp.torch;
@@ -24,6 +25,13 @@ internal abstract class FactorLayer(IAdaptable layer, double scale, double dropo
         var (a, b) = Factors(current.Weight.dtype);
         current.Weight.add_(Layer.FromMatrix(b.mm(a)), alpha: scale);
         return current;
+    }
+
+    /// <inheritdoc/>
+    internal override ChangeFactors ExactFactors()
+    {
+        var (a, b) = Factors(ScalarType.Float32);
+        return new ChangeFactors(a, b, scale);
     }
 
     /// <summary>The factors A [rank, in · kernel] and B [out, rank].</summary>

@@ -1,4 +1,5 @@
 using Peft.Adapters.Asking;
+using Peft.Adapters.Conversion;
 using Peft.Adapters.Files;
 using Peft.Adapters.Slots;
 using Peft.Adapters.Targets;
@@ -53,6 +54,9 @@ public sealed class PeftAdapter
 
     /// <summary>How it wants to be asked: what its training made prompts of; null where that isn't known. It is saved beside the adapter.</summary>
     public PromptForm? PromptForm { get; set; }
+
+    /// <summary>What was lost when it was made of another adapter, or of two models; null where it wasn't.</summary>
+    public ConversionReport? Conversion { get; internal set; }
 
     /// <summary>The adapter itself, for those who compute with it.</summary>
     public Adapter Adapter { get; }

@@ -1,3 +1,4 @@
+using Peft.Adapters.Conversion;
 using Peft.Models;
 using Peft.Models.Layers;
 using static TorchSharp.torch;
@@ -46,6 +47,12 @@ public abstract class LayerAdapter(IAdaptable layer) : IDisposable
     /// <summary>The change as two factors, or null when it isn't one.</summary>
     /// <param name="weight">Strength from the selection; 1 is as trained.</param>
     public virtual LowRank? LowRank(float weight) => null;
+
+    /// <summary>
+    /// The change of the weight as it was loaded as a product that holds it exactly, what a start took out of the base in it; null where it is no such product,
+    /// or one that isn't smaller than the change. In the caller's dispose scope.
+    /// </summary>
+    internal virtual ChangeFactors? ExactFactors() => null;
 
     /// <summary>Changes the input on its way in. Called only when <see cref="ChangesInput"/>.</summary>
     /// <param name="x">[..., in], as the adapter outside of this one left it.</param>

@@ -153,6 +153,19 @@ public sealed record LoraConfig : LayerwiseConfig
     /// <summary>What a change of some rank is multiplied by.</summary>
     internal double Scale(double alpha, int rank) => alpha / (UseRslora ? Math.Sqrt(rank) : rank);
 
+    /// <summary>The configuration whose ranks are larger by a factor, at the same scales.</summary>
+    internal LoraConfig Widened(int times)
+    {
+        var strength = UseRslora ? Math.Sqrt(times) : times;
+        return this with
+        {
+            Rank = Rank * times,
+            Alpha = Alpha * strength,
+            RankPattern = RankPattern.ToDictionary(static entry => entry.Key, entry => entry.Value * times),
+            AlphaPattern = AlphaPattern.ToDictionary(static entry => entry.Key, entry => entry.Value * strength),
+        };
+    }
+
     /// <inheritdoc/>
     public override Adapter CreateAdapter(string name) => new LoraAdapter(name, this);
 

@@ -1,3 +1,4 @@
+using Peft.Adapters.Conversion;
 using Peft.Adapters.Slots;
 using Peft.Models;
 using Peft.Models.Layers;
@@ -90,6 +91,11 @@ internal class LoraLayer : LayerAdapter
 
     /// <inheritdoc/>
     public override LowRank? LowRank(float weight) => new(A, B, Bias, _scale * weight, Layer is Embedding ? 0 : _config.Dropout);
+
+    /// <summary>Beside the factors, the start that was taken out of the base, subtracted.</summary>
+    internal override ChangeFactors? ExactFactors() => LowRank(1) is null || Bias is not null || _start.Base is not null ? null
+        : _firstA is null ? new ChangeFactors(A.Data.flatten(1), B.Data.flatten(1), _scale)
+        : new ChangeFactors(cat([A.Data, _firstA.Data], 0), cat([B.Data, _firstB!.Data.neg()], 1), _scale);
 
     /// <inheritdoc/>
     public override Tensor After(Tensor x, Tensor y, SlotCall call)

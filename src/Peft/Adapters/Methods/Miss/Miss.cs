@@ -1,4 +1,5 @@
 using Peft.Adapters.Configuration;
+using Peft.Adapters.Conversion;
 using Peft.Adapters.Slots;
 using Peft.Models;
 using Peft.Models.Layers;
@@ -98,6 +99,19 @@ internal sealed class MissLayer : MatrixLayer
     /// <inheritdoc/>
     public override Tensor After(Tensor x, Tensor y, SlotCall call) => base.After(
         call.Context.IsTraining && _config.Dropout > 0 && _config.Initialisation != MissConfig.Bat ? x * RandomTensors.DropoutMask(x, _config.Dropout, call.Context.Generator) : x, y, call);
+
+    /// <summary>Every input adds to the inner value of its place among the rank's: LoRA with a first factor of ones and zeros.</summary>
+    internal override ChangeFactors? ExactFactors()
+    {
+        if (_config.Initialisation == MissConfig.Bat)
+        {
+            return null;
+        }
+
+        var places = arange(Layer.Inputs, device: Layer.Device).remainder(_rank);
+        var sums = places.unsqueeze(0).eq(arange(_rank, device: Layer.Device).unsqueeze(1)).to(ScalarType.Float32);
+        return new ChangeFactors(sums, _block.Data.to(ScalarType.Float32).t().repeat(Layer.Outputs / _block.Shape[1], 1), 1) { KeepsRank = true };
+    }
 
     /// <inheritdoc/>
     protected override Tensor Change(ScalarType type, Func<Tensor> bare)
