@@ -39,6 +39,7 @@
         'Invoke-PreferenceTraining'
         'Invoke-TextGeneration'
         'Join-PeftAdapter'
+        'Join-TrainingDataset'
         'Measure-IntruderDimension'
         'Measure-ModelParameter'
         'Measure-Perplexity'

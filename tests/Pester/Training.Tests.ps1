@@ -109,6 +109,22 @@ Describe 'The cmdlets for data and training' {
         }
     }
 
+    Describe 'Join-TrainingDataset' {
+        It 'mixes data sets by weight, and takes them from the pipeline' {
+            $many = 1..30 | ForEach-Object { @{ prompt = "$_"; completion = 'a' } } | Import-TrainingDataset
+            $few = 1..5 | ForEach-Object { @{ text = "$_" } } | Import-TrainingDataset
+            (Join-TrainingDataset $many, $few -Weight 3, 1).Count | Should -Be 20
+            ($many, $few | Join-TrainingDataset).Count | Should -Be 35
+            (Join-TrainingDataset $many, $few 3, 1 -Repeat).Layout | Should -Be 'PromptCompletion + Text'
+        }
+
+        It 'names what is wrong' {
+            $failure = Get-ErrorRecord { Join-TrainingDataset $data, $data -Weight 1 -ErrorAction Stop }
+            $failure.FullyQualifiedErrorId | Should -BeLike 'DatasetSharesInvalid,*'
+            $failure.ErrorDetails.RecommendedAction | Should -Not -BeNullOrEmpty
+        }
+    }
+
     Describe 'Select-TrainingDataset' {
         It 'filters, slices and shuffles' {
             ($data | Select-TrainingDataset { $_.prompt -eq 'C' }).Rows[0].Values['completion'] | Should -Be ' d'
@@ -341,7 +357,7 @@ Describe 'The cmdlets for data and training' {
             @{ Id = 'DatasetKindUnfit'; Script = { $model | Invoke-PreferenceTraining $config $data -ErrorAction Stop } }
             @{ Id = 'TrainingOptionInvalid'; Script = { $model | Invoke-PreferenceTraining $config $pairs -LossType nothing -ErrorAction Stop } }
             @{ Id = 'TrainingOptionUnknown'; Script = { $model | Invoke-PreferenceTraining $config $pairs -ObjectiveOption @{ no_such = 1 } -ErrorAction Stop } }
-            @{ Id = 'PackingNotPossible'; Script = { $model | Invoke-PreferenceTraining $config $pairs -Packing -ErrorAction Stop } }
+            @{ Id = 'PackingNotPossible'; Script = { $model | Invoke-PreferenceTraining $config $pairs -Packing BestFit -ErrorAction Stop } }
         ) {
             $failure = Get-ErrorRecord $Script
             $failure.FullyQualifiedErrorId | Should -BeLike "$Id,*"

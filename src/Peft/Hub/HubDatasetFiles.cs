@@ -1,5 +1,6 @@
 using System.IO.Enumeration;
 using System.Text.RegularExpressions;
+using Peft.Files;
 
 namespace Peft.Hub;
 
@@ -35,10 +36,17 @@ public static partial class HubDatasetFiles
     /// <param name="subset">Which of several data sets in the repository; null for the only one, or the one that is called <c>default</c>.</param>
     /// <param name="split">Which part; null for <c>train</c>, or the only one.</param>
     /// <param name="include">Wildcards that name the files themselves; none for all.</param>
+    /// <param name="card">The repository's README.md, whose <c>configs:</c> say which files are what; null where names tell alone.</param>
     /// <exception cref="PeftException"><c>HubDatasetWithoutFiles</c>, <c>HubSubsetUnknown</c> or <c>HubSplitUnknown</c>, with those there are.</exception>
-    public static IReadOnlyList<HubFile> Choose(IReadOnlyList<HubFile> files, string? subset = null, string? split = null, IReadOnlyList<string>? include = null)
+    public static IReadOnlyList<HubFile> Choose(
+        IReadOnlyList<HubFile> files, string? subset = null, string? split = null, IReadOnlyList<string>? include = null, string? card = null)
     {
         ArgumentNullException.ThrowIfNull(files);
+        if (card is not null && include is not { Count: > 0 } && HubDatasetCard.PartsOf(card, files) is { Count: > 0 } told)
+        {
+            return Pick(told.ToLookup(static entry => entry.Part, static entry => entry.File), subset, split);
+        }
+
         HubFile[] candidates = [.. files.Where(file => include is { Count: > 0 }
             ? include.Any(pattern => FileSystemName.MatchesSimpleExpression(pattern, file.Path))
             : !s_noData.Contains(Path.GetFileName(file.Path), StringComparer.OrdinalIgnoreCase) && file.Path[0] != '.')];
@@ -51,7 +59,12 @@ public static partial class HubDatasetFiles
             };
         }
 
-        var parts = candidates.Where(file => IsOf(file, format)).ToLookup(static file => PartOf(file.Path));
+        return Pick(candidates.Where(file => IsOf(file, format)).ToLookup(static file => PartOf(file.Path)), subset, split);
+    }
+
+    /// <summary>The files of the part that is asked for, or of the usual one.</summary>
+    private static IReadOnlyList<HubFile> Pick(ILookup<(string Subset, string Split), HubFile> parts, string? subset, string? split)
+    {
         string[] subsets = [.. parts.Select(static part => part.Key.Subset).Distinct()];
         var chosenSubset = Pick(subsets, subset, ["", "default"]) ?? throw Unknown("HubSubsetUnknown", "subset", subset, subsets, "-Subset");
         string[] splits = [.. parts.Where(part => part.Key.Subset == chosenSubset).Select(static part => part.Key.Split).Distinct()];
@@ -59,7 +72,7 @@ public static partial class HubDatasetFiles
         return [.. parts[(chosenSubset, chosenSplit)].OrderBy(static file => file.Path, StringComparer.Ordinal)];
     }
 
-    private static bool IsOf(HubFile file, string[] format) => format.Contains(Path.GetExtension(file.Path), StringComparer.OrdinalIgnoreCase);
+    private static bool IsOf(HubFile file, string[] format) => format.Contains(Path.GetExtension(CompressedFile.PlainName(file.Path)), StringComparer.OrdinalIgnoreCase);
 
     private static string? Pick(string[] there, string? wanted, string[] usual) => wanted is null
         ? usual.FirstOrDefault(there.Contains) ?? (there is [var only] ? only : null)

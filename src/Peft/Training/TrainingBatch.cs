@@ -148,6 +148,10 @@ public interface ITrainingData
     {
     }
 
+    /// <summary>Which rows say nearly the same: for each the number of its group; null where nobody knows. A group is never split between training and evaluation.</summary>
+    /// <param name="cancellation">Stops between rows.</param>
+    int[]? Groups(CancellationToken cancellation) => null;
+
     /// <summary>How an adapter that learns these rows is asked; null where nobody knows.</summary>
     PromptForm? Form => null;
 

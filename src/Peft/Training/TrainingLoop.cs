@@ -48,7 +48,7 @@ internal sealed class TrainingLoop : IDisposable
         RefuseOtherData(request.Data);
         RefuseOtherData(request.EvaluationData ?? request.Data);
         (var rows, _heldOut) = request.EvaluationData is null
-            ? TrainingPlan.Split(request.Data.Count, _options)
+            ? TrainingPlan.Split(request.Data.Count, _options, _options.EvaluationSplit > 0 ? request.Data.Groups(cancellation) : null)
             : ([.. Enumerable.Range(0, request.Data.Count)], [.. Enumerable.Range(0, request.EvaluationData.Count)]);
         _plan = new TrainingPlan(_options, rows);
         part.Adapter?.OnTraining(_plan.TotalSteps);

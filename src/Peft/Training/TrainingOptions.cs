@@ -5,6 +5,7 @@ using System.Text.Json.Nodes;
 using System.Text.Json.Serialization;
 using Peft.Engine;
 using Peft.Files;
+using Peft.Training.Data;
 using Peft.Training.Objectives;
 using Peft.Training.Optimizers;
 using Peft.Training.Schedules;
@@ -120,9 +121,26 @@ public sealed record TrainingOptions
     [JsonPropertyName("max_length")]
     public int MaxLength { get; init; } = 1024;
 
-    /// <summary>Whether several short examples share a row. Default false.</summary>
+    /// <summary>How several short examples share a row, where they don't see each other; long ones are split or cut. Default: none does.</summary>
+    [JsonIgnore]
+    public PackingStrategy Packing
+    {
+        get => !IsPacked ? PackingStrategy.None : PackingName switch { "bfd_split" => PackingStrategy.BestFitSplit, "wrapped" => PackingStrategy.Wrapped, _ => PackingStrategy.BestFit };
+        init
+        {
+            IsPacked = value != PackingStrategy.None;
+            PackingName = value switch { PackingStrategy.None => PackingName, PackingStrategy.BestFitSplit => "bfd_split", PackingStrategy.Wrapped => "wrapped", _ => null };
+        }
+    }
+
+    /// <summary>Whether several examples share a row, as TRL writes it down. Default false.</summary>
     [JsonPropertyName("packing")]
-    public bool Packing { get; init; }
+    public bool IsPacked { get; init; }
+
+    /// <summary>How they do, as TRL writes it down: <c>bfd</c>, <c>bfd_split</c> or <c>wrapped</c>; null (default) for <c>bfd</c>.</summary>
+    [JsonPropertyName("packing_strategy")]
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
+    public string? PackingName { get; init; }
 
     /// <summary>
     /// Element type the frozen weights compute in: <c>float32</c>, <c>bfloat16</c>, or null (default) for the type the model was loaded in. <c>float32</c> converts
@@ -213,6 +231,7 @@ public sealed record TrainingOptions
         Require(CheckpointLimit > 0, "save_total_limit", CheckpointLimit, "1 or more");
         Require(LoggingInterval > 0, "logging_steps", LoggingInterval, "1 or more");
         RequireOneOf("train_sampling_strategy", Sampling, "random", "sequential");
+        RequireOneOf("packing_strategy", PackingName ?? "bfd", "bfd", "bfd_split", "wrapped");
         RequireOneOf("precision", Precision ?? "float32", "float32", "bfloat16");
         ScheduleRegistry.Create(Schedule, LearningRate, WarmupStepsOf(Math.Max(MaxSteps, 1)), Math.Max(MaxSteps, 1), ScheduleOptions);
         OptimizerRegistry.RequireKnown(Optimizer);

@@ -69,7 +69,10 @@ internal sealed class TrainingPlan
     }
 
     /// <summary>Splits rows into those to train on and those to evaluate on, by a shuffle of the seed's; both in the data's order.</summary>
-    public static (int[] Training, int[] Evaluation) Split(int count, TrainingOptions options)
+    /// <param name="count">How many rows there are.</param>
+    /// <param name="options">The share and the seed.</param>
+    /// <param name="groups">Which rows stay together, by the number of their group; null for none.</param>
+    public static (int[] Training, int[] Evaluation) Split(int count, TrainingOptions options, int[]? groups = null)
     {
         var held = options.EvaluationSplit > 0 ? (int)Math.Ceiling(count * options.EvaluationSplit) : 0;
         if (held > 0 && held >= count)
@@ -83,7 +86,31 @@ internal sealed class TrainingPlan
         }
 
         var shuffled = held > 0 ? DataOrder.Shuffle(count, options.Seed, -1) : [.. Enumerable.Range(0, count)];
-        return ([.. shuffled[held..].Order()], [.. shuffled[..held].Order()]);
+        var apart = HeldOut(shuffled, held, groups ?? [.. Enumerable.Range(0, count)]);
+        return apart.Count < count ? ([.. Enumerable.Range(0, count).Where(row => !apart.Contains(row))], [.. apart.Order()]) : throw new PeftException(
+            "EvaluationSplitTooLarge", FormattableString.Invariant($"All {count} rows say nearly the same as those that an evaluation split of {options.EvaluationSplit} sets apart."))
+        {
+            Target = "eval_split",
+            RecommendedAction = "Give rows that differ, or leave the split out.",
+        };
+    }
+
+    /// <summary>Whole groups, in the order of the shuffle, until there are enough.</summary>
+    private static HashSet<int> HeldOut(int[] shuffled, int wanted, int[] groups)
+    {
+        var members = shuffled.ToLookup(row => groups[row]);
+        var apart = new HashSet<int>();
+        foreach (var row in shuffled)
+        {
+            if (apart.Count >= wanted)
+            {
+                break;
+            }
+
+            apart.UnionWith(members[groups[row]]);
+        }
+
+        return apart;
     }
 
     private void Order(int epoch)

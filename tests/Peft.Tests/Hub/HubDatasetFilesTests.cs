@@ -5,6 +5,16 @@ namespace Peft.Tests.Hub;
 public sealed class HubDatasetFilesTests
 {
     [Theory]
+    [InlineData("configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: raw/a*.csv\n  - split: test\n    path: [raw/b.csv]", null, null, "raw/a1.csv raw/a2.csv")]
+    [InlineData("configs:\n- config_name: default\n  data_files:\n  - split: train\n    path: raw/a*.csv\n  - split: test\n    path: [raw/b.csv]", null, "test", "raw/b.csv")]
+    [InlineData("configs:\n- config_name: other\n  data_dir: raw\n  data_files: b.csv\n- config_name: default\n  data_files: raw/a1.csv", "other", null, "raw/b.csv")]
+    [InlineData("license: mit", null, null, "c.jsonl.gz")]
+    [InlineData("configs: [", null, null, "c.jsonl.gz")]
+    public void A_readme_says_which_files_are_which_part(string front, string? subset, string? split, string chosen) => Assert.Equal(
+        chosen.Split(' '),
+        HubDatasetFiles.Choose(Files("README.md c.jsonl.gz raw/a1.csv raw/a2.csv raw/b.csv"), subset, split, card: $"---\n{front}\n---\nText").Select(static file => file.Path));
+
+    [Theory]
     [InlineData("README.md databricks-dolly-15k-ja.json", null, null, "databricks-dolly-15k-ja.json")]
     [InlineData("data/train-00001-of-00002-abc.parquet data/train-00000-of-00002-abc.parquet data/test-00000-of-00001.parquet", null, null, "data/train-00000-of-00002-abc.parquet data/train-00001-of-00002-abc.parquet")]
     [InlineData("data/train_sft-00000-of-00001.parquet data/test_sft-00000-of-00001.parquet", null, "test_sft", "data/test_sft-00000-of-00001.parquet")]

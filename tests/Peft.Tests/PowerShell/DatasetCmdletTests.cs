@@ -56,6 +56,31 @@ public sealed class DatasetCmdletTests(ModuleHost host) : CmdletsInFolder(host, 
     }
 
     [Fact]
+    public void A_folder_is_one_data_set_whose_parts_have_names()
+    {
+        var values = host.Output("""
+            $folder = [IO.Directory]::CreateDirectory("$($args[0])/parts").FullName
+            [IO.File]::WriteAllText("$folder/train-1.jsonl", '{"text":"a"}'); [IO.File]::WriteAllText("$folder/train-2.jsonl", '{"text":"b"}'); [IO.File]::WriteAllText("$folder/test.jsonl", '{"text":"c"}')
+            (Import-TrainingDataset $folder).Count
+            (Import-TrainingDataset $folder -Split test).Rows[0].Values['text']
+            (Import-TrainingDataset $folder -Streaming).IsStreamed
+            (Import-TrainingDataset $folder -Verbose 4>&1)[0].Message -match 'layout Text'
+            """, folder.FullName);
+        Assert.Equal([2, "c", true, true], values.Select(static value => value.BaseObject));
+    }
+
+    [Fact]
+    public void Data_sets_are_mixed()
+    {
+        var values = host.Output("""
+            $many = 1..30 | ForEach-Object { @{ prompt = "$_"; completion = 'a' } } | Import-TrainingDataset
+            $few = 1..5 | ForEach-Object { @{ text = "$_" } } | Import-TrainingDataset
+            (Join-TrainingDataset $many, $few -Weight 3, 1).Count; ($many, $few | Join-TrainingDataset).Count; (Join-TrainingDataset $many, $few 3, 1 -Repeat).Layout
+            """);
+        Assert.Equal([20, 35, "PromptCompletion + Text"], values.Select(static value => value.BaseObject));
+    }
+
+    [Fact]
     public void A_pipeline_without_rows_is_an_empty_data_set()
     {
         Assert.StartsWith("DatasetEmpty,", Assert.Single(host.Run("@() | Import-TrainingDataset").Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
@@ -74,7 +99,7 @@ public sealed class DatasetCmdletTests(ModuleHost host) : CmdletsInFolder(host, 
     }
 
     [Theory]
-    [InlineData("Import-TrainingDataset .", "NotAFile", "is a folder")]
+    [InlineData("Import-TrainingDataset ([IO.Directory]::CreateDirectory(\"$pwd/nothing\").FullName)", "DatasetFilesMissing", "holds no")]
     [InlineData("Import-TrainingDataset ./a.xlsx", "DatasetFormatNotSupported", "'.xlsx'")]
     [InlineData("Import-TrainingDataset ./a.parquet", "DatasetFileDamaged", "a.parquet")]
     [InlineData("Import-TrainingDataset ./noextension", "DatasetFormatNotSupported", "has no extension")]

@@ -135,13 +135,14 @@ public abstract class AdapterTrainingCommand : TrainingCommand
         try
         {
             report.Show(output);
-            var data = Tokenize(Dataset, model, options, output);
+            var (learnt, judged) = Split(options, output.Cancellation);
+            var data = Tokenize(learnt, model, options, output);
             var request = new TrainingRequest
             {
                 Model = model,
                 AdapterName = TrainsBase ? null : name,
                 Data = data,
-                EvaluationData = EvaluationDataset is null ? null : Tokenize(EvaluationDataset, model, options, output),
+                EvaluationData = judged is null ? null : Tokenize(judged, model, options, output),
                 Options = options,
                 Reference = Config is null ? ReferenceKind.Start : ReferenceKind.Base,
                 OutputPath = report.OutputPath,
@@ -174,6 +175,18 @@ public abstract class AdapterTrainingCommand : TrainingCommand
         }
 
         return TrainsBase ? model : model[name];
+    }
+
+    /// <summary>What is learnt and what is evaluated on. Of examples that are packed those for evaluation are set apart before, so that none that says nearly the same shares a row with them.</summary>
+    private (TrainingDataset Learnt, TrainingDataset? Judged) Split(TrainingOptions options, CancellationToken cancellation)
+    {
+        if (EvaluationDataset is not null || options.Packing == PackingStrategy.None || options.EvaluationSplit <= 0)
+        {
+            return (Dataset, EvaluationDataset);
+        }
+
+        var parts = DatasetSplit.ByShare(Dataset, [1 - options.EvaluationSplit], (int)(options.Seed % int.MaxValue), cancellation: cancellation);
+        return (parts[0], parts[1]);
     }
 
     /// <summary>The adapter's name as the model spells it, for case doesn't count.</summary>

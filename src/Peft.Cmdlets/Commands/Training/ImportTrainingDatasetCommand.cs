@@ -17,18 +17,20 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
     private const string LiteralSet = "LiteralPath";
     private const string RowSet = "InputObject";
     private const string HubSet = "Hub";
+    private const string StandardInput = "-";
+    private const string CardName = "README.md";
 
     private readonly List<IReadOnlyDictionary<string, object?>> _rows = [];
     private readonly List<string> _lines = [];
     private bool _hasInput;
 
-    /// <summary>JSONL, JSON, CSV, Parquet or text files, each a data set of its own; wildcards are allowed.</summary>
+    /// <summary>JSONL, JSON, CSV, TSV, Parquet or text files, also compressed by gzip or zstd, each a data set of its own; wildcards are allowed. A folder is one data set, laid out as on the hub. <c>-</c> is standard input.</summary>
     [Parameter(Mandatory = true, Position = 0, ParameterSetName = PathSet)]
     [SupportsWildcards]
     [ValidateNotNullOrEmpty]
     public string[] Path { get; set; } = [];
 
-    /// <summary>Files, taken as they are written.</summary>
+    /// <summary>Files and folders, taken as they are written.</summary>
     [Parameter(Mandatory = true, ParameterSetName = LiteralSet)]
     [Alias("PSPath", "LP")]
     [ValidateNotNullOrEmpty]
@@ -50,18 +52,24 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
     [ValidateNotNullOrEmpty]
     public string Revision { get; set; } = "main";
 
-    /// <summary>Which part of the data set on the hub; by default <c>train</c>, or the only one.</summary>
+    /// <summary>Which part of the data set on the hub or in a folder; by default <c>train</c>, or the only one.</summary>
     [Parameter(ParameterSetName = HubSet)]
+    [Parameter(ParameterSetName = PathSet)]
+    [Parameter(ParameterSetName = LiteralSet)]
     [ValidateNotNullOrEmpty]
     public string? Split { get; set; }
 
-    /// <summary>Which of several data sets in the repository, by its folder there; by default the one in no folder, or the only one.</summary>
+    /// <summary>Which of several data sets in the repository or folder, by its folder there or its name in the README's <c>configs:</c>; by default the one in no folder, or the only one.</summary>
     [Parameter(ParameterSetName = HubSet)]
+    [Parameter(ParameterSetName = PathSet)]
+    [Parameter(ParameterSetName = LiteralSet)]
     [ValidateNotNullOrEmpty]
     public string? Subset { get; set; }
 
-    /// <summary>Wildcards of the files on the hub that are the data set, where their names don't tell.</summary>
+    /// <summary>Wildcards of the files on the hub, or in a folder, that are the data set, where their names don't tell.</summary>
     [Parameter(ParameterSetName = HubSet)]
+    [Parameter(ParameterSetName = PathSet)]
+    [Parameter(ParameterSetName = LiteralSet)]
     [SupportsWildcards]
     [Alias("data_files")]
     [ValidateNotNullOrEmpty]
@@ -71,6 +79,10 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
     [Parameter]
     [PSDefaultValue(Value = DatasetFormat.Automatic, Help = "Automatic")]
     public DatasetFormat Format { get; set; }
+
+    /// <summary>Keeps rows and tokens on the disk (in the folder <c>PEFT_CACHE</c>, or the user's local application data) and reads them when they are needed. Without it that is done where the files are larger than an eighth of the free memory; <c>-Streaming:$false</c> never does.</summary>
+    [Parameter]
+    public SwitchParameter Streaming { get; set; }
 
     /// <summary>What separates the values of a CSV file. Without it the first line tells.</summary>
     [Parameter]
@@ -235,7 +247,17 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
                 Each(LiteralPath, path => Read(PathResolution.ResolveLiteral(this, path)));
                 break;
             default:
-                Each(Path, pattern => Each(PathResolution.Resolve(this, pattern), Read));
+                Each(Path, pattern =>
+                {
+                    if (pattern == StandardInput)
+                    {
+                        ReadStandardInput();
+                    }
+                    else
+                    {
+                        Each(PathResolution.Resolve(this, pattern), Read);
+                    }
+                });
                 break;
         }
     }
@@ -246,17 +268,56 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
         // A pipeline without any object, such as Import-Csv makes of an empty file, is a data set without rows.
         if (_rows.Count > 0 || (MyInvocation.ExpectingInput && !_hasInput))
         {
-            WriteObject(_rows.Count > 0 && _lines.Count == _rows.Count
+            Write(_rows.Count > 0 && _lines.Count == _rows.Count
                 ? TrainingDataset.FromLines(_lines, Options(), "the pipeline")
                 : TrainingDataset.FromRows(_rows, Options(), "the pipeline"));
         }
     }
 
-    private void Read(string path) => WriteObject(Run(output => Read([path], path, output)));
+    private void Read(string path) => Write(Run(output => Read(Directory.Exists(path) ? InFolder(path) : [path], path, output)));
 
-    private void ReadHub(HubRepository repository) => WriteObject(Run(output =>
+    /// <summary>The files of a folder that are the data set, found as in a repository of the hub.</summary>
+    private IReadOnlyList<string> InFolder(string folder)
     {
-        var snapshot = HubFetch.CachedOrNew(output, repository, files => HubDatasetFiles.Choose(files, Subset, Split, Include));
+        HubFile[] files = [.. Directory.EnumerateFiles(folder, "*", SearchOption.AllDirectories).Select(file => new HubFile(System.IO.Path.GetRelativePath(folder, file).Replace('\\', '/'), 0, "")).OrderBy(static file => file.Path, StringComparer.Ordinal)];
+        var card = System.IO.Path.Combine(folder, CardName);
+        try
+        {
+            return [.. HubDatasetFiles.Choose(files, Subset, Split, Include, File.Exists(card) ? File.ReadAllText(card) : null).Select(file => System.IO.Path.Combine(folder, file.Path))];
+        }
+        catch (PeftException error) when (error.ErrorId == "HubDatasetWithoutFiles")
+        {
+            throw new PeftException("DatasetFilesMissing", $"The folder '{folder}' holds no JSON, JSONL, CSV, TSV, Parquet or text file{(Include.Length > 0 ? " of that name" : "")}.", error)
+            {
+                Target = folder,
+                RecommendedAction = "Give the folder that the data set's files lie in, or the files themselves.",
+            };
+        }
+    }
+
+    private void ReadStandardInput() => Write(Run(_ =>
+    {
+        using var input = new MemoryStream();
+        using (var stream = Console.OpenStandardInput())
+        {
+            stream.CopyTo(input);
+        }
+
+        return TrainingDataset.FromStream(input, Options(), "standard input");
+    }));
+
+    private void Write(TrainingDataset dataset)
+    {
+        WriteVerbose(FormattableString.Invariant($"'{dataset.Origin}' is of the layout {dataset.Layout}: {dataset.Columns}.{(dataset.IsStreamed ? " Rows and tokens are kept on the disk." : "")}"));
+        WriteObject(dataset);
+    }
+
+    private void ReadHub(HubRepository repository) => Write(Run(output =>
+    {
+        var cards = HubFetch.CachedOrNew(output, repository, static files => [.. files.Where(static file => file.Path == CardName)]);
+        var path = System.IO.Path.Combine(cards.Path, CardName);
+        var card = File.Exists(path) ? File.ReadAllText(path) : null;
+        var snapshot = HubFetch.CachedOrNew(output, repository, files => HubDatasetFiles.Choose(files, Subset, Split, Include, card));
         return Read([.. snapshot.Files.Select(file => System.IO.Path.Combine(snapshot.Path, file))], repository.ToString(), output);
     }));
 
@@ -272,6 +333,7 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
     private DatasetOptions Options() => new()
     {
         Format = Format,
+        Streaming = Given(nameof(Streaming)) ? Streaming.IsPresent : null,
         Delimiter = Delimiter,
         Encoding = Encoding,
         Columns = Columns(),

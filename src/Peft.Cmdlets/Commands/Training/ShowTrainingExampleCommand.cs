@@ -123,6 +123,14 @@ public sealed record TrainingExampleView(
         Remarks = example.Remarks,
     };
 
+    /// <summary>The text with colours beside the margin, for a terminal; PowerShell takes the colours out where <c>$PSStyle.OutputRendering</c> says so, and where the output is no terminal.</summary>
+    /// <param name="learnt">What begins the colour of what is learnt.</param>
+    /// <param name="avoided">What begins that of a worse answer.</param>
+    /// <param name="read">What begins that of what is read alone.</param>
+    /// <param name="end">What ends a colour.</param>
+    public string Coloured(string? learnt, string? avoided, string? read, string? end) => string.Join('\n', Text.Split('\n').Select(line =>
+        (line.StartsWith("learn", StringComparison.Ordinal) ? learnt : line.StartsWith("avoid", StringComparison.Ordinal) ? avoided : read) + line + end));
+
     private static IEnumerable<string> Lines(IReadOnlyList<ExampleSegment> segments, string learnt) =>
         segments.SelectMany(segment => segment.Text.Split('\n').Select(line => (segment.IsLearned ? learnt : " read | ") + line));
 }

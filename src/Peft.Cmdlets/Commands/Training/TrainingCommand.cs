@@ -3,6 +3,7 @@ using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
 using Peft.Training;
+using Peft.Training.Data;
 
 namespace Peft.Cmdlets.Commands.Training;
 
@@ -123,9 +124,11 @@ public abstract class TrainingCommand : PeftCmdlet
     [PSDefaultValue(Value = 1024, Help = "1024")]
     public int MaxLength { get; set; } = 1024;
 
-    /// <summary>Puts several short examples into one row, where they don't see each other.</summary>
+    /// <summary>Puts several short examples into one row, where they don't see each other. <c>BestFit</c> cuts those that are longer than a row, <c>BestFitSplit</c> splits them, <c>Wrapped</c> splits wherever a row is full.</summary>
     [Parameter]
-    public SwitchParameter Packing { get; set; }
+    [Alias("packing_strategy")]
+    [PSDefaultValue(Value = PackingStrategy.None, Help = "None")]
+    public PackingStrategy Packing { get; set; }
 
     /// <summary>Type that the frozen weights compute in: float32 converts them for the time of the training, bfloat16 needs a model that was imported in it. Without it, the type the model was loaded in.</summary>
     [Parameter]
@@ -175,7 +178,7 @@ public abstract class TrainingCommand : PeftCmdlet
             EvaluationSplit = Pick(nameof(EvaluationSplit), EvaluationSplit, start.EvaluationSplit),
             EvaluationInterval = Pick(nameof(EvaluationInterval), EvaluationInterval, start.EvaluationInterval),
             MaxLength = Pick(nameof(MaxLength), MaxLength, start.MaxLength),
-            Packing = Pick(nameof(Packing), Packing.IsPresent, start.Packing),
+            Packing = Pick(nameof(Packing), Packing, start.Packing),
             Precision = Pick(nameof(Precision), Precision?.ToLowerInvariant(), start.Precision),
             GradientCheckpointing = Pick(nameof(GradientCheckpointing), GradientCheckpointing.IsPresent, start.GradientCheckpointing),
             CheckpointInterval = Pick(nameof(CheckpointInterval), CheckpointInterval, start.CheckpointInterval),

@@ -35,7 +35,12 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
     public void Begin(TrainingStart start, TokenizedDataset data, PeftModel model, PeftAdapter? adapter)
     {
         _start = start;
-        Say($"Training '{adapterName}' on {AdapterTrainingCommand.Examples(start.Rows == data.Rows.Count ? data.Examples.Count : start.Rows)}: {data.Examples.Sum(static example => (long)example.TokenCount):N0} tokens, of which {data.Examples.Sum(static example => (long)example.LearnedCount):N0} are learnt.");
+        Say($"Training '{adapterName}' on {AdapterTrainingCommand.Examples(start.Rows == data.Rows.Count ? data.Examples.Count : start.Rows)}: {data.TokenCount:N0} tokens, of which {data.LearnedCount:N0} are learnt.");
+        if (data.IsPacked)
+        {
+            Say($"Packed into {data.Rows.Count:N0} rows of {data.RowLength:N0} tokens, {data.Fill:P1} full.");
+        }
+
         if (start.EvaluationRows > 0)
         {
             Say($"Evaluated on {AdapterTrainingCommand.Examples(start.EvaluationRows)} that {(start.EvaluationRows == 1 ? "is" : "are")} not learnt{(start.Rows < data.Rows.Count ? "; the tokens are those of all" : "")}.");

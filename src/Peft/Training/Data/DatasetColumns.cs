@@ -28,6 +28,8 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
         ColumnRole.Answer => ["answers", "answer"],
         ColumnRole.AnswerStart => ["answer_start"],
         ColumnRole.TaskId => ["task_id", "task_ids"],
+        ColumnRole.Output => ["output", "response"],
+        ColumnRole.Input => ["input", "context"],
         _ => [role.ToString().ToLowerInvariant()],
     };
 

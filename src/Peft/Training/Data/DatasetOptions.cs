@@ -17,6 +17,9 @@ public enum DatasetFormat
     /// <summary>Separated values with a line of names on top.</summary>
     Csv,
 
+    /// <summary>The same with tabs between values.</summary>
+    Tsv,
+
     /// <summary>Apache Parquet, as most data sets on the hub are kept.</summary>
     Parquet,
 
@@ -41,6 +44,12 @@ public sealed record DatasetOptions
 {
     /// <summary>How the rows are written. Default: told by the extension.</summary>
     public DatasetFormat Format { get; init; }
+
+    /// <summary>
+    /// Whether rows and tokens are kept on the disk and read when they are needed, for data that doesn't fit into memory. Null (default): where the files are larger than an eighth
+    /// of the memory that is free.
+    /// </summary>
+    public bool? Streaming { get; init; }
 
     /// <summary>What separates the values of a CSV file; null: the one of comma, semicolon, tab and bar that splits the first line most.</summary>
     public char? Delimiter { get; init; }

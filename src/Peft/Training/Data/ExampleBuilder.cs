@@ -1,4 +1,6 @@
+using System.Text.Json;
 using Peft.Adapters.Asking;
+using Peft.Files;
 using Peft.Tokenization;
 using Peft.Tokenization.ChatTemplates;
 
@@ -22,6 +24,9 @@ internal sealed class ExampleBuilder(
     ModelLabels? labels = null)
 {
     private const string EveryToken = "every token carries loss";
+
+    /// <summary>Which columns play which part.</summary>
+    public DatasetColumns Columns => columns;
 
     /// <summary>Makes the example of a row, uncut.</summary>
     /// <param name="row">The row.</param>
@@ -246,7 +251,31 @@ internal sealed class ExampleBuilder(
     private string Render(TrainingRow row, IReadOnlyList<ChatMessage> messages, bool addGenerationPrompt = false) =>
         tokenizer.RenderChat(messages, Options(row) with { AddGenerationPrompt = addGenerationPrompt }, cancellation).Text;
 
-    private static ChatTemplateOptions Options(TrainingRow row) => new() { Tools = row.Values.GetValueOrDefault("tools"), JoinTextParts = true };
+    private static ChatTemplateOptions Options(TrainingRow row) => new() { Tools = Tools(row), JoinTextParts = true };
+
+    /// <summary>The tools that a row's conversation may call: a list, or JSON with one.</summary>
+    private static object? Tools(TrainingRow row)
+    {
+        if (row.Values.GetValueOrDefault("tools") is not string text)
+        {
+            return row.Values.GetValueOrDefault("tools");
+        }
+
+        if (string.IsNullOrWhiteSpace(text))
+        {
+            return null;
+        }
+
+        try
+        {
+            using var document = JsonDocument.Parse(text);
+            return document.RootElement.ValueKind is JsonValueKind.Array ? RowReader.Plain(document.RootElement) : throw row.Error("tools", "a list of tools is needed.");
+        }
+        catch (JsonException error)
+        {
+            throw row.Error("tools", $"this is not valid JSON: {JsonFile.Reason(error)}");
+        }
+    }
 
     private bool HasPrompt => columns.Prompt is not null || template is not null;
 

@@ -1,3 +1,5 @@
+using System.Runtime.InteropServices;
+using System.Security.Cryptography;
 using System.Text;
 
 namespace Peft.Training.Data;
@@ -18,16 +20,23 @@ internal static class NearDuplicates
     public static int[] Groups(TrainingDataset dataset, CancellationToken cancellation)
     {
         var groups = new RowGroups(dataset.Count);
-        var prompts = new Dictionary<string, int>(StringComparer.Ordinal);
+        var prompts = new Dictionary<UInt128, int>();
         var buckets = new Dictionary<(int Band, ulong Hash), List<int>>();
-        var grams = new HashSet<ulong>[dataset.Count];
+        var grams = new HashSet<ulong>[dataset.IsStreamed ? 0 : dataset.Count];
         for (var row = 0; row < dataset.Count; row++)
         {
             cancellation.ThrowIfCancellationRequested();
             var (prompt, whole) = Texts(dataset, dataset.Rows[row]);
-            if (prompt.Length > 0 && !prompts.TryAdd(prompt, row))
+            var digest = MemoryMarshal.Read<UInt128>(SHA256.HashData(MemoryMarshal.AsBytes(prompt.AsSpan())));
+            if (prompt.Length > 0 && !prompts.TryAdd(digest, row))
             {
-                groups.Join(row, prompts[prompt]);
+                groups.Join(row, prompts[digest]);
+            }
+
+            if (dataset.IsStreamed)
+            {
+                // What is too large for the memory is so in pieces as well: there equal prompts are found alone.
+                continue;
             }
 
             grams[row] = Grams(whole);

@@ -13,11 +13,23 @@ internal static class ParquetRows
     /// <param name="path">The file.</param>
     /// <param name="watch">Stops between rows, and hears how far the reading is.</param>
     /// <exception cref="PeftException"><c>FileNotFound</c>, <c>FileUnreadable</c> or <c>DatasetFileDamaged</c>.</exception>
-    public static List<TrainingRow> Read(string path, ReadingWatch watch) => Guarded(path, stream => ReadAsync(stream, path, watch));
+    public static IEnumerable<TrainingRow> Read(string path, ReadingWatch watch)
+    {
+        var (groups, columns) = Guarded(path, static stream => ShapeAsync(stream));
+        var line = 0;
+        for (var group = 0; group < groups; group++)
+        {
+            var number = group;
+            foreach (var values in Guarded(path, stream => GroupAsync(stream, number, watch)))
+            {
+                yield return new TrainingRow(columns.ToDictionary(static name => name, name => Plain(values.GetValueOrDefault(name)), StringComparer.Ordinal), path, ++line);
+            }
+        }
+    }
 
     /// <summary>The columns of a file.</summary>
     /// <exception cref="PeftException">As <see cref="Read"/>.</exception>
-    public static IReadOnlyList<string> Columns(string path) => Guarded(path, static stream => ColumnsAsync(stream));
+    public static IReadOnlyList<string> Columns(string path) => Guarded(path, static stream => ShapeAsync(stream)).Columns;
 
     private static T Guarded<T>(string path, Func<Stream, Task<T>> read)
     {
@@ -37,39 +49,24 @@ internal static class ParquetRows
         }
     }
 
-    private static async Task<IReadOnlyList<string>> ColumnsAsync(Stream stream)
+    private static async Task<(int Groups, string[] Columns)> ShapeAsync(Stream stream)
     {
         var reader = await ParquetReader.CreateAsync(stream, leaveStreamOpen: true).ConfigureAwait(false);
         await using (reader.ConfigureAwait(false))
         {
-            return [.. reader.Schema.Fields.Select(static field => field.Name)];
+            return (reader.RowGroupCount, [.. reader.Schema.Fields.Select(static field => field.Name)]);
         }
     }
 
-    private static async Task<List<TrainingRow>> ReadAsync(Stream stream, string path, ReadingWatch watch)
+    private static async Task<List<Dictionary<string, object>>> GroupAsync(Stream stream, int group, ReadingWatch watch)
     {
-        var rows = new List<TrainingRow>();
-        int groups;
-        string[] columns;
-        var reader = await ParquetReader.CreateAsync(stream, leaveStreamOpen: true).ConfigureAwait(false);
-        await using (reader.ConfigureAwait(false))
+        var read = await ParquetSerializer.DeserializeUntypedAsync(stream, null, group).ConfigureAwait(false);
+        foreach (var _ in read.Data)
         {
-            groups = reader.RowGroupCount;
-            columns = [.. reader.Schema.Fields.Select(static field => field.Name)];
+            watch.Row(stream);
         }
 
-        for (var group = 0; group < groups; group++)
-        {
-            stream.Position = 0;
-            var read = await ParquetSerializer.DeserializeUntypedAsync(stream, null, group).ConfigureAwait(false);
-            foreach (var row in read.Data)
-            {
-                watch.Row(stream);
-                rows.Add(new TrainingRow(columns.ToDictionary(static name => name, name => Plain(row.GetValueOrDefault(name)), StringComparer.Ordinal), path, rows.Count + 1));
-            }
-        }
-
-        return rows;
+        return [.. read.Data];
     }
 
     /// <summary>A value as JSON would have it.</summary>

@@ -8,13 +8,11 @@ internal sealed class ReadingWatch(Action<long, long>? onProgress, CancellationT
     private int _rows;
 
     /// <summary>Call it for each row.</summary>
-    public void Row(StreamReader reader) => Row(reader.BaseStream);
-
-    /// <inheritdoc cref="Row(StreamReader)"/>
-    public void Row(Stream stream)
+    /// <param name="stream">The file's bytes; null where rows come from no file.</param>
+    public void Row(Stream? stream)
     {
         cancellation.ThrowIfCancellationRequested();
-        if (++_rows % TrainingDataset.RowsPerReport == 0)
+        if (++_rows % TrainingDataset.RowsPerReport == 0 && stream is not null)
         {
             onProgress?.Invoke(stream.Position, stream.Length);
         }

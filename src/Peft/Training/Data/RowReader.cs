@@ -21,7 +21,7 @@ internal static class RowReader
     /// <c>FileNotFound</c>, <c>FileUnreadable</c>, <c>DatasetEncodingUnknown</c>, <c>DatasetEncodingInvalid</c> or <c>DatasetRowInvalid</c>.
     /// </exception>
     /// <exception cref="NotSupportedByPeftException"><c>DatasetFormatNotSupported</c>.</exception>
-    public static List<TrainingRow> Read(string path, DatasetOptions options, ReadingWatch watch)
+    public static IEnumerable<TrainingRow> Read(string path, DatasetOptions options, ReadingWatch watch)
     {
         if (Directory.Exists(path))
         {
@@ -33,7 +33,18 @@ internal static class RowReader
         }
 
         var format = options.Format == DatasetFormat.Automatic ? FormatOf(path) : options.Format;
-        return format == DatasetFormat.Parquet ? ParquetRows.Read(path, watch) : TextFile.Read(path, options.Encoding, reader => Read(reader, path, format, options, watch));
+        return format == DatasetFormat.Parquet ? ParquetRows.Read(path, watch) : ReadText(path, format, options, watch);
+    }
+
+    private static IEnumerable<TrainingRow> ReadText(string path, DatasetFormat format, DatasetOptions options, ReadingWatch watch)
+    {
+        using var file = TextFile.Guard(path, () => CompressedFile.Open(path));
+        using var reader = TextFile.Guard(path, () => TextFile.Reader(file, path, options.Encoding));
+        using var rows = Read(reader, path, format, options, () => watch.Row(file.Stored)).GetEnumerator();
+        while (TextFile.Guard(path, rows.MoveNext))
+        {
+            yield return rows.Current;
+        }
     }
 
     /// <summary>Reads all rows of a text, such as the lines of a file that came down a pipeline.</summary>
@@ -44,7 +55,7 @@ internal static class RowReader
     public static List<TrainingRow> ReadText(string text, string origin, DatasetOptions options)
     {
         using var reader = new StreamReader(new MemoryStream(Encoding.UTF8.GetBytes(text)), Encoding.UTF8);
-        return Read(reader, origin, options.Format, options, new ReadingWatch(null, CancellationToken.None));
+        return [.. Read(reader, origin, options.Format, options, static () => { })];
     }
 
     /// <summary>The columns of a file's first row. Of files of lines only the first two are read.</summary>
@@ -59,9 +70,9 @@ internal static class RowReader
             }
 
             var (header, row) = (reader.ReadLine() ?? "", reader.ReadLine());
-            if (format == DatasetFormat.Csv)
+            if (format is DatasetFormat.Csv or DatasetFormat.Tsv)
             {
-                using var csv = CsvReader.Create(new StringReader($"{header}\n{row}"), new CsvReaderOptions { Separator = options.Delimiter ?? (path.EndsWith(".tsv", StringComparison.OrdinalIgnoreCase) ? '\t' : null) }, leaveOpen: false);
+                using var csv = CsvReader.Create(new StringReader($"{header}\n{row}"), new CsvReaderOptions { Separator = options.Delimiter ?? SeparatorOf(path) }, leaveOpen: false);
                 return [.. csv.Headers.Select(static name => name.Trim())];
             }
 
@@ -88,12 +99,15 @@ internal static class RowReader
         }
     }
 
-    private static List<TrainingRow> Read(StreamReader reader, string origin, DatasetFormat format, DatasetOptions options, ReadingWatch watch) => format switch
+    private static char? SeparatorOf(string path) => CompressedFile.PlainName(path).EndsWith(".tsv", StringComparison.OrdinalIgnoreCase) ? '\t' : null;
+
+    private static IEnumerable<TrainingRow> Read(StreamReader reader, string origin, DatasetFormat format, DatasetOptions options, Action onRow) => format switch
     {
-        DatasetFormat.JsonLines => JsonLines(reader, origin, watch),
+        DatasetFormat.JsonLines => JsonLines(reader, origin, onRow),
         DatasetFormat.Json => JsonArray(reader, origin),
-        DatasetFormat.Csv => Csv(reader, origin, options.Delimiter, watch),
-        _ => Lines(reader, origin, watch),
+        DatasetFormat.Csv => Csv(reader, origin, options.Delimiter, onRow),
+        DatasetFormat.Tsv => Csv(reader, origin, options.Delimiter ?? '\t', onRow),
+        _ => Lines(reader, origin, onRow),
     };
 
     /// <summary>A JSON value as plain .NET objects.</summary>
@@ -122,11 +136,12 @@ internal static class RowReader
         return digits.AsSpan().ContainsAny('.', 'e', 'E') ? value.GetDouble() : BigInteger.Parse(digits, CultureInfo.InvariantCulture);
     }
 
-    private static DatasetFormat FormatOf(string path) => Path.GetExtension(path).ToUpperInvariant() switch
+    private static DatasetFormat FormatOf(string path) => Path.GetExtension(CompressedFile.PlainName(path)).ToUpperInvariant() switch
     {
         ".JSONL" or ".NDJSON" => DatasetFormat.JsonLines,
         ".JSON" => DatasetFormat.Json,
-        ".CSV" or ".TSV" => DatasetFormat.Csv,
+        ".CSV" => DatasetFormat.Csv,
+        ".TSV" or ".TAB" => DatasetFormat.Tsv,
         ".PARQUET" => DatasetFormat.Parquet,
         ".TXT" or ".TEXT" or ".MD" => DatasetFormat.Text,
         _ => throw new NotSupportedByPeftException("DatasetFormatNotSupported", Path.HasExtension(path)
@@ -134,7 +149,7 @@ internal static class RowReader
             : $"'{path}' has no extension that says in which format it is.")
         {
             Target = path,
-            RecommendedAction = "Use JSONL, JSON, CSV, Parquet or text, or say which of them it is.",
+            RecommendedAction = "Use JSONL, JSON, CSV, TSV, Parquet or text (also compressed by gzip or zstd), or say which of them it is.",
         },
     };
 
@@ -156,45 +171,43 @@ internal static class RowReader
             RecommendedAction = "Mend or remove the row.",
         };
 
-    private static List<TrainingRow> Lines(StreamReader reader, string path, ReadingWatch watch)
+    private static IEnumerable<TrainingRow> Lines(StreamReader reader, string path, Action onRow)
     {
-        var rows = new List<TrainingRow>();
         for (var line = 1; reader.ReadLine() is { } text; line++)
         {
-            watch.Row(reader);
+            onRow();
             if (!string.IsNullOrWhiteSpace(text))
             {
-                rows.Add(new TrainingRow(new Dictionary<string, object?> { ["text"] = text }, path, line));
+                yield return new TrainingRow(new Dictionary<string, object?> { ["text"] = text }, path, line);
             }
         }
-
-        return rows;
     }
 
-    private static List<TrainingRow> JsonLines(StreamReader reader, string path, ReadingWatch watch)
+    private static IEnumerable<TrainingRow> JsonLines(StreamReader reader, string path, Action onRow)
     {
-        var rows = new List<TrainingRow>();
         for (var line = 1; reader.ReadLine() is { } text; line++)
         {
-            watch.Row(reader);
-            if (string.IsNullOrWhiteSpace(text))
+            onRow();
+            if (!string.IsNullOrWhiteSpace(text))
             {
-                continue;
-            }
-
-            try
-            {
-                using var document = JsonDocument.Parse(text, s_json);
-                RefuseBroken(Encoding.UTF8.GetBytes(text), path, line);
-                rows.Add(ObjectRow(document.RootElement, path, line));
-            }
-            catch (JsonException error)
-            {
-                throw Invalid(path, line, $"this is not valid JSON (byte {error.BytePositionInLine + 1}): {JsonFile.Reason(error)}", error);
+                yield return JsonLine(text, path, line);
             }
         }
+    }
 
-        return rows;
+    private static TrainingRow JsonLine(string text, string path, int line)
+    {
+        try
+        {
+            var utf8 = Encoding.UTF8.GetBytes(text);
+            using var document = JsonDocument.Parse(utf8, s_json);
+            RefuseBroken(utf8, path, line);
+            return ObjectRow(document.RootElement, path, line);
+        }
+        catch (JsonException error)
+        {
+            throw Invalid(path, line, $"this is not valid JSON (byte {error.BytePositionInLine + 1}): {JsonFile.Reason(error)}", error);
+        }
     }
 
     private static void RefuseBroken(ReadOnlySpan<byte> utf8, string path, int firstLine)
@@ -267,11 +280,11 @@ internal static class RowReader
         return lines;
     }
 
-    private static List<TrainingRow> Csv(StreamReader reader, string path, char? delimiter, ReadingWatch watch)
+    private static IEnumerable<TrainingRow> Csv(StreamReader reader, string path, char? delimiter, Action onRow)
     {
         var options = new CsvReaderOptions
         {
-            Separator = delimiter ?? (Path.GetExtension(path).Equals(".tsv", StringComparison.OrdinalIgnoreCase) ? '\t' : null),
+            Separator = delimiter ?? SeparatorOf(path),
             TrackLineNumbers = true,
 
             // A quote in the middle of a value is a quote; anything else that is wrong with quotes would swallow rows.
@@ -283,23 +296,25 @@ internal static class RowReader
                 }
             },
         };
+        using var csv = WellFormed(path, () => CsvReader.Create(reader, options, leaveOpen: true));
+        string[] names = [.. csv.Headers.Select(name => name.Trim())];
+        if (names.Distinct().Count() != names.Length)
+        {
+            throw Invalid(path, 1, $"two columns have the same name: {string.Join(", ", names)}.");
+        }
+
+        while (WellFormed(path, csv.Read))
+        {
+            onRow();
+            yield return CsvRow(csv, names, path);
+        }
+    }
+
+    private static T WellFormed<T>(string path, Func<T> read)
+    {
         try
         {
-            using var csv = CsvReader.Create(reader, options, leaveOpen: true);
-            string[] names = [.. csv.Headers.Select(name => name.Trim())];
-            if (names.Distinct().Count() != names.Length)
-            {
-                throw Invalid(path, 1, $"two columns have the same name: {string.Join(", ", names)}.");
-            }
-
-            var rows = new List<TrainingRow>();
-            while (csv.Read())
-            {
-                watch.Row(reader);
-                rows.Add(CsvRow(csv, names, path));
-            }
-
-            return rows;
+            return read();
         }
         catch (CsvFormatException error)
         {

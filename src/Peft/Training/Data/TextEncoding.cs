@@ -1,4 +1,5 @@
 using System.Text;
+using Peft.Files;
 
 namespace Peft.Training.Data;
 
@@ -21,23 +22,25 @@ internal static class TextEncoding
             return Named(name);
         }
 
-        using var stream = File.OpenRead(path);
         Span<byte> start = stackalloc byte[4];
-        var count = stream.ReadAtLeast(start, 4, throwOnEndOfStream: false);
-        if (Marked(start[..count]) is { } marked)
+        using (var file = CompressedFile.Open(path))
         {
-            return marked;
+            var count = file.Content.ReadAtLeast(start, 4, throwOnEndOfStream: false);
+            if (Marked(start[..count]) is { } marked)
+            {
+                return marked;
+            }
         }
 
         var utf8 = new UTF8Encoding(false, true);
-        if (IsValid(stream, utf8, out _))
+        if (IsValid(path, utf8, out _))
         {
             return utf8;
         }
 
         // Latin letters with accents may be valid Shift-JIS by chance, but give no kana; Japanese text is full of them.
         var shiftJis = Strict(ShiftJis);
-        if (IsValid(stream, shiftJis, out var hasKana) && hasKana)
+        if (IsValid(path, shiftJis, out var hasKana) && hasKana)
         {
             return shiftJis;
         }
@@ -81,16 +84,16 @@ internal static class TextEncoding
 
     private static Encoding Strict(int codePage) => Encoding.GetEncoding(codePage, EncoderFallback.ExceptionFallback, DecoderFallback.ExceptionFallback);
 
-    private static bool IsValid(Stream stream, Encoding encoding, out bool hasKana)
+    private static bool IsValid(string path, Encoding encoding, out bool hasKana)
     {
+        using var file = CompressedFile.Open(path);
         hasKana = false;
-        stream.Position = 0;
         var decoder = encoding.GetDecoder();
         var bytes = new byte[1 << 16];
         var characters = new char[encoding.GetMaxCharCount(bytes.Length)];
         try
         {
-            while (stream.Read(bytes) is var count && count > 0)
+            while (file.Content.Read(bytes) is var count && count > 0)
             {
                 var decoded = decoder.GetChars(bytes.AsSpan(0, count), characters, flush: false);
                 hasKana |= characters.AsSpan(0, decoded).ContainsAnyInRange('\u3041', '\u30FA');

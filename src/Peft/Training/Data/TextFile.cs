@@ -14,12 +14,23 @@ public static class TextFile
     public static string Read(string path, string? encoding = null) => Read(path, encoding, static reader => reader.ReadToEnd());
 
     /// <summary>Reads a file with a reader of its encoding.</summary>
-    internal static T Read<T>(string path, string? encoding, Func<StreamReader, T> read)
+    internal static T Read<T>(string path, string? encoding, Func<StreamReader, T> read) => Guard(path, () =>
+    {
+        using var file = CompressedFile.Open(path);
+        using var reader = Reader(file, path, encoding);
+        return read(reader);
+    });
+
+    /// <summary>A reader of a file, in the encoding that its bytes tell.</summary>
+    internal static StreamReader Reader(CompressedFile file, string path, string? encoding) =>
+        new(file.Content, TextEncoding.Of(path, encoding), detectEncodingFromByteOrderMarks: false);
+
+    /// <summary>Turns errors of reading into those that say which file it is.</summary>
+    internal static T Guard<T>(string path, Func<T> read)
     {
         try
         {
-            using var reader = new StreamReader(path, TextEncoding.Of(path, encoding), detectEncodingFromByteOrderMarks: false);
-            return read(reader);
+            return read();
         }
         catch (DecoderFallbackException error)
         {
@@ -28,6 +39,10 @@ public static class TextFile
                 Target = path,
                 RecommendedAction = "Name the encoding in which the file was saved.",
             };
+        }
+        catch (Exception error) when (CompressedFile.IsDamage(error))
+        {
+            throw new PeftException("DatasetFileDamaged", $"'{path}' can't be unpacked: {error.Message}", error) { Target = path };
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {

@@ -1,9 +1,7 @@
 using System.Globalization;
-using System.Runtime.InteropServices;
-using System.Security.Cryptography;
-using System.Text;
 using Peft.Adapters.Asking;
 using Peft.Adapters.Model;
+using Peft.Files;
 using static TorchSharp.torch;
 
 namespace Peft.Training.Data;
@@ -23,6 +21,9 @@ public sealed record TokenizationOptions
     /// <summary>How short examples share a row. Default: they don't.</summary>
     public PackingStrategy Packing { get; init; }
 
+    /// <summary>Whether examples that are packed by <see cref="PackingStrategy.Wrapped"/> don't see each other and count their positions from 0. Default: they do, as in TRL. Otherwise packed ones never do.</summary>
+    public bool KeepsApart { get; init; }
+
     /// <summary>Whether the rows of a batch are joined into one without padding. Best-fit packing always does so.</summary>
     public bool PaddingFree { get; init; }
 
@@ -33,7 +34,7 @@ public sealed record TokenizationOptions
     public bool PadLeft { get; init; }
 
     /// <summary>What a training's options say about objective, length and packing.</summary>
-    /// <param name="options">The training's options; packing there is <see cref="PackingStrategy.BestFit"/>.</param>
+    /// <param name="options">The training's options. However examples are packed, none sees another.</param>
     /// <param name="model">The model, whose head may have classes; null where it has none.</param>
     /// <returns>The same for the data.</returns>
     public static TokenizationOptions Of(TrainingOptions options, PeftModel? model = null)
@@ -44,7 +45,8 @@ public sealed record TokenizationOptions
             Examples = Objectives.ObjectiveRegistry.Create(options).ExampleKind,
             MaxLength = options.MaxLength,
             Labels = model is null ? null : ModelLabels.Of(model.Base),
-            Packing = options.Packing ? PackingStrategy.BestFit : PackingStrategy.None,
+            Packing = options.Packing,
+            KeepsApart = true,
         };
     }
 }
@@ -54,16 +56,31 @@ public sealed class TokenizedDataset : ITrainingData
 {
     private readonly TokenizationOptions _options;
     private readonly int _paddingId;
+    private readonly ExampleStatistics _statistics;
+    private readonly List<PackedPiece[]>? _packed;
 
-    internal TokenizedDataset(IReadOnlyList<TrainingExample> examples, IReadOnlyList<DroppedRow> dropped, TokenizationOptions options, int paddingId)
+    /// <summary>Takes examples that were made.</summary>
+    /// <param name="examples">The examples.</param>
+    /// <param name="statistics">What was seen of them as they were made.</param>
+    /// <param name="lengths">Their lengths, in tokens.</param>
+    /// <param name="dropped">Rows that gave none.</param>
+    /// <param name="options">How they become batches.</param>
+    /// <param name="paddingId">The id to fill with.</param>
+    internal TokenizedDataset(
+        IReadOnlyList<TrainingExample> examples, ExampleStatistics statistics, IReadOnlyList<int> lengths, IReadOnlyList<DroppedRow> dropped, TokenizationOptions options, int paddingId)
     {
         Examples = examples;
         Dropped = dropped;
         _options = options;
         _paddingId = paddingId;
-        TokenRow[] rows = [.. examples.Select(example => new TokenRow(example.InputIds, example.Labels))];
-        Rows = options.Packing == PackingStrategy.None ? rows : Packing.Pack(rows, options.MaxLength!.Value, options.Packing);
-        Fingerprint = Hash();
+        _statistics = statistics;
+        _packed = options.Packing == PackingStrategy.None ? null : Packing.Plan(lengths, options.MaxLength!.Value, options.Packing);
+        var keepsApart = options.KeepsApart || options.Packing != PackingStrategy.Wrapped;
+        Rows = _packed is { } packed
+            ? new IndexedList<TokenRow>(packed.Count, row => Packing.Join(packed[row], Row, keepsApart))
+            : new IndexedList<TokenRow>(examples.Count, Row);
+        Fill = _packed is null ? 1 : _packed.Sum(static row => (double)row.Sum(static piece => piece.Length)) / Math.Max(1, (double)_packed.Count * options.MaxLength!.Value);
+        Fingerprint = statistics.Fingerprint(options);
     }
 
     /// <summary>The examples, in the order of their rows.</summary>
@@ -81,8 +98,41 @@ public sealed class TokenizedDataset : ITrainingData
     /// <summary>What batches are made of: an example each, or several where they are packed.</summary>
     public IReadOnlyList<TokenRow> Rows { get; }
 
+    /// <summary>Tokens of all examples, as they would be without packing.</summary>
+    public long TokenCount => _statistics.Tokens;
+
+    /// <summary>Tokens that carry loss.</summary>
+    public long LearnedCount => _statistics.Learned;
+
+    /// <summary>Examples that are longer than the maximum length.</summary>
+    public int LongCount => _statistics.LongCount;
+
+    /// <summary>Examples whose tokens and labels are those of an earlier one.</summary>
+    public int DuplicateCount => _statistics.DuplicateCount;
+
+    /// <summary>Whether several examples share a row.</summary>
+    public bool IsPacked => _packed is not null;
+
+    /// <summary>Maximum length of a row, in tokens; null for none.</summary>
+    public int? RowLength => _options.MaxLength;
+
+    /// <summary>Which share of packed rows holds tokens; 1 where examples aren't packed.</summary>
+    public double Fill { get; }
+
+    /// <summary>Groups of examples that say nearly the same: for each the number of its group; made when it is asked for.</summary>
+    internal Func<CancellationToken, int[]>? Likeness { get; init; }
+
+    /// <inheritdoc/>
+    public int[]? Groups(CancellationToken cancellation) => _packed is null ? Likeness?.Invoke(cancellation) : null;
+
     /// <summary>Whether any token of any row carries loss. Packing may cut off all that would.</summary>
-    internal bool HasLearnedTokens => ExampleKind == ExampleKind.Text ? Rows.Any(Learns) : Examples.Any(static example => example.IsLearnable);
+    internal bool HasLearnedTokens => ExampleKind == ExampleKind.Text ? Rows.Any(Learns) : _statistics.IsLearnable;
+
+    private TokenRow Row(int index)
+    {
+        var example = Examples[index];
+        return new TokenRow(example.InputIds, example.Labels);
+    }
 
     private static bool Learns(TokenRow row) => row.Labels.AsSpan(Math.Min(1, row.Labels.Length)).ContainsAnyExcept(TrainingExample.Ignored);
 
@@ -99,7 +149,7 @@ public sealed class TokenizedDataset : ITrainingData
     public void RefuseUnfit(PeftModel model)
     {
         ArgumentNullException.ThrowIfNull(model);
-        if (model.Base.Backbone.TokenEmbeddings is not { Count: var count })
+        if (model.Base.Backbone.TokenEmbeddings is not { Count: var count } || _statistics.HighestId < count)
         {
             return;
         }
@@ -134,7 +184,7 @@ public sealed class TokenizedDataset : ITrainingData
         }
 
         TokenRow[] chosen = [.. rows.Select(row => Rows[row])];
-        var flat = _options.PaddingFree || _options.Packing is PackingStrategy.BestFit or PackingStrategy.BestFitSplit;
+        var flat = _options.PaddingFree || chosen[0].Lengths is not null;
         return flat
             ? Collator.Flattened(chosen, _paddingId, device, _options.PadToMultipleOf)
             : Padded(chosen, device) with { TaskIds = _options.Packing == PackingStrategy.None ? Collator.Tasks([.. rows.Select(row => Examples[row])], device) : null };
@@ -149,25 +199,7 @@ public sealed class TokenizedDataset : ITrainingData
                 $"{Dropped.Count} of {Dropped.Count + Examples.Count} rows are left out, for nothing would be learnt of them; the first is {first.Row.Place}: {first.Reason}."));
         }
 
-        var limit = _options.MaxLength ?? int.MaxValue;
-        if (Examples.FirstOrDefault(example => example.UncutLength > limit) is { } cut)
-        {
-            messages.Add(FormattableString.Invariant(
-                $"{Examples.Count(example => example.UncutLength > limit)} of {Examples.Count} examples are longer than {limit} tokens and are cut there: what lies beyond is not learnt, nor is where to end. The first is {cut.Row.Place}, of {cut.UncutLength} tokens; -MaxLength (max_length) sets the limit."));
-        }
-
-        foreach (var (remark, what) in (ReadOnlySpan<(ExampleRemarks, string)>)[
-            (ExampleRemarks.AnswerTouches, "the answer begins right behind the prompt's last word, without a space between; where that isn't meant, put a space in front of the answers, or a template like '{prompt} ' between"),
-            (ExampleRemarks.AnswerEmpty, "the answer is empty, and only the end of the text is learnt"),
-            (ExampleRemarks.IdleTail, "messages stand behind the assistant's last one; nothing is learnt of them")])
-        {
-            if (Examples.FirstOrDefault(example => example.Remarks.HasFlag(remark)) is { } example)
-            {
-                messages.Add(FormattableString.Invariant(
-                    $"In {Examples.Count(other => other.Remarks.HasFlag(remark))} of {Examples.Count} examples {what}. The first is {example.Row.Place}."));
-            }
-        }
-
+        messages.AddRange(_statistics.Remarks(isSplit: _options.Packing is PackingStrategy.BestFitSplit or PackingStrategy.Wrapped));
         return messages;
     }
 
@@ -207,28 +239,4 @@ public sealed class TokenizedDataset : ITrainingData
     }
 
     private TrainingBatch Padded(IReadOnlyList<TokenRow> rows, Device device) => Collator.Padded(rows, _paddingId, device, _options.PadLeft, _options.PadToMultipleOf);
-
-    private string Hash()
-    {
-        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
-        hash.AppendData(Encoding.UTF8.GetBytes(string.Create(CultureInfo.InvariantCulture, $"{_options} {Rows.Count}")));
-        foreach (var row in Rows.Concat(Examples.Select(static example => example.Rejected).OfType<TokenRow>()))
-        {
-            hash.AppendData(MemoryMarshal.AsBytes<int>([row.InputIds.Length]));
-            hash.AppendData(MemoryMarshal.AsBytes(row.InputIds.AsSpan()));
-            hash.AppendData(MemoryMarshal.AsBytes(row.Labels.AsSpan()));
-        }
-
-        foreach (var example in Examples.Where(static example => example.Margin is not null || example.IsDesirable is not null))
-        {
-            hash.AppendData(Encoding.UTF8.GetBytes(string.Create(CultureInfo.InvariantCulture, $"{example.Margin:R} {example.IsDesirable}")));
-        }
-
-        foreach (var example in Examples.Where(static example => example.Target is not null || example.TaskId is not null))
-        {
-            hash.AppendData(Encoding.UTF8.GetBytes(string.Create(CultureInfo.InvariantCulture, $"{string.Join(' ', example.Target?.Values ?? [])} {example.TaskId}")));
-        }
-
-        return Convert.ToHexStringLower(hash.GetHashAndReset());
-    }
 }

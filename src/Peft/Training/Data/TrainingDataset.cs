@@ -1,5 +1,6 @@
 using System.Globalization;
 using Peft.Adapters.Asking;
+using Peft.Files;
 using Peft.Tokenization;
 
 namespace Peft.Training.Data;
@@ -16,7 +17,8 @@ public sealed class TrainingDataset
     private readonly IReadOnlyList<DatasetColumns> _fits;
     private readonly DatasetOptions _options;
 
-    private TrainingDataset(IReadOnlyList<TrainingRow> rows, string origin, DatasetOptions options)
+    /// <summary>A data set of rows that are in memory, or on the disk with the columns that they have.</summary>
+    private TrainingDataset(IReadOnlyList<TrainingRow> rows, string origin, DatasetOptions options, IReadOnlyList<string>? columns = null)
     {
         if (rows.Count == 0)
         {
@@ -27,10 +29,11 @@ public sealed class TrainingDataset
             };
         }
 
-        Rows = Values.Of(rows);
+        IsStreamed = columns is not null;
+        Rows = IsStreamed ? rows : Values.Of(rows);
         _options = options;
         Origin = origin;
-        ColumnNames = Values.Of(rows.SelectMany(row => row.Values.Keys).Distinct());
+        ColumnNames = Values.Of(columns ?? rows.SelectMany(row => row.Values.Keys).Distinct());
         _fits = DatasetColumns.Find(ColumnNames, options, origin);
         Template = options.Template ?? Columns.Kind.Template;
         MaxLength = options.MaxLength;
@@ -40,9 +43,9 @@ public sealed class TrainingDataset
             Check(options.Template);
         }
 
-        foreach (var row in rows)
+        foreach (var row in IsStreamed ? [rows[0]] : rows)
         {
-            Columns.Check(row);
+            (row.Source?.Columns ?? Columns).Check(row);
         }
     }
 
@@ -70,9 +73,18 @@ public sealed class TrainingDataset
     /// <summary>Which tokens carry loss.</summary>
     public LossTokens Loss { get; }
 
+    /// <summary>Whether the rows, and the tokens made of them, are kept on the disk and read when they are needed.</summary>
+    public bool IsStreamed { get; }
+
+    /// <summary>The data sets that the rows are a mixture of; empty where they are one.</summary>
+    public IReadOnlyList<TrainingDataset> Parts { get; private init; } = [];
+
+    /// <summary>What the rows are, in the field's words: <c>ShareGPT</c>, <c>Chat</c>, <c>Alpaca</c>, or the kind.</summary>
+    public string Layout => DatasetLayout.Of(this);
+
     /// <summary>Whether the rows can be understood as examples of a kind.</summary>
     /// <param name="examples">The kind.</param>
-    public bool Offers(ExampleKind examples) => _fits.Any(fit => fit.Kind.Examples == examples);
+    public bool Offers(ExampleKind examples) => Parts.Count > 0 ? Parts.All(part => part.Offers(examples)) : _fits.Any(fit => fit.Kind.Examples == examples);
 
     /// <summary>Reads a file.</summary>
     /// <param name="path">A JSONL, JSON, CSV or text file.</param>
@@ -105,7 +117,39 @@ public sealed class TrainingDataset
     {
         ArgumentNullException.ThrowIfNull(paths);
         options ??= new DatasetOptions();
-        return new TrainingDataset([.. paths.SelectMany(path => RowReader.Read(path, options, new ReadingWatch(onProgress, cancellation)))], origin, options);
+        var rows = paths.SelectMany(path => RowReader.Read(path, options, new ReadingWatch(onProgress, cancellation)));
+        if (!(options.Streaming ?? IsTooLarge(paths)))
+        {
+            return new TrainingDataset([.. rows], origin, options);
+        }
+
+        var (stored, columns) = RowStore.Store(rows);
+        return new TrainingDataset(stored, origin, options, columns);
+    }
+
+    /// <summary>Rows take about eight times the room of their file.</summary>
+    private static bool IsTooLarge(IReadOnlyList<string> paths)
+    {
+        const int RoomOfRows = 8;
+        var memory = GC.GetGCMemoryInfo();
+        return paths.Sum(static path => File.Exists(path) ? new FileInfo(path).Length : 0) > Math.Max(0, memory.TotalAvailableMemoryBytes - memory.MemoryLoadBytes) / RoomOfRows;
+    }
+
+    /// <summary>A mixture of data sets, whatever the layouts of their rows: each keeps its columns, template and loss.</summary>
+    /// <param name="parts">The data sets.</param>
+    /// <param name="weights">How much of the mixture each makes up, in any unit; null for as many rows as each has.</param>
+    /// <param name="repeats">Whether rows are repeated so that each comes at least once. Otherwise none is repeated, and of some data sets not all are taken.</param>
+    /// <param name="seed">Another one takes other rows.</param>
+    /// <exception cref="PeftException"><c>DatasetSharesInvalid</c>, or <c>DatasetKindUnfit</c>: the data sets hold examples of different kinds.</exception>
+    public static TrainingDataset Mix(IReadOnlyList<TrainingDataset> parts, IReadOnlyList<double>? weights = null, bool repeats = false, int seed = 0)
+    {
+        ArgumentNullException.ThrowIfNull(parts);
+        var chosen = DatasetMixture.Choose(parts, weights, repeats, seed);
+        var rows = new IndexedList<TrainingRow>(chosen.Length, index => parts[chosen[index].Part].Rows[chosen[index].Row] is var row ? row with { Source = row.Source ?? parts[chosen[index].Part] } : null!);
+        var first = parts[0];
+        var isStreamed = parts.Any(static part => part.IsStreamed);
+        var names = parts.SelectMany(static part => part.ColumnNames).Distinct().ToArray();
+        return new TrainingDataset(isStreamed ? rows : [.. rows], string.Join(" + ", parts.Select(static part => part.Origin)), first._options, isStreamed ? names : null) { Parts = Values.Of(parts) };
     }
 
     /// <summary>The columns of a file's first row, for whoever names them; empty where the file can't be read.</summary>
@@ -145,6 +189,31 @@ public sealed class TrainingDataset
             : new TrainingDataset(RowReader.ReadText(string.Join('\n', lines), origin, options), origin, options);
     }
 
+    /// <summary>Reads what a program wrote: compressed or not, in the format given; by default as <see cref="FromLines"/> tells.</summary>
+    /// <param name="stream">The bytes, from which reading goes on to the end.</param>
+    /// <param name="options">How to understand them.</param>
+    /// <param name="origin">What messages call their source.</param>
+    /// <exception cref="PeftException">As <see cref="FromFile"/>.</exception>
+    public static TrainingDataset FromStream(MemoryStream stream, DatasetOptions? options = null, string origin = "the given stream")
+    {
+        ArgumentNullException.ThrowIfNull(stream);
+        options ??= new DatasetOptions();
+        stream.Position = 0;
+        if (options.Format == DatasetFormat.Parquet)
+        {
+            throw new NotSupportedByPeftException("DatasetFormatNotSupported", "Parquet is read from files, not from a stream.") { RecommendedAction = "Save it to a file and give its path." };
+        }
+
+        return TextFile.Guard(origin, () =>
+        {
+            using var reader = new StreamReader(CompressedFile.Unpacked(stream), new System.Text.UTF8Encoding(false, throwOnInvalidBytes: true));
+            var text = reader.ReadToEnd();
+            return options.Format is DatasetFormat.Automatic or DatasetFormat.Text
+                ? FromLines([.. text.ReplaceLineEndings("\n").Split('\n').Where(static line => !string.IsNullOrWhiteSpace(line))], options, origin)
+                : new TrainingDataset(RowReader.ReadText(text, origin, options), origin, options);
+        });
+    }
+
     /// <summary>Takes rows that are in memory already, such as objects of a pipeline.</summary>
     /// <param name="rows">The rows' values by column.</param>
     /// <param name="options">How to understand them.</param>
@@ -164,7 +233,15 @@ public sealed class TrainingDataset
     /// <param name="rows">Indices of the rows, in the order wanted.</param>
     /// <param name="origin">What messages call them; null for what they call this data set.</param>
     /// <exception cref="PeftException"><c>DatasetEmpty</c>: there are none.</exception>
-    public TrainingDataset WithRows(IEnumerable<int> rows, string? origin = null) => new([.. rows.Select(row => Rows[row])], origin ?? Origin, _options);
+    public TrainingDataset WithRows(IEnumerable<int> rows, string? origin = null)
+    {
+        int[] chosen = [.. rows];
+        return new(
+            IsStreamed ? new IndexedList<TrainingRow>(chosen.Length, index => Rows[chosen[index]]) : [.. chosen.Select(row => Rows[row])], origin ?? Origin, _options, IsStreamed ? ColumnNames : null)
+        {
+            Parts = Parts,
+        };
+    }
 
     /// <summary>Makes the examples of a model's tokenizer. Rows of which nothing is learnt are left out and listed.</summary>
     /// <param name="tokenizer">The tokenizer.</param>
@@ -193,9 +270,9 @@ public sealed class TrainingDataset
             throw new PeftException("PackingNotPossible", $"Examples of the kind {options.Examples} can't share a row.") { RecommendedAction = "Leave packing out." };
         }
 
-        var builder = new ExampleBuilder(columns, Template, Loss, tokenizer, cancellation, packs ? null : options.MaxLength, options.Labels);
-        var examples = new List<TrainingExample>(Rows.Count);
-        var dropped = new List<DroppedRow>();
+        var (statistics, lengths, rows, dropped) = (new ExampleStatistics(options.MaxLength ?? int.MaxValue), new List<int>(), new List<int>(), new List<DroppedRow>());
+        var (store, examples) = (IsStreamed ? new ExampleStore(Rows) : null, new List<TrainingExample>());
+        var builders = new Dictionary<TrainingDataset, ExampleBuilder>();
         for (var i = 0; i < Rows.Count; i++)
         {
             cancellation.ThrowIfCancellationRequested();
@@ -205,25 +282,49 @@ public sealed class TrainingDataset
             }
 
             var row = Rows[i];
-            if (columns != Columns)
+            var source = row.Source ?? this;
+            if (!builders.TryGetValue(source, out var builder))
             {
-                columns.Check(row);
+                builder = new ExampleBuilder(source.ColumnsFor(options.Examples), source.Template, source.Loss, tokenizer, cancellation, packs ? null : options.MaxLength, options.Labels);
+                builders.Add(source, builder);
+            }
+
+            if (IsStreamed || builder.Columns != source.Columns)
+            {
+                builder.Columns.Check(row);
             }
 
             var whole = builder.Build(row);
-            var example = packs ? whole : whole.Cut(options.MaxLength);
-            if (packs || example.IsLearnable)
+            var example = packs ? whole : whole.Cut(source.MaxLength ?? options.MaxLength);
+            if (!packs && !example.IsLearnable)
+            {
+                dropped.Add(new DroppedRow(row, example.IsCut ? $"the first {example.InputIds.Length} of its {example.UncutLength} tokens carry no loss" : "none of its tokens carries loss"));
+                continue;
+            }
+
+            statistics.Add(example);
+            lengths.Add(example.InputIds.Length);
+            rows.Add(i);
+            store?.Add(i, example);
+            if (store is null)
             {
                 examples.Add(example);
             }
-            else
-            {
-                dropped.Add(new DroppedRow(row, example.IsCut ? $"the first {example.InputIds.Length} of its {example.UncutLength} tokens carry no loss" : "none of its tokens carries loss"));
-            }
         }
 
-        var tokenized = new TokenizedDataset(examples, dropped, options, tokenizer.PadTokenId ?? tokenizer.EosTokenId ?? 0) { Form = FormOf(columns) };
+        var tokenized = new TokenizedDataset(store?.Examples() ?? examples, statistics, lengths, dropped, options, tokenizer.PadTokenId ?? tokenizer.EosTokenId ?? 0)
+        {
+            Form = FormOf(columns),
+            Likeness = token => GroupsOf(rows, token),
+        };
         return tokenized.HasLearnedTokens ? tokenized : throw AllMasked(options.MaxLength);
+    }
+
+    /// <summary>For each of some rows the first of them that says nearly the same.</summary>
+    private int[] GroupsOf(List<int> rows, CancellationToken cancellation)
+    {
+        var groups = NearDuplicates.Groups(this, cancellation);
+        return [.. rows.Select(row => groups[row])];
     }
 
     /// <summary>The example of one row, as the training will see it.</summary>
@@ -235,8 +336,14 @@ public sealed class TrainingDataset
     /// <param name="cancellation">Ends a chat template's rendering.</param>
     /// <returns>The example; it may carry no loss at all.</returns>
     public TrainingExample Example(
-        int index, Tokenizer tokenizer, int? maxLength = null, ExampleKind? examples = null, ModelLabels? labels = null, CancellationToken cancellation = default) =>
-        new ExampleBuilder(examples is { } kind && Offers(kind) ? ColumnsFor(kind) : Columns, Template, Loss, tokenizer, cancellation, MaxLength ?? maxLength, labels).Build(Rows[index]).Cut(MaxLength ?? maxLength);
+        int index, Tokenizer tokenizer, int? maxLength = null, ExampleKind? examples = null, ModelLabels? labels = null, CancellationToken cancellation = default)
+    {
+        var row = Rows[index];
+        var source = row.Source ?? this;
+        var limit = source.MaxLength ?? maxLength;
+        var columns = examples is { } kind && source.Offers(kind) ? source.ColumnsFor(kind) : source.Columns;
+        return new ExampleBuilder(columns, source.Template, source.Loss, tokenizer, cancellation, limit, labels).Build(row).Cut(limit);
+    }
 
     /// <summary>How an adapter that learns these rows is asked; null for whole texts.</summary>
     private PromptForm? FormOf(DatasetColumns columns)
@@ -267,6 +374,11 @@ public sealed class TrainingDataset
         string? common = null;
         for (var i = 0; i < Rows.Count; i++)
         {
+            if (Rows[i].Source is { } source && source.Columns[ColumnRole.Messages] != column)
+            {
+                return null;
+            }
+
             var message = Rows[i].Messages(column)[0] is { Role: "system" } first ? first.Content : null;
             if (message is null || (i > 0 && message != common))
             {
@@ -286,12 +398,13 @@ public sealed class TrainingDataset
     public IReadOnlyList<DatasetQuestion> Questions(Tokenizer tokenizer, CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(tokenizer);
-        var builder = new ExampleBuilder(Columns, Template, Loss, tokenizer, cancellation);
         List<DatasetQuestion> questions = [];
         for (var i = 0; i < Rows.Count; i++)
         {
             cancellation.ThrowIfCancellationRequested();
-            if (builder.Question(Rows[i], i) is { } question)
+            var row = Rows[i];
+            var source = row.Source ?? this;
+            if (new ExampleBuilder(source.Columns, source.Template, source.Loss, tokenizer, cancellation).Question(row, i) is { } question)
             {
                 questions.Add(question);
             }

@@ -12,6 +12,9 @@ namespace Peft.Training.Data;
 /// <param name="Line">The line it begins on, counted from 1; for rows that came from no file, their number.</param>
 public sealed record TrainingRow(IReadOnlyDictionary<string, object?> Values, string Origin, int Line)
 {
+    /// <summary>In a mixture the data set that says how the row is understood; null for the one it stands in.</summary>
+    internal TrainingDataset? Source { get; init; }
+
     /// <summary>The error of a row that can't be used.</summary>
     /// <param name="field">The column.</param>
     /// <param name="what">What is wrong with it.</param>
@@ -96,6 +99,12 @@ public sealed record TrainingRow(IReadOnlyDictionary<string, object?> Values, st
         }
 
         var messages = new List<ChatMessage>(list.Count);
+        if (Values.GetValueOrDefault("system") is string { Length: > 0 } system && !IsSystem(list[0]))
+        {
+            // ShareGPT's files may have the system's message in a column of its own.
+            messages.Add(new ChatMessage("system", system));
+        }
+
         for (var i = 0; i < list.Count; i++)
         {
             messages.Add(Message(list[i], column, i));
@@ -103,6 +112,8 @@ public sealed record TrainingRow(IReadOnlyDictionary<string, object?> Values, st
 
         return messages;
     }
+
+    private static bool IsSystem(object? item) => item is IReadOnlyDictionary<string, object?> fields && (fields.GetValueOrDefault("role") ?? fields.GetValueOrDefault("from")) is "system";
 
     private ChatMessage Message(object? item, string column, int index)
     {
@@ -114,13 +125,20 @@ public sealed record TrainingRow(IReadOnlyDictionary<string, object?> Values, st
 
         if (fields.TryGetValue("from", out var from) && fields.TryGetValue("value", out var value) && !fields.ContainsKey("role"))
         {
-            // ShareGPT's names; its two speakers have names of their own as well.
-            var speaker = from is "human" ? "user" : from is "gpt" ? "assistant" : from;
-            fields = new Dictionary<string, object?> { ["role"] = speaker, ["content"] = value };
+            // ShareGPT's names; its speakers have names of their own as well.
+            fields = new Dictionary<string, object?> { ["role"] = Speaker(from), ["content"] = value };
         }
 
         var role = fields.GetValueOrDefault("role") as string ?? throw Error(field, "it has no 'role'.");
         var message = new ChatMessage(role, string.Empty).WithField("content", fields.GetValueOrDefault("content"));
         return fields.Where(pair => pair.Key is not ("role" or "content")).Aggregate(message, (current, pair) => current.WithField(pair.Key, pair.Value));
     }
+
+    private static object? Speaker(object? from) => from switch
+    {
+        "human" => "user",
+        "gpt" or "chatgpt" or "bing" or "bard" or "function_call" => "assistant",
+        "observation" or "function_response" => "tool",
+        _ => from,
+    };
 }
