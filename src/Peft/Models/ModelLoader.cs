@@ -25,6 +25,12 @@ public sealed record LoadOptions
     /// <summary>Names of the classes of a head; null for those of the configuration.</summary>
     public IReadOnlyList<string>? Labels { get; init; }
 
+    /// <summary>How weights of linear layers are packed as soon as they are read; null where they stay as they are.</summary>
+    public IWeightPacking? Packing { get; init; }
+
+    /// <summary>Reads what a file holds quantised: takes its <c>quantization_config</c>, the model's type and the file, and gives a store of plain names. Null where such files are refused.</summary>
+    public Func<JsonObject, ScalarType, TensorStore, TensorStore>? OpenQuantized { get; init; }
+
     /// <summary>Sees how many parameters have their weights, and how many there are.</summary>
     public Action<long, long>? OnProgress { get; init; }
 
@@ -87,11 +93,13 @@ public static class ModelLoader
         }
 
         var config = ModelConfig.FromFile(configPath);
-        RefuseQuantised(config, path);
+        var quantisation = Quantisation(config);
+        RefuseQuantised(quantisation, path, options);
         var model = Create(config, options);
         model.GenerationConfig = ReadGenerationConfig(path);
         using var store = options.StructureOnly ? null : OpenWeights(path);
-        return Complete(model, store, options);
+        using var plain = store is null || quantisation is null ? null : options.OpenQuantized!(quantisation, options.DataType ?? StoredType(config), store);
+        return Complete(model, plain ?? store, options);
     }
 
     /// <summary>Gives a structure its weights.</summary>
@@ -117,7 +125,7 @@ public static class ModelLoader
 
             // A copy that was made on the way to the parameter goes before the next one is read.
             using var own = NewDisposeScope();
-            if (!reader.Read(path, parameter) && IsInHead(model, module))
+            if (!reader.Read(path, parameter, module) && IsInHead(model, module))
             {
                 parameter.Assign(FreshHead(model, parameter, options));
             }
@@ -127,6 +135,7 @@ public static class ModelLoader
         }
 
         TieAsStored(model, options);
+        reader.PackRest();
         reader.Finish();
         SayCarried(model, options);
         if (model.Carried.Count > 0 || model.NamedWeights().Any(static named => named.Parameter is { IsLoaded: true, Device.type: DeviceType.CPU }))
@@ -218,6 +227,12 @@ public static class ModelLoader
         var config = (JsonObject)model.Config.Document.DeepClone();
         config.Remove("torch_dtype");
         config["dtype"] = TypeName(dataType ?? model.DataType);
+        if (dataType is not null || !model.NamedWeights().Any(static named => named.Parameter.Packed is { IsStorable: true }))
+        {
+            config.Remove("quantization_config");
+            (config["text_config"] as JsonObject)?.Remove("quantization_config");
+        }
+
         List<(string, JsonObject)> documents = [(ConfigName, config)];
         if (model.GenerationConfig is { } generation)
         {
@@ -296,17 +311,40 @@ public static class ModelLoader
         }
     }
 
-    /// <summary>Read as plain ones, weights of another packing would give wrong numbers or a misleading error.</summary>
-    private static void RefuseQuantised(ModelConfig config, string path)
+    private static ScalarType StoredType(ModelConfig config) => (config.String("dtype") ?? config.String("torch_dtype")) switch
     {
-        var quantisation = config.Node("quantization_config") ?? (config.Node("text_config") as JsonObject)?["quantization_config"];
-        if (quantisation is JsonObject settings)
+        "bfloat16" => ScalarType.BFloat16,
+        "float16" => ScalarType.Float16,
+        _ => ScalarType.Float32,
+    };
+
+    private static JsonObject? Quantisation(ModelConfig config) =>
+        (config.Node("quantization_config") ?? (config.Node("text_config") as JsonObject)?["quantization_config"]) as JsonObject;
+
+    /// <summary>Read as plain ones, weights of another packing would give wrong numbers or a misleading error.</summary>
+    private static void RefuseQuantised(JsonObject? settings, string path, LoadOptions options)
+    {
+        if (settings is null || options.StructureOnly)
         {
-            var method = (settings["quant_method"] as JsonValue)?.ToString() ?? (settings.ContainsKey("load_in_4bit") ? "bitsandbytes" : "an unnamed method");
-            throw new NotSupportedByPeftException("QuantizationNotSupported", $"The weights in '{path}' are quantised by {method} (quantization_config of {ConfigName}), which is not supported.")
+            return;
+        }
+
+        var method = (settings["quant_method"] as JsonValue)?.ToString() ?? (settings.ContainsKey("load_in_4bit") ? "bitsandbytes" : "an unnamed method");
+        if (options.OpenQuantized is null)
+        {
+            throw new NotSupportedByPeftException("QuantizationNotSupported", $"The weights in '{path}' are quantised by {method} (quantization_config of {ConfigName}), which is not supported here.")
             {
                 Target = method,
-                RecommendedAction = "Import the model's unquantised weights, or a GGUF file of it.",
+                RecommendedAction = "Load it as a PeftModel, or import the model's unquantised weights or a GGUF file of it.",
+            };
+        }
+
+        if (options.Packing is not null)
+        {
+            throw new PeftException("WeightsPacked", $"The weights in '{path}' are quantised by {method} already, so they can't be quantised in another way.")
+            {
+                Target = method,
+                RecommendedAction = "Import the model without a quantisation of your own, or its unquantised weights.",
             };
         }
     }

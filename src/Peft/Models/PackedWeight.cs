@@ -51,6 +51,22 @@ public abstract class PackedWeight(IReadOnlyList<long> shape, ScalarType dataTyp
     /// <returns>[rows, outputs], of the input's type.</returns>
     public virtual Tensor Product(Tensor x, Tensor? bias) => throw new InvalidOperationException($"{Kind} has no product of its own.");
 
+    /// <summary>Forms y = x Wᵀ of one row straight from the packed form, where there is a kernel for that.</summary>
+    /// <param name="x">[1, inputs], on the same device.</param>
+    /// <param name="y">[1, outputs], the same type; written over. Its elements lie side by side.</param>
+    /// <returns>Whether it was formed; otherwise nothing was written.</returns>
+    internal virtual bool RowProduct(Tensor x, Tensor y) => false;
+
+    /// <summary>Whether <see cref="Stored"/> gives tensors.</summary>
+    public virtual bool IsStorable => false;
+
+    /// <summary>Whether every value is a number; told from the scales.</summary>
+    public virtual bool IsFinite => true;
+
+    /// <summary>The tensors that a file holds the weight as; null where there is no such file. They are this weight's own or of the caller's dispose scope.</summary>
+    /// <param name="name">The weight's name in the file, such as <c>…q_proj.weight</c>.</param>
+    public virtual IEnumerable<(string Name, Tensor Tensor)>? Stored(string name) => null;
+
     /// <summary>Packs other values the same way.</summary>
     /// <param name="values">[outputs, inputs].</param>
     public abstract PackedWeight Repack(Tensor values);

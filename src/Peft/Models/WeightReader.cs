@@ -1,3 +1,4 @@
+using Peft.Models.Layers;
 using Peft.Tensors;
 using static TorchSharp.torch;
 
@@ -14,11 +15,18 @@ internal sealed class WeightReader
     // Parameters whose memory is there and waits for values: views of the tensor that a group computes with.
     private readonly HashSet<Parameter> _allocated = [];
 
+    // Layers whose weights are packed once they are read; those that may share weights with others wait until that is known.
+    private readonly IReadOnlySet<Linear> _packed;
+    private readonly HashSet<string> _tied;
+    private readonly UnpackBuffer _buffer = new();
+
     public WeightReader(PretrainedModel model, TensorStore store, LoadOptions options)
     {
         _model = model;
         _store = store;
         _options = options;
+        _packed = options.Packing?.Targets(model) ?? new HashSet<Linear>();
+        _tied = [.. model.PossibleTies.SelectMany(static tie => new[] { tie.Owner, tie.Follower })];
         var parameters = model.NamedWeights().ToDictionary(static named => named.Path, static named => named.Parameter, StringComparer.Ordinal);
         foreach (var path in parameters.Keys)
         {
@@ -32,7 +40,7 @@ internal sealed class WeightReader
     /// <summary>Makes one tensor for the weights of layers that are computed together, so that they are read straight into it.</summary>
     public void Allocate()
     {
-        foreach (var group in _model.Descendants().SelectMany(static module => module.Groups))
+        foreach (var group in _model.Descendants().SelectMany(static module => module.Groups).Where(group => !group.Members.Any(IsPacked)))
         {
             var types = group.Members.SelectMany(Paths).Select(path => _places.TryGetValue(path, out var parts) ? Type(parts[0]) : (ScalarType?)null).Distinct().ToArray();
             if (types is [{ } type])
@@ -45,32 +53,44 @@ internal sealed class WeightReader
     /// <summary>Whether the store holds a parameter.</summary>
     public bool Finds(string path) => _places.ContainsKey(path);
 
-    /// <summary>Reads a parameter; false where the store doesn't hold it.</summary>
-    public bool Read(string path, Parameter parameter)
+    /// <summary>Reads a parameter, and packs it where that is asked for; false where the store doesn't hold it.</summary>
+    public bool Read(string path, Parameter parameter, Module module)
     {
         if (!_places.TryGetValue(path, out var parts))
         {
             return false;
         }
 
-        if (!_allocated.Contains(parameter))
+        var layer = module is Linear linear && ReferenceEquals(linear.Weight, parameter) ? linear : null;
+        if (layer is not null && StoredForm(layer, parts) is { } name)
         {
-            if (parts is [{ Expert: null } only] && only.Size == parameter.Shape.FirstOrDefault(1) && IsWhole(only))
-            {
-                Check(_store.Entry(only.Name).Shape, parameter.Shape, path);
-                parameter.Assign(ModelLoader.Placed(_store.Map(only.Name, TypeOf(parameter)), _options.Device));
-                return true;
-            }
-
-            parameter.Assign(empty([.. parameter.Shape], TypeOf(parameter) ?? Type(parts[0]), _options.Device ?? CPU));
+            parameter.Pack(((IPackedStore)_store).ReadPacked(name, _buffer, layer.IsTransposed, _options.Device ?? CPU));
+            return true;
         }
 
-        foreach (var part in parts)
+        var packs = layer is not null && _packed.Contains(layer) && !_tied.Contains(path);
+        ReadPlain(path, parameter, parts, packs);
+        if (packs)
         {
-            Copy(part, parameter.Data, path);
+            parameter.Pack(_options.Packing!.Pack(layer!, parameter.Data));
         }
 
         return true;
+    }
+
+    /// <summary>Packs what might have shared its weights with another and doesn't.</summary>
+    public void PackRest()
+    {
+        foreach (var layer in _packed.Where(static layer => layer.Weight is { IsOwner: true, Value: not null }))
+        {
+            using var scope = NewDisposeScope();
+            layer.Weight.Pack(_options.Packing!.Pack(layer, layer.Weight.Data));
+        }
+
+        if (_options.Packing is { } packing)
+        {
+            _model.Config.Document["quantization_config"] = packing.Document.DeepClone();
+        }
     }
 
     /// <summary>Remembers the names that were read, and keeps what no parameter wanted.</summary>
@@ -100,7 +120,37 @@ internal sealed class WeightReader
         }
     }
 
-    private static IEnumerable<string> Paths(Layers.Linear member) => member.Parameters.Select(parameter => $"{member.Path}.{parameter.Name}");
+    /// <summary>Values in memory of their own where they are packed next: pages of a mapped file would stay.</summary>
+    private void ReadPlain(string path, Parameter parameter, IReadOnlyList<FilePart> parts, bool packs)
+    {
+        if (!_allocated.Contains(parameter))
+        {
+            if (parts is [{ Expert: null } only] && only.Size == parameter.Shape.FirstOrDefault(1) && IsWhole(only))
+            {
+                Check(_store.Entry(only.Name).Shape, parameter.Shape, path);
+                var values = packs ? _store.Read(only.Name, TypeOf(parameter)) : _store.Map(only.Name, TypeOf(parameter));
+                parameter.Assign(ModelLoader.Placed(values, _options.Device));
+                return;
+            }
+
+            parameter.Assign(empty([.. parameter.Shape], TypeOf(parameter) ?? Type(parts[0]), _options.Device ?? CPU));
+        }
+
+        foreach (var part in parts)
+        {
+            Copy(part, parameter.Data, path);
+        }
+    }
+
+    /// <summary>The name under which the file holds a layer's weight packed and on its own, or null.</summary>
+    private string? StoredForm(Linear layer, IReadOnlyList<FilePart> parts) =>
+        parts is [{ Expert: null, FileStart: 0 } only] && only.Size == layer.Weight.Shape[0] && (layer.IsTransposed || IsWhole(only))
+        && _store is IPackedStore store && store.IsPacked(only.Name) ? only.Name : null;
+
+    private bool IsPacked(Linear layer) =>
+        _packed.Contains(layer) || (_places.TryGetValue($"{layer.Path}.{layer.Weight.Name}", out var parts) && StoredForm(layer, parts) is not null);
+
+    private static IEnumerable<string> Paths(Linear member) => member.Parameters.Select(parameter => $"{member.Path}.{parameter.Name}");
 
     private ScalarType? TypeOf(Parameter parameter) => parameter.KeepsFloat32 ? ScalarType.Float32 : _options.DataType;
 
@@ -181,6 +231,16 @@ internal static class WeightFiles
                      group (named.Parameter, Part: part) by part.Name;
         foreach (var piece in pieces)
         {
+            if (type is null && Packed([.. piece]) is { } stored)
+            {
+                foreach (var entry in stored)
+                {
+                    yield return entry;
+                }
+
+                continue;
+            }
+
             var tensors = piece.OrderBy(static entry => entry.Part.FileStart).Select(static entry => Piece(entry.Parameter, entry.Part)).ToArray();
             var whole = tensors.Length == 1 ? tensors[0] : cat(tensors, 0);
             yield return (piece.Key, type is { } wanted ? whole.to(wanted) : whole);
@@ -192,9 +252,28 @@ internal static class WeightFiles
         }
     }
 
+    /// <summary>The tensors of a packed weight, where a file can hold it so; null for a plain one. Weights that a file has joined are packed again as one.</summary>
+    private static IEnumerable<(string Name, Tensor Tensor)>? Packed((Parameter Parameter, FilePart Part)[] pieces)
+    {
+        var name = pieces[0].Part.Name;
+        if (pieces[0].Parameter.Packed is not { } form || form.Stored(name) is not { } stored)
+        {
+            return null;
+        }
+
+        if (pieces is [{ Part: { Expert: null, FileStart: 0 } only, Parameter: var whole }] && only.Size == whole.Shape[0])
+        {
+            return stored;
+        }
+
+        using var joined = form.Repack(cat([.. pieces.OrderBy(static entry => entry.Part.FileStart).Select(static entry => Piece(entry.Parameter, entry.Part))], 0));
+        return [.. joined.Stored(name)!.Select(static entry => (entry.Name, entry.Tensor.clone()))];
+    }
+
     private static Tensor Piece(Parameter parameter, FilePart part)
     {
-        var own = part.Expert is { } expert ? parameter.Data.select(0, expert) : parameter.Data;
+        var values = parameter.Unpacked(parameter.DataType);
+        var own = part.Expert is { } expert ? values.select(0, expert) : values;
         return own.dim() == 0 || own.size(0) == part.Size ? own : own.narrow(0, part.Start, part.Size);
     }
 }

@@ -1,4 +1,5 @@
 using Peft.Models;
+using Peft.Quantization.Checkpoints;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -7,21 +8,23 @@ namespace Peft.Quantization;
 /// <summary>A weight as four-bit numbers in blocks, as bitsandbytes' <c>Linear4bit</c> holds it; the scales may be quantised in turn.</summary>
 public sealed class FourBitWeight : PackedWeight
 {
-    private const int NestedBlockSize = 256;
+    /// <summary>Scales of a block of scales.</summary>
+    internal const int NestedBlockSize = 256;
+
     private readonly Tensor _packed;
     private readonly Tensor _scales;
     private readonly Tensor? _nestedScales;
     private readonly float _nestedOffset;
 
-    private FourBitWeight(IReadOnlyList<long> shape, ScalarType dataType, UnpackBuffer buffer, FourBitType type, int blockSize, Tensor packed, Tensor scales, Tensor? nestedScales, float nestedOffset)
+    private FourBitWeight(FourBitParts parts, IReadOnlyList<long> shape, ScalarType dataType, UnpackBuffer buffer)
         : base(shape, dataType, buffer)
     {
-        Type = type;
-        BlockSize = blockSize;
-        _packed = packed.DetachFromDisposeScope();
-        _scales = scales.DetachFromDisposeScope();
-        _nestedScales = nestedScales?.DetachFromDisposeScope();
-        _nestedOffset = nestedOffset;
+        Type = parts.Type;
+        BlockSize = parts.BlockSize;
+        _packed = parts.Packed.DetachFromDisposeScope();
+        _scales = parts.Scales.DetachFromDisposeScope();
+        _nestedScales = parts.NestedScales?.DetachFromDisposeScope();
+        _nestedOffset = parts.NestedOffset;
     }
 
     /// <summary>NF4 or FP4.</summary>
@@ -73,12 +76,37 @@ public sealed class FourBitWeight : PackedWeight
         }
 
         var device = values.device;
-        return new FourBitWeight(values.shape, values.dtype, buffer, config.Type, config.BlockSize, packed.to(device), scales.to(device), nested?.to(device), offset)
-        {
-            IsTransposed = isTransposed,
-            ComputeType = config.ComputeType,
-        };
+        var parts = new FourBitParts(config.Type, config.BlockSize, packed, scales, nested, offset);
+        return Of(parts, values.shape, values.dtype, new PackedPlace(buffer, isTransposed, device), config.ComputeType);
     }
+
+    /// <summary>Takes what a file holds.</summary>
+    /// <param name="parts">Tensors of the caller's dispose scope.</param>
+    /// <param name="shape">[outputs, inputs].</param>
+    /// <param name="dataType">The type it was quantised from.</param>
+    /// <param name="place">Where it goes.</param>
+    /// <param name="computeType">The type products are formed in; null for the input's.</param>
+    internal static FourBitWeight Of(FourBitParts parts, IReadOnlyList<long> shape, ScalarType dataType, PackedPlace place, ScalarType? computeType)
+    {
+        parts = parts with { Packed = parts.Packed.to(place.Device), Scales = parts.Scales.to(place.Device), NestedScales = parts.NestedScales?.to(place.Device) };
+        return new FourBitWeight(parts, shape, dataType, place.Buffer) { IsTransposed = place.IsTransposed, ComputeType = computeType };
+    }
+
+    /// <inheritdoc/>
+    public override bool IsStorable => true;
+
+    /// <inheritdoc/>
+    public override bool IsFinite
+    {
+        get
+        {
+            using var sum = (_nestedScales ?? _scales).sum();
+            return float.IsFinite(sum.item<float>());
+        }
+    }
+
+    /// <inheritdoc/>
+    public override IEnumerable<(string Name, Tensor Tensor)> Stored(string name) => BitsAndBytesTensors.Stored(this, name);
 
     /// <inheritdoc/>
     public override void Unpack(Tensor target)
@@ -126,6 +154,15 @@ public sealed class FourBitWeight : PackedWeight
 
     private static long Size(Tensor tensor) => tensor.NumberOfElements * tensor.ElementSize;
 }
+
+/// <summary>What four-bit blocks consist of.</summary>
+/// <param name="Type">NF4 or FP4.</param>
+/// <param name="BlockSize">Numbers of a block.</param>
+/// <param name="Packed">[half of the elements, rounded up, 1], uint8.</param>
+/// <param name="Scales">A scale for each block: float32, or uint8 where they are quantised in turn.</param>
+/// <param name="NestedScales">A scale for each block of scales, float32, or null.</param>
+/// <param name="NestedOffset">The mean of the scales, which was subtracted before they were quantised.</param>
+internal sealed record FourBitParts(FourBitType Type, int BlockSize, Tensor Packed, Tensor Scales, Tensor? NestedScales, float NestedOffset);
 
 /// <summary>How a weight is quantised to four bits.</summary>
 /// <param name="Type">NF4 or FP4.</param>

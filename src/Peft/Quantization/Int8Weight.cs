@@ -1,5 +1,6 @@
 using Peft.Models;
 using Peft.Models.Layers;
+using Peft.Quantization.Checkpoints;
 using static TorchSharp.torch;
 
 namespace Peft.Quantization;
@@ -48,7 +49,33 @@ public sealed class Int8Weight : PackedWeight
     {
         using var scope = NewDisposeScope();
         var (codes, scales, _) = Int8Rows.Quantize(values.to(ScalarType.Float16));
-        return new Int8Weight(codes, scales, values.dtype, threshold, buffer) { IsTransposed = isTransposed };
+        return Of(codes, scales, values.dtype, threshold, new PackedPlace(buffer, isTransposed, values.device));
+    }
+
+    /// <summary>Takes what a file holds.</summary>
+    internal static Int8Weight Of(Tensor codes, Tensor scales, ScalarType dataType, double threshold, PackedPlace place) =>
+        new(codes.to(place.Device), scales.to(place.Device), dataType, threshold, place.Buffer) { IsTransposed = place.IsTransposed };
+
+    /// <inheritdoc/>
+    public override bool IsStorable => true;
+
+    /// <inheritdoc/>
+    public override bool IsFinite
+    {
+        get
+        {
+            using var sum = _scales.sum();
+            return float.IsFinite(sum.item<float>());
+        }
+    }
+
+    /// <inheritdoc/>
+    public override IEnumerable<(string Name, Tensor Tensor)> Stored(string name)
+    {
+        var stem = name[..(name.LastIndexOf('.') + 1)];
+        yield return (name, _codes);
+        yield return (stem + "SCB", _scales);
+        yield return (stem + "weight_format", zeros([], ScalarType.Byte));
     }
 
     /// <inheritdoc/>

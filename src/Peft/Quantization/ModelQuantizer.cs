@@ -1,12 +1,21 @@
+using System.Text.Json.Nodes;
 using Peft.Models;
 using Peft.Models.Layers;
 using static TorchSharp.torch;
 
 namespace Peft.Quantization;
 
-/// <summary>Quantises the linear layers of a model.</summary>
-public static class ModelQuantizer
+/// <summary>Quantises the linear layers of a model, while it is loaded (<see cref="LoadOptions.Packing"/>) or afterwards.</summary>
+/// <param name="config">How.</param>
+/// <exception cref="PeftException"><c>QuantizationInvalid</c>.</exception>
+public sealed class ModelQuantizer(QuantizationConfig config) : IWeightPacking
 {
+    private readonly QuantizationConfig _config = Valid(config);
+    private readonly UnpackBuffer _buffer = new();
+
+    /// <inheritdoc/>
+    public JsonObject Document => _config.ToJson();
+
     /// <summary>Puts the weights of linear layers into a packed form, one by one: each plain weight is freed before the next is packed.</summary>
     /// <param name="model">A model whose weights are loaded, without adapters.</param>
     /// <param name="config">How.</param>
@@ -16,55 +25,64 @@ public static class ModelQuantizer
     public static IReadOnlyList<Linear> Quantize(PretrainedModel model, QuantizationConfig config, CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(model);
-        ArgumentNullException.ThrowIfNull(config);
-        config.Validate();
-        Linear[] layers = [.. Targets(model, config).Where(static layer => layer.Weight.IsOwner)];
-        if (layers.Length == 0)
+        var quantizer = new ModelQuantizer(config);
+        Linear[] layers = [.. quantizer.Targets(model).Where(static layer => layer.Weight.IsOwner)];
+        using var noGradients = no_grad();
+
+        // Refused before anything has changed.
+        foreach (var layer in layers)
         {
-            throw new PeftException("NothingToQuantize", $"'{model.ClassName}' has no linear layer that the configuration doesn't skip.") { Target = model.ClassName };
+            _ = layer.Weight.Data;
         }
 
-        using var noGradients = no_grad();
-        var buffer = new UnpackBuffer();
         foreach (var layer in layers)
         {
             cancellation.ThrowIfCancellationRequested();
             using var scope = NewDisposeScope();
-            layer.Weight.Pack(Pack(layer, config, buffer));
+            layer.Weight.Pack(quantizer.Pack(layer, layer.Weight.Data));
         }
 
         model.Fuse();
+        model.Config.Document["quantization_config"] = quantizer.Document;
         return layers;
     }
 
-    /// <summary>Refuses what isn't held to the peer's for whole models yet.</summary>
-    /// <exception cref="NotSupportedByPeftException"><c>QuantizationNotSupported</c>.</exception>
-    public static void RefuseUnsupported(QuantizationConfig config)
+    /// <summary>The linear layers that the configuration quantises: without a list of its own those of the backbone, for heads stay as they are.</summary>
+    /// <param name="model">The model.</param>
+    /// <exception cref="PeftException"><c>NothingToQuantize</c>: there are none.</exception>
+    public IReadOnlySet<Linear> Targets(PretrainedModel model)
     {
-        ArgumentNullException.ThrowIfNull(config);
-        if (config.LoadIn8Bit)
-        {
-            throw new NotSupportedByPeftException("QuantizationNotSupported", "Models with eight-bit weights (load_in_8bit) are not supported.") { Target = "load_in_8bit" };
-        }
+        ArgumentNullException.ThrowIfNull(model);
+        var targets = (_config.SkipModules is { } skipped
+            ? model.Descendants().OfType<Linear>().Where(layer => !skipped.Any(name => IsBelow(layer.Path, name)))
+            : model.Backbone.Descendants().OfType<Linear>()).ToHashSet();
+        return targets.Count > 0
+            ? targets
+            : throw new PeftException("NothingToQuantize", $"'{model.ClassName}' has no linear layer that the configuration doesn't skip.") { Target = model.ClassName };
     }
 
-    /// <summary>The linear layers that a configuration quantises: without one of its own those of the backbone, for heads stay as they are.</summary>
-    public static IEnumerable<Linear> Targets(PretrainedModel model, QuantizationConfig config) => config.SkipModules is { } skipped
-        ? model.Descendants().OfType<Linear>().Where(layer => !skipped.Any(name => IsBelow(layer.Path, name)))
-        : model.Backbone.Descendants().OfType<Linear>();
+    /// <inheritdoc/>
+    public PackedWeight Pack(Linear layer, Tensor weight)
+    {
+        ArgumentNullException.ThrowIfNull(layer);
+        using var scope = NewDisposeScope();
+        var matrix = layer.ToMatrix(weight);
+        return _config.LoadIn8Bit
+            ? Int8Weight.Quantize(matrix, _config.Threshold, _buffer, layer.IsTransposed)
+            : FourBitWeight.Quantize(
+                matrix,
+                new FourBitOptions(_config.QuantType) { BlockSize = _config.BlockSize, HasNestedScales = _config.UseDoubleQuant, ComputeType = _config.ComputeType },
+                _buffer,
+                layer.IsTransposed);
+    }
+
+    private static QuantizationConfig Valid(QuantizationConfig config)
+    {
+        ArgumentNullException.ThrowIfNull(config);
+        config.Validate();
+        return config;
+    }
 
     private static bool IsBelow(string path, string name) =>
         path == name || path.EndsWith("." + name, StringComparison.Ordinal) || path.StartsWith(name + ".", StringComparison.Ordinal);
-
-    private static PackedWeight Pack(Linear layer, QuantizationConfig config, UnpackBuffer buffer)
-    {
-        var weight = layer.ToMatrix(layer.Weight.Data);
-        return config.LoadIn8Bit
-            ? Int8Weight.Quantize(weight, config.Threshold, buffer, layer.IsTransposed)
-            : FourBitWeight.Quantize(
-                weight,
-                new FourBitOptions(config.QuantType) { BlockSize = config.BlockSize, HasNestedScales = config.UseDoubleQuant, ComputeType = config.ComputeType },
-                buffer,
-                layer.IsTransposed);
-    }
 }

@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Peft.Quantization.Checkpoints;
 using static TorchSharp.torch;
 
 namespace Peft.Quantization;
@@ -50,7 +51,7 @@ public sealed record QuantizationConfig
             LoadIn8Bit = (bool?)document["load_in_8bit"] ?? false,
             QuantType = FourBitType.Named((string?)document["bnb_4bit_quant_type"] ?? FourBitType.FP4.Name),
             UseDoubleQuant = (bool?)document["bnb_4bit_use_double_quant"] ?? false,
-            ComputeType = TypeOf((string?)document["bnb_4bit_compute_dtype"] ?? "float32"),
+            ComputeType = TypeNames.Parse((string?)document["bnb_4bit_compute_dtype"] ?? "float32"),
             Threshold = (double?)document["llm_int8_threshold"] ?? 6,
             SkipModules = document["llm_int8_skip_modules"] switch
             {
@@ -76,11 +77,21 @@ public sealed record QuantizationConfig
         }
     }
 
-    private static ScalarType TypeOf(string name) => name.Replace("torch.", "", StringComparison.Ordinal) switch
+    /// <summary>What config.json says of a model that is quantised so: BitsAndBytesConfig's fields.</summary>
+    public JsonObject ToJson() => new()
     {
-        "float32" => ScalarType.Float32,
-        "bfloat16" => ScalarType.BFloat16,
-        "float16" => ScalarType.Float16,
-        _ => throw new NotSupportedByPeftException("QuantizationNotSupported", $"Products with quantised weights are formed in float32, bfloat16 or float16, not in '{name}'."),
+        ["_load_in_4bit"] = LoadIn4Bit,
+        ["_load_in_8bit"] = LoadIn8Bit,
+        ["bnb_4bit_compute_dtype"] = TypeNames.Of(ComputeType),
+        ["bnb_4bit_quant_storage"] = "uint8",
+        ["bnb_4bit_quant_type"] = QuantType.Name,
+        ["bnb_4bit_use_double_quant"] = UseDoubleQuant,
+        ["llm_int8_enable_fp32_cpu_offload"] = false,
+        ["llm_int8_has_fp16_weight"] = false,
+        ["llm_int8_skip_modules"] = SkipModules is null ? null : new JsonArray([.. SkipModules.Select(static name => JsonValue.Create(name))]),
+        ["llm_int8_threshold"] = Threshold,
+        ["load_in_4bit"] = LoadIn4Bit,
+        ["load_in_8bit"] = LoadIn8Bit,
+        ["quant_method"] = "bitsandbytes",
     };
 }

@@ -102,6 +102,16 @@ public sealed class SafetensorsFile : TensorStore
     }
 
     /// <inheritdoc/>
+    internal override Tensor ReadBytes(string name)
+    {
+        Entry(name);
+        var stored = _header.Tensors[name];
+        var entry = new TensorEntry(name, ScalarType.Byte, stored.Type.Size == 1 ? stored.Entry.Shape : [.. stored.Entry.Shape, stored.Type.Size], "U8");
+        return TensorMemory.Create(entry, tensor =>
+            TensorMemory.CopyFrom(tensor, (target, offset) => ReadExactly(_file, Path, target, stored.Offset + offset)));
+    }
+
+    /// <inheritdoc/>
     internal override IEnumerable<MappedFile> TakeMappedFiles()
     {
         MappedFile[] taken = _mapped is null ? [] : [_mapped];

@@ -70,6 +70,13 @@ public sealed class ShardedTensorStore : TensorStore
     }
 
     /// <inheritdoc/>
+    internal override Tensor ReadBytes(string name)
+    {
+        Entry(name);
+        return _storeOf[name].ReadBytes(name);
+    }
+
+    /// <inheritdoc/>
     internal override IEnumerable<MappedFile> TakeMappedFiles() => [.. _stores.Values.SelectMany(static store => store.TakeMappedFiles())];
 
     /// <inheritdoc/>

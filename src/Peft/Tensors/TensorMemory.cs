@@ -74,6 +74,16 @@ internal static unsafe class TensorMemory
         }
     }
 
+    /// <summary>Copies a part of a tensor's bytes.</summary>
+    /// <param name="tensor">Contiguous and on the CPU.</param>
+    /// <param name="target">Takes them.</param>
+    /// <param name="offset">The first of them.</param>
+    public static void CopyTo(Tensor tensor, Span<byte> target, long offset)
+    {
+        new ReadOnlySpan<byte>(Pointer(tensor) + offset, target.Length).CopyTo(target);
+        GC.KeepAlive(tensor);
+    }
+
     /// <summary>Writes a tensor's elements to a stream, in row-major order.</summary>
     /// <param name="tensor">Any tensor: what isn't contiguous or on the CPU is copied first.</param>
     /// <param name="stream">Where to write.</param>

@@ -81,6 +81,17 @@ public abstract class TensorStore : IDisposable
     /// <returns>A contiguous tensor on the CPU that the caller owns.</returns>
     public virtual Tensor Map(string name, ScalarType? type = null) => Read(name, type);
 
+    /// <summary>Reads the bytes of a tensor as they are stored, also those of types that the engine doesn't have.</summary>
+    /// <param name="name">The tensor's name.</param>
+    /// <returns>uint8, of the tensor's shape with the bytes of an element as another size where it has several.</returns>
+    internal virtual Tensor ReadBytes(string name)
+    {
+        using var values = Read(name);
+        var bytes = empty([.. values.shape, values.ElementSize], ScalarType.Byte);
+        TensorMemory.CopyFrom(bytes, (target, offset) => TensorMemory.CopyTo(values, target, offset));
+        return bytes;
+    }
+
     /// <summary>The files that tensors from <see cref="Map"/> lie in, which the caller looks at before it uses them, and disposes of.</summary>
     internal virtual IEnumerable<MappedFile> TakeMappedFiles() => [];
 

@@ -90,6 +90,7 @@ public abstract class ImportCommand : PeftCmdlet
         {
             OnProgress = (done, total) => progress.Show(done, total, FormattableString.Invariant($"{done:N0} of {total:N0} parameters")),
             OnMessage = output.WriteWarning,
+            Packing = quantization is null ? null : new ModelQuantizer(quantization),
             Cancellation = output.Cancellation,
         };
         var model = PeftModel.Load(path, options, name);
@@ -101,10 +102,9 @@ public abstract class ImportCommand : PeftCmdlet
                 output.WriteWarning(warning);
             }
 
-            if (quantization is not null)
+            if (model.Quantization is { } kind)
             {
-                var layers = ModelQuantizer.Quantize(model.Base, quantization, output.Cancellation);
-                output.WriteVerbose($"{layers.Count} linear layers are quantised ({model.Quantization}).");
+                output.WriteVerbose($"Linear layers are quantised ({kind}).");
             }
 
             output.Cancellation.ThrowIfCancellationRequested();

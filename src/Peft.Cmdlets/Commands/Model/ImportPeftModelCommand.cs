@@ -69,7 +69,7 @@ public sealed class ImportPeftModelCommand : ImportCommand
     [Alias("load_in_4bit")]
     public SwitchParameter LoadIn4Bit { get; set; }
 
-    /// <summary>Quantises to eight bits. Models can't be held so yet: it ends in the error QuantizationNotSupported.</summary>
+    /// <summary>Quantises to eight bits (LLM.int8) with the defaults of New-QuantizationConfig.</summary>
     [Parameter]
     [Alias("load_in_8bit")]
     public SwitchParameter LoadIn8Bit { get; set; }
@@ -88,13 +88,9 @@ public sealed class ImportPeftModelCommand : ImportCommand
                 : throw Contradict(nameof(Quantization), "says already how weights are quantised, and -LoadIn4Bit and -LoadIn8Bit say it again", "Leave the switches out.");
         }
 
-        if (Quantization is not null)
+        if (Quantization is not null && StructureOnly)
         {
-            ModelQuantizer.RefuseUnsupported(Quantization);
-            if (StructureOnly)
-            {
-                throw Contradict(nameof(StructureOnly), "loads no weights, so there are none to quantise", "Leave one of them out.");
-            }
+            throw Contradict(nameof(StructureOnly), "loads no weights, so there are none to quantise", "Leave one of them out.");
         }
     }
 

@@ -16,7 +16,7 @@ public sealed class NewQuantizationConfigCommand : PeftCmdlet
     [Alias("load_in_4bit")]
     public SwitchParameter LoadIn4Bit { get; set; }
 
-    /// <summary>Holds weights as eight-bit integers, by rows. Models can't be held so yet: it ends in the error QuantizationNotSupported.</summary>
+    /// <summary>Holds weights as eight-bit integers, by rows, and quantises inputs with them but for their outlier columns (LLM.int8).</summary>
     [Parameter]
     [Alias("load_in_8bit")]
     public SwitchParameter LoadIn8Bit { get; set; }
@@ -71,8 +71,6 @@ public sealed class NewQuantizationConfigCommand : PeftCmdlet
     /// <inheritdoc/>
     protected override void Process()
     {
-        var config = QuantizationArgumentAttribute.Config(MyInvocation.BoundParameters);
-        ModelQuantizer.RefuseUnsupported(config);
-        WriteObject(config);
+        WriteObject(QuantizationArgumentAttribute.Config(MyInvocation.BoundParameters));
     }
 }

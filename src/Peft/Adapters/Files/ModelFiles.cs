@@ -32,15 +32,6 @@ internal static class ModelFiles
             throw new PeftException("WeightsNotLoaded", $"'{model.Name}' can't be saved: only its structure was loaded.") { Target = folder };
         }
 
-        if (model.Quantization is { } kind)
-        {
-            throw new PeftException("WeightsPacked", $"'{model.Name}' can't be saved: its weights are quantised ({kind}), and there is no file of such weights yet.")
-            {
-                Target = model.Name,
-                RecommendedAction = "Export-PeftAdapter writes an adapter alone; Merge-LoraAdapter -DataType bfloat16 unpacks the weights for a merge that can be exported. Without an adapter, import the model without quantisation.",
-            };
-        }
-
         KeepEndOfText(model);
 
         // A tokenizer that lies there is another model's, unless the model came from there.

@@ -4,6 +4,7 @@ using Peft.Adapters.Files;
 using Peft.Adapters.Merging;
 using Peft.Adapters.Slots;
 using Peft.Models;
+using Peft.Quantization.Checkpoints;
 using Peft.Tokenization;
 using static TorchSharp.torch;
 
@@ -163,7 +164,7 @@ public sealed class PeftModel : IDisposable
     public static PeftModel Load(string path, LoadOptions? options = null, string? name = null)
     {
         using var noGradients = no_grad();
-        var model = ModelLoader.Load(path, options);
+        var model = ModelLoader.Load(path, (options ?? new LoadOptions()) with { OpenQuantized = QuantizedStore.Open });
         return new PeftModel(model, name ?? System.IO.Path.GetFileName(System.IO.Path.TrimEndingDirectorySeparator(System.IO.Path.GetFullPath(path))), path);
     }
 

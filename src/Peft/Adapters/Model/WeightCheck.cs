@@ -18,7 +18,7 @@ internal static class WeightCheck
         foreach (var (path, parameter) in weights)
         {
             cancellation.ThrowIfCancellationRequested();
-            if (parameter.Value is { } value && !IsFinite(value))
+            if (parameter.Packed is { IsFinite: false } || (parameter.Value is { } value && !IsFinite(value)))
             {
                 bad.Add(path);
             }
