@@ -75,7 +75,7 @@ internal static class RecommendedActions
         ["PrefixNotSupported"] = "Use prompt tuning, P-tuning or LoRA with this model.",
         ["PromptDoesNotFit"] = "Use an adapter that changes layers, such as LoRA.",
         ["QuantizationInvalid"] = "Describe it with New-QuantizationConfig -LoadIn4Bit; Get-Help New-QuantizationConfig says what each field takes.",
-        ["QuantizationNotSupported"] = "Quantise to four bits (load_in_4bit) of type nf4 or fp4, with products in float32, bfloat16 or float16, and leave the rest out.",
+        ["QuantizationNotSupported"] = "Quantise to four bits (load_in_4bit, nf4 or fp4) or eight (load_in_8bit), with products in float32, bfloat16 or float16, and leave the rest out.",
         ["RankInvalid"] = "Give a rank of at least 1; 8 and 16 are usual.",
         ["RowNamesMismatch"] = "Give one adapter name, or __base__, for each row.",
         ["SafetensorsDuplicateName"] = "Give each tensor a name of its own.",

@@ -18,6 +18,11 @@ public interface IWeightPacking
     /// <param name="layer">One of the targets.</param>
     /// <param name="weight">Its weight, in the layout of the layer's parameter.</param>
     PackedWeight Pack(Linear layer, Tensor weight);
+
+    /// <summary>Refuses a model of whose layers none was packed, since they share their weights with what isn't.</summary>
+    /// <param name="targets">What was to be packed.</param>
+    /// <param name="model">The model.</param>
+    void RefuseNone(IReadOnlySet<Linear> targets, PretrainedModel model);
 }
 
 /// <summary>A store some of whose tensors are packed weights. Under their names it has their shapes and types as plain ones, and reads them so where that is asked for.</summary>

@@ -89,6 +89,7 @@ internal sealed class WeightReader
 
         if (_options.Packing is { } packing)
         {
+            packing.RefuseNone(_packed, _model);
             _model.Config.Document["quantization_config"] = packing.Document.DeepClone();
         }
     }

@@ -26,7 +26,9 @@ public static class Int8Rows
         }
 
         var scales = kept.abs().amax([1]);
-        var factors = full_like(scales, 127).div_(scales).unsqueeze(1);
+
+        // Rounded twice, as torch forms a number over a tensor: a value on the edge between two codes falls as the peer's.
+        var factors = scales.reciprocal().mul_(127).unsqueeze(1);
         var codes = kept.mul(factors).round_().nan_to_num_(0, 0, 0);
         codes = columns is not null && rows.size(0) > 1 ? codes.masked_fill_(columns.unsqueeze(0), 0) : codes;
         columns?.MoveToOuterDisposeScope();

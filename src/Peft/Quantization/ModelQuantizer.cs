@@ -27,6 +27,11 @@ public sealed class ModelQuantizer(QuantizationConfig config) : IWeightPacking
         ArgumentNullException.ThrowIfNull(model);
         var quantizer = new ModelQuantizer(config);
         Linear[] layers = [.. quantizer.Targets(model).Where(static layer => layer.Weight.IsOwner)];
+        if (layers.Length == 0)
+        {
+            throw Nothing(model);
+        }
+
         using var noGradients = no_grad();
 
         // Refused before anything has changed.
@@ -58,7 +63,7 @@ public sealed class ModelQuantizer(QuantizationConfig config) : IWeightPacking
             : model.Backbone.Descendants().OfType<Linear>()).ToHashSet();
         return targets.Count > 0
             ? targets
-            : throw new PeftException("NothingToQuantize", $"'{model.ClassName}' has no linear layer that the configuration doesn't skip.") { Target = model.ClassName };
+            : throw Nothing(model);
     }
 
     /// <inheritdoc/>
@@ -75,6 +80,21 @@ public sealed class ModelQuantizer(QuantizationConfig config) : IWeightPacking
                 _buffer,
                 layer.IsTransposed);
     }
+
+    /// <inheritdoc/>
+    public void RefuseNone(IReadOnlySet<Linear> targets, PretrainedModel model)
+    {
+        ArgumentNullException.ThrowIfNull(targets);
+        ArgumentNullException.ThrowIfNull(model);
+        if (!targets.Any(static layer => layer.Weight is { IsOwner: true, Packed: not null }))
+        {
+            throw Nothing(model);
+        }
+    }
+
+    /// <summary>The error of a model whose layers are all skipped, or share their weights with what is.</summary>
+    private static PeftException Nothing(PretrainedModel model) =>
+        new("NothingToQuantize", $"'{model.ClassName}' has no linear layer that the configuration doesn't skip.") { Target = model.ClassName };
 
     private static QuantizationConfig Valid(QuantizationConfig config)
     {

@@ -55,7 +55,7 @@ internal static class LinearProduct
         Tensor y;
         if (weight is null)
         {
-            y = PackedProduct.Forward(x, bias, members, residual);
+            y = PackedProduct.Forward(x, bias, members, residual, context);
         }
         else
         {

@@ -6,13 +6,16 @@ namespace Peft.Models.Layers;
 /// <summary>The product with packed weights: unpacked one below the other for the product alone, in both directions, or by the form's own arithmetic.</summary>
 internal static class PackedProduct
 {
-    /// <summary>y = x Wᵀ + b + residual, formed in the weights' compute type.</summary>
-    public static Tensor Forward(Tensor x, Tensor? bias, LinearMember[] members, Tensor? residual)
+    /// <summary>
+    /// y = x Wᵀ + b + residual, formed in the weights' compute type. In training the forward pass is that of the unpacked weight whatever the form, as
+    /// bitsandbytes has it on the CPU: what goes back is its gradient exactly then.
+    /// </summary>
+    public static Tensor Forward(Tensor x, Tensor? bias, LinearMember[] members, Tensor? residual, ForwardContext context)
     {
         var type = Type(members[0].Weight.Packed!.ComputeType ?? x.dtype, x.device_type);
         var input = LinearProduct.Cast(x, type);
         bias = bias is null ? null : LinearProduct.Cast(bias, type);
-        var y = LinearProduct.Cast(Product(input, bias, members), x.dtype);
+        var y = LinearProduct.Cast(Product(input, bias, members, context.IsTraining), x.dtype);
         return residual is null ? y : y.add_(residual);
     }
 
@@ -28,9 +31,9 @@ internal static class PackedProduct
     /// <summary>Engines before PyTorch 2 multiply no float16 on the CPU.</summary>
     private static ScalarType Type(ScalarType asked, DeviceType device) => asked == ScalarType.Float16 && device == DeviceType.CPU ? ScalarType.Float32 : asked;
 
-    private static Tensor Product(Tensor x, Tensor? bias, LinearMember[] members)
+    private static Tensor Product(Tensor x, Tensor? bias, LinearMember[] members, bool isTraining)
     {
-        if (members is [{ Weight.Packed: { HasProduct: true } own }])
+        if (!isTraining && members is [{ Weight.Packed: { HasProduct: true } own }])
         {
             return own.Product(x, bias);
         }
