@@ -36,6 +36,7 @@
         'Import-PeftModel'
         'Import-TrainingDataset'
         'Invoke-LoraTraining'
+        'Invoke-PolicyTraining'
         'Invoke-PreferenceTraining'
         'Invoke-TextGeneration'
         'Join-PeftAdapter'
@@ -66,6 +67,7 @@
         'Undo-LoraMerge'
     )
     AliasesToExport      = @(
+        'Invoke-GrpoTraining'
         'Invoke-PeftTraining'
         'Merge-PeftAdapter'
         'New-PTuningConfig'

@@ -370,4 +370,49 @@ Describe 'The cmdlets for data and training' {
             $stopped.Seconds | Should -BeLessThan 2
         }
     }
+
+    Describe 'Invoke-PolicyTraining' {
+        BeforeAll {
+            $prompts = 'One two', 'Four five' | Import-TrainingDataset
+            $short = @{ GroupSize = 2; BatchSize = 4; MaxCompletionLength = 3 }
+        }
+
+        It 'learns from answers that a script block rates' {
+            $adapter = $model | Invoke-PolicyTraining $config $prompts { param($prompt, $completion) $completion.Length } @short -MaxSteps 2 6>$null
+            $adapter | Should -BeOfType Peft.Adapters.Model.PeftAdapter
+            $adapter.IsActive | Should -BeTrue
+            $adapter.TrainingRecord.Steps[-1].Metrics['reward'] | Should -BeGreaterThan 0
+        }
+
+        It 'takes an adapter from the pipeline and goes by the usual name' {
+            $learnt = $model | Add-PeftAdapter $config a
+            ($learnt | Invoke-GrpoTraining $prompts { 1 } @short -Objective rloo -MaxSteps 1 6>$null).Name | Should -Be 'a'
+        }
+
+        It 'trains nothing under -WhatIf' {
+            $model | Invoke-PolicyTraining $config $prompts { 1 } -AdapterName never -WhatIf
+            $model.Adapters.Count | Should -Be 0
+        }
+
+        It 'shows progress and completes losses' {
+            Get-Stream Progress '$args[0] | Invoke-PolicyTraining $args[1] $args[2] { 1 } -GroupSize 2 -MaxCompletionLength 3 -MaxSteps 2' $model, $config, $prompts | Should -Not -BeNullOrEmpty
+            Get-Completion '$model | Invoke-PolicyTraining $config $prompts -LossType dr' | Should -Be 'dr_grpo'
+        }
+
+        It 'names what is wrong: <Id>' -ForEach @(
+            @{ Id = 'RewardFailed'; Script = { $model | Invoke-PolicyTraining $config $prompts { throw 'no' } @short -ErrorAction Stop } }
+            @{ Id = 'RewardInvalid'; Script = { $model | Invoke-PolicyTraining $config $prompts { 'many' } @short -ErrorAction Stop } }
+            @{ Id = 'TrainingOptionInvalid'; Script = { $model | Invoke-PolicyTraining $config $prompts { 1 } -GroupSize 3 -ErrorAction Stop } }
+        ) {
+            $failure = Get-ErrorRecord $Script
+            $failure.FullyQualifiedErrorId | Should -BeLike "$Id,*"
+            $failure.ErrorDetails.RecommendedAction | Should -Not -BeNullOrEmpty
+        }
+
+        It 'gives the prompt back within two seconds of Ctrl-C' {
+            $stopped = Stop-Script '$args[0] | Invoke-PolicyTraining $args[1] $args[2] { 1 } -MaxSteps 1000000' $model, $config, $prompts
+            $stopped.State | Should -Be 'Stopped'
+            $stopped.Seconds | Should -BeLessThan 2
+        }
+    }
 }

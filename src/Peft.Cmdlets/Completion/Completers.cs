@@ -217,6 +217,13 @@ public sealed class PreferenceLossCompleter : TextCompleter
         Training.Objectives.ObjectiveRegistry.Losses(boundParameters["Objective"]?.ToString()?.ToLowerInvariant());
 }
 
+/// <summary>Names of the losses that learn from a model's own answers.</summary>
+public sealed class PolicyLossCompleter : TextCompleter
+{
+    /// <inheritdoc/>
+    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) => Training.Objectives.ObjectiveRegistry.Losses("grpo");
+}
+
 /// <summary>Columns of the file that the command reads, or that the pipeline before it does: the names in its first row.</summary>
 public sealed class ColumnCompleter : TextCompleter
 {

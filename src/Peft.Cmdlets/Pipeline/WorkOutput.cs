@@ -41,6 +41,29 @@ public sealed class WorkOutput
     /// <summary>Shows a piece of text to the person at the host, without a new line.</summary>
     public void WriteHost(string text) => Post(cmdlet => cmdlet.Host.UI.Write(VisibleText.Of(text)));
 
+    /// <summary>Has something done on the pipeline's thread, such as a script block of the caller's, and waits for it.</summary>
+    /// <exception cref="OperationCanceledException">The command was stopped.</exception>
+    public T Call<T>(Func<PeftCmdlet, T> work)
+    {
+        var done = new TaskCompletionSource<T>(TaskCreationOptions.RunContinuationsAsynchronously);
+        Post(cmdlet =>
+        {
+            try
+            {
+                done.SetResult(work(cmdlet));
+            }
+            catch (Exception error)
+            {
+                done.SetException(error);
+                if (error is PipelineStoppedException)
+                {
+                    throw;
+                }
+            }
+        });
+        return done.Task.WaitAsync(Cancellation).GetAwaiter().GetResult();
+    }
+
     /// <summary>Writes everything that arrives until <see cref="Complete"/>; on the pipeline thread.</summary>
     /// <exception cref="OperationCanceledException">The command was stopped.</exception>
     internal void Drain(PeftCmdlet cmdlet)

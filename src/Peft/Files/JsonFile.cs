@@ -21,6 +21,9 @@ public static class JsonFile
         Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
     };
 
+    /// <summary>The same on one line, for files of JSON lines.</summary>
+    internal static JsonSerializerOptions LineOptions { get; } = new(WriteOptions) { WriteIndented = false };
+
     /// <summary>Reads a file that holds one JSON value.</summary>
     /// <param name="path">The file, in UTF-8 with or without a byte order mark.</param>
     /// <returns>The value, independent of the file. Of duplicate properties the last one counts, as in Python.</returns>

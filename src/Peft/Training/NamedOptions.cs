@@ -23,7 +23,7 @@ public sealed class NamedOptions
     public double? Number(string name) => Read(name) switch
     {
         null => null,
-        JsonValue value when value.GetValueKind() == System.Text.Json.JsonValueKind.Number => value.GetValue<double>(),
+        JsonValue value when value.GetValueKind() == System.Text.Json.JsonValueKind.Number => NumberOf(value),
         _ => throw Invalid(name, "a number"),
     };
 
@@ -71,7 +71,7 @@ public sealed class NamedOptions
     public IReadOnlyList<double>? Numbers(string name) => Read(name) switch
     {
         null => null,
-        JsonArray list when list.All(static entry => entry?.GetValueKind() == System.Text.Json.JsonValueKind.Number) => [.. list.Select(static entry => entry!.GetValue<double>())],
+        JsonArray list when list.All(static entry => entry?.GetValueKind() == System.Text.Json.JsonValueKind.Number) => [.. list.Select(static entry => NumberOf(entry!))],
         _ => throw Invalid(name, "a list of numbers"),
     };
 
@@ -80,7 +80,7 @@ public sealed class NamedOptions
     public (double First, double Second)? Pair(string name) => Read(name) switch
     {
         null => null,
-        JsonArray { Count: 2 } pair => (pair[0]!.GetValue<double>(), pair[1]!.GetValue<double>()),
+        JsonArray { Count: 2 } pair when pair.All(static entry => entry?.GetValueKind() == System.Text.Json.JsonValueKind.Number) => (NumberOf(pair[0]!), NumberOf(pair[1]!)),
         _ => throw Invalid(name, "two numbers"),
     };
 
@@ -118,6 +118,9 @@ public sealed class NamedOptions
         _read.Add(name);
         return _values[name];
     }
+
+    /// <summary>A program may have put a whole number there, which is a value of its own type.</summary>
+    private static double NumberOf(JsonNode number) => double.Parse(number.ToJsonString(), System.Globalization.CultureInfo.InvariantCulture);
 
     private PeftException Invalid(string name, string expected) =>
         new("TrainingOptionInvalid", $"Option '{name}' of the {_owner} must be {expected}, but is {_values[name]?.ToJsonString() ?? "absent"}.")

@@ -1,3 +1,4 @@
+using System.Collections.Frozen;
 using Peft.Adapters.Asking;
 using Peft.Adapters.Model;
 using Peft.Models;
@@ -104,6 +105,9 @@ public sealed record RatedBatch(Tensor InputIds, Tensor Labels, Tensor Advantage
 
     /// <summary>The same under the reference, float32 [rows, length - 1]; null to compute it where it is needed.</summary>
     public Tensor? ReferenceLosses { get; init; }
+
+    /// <summary>What is known of the answers of the whole step, by name, for the log.</summary>
+    public IReadOnlyDictionary<string, double> Figures { get; init; } = FrozenDictionary<string, double>.Empty;
 
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)

@@ -18,7 +18,6 @@ internal sealed class TrainingLoop : IDisposable
 {
     private readonly TrainingRequest _request;
     private readonly TrainingOptions _options;
-    private readonly IObjective _objective;
     private readonly TrainingPlan _plan;
     private readonly int[] _heldOut;
     private readonly TrainingOutput? _output;
@@ -44,20 +43,20 @@ internal sealed class TrainingLoop : IDisposable
         _request = request;
         _options = request.Options;
         Part = part;
-        _objective = request.Objective ?? ObjectiveRegistry.Create(_options);
+        Objective = request.Objective ?? ObjectiveRegistry.Create(_options);
         RefuseOtherData(request.Data);
         RefuseOtherData(request.EvaluationData ?? request.Data);
         (var rows, _heldOut) = request.EvaluationData is null
             ? TrainingPlan.Split(request.Data.Count, _options, _options.EvaluationSplit > 0 ? request.Data.Groups(cancellation) : null)
             : ([.. Enumerable.Range(0, request.Data.Count)], [.. Enumerable.Range(0, request.EvaluationData.Count)]);
-        _plan = new TrainingPlan(_options, rows);
+        _plan = new TrainingPlan(Objective.Plan(_options), rows, Objective.StepsPerBatch);
         part.Adapter?.OnTraining(_plan.TotalSteps);
         _device = request.Model.Device;
         Scale = new LossScale(request.Model.DataType);
         Schedule = ScheduleRegistry.Create(
             _options.Schedule, _options.LearningRate, _options.WarmupStepsOf(_plan.TotalSteps), _plan.TotalSteps, _options.ScheduleOptions);
-        _output = request.OutputPath is null ? null : new TrainingOutput(request, part, _objective.Name);
-        Reference = _objective.NeedsReference ? new ReferenceModel(part.IsBase ? ReferenceKind.Start : request.Reference, part.Parameters()) : null;
+        _output = request.OutputPath is null ? null : new TrainingOutput(request, part, Objective.Name);
+        Reference = Objective.NeedsReference ? new ReferenceModel(part.IsBase ? ReferenceKind.Start : request.Reference, part.Parameters()) : null;
         _trainedAtFirst = [.. part.Parameters()];
         Optimizer = OptimizerRegistry.Create(_trainedAtFirst, _options);
         _generator = new Generator((ulong)_options.Seed, _device);
@@ -69,6 +68,9 @@ internal sealed class TrainingLoop : IDisposable
             Cancellation = cancellation,
         };
     }
+
+    /// <summary>What is made small.</summary>
+    public IObjective Objective { get; }
 
     /// <summary>What is trained.</summary>
     public TrainedPart Part { get; }
@@ -102,6 +104,7 @@ internal sealed class TrainingLoop : IDisposable
     {
         (StepsMade, _records, _evaluations, var before) = _output?.Begin(this) ?? (0, [], [], null);
         _firstStep = StepsMade;
+        Objective.Begin(_output?.Folder, StepsMade, Say);
         TakeUp(ComputeChoice.Decide(before, _request.Model.Base), before);
         using var kept = ComputeThreads.Keep(Compute.Threads);
         _secondsBefore = _records.Count > 0 ? _records[^1].Seconds : 0;
@@ -150,7 +153,7 @@ internal sealed class TrainingLoop : IDisposable
     {
         AdapterName = Part.Name,
         Options = _options with { Compute = Compute },
-        Objective = _objective.Name,
+        Objective = Objective.Name,
         Steps = _records,
         Evaluations = _evaluations,
         TrainedParameters = Optimizer.Parameters.Count,
@@ -242,8 +245,8 @@ internal sealed class TrainingLoop : IDisposable
     {
         using var scope = NewDisposeScope();
         _generator.manual_seed(DataOrder.SeedOf(_options.Seed, step, -1));
-        var batches = _objective.MakeBatches([.. _plan.MicroBatches(step).Select(rows => _request.Data.Collate(rows, _device))], _request.Model, _context, step);
-        var (tokenCount, targets, items) = (batches.Sum(static batch => batch.TokenCount), batches.Sum(static batch => batch.TargetCount), batches.Sum(_objective.Items));
+        var batches = Objective.MakeBatches([.. _plan.MicroBatches(step).Select(rows => _request.Data.Collate(rows, _device))], Making(step));
+        var (tokenCount, targets, items) = (batches.Sum(static batch => batch.TokenCount), batches.Sum(static batch => batch.TargetCount), batches.Sum(Objective.Items));
         using var metrics = new MetricSums();
         var gradients = Optimizer.Parameters.Gradients;
         var figures = Pass(step, batches, items, metrics);
@@ -284,6 +287,8 @@ internal sealed class TrainingLoop : IDisposable
             Metrics = metrics.Means(values.AsSpan(batches.Count + 1)),
         };
     }
+
+    private BatchMaking Making(int step, bool isEvaluation = false) => new(Objective, _request.Model, _context, Reference, step) { IsEvaluation = isEvaluation };
 
     /// <summary>Both passes over the micro batches; again where float16 was too small for the gradients.</summary>
     /// <returns>The batches' losses.</returns>
@@ -329,8 +334,8 @@ internal sealed class TrainingLoop : IDisposable
     /// <summary>The loss with the adapter's own term, in training and in evaluation alike.</summary>
     private Tensor Loss(TrainingBatch batch, double? divisor, ForwardContext context, MetricSums metrics)
     {
-        var pass = new ObjectivePass(_objective, _request.Model, batch, divisor, context, Reference, metrics);
-        return Part.Loss(_objective.Loss(pass), pass.Context);
+        var pass = new ObjectivePass(Objective, _request.Model, batch, divisor, context, Reference, metrics);
+        return Part.Loss(Objective.Loss(pass), pass.Context);
     }
 
     private void EvaluateWhereDue()
@@ -359,13 +364,16 @@ internal sealed class TrainingLoop : IDisposable
         using var metrics = new MetricSums();
         double sum = 0;
         long counted = 0;
-        foreach (var chunk in _heldOut.Chunk(_options.EvaluationBatchSize))
+        foreach (var chunk in _heldOut.Chunk(Objective.Plan(_options).EvaluationBatchSize))
         {
             _context.Cancellation.ThrowIfCancellationRequested();
             using var scope = NewDisposeScope();
-            using var batch = data.Collate(chunk, _device);
-            sum += Loss(batch, null, _context, metrics).item<float>() * batch.InputIds.size(0);
-            counted += batch.InputIds.size(0);
+            foreach (var batch in Objective.MakeBatches([data.Collate(chunk, _device)], Making(StepsMade, isEvaluation: true)))
+            {
+                using var own = batch;
+                sum += Loss(batch, null, _context, metrics).item<float>() * batch.InputIds.size(0);
+                counted += batch.InputIds.size(0);
+            }
         }
 
         return new EvaluationRecord(StepsMade, _plan.EpochsAfter(StepsMade), sum / counted)
@@ -387,15 +395,16 @@ internal sealed class TrainingLoop : IDisposable
             step.Step, _plan.TotalSteps, step.Epoch, step.Loss, step.LearningRate, _tokens / Math.Max(seconds, 1e-9),
             TimeSpan.FromSeconds(seconds / (step.Step - _firstStep) * (_plan.TotalSteps - step.Step)))
         {
+            Reward = step.Metrics?.TryGetValue("reward", out var reward) == true ? reward : null,
             EvaluationLoss = _evaluations.Count > 0 ? _evaluations[^1].Loss : null,
         });
     }
 
     private void RefuseOtherData(ITrainingData data)
     {
-        if (data.ExampleKind != _objective.ExampleKind)
+        if (data.ExampleKind != Objective.ExampleKind)
         {
-            throw new PeftException("ObjectiveDataMismatch", $"The objective '{_objective.Name}' learns from examples of the kind {_objective.ExampleKind}; the data holds {data.ExampleKind}.")
+            throw new PeftException("ObjectiveDataMismatch", $"The objective '{Objective.Name}' learns from examples of the kind {Objective.ExampleKind}; the data holds {data.ExampleKind}.")
             {
                 Target = data,
                 RecommendedAction = "Choose the objective that belongs to the data, or data that belongs to the objective.",

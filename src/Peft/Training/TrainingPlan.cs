@@ -8,13 +8,15 @@ internal sealed class TrainingPlan
 {
     private readonly TrainingOptions _options;
     private readonly int[] _rows;
+    private readonly int _repeats;
     private int _orderedEpoch = -1;
     private int[] _order = [];
 
     /// <summary>Plans a training.</summary>
     /// <param name="options">Batch size, accumulation, epochs, order and seed.</param>
     /// <param name="rows">The rows to train on, as indices of the data.</param>
-    public TrainingPlan(TrainingOptions options, int[] rows)
+    /// <param name="repeats">Steps that are made with the same rows.</param>
+    public TrainingPlan(TrainingOptions options, int[] rows, int repeats = 1)
     {
         if (rows.Length == 0)
         {
@@ -26,8 +28,9 @@ internal sealed class TrainingPlan
 
         _options = options;
         _rows = rows;
+        _repeats = repeats;
         BatchesPerEpoch = Divide(rows.Length, options.BatchSize);
-        StepsPerEpoch = Divide(BatchesPerEpoch, options.GradientAccumulation);
+        StepsPerEpoch = Divide(BatchesPerEpoch, options.GradientAccumulation) * repeats;
         var steps = Math.Ceiling(options.Epochs * StepsPerEpoch);
         TotalSteps = options.MaxSteps > 0 ? options.MaxSteps : steps <= int.MaxValue ? (int)steps : throw new PeftException(
             "TrainingOptionInvalid", FormattableString.Invariant($"{options.Epochs} epochs of {StepsPerEpoch} steps are more than {int.MaxValue} steps."))
@@ -59,7 +62,7 @@ internal sealed class TrainingPlan
     public IEnumerable<ArraySegment<int>> MicroBatches(int step)
     {
         Order(step / StepsPerEpoch);
-        var first = step % StepsPerEpoch * _options.GradientAccumulation;
+        var first = step % StepsPerEpoch / _repeats * _options.GradientAccumulation;
         var end = Math.Min(first + _options.GradientAccumulation, BatchesPerEpoch);
         for (var batch = first; batch < end; batch++)
         {

@@ -53,6 +53,9 @@ public readonly record struct TrainingProgress(
 {
     /// <summary>Loss of the last evaluation; null before the first.</summary>
     public double? EvaluationLoss { get; init; }
+
+    /// <summary>Mean reward of the last step's answers; null where none are rated.</summary>
+    public double? Reward { get; init; }
 }
 
 /// <summary>What a finished training leaves on its adapter.</summary>

@@ -1,6 +1,5 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters.Model;
-using Peft.Models;
 using Peft.Tests.Adapters;
 using Peft.Training;
 using Peft.Training.Data;
@@ -99,9 +98,9 @@ public sealed class PreferenceTests
 
         public string Name => "doubling";
 
-        public IReadOnlyList<TrainingBatch> MakeBatches(IReadOnlyList<TrainingBatch> batches, PeftModel model, ForwardContext context, int step)
+        public IReadOnlyList<TrainingBatch> MakeBatches(IReadOnlyList<TrainingBatch> batches, BatchMaking making)
         {
-            Steps.Add(step);
+            Steps.Add(making.Step);
             return [.. batches.SelectMany(batch => new[] { batch, batch with { InputIds = batch.InputIds.clone(), Labels = batch.Labels.clone(), AttentionMask = batch.AttentionMask?.clone() } })];
         }
 

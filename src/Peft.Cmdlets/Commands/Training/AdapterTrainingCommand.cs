@@ -136,14 +136,15 @@ public abstract class AdapterTrainingCommand : TrainingCommand
         {
             report.Show(output);
             var (learnt, judged) = Split(options, output.Cancellation);
-            var data = Tokenize(learnt, model, options, output);
+            var data = Read(learnt, model, options, output);
             var request = new TrainingRequest
             {
                 Model = model,
                 AdapterName = TrainsBase ? null : name,
                 Data = data,
-                EvaluationData = judged is null ? null : Tokenize(judged, model, options, output),
+                EvaluationData = judged is null ? null : Read(judged, model, options, output),
                 Options = options,
+                Objective = MakeObjective(options, output),
                 Reference = Config is null ? ReferenceKind.Start : ReferenceKind.Base,
                 OutputPath = report.OutputPath,
                 Resume = Resume,
@@ -235,7 +236,11 @@ public abstract class AdapterTrainingCommand : TrainingCommand
         };
     }
 
-    private static TokenizedDataset Tokenize(TrainingDataset dataset, PeftModel model, TrainingOptions options, WorkOutput output)
+    /// <summary>What is made small, where the options alone don't say it.</summary>
+    private protected virtual IObjective? MakeObjective(TrainingOptions options, WorkOutput output) => null;
+
+    /// <summary>Makes what is learnt of a data set.</summary>
+    private protected virtual ITrainingData Read(TrainingDataset dataset, PeftModel model, TrainingOptions options, WorkOutput output)
     {
         var progress = new ProgressLine(output, "Cutting the data set into tokens");
         var tokenized = dataset.Tokenize(

@@ -32,23 +32,26 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
     }
 
     /// <summary>Says what is trained on what and where the results go, and shows the first example with what of it is learnt.</summary>
-    public void Begin(TrainingStart start, TokenizedDataset data, PeftModel model, PeftAdapter? adapter)
+    public void Begin(TrainingStart start, ITrainingData data, PeftModel model, PeftAdapter? adapter)
     {
         _start = start;
-        Say($"Training '{adapterName}' on {AdapterTrainingCommand.Examples(start.Rows == data.Rows.Count ? data.Examples.Count : start.Rows)}: {data.TokenCount:N0} tokens, of which {data.LearnedCount:N0} are learnt.");
-        if (data.IsPacked)
+        Say($"Training '{adapterName}' on {What(data)}.");
+        if (data is TokenizedDataset { IsPacked: true } packed)
         {
-            Say($"Packed into {data.Rows.Count:N0} rows of {data.RowLength:N0} tokens, {data.Fill:P1} full.");
+            Say($"Packed into {packed.Rows.Count:N0} rows of {packed.RowLength:N0} tokens, {packed.Fill:P1} full.");
         }
 
         if (start.EvaluationRows > 0)
         {
-            Say($"Evaluated on {AdapterTrainingCommand.Examples(start.EvaluationRows)} that {(start.EvaluationRows == 1 ? "is" : "are")} not learnt{(start.Rows < data.Rows.Count ? "; the tokens are those of all" : "")}.");
+            Say($"Evaluated on {AdapterTrainingCommand.Examples(start.EvaluationRows)} that {(start.EvaluationRows == 1 ? "is" : "are")} not learnt{(start.Rows < data.Count ? "; the tokens are those of all" : "")}.");
         }
 
         Say($"Trained are {start.Parameters:N0} parameters: {(adapter is null ? "all weights of the model" : adapter.Coverage)}.");
-        var tokenizer = model.RequiredTokenizer;
-        _output!.WriteLine(TrainingExampleView.Of(0, data.Examples[0], tokenizer).ToString());
+        if (data is TokenizedDataset tokenized)
+        {
+            _output!.WriteLine(TrainingExampleView.Of(0, tokenized.Examples[0], model.RequiredTokenizer).ToString());
+        }
+
         if (Folder is null)
         {
             Say($"Nothing is written to the disk; -OutputPath does that, with checkpoints to go on from.");
@@ -69,11 +72,16 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
         }
     }
 
+    private string What(ITrainingData data) => data is TokenizedDataset tokenized
+        ? FormattableString.Invariant($"{AdapterTrainingCommand.Examples(_start.Rows == tokenized.Rows.Count ? tokenized.Examples.Count : _start.Rows)}: {tokenized.TokenCount:N0} tokens, of which {tokenized.LearnedCount:N0} are learnt")
+        : FormattableString.Invariant($"{_start.Rows:N0} {(_start.Rows == 1 ? "prompt" : "prompts")} that the model answers itself");
+
     /// <inheritdoc/>
     public void Report(TrainingProgress value)
     {
         _last = value;
-        var evaluation = value.EvaluationLoss is { } loss ? FormattableString.Invariant($"evaluation {loss:0.0000}, ") : "";
+        var evaluation = value.Reward is { } reward ? FormattableString.Invariant($"reward {reward:0.000}, ") : "";
+        evaluation += value.EvaluationLoss is { } loss ? FormattableString.Invariant($"evaluation {loss:0.0000}, ") : "";
         _line!.Show(
             value.Step,
             value.TotalSteps,

@@ -36,6 +36,9 @@ public class CausalModel : PretrainedModel
     /// <summary>Size of the vocabulary: the width of the logits.</summary>
     public long VocabularySize { get; }
 
+    /// <summary>Whether scores are proportional to hidden states: no bias, and nothing that bounds them.</summary>
+    public bool IsLinear => _projection.Bias is null && _head.Offset is null && _head.SoftCap is null;
+
     /// <inheritdoc/>
     public override string? OutputEmbeddings => _headName;
 

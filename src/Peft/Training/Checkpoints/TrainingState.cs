@@ -23,6 +23,7 @@ internal static class TrainingState
     private const string AdapterPrefix = "adapter.";
     private const string FrozenPrefix = "frozen.";
     private const string ReferencePrefix = "reference.";
+    private const string ObjectivePrefix = "objective.";
     private const string WeightsName = "weights";
 
     /// <summary>Writes the state into a folder.</summary>
@@ -37,6 +38,7 @@ internal static class TrainingState
                 .. (loop.Part.Adapter?.State() ?? new Dictionary<string, Tensor>()).Select(static entry => (AdapterPrefix + entry.Key, entry.Value)),
                 .. loop.Frozen.Select(static trained => (FrozenPrefix + trained.Name, trained.Parameter.Data)),
                 .. (loop.Reference?.State ?? []).Select(static entry => (ReferencePrefix + entry.Name, entry.Weights)),
+                .. loop.Objective.State().Select(static entry => (ObjectivePrefix + entry.Key, entry.Value)),
             ]);
         JsonFile.Write(Path.Combine(folder, FileName), new JsonObject
         {
@@ -101,6 +103,7 @@ internal static class TrainingState
         loop.Optimizer.Load((int)description["optimizer_steps"]!, Read(file, OptimizerPrefix));
         Copy(file, FrozenPrefix, loop.Frozen.Select(static trained => (trained.Name, trained.Parameter.Data)), folder);
         Copy(file, ReferencePrefix, loop.Reference?.State ?? [], folder);
+        loop.Objective.LoadState(Read(file, ObjectivePrefix));
         if (description["schedule"] is JsonObject state)
         {
             loop.Schedule.LoadState(state);

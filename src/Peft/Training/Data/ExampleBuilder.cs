@@ -89,6 +89,31 @@ internal sealed class ExampleBuilder(
         return new DatasetQuestion(index, prompt, tokenizer.EncodeIds(prompt, addSpecialTokens: false), messages[last].Content ?? "");
     }
 
+    /// <summary>A row as a prompt that the model answers itself: what stands before an answer that the row may have, or the row's text.</summary>
+    public (string Text, int[] Ids) Unanswered(TrainingRow row, int index)
+    {
+        if (Question(row, index) is { } question)
+        {
+            return (question.Prompt, [.. question.PromptIds]);
+        }
+
+        if ((columns[ColumnRole.Messages] ?? (columns.IsConversation(row) ? columns.Prompt : null)) is { } conversation)
+        {
+            var rendered = Render(row, row.Messages(conversation), addGenerationPrompt: true);
+            return (rendered, tokenizer.EncodeIds(rendered, addSpecialTokens: false));
+        }
+
+        var text = HasPrompt ? Prompt(row) : row.Text(columns[ColumnRole.Text] ?? "prompt");
+        return (text, tokenizer.EncodeWhole(text));
+    }
+
+    /// <summary>A prompt that the model answers itself.</summary>
+    public TrainingExample PromptAlone(TrainingRow row)
+    {
+        var ids = Unanswered(row, 0).Ids;
+        return new TrainingExample(row, ids, [.. ids.Select(static _ => TrainingExample.Ignored)], "nothing carries loss: the model answers by itself") { Kind = ExampleKind.Rated };
+    }
+
     /// <summary>A whole text.</summary>
     public TrainingExample Whole(TrainingRow row)
     {

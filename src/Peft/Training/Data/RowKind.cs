@@ -14,7 +14,7 @@ public enum ExampleKind
     /// <summary>An answer to a prompt, good or bad.</summary>
     Judged,
 
-    /// <summary>An answer that the model gave itself, with how good it is beside others; no file holds such.</summary>
+    /// <summary>A prompt that the model answers itself, several times; the answers are rated.</summary>
     Rated,
 
     /// <summary>A text that is read, and one that is written of it.</summary>
@@ -162,8 +162,11 @@ public sealed class RowKind
         Optional = [ColumnRole.AnswerStart],
     };
 
+    /// <summary>A prompt that the model answers itself.</summary>
+    public static RowKind Prompt { get; } = new(nameof(Prompt), ExampleKind.Rated, [ColumnRole.Prompt], static (builder, row) => builder.PromptAlone(row));
+
     /// <summary>All kinds. Where rows fit several for one purpose, the first counts.</summary>
-    public static IReadOnlyList<RowKind> All { get; } = [Messages, PromptCompletion, Instruction, Text, Preference, Judged, TextToText, InstructionToText, Classified, Tagged, Span];
+    public static IReadOnlyList<RowKind> All { get; } = [Messages, PromptCompletion, Instruction, Text, Preference, Judged, TextToText, InstructionToText, Classified, Tagged, Span, Prompt];
 
     /// <summary>The name.</summary>
     public string Name { get; }
@@ -181,7 +184,7 @@ public sealed class RowKind
     public PromptTemplate? Template { get; private init; }
 
     /// <summary>Whether a template has a prompt to make.</summary>
-    public bool TakesTemplate => Needed.Any(s_answers.Contains);
+    public bool TakesTemplate => Needed is [ColumnRole.Prompt] || Needed.Any(s_answers.Contains);
 
     /// <summary>Makes the example of a row.</summary>
     internal Func<ExampleBuilder, TrainingRow, TrainingExample> Build { get; }

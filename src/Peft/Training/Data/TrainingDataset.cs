@@ -2,6 +2,7 @@ using System.Globalization;
 using Peft.Adapters.Asking;
 using Peft.Files;
 using Peft.Tokenization;
+using Peft.Training.Policy;
 
 namespace Peft.Training.Data;
 
@@ -415,6 +416,35 @@ public sealed class TrainingDataset
             Target = this,
             RecommendedAction = "Give rows with a prompt and a completion, an instruction and an output, or a conversation with the assistant's answer.",
         };
+    }
+
+    /// <summary>The rows as prompts that the model answers itself: prompts alone, what stands before answers, or whole texts.</summary>
+    /// <param name="tokenizer">The tokenizer.</param>
+    /// <param name="maxLength">Prompts of more tokens are left out, where the data set has no maximum of its own; null keeps all.</param>
+    /// <param name="cancellation">Stops between rows.</param>
+    /// <exception cref="PeftException"><c>DatasetEmpty</c>: all prompts are too long.</exception>
+    public PolicyPrompts Prompts(Tokenizer tokenizer, int? maxLength = null, CancellationToken cancellation = default)
+    {
+        ArgumentNullException.ThrowIfNull(tokenizer);
+        var limit = MaxLength ?? maxLength ?? int.MaxValue;
+        List<PolicyPrompt> prompts = [];
+        for (var i = 0; i < Rows.Count; i++)
+        {
+            cancellation.ThrowIfCancellationRequested();
+            var row = Rows[i];
+            var source = row.Source ?? this;
+            var (text, ids) = new ExampleBuilder(source.Columns, source.Template, source.Loss, tokenizer, cancellation).Unanswered(row, i);
+            ids = ids.Length > 0 ? ids : Generation.TextGenerator.EncodePrompt(tokenizer, text);
+            if (ids.Length <= limit)
+            {
+                prompts.Add(new PolicyPrompt(i, text, ids, row.Values));
+            }
+        }
+
+        var tooLong = FormattableString.Invariant($"{Rows.Count - prompts.Count} of {Rows.Count} prompts are longer than {limit} tokens and were left out; -MaxLength (max_length) sets the limit.");
+        return prompts.Count == 0
+            ? throw new PeftException("DatasetEmpty", tooLong) { Target = this, RecommendedAction = "Raise the maximum length, or give shorter prompts." }
+            : new PolicyPrompts(prompts, tokenizer.PadTokenId ?? tokenizer.EosTokenId ?? 0) { Form = FormOf(Columns), Messages = prompts.Count < Rows.Count ? [tooLong] : [] };
     }
 
     /// <summary>How the rows are understood by an objective that takes such examples.</summary>

@@ -95,7 +95,7 @@ public sealed record TrainingExample(TrainingRow Row, int[] InputIds, int[] Labe
 
     /// <summary>Cuts it to a length.</summary>
     /// <param name="length">Maximum length of each row, in tokens; null keeps all.</param>
-    internal TrainingExample Cut(int? length) => Kind is ExampleKind.Text or ExampleKind.Pair or ExampleKind.Judged ? CutText(length) : CutLabelled(length);
+    internal TrainingExample Cut(int? length) => Kind is ExampleKind.Text or ExampleKind.Pair or ExampleKind.Judged or ExampleKind.Rated ? CutText(length) : CutLabelled(length);
 
     private TrainingExample CutText(int? length) => length is not { } limit || (InputIds.Length <= limit && (Rejected?.InputIds.Length ?? 0) <= limit) ? this : this with
     {

@@ -1,5 +1,4 @@
-using Peft.Adapters.Model;
-using Peft.Models;
+using System.Collections.Frozen;
 using Peft.Training.Data;
 using static TorchSharp.torch;
 
@@ -17,6 +16,9 @@ public interface IObjective
     /// <summary>Whether it compares the model with a reference: <see cref="ObjectivePass.ReferenceLosses"/>.</summary>
     bool NeedsReference => false;
 
+    /// <summary>What scores of tokens are divided by before probabilities are made of them. Default 1.</summary>
+    double Temperature => 1;
+
     /// <summary>
     /// How many items a batch holds. A step's loss is a sum over the items of all its micro batches, divided by their number: labelled tokens by default;
     /// 1 where a batch's own mean is the item, so that micro batches count alike.
@@ -29,10 +31,32 @@ public interface IObjective
     /// Those that it doesn't pass on are its to dispose.
     /// </summary>
     /// <param name="batches">What the data gave.</param>
-    /// <param name="model">The model, to generate with.</param>
-    /// <param name="context">A forward pass of what is trained, without a tape, with the training's generator.</param>
-    /// <param name="step">The step, counted from 0.</param>
-    IReadOnlyList<TrainingBatch> MakeBatches(IReadOnlyList<TrainingBatch> batches, PeftModel model, ForwardContext context, int step) => batches;
+    /// <param name="making">The step, and what it takes to generate with the model and to compare answers.</param>
+    IReadOnlyList<TrainingBatch> MakeBatches(IReadOnlyList<TrainingBatch> batches, BatchMaking making) => batches;
+
+    /// <summary>How rows come in batches, where the objective makes its own batches of them: options in whose place the given ones stand for the plan of the rows alone.</summary>
+    /// <param name="options">The training's options.</param>
+    TrainingOptions Plan(TrainingOptions options) => options;
+
+    /// <summary>Steps that are made with the same rows before the next ones come. Default 1.</summary>
+    int StepsPerBatch => 1;
+
+    /// <summary>Told before the first step.</summary>
+    /// <param name="folder">The folder of the training's results; null where nothing is written.</param>
+    /// <param name="steps">Steps that were made before.</param>
+    /// <param name="say">Takes what the user should know.</param>
+    void Begin(string? folder, int steps, Action<string> say)
+    {
+    }
+
+    /// <summary>What the objective remembers between steps, for a checkpoint. The tensors stay its own.</summary>
+    IReadOnlyDictionary<string, Tensor> State() => FrozenDictionary<string, Tensor>.Empty;
+
+    /// <summary>Takes up what a checkpoint held.</summary>
+    /// <param name="state">What <see cref="State"/> gave; it doesn't outlive the call.</param>
+    void LoadState(IReadOnlyDictionary<string, Tensor> state)
+    {
+    }
 
     /// <summary>The loss of a micro batch.</summary>
     /// <param name="pass">The batch, the model, and what is needed to compute with them.</param>

@@ -12,11 +12,12 @@ public sealed class ObjectivePass
     private readonly ReferenceModel? _reference;
     private readonly MetricSums _metrics;
     private readonly string _objective;
+    private readonly double _temperature;
     private readonly PeftModel _model;
 
     internal ObjectivePass(IObjective objective, PeftModel model, TrainingBatch batch, double? divisor, ForwardContext context, ReferenceModel? reference, MetricSums metrics)
     {
-        _objective = objective.Name;
+        (_objective, _temperature) = (objective.Name, objective.Temperature);
         _reference = reference;
         _metrics = metrics;
         _model = model;
@@ -118,6 +119,29 @@ public sealed class ObjectivePass
     private Tensor Losses(TrainingBatch batch, ForwardContext context, params TokenStatistic[] statistics)
     {
         context = batch == Batch && context == Context ? context : PassOver(batch, context);
-        return Causal.TokenLosses(Causal.Forward(batch.InputIds, context), batch.Labels, context, statistics);
+        return Causal.TokenLosses(Tempered(Causal.Forward(batch.InputIds, context), context.Tape), batch.Labels, context, statistics);
+    }
+
+    /// <summary>Hidden states whose scores are divided by the temperature.</summary>
+    private BackboneOutput Tempered(BackboneOutput output, Tape? tape)
+    {
+        if (_temperature == 1)
+        {
+            return output;
+        }
+
+        if (!Causal.IsLinear)
+        {
+            throw new NotSupportedByPeftException("TemperatureNotSupported", $"The scores of a {Model.ClassName} are bounded or have a bias, and can't be divided by a temperature in the loss.")
+            {
+                Target = Model.ClassName,
+                RecommendedAction = "Leave the temperature at 1.",
+            };
+        }
+
+        return output with
+        {
+            Hidden = tape is null ? output.Hidden.div(_temperature) : tape.Autograd(inputs => inputs[0].div(_temperature), [output.Hidden], []),
+        };
     }
 }

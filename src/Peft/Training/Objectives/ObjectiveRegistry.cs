@@ -21,6 +21,7 @@ public static class ObjectiveRegistry
         ["orpo"] = static (_, own) => new OddsRatio(own),
         ["reward"] = static (_, own) => new RewardModelling(own),
         ["grpo"] = static (_, own) => new GroupRelativePolicy(own),
+        ["rloo"] = static (_, own) => new LeaveOneOut(own),
         ["kto"] = static (_, own) => new KahnemanTversky(own),
     };
 

@@ -1,5 +1,5 @@
-using Peft.Models.Layers;
 using Peft.Training.Data;
+using Peft.Training.Policy;
 using static TorchSharp.torch;
 
 namespace Peft.Training.Objectives.Preference;
@@ -8,7 +8,7 @@ namespace Peft.Training.Objectives.Preference;
 /// Group relative policy optimisation (Shao et al. 2024) and its relatives, with TRL's options: answers that the model gave itself become likelier the better they are beside others to the
 /// same prompt, as far as the ratio to the model that gave them stays near 1. The batches bring the answers and what they are worth.
 /// </summary>
-internal sealed class GroupRelativePolicy : IObjective
+internal sealed class GroupRelativePolicy : IPolicyLoss
 {
     /// <summary>The losses by TRL's names, its default first.</summary>
     public static readonly IReadOnlyList<string> Losses = ["dapo", "grpo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo"];
@@ -19,11 +19,10 @@ internal sealed class GroupRelativePolicy : IObjective
     private readonly double _below;
     private readonly double _above;
     private readonly double? _limit;
-    private readonly double _length;
     private readonly bool _correctsDivergence;
     private readonly (double Positive, double Negative) _softness;
 
-    /// <summary>Reads TRL's options; those of sampling and rating say how the batches came about and have no effect here.</summary>
+    /// <summary>Reads TRL's options; those of drawing and rating say how <see cref="PolicyObjective"/> comes by its batches.</summary>
     public GroupRelativePolicy(NamedOptions options)
     {
         _loss = options.Choice("loss_type", [.. Losses]);
@@ -32,12 +31,9 @@ internal sealed class GroupRelativePolicy : IObjective
         _below = options.Number("epsilon") ?? 0.2;
         _above = options.Number("epsilon_high") ?? _below;
         _limit = options.Number("delta");
-        _length = options.Integer("max_completion_length") ?? 256;
         _correctsDivergence = options.Flag("use_bias_correction_kl") ?? true;
         _softness = (options.Number("sapo_temperature_pos") ?? 1, options.Number("sapo_temperature_neg") ?? 1.05);
-        options.Require((options.Number("temperature") ?? 1) == 1, "temperature", "1");
-        _ = (options.Integer("num_generations"), options.Integer("num_iterations"), options.Integer("per_device_train_batch_size"), options.Numbers("reward_weights"));
-        _ = options.Choice("scale_rewards", "group", "batch", "none");
+        Settings = PolicySettings.Of(options, 8);
     }
 
     /// <inheritdoc/>
@@ -50,19 +46,25 @@ internal sealed class GroupRelativePolicy : IObjective
     public bool NeedsReference => _beta != 0;
 
     /// <inheritdoc/>
-    public long Items(TrainingBatch batch) => 1;
+    public PolicySettings Settings { get; }
+
+    /// <inheritdoc/>
+    public double[] Advantages(double[] rewards) => RewardStatistics.Relative(rewards, Settings.GroupSize, Settings.Scale);
+
+    /// <inheritdoc/>
+    public long Items(TrainingBatch batch) => SumsTokens(batch) ? batch.TargetCount : 1;
 
     /// <inheritdoc/>
     public Tensor Loss(ObjectivePass pass)
     {
         using var scope = NewDisposeScope();
         var batch = pass.Rows<RatedBatch>();
-        using var entropy = new TokenStatistic(static (logits, _) => logits.logsumexp(1).sub_(logits.softmax(1).mul(logits).sum(1)));
+        using var entropy = IPolicyLoss.Entropy();
         var learnt = AnswerSums.Mask(batch.Labels);
         var losses = pass.Losses(entropy);
         var sampled = batch.SampledLosses?.mul(learnt) ?? losses.detach();
         var reference = _beta == 0 ? null : batch.ReferenceLosses?.mul(learnt) ?? pass.ReferenceLosses();
-        pass.Report("entropy", entropy.Values.mul(learnt).sum().div(learnt.sum().clamp_min(1)));
+        pass.Report("entropy", IPolicyLoss.Mean(entropy.Values, learnt));
         return pass.Formula(inputs => Form(pass, inputs[0].neg(), sampled.neg(), reference?.neg(), learnt, batch.Advantages.unsqueeze(1)), losses).MoveToOuterDisposeScope();
     }
 
@@ -76,11 +78,11 @@ internal sealed class GroupRelativePolicy : IObjective
             var apart = reference.sub(policy);
             var divergence = apart.exp().sub(apart).sub(1);
             divergence = _correctsDivergence ? divergence.mul(ratio) : divergence;
-            pass.Report("kl", divergence.detach().mul(learnt).sum().div(learnt.sum().clamp_min(1)));
+            pass.Report("kl", IPolicyLoss.Mean(divergence.detach(), learnt));
             each = each.add(divergence.mul(_beta));
         }
 
-        return Mean(each.mul(learnt), learnt).div(pass.Divisor ?? 1);
+        return SumsTokens(pass.Batch) && pass.Divisor is { } tokens ? each.mul(learnt).sum().div(tokens) : Mean(each.mul(learnt), learnt).div(pass.Divisor ?? 1);
     }
 
     /// <summary>What is made large, of each token.</summary>
@@ -113,13 +115,16 @@ internal sealed class GroupRelativePolicy : IObjective
 
         // A ratio of a whole answer counts once, one of a token as often as there are tokens.
         void Say(string name, Tensor clipped) => pass.Report(
-            "clip_ratio/" + name, clipped.size(1) == 1 ? clipped.to(ScalarType.Float32).mean() : clipped.to(ScalarType.Float32).mul(learnt).sum().div(learnt.sum().clamp_min(1)));
+            "clip_ratio/" + name, clipped.size(1) == 1 ? clipped.to(ScalarType.Float32).mean() : IPolicyLoss.Mean(clipped.to(ScalarType.Float32), learnt));
     }
+
+    /// <summary>Whether a step averages over the tokens of all its micro batches, and not over the batches' own means. A batch that doesn't say how many tokens it has counts by itself.</summary>
+    private bool SumsTokens(TrainingBatch batch) => _loss is "dapo" or "cispo" && batch.TargetCount > 0;
 
     private Tensor Mean(Tensor each, Tensor learnt) => _loss switch
     {
         "grpo" or "sapo" => each.sum(1).div(learnt.sum(1).clamp_min(1)).mean(),
-        "dr_grpo" => each.sum().div(each.size(0) * _length),
+        "dr_grpo" => each.sum().div(each.size(0) * Settings.MaxLength),
         "luspo" => each.sum(1).mean(),
         _ => each.sum().div(learnt.sum().clamp_min(1)),
     };
