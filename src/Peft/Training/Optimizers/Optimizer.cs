@@ -140,6 +140,14 @@ public abstract class Optimizer : IDisposable
         return tensor;
     }
 
+    /// <summary>As the other, of a type and on a device of its own, beginning with zeros.</summary>
+    /// <param name="name">A name of its own.</param>
+    /// <param name="type">Type of the elements.</param>
+    /// <param name="device">Where it lies.</param>
+    /// <param name="count">Number of elements.</param>
+    protected void Remember(string name, ScalarType type, Device device, long count) =>
+        _state.Add(name, zeros([count], type, device).DetachFromDisposeScope());
+
     /// <summary>One slice of the buffers as an optimiser sees it.</summary>
     protected readonly struct ParameterSlice
     {

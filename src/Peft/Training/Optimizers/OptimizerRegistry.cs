@@ -17,6 +17,24 @@ public static class OptimizerRegistry
         ["loraplus"] = new("AdamW with a higher rate for the B matrices of LoRA (loraplus_lr_ratio)", static (parameters, settings) => new AdamW(parameters, settings)) { Group = LoraPlus.Group },
         ["lorafa"] = new("LoRA whose A matrices stay frozen (LoRA-FA)", static (parameters, settings) => new LoraFrozenA(parameters, settings)) { Trains = LoraFrozenA.Trains },
         ["riemannian"] = new("AdamW on gradients that are scaled by the other factor of LoRA", static (parameters, settings) => new Riemannian(parameters, settings)),
+        ["adamw_8bit"] = EightBits("AdamW", static (parameters, settings, form) => new BlockwiseAdamW(parameters, settings, form)),
+        ["adamw_bnb_8bit"] = EightBits("AdamW", static (parameters, settings, form) => new BlockwiseAdamW(parameters, settings, form)),
+        ["paged_adamw_8bit"] = EightBits("AdamW", static (parameters, settings, form) => new BlockwiseAdamW(parameters, settings, form), isPaged: true),
+        ["adamw_32bit"] = ThirtyTwoBits("AdamW", static (parameters, settings, form) => new BlockwiseAdamW(parameters, settings, form)),
+        ["paged_adamw_32bit"] = ThirtyTwoBits("AdamW", static (parameters, settings, form) => new BlockwiseAdamW(parameters, settings, form), isPaged: true),
+        ["adam_8bit"] = EightBits("Adam", static (parameters, settings, form) => new BlockwiseAdamW(parameters, settings, form)),
+        ["lion_8bit"] = EightBits("Lion", static (parameters, settings, form) => new BlockwiseLion(parameters, settings, form)),
+        ["paged_lion_8bit"] = EightBits("Lion", static (parameters, settings, form) => new BlockwiseLion(parameters, settings, form), isPaged: true),
+        ["lion_32bit"] = ThirtyTwoBits("Lion", static (parameters, settings, form) => new BlockwiseLion(parameters, settings, form)),
+        ["paged_lion_32bit"] = ThirtyTwoBits("Lion", static (parameters, settings, form) => new BlockwiseLion(parameters, settings, form), isPaged: true),
+        ["ademamix_8bit"] = EightBits("AdEMAMix", static (parameters, settings, form) => new BlockwiseAdEMAMix(parameters, settings, form)),
+        ["paged_ademamix_8bit"] = EightBits("AdEMAMix", static (parameters, settings, form) => new BlockwiseAdEMAMix(parameters, settings, form), isPaged: true),
+        ["ademamix"] = ThirtyTwoBits("AdEMAMix", static (parameters, settings, form) => new BlockwiseAdEMAMix(parameters, settings, form)),
+        ["paged_ademamix_32bit"] = ThirtyTwoBits("AdEMAMix", static (parameters, settings, form) => new BlockwiseAdEMAMix(parameters, settings, form), isPaged: true),
+        ["rmsprop_bnb_8bit"] = EightBits("RMSprop", static (parameters, settings, form) => new BlockwiseRmsProp(parameters, settings, form)),
+        ["rmsprop_bnb"] = ThirtyTwoBits("RMSprop", static (parameters, settings, form) => new BlockwiseRmsProp(parameters, settings, form)),
+        ["rmsprop_bnb_32bit"] = ThirtyTwoBits("RMSprop", static (parameters, settings, form) => new BlockwiseRmsProp(parameters, settings, form)),
+        ["sgd_8bit"] = EightBits("gradient descent with momentum", static (parameters, settings, form) => new BlockwiseSgd(parameters, settings, form)),
     };
 
     /// <summary>Names of all optimisers.</summary>
@@ -65,6 +83,12 @@ public static class OptimizerRegistry
             };
         }
     }
+
+    private static Kind EightBits(string what, Func<FlatParameters, OptimizerSettings, MemoryForm, Optimizer> create, bool isPaged = false) =>
+        new($"{what} whose memory is eight bits a number, by blocks{(isPaged ? ", in the processor's memory" : "")} (bitsandbytes)", (parameters, settings) => create(parameters, settings, new MemoryForm(8, isPaged)));
+
+    private static Kind ThirtyTwoBits(string what, Func<FlatParameters, OptimizerSettings, MemoryForm, Optimizer> create, bool isPaged = false) =>
+        new($"{what} as bitsandbytes computes it{(isPaged ? ", its memory the processor's" : "")}", (parameters, settings) => create(parameters, settings, new MemoryForm(32, isPaged)));
 
     private sealed record Kind(string Summary, Func<FlatParameters, OptimizerSettings, Optimizer> Create)
     {
