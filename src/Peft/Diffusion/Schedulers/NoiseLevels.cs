@@ -79,10 +79,11 @@ public sealed class NoiseLevels
     /// <param name="betas">The betas.</param>
     public static float[] WithPureNoiseAtTheEnd(IReadOnlyList<float> betas)
     {
-        var roots = Array.ConvertAll(Cumulative(betas), MathF.Sqrt);
+        // Small differences of roots: these in double, all else in float32, as the models were trained with it.
+        var roots = Array.ConvertAll(Cumulative(betas), static alpha => Math.Sqrt(alpha));
         var (first, last) = (roots[0], roots[^1]);
-        var scale = first / (first - last);
-        var squares = Array.ConvertAll(roots, root => (root - last) * scale * ((root - last) * scale));
+        var scale = (float)(first / (first - last));
+        var squares = Array.ConvertAll(roots, root => (float)(root - last) * scale * ((float)(root - last) * scale));
         var moved = new float[squares.Length];
         for (var i = 0; i < moved.Length; i++)
         {
@@ -119,7 +120,7 @@ public sealed class NoiseLevels
         };
     }
 
-    // As libtorch's linspace rounds it, from both ends: the last levels of a schedule that is moved to end in pure noise hang on the last bit.
+    // As libtorch's linspace rounds it, from both ends.
     private static float[] Line(double start, double end, int count)
     {
         var (first, last) = ((float)start, (float)end);
