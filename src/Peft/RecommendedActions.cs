@@ -22,6 +22,7 @@ internal static class RecommendedActions
         ["AdapterConversionNotSupported"] = "Use the adapter as it is, or merge it.",
         ["AdapterNamedTwice"] = "Name each adapter once.",
         ["AdapterTensorMissing"] = "Fetch or export the adapter's files again; they are cut off, or its adapter_config.json was edited.",
+        ["StartNeedsData"] = "Give data: Invoke-LoraTraining takes what it trains on, Add-PeftAdapter a -Dataset.",
         ["HeadNameTaken"] = "Choose another name.",
         ["LayersInUse"] = "Remove the model's other adapters first, or import the model again for this one.",
         ["LayersInvalid"] = "Give ranges of blocks that the model has, counted from 0; the second number is the block behind the last one.",

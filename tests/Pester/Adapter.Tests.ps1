@@ -22,6 +22,18 @@ Describe 'The cmdlets for adapters' {
         $model | Remove-PeftModel
     }
 
+    Describe 'Add-PeftAdapter with data' {
+        It 'lets data decide the start and shows progress' {
+            $data = 'Once upon a time there was a cat.', 'The dog ran home.', 'She sang a song.' | ForEach-Object { @{ text = $_ } }
+            $made = $model | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj -Rank 2 -Initialization eva -eva_config @{ rho = 1 }) fresh -Dataset $data
+            $made.Config.Initialisation | Should -Be 'eva'
+        }
+
+        It 'refuses to start without data' {
+            { $model | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj -Initialization corda) fresh -ErrorAction Stop } | Should -Throw -ErrorId 'StartNeedsData,*'
+        }
+    }
+
     Describe 'ConvertTo-LoraAdapter' {
         It 'makes LoRA of another method and says what is lost' {
             $loha = $model | Add-PeftAdapter (New-LoHaConfig -TargetModule q_proj -Rank 2 -StartAtZero $false) loha -Seed 1

@@ -1,5 +1,7 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Methods.Lora.DataStarts;
 using Peft.Adapters.Model;
 using Peft.Models;
 using Peft.Models.Heads;
@@ -41,9 +43,12 @@ public class InitialisationGoldenTests
         var result = AdapterGolden.Tensors(Path.Combine(folder, "result.safetensors"));
         using var model = Model(weights);
         var before = ModelBits.Of(model.Base);
-        var adapter = model.AddAdapter(config, seed: 1);
+        using var start = DataStart.IsNeededBy(config) ? DataStart.Compute(model, (LoraConfig)config, new RecordedData(model, folder, record, result)) : null;
+        var adapter = model.AddAdapter(start?.Config ?? config, seed: 1);
+        HoldRanks(record, (LoraConfig)adapter.Config);
         using (NewDisposeScope())
         {
+            var isSignless = ((string?)record["determined_up_to"])?.StartsWith("the sign of each row of A", StringComparison.Ordinal) == true;
             var isRandom = ((string?)record["determined_up_to"])?.StartsWith("randomness", StringComparison.Ordinal) == true;
             foreach (var (layer, own) in adapter.Adapter.Layers)
             {
@@ -52,6 +57,13 @@ public class InitialisationGoldenTests
                 if (record["residual_error"] is not null)
                 {
                     AdapterGolden.AssertClose(weights[layer.Path], layer.Weight.Data + product, record["tolerance"]!, $"{layer.Path}: base + product");
+                }
+
+                if (isSignless)
+                {
+                    AdapterGolden.AssertClose(Signed(result[layer.Path + ".lora_A"], 1), Signed(factors.A.Data, 1), record["tolerance"]!, $"{layer.Path}: A");
+                    AdapterGolden.AssertClose(Signed(result[layer.Path + ".lora_B"], 0), Signed(factors.B.Data, 0), record["tolerance"]!, $"{layer.Path}: B");
+                    continue;
                 }
 
                 if (isRandom)
@@ -85,6 +97,46 @@ public class InitialisationGoldenTests
         model.RemoveAdapter(adapter.Name);
         Assert.Equal(before, ModelBits.Of(model.Base));
         AdapterGolden.Free(weights, result);
+    }
+
+    /// <summary>Vectors along a dimension with the sign that makes the largest entry positive.</summary>
+    private static Tensor Signed(Tensor vectors, long dimension) => vectors.count_nonzero().item<long>() == 0
+        ? vectors
+        : vectors * vectors.gather(dimension, vectors.abs().argmax(dimension, keepdim: true)).sign();
+
+    private static void HoldRanks(JsonObject record, LoraConfig config)
+    {
+        foreach (var (name, ours) in new[] { ("rank_pattern", config.RankPattern.ToDictionary(static entry => entry.Key, static entry => (double)entry.Value)), ("alpha_pattern", config.AlphaPattern.ToDictionary()) })
+        {
+            if (record[name] is JsonObject theirs)
+            {
+                Assert.Equal(theirs.ToDictionary(static entry => entry.Key, static entry => (double)entry.Value!).OrderBy(static entry => entry.Key, StringComparer.Ordinal), ours.OrderBy(static entry => entry.Key, StringComparer.Ordinal));
+            }
+        }
+    }
+
+    /// <summary>The inputs that the peer gave the layers, and the gradients that it had.</summary>
+    private sealed class RecordedData(PeftModel model, string folder, JsonObject record, Dictionary<string, Tensor> result) : IStartData
+    {
+        private readonly Dictionary<string, Tensor> _inputs = record["activations"] is { } file ? AdapterGolden.Tensors(Path.Combine(folder, (string)file!)) : [];
+
+        public int Batches => _inputs.Count == 0 ? 1 : _inputs.Keys.Select(static key => key.Split('.')[0]).Distinct().Count();
+
+        public void Observe(int batch, Action<Module, Tensor> seen, bool onlyLearnt)
+        {
+            foreach (var (key, value) in _inputs.Where(entry => entry.Key.StartsWith($"{batch}.", StringComparison.Ordinal)))
+            {
+                seen(model.Base.Find(key.Split('.', 2)[1])!, value.flatten(0, 1));
+            }
+        }
+
+        public void AddGradients(int batch, IReadOnlyList<Parameter> weights)
+        {
+            foreach (var (name, parameter) in model.Base.NamedParameters().Where(named => weights.Contains(named.Parameter)).Select(static named => (named.Module.Path, named.Parameter)))
+            {
+                parameter.Gradient!.add_(result[name + ".gradient"]);
+            }
+        }
     }
 
     /// <summary>Every adapter of the case computes the same, on the base that its initialisation leaves.</summary>

@@ -1,9 +1,15 @@
 using System.Management.Automation;
 using Peft.Adapters;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Methods.Lora.DataStarts;
 using Peft.Adapters.Model;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Commands.Model;
+using Peft.Cmdlets.Commands.Training;
 using Peft.Cmdlets.Completion;
+using Peft.Cmdlets.Pipeline;
+using Peft.Training;
+using Peft.Training.Data;
 
 namespace Peft.Cmdlets.Commands.Adapter;
 
@@ -28,6 +34,12 @@ public sealed class AddPeftAdapterCommand : ModelCommand
     [Parameter]
     public ulong? Seed { get; set; }
 
+    /// <summary>Data that decide the start of an adapter that asks for it (eva, corda, lora_ga): the first 256 rows are run through the model.</summary>
+    [Parameter]
+    [DatasetArgument]
+    [ArgumentCompleter(typeof(DatasetCompleter))]
+    public TrainingDataset? Dataset { get; set; }
+
     /// <inheritdoc/>
     protected override void Process()
     {
@@ -35,11 +47,19 @@ public sealed class AddPeftAdapterCommand : ModelCommand
         {
             WriteObject(Run(output =>
             {
-                var adapter = Model.AddAdapter(Config, AdapterName, Seed);
+                using var held = Model.Acquire("adding an adapter");
+                using var start = Dataset is not null && DataStart.IsNeededBy(Config) ? StartOf((LoraConfig)Config, Dataset, output) : null;
+                var adapter = Model.AddAdapter(start?.Config ?? Config, AdapterName, Seed);
                 adapter.Report.Messages.ForEach(output.WriteWarning);
                 adapter.Coverage.Matched.ForEach(row => output.WriteVerbose($"{row}: {row.Parameters} trainable parameters"));
                 return adapter;
             }));
         }
+    }
+
+    private DataStart StartOf(LoraConfig config, TrainingDataset data, WorkOutput output)
+    {
+        var options = new TrainingOptions();
+        return AdapterTrainingCommand.ComputeStart(config, Model, AdapterTrainingCommand.Tokenize(data, Model, options, output), options, output);
     }
 }

@@ -1,5 +1,7 @@
 using System.Management.Automation;
 using Peft.Adapters;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Methods.Lora.DataStarts;
 using Peft.Adapters.Model;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
@@ -129,14 +131,15 @@ public abstract class AdapterTrainingCommand : TrainingCommand
     {
         var name = report.AdapterName;
         using var held = model.Acquire("training");
-        using var added = TrainsBase ? null : Prepare(model, name);
+        ITrainingData? tokens = null;
+        using var added = TrainsBase ? null : Prepare(model, name, config => ComputeStart(config, model, tokens = Read(Split(options, output.Cancellation).Learnt, model, options, output), options, output));
         added?.Adapter.Report.Messages.ForEach(output.WriteWarning);
         Trainer? trainer = null;
         try
         {
             report.Show(output);
             var (learnt, judged) = Split(options, output.Cancellation);
-            var data = Read(learnt, model, options, output);
+            var data = tokens ?? Read(learnt, model, options, output);
             var request = new TrainingRequest
             {
                 Model = model,
@@ -195,7 +198,7 @@ public abstract class AdapterTrainingCommand : TrainingCommand
 
     /// <summary>Sees that the model has the adapter.</summary>
     /// <returns>What was added, or null where an adapter that the model has is trained further.</returns>
-    private AdapterReplacement? Prepare(PeftModel model, string name)
+    private AdapterReplacement? Prepare(PeftModel model, string name, Func<LoraConfig, DataStart> start)
     {
         var exists = model.Adapters.Any(adapter => adapter.Name == name);
         if (Config is null)
@@ -212,7 +215,14 @@ public abstract class AdapterTrainingCommand : TrainingCommand
             return null;
         }
 
-        return !exists || Force ? model.ReplaceAdapter(ConfigFor(model), name, (ulong)Seed) : throw new PeftException("AdapterExists", $"The model '{model.Name}' has an adapter '{name}' already.")
+        if (!exists || Force)
+        {
+            var config = ConfigFor(model);
+            using var decided = DataStart.IsNeededBy(config) ? start((LoraConfig)config) : null;
+            return model.ReplaceAdapter(decided?.Config ?? config, name, (ulong)Seed);
+        }
+
+        throw new PeftException("AdapterExists", $"The model '{model.Name}' has an adapter '{name}' already.")
         {
             Target = name,
             RecommendedAction = "Choose another -AdapterName, replace it with -Force, go on with -Resume, or leave -Config out to train it further.",
@@ -239,8 +249,20 @@ public abstract class AdapterTrainingCommand : TrainingCommand
     /// <summary>What is made small, where the options alone don't say it.</summary>
     private protected virtual IObjective? MakeObjective(TrainingOptions options, WorkOutput output) => null;
 
+    /// <summary>Lets the first rows of a data set decide how an adapter starts, and shows how far that is.</summary>
+    internal static DataStart ComputeStart(LoraConfig config, PeftModel model, ITrainingData data, TrainingOptions options, WorkOutput output)
+    {
+        var progress = new ProgressLine(output, "Computing the start from data");
+        var start = DataStart.Compute(model, config, new StartRows(model, data, options, output.Cancellation), (done, all, what) => progress.Show(done, all, what), output.Cancellation);
+        progress.Complete();
+        return start;
+    }
+
     /// <summary>Makes what is learnt of a data set.</summary>
-    private protected virtual ITrainingData Read(TrainingDataset dataset, PeftModel model, TrainingOptions options, WorkOutput output)
+    private protected virtual ITrainingData Read(TrainingDataset dataset, PeftModel model, TrainingOptions options, WorkOutput output) => Tokenize(dataset, model, options, output);
+
+    /// <summary>Cuts a data set into tokens, and shows how far that is.</summary>
+    internal static TokenizedDataset Tokenize(TrainingDataset dataset, PeftModel model, TrainingOptions options, WorkOutput output)
     {
         var progress = new ProgressLine(output, "Cutting the data set into tokens");
         var tokenized = dataset.Tokenize(

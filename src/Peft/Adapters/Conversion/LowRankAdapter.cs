@@ -25,7 +25,7 @@ internal static class LowRankAdapter
         {
             // A start that left its part out of the base stands beside what was trained, so that every rank is twice what it was.
             var times = changes[0].Part.Rank / own.ForLayer(changes[0].Layer).Rank;
-            return times == 1 ? own : own.Widened(times) with { Initialisation = LoraInitialisation.Zero };
+            return times == 1 ? own : own.Widened(times) with { Initialisation = LoraInitialisation.Zero, Corda = null, LoraGa = null };
         }
 
         var rank = changes.GroupBy(static change => change.Part.Rank).OrderByDescending(static group => group.Count()).ThenByDescending(static group => group.Key).First().Key;
@@ -36,7 +36,7 @@ internal static class LowRankAdapter
             Alpha = rank,
             RankPattern = others,
             AlphaPattern = others.ToDictionary(static entry => entry.Key, static entry => (double)entry.Value),
-            TargetModules = NamesOf([.. changes.Select(static change => change.Layer.Module)], model.Base),
+            TargetModules = ModuleNames.Exactly([.. changes.Select(static change => change.Layer.Module)], model.Base),
         };
     }
 
@@ -83,14 +83,5 @@ internal static class LowRankAdapter
         {
             throw new NotSupportedByPeftException("AdapterConversionNotSupported", $"'{layer.Path}' is a {layer.Module.ClassName}, whose change can't be turned into LoRA's two factors.") { Target = layer.Path };
         }
-    }
-
-    /// <summary>Names that mean these modules and no others: the last part of their paths where that will do.</summary>
-    private static ModuleNames NamesOf(IReadOnlyCollection<Module> modules, PretrainedModel model)
-    {
-        var names = modules.Select(static module => module.Name).ToHashSet(StringComparer.Ordinal);
-        return model.Descendants().Where(module => names.Contains(module.Name)).All(modules.Contains)
-            ? ModuleNames.Of(names.Order(StringComparer.Ordinal))
-            : ModuleNames.Of(modules.Select(static module => module.Path).Distinct(StringComparer.Ordinal).Order(StringComparer.Ordinal));
     }
 }

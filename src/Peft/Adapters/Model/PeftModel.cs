@@ -1,7 +1,9 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters.Combination;
+using Peft.Adapters.Conversion;
 using Peft.Adapters.Files;
 using Peft.Adapters.Merging;
+using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Slots;
 using Peft.Models;
 using Peft.Quantization.Checkpoints;
@@ -264,7 +266,7 @@ public sealed class PeftModel : IDisposable
         return Replace(name, () => AdapterFactory.Create(this, config, name, seed));
     }
 
-    /// <summary>Saves an adapter into a folder as PEFT does.</summary>
+    /// <summary>Saves an adapter into a folder as PEFT does. One whose start data took out of the base (CorDA, LoRA-GA) is saved as the plain LoRA, of twice the rank, that does the same on the base as it was loaded.</summary>
     /// <param name="name">The adapter's name.</param>
     /// <param name="folder">The folder; made when it isn't there.</param>
     /// <param name="embeddings">Whether the weights of adapted embeddings and output layers are saved too; null for when the configuration names them.</param>
@@ -273,7 +275,15 @@ public sealed class PeftModel : IDisposable
     {
         using var held = Acquire("saving an adapter");
         var adapter = this[name];
-        AdapterFile.Save(adapter.Adapter, folder, embeddings);
+        if (adapter.Config is LoraConfig { LosesItsStart: true })
+        {
+            AdapterConversion.SaveAsLora(this, name, folder);
+        }
+        else
+        {
+            AdapterFile.Save(adapter.Adapter, folder, embeddings);
+        }
+
         adapter.LiesIn(folder);
     }
 

@@ -27,6 +27,15 @@ public sealed record ModuleNames
     /// <summary>By names or path endings.</summary>
     public static ModuleNames Of(params IEnumerable<string> names) => new([.. names], null);
 
+    /// <summary>These modules of a model and no others: by the last part of their paths where that will do.</summary>
+    internal static ModuleNames Exactly(IReadOnlyCollection<Models.Module> modules, Models.PretrainedModel model)
+    {
+        var names = modules.Select(static module => module.Name).ToHashSet(StringComparer.Ordinal);
+        return model.Descendants().Where(module => names.Contains(module.Name)).All(modules.Contains)
+            ? Of(names.Order(StringComparer.Ordinal))
+            : Of(modules.Select(static module => module.Path).Distinct(StringComparer.Ordinal).Order(StringComparer.Ordinal));
+    }
+
     /// <summary>By a regular expression for the whole path.</summary>
     public static ModuleNames Matching(string pattern) => new(null, pattern);
 

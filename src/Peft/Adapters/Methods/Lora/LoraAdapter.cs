@@ -31,6 +31,15 @@ public sealed class LoraAdapter(string name, LoraConfig config) : LayerwiseAdapt
         DeclareTokens(tokens.ByModule ?? new Dictionary<string, IReadOnlyList<int>> { [path] = tokens.OfEmbeddings! }, model);
     }
 
+    /// <inheritdoc/>
+    public override void Initialise(torch.Generator generator, Predicate<Parameter> needed)
+    {
+        base.Initialise(generator, needed);
+
+        // What data decided is the layers' now.
+        Config = (LoraConfig)Config with { Start = null };
+    }
+
     /// <summary>A pass says where activated LoRA acts once its tokens are known.</summary>
     public override ForwardContext Prepare(ForwardContext pass) => ((LoraConfig)Config).InvocationTokens is { Count: > 0 } tokens
         ? pass with { OnTokens = (ids, known) => Activated(tokens, ids, pass.OnTokens?.Invoke(ids, known) ?? known) }

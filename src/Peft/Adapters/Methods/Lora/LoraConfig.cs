@@ -1,5 +1,6 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters.Configuration;
+using Peft.Adapters.Methods.Lora.DataStarts;
 using Peft.Adapters.Slots;
 using Peft.Adapters.Targets;
 using Peft.Models;
@@ -13,10 +14,7 @@ namespace Peft.Adapters.Methods.Lora;
 /// Defaults are PEFT's.
 /// </summary>
 [ConfigVariant("arrow_config")]
-[ConfigVariant("corda_config")]
 [ConfigVariant("enable_lora", IsFormer = true)]
-[ConfigVariant("eva_config")]
-[ConfigVariant("lora_ga_config")]
 [ConfigVariant("megatron_config")]
 [ConfigVariant("megatron_core", "\"megatron.core\"", IsIdle = true)]
 [ConfigVariant("monteclora_config")]
@@ -66,6 +64,7 @@ public sealed record LoraConfig : LayerwiseConfig
 
     /// <summary>
     /// How the factors start: <c>true</c> leaves the base's output as it is at first, <c>gaussian</c> too but draws from a normal distribution, <c>false</c> draws both factors (for tests).
+    /// Data decide three: <c>eva</c> takes the directions in which the inputs vary most, <c>corda</c> the weight's as the data uses them, <c>lora_ga</c> those of the loss's gradient.
     /// <c>pissa</c> (or <c>pissa_niter_16</c>, faster on large weights) and <c>olora</c> take the leading part out of the base's weight and train that;
     /// the base has its own weight back when the adapter is removed. <c>loftq</c> quantises the base as well and starts from what that loses; <c>mica</c> trains A alone
     /// beside the directions that the weight uses least; <c>orthogonal</c> draws both factors so that they cancel.
@@ -90,6 +89,21 @@ public sealed record LoraConfig : LayerwiseConfig
     /// <summary>How the start <c>loftq</c> quantises: a table of loftq_bits (4 or 8; 4 without it) and loftq_iter (1 without it).</summary>
     [ConfigField("loftq_config")]
     public JsonNode? LoftqConfig { get; init; } = new JsonObject();
+
+    /// <summary>Settings of the start <c>eva</c>: a table of rho (2; 1 keeps every layer's rank), tau (0.99), whiten, use_label_mask and adjust_scaling_factors.</summary>
+    [ConfigField("eva_config")]
+    public EvaSettings? Eva { get; init; }
+
+    /// <summary>Settings of the start <c>corda</c>: a table of corda_method (<c>ipm</c> to learn what the data is about, <c>kpm</c> to keep it).</summary>
+    [ConfigField("corda_config")]
+    public CordaSettings? Corda { get; init; }
+
+    /// <summary>Settings of the start <c>lora_ga</c>: a table of direction (<c>ArB2r</c>, <c>A2rBr</c>, <c>ArBr</c>, <c>random</c>), scale (<c>stable</c>, <c>weight_svd</c>, <c>gd_scale</c>, <c>unit</c>) and stable_gamma (16).</summary>
+    [ConfigField("lora_ga_config")]
+    public LoraGaSettings? LoraGa { get; init; }
+
+    /// <summary>What data decided of the start; null before they were asked.</summary>
+    internal DataStart? Start { get; init; }
 
     /// <summary>Trains singular values between the factors, in place of the weight's smallest, which the base lacks until the adapter is removed (KaSA, Wang et al. 2024): a table of beta and gamma, for scripts that add its regularisers.</summary>
     [ConfigField("kasa_config", Parameter = "Kasa")]
@@ -131,7 +145,10 @@ public sealed record LoraConfig : LayerwiseConfig
     public override void Validate()
     {
         base.Validate();
-        _ = LoraInitialisation.Of(Initialisation);
+        var start = LoraInitialisation.Of(Initialisation);
+        Eva?.Validate();
+        Corda?.Validate();
+        LoraGa?.Validate();
         if (UseDora && LoraBias)
         {
             throw Contradiction("lora_bias can't be used with use_dora.");
@@ -142,13 +159,27 @@ public sealed record LoraConfig : LayerwiseConfig
         {
             throw Contradiction($"{string.Join(" and ", variants)} can't be used together.");
         }
+
+        if (start is { NeedsData: true, LeavesResidual: true } && (variants.Length > 0 || LoraBias || LayerReplication is { Count: > 0 }))
+        {
+            throw Contradiction($"The start '{Initialisation}' is for plain LoRA: it can't be used with a variant, lora_bias or layer_replication.");
+        }
     }
 
     /// <inheritdoc/>
     internal override AdapterConfig ForNew(PretrainedModel model) => ExpertTargets.Convert(this, model);
 
     /// <inheritdoc/>
-    internal override (AdapterConfig Config, TensorStore Tensors) ForFile(TensorStore file, PretrainedModel model) => ExpertFactors.Convert(this, file, model);
+    internal override (AdapterConfig Config, TensorStore Tensors) ForFile(TensorStore file, PretrainedModel model) => LosesItsStart && !file.Names.Any(static name => name.EndsWith(LoraLayer.FirstA, StringComparison.Ordinal))
+        ? throw new PeftException("AdapterStartMissing", $"'{file.Path}' is of an adapter whose start ({Initialisation}) was taken out of the base's weights, and doesn't hold that start: on this base it would compute something else.")
+        {
+            Target = file.Path,
+            RecommendedAction = "Save it as plain LoRA where it was trained: path_initial_model_for_weight_conversion in PEFT.",
+        }
+        : ExpertFactors.Convert(this, file, model);
+
+    /// <summary>Whether the base lacks a part that nothing but the adapter knows, so that its file for other programs has to hold that part too.</summary>
+    internal bool LosesItsStart => LoraInitialisation.Of(Initialisation) is { NeedsData: true, LeavesResidual: true };
 
     /// <summary>What a change of some rank is multiplied by.</summary>
     internal double Scale(double alpha, int rank) => alpha / (UseRslora ? Math.Sqrt(rank) : rank);

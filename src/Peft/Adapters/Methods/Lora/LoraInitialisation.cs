@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Text.Json.Nodes;
+using Peft.Adapters.Methods.Lora.DataStarts;
 using Peft.Models.Layers;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -23,6 +24,16 @@ internal sealed record LoraStart(IAdaptable Layer, IReadOnlyList<long> ShapeA, I
     /// <summary>The layer's weight as a float32 matrix [out, in].</summary>
     public Tensor Weight => Layer.ToMatrix(Layer.Weight.Data).to(ScalarType.Float32);
 
+    /// <summary>What data decided, where they were asked.</summary>
+    public DataStart? Data { get; init; }
+
+    /// <summary>The factors that data decided; the usual ones of a layer that they say nothing of.</summary>
+    /// <exception cref="PeftException"><c>StartNeedsData</c>.</exception>
+    public (Tensor A, Tensor B) FromData() => Data is null
+        ? throw new PeftException("StartNeedsData", $"The start of '{Layer.Path}' is decided by data, and none was given.") { Target = "init_lora_weights" }
+        : Data.For(Layer.Path) is var (a, b) ? (a, b ?? ZeroB())
+        : (UniformA(), ZeroB());
+
     /// <summary>A uniform in ±1/√(in · kernel), PyTorch's own start of a layer.</summary>
     public Tensor UniformA() => RandomTensors.Uniform(ShapeA, 1 / Math.Sqrt(ShapeA.Skip(1).Aggregate(static (all, size) => all * size)), Generator, Layer.Device);
 
@@ -38,6 +49,9 @@ internal sealed record LoraInitialisation(Func<LoraStart, (Tensor A, Tensor B)> 
     /// <summary>What the start makes of the base's weight, [out, in] in float32, by the settings of LoftQ and the rank, where that is another than to take the start out of it; null for nothing.</summary>
     public Func<JsonNode?, long, Tensor, Tensor>? Base { get; init; }
 
+    /// <summary>Whether data decide the start, so that it can't be made again from the base alone.</summary>
+    public bool NeedsData { get; init; }
+
     /// <summary>Whether B stays as it starts.</summary>
     public bool FreezesB { get; init; }
 
@@ -52,15 +66,16 @@ internal sealed record LoraInitialisation(Func<LoraStart, (Tensor A, Tensor B)> 
 
     private const string NiterPrefix = "pissa_niter_";
 
-    private static readonly string[] s_variants = ["eva", "corda", "lora_ga"];
-
     /// <summary>The initialisations there are, by PEFT's names: one line each.</summary>
     private static readonly Dictionary<string, LoraInitialisation> s_known = new(StringComparer.Ordinal)
     {
         [Zero] = new(static start => (start.UniformA(), start.ZeroB())),
         [Random] = new(static start => (start.UniformA(), RandomTensors.Uniform(start.ShapeB, 1 / Math.Sqrt(start.ShapeB[1]), start.Generator, start.Layer.Device))),
+        ["corda"] = new(static start => start.FromData(), LeavesResidual: true) { NeedsData = true },
+        ["eva"] = new(static start => start.FromData()) { NeedsData = true },
         ["gaussian"] = new(static start => (RandomTensors.Normal(start.ShapeA, 1.0 / start.Rank, start.Generator, start.Layer.Device), start.ZeroB())),
         ["loftq"] = new(Loftq) { Base = static (settings, rank, weight) => LoftqStart.From(settings).Run(weight, rank).Base },
+        ["lora_ga"] = new(static start => start.FromData(), LeavesResidual: true) { NeedsData = true },
         ["mica"] = new(Mica) { FreezesB = true },
         ["olora"] = new(Olora, LeavesResidual: true),
         ["orthogonal"] = new(Orthogonal),
@@ -69,7 +84,6 @@ internal sealed record LoraInitialisation(Func<LoraStart, (Tensor A, Tensor B)> 
 
     /// <summary>The initialisation of a name.</summary>
     /// <exception cref="PeftException"><c>InitialisationUnknown</c>.</exception>
-    /// <exception cref="NotSupportedByPeftException"><c>LoraVariantNotSupported</c>.</exception>
     public static LoraInitialisation Of(string name)
     {
         if (s_known.TryGetValue(name, out var known))
@@ -82,9 +96,7 @@ internal sealed record LoraInitialisation(Func<LoraStart, (Tensor A, Tensor B)> 
             return new LoraInitialisation(start => Pissa(start, SingularVectors.Leading(start.Weight, start.Rank, iterations, start.Generator)), LeavesResidual: true);
         }
 
-        throw Array.Exists(s_variants, variant => name.StartsWith(variant, StringComparison.Ordinal))
-            ? new NotSupportedByPeftException("LoraVariantNotSupported", $"LoRA with init_lora_weights = '{name}' is a variant that is not supported.") { Target = "init_lora_weights" }
-            : new PeftException("InitialisationUnknown", $"'{name}' is no initialisation of LoRA; init_lora_weights can be {string.Join(", ", s_known.Keys)} or {NiterPrefix}N.") { Target = "init_lora_weights" };
+        throw new PeftException("InitialisationUnknown", $"'{name}' is no initialisation of LoRA; init_lora_weights can be {string.Join(", ", s_known.Keys)} or {NiterPrefix}N.") { Target = "init_lora_weights" };
     }
 
     /// <summary>That of an embedding, the other way round than other layers: A is zero, B normal; nn.Embedding's own start where neither is to be zero.</summary>

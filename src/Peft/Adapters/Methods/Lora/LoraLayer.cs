@@ -9,6 +9,9 @@ namespace Peft.Adapters.Methods.Lora;
 /// <summary>LoRA on a layer: y += scale · B (A dropout(x)) (+ scale · bias of B), with A x the layer's own map with A for a weight.</summary>
 internal class LoraLayer : LayerAdapter
 {
+    /// <summary>Key of A's start, where that was taken out of the base.</summary>
+    internal const string FirstA = "lora_A.initial";
+
     private readonly LoraConfig _config;
     private readonly double _scale;
     private readonly LoraInitialisation _start;
@@ -38,7 +41,9 @@ internal class LoraLayer : LayerAdapter
         if (_start.LeavesResidual)
         {
             (_firstA, _firstB) = (new Parameter("weight", A.Shape), new Parameter("weight", B.Shape));
-            parameters.AddRange([new("lora_A.initial", _firstA, ParameterRole.Derived), new("lora_B.initial", _firstB, ParameterRole.Derived)]);
+            // What data decided can't be made again, so that it is saved.
+            var role = _start.NeedsData ? ParameterRole.Frozen : ParameterRole.Derived;
+            parameters.AddRange([new(FirstA, _firstA, role), new("lora_B.initial", _firstB, role)]);
         }
 
         Parameters = parameters;
@@ -79,7 +84,7 @@ internal class LoraLayer : LayerAdapter
     /// <inheritdoc/>
     public override void Initialise(Generator generator)
     {
-        var (a, b) = _start.Factors(new LoraStart(Layer, A.Shape, B.Shape, _scale, generator) { Loftq = _config.LoftqConfig });
+        var (a, b) = _start.Factors(new LoraStart(Layer, A.Shape, B.Shape, _scale, generator) { Loftq = _config.LoftqConfig, Data = _config.Start });
         A.Assign(a);
         B.Assign(b);
         Bias?.Assign(_config.Initialisation == LoraInitialisation.Random
