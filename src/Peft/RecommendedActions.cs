@@ -53,6 +53,7 @@ internal static class RecommendedActions
         ["GgufTypeNotSupported"] = "Use the model's safetensors files, or a GGUF file of another quantisation.",
         ["GgufValueInvalid"] = FetchModel,
         ["GgufVersionNotSupported"] = "Convert the model again with a newer converter, or use its safetensors files.",
+        ["ImageCaptionMissing"] = "Put a text of the same name beside the image, list it in metadata.jsonl, or give one caption for all images.",
         ["ImageDamaged"] = "Fetch the image again; it is cut off or damaged.",
         ["ImageTooLarge"] = "Make the image smaller first.",
         ["ImageUnreadable"] = "Give an image as PNG, JPEG or WebP, or take the file out of the folder.",

@@ -165,6 +165,9 @@ public interface ITrainingData
     /// <summary>What an example is: an objective takes data of its own kind.</summary>
     ExampleKind ExampleKind => ExampleKind.Text;
 
+    /// <summary>The shape of each row, as a number: a micro batch holds rows of one shape (images of one size). Null where any rows may share a batch.</summary>
+    IReadOnlyList<int>? Shapes => null;
+
     /// <summary>Makes a micro batch.</summary>
     /// <param name="rows">Indices of the rows, in order.</param>
     /// <param name="device">Where its tensors go.</param>

@@ -49,7 +49,7 @@ internal sealed class TrainingLoop : IDisposable
         (var rows, _heldOut) = request.EvaluationData is null
             ? TrainingPlan.Split(request.Data.Count, _options, _options.EvaluationSplit > 0 ? request.Data.Groups(cancellation) : null)
             : ([.. Enumerable.Range(0, request.Data.Count)], [.. Enumerable.Range(0, request.EvaluationData.Count)]);
-        _plan = new TrainingPlan(Objective.Plan(_options), rows, Objective.StepsPerBatch);
+        _plan = new TrainingPlan(Objective.Plan(_options), rows, Objective.StepsPerBatch, request.Data.Shapes);
         part.Adapter?.OnTraining(_plan.TotalSteps);
         _device = request.Model.Device;
         Scale = new LossScale(request.Model.DataType);
@@ -362,6 +362,9 @@ internal sealed class TrainingLoop : IDisposable
     private EvaluationRecord Evaluate(ITrainingData data)
     {
         using var metrics = new MetricSums();
+
+        // What is drawn (noise, timesteps) is the same in every evaluation.
+        _generator.manual_seed(DataOrder.SeedOf(_options.Seed, -1, -1));
         double sum = 0;
         long counted = 0;
         foreach (var chunk in _heldOut.Chunk(Objective.Plan(_options).EvaluationBatchSize))

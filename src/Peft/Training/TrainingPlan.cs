@@ -10,13 +10,15 @@ internal sealed class TrainingPlan
     private readonly int[] _rows;
     private readonly int _repeats;
     private int _orderedEpoch = -1;
-    private int[] _order = [];
+    private readonly IReadOnlyList<int>? _shapes;
+    private int[][] _batches = [];
 
     /// <summary>Plans a training.</summary>
     /// <param name="options">Batch size, accumulation, epochs, order and seed.</param>
     /// <param name="rows">The rows to train on, as indices of the data.</param>
     /// <param name="repeats">Steps that are made with the same rows.</param>
-    public TrainingPlan(TrainingOptions options, int[] rows, int repeats = 1)
+    /// <param name="shapes">The shape of each row of the data, where those of a batch have to be of one; null otherwise.</param>
+    public TrainingPlan(TrainingOptions options, int[] rows, int repeats = 1, IReadOnlyList<int>? shapes = null)
     {
         if (rows.Length == 0)
         {
@@ -29,7 +31,8 @@ internal sealed class TrainingPlan
         _options = options;
         _rows = rows;
         _repeats = repeats;
-        BatchesPerEpoch = Divide(rows.Length, options.BatchSize);
+        _shapes = shapes;
+        BatchesPerEpoch = rows.GroupBy(Shape).Sum(shape => Divide(shape.Count(), options.BatchSize));
         StepsPerEpoch = Divide(BatchesPerEpoch, options.GradientAccumulation) * repeats;
         var steps = Math.Ceiling(options.Epochs * StepsPerEpoch);
         TotalSteps = options.MaxSteps > 0 ? options.MaxSteps : steps <= int.MaxValue ? (int)steps : throw new PeftException(
@@ -59,17 +62,20 @@ internal sealed class TrainingPlan
     public bool EndsEpoch(int step) => (step + 1) % StepsPerEpoch == 0;
 
     /// <summary>The rows of each micro batch of a step, counted from 0.</summary>
-    public IEnumerable<ArraySegment<int>> MicroBatches(int step)
+    public IEnumerable<IReadOnlyList<int>> MicroBatches(int step)
     {
         Order(step / StepsPerEpoch);
         var first = step % StepsPerEpoch / _repeats * _options.GradientAccumulation;
         var end = Math.Min(first + _options.GradientAccumulation, BatchesPerEpoch);
         for (var batch = first; batch < end; batch++)
         {
-            var start = batch * _options.BatchSize;
-            yield return new ArraySegment<int>(_order, start, Math.Min(_options.BatchSize, _order.Length - start));
+            yield return _batches[batch];
         }
     }
+
+    /// <summary>Rows in batches of one shape.</summary>
+    public static IEnumerable<int[]> OfOneShape(IEnumerable<int> rows, IReadOnlyList<int>? shapes, int size) =>
+        rows.GroupBy(row => shapes?[row] ?? 0).SelectMany(shape => shape.Chunk(size));
 
     /// <summary>Splits rows into those to train on and those to evaluate on, by a shuffle of the seed's; both in the data's order.</summary>
     /// <param name="count">How many rows there are.</param>
@@ -123,11 +129,16 @@ internal sealed class TrainingPlan
             return;
         }
 
-        _order = _options.Sampling is "sequential"
-            ? _rows
-            : [.. DataOrder.Shuffle(_rows.Length, _options.Seed, epoch).Select(position => _rows[position])];
+        var isShuffled = _options.Sampling is not "sequential";
+        var order = isShuffled ? DataOrder.Shuffle(_rows.Length, _options.Seed, epoch).Select(position => _rows[position]) : _rows;
+        int[][] batches = [.. OfOneShape(order, _shapes, _options.BatchSize)];
+
+        // Those of one shape stand together; batches of different shapes take turns.
+        _batches = [.. isShuffled && _shapes is not null ? DataOrder.Shuffle(batches.Length, ~_options.Seed, epoch).Select(position => batches[position]) : batches];
         _orderedEpoch = epoch;
     }
+
+    private int Shape(int row) => _shapes?[row] ?? 0;
 
     private static int Divide(int count, int size) => ((count - 1) / size) + 1;
 }

@@ -28,6 +28,8 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
         ColumnRole.Answer => ["answers", "answer"],
         ColumnRole.AnswerStart => ["answer_start"],
         ColumnRole.TaskId => ["task_id", "task_ids"],
+        ColumnRole.Image => ["image"],
+        ColumnRole.Prior => ["is_prior"],
         ColumnRole.Output => ["output", "response"],
         ColumnRole.Input => ["input", "context"],
         _ => [role.ToString().ToLowerInvariant()],
@@ -77,6 +79,9 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
         {
             switch (role)
             {
+                case ColumnRole.Prior:
+                    row.Truth(column);
+                    break;
                 case ColumnRole.Label when Kind == RowKind.Judged:
                     row.Truth(column);
                     break;

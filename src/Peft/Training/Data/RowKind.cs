@@ -28,6 +28,9 @@ public enum ExampleKind
 
     /// <summary>A question, and where in a text its answer stands.</summary>
     Span,
+
+    /// <summary>An image with its caption.</summary>
+    Image,
 }
 
 /// <summary>The part that a column plays in a row.</summary>
@@ -89,6 +92,12 @@ public enum ColumnRole
 
     /// <summary>Which of several tasks the row is, a number from 0.</summary>
     TaskId,
+
+    /// <summary>The path of an image.</summary>
+    Image,
+
+    /// <summary>Whether an image keeps a class as it is while another one is learnt.</summary>
+    Prior,
 }
 
 /// <summary>What a data set's rows are made of: which parts there are, and how they become an example. A new kind is a line in <see cref="All"/>.</summary>
@@ -117,6 +126,13 @@ public sealed class RowKind
     {
         Optional = [ColumnRole.Input],
         Template = PromptTemplate.Instruction,
+    };
+
+    /// <summary>An image and its caption.</summary>
+    public static RowKind Image { get; } = new(
+        nameof(Image), ExampleKind.Image, [ColumnRole.Image, ColumnRole.Text], static (_, row) => throw row.Error("image", "an image isn't cut into tokens; it is for a diffusion model."))
+    {
+        Optional = [ColumnRole.Prior],
     };
 
     /// <summary>A whole text.</summary>
@@ -166,7 +182,7 @@ public sealed class RowKind
     public static RowKind Prompt { get; } = new(nameof(Prompt), ExampleKind.Rated, [ColumnRole.Prompt], static (builder, row) => builder.PromptAlone(row));
 
     /// <summary>All kinds. Where rows fit several for one purpose, the first counts.</summary>
-    public static IReadOnlyList<RowKind> All { get; } = [Messages, PromptCompletion, Instruction, Text, Preference, Judged, TextToText, InstructionToText, Classified, Tagged, Span, Prompt];
+    public static IReadOnlyList<RowKind> All { get; } = [Messages, PromptCompletion, Instruction, Image, Text, Preference, Judged, TextToText, InstructionToText, Classified, Tagged, Span, Prompt];
 
     /// <summary>The name.</summary>
     public string Name { get; }

@@ -1,3 +1,4 @@
+using Peft.Diffusion;
 using Peft.Models;
 using Peft.Models.Heads;
 using Peft.Training.Objectives.Preference;
@@ -15,6 +16,7 @@ public static class ObjectiveRegistry
         ["token_classification"] = static (_, own) => new TokenClassification(own),
         ["question_answering"] = static (_, _) => new QuestionAnswering(),
         ["masked_language_modelling"] = static (_, own) => new MaskedLanguageModelling(own),
+        ["denoising"] = static (_, own) => new Denoising(own),
         ["dft"] = static (_, _) => new DynamicFineTuning(),
         ["dpo"] = static (_, own) => new DirectPreference(own),
         ["cpo"] = static (_, own) => new ContrastivePreference(own),
@@ -53,6 +55,7 @@ public static class ObjectiveRegistry
 
     private static (string Objective, string? Task) OfHead(PretrainedModel model) => model switch
     {
+        ILatentDiffusion => ("denoising", null),
         SequenceToSequenceModel => ("sequence_to_sequence", "SEQ_2_SEQ_LM"),
         SequenceClassificationModel => ("sequence_classification", "SEQ_CLS"),
         TokenClassificationModel => ("token_classification", "TOKEN_CLS"),
