@@ -124,7 +124,8 @@ public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(nam
         base.Dispose(disposing);
     }
 
-    private IAdaptable[] Targets(PretrainedModel model, ICollection<string> messages) =>
+    /// <summary>The layers to adapt, in the model's order.</summary>
+    private protected virtual IReadOnlyList<IAdaptable> Targets(PretrainedModel model, ICollection<string> messages) =>
     [
         .. TargetMatcher.Match(Config with { ModulesToSave = SavedNames() }, model, messages).SelectMany(match => match.Module.Adaptables is { Count: > 0 } all ? all : throw Config.KindRefused(match.Module, match.Path)),
         .. TargetMatcher.MatchParameters(Config, model, messages).Select(match => match.Module.AdaptableOf(match.Parameter) ?? throw Config.KindRefused(match.Module, match.Path)),

@@ -17,6 +17,7 @@ using Peft.Adapters.Methods.LnTuning;
 using Peft.Adapters.Methods.LoHa;
 using Peft.Adapters.Methods.LoKr;
 using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Methods.Lycoris;
 using Peft.Adapters.Methods.Miss;
 using Peft.Adapters.Methods.MultitaskPromptTuning;
 using Peft.Adapters.Methods.Oft;
@@ -65,6 +66,7 @@ public static class AdapterMethods
         ["LOHA"] = typeof(LoHaConfig),
         ["LOKR"] = typeof(LoKrConfig),
         ["LORA"] = typeof(LoraConfig),
+        ["LYCORIS"] = typeof(LycorisNetworkConfig),
         ["MISS"] = typeof(MissConfig),
         ["MULTITASK_PROMPT_TUNING"] = typeof(MultitaskPromptTuningConfig),
         ["OFT"] = typeof(OftConfig),

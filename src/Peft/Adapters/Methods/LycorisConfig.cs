@@ -91,7 +91,7 @@ internal abstract class LycorisLayer(IAdaptable layer, LycorisConfig config) : L
     protected abstract Tensor Change(ScalarType type);
 
     /// <summary>The matrix [out, in · kernel] of a core [rank, rank, kernel] between factors [rank, out] and [rank, in] (LyCORIS' decomposition of a convolution).</summary>
-    protected static Tensor WithCore(Tensor core, Tensor a, Tensor b)
+    internal static Tensor WithCore(Tensor core, Tensor a, Tensor b)
     {
         var half = a.t().mm(core.flatten(1)).view(a.size(1), b.size(0), -1).transpose(1, 2);
         return half.reshape(-1, b.size(0)).mm(b).view(a.size(1), -1, b.size(1)).transpose(1, 2).reshape(a.size(1), -1);

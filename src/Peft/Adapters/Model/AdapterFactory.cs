@@ -3,6 +3,7 @@ using System.Text.RegularExpressions;
 using Peft.Adapters.Asking;
 using Peft.Adapters.Files;
 using Peft.Models;
+using Peft.Tensors;
 using static TorchSharp.torch;
 
 namespace Peft.Adapters.Model;
@@ -49,13 +50,25 @@ internal static class AdapterFactory
         config.Validate();
         using var file = AdapterFile.Open(folder);
         (config, var tensors) = config.ForFile(file, model.Base);
-        return Make(model, config, name, messages, adapter =>
+        return Load(model, config, tensors, name, folder, messages, () => FormOf(folder, messages));
+    }
+
+    /// <summary>Makes an adapter with the values of tensors under PEFT's keys, wherever they come from.</summary>
+    /// <param name="model">The model.</param>
+    /// <param name="config">The configuration.</param>
+    /// <param name="tensors">The tensors.</param>
+    /// <param name="name">The adapter's name.</param>
+    /// <param name="path">The folder or file that they come from.</param>
+    /// <param name="messages">Takes what the user should know.</param>
+    /// <param name="form">How it wants to be asked; null where nothing says it.</param>
+    public static PeftAdapter Load(
+        PeftModel model, AdapterConfig config, TensorStore tensors, string name, string path, List<string> messages, Func<PromptForm?>? form = null) =>
+        Make(model, config, name, messages, adapter =>
         {
             using var generator = new Generator(0);
             var report = model.IsStructureOnly ? new LoadReport([], [], messages) : AdapterFile.Load(adapter, tensors, model.Base, generator, messages);
-            return new PeftAdapter(model, adapter, folder, report) { PromptForm = FormOf(folder, messages) };
+            return new PeftAdapter(model, adapter, path, report) { PromptForm = form?.Invoke() };
         });
-    }
 
     /// <summary>The form beside an adapter. A broken one is no reason to do without the adapter.</summary>
     private static PromptForm? FormOf(string folder, List<string> messages)

@@ -254,6 +254,14 @@ public sealed class PeftModel : IDisposable
         return replacement.Adapter;
     }
 
+    /// <summary>Puts an adapter that is made of a file in another format into the model, in the place of the one of its name.</summary>
+    internal PeftAdapter LoadAdapter(string name, Func<PeftAdapter> make)
+    {
+        using var held = Acquire("loading an adapter");
+        using var replacement = Replace(name, make);
+        return replacement.Adapter;
+    }
+
     /// <summary>Adds a new adapter, in the place of the one of its name where there is one, which comes back when the replacement is undone.</summary>
     /// <param name="config">The configuration.</param>
     /// <param name="name">The adapter's name.</param>

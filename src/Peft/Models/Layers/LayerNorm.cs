@@ -3,7 +3,7 @@ using static TorchSharp.torch;
 namespace Peft.Models.Layers;
 
 /// <summary>Layer norm, y = w · (x − mean(x)) / sqrt(variance(x) + ε) + b (Ba, Kiros and Hinton 2016).</summary>
-public sealed class LayerNorm : Module
+public sealed class LayerNorm : Module, INorm
 {
     private readonly long _size;
     private readonly double _epsilon;
@@ -23,6 +23,7 @@ public sealed class LayerNorm : Module
         Details = printsDetails ? $"({size},), eps={ModuleText.Number(epsilon)}, elementwise_affine=True, bias={(hasBias ? "True" : "False")}" : "";
         Weight = AddParameter("weight", heads is { } count ? [count, size] : [size]);
         Bias = hasBias ? AddParameter("bias", [size]) : null;
+        Scale = new NormWeight(this, Weight, Bias, Apply);
     }
 
     /// <summary>[width], or [heads, width].</summary>
@@ -30,6 +31,9 @@ public sealed class LayerNorm : Module
 
     /// <summary>[width], or null.</summary>
     public Parameter? Bias { get; }
+
+    /// <inheritdoc/>
+    public IAdaptable Scale { get; }
 
     /// <inheritdoc/>
     public override string Details { get; }
@@ -41,6 +45,15 @@ public sealed class LayerNorm : Module
     public Tensor Forward(Tensor x, ForwardContext context) => Weight.Slot?.Plan(context).NeedsForward == true
         ? Weight.Slot.Forward(x, context, Run)
         : Run(x, context);
+
+    /// <summary>The norm with other weights, without the tape.</summary>
+    private Tensor Apply(Tensor x, Tensor weight, Tensor? bias)
+    {
+        var heads = x.size(-1) == _size && Weight.Shape.Count == 1 ? x : x.view(x.size(0), -1, _size);
+        var centred = heads - heads.mean([-1], keepdim: true);
+        var scaled = centred * (centred.square().mean([-1], keepdim: true) + _epsilon).rsqrt() * weight;
+        return (bias is null ? scaled : scaled + bias).view(x.shape);
+    }
 
     private Tensor Run(Tensor x, ForwardContext context)
     {

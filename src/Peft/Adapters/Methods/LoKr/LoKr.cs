@@ -61,20 +61,23 @@ internal sealed class LoKrLayer : LycorisLayer
     private readonly Parameter[] _second;
     private readonly Parameter? _core;
 
-    /// <summary>Makes the matrices, by shape alone.</summary>
+    /// <summary>Makes the matrices as the configuration divides the layer, by shape alone.</summary>
     public LoKrLayer(IAdaptable layer, LoKrConfig config)
+        : this(layer, config, LoKrShape.Of(layer, config))
+    {
+    }
+
+    /// <summary>Makes matrices of given sizes.</summary>
+    public LoKrLayer(IAdaptable layer, LoKrConfig config, LoKrShape shape)
         : base(layer, config)
     {
         _config = config;
         var rank = config.ForLayer(layer.Path).Rank;
-        var (inFirst, inSecond) = Factors(layer.Inputs / layer.ChannelGroups, config.DecomposeFactor);
-        var (outFirst, outSecond) = Factors(layer.Outputs, config.DecomposeFactor);
-        _first = Make("lokr_w1", outFirst, inFirst, rank, config.DecomposeBoth && rank < Math.Max(outFirst, inFirst) / 2.0);
-        var isLowRank = rank < Math.Max(outSecond, inSecond) / 2.0;
-        _core = isLowRank && config.Core(layer, rank) is { } core ? new Parameter("lokr_t2", core) : null;
-        _second = _core is not null ? [new Parameter("lokr_w2_a", [rank, outSecond]), new Parameter("lokr_w2_b", [rank, inSecond])]
-            : isLowRank ? Make("lokr_w2", outSecond, layer.Kernel.Aggregate(inSecond, static (all, size) => all * size), rank, decomposed: true)
-            : [new Parameter("lokr_w2", [outSecond, inSecond, .. layer.Kernel])];
+        _first = Make("lokr_w1", shape.OutFirst, shape.InFirst, rank, shape.FirstIsLowRank);
+        _core = shape.HasCore ? new Parameter("lokr_t2", [rank, rank, .. layer.Kernel]) : null;
+        _second = _core is not null ? [new Parameter("lokr_w2_a", [rank, shape.OutSecond]), new Parameter("lokr_w2_b", [rank, shape.InSecond])]
+            : shape.SecondIsLowRank ? Make("lokr_w2", shape.OutSecond, layer.Kernel.Aggregate(shape.InSecond, static (all, size) => all * size), rank, decomposed: true)
+            : [new Parameter("lokr_w2", [shape.OutSecond, shape.InSecond, .. layer.Kernel])];
         Parameters = [.. All.Select(static factor => new LayerParameter(factor.Name, factor))];
     }
 
@@ -82,23 +85,6 @@ internal sealed class LoKrLayer : LycorisLayer
     public override IReadOnlyList<LayerParameter> Parameters { get; }
 
     private IEnumerable<Parameter> All => _core is null ? _first.Concat(_second) : _first.Concat(_second).Append(_core);
-
-    /// <summary>Splits a size into two divisors, the first no larger than the second: the factor itself where it divides, else the pair nearest to a square below it.</summary>
-    internal static (long Small, long Large) Factors(long size, int factor)
-    {
-        if (factor > 0 && size % factor == 0)
-        {
-            return (factor, size / factor);
-        }
-
-        long limit = factor == -1 ? size : factor, small = 1;
-        for (var divisor = 2L; divisor <= limit && divisor <= size / divisor; divisor++)
-        {
-            small = size % divisor == 0 ? divisor : small;
-        }
-
-        return (small, size / small);
-    }
 
     /// <inheritdoc/>
     public override void Initialise(Generator generator)
@@ -143,4 +129,53 @@ internal sealed class LoKrLayer : LycorisLayer
         : [new Parameter(name, [outputs, inputs])];
 
     private static Tensor Matrix(Parameter[] factors) => factors.Length == 1 ? factors[0].Data.flatten(1) : factors[0].Data.mm(factors[1].Data);
+}
+
+/// <summary>How a layer's weight is divided into two Kronecker factors, and which of them are products of a low rank.</summary>
+/// <param name="OutFirst">Outputs of the first.</param>
+/// <param name="InFirst">Inputs of the first.</param>
+/// <param name="OutSecond">Outputs of the second.</param>
+/// <param name="InSecond">Inputs of the second, of one group.</param>
+internal sealed record LoKrShape(long OutFirst, long InFirst, long OutSecond, long InSecond)
+{
+    /// <summary>Whether the first is such a product.</summary>
+    public bool FirstIsLowRank { get; init; }
+
+    /// <summary>Whether the second is.</summary>
+    public bool SecondIsLowRank { get; init; }
+
+    /// <summary>Whether a core stands between the second's factors.</summary>
+    public bool HasCore { get; init; }
+
+    /// <summary>As a configuration divides a layer.</summary>
+    public static LoKrShape Of(IAdaptable layer, LoKrConfig config)
+    {
+        var rank = config.ForLayer(layer.Path).Rank;
+        var (inFirst, inSecond) = Factors(layer.Inputs / layer.ChannelGroups, config.DecomposeFactor);
+        var (outFirst, outSecond) = Factors(layer.Outputs, config.DecomposeFactor);
+        var isLowRank = rank < Math.Max(outSecond, inSecond) / 2.0;
+        return new LoKrShape(outFirst, inFirst, outSecond, inSecond)
+        {
+            FirstIsLowRank = config.DecomposeBoth && rank < Math.Max(outFirst, inFirst) / 2.0,
+            SecondIsLowRank = isLowRank,
+            HasCore = isLowRank && config.Core(layer, rank) is not null,
+        };
+    }
+
+    /// <summary>Splits a size into two divisors, the first no larger than the second: the factor itself where it divides, else the pair nearest to a square below it.</summary>
+    internal static (long Small, long Large) Factors(long size, int factor)
+    {
+        if (factor > 0 && size % factor == 0)
+        {
+            return (factor, size / factor);
+        }
+
+        long limit = factor == -1 ? size : factor, small = 1;
+        for (var divisor = 2L; divisor <= limit && divisor <= size / divisor; divisor++)
+        {
+            small = size % divisor == 0 ? divisor : small;
+        }
+
+        return (small, size / small);
+    }
 }

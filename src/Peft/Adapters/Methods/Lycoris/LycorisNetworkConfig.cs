@@ -1,0 +1,142 @@
+using Peft.Adapters.Configuration;
+using Peft.Adapters.Files;
+using Peft.Adapters.Slots;
+using Peft.Adapters.Targets;
+using Peft.Models;
+using Peft.Models.Layers;
+using Peft.Tensors;
+using static TorchSharp.torch;
+
+namespace Peft.Adapters.Methods.Lycoris;
+
+/// <summary>
+/// A LyCORIS network (Yeh et al. 2024): one of its algorithms on linear layers and convolutions, and on norms where they are trained too. Fields are LyCORIS's
+/// own. A network that was read from a file has whatever that holds on each module, whatever the fields say.
+/// </summary>
+public sealed record LycorisNetworkConfig : LayerwiseConfig
+{
+    /// <inheritdoc/>
+    public override string PeftType => "LYCORIS";
+
+    /// <summary>What changes a weight: <c>lora</c> and <c>locon</c> (LoRA, on convolutions too), <c>loha</c>, <c>lokr</c>, <c>ia3</c>, <c>full</c>, <c>diag-oft</c>, <c>boft</c>, <c>glora</c> or <c>tlora</c>.</summary>
+    [ConfigField("algo", Choices = ["lora", "locon", "loha", "lokr", "ia3", "full", "diag-oft", "boft", "glora", "tlora"])]
+    public string Algorithm { get; init; } = "lora";
+
+    /// <summary>Rank on linear layers and convolutions of one tap; for OFT and BOFT the largest size of a block.</summary>
+    [ConfigField("network_dim", Parameter = "Rank", Minimum = 1, ErrorId = "RankInvalid")]
+    public int Rank { get; init; } = 4;
+
+    /// <summary>Strength on these: the change is multiplied by alpha / rank.</summary>
+    [ConfigField("network_alpha", Parameter = "Alpha")]
+    public double Alpha { get; init; } = 1;
+
+    /// <summary>Rank on other convolutions; 0 for that of linear layers.</summary>
+    [ConfigField("conv_dim", Parameter = "ConvolutionRank", Minimum = 0, ErrorId = "RankInvalid")]
+    public int ConvolutionRank { get; init; }
+
+    /// <summary>Strength on other convolutions; 0 for that of linear layers.</summary>
+    [ConfigField("conv_alpha", Parameter = "ConvolutionAlpha")]
+    public double ConvolutionAlpha { get; init; }
+
+    /// <summary>The largest factor into which LoKr divides a size; -1 for divisors near the square root.</summary>
+    [ConfigField("factor")]
+    public int Factor { get; init; } = -1;
+
+    /// <summary>Lets LoKr decompose its first matrix as well.</summary>
+    [ConfigField("decompose_both")]
+    public bool DecomposeBoth { get; init; }
+
+    /// <summary>Lets LoKr keep both of its matrices whole.</summary>
+    [ConfigField("full_matrix")]
+    public bool FullMatrix { get; init; }
+
+    /// <summary>Lets LoKr's first matrix take the larger part of the outputs.</summary>
+    [ConfigField("unbalanced_factorization")]
+    public bool UnbalancedFactorization { get; init; }
+
+    /// <summary>Puts a core between the factors of convolutions (CP or Tucker decomposition).</summary>
+    [ConfigField("use_tucker")]
+    public bool UseTucker { get; init; }
+
+    /// <summary>Trains the lengths of weights apart from their directions (DoRA), with <c>lora</c>, <c>locon</c>, <c>loha</c> and <c>lokr</c>.</summary>
+    [ConfigField("dora_wd", Parameter = "UseDora")]
+    public bool UseDora { get; init; }
+
+    /// <summary>With DoRA, whether rows of the weight have lengths (one for each output), and not columns.</summary>
+    [ConfigField("wd_on_output", Parameter = "DoraOnOutput")]
+    public bool DoraOnOutput { get; init; } = true;
+
+    /// <summary>Multiplies by alpha / √rank instead. In files it is part of alpha.</summary>
+    [ConfigField("rs_lora", Parameter = "RankStabilized")]
+    public bool RankStabilized { get; init; }
+
+    /// <summary>With (IA)³, whether inputs have factors, and not outputs.</summary>
+    [ConfigField("train_on_input")]
+    public bool TrainOnInput { get; init; }
+
+    /// <summary>Limit of OFT's and BOFT's rotations, for each output; 0 for none.</summary>
+    [ConfigField("constraint", IsReal = true, Minimum = 0)]
+    public double Constraint { get; init; }
+
+    /// <summary>Gives each output of OFT and BOFT a factor.</summary>
+    [ConfigField("rescaled")]
+    public bool Rescaled { get; init; }
+
+    /// <summary>Trains the norms beside the adapted layers too.</summary>
+    [ConfigField("train_norm", Parameter = "TrainNorm")]
+    public bool TrainsNorms { get; init; }
+
+    /// <summary>What acts on each module, by its path; null for a new network, before its targets are known.</summary>
+    public IReadOnlyDictionary<string, LycorisModule>? Modules { get; init; }
+
+    /// <summary>What the file that it was read from said beside its tensors; goes into files of the same kind again.</summary>
+    public IReadOnlyDictionary<string, string> FileMetadata { get; init; } = new Dictionary<string, string>();
+
+    /// <inheritdoc/>
+    public override Adapter CreateAdapter(string name) => new LycorisNetwork(name, this);
+
+    /// <inheritdoc/>
+    public override LayerAdapter CreateLayer(IAdaptable layer, LayerwiseAdapter adapter, ICollection<string> messages) =>
+        layer is Linear or Convolution or NormWeight ? ModuleOf(layer).CreateLayer(layer) : throw KindRefused(layer);
+
+    /// <summary>What acts on a layer: what the file has there, or what the fields ask for.</summary>
+    internal LycorisModule ModuleOf(IAdaptable layer) => Modules is { } modules ? modules[layer.Path] : LycorisDesign.Of(layer, this);
+
+    /// <summary>The names of what a new network adapts.</summary>
+    internal ModuleNames Targets(PretrainedModel model) => TargetMatcher.Resolve(this, model);
+
+    /// <summary>Paths of the norms that a new network trains: those in whatever module holds an adapted layer.</summary>
+    internal IEnumerable<string> NormPaths(PretrainedModel model)
+    {
+        var holders = TargetMatcher.Match(this, model, []).Select(static match => match.Module.Parent).OfType<Module>().Distinct();
+        return holders.SelectMany(static holder => holder.Children).Where(static module => module is INorm).Select(static module => module.Path);
+    }
+
+    /// <summary>The file says what acts on each module.</summary>
+    /// <inheritdoc/>
+    internal override (AdapterConfig Config, TensorStore Tensors) ForFile(TensorStore file, PretrainedModel model)
+    {
+        var builder = new LycorisModules();
+        foreach (var name in file.Names)
+        {
+            var plain = name.StartsWith(AdapterFile.Prefix, StringComparison.Ordinal) ? name[AdapterFile.Prefix.Length..] : name;
+            if (LycorisModules.Split(plain) is var (path, key))
+            {
+                builder.Add(path, key, file.Entry(name).Shape, () => Number(file, name));
+            }
+        }
+
+        return (this with { Modules = builder.Build(), TargetModules = ModuleNames.Of([.. builder.Paths]) }, file);
+    }
+
+    /// <summary>A tensor of one element, as a number.</summary>
+    internal static double Number(TensorStore file, string name)
+    {
+        using var value = file.Read(name, ScalarType.Float32);
+        return value.numel() == 1 ? value.item<float>() : throw new PeftException("AdapterTensorInvalid", $"'{file.Path}': {name} should be one number and has the shape [{string.Join(", ", value.shape)}].")
+        {
+            Target = name,
+            RecommendedAction = "Fetch the file again.",
+        };
+    }
+}

@@ -1,0 +1,56 @@
+namespace Peft.Diffusion.Adapters;
+
+/// <summary>Which of the published models one is, or an adapter was made for, as far as that shows.</summary>
+internal static class BaseModelKind
+{
+    private const string First = "Stable Diffusion 1";
+    private const string Second = "Stable Diffusion 2";
+    private const string Large = "Stable Diffusion XL";
+
+    /// <summary>The kind of a model; null where that isn't clear.</summary>
+    public static string? Of(DiffusionModules modules) => modules.HasTwoTextEncoders ? Large : OfWidth(modules.TextWidth);
+
+    /// <summary>The kind that a file was made for, by what it says of itself, its names and its sizes; null where that isn't clear.</summary>
+    public static string? Of(AdapterContents contents)
+    {
+        foreach (var key in new[] { "ss_base_model_version", "modelspec.architecture" })
+        {
+            if (contents.Metadata.TryGetValue(key, out var said) && Said(said) is { } kind)
+            {
+                return kind;
+            }
+        }
+
+        return contents.File.Names.Any(static name => name.StartsWith("lora_te2_", StringComparison.Ordinal) || name.StartsWith(DiffusionModules.SecondTextEncoder + ".", StringComparison.Ordinal))
+            ? Large
+            : OfWidth(WidthOf(contents));
+    }
+
+    private static string? Said(string text) => text.Contains("xl", StringComparison.OrdinalIgnoreCase) ? Large
+        : text.StartsWith("sd_v1", StringComparison.Ordinal) || text.StartsWith("stable-diffusion-v1", StringComparison.Ordinal) ? First
+        : text.StartsWith("sd_v2", StringComparison.Ordinal) || text.StartsWith("stable-diffusion-v2", StringComparison.Ordinal) ? Second
+        : null;
+
+    /// <summary>The width of the text that the first factor on a projection of it has.</summary>
+    private static long? WidthOf(AdapterContents contents)
+    {
+        foreach (var name in contents.File.Names)
+        {
+            if ((name.Contains("attn2.to_k", StringComparison.Ordinal) || name.Contains("attn2_to_k", StringComparison.Ordinal))
+                && DiffusionKeys.Split(name) is (_, "lora_down.weight") && contents.File.Entry(name).Shape is [_, var width, ..])
+            {
+                return width;
+            }
+        }
+
+        return null;
+    }
+
+    private static string? OfWidth(long? width) => width switch
+    {
+        768 => First,
+        1024 => Second,
+        2048 => Large,
+        _ => null,
+    };
+}

@@ -1,0 +1,105 @@
+using Peft.Adapters.Files;
+using Peft.Adapters.Model;
+using Peft.Adapters.Slots;
+using Peft.Models;
+using Peft.Tensors;
+
+namespace Peft.Diffusion.Adapters;
+
+/// <summary>
+/// Adapters of diffusion models in the single files that kohya's scripts and the web UI, LyCORIS and diffusers write. What each holds is told by its keys and
+/// shapes, module by module, so that ranks, alphas and algorithms may be mixed in one file.
+/// </summary>
+public static class DiffusionAdapterFile
+{
+    private const int Shown = 3;
+
+    /// <summary>Loads a file into a model. An adapter of the same name is replaced.</summary>
+    /// <param name="model">A diffusion model, or its UNet or text encoder alone.</param>
+    /// <param name="path">A safetensors file, or a pickle (.pt, .bin).</param>
+    /// <param name="name">The adapter's name; null for the file's.</param>
+    /// <returns>The adapter; its report names what belongs to nothing.</returns>
+    /// <exception cref="PeftException"><c>AdapterModelMismatch</c>: it was made for another model; <c>AdapterEmpty</c>: it holds no adapter; or what is wrong with the file. Nothing has changed then.</exception>
+    public static PeftAdapter Load(PeftModel model, string path, string? name = null)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        using var file = TensorStore.OpenFile(path);
+        var modules = DiffusionModules.Of(model.Base) ?? throw new PeftException("AdapterModelMismatch", $"'{path}' is an adapter of a diffusion model, and '{model.Name}' is none.")
+        {
+            Target = path,
+            RecommendedAction = "Import the diffusion model first; adapters of language models are folders with adapter_config.json.",
+        };
+        var contents = AdapterContents.Read(file, modules);
+        var shapes = Fit(contents, path, model.Name);
+        var called = name ?? NameOf(path);
+        List<string> messages = [];
+        var tensors = contents.Renamed(shapes);
+        return model.LoadAdapter(called, () => AdapterFactory.Load(model, contents.Config, tensors, called, path, messages));
+    }
+
+    /// <summary>The name that a file's adapter has without another: the file's, with underscores for dots.</summary>
+    internal static string NameOf(string path) => Path.GetFileNameWithoutExtension(path).Replace('.', '_').Trim();
+
+    /// <summary>Holds a file to a model.</summary>
+    /// <returns>The shape that each tensor should have, by its key.</returns>
+    /// <exception cref="PeftException"><c>AdapterModelMismatch</c> or <c>AdapterEmpty</c>.</exception>
+    private static Dictionary<string, IReadOnlyList<long>> Fit(AdapterContents contents, string path, string model)
+    {
+        var (made, own) = (BaseModelKind.Of(contents), BaseModelKind.Of(contents.Model));
+        if (made is not null && own is not null && made != own)
+        {
+            throw Mismatch(path, model, made, own, $"it was made for {made}, and the model is {own}");
+        }
+
+        if (contents.Tensors.Count == 0)
+        {
+            throw contents.StrangeModules > 0 ? Mismatch(path, model, made, own, $"the model has none of its {contents.StrangeModules} modules ({AdapterKeys.Shorten(contents.Unknown)})") : new PeftException("AdapterEmpty", $"'{path}' holds no adapter that is known here: {AdapterKeys.Shorten(contents.Unknown)}.")
+            {
+                Target = path,
+                RecommendedAction = "Give a LoRA or LyCORIS file; a model's own weights are imported with Import-PeftModel.",
+            };
+        }
+
+        Dictionary<string, IReadOnlyList<long>> shapes = new(StringComparer.Ordinal);
+        List<string> unfit = [];
+        var layers = contents.Tensors.Select(static entry => entry.Module).Distinct().ToDictionary(static module => module, module => contents.Modules[module.TreePath].CreateLayer(module.Layer));
+        try
+        {
+            foreach (var (module, key, name) in contents.Tensors)
+            {
+                if (layers[module].Parameters.FirstOrDefault(parameter => parameter.Key == key).Parameter is not { } parameter)
+                {
+                    continue;
+                }
+
+                shapes[AdapterContents.KeyOf(module, key)] = parameter.Shape;
+                if (!AdapterContents.IsSame(parameter.Shape, contents.File.Entry(name).Shape))
+                {
+                    unfit.Add($"{name} has the shape [{string.Join(", ", contents.File.Entry(name).Shape)}] where the model asks for [{string.Join(", ", parameter.Shape)}]");
+                }
+            }
+        }
+        finally
+        {
+            foreach (var layer in layers.Values)
+            {
+                layer.Dispose();
+            }
+        }
+
+        if (unfit.Count > 0 || contents.StrangeModules > contents.Modules.Count)
+        {
+            throw Mismatch(path, model, made, own, unfit.Count > 0
+                ? string.Join("; ", unfit.Take(Shown)) + (unfit.Count > Shown ? FormattableString.Invariant($"; and {unfit.Count - Shown} more") : "")
+                : FormattableString.Invariant($"the model has {contents.Modules.Count} of its modules and lacks {contents.StrangeModules} ({AdapterKeys.Shorten(contents.Unknown)})"));
+        }
+
+        return shapes;
+    }
+
+    private static PeftException Mismatch(string path, string model, string? made, string? own, string why) => new("AdapterModelMismatch", $"'{path}' doesn't fit '{model}': {why}. Nothing was changed.")
+    {
+        Target = path,
+        RecommendedAction = made is not null && made != own ? $"Use it with a model that is {made}, or an adapter for {own ?? "this one"}." : "Use the adapter with the model that it was made for; its page names it.",
+    };
+}

@@ -1,0 +1,103 @@
+using System.Text.Json.Nodes;
+using Peft.Adapters.Model;
+using Peft.Diffusion.Adapters;
+using Peft.Tests.Golden;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Diffusion;
+
+/// <summary>Adapter files of diffusion models, as the recorded programs wrote them, against what they make of the weights.</summary>
+public sealed class DiffusionAdapterGoldenTests
+{
+    private const string Domain = "diffusion";
+
+    [GoldenTheory]
+    [GoldenData(Domain, "adapters/", Holding = "lora.safetensors")]
+    [GoldenData(Domain, "adapters/", Holding = "pytorch_lora_weights.safetensors")]
+    [GoldenData(Domain, "lycoris/")]
+    public void A_file_changes_the_weights_as_recorded(string path) => GoldenCases.Run(Domain, path, folder =>
+    {
+        using var scope = NewDisposeScope();
+        var golden = AdapterGolden.Case(folder);
+        using var model = Load(golden);
+        var file = Path.Combine(folder, (string)golden["files"]![0]!);
+        var adapter = DiffusionAdapterFile.Load(model, file);
+        Assert.Empty(adapter.Report.Unexpected);
+        Assert.Empty(adapter.Report.Missing);
+        if (golden["modules"] is { } modules)
+        {
+            Assert.Equal((int)modules, adapter.Adapter.Layers.Count);
+        }
+
+        if (golden["trainable"] is { } trainable)
+        {
+            Assert.Equal((long)trainable, adapter.TrainableParameters.Sum(static parameter => parameter.Parameter.Count));
+        }
+
+        var table = DiffusionModules.Of(model.Base)!;
+        var before = table.All.ToDictionary(static module => module, static module => (Weight: module.Layer.Weight.Data.clone(), Bias: module.Layer.Bias?.Data.clone()));
+        model.Merge();
+        foreach (var (name, expected) in AdapterGolden.Tensors(Path.Combine(folder, "data.safetensors")).Where(static entry => entry.Key.StartsWith("delta.", StringComparison.Ordinal)))
+        {
+            var label = name["delta.".Length..];
+            var isBias = table.Find(label) is null;
+            var module = table.Find(isBias ? label[..^".bias".Length] : label)!;
+            var change = isBias ? module.Layer.Bias!.Data - before[module].Bias! : module.Layer.Weight.Data - before[module].Weight;
+            AdapterGolden.AssertClose(expected.view(change.shape), change, golden["tolerance"]!, label);
+        }
+
+        model.UndoMerge();
+        Assert.All(before, static entry => Assert.True(entry.Key.Layer.Weight.Data.equal(entry.Value.Weight).all().item<bool>()));
+    });
+
+    /// <summary>An adapter for one model ends on another one in an error that says so, and nothing has changed.</summary>
+    [GoldenTheory]
+    [GoldenData(Domain, "adapters/", Holding = "lora.safetensors")]
+    public void A_file_for_another_model_is_refused_by_name(string path) => GoldenCases.Run(Domain, path, folder =>
+    {
+        using var scope = NewDisposeScope();
+        var golden = AdapterGolden.Case(folder);
+        var own = (string)golden["arguments"]!["model"]!;
+        foreach (var other in Directory.GetDirectories(GoldenCases.PathOf(Domain, "models")).Where(other => own.EndsWith("xl", StringComparison.Ordinal) != other.EndsWith("xl", StringComparison.Ordinal)))
+        {
+            using var model = new PeftModel(WeightTree.Load(other), Path.GetFileName(other));
+            var error = Assert.Throws<PeftException>(() => DiffusionAdapterFile.Load(model, Path.Combine(folder, "lora.safetensors")));
+            Assert.Equal("AdapterModelMismatch", error.ErrorId);
+            Assert.Empty(model.Adapters);
+            Assert.All(model.Base.NamedParameters(), static named => Assert.Null(named.Parameter.Slot));
+        }
+    });
+
+    /// <summary>Both spellings of every module's name, and none twice.</summary>
+    [SkippableFact]
+    [Trait("Category", "Golden")]
+    public void Modules_have_the_recorded_names()
+    {
+        Skip.If(GoldenCases.DomainFolder(Domain) is null, "no golden diffusion");
+        var all = AdapterGolden.Read(GoldenCases.PathOf(Domain, "names.json"));
+        foreach (var (kind, rows) in all.Where(static entry => entry.Value is JsonArray))
+        {
+            using var model = WeightTree.Load(GoldenCases.PathOf(Domain, Path.Combine("models", kind)));
+            var modules = DiffusionModules.Of(model)!;
+            foreach (var row in (JsonArray)rows!)
+            {
+                var module = modules.Find((string)row![3]!);
+                Assert.NotNull(module);
+                Assert.Equal(((string)row[0]!, (string)row[1]!), (module.Component, module.Path));
+                Assert.Equal((string)row[3]!, modules.KohyaName(module));
+                Assert.Same(module, modules.Find($"{row[0]}.{row[1]}"));
+                if (row.AsArray().Count > 4)
+                {
+                    Assert.Equal((string)row[4]!, modules.KohyaName(module, original: true));
+                    Assert.Same(module, modules.Find((string)row[4]!));
+                }
+            }
+        }
+    }
+
+    private static PeftModel Load(JsonObject golden)
+    {
+        var folder = GoldenCases.PathOf(Domain, (string)golden["arguments"]!["model"]!);
+        return new PeftModel(WeightTree.Load(folder), Path.GetFileName(folder));
+    }
+}
