@@ -424,6 +424,17 @@ Describe 'The cmdlets for adapters' {
             (Get-ErrorRecord { $model | Merge-LoraAdapter nothing* -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'AdapterNotFound,*'
         }
 
+        It 'merges from folder to folder without a loaded model' {
+            $adapter | Export-PeftAdapter ./a
+            $with = Get-Score
+            $folder = Merge-LoraAdapter -Path $base -AdapterPath ./a -OutputPath ./out -MaxShardSize 1MB
+            $folder | Should -BeOfType System.IO.DirectoryInfo
+            $merged = Import-PeftModel ./out -DataType float32 -Name merged
+            ($merged | Measure-Perplexity 'Once upon a time there was a cat.').Loss | Should -BeLessThan ($with + 0.05)
+            $merged | Remove-PeftModel
+            { Merge-LoraAdapter -Path $base -AdapterPath ./a -OutputPath ./out -ErrorAction Stop } | Should -Throw -ErrorId 'OutputExists,*'
+        }
+
         It 'has an alias for every method' {
             ($adapter | Merge-PeftAdapter).IsMerged | Should -BeTrue
         }

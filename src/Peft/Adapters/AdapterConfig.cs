@@ -62,7 +62,8 @@ public abstract record AdapterConfig
     {
         FileSet.Complete(folder);
         var path = Path.Combine(folder, FileName);
-        return File.Exists(path) ? FromFile(path) : throw new PeftException("AdapterNotFound", $"There is no adapter in '{folder}': it has no {FileName}.")
+        return MlxAdapter.IsIn(folder) ? MlxAdapter.ReadConfig(folder)
+            : File.Exists(path) ? FromFile(path) : throw new PeftException("AdapterNotFound", $"There is no adapter in '{folder}': it has no {FileName}.")
         {
             Target = folder,
             RecommendedAction = FoldersBelow(folder) is [var first, ..] below
@@ -87,13 +88,11 @@ public abstract record AdapterConfig
     /// <param name="document">The object; keys it lacks take PEFT's defaults.</param>
     /// <param name="origin">What messages call it.</param>
     /// <exception cref="PeftException"><c>AdapterConfigInvalid</c>: a key has a value of the wrong kind.</exception>
-    /// <exception cref="NotSupportedByPeftException"><c>MethodNotSupported</c>, or <c>AdapterFormatNotSupported</c>: another program's.</exception>
+    /// <exception cref="NotSupportedByPeftException"><c>MethodNotSupported</c>.</exception>
     public static AdapterConfig FromJson(JsonObject document, string origin = FileName)
     {
         var reader = new ConfigReader(document, origin);
-        var peftType = reader.Text("peft_type") ?? throw (document.ContainsKey("lora_parameters") || document.ContainsKey("fine_tune_type")
-            ? AdapterFile.OfMlx(origin)
-            : reader.Invalid("peft_type", "is missing: it names the method, such as \"LORA\""));
+        var peftType = reader.Text("peft_type") ?? throw reader.Invalid("peft_type", "is missing: it names the method, such as \"LORA\"");
         var config = (AdapterConfig)Activator.CreateInstance(AdapterMethods.ConfigOf(peftType))!;
         foreach (var field in config.Fields)
         {

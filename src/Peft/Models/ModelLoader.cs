@@ -31,6 +31,9 @@ public sealed record LoadOptions
     /// <summary>Reads what a file holds quantised: takes its <c>quantization_config</c>, the model's type and the file, and gives a store of plain names. Null where such files are refused.</summary>
     public Func<JsonObject, ScalarType, TensorStore, TensorStore>? OpenQuantized { get; init; }
 
+    /// <summary>Whether weights stay in the files that they are mapped from as far as these allow it: layers that share an input aren't joined, which needs memory of its own.</summary>
+    internal bool StaysMapped { get; init; }
+
     /// <summary>Sees how many parameters have their weights, and how many there are.</summary>
     public Action<long, long>? OnProgress { get; init; }
 
@@ -116,7 +119,11 @@ public static class ModelLoader
         using var scope = NewDisposeScope();
         var reader = new WeightReader(model, store, options);
         RefuseMissing(model, store, reader);
-        reader.Allocate();
+        if (!options.StaysMapped)
+        {
+            reader.Allocate();
+        }
+
         var total = options.OnProgress is null ? 0 : model.CountParameters();
         var done = 0L;
         foreach (var (path, parameter, module) in model.NamedWeights())
@@ -143,7 +150,10 @@ public static class ModelLoader
             model.Keep(store.TakeMappedFiles());
         }
 
-        model.Fuse();
+        if (!options.StaysMapped)
+        {
+            model.Fuse();
+        }
     }
 
     private static bool IsInHead(PretrainedModel model, Module module) =>
@@ -223,7 +233,24 @@ public static class ModelLoader
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
         cancellation.ThrowIfCancellationRequested();
-        var tensors = WeightFiles.Tensors(model, dataType);
+        return SafetensorsWriter.WriteFolder(
+            folder,
+            WeightFiles.Tensors(model, dataType),
+            null,
+            "model",
+            maxShardBytes,
+            (done, total) =>
+            {
+                cancellation.ThrowIfCancellationRequested();
+                onProgress?.Invoke(done, total);
+            },
+            Documents(model, dataType),
+            companions);
+    }
+
+    /// <summary>The JSON files that a model's folder has beside the weights.</summary>
+    internal static List<(string Name, JsonObject Document)> Documents(PretrainedModel model, ScalarType? dataType)
+    {
         var config = (JsonObject)model.Config.Document.DeepClone();
         config.Remove("torch_dtype");
         config["dtype"] = TypeName(dataType ?? model.DataType);
@@ -239,19 +266,7 @@ public static class ModelLoader
             documents.Add((GenerationConfigName, generation));
         }
 
-        return SafetensorsWriter.WriteFolder(
-            folder,
-            tensors,
-            null,
-            "model",
-            maxShardBytes,
-            (done, total) =>
-            {
-                cancellation.ThrowIfCancellationRequested();
-                onProgress?.Invoke(done, total);
-            },
-            documents,
-            companions);
+        return documents;
     }
 
     /// <summary>The structure with the head and the classes that are asked for.</summary>

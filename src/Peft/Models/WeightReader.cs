@@ -225,12 +225,7 @@ internal static class WeightFiles
     /// <param name="type">Type to save in; null for each weight's own.</param>
     public static IEnumerable<(string Name, Tensor Tensor)> Tensors(PretrainedModel model, ScalarType? type)
     {
-        var shapes = model.NamedWeights().ToDictionary(static named => named.Path, static named => named.Parameter.Shape, StringComparer.Ordinal);
-        var pieces = from named in model.NamedWeights()
-                     where named.Parameter.IsOwner
-                     from part in model.Places.GetValueOrDefault(named.Path) ?? model.Keys.Places(named.Path, path => shapes[path]).First()
-                     group (named.Parameter, Part: part) by part.Name;
-        foreach (var piece in pieces)
+        foreach (var piece in Pieces(model))
         {
             if (type is null && Packed([.. piece]) is { } stored)
             {
@@ -242,8 +237,7 @@ internal static class WeightFiles
                 continue;
             }
 
-            var tensors = piece.OrderBy(static entry => entry.Part.FileStart).Select(static entry => Piece(entry.Parameter, entry.Part)).ToArray();
-            var whole = tensors.Length == 1 ? tensors[0] : cat(tensors, 0);
+            var whole = Whole(piece);
             yield return (piece.Key, type is { } wanted ? whole.to(wanted) : whole);
         }
 
@@ -253,21 +247,38 @@ internal static class WeightFiles
         }
     }
 
+    /// <summary>What each tensor of a file is made of, by its name.</summary>
+    public static IEnumerable<IGrouping<string, (NamedParameter Named, FilePart Part)>> Pieces(PretrainedModel model)
+    {
+        var shapes = model.NamedWeights().ToDictionary(static named => named.Path, static named => named.Parameter.Shape, StringComparer.Ordinal);
+        return from named in model.NamedWeights()
+               where named.Parameter.IsOwner
+               from part in model.Places.GetValueOrDefault(named.Path) ?? model.Keys.Places(named.Path, path => shapes[path]).First()
+               group (named, Part: part) by part.Name;
+    }
+
+    /// <summary>A file's tensor, of the pieces that it is made of.</summary>
+    public static Tensor Whole(IEnumerable<(NamedParameter Named, FilePart Part)> pieces)
+    {
+        var tensors = pieces.OrderBy(static entry => entry.Part.FileStart).Select(static entry => Piece(entry.Named.Parameter, entry.Part)).ToArray();
+        return tensors.Length == 1 ? tensors[0] : cat(tensors, 0);
+    }
+
     /// <summary>The tensors of a packed weight, where a file can hold it so; null for a plain one. Weights that a file has joined are packed again as one.</summary>
-    private static IEnumerable<(string Name, Tensor Tensor)>? Packed((Parameter Parameter, FilePart Part)[] pieces)
+    private static IEnumerable<(string Name, Tensor Tensor)>? Packed((NamedParameter Named, FilePart Part)[] pieces)
     {
         var name = pieces[0].Part.Name;
-        if (pieces[0].Parameter.Packed is not { } form || form.Stored(name) is not { } stored)
+        if (pieces[0].Named.Parameter.Packed is not { } form || form.Stored(name) is not { } stored)
         {
             return null;
         }
 
-        if (pieces is [{ Part: { Expert: null, FileStart: 0 } only, Parameter: var whole }] && only.Size == whole.Shape[0])
+        if (pieces is [{ Part: { Expert: null, FileStart: 0 } only, Named.Parameter: var whole }] && only.Size == whole.Shape[0])
         {
             return stored;
         }
 
-        using var joined = form.Repack(cat([.. pieces.OrderBy(static entry => entry.Part.FileStart).Select(static entry => Piece(entry.Parameter, entry.Part))], 0));
+        using var joined = form.Repack(cat([.. pieces.OrderBy(static entry => entry.Part.FileStart).Select(static entry => Piece(entry.Named.Parameter, entry.Part))], 0));
         return [.. joined.Stored(name)!.Select(static entry => (entry.Name, entry.Tensor.clone()))];
     }
 

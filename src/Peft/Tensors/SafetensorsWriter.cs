@@ -29,6 +29,9 @@ public static class SafetensorsWriter
         AtomicFile.Write(path, stream => WriteTo(stream, rows, metadata ?? PyTorchMetadata));
     }
 
+    /// <summary>Writes one file's content to a stream.</summary>
+    internal static void Write(Stream stream, IEnumerable<(string Name, Tensor Value)> tensors) => WriteTo(stream, Order(tensors), PyTorchMetadata);
+
     /// <summary>
     /// Writes a model's weights into a folder: one file, or numbered shards with an index where they are larger than a limit. What an
     /// earlier save left under the same stem is replaced as a whole, after everything new is on the disk.
@@ -92,6 +95,39 @@ public static class SafetensorsWriter
         files.AddRange(companions?.Written ?? []);
         var old = Directory.EnumerateFiles(folder).Select(static path => Path.GetFileName(path)).Where(name => IsWeights(name, stem));
         FileSet.Replace(folder, files, [.. old, .. companions?.Stale ?? []]);
+        return [.. files.Select(file => Path.Combine(folder, file.Name))];
+    }
+
+    /// <summary>As <see cref="WriteFolder(string, IEnumerable{ValueTuple{string, Tensor}}, IReadOnlyDictionary{string, string}?, string, long, Action{long, long}?, IEnumerable{ValueTuple{string, JsonObject}}?)"/>, each file's tensors made when it is written and let go of before the next.</summary>
+    /// <param name="folder">The folder, which must exist.</param>
+    /// <param name="count">Number of files.</param>
+    /// <param name="make">Gives the tensors of a file, counted from 0, in the dispose scope of the call.</param>
+    /// <param name="saveId">Tells this save's files from another's.</param>
+    /// <param name="onTensor">Called after each; what it throws ends the writing, and the folder stays as it was.</param>
+    /// <param name="documents">JSON files that belong to the weights.</param>
+    /// <param name="companions">Other files that do.</param>
+    internal static IReadOnlyList<string> WriteFolder(
+        string folder, int count, Func<int, IReadOnlyList<(string Name, Tensor Value)>> make, string saveId, Action onTensor, IEnumerable<(string Name, JsonObject Document)> documents, CompanionFiles companions)
+    {
+        const string Stem = "model";
+        var metadata = new Dictionary<string, string>(PyTorchMetadata) { [SaveId.Key] = saveId };
+        List<List<Row>> written = [];
+        var files = Enumerable.Range(0, count).Select(index => (Name: count == 1 ? $"{Stem}.safetensors" : ShardName(Stem, index + 1, count), Write: (Action<Stream>)(stream =>
+        {
+            using var scope = NewDisposeScope();
+            var rows = Order(make(index));
+            WriteTo(stream, rows, metadata, _ => onTensor());
+            written.Add(rows);
+        }))).ToList();
+        if (count > 1)
+        {
+            files.Add(($"{Stem}.safetensors.index.json", stream => WriteIndex(stream, written, Stem, saveId)));
+        }
+
+        files.AddRange(documents.Select(static file => (file.Name, (Action<Stream>)(stream => JsonFile.Write(stream, file.Document)))));
+        files.AddRange(companions.Written);
+        var old = Directory.EnumerateFiles(folder).Select(static path => Path.GetFileName(path)).Where(static name => IsWeights(name, Stem));
+        FileSet.Replace(folder, files, [.. old, .. companions.Stale]);
         return [.. files.Select(file => Path.Combine(folder, file.Name))];
     }
 

@@ -91,32 +91,6 @@ public sealed class BaseWeightsInAdapterFileTests : IDisposable
         Assert.Empty(model.Adapters);
     }
 
-    [Fact]
-    public void MLXs_files_are_refused_by_name()
-    {
-        using var model = TinyLlama.Create();
-        SaveWith(model, "q_proj", Embedding, 1);
-        Edit(tensors =>
-        {
-            foreach (var key in tensors.Keys.ToArray())
-            {
-                tensors[key.Replace("base_model.model.", "", StringComparison.Ordinal).Replace(".lora_A.weight", ".lora_a", StringComparison.Ordinal).Replace(".lora_B.weight", ".lora_b", StringComparison.Ordinal)] = tensors[key];
-                tensors.Remove(key);
-            }
-        });
-        AssertIsMlx();
-        File.WriteAllText(_folder["adapter_config.json"], """{"fine_tune_type":"lora","lora_parameters":{"rank":2,"scale":20.0}}""");
-        AssertIsMlx();
-
-        void AssertIsMlx()
-        {
-            var error = Assert.Throws<NotSupportedByPeftException>(() => model.LoadAdapter(_folder.Path, "b"));
-            Assert.Equal("AdapterFormatNotSupported", error.ErrorId);
-            Assert.Contains("MLX", error.Message, StringComparison.Ordinal);
-            Assert.Empty(model.Adapters);
-        }
-    }
-
     /// <summary>Saves an adapter whose file also has a weight of the base, multiplied, and leaves the model without adapters.</summary>
     private void SaveWith(PeftModel model, string target, string key, double factor)
     {

@@ -1,6 +1,7 @@
 using System.Management.Automation;
 using Peft.Adapters;
 using Peft.Adapters.Conversion;
+using Peft.Adapters.Files;
 using Peft.Adapters.Model;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
@@ -30,6 +31,12 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
     /// <summary>Writes LoRA for the base as it was loaded: of an adapter whose start took a part out of the base (PiSSA, OLoRA) at twice the rank, so that other programs need not make that start again; of another method as ConvertTo-LoraAdapter does.</summary>
     [Parameter]
     public SwitchParameter AsLora { get; set; }
+
+    /// <summary>Whose form the files have: PEFT's, which most programs read, or MLX's (<c>adapters.safetensors</c> for mlx-lm on Apple's machines; LoRA and DoRA alone).</summary>
+    [Parameter]
+    [ValidateSet("Peft", "Mlx")]
+    [PSDefaultValue(Value = "Peft", Help = "Peft")]
+    public string Format { get; set; } = "Peft";
 
     /// <summary>Writes over an adapter that is in the folder already.</summary>
     [Parameter]
@@ -75,7 +82,11 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
 
         if (ShouldProcess(folder, $"Write the adapter '{adapter.Name}'"))
         {
-            if (AsLora)
+            if (Format.Equals("Mlx", StringComparison.OrdinalIgnoreCase))
+            {
+                Run(_ => MlxAdapter.Save(adapter.Model, adapter.Name, folder));
+            }
+            else if (AsLora)
             {
                 WriteLine($"{adapter.Name}: {Run(output => AdapterConversion.SaveAsLora(adapter.Model, adapter.Name, folder, new ConversionOptions { Cancellation = output.Cancellation }))}");
             }

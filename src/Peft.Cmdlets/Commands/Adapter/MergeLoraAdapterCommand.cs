@@ -4,16 +4,22 @@ using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
+using Peft.Cmdlets.Pipeline;
 using Peft.Cmdlets.Session;
+using Peft.Models;
 
 namespace Peft.Cmdlets.Commands.Adapter;
 
 /// <summary>Merge-LoraAdapter: adds adapters into the weights of their model.</summary>
 [Cmdlet(VerbsData.Merge, "LoraAdapter", SupportsShouldProcess = true, DefaultParameterSetName = AdapterSet)]
 [Alias("Merge-PeftAdapter")]
-[OutputType(typeof(PeftModel))]
+[OutputType(typeof(PeftModel), ParameterSetName = [AdapterSet, ModelSet])]
+[OutputType(typeof(DirectoryInfo), ParameterSetName = [FolderSet])]
 public sealed class MergeLoraAdapterCommand : AdapterCommand
 {
+    /// <summary>Name of the parameter set that merges from folder to folder.</summary>
+    private const string FolderSet = "Folder";
+
     private readonly List<PeftAdapter> _adapters = [];
     private readonly List<PeftModel> _models = [];
 
@@ -24,8 +30,35 @@ public sealed class MergeLoraAdapterCommand : AdapterCommand
     [ValidateNotNullOrEmpty]
     public string[]? AdapterName { get; set; }
 
+    /// <summary>Folder of a base model to merge into without loading it: the result is written a file at a time, so that base and adapter need not fit into memory.</summary>
+    [Parameter(Mandatory = true, ParameterSetName = FolderSet)]
+    [ValidateNotNullOrEmpty]
+    public string Path { get; set; } = "";
+
+    /// <summary>Folders of the adapters to merge into the base, in order.</summary>
+    [Parameter(Mandatory = true, ParameterSetName = FolderSet)]
+    [ValidateNotNullOrEmpty]
+    public string[] AdapterPath { get; set; } = [];
+
+    /// <summary>Folder for the merged model.</summary>
+    [Parameter(Mandatory = true, ParameterSetName = FolderSet)]
+    [ValidateNotNullOrEmpty]
+    public string OutputPath { get; set; } = "";
+
+    /// <summary>Maximum size of a file of the result, which is what memory has to hold, such as <c>1GB</c>.</summary>
+    [Parameter(ParameterSetName = FolderSet)]
+    [ValidateRange(1L, long.MaxValue)]
+    [PSDefaultValue(Value = FolderMerge.ShardBytes, Help = "1GB")]
+    [ArgumentCompleter(typeof(ShardSizeCompleter))]
+    public long MaxShardSize { get; set; } = FolderMerge.ShardBytes;
+
+    /// <summary>Writes over a model that is in the folder already.</summary>
+    [Parameter(ParameterSetName = FolderSet)]
+    public SwitchParameter Force { get; set; }
+
     /// <summary>Makes the merge final: the model is a plain model from then on and all its adapters are dropped.</summary>
-    [Parameter]
+    [Parameter(ParameterSetName = AdapterSet)]
+    [Parameter(ParameterSetName = ModelSet)]
     public SwitchParameter Unload { get; set; }
 
     /// <summary>Checks every merged weight first and changes nothing when one is not a finite number.</summary>
@@ -34,7 +67,8 @@ public sealed class MergeLoraAdapterCommand : AdapterCommand
     public SwitchParameter Safe { get; set; }
 
     /// <summary>Type that the weights take before the changes are added; <c>auto</c> keeps theirs. The sum is formed in float32 at least.</summary>
-    [Parameter]
+    [Parameter(ParameterSetName = AdapterSet)]
+    [Parameter(ParameterSetName = ModelSet)]
     [ValidateSet("auto", "float32", "bfloat16", "float16")]
     [PSDefaultValue(Value = "auto", Help = "auto")]
     public string DataType { get; set; } = "auto";
@@ -42,6 +76,12 @@ public sealed class MergeLoraAdapterCommand : AdapterCommand
     /// <inheritdoc/>
     protected override void Process()
     {
+        if (ParameterSetName == FolderSet)
+        {
+            MergeFolders();
+            return;
+        }
+
         var chosen = ParameterSetName == ModelSet && AdapterName is null
             ? [.. Model.ActiveAdapters.Select(name => Model[name])]
             : Chosen(AdapterName ?? []);
@@ -56,6 +96,33 @@ public sealed class MergeLoraAdapterCommand : AdapterCommand
 
         _adapters.AddRange(chosen);
         _models.AddRange((ParameterSetName == ModelSet ? [Model] : chosen.Select(static adapter => adapter.Model)).Except(_models));
+    }
+
+    private void MergeFolders()
+    {
+        var (folder, output) = (PathResolution.Target(this, Path), PathResolution.Target(this, OutputPath));
+        if (!Force && ModelFolder.Holding(output) is { } held)
+        {
+            throw new PeftException("OutputExists", $"'{output}' holds a model already, or a part of one: {held}.")
+            {
+                Target = output,
+                RecommendedAction = "Choose another folder, or write over it with -Force.",
+            };
+        }
+
+        string[] adapters = [.. AdapterPath.Select(path => PathResolution.Target(this, path))];
+        if (ShouldProcess(output, $"Write '{folder}' with {string.Join(", ", adapters)} merged"))
+        {
+            WriteObject(Run(work =>
+            {
+                var progress = new ProgressLine(work, "Merging from folder to folder");
+                var report = FolderMerge.Run(folder, adapters, output, MaxShardSize, new MergeOptions { Safe = Safe, Cancellation = work.Cancellation }, (done, all) => progress.Show(done, all, $"{done} of {all} tensors"));
+                progress.Complete();
+                report.Messages.ForEach(work.WriteWarning);
+                work.WriteLine(FormattableString.Invariant($"Merged into '{output}', of whose weights {report.LargestShard / 1e6:N0} MB were in memory at once."));
+                return new DirectoryInfo(output);
+            }));
+        }
     }
 
     /// <inheritdoc/>

@@ -27,6 +27,11 @@ internal static class AdapterFile
     /// <exception cref="PeftException"><c>SaveMixed</c>, or what the file's format says.</exception>
     public static TensorStore Open(string folder)
     {
+        if (MlxAdapter.IsIn(folder))
+        {
+            return MlxAdapter.Open(folder);
+        }
+
         var store = TensorStore.OpenFolder(folder, Stem);
         try
         {
@@ -256,11 +261,6 @@ internal static class AdapterFile
     {
         if (found == 0 && asked > 0)
         {
-            if (unexpected.Any(static key => key.EndsWith(".lora_a", StringComparison.Ordinal)))
-            {
-                throw OfMlx(path);
-            }
-
             throw new PeftException("AdapterTensorMissing", $"'{path}' has none of the {asked} tensors that {AdapterConfig.FileName} and the model ask for; it holds {AdapterKeys.Shorten(unexpected)}.")
             {
                 Target = path,
@@ -268,13 +268,6 @@ internal static class AdapterFile
             };
         }
     }
-
-    /// <summary>The error about a file of MLX, whose factors lie the other way round under names of their own, with a ready scale.</summary>
-    internal static NotSupportedByPeftException OfMlx(string path) => new("AdapterFormatNotSupported", $"'{path}' is of an adapter that MLX trained; its format isn't read.")
-    {
-        Target = path,
-        RecommendedAction = "Convert it to PEFT's format: lora_A.weight is lora_a turned over, lora_B.weight is lora_b turned over, and lora_alpha is MLX's scale times the rank.",
-    };
 
     private static LoadReport Report(List<string> missing, IReadOnlyList<string> unexpected, List<string> messages, string path)
     {

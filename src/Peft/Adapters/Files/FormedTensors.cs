@@ -10,10 +10,11 @@ namespace Peft.Adapters.Files;
 internal sealed record FormedTensor(IReadOnlyList<long> Shape, Func<Tensor> Form);
 
 /// <summary>The tensors of a file, some of them formed anew under other names.</summary>
-/// <param name="file">The file; whoever opened it closes it.</param>
+/// <param name="file">The file.</param>
 /// <param name="used">Names of tensors that others are formed of.</param>
 /// <param name="formed">What is formed, by name.</param>
-internal sealed class FormedTensors(TensorStore file, IReadOnlySet<string> used, IReadOnlyDictionary<string, FormedTensor> formed) : TensorStore
+/// <param name="ownsFile">Whether the file is closed with this.</param>
+internal sealed class FormedTensors(TensorStore file, IReadOnlySet<string> used, IReadOnlyDictionary<string, FormedTensor> formed, bool ownsFile = false) : TensorStore
 {
     /// <inheritdoc/>
     public override IReadOnlyCollection<string> Names { get; } = [.. file.Names.Where(name => !used.Contains(name)), .. formed.Keys];
@@ -40,5 +41,9 @@ internal sealed class FormedTensors(TensorStore file, IReadOnlySet<string> used,
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
+        if (ownsFile && disposing)
+        {
+            file.Dispose();
+        }
     }
 }

@@ -33,6 +33,20 @@ internal sealed class WeightMerge
     /// <summary>How it was merged.</summary>
     public MergeOptions Options { get; }
 
+    /// <summary>Merges adapters into one module after the other, as the caller asks for them, for good: for weights that are written and let go of.</summary>
+    /// <exception cref="PeftException"><c>MergeNotPossible</c>.</exception>
+    public static Action<Module> ByModule(PretrainedModel model, IReadOnlyList<string> names, MergeOptions options)
+    {
+        RefuseObstacles(model, names);
+        var merge = new WeightMerge(model, names, options);
+        return module =>
+        {
+            using var noGradients = no_grad();
+            merge.MergeModule(module);
+            merge.Keep();
+        };
+    }
+
     /// <summary>Merges adapters in the given order. What fails on the way leaves every weight as it was.</summary>
     /// <exception cref="PeftException"><c>MergeNotPossible</c>, <c>MergeNotFinite</c> or <c>WeightsNotLoaded</c>.</exception>
     public static WeightMerge Apply(PretrainedModel model, IReadOnlyList<string> names, MergeOptions options)
@@ -51,9 +65,17 @@ internal sealed class WeightMerge
 
             merge.MarkSlots(names);
         }
-        catch
+        catch (Exception error)
         {
             merge.Undo();
+            if (Engine.EngineErrors.IsOutOfMemory(error))
+            {
+                throw new PeftException("OutOfMemory", $"There is not enough memory to merge {string.Join(", ", names)}. Nothing was changed.", error)
+                {
+                    RecommendedAction = "Merge-LoraAdapter -Path BASE -AdapterPath ADAPTER -OutputPath FOLDER merges from folder to folder, a file at a time; -Unload needs no copy of the originals.",
+                };
+            }
+
             throw;
         }
 
