@@ -187,6 +187,7 @@ internal sealed class TrainingLoop : IDisposable
         _records.Add(record);
         _output?.Write(record);
         Report(record);
+        _request.AfterStep?.Invoke(StepsMade);
         SayWhereShared();
         EvaluateWhereDue();
         if (_options.CheckpointInterval > 0 && StepsMade % _options.CheckpointInterval == 0)

@@ -48,6 +48,9 @@ public sealed record TrainingRequest
     /// <summary>Told how the training stands, on the training's own thread.</summary>
     public IProgress<TrainingProgress>? Progress { get; init; }
 
+    /// <summary>Told after each step how many were made, on the training's own thread: the model is as after it, to see what it makes by now.</summary>
+    public Action<int>? AfterStep { get; init; }
+
     /// <summary>Told at once, on the training's own thread, what the user should know although it is no error; <see cref="TrainingRecord.Messages"/> collects it.</summary>
     public Action<string>? OnMessage { get; init; }
 

@@ -97,7 +97,7 @@ public sealed class ImageTrainingTests
         using var model = TinyDiffusion.Create();
         model.AddAdapter(Config(["unet"]), "a", 1);
         var rows = ImageFolder.Read(folder.Path, "sks dog").Concat(ImageFolder.Read(classes.Path, "dog", isPrior: true)).ToArray();
-        using var images = ImageDataset.Read(TrainingDataset.FromRows(rows, null, "folders"), model, new DiffusionOptions { CenterCrop = true }, "a");
+        using var images = ImageDataset.Read(TrainingDataset.FromRows(rows, null, "folders"), model, new TrainingOptions { ObjectiveOptions = new JsonObject { ["center_crop"] = true } }, "a");
         using var batch = (DiffusionBatch)images.Collate([0, 1], CPU);
         Assert.Equal((3, 2L, 4L), (images.Count, batch.PriorRows, batch.Latents.size(0)));
         Assert.NotNull(batch.Text);
@@ -111,9 +111,9 @@ public sealed class ImageTrainingTests
         Fill(folder);
         using var model = TinyDiffusion.Create();
         var texts = TrainingDataset.FromRows([new Dictionary<string, object?> { ["text"] = "a" }], null, "rows");
-        Assert.Equal("DatasetKindUnfit", Assert.Throws<NotSupportedByPeftException>(() => ImageDataset.Read(texts, model, new DiffusionOptions(), null)).ErrorId);
+        Assert.Equal("DatasetKindUnfit", Assert.Throws<NotSupportedByPeftException>(() => ImageDataset.Read(texts, model, new TrainingOptions(), null)).ErrorId);
         folder.Write("a.png", "no image at all");
-        Assert.Equal("ImageUnreadable", Assert.Throws<PeftException>(() => ImageDataset.Read(Data(folder, "x"), model, new DiffusionOptions(), null)).ErrorId);
+        Assert.Equal("ImageUnreadable", Assert.Throws<PeftException>(() => ImageDataset.Read(Data(folder, "x"), model, new TrainingOptions(), null)).ErrorId);
     }
 
     private static TrainingRecord Train(TemporaryFolder folder, string options, string name, int steps, out IReadOnlyList<float> moved, string[]? targets = null, int? stopAfter = null, bool resume = false)
@@ -122,7 +122,7 @@ public sealed class ImageTrainingTests
         var adapter = model.AddAdapter(Config(targets ?? ["unet"]), "a", 1);
         var before = adapter.TrainableParameters.Select(static parameter => parameter.Parameter.Value!.clone()).ToArray();
         var own = (JsonObject)JsonNode.Parse(options)!;
-        using var images = ImageDataset.Read(Data(folder, "a cat"), model, DiffusionOptions.Of(new NamedOptions("x", own)), "a");
+        using var images = ImageDataset.Read(Data(folder, "a cat"), model, new TrainingOptions { ObjectiveOptions = own }, "a");
         using var stop = new CancellationTokenSource();
         var request = new TrainingRequest
         {

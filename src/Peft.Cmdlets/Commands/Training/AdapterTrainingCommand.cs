@@ -95,7 +95,7 @@ public abstract class AdapterTrainingCommand : TrainingCommand
         }
 
         var model = TheModel;
-        var name = TrainsBase ? TrainingRequest.BaseName : ParameterSetName == AdapterSet ? Adapter.Name : NameOn(model);
+        var name = TrainsBase ? TrainingRequest.BaseName : AdapterOf(model);
         var options = ReadOptions();
         var folder = OutputPath is null ? null : PathResolution.Target(this, OutputPath);
         if (!ShouldProcess(model.Name, $"Train {(TrainsBase ? "all weights" : $"the adapter '{name}'")} on {Examples(Dataset.Count)}{Replacing(folder, name)}"))
@@ -192,6 +192,9 @@ public abstract class AdapterTrainingCommand : TrainingCommand
         var parts = DatasetSplit.ByShare(Dataset, [1 - options.EvaluationSplit], (int)(options.Seed % int.MaxValue), cancellation: cancellation);
         return (parts[0], parts[1]);
     }
+
+    /// <summary>Name of the adapter that is trained, on a model.</summary>
+    private protected string AdapterOf(PeftModel model) => ParameterSetName == AdapterSet ? Adapter.Name : NameOn(model);
 
     /// <summary>The adapter's name as the model spells it, for case doesn't count.</summary>
     private string NameOn(PeftModel model) => AdapterNames.Find(model, AdapterName) is [var known] ? known.Name : AdapterName;

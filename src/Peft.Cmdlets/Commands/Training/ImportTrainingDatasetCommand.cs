@@ -206,6 +206,27 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
     [ValidateNotNullOrEmpty]
     public string? Template { get; set; }
 
+    /// <summary>In a folder of images the caption of those that have none of their own, such as <c>a photo of sks dog</c> (DreamBooth). A caption of its own stands in a text beside the image or in <c>metadata.jsonl</c>.</summary>
+    [Parameter(ParameterSetName = PathSet)]
+    [Parameter(ParameterSetName = LiteralSet)]
+    [Alias("instance_prompt")]
+    [ValidateNotNullOrEmpty]
+    public string? InstancePrompt { get; set; }
+
+    /// <summary>A folder of images that keep a class as it is while one of its members is learnt (prior preservation).</summary>
+    [Parameter(ParameterSetName = PathSet)]
+    [Parameter(ParameterSetName = LiteralSet)]
+    [Alias("class_data_dir")]
+    [ValidateNotNullOrEmpty]
+    public string? PriorPath { get; set; }
+
+    /// <summary>The caption of the images in <c>-PriorPath</c>, such as <c>a photo of a dog</c>.</summary>
+    [Parameter(ParameterSetName = PathSet)]
+    [Parameter(ParameterSetName = LiteralSet)]
+    [Alias("class_prompt")]
+    [ValidateNotNullOrEmpty]
+    public string? PriorPrompt { get; set; }
+
     /// <summary>Maximum length of an example, in tokens. Without it the training's own maximum counts.</summary>
     [Parameter]
     [ValidateRange(2, int.MaxValue)]
@@ -274,7 +295,16 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
         }
     }
 
-    private void Read(string path) => Write(Run(output => Read(Directory.Exists(path) ? InFolder(path) : [path], path, output)));
+    private void Read(string path) => Write(Directory.Exists(path) && ImageFolder.IsOne(path) ? Images(path) : Run(output => Read(Directory.Exists(path) ? InFolder(path) : [path], path, output)));
+
+    /// <summary>A folder of images, with those that keep the class behind them.</summary>
+    private TrainingDataset Images(string folder) => TrainingDataset.FromRows(
+        [
+            .. ImageFolder.Read(System.IO.Path.GetFullPath(folder), InstancePrompt),
+            .. PriorPath is null ? [] : ImageFolder.Read(System.IO.Path.GetFullPath(PathResolution.ResolveLiteral(this, PriorPath)), PriorPrompt, isPrior: true),
+        ],
+        Options(),
+        folder);
 
     /// <summary>The files of a folder that are the data set, found as in a repository of the hub.</summary>
     private IReadOnlyList<string> InFolder(string folder)

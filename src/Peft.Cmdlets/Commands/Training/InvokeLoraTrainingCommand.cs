@@ -1,6 +1,14 @@
+using System.Collections;
 using System.Management.Automation;
+using System.Text.Json;
+using System.Text.Json.Nodes;
 using Peft.Adapters.Model;
+using Peft.Cmdlets.Arguments;
+using Peft.Cmdlets.Pipeline;
+using Peft.Diffusion;
 using Peft.Training;
+using Peft.Training.Data;
+using Peft.Training.Diffusion;
 using Peft.Training.Objectives;
 
 namespace Peft.Cmdlets.Commands.Training;
@@ -14,6 +22,32 @@ public sealed class InvokeLoraTrainingCommand : AdapterTrainingCommand
     /// <summary>Trains all weights of the model in place of an adapter, to compare an adapter with: sixteen bytes of memory a weight with AdamW. The model itself is put out, changed, and saved under <c>-OutputPath</c> in <c>model/</c>.</summary>
     [Parameter(ParameterSetName = ModelSet)]
     public SwitchParameter Full { get; set; }
+
+    /// <summary>Of a diffusion model: side of the square whose pixels an image has at most. Images keep their shape, roughly, and those of one shape share batches. Default: the model's own.</summary>
+    [Parameter]
+    [ValidateRange(8, 8192)]
+    public int Resolution { get; set; }
+
+    /// <summary>Of a diffusion model: weighs timesteps by min-SNR with this limit; 5 is usual. Without it all count alike.</summary>
+    [Parameter]
+    [Alias("snr_gamma")]
+    public double SnrGamma { get; set; }
+
+    /// <summary>Of a diffusion model: strength of noise that is the same over an image, so that very dark and bright ones are learnt; 0.05 to 0.1 is usual.</summary>
+    [Parameter]
+    [Alias("noise_offset")]
+    [PSDefaultValue(Value = 0, Help = "0")]
+    public double NoiseOffset { get; set; }
+
+    /// <summary>Of a diffusion model: mirrors images at random.</summary>
+    [Parameter]
+    [Alias("random_flip")]
+    public SwitchParameter RandomFlip { get; set; }
+
+    /// <summary>Other options of what is learnt, under the names that Hugging Face's scripts give them, such as <c>@{ prior_loss_weight = 0.5; caption_dropout = 0.1; center_crop = $true }</c> of a diffusion model.</summary>
+    [Parameter]
+    [ValidateNotNull]
+    public Hashtable? ObjectiveOption { get; set; }
 
     private protected override bool TrainsBase => Full;
 
@@ -36,6 +70,42 @@ public sealed class InvokeLoraTrainingCommand : AdapterTrainingCommand
     private protected override TrainingOptions ReadOptions()
     {
         var options = base.ReadOptions();
-        return options.Objective == new TrainingOptions().Objective ? (options with { Objective = ObjectiveRegistry.DefaultFor(TheModel.Base) }).Validate() : options;
+        options = options.Objective == new TrainingOptions().Objective ? options with { Objective = ObjectiveRegistry.DefaultFor(TheModel.Base) } : options;
+        var own = options.ObjectiveOptions?.DeepClone().AsObject() ?? [];
+        foreach (DictionaryEntry entry in ObjectiveOption ?? [])
+        {
+            own[entry.Key.ToString()!] = JsonSerializer.SerializeToNode(DatasetRow.Value(entry.Value));
+        }
+
+        Set(nameof(Resolution), "resolution", Resolution);
+        Set(nameof(SnrGamma), "snr_gamma", SnrGamma);
+        Set(nameof(NoiseOffset), "noise_offset", NoiseOffset);
+        Set(nameof(RandomFlip), "random_flip", RandomFlip.IsPresent);
+        return (options with { ObjectiveOptions = own.Count == 0 ? null : own }).Validate();
+
+        void Set<T>(string parameter, string option, T value)
+        {
+            if (Given(parameter))
+            {
+                own[option] = JsonValue.Create(value);
+            }
+        }
+    }
+
+    /// <inheritdoc/>
+    private protected override ITrainingData Read(TrainingDataset dataset, PeftModel model, TrainingOptions options, WorkOutput output)
+    {
+        if (model.Base is not ILatentDiffusion)
+        {
+            return base.Read(dataset, model, options, output);
+        }
+
+        var progress = new ProgressLine(output, "Reading images");
+        var images = ImageDataset.Read(
+            dataset, model, options, TrainsBase ? null : AdapterOf(model),
+            done => progress.Show(done, dataset.Count, FormattableString.Invariant($"{done:N0} of {dataset.Count:N0} images")), output.Cancellation);
+        progress.Complete();
+        images.Messages.ForEach(output.WriteWarning);
+        return images;
     }
 }

@@ -3,6 +3,7 @@ using Peft.Adapters.Model;
 using Peft.Cmdlets.Pipeline;
 using Peft.Training;
 using Peft.Training.Data;
+using Peft.Training.Diffusion;
 
 namespace Peft.Cmdlets.Commands.Training;
 
@@ -72,7 +73,9 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
         }
     }
 
-    private string What(ITrainingData data) => data is TokenizedDataset tokenized
+    private string What(ITrainingData data) => data is ImageDataset
+        ? FormattableString.Invariant($"{_start.Rows:N0} {(_start.Rows == 1 ? "image" : "images")}")
+        : data is TokenizedDataset tokenized
         ? FormattableString.Invariant($"{AdapterTrainingCommand.Examples(_start.Rows == tokenized.Rows.Count ? tokenized.Examples.Count : _start.Rows)}: {tokenized.TokenCount:N0} tokens, of which {tokenized.LearnedCount:N0} are learnt")
         : FormattableString.Invariant($"{_start.Rows:N0} {(_start.Rows == 1 ? "prompt" : "prompts")} that the model answers itself");
 

@@ -54,13 +54,13 @@ public sealed class ImageDataset : ITrainingData, IDisposable
     /// <summary>Reads the images of a data set and computes their latents. The model is held for the time.</summary>
     /// <param name="data">Rows of the kind <see cref="RowKind.Image"/>.</param>
     /// <param name="model">The model.</param>
-    /// <param name="options">How it learns.</param>
+    /// <param name="options">The training's, with what diffusion models have beside in <see cref="TrainingOptions.ObjectiveOptions"/>.</param>
     /// <param name="adapterName">The adapter that learns; null for the base. Where it has parts in a text encoder, captions are read in every step.</param>
     /// <param name="onProgress">Hears how many images are read.</param>
     /// <param name="cancellation">Stops between images.</param>
     /// <exception cref="PeftException">As <see cref="ImageFile.Read"/>, <c>DatasetRowInvalid</c>, or <c>DatasetEmpty</c> where there are only images that keep the class.</exception>
     /// <exception cref="NotSupportedByPeftException"><c>ImagesNotSupported</c>, or <c>DatasetKindUnfit</c>.</exception>
-    public static ImageDataset Read(TrainingDataset data, PeftModel model, DiffusionOptions options, string? adapterName, Action<int>? onProgress = null, CancellationToken cancellation = default)
+    public static ImageDataset Read(TrainingDataset data, PeftModel model, TrainingOptions options, string? adapterName, Action<int>? onProgress = null, CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(data);
         ArgumentNullException.ThrowIfNull(model);
@@ -68,7 +68,7 @@ public sealed class ImageDataset : ITrainingData, IDisposable
         using var held = model.Acquire("reading images");
         var diffusion = model.Base as ILatentDiffusion;
         var trainsText = adapterName is null || model[adapterName].TrainableParameters.Any(parameter => parameter.Module is { } module && diffusion?.IsOfTextEncoder(module.Path) == true);
-        var result = new ImageDataset(model, options, trainsText);
+        var result = new ImageDataset(model, DiffusionOptions.Of(new NamedOptions("training", options.ObjectiveOptions)), trainsText);
         try
         {
             result.Read(data, onProgress, cancellation);
@@ -223,7 +223,7 @@ public sealed class ImageDataset : ITrainingData, IDisposable
         if (!_asksEncoders)
         {
             var read = _model.EncodeText([.. ids.Select(tokens => tokens.to(_peft.Device))], new ForwardContext { Selection = AdapterSelection.Base, Rows = 1, Length = ids[0].size(1) });
-            states = new(read.States.cpu().MoveToOuterDisposeScope(), read.Pooled?.cpu().MoveToOuterDisposeScope());
+            states = new(read.States.cpu().MoveToOuterDisposeScope(), read.Length, read.Pooled?.cpu().MoveToOuterDisposeScope());
         }
 
         _captions[text] = new(ids, states);
@@ -231,6 +231,7 @@ public sealed class ImageDataset : ITrainingData, IDisposable
 
     private static TextCondition Joined(Caption[] captions, Device device) => new(
         cat([.. captions.Select(static caption => caption.States!.States)]).to(device),
+        captions[0].States!.Length,
         captions[0].States!.Pooled is null ? null : cat([.. captions.Select(static caption => caption.States!.Pooled!)]).to(device));
 
     private static string PathOf(TrainingRow row, string column)

@@ -77,9 +77,11 @@ public sealed class Denoising : IObjective
         var dropped = Dropped(batch, context);
         if (batch.Text is { } ready)
         {
-            var text = dropped is null ? ready : new TextCondition(
-                where(dropped.view(-1, 1, 1), batch.EmptyText!.States, ready.States),
-                ready.Pooled is null ? null : where(dropped.view(-1, 1), batch.EmptyText.Pooled!, ready.Pooled));
+            var text = dropped is null ? ready : ready with
+            {
+                States = where(dropped.view(-1, 1).expand(-1, ready.Length).reshape(-1, 1), batch.EmptyText!.States.repeat(dropped.size(0), 1), ready.States),
+                Pooled = ready.Pooled is null ? null : where(dropped.view(-1, 1), batch.EmptyText.Pooled!, ready.Pooled),
+            };
             context.Tape?.AddRoot(text.States);
             if (text.Pooled is { } pooled)
             {
