@@ -48,7 +48,6 @@ public interface ILatentDiffusion
 }
 
 /// <summary>What text encoders made of prompts.</summary>
-/// <param name="States">[rows · length, width].</param>
-/// <param name="Length">Positions of a row.</param>
+/// <param name="States">[rows, length, width].</param>
 /// <param name="Pooled">[rows, width] of the whole prompt (SDXL); null elsewhere.</param>
-public sealed record TextCondition(Tensor States, long Length, Tensor? Pooled = null);
+public sealed record TextCondition(Tensor States, Tensor? Pooled = null);

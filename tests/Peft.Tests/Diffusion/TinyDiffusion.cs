@@ -49,7 +49,7 @@ internal sealed class TinyDiffusion : PretrainedModel, ILatentDiffusion
         [tensor([.. prompt.Split(' ').Select(static word => word.Sum(static letter => (long)letter) % 31).Concat(Enumerable.Repeat(31L, Length)).Take(Length)], [1, Length], ScalarType.Int64)];
 
     public TextCondition EncodeText(IReadOnlyList<Tensor> ids, ForwardContext context) =>
-        new(_words.Forward(ids[0], context with { Rows = ids[0].size(0), Length = Length }), Length);
+        new(Step(context, static given => given[0].view(-1, Length, 3), _words.Forward(ids[0], context with { Rows = ids[0].size(0), Length = Length })));
 
     public (Tensor Mean, Tensor Deviation) EncodeImages(Tensor pixels)
     {
@@ -58,7 +58,7 @@ internal sealed class TinyDiffusion : PretrainedModel, ILatentDiffusion
     }
 
     public Tensor Predict(Tensor latents, IReadOnlyList<double> timesteps, TextCondition text, Tensor? sizes, ForwardContext context) =>
-        Step(context, static given => given[0].add(given[1].view(-1, Length, 3).mean([1]).view(-1, 3, 1, 1)), _convolution.Forward(latents, context), text.States);
+        Step(context, static given => given[0].add(given[1].mean([1]).view(-1, 3, 1, 1)), _convolution.Forward(latents, context), text.States);
 
     private static Tensor Step(ForwardContext context, Func<IReadOnlyList<Tensor>, Tensor> function, params Tensor[] inputs) =>
         context.Tape is { } tape ? tape.Autograd(function, inputs, []) : function(inputs);

@@ -223,7 +223,7 @@ public sealed class ImageDataset : ITrainingData, IDisposable
         if (!_asksEncoders)
         {
             var read = _model.EncodeText([.. ids.Select(tokens => tokens.to(_peft.Device))], new ForwardContext { Selection = AdapterSelection.Base, Rows = 1, Length = ids[0].size(1) });
-            states = new(read.States.cpu().MoveToOuterDisposeScope(), read.Length, read.Pooled?.cpu().MoveToOuterDisposeScope());
+            states = new(read.States.cpu().MoveToOuterDisposeScope(), read.Pooled?.cpu().MoveToOuterDisposeScope());
         }
 
         _captions[text] = new(ids, states);
@@ -231,7 +231,6 @@ public sealed class ImageDataset : ITrainingData, IDisposable
 
     private static TextCondition Joined(Caption[] captions, Device device) => new(
         cat([.. captions.Select(static caption => caption.States!.States)]).to(device),
-        captions[0].States!.Length,
         captions[0].States!.Pooled is null ? null : cat([.. captions.Select(static caption => caption.States!.Pooled!)]).to(device));
 
     private static string PathOf(TrainingRow row, string column)

@@ -79,7 +79,7 @@ public sealed class Denoising : IObjective
         {
             var text = dropped is null ? ready : ready with
             {
-                States = where(dropped.view(-1, 1).expand(-1, ready.Length).reshape(-1, 1), batch.EmptyText!.States.repeat(dropped.size(0), 1), ready.States),
+                States = where(dropped.view(-1, 1, 1), batch.EmptyText!.States, ready.States),
                 Pooled = ready.Pooled is null ? null : where(dropped.view(-1, 1), batch.EmptyText.Pooled!, ready.Pooled),
             };
             context.Tape?.AddRoot(text.States);
