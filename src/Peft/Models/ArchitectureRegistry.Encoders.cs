@@ -69,6 +69,7 @@ public static partial class ArchitectureRegistry
                 }
                 """),
         },
+        ClipText.Row,
         new("modernbert", "ModernBert", static config => new ModernBertModel(config))
         {
             Heads = ModernBertHeads.All,

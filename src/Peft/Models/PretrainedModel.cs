@@ -41,7 +41,7 @@ public abstract class PretrainedModel : Module
     public ModelConfig Config { get; }
 
     /// <summary>How files call what the tree calls otherwise.</summary>
-    public KeyMap Keys => _backbone is null || ReferenceEquals(Config, Backbone.Config) ? KeysOf(Config) : KeysOf(Backbone.Config).Then(KeysOf(Config));
+    public virtual KeyMap Keys => _backbone is null || ReferenceEquals(Config, Backbone.Config) ? KeysOf(Config) : KeysOf(Backbone.Config).Then(KeysOf(Config));
 
     /// <summary>Its digest as it was when the first adapter was put on it; null before.</summary>
     internal string? Digest { get; set; }

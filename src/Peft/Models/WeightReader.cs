@@ -161,7 +161,9 @@ internal sealed class WeightReader
 
     private IReadOnlyList<FilePart>? Find(string path, Func<string, IReadOnlyList<long>> shapeOf)
     {
-        var prefix = (_model.BackbonePath.Length > 0 ? _model.BackbonePath : _model.Config.Family.Prefix) + ".";
+        // A model without a backbone has no prefix that could be missing.
+        var usual = (_model.Config.KnownFamily?.Prefix ?? "") + ".";
+        var prefix = _model.BackbonePath.Length > 0 ? _model.BackbonePath + "." : usual;
         foreach (var place in _model.Keys.Places(path, shapeOf))
         {
             if (place.All(part => _store.Contains(part.Name)))
@@ -180,7 +182,6 @@ internal sealed class WeightReader
             }
 
             // Some heads have a name of their own for the backbone, and the file may be another head's.
-            var usual = _model.Config.Family.Prefix + ".";
             if (prefix != usual && usual.Length > 1 && prefix.IndexOf('.', StringComparison.Ordinal) == prefix.Length - 1 && place.All(part => part.Name.StartsWith(prefix, StringComparison.Ordinal) && _store.Contains(usual + part.Name[prefix.Length..])))
             {
                 return [.. place.Select(part => part with { Name = usual + part.Name[prefix.Length..] })];

@@ -46,12 +46,13 @@ public sealed class Activation : Module
         "gelu" => ("GELUActivation", static x => x.gelu()),
         "gelu_new" => ("NewGELUActivation", TanhGelu),
         "gelu_pytorch_tanh" => ("GELUTanh", TanhGelu),
+        "quick_gelu" => ("QuickGELUActivation", static x => x.mul(x.mul(1.702).sigmoid_())),
         "relu" => ("ReLU", static x => x.relu()),
         "tanh" => ("Tanh", static x => x.tanh()),
         _ => throw new NotSupportedByPeftException("ActivationNotSupported", $"The activation '{name}' is not supported.")
         {
             Target = name,
-            RecommendedAction = "Supported are: silu, swish, gelu, gelu_new, gelu_pytorch_tanh, relu and tanh.",
+            RecommendedAction = "Supported are: silu, swish, gelu, gelu_new, gelu_pytorch_tanh, quick_gelu, relu and tanh.",
         },
     };
 

@@ -89,7 +89,8 @@ internal static class DecoderStack
         return outputs;
     }
 
-    private static bool Trains(Module block, ForwardContext context) => block.NamedParameters().Any(named =>
+    /// <summary>Whether a pass trains anything in a block.</summary>
+    public static bool Trains(Module block, ForwardContext context) => block.NamedParameters().Any(named =>
     {
         var plan = named.Parameter.Slot?.Plan(context) ?? SlotPlan.Empty;
         return plan.NeedsForward || new LinearMember(named.Parameter.Effective(context), null, plan.LowRank).IsTrained;
