@@ -90,7 +90,7 @@ public static partial class PromptWeights
         return joined;
     }
 
-    [GeneratedRegex(@"\\[()\[\]\\]|:\s*(?<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)|\bBREAK\b|[()\[\]]|[^\\()\[\]:B]+|.", RegexOptions.Singleline | RegexOptions.CultureInvariant)]
+    [GeneratedRegex(@"\\[()\[\]\\]|:\s*(?<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)|\bBREAK\b|[()\[\]]|[^\\()\[\]:B]+|.", RegexOptions.Singleline | RegexOptions.CultureInvariant, matchTimeoutMilliseconds: 5000)]
     private static partial Regex Tokens();
 }
 
