@@ -130,6 +130,12 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     {
     }
 
+    /// <summary>Writes what lies beside the adapter's own file.</summary>
+    /// <param name="folder">The folder, in which the adapter's files are.</param>
+    internal virtual void SaveBeside(string folder)
+    {
+    }
+
     /// <summary>Called when a step's gradients are there, before they are clipped.</summary>
     /// <param name="step">Counted from 0.</param>
     public virtual void OnGradients(int step)

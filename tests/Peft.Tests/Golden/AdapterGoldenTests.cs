@@ -32,6 +32,7 @@ public class AdapterGoldenTests
     private sealed class CaseRun : IDisposable
     {
         private readonly string _folder;
+        private readonly string _adapterFolder;
         private readonly JsonObject _record;
         private readonly JsonNode _tolerance;
         private readonly Dictionary<string, Tensor> _io;
@@ -46,13 +47,39 @@ public class AdapterGoldenTests
             _tolerance = _record["tolerance"]!;
 
             // A configuration that isn't supported is told from the folder alone, a family from the base.
-            AdapterConfig.FromFolder(Path.Combine(folder, "adapter")).Validate();
+            _adapterFolder = AdapterFolder();
+            AdapterConfig.FromFolder(_adapterFolder).Validate();
             _model = AdapterGolden.Base((string)_record["base"]!, domain);
             _io = AdapterGolden.Tensors(Path.Combine(folder, "io.safetensors"));
 
             // An adapter may change what the base computes, for as long as it is there.
             Hold("base_logits", ModelRun.Logits(_model, _io));
-            _adapter = _model.LoadAdapter(Path.Combine(folder, "adapter"));
+            _adapter = _model.LoadAdapter(_adapterFolder);
+        }
+
+        /// <summary>
+        /// The adapter as the peer saved it; of X-LoRA, whose file the peer leaves empty, with the network that it recorded apart, and with its experts' places in this set.
+        /// </summary>
+        private string AdapterFolder()
+        {
+            var saved = Path.Combine(_folder, "adapter");
+            var network = Path.Combine(_folder, "classifier.safetensors");
+            if (!File.Exists(network))
+            {
+                return saved;
+            }
+
+            var whole = Path.Combine(_saved, "whole");
+            Directory.CreateDirectory(whole);
+            File.Copy(network, Path.Combine(whole, "adapter_model.safetensors"));
+            var document = AdapterGolden.Read(Path.Combine(saved, AdapterConfig.FileName));
+            foreach (var (name, path) in document["adapters"]!.AsObject().ToArray())
+            {
+                document["adapters"]![name] = AdapterGolden.PathOf((string)path!);
+            }
+
+            File.WriteAllText(Path.Combine(whole, AdapterConfig.FileName), document.ToJsonString());
+            return whole;
         }
 
         public void HoldAll()
@@ -157,10 +184,10 @@ public class AdapterGoldenTests
             }
 
             using var fresh = IsComputed ? AdapterGolden.Base((string)_record["base"]!) : null;
-            fresh?.AddAdapter(AdapterConfig.FromFolder(Path.Combine(_folder, "adapter")));
+            fresh?.AddAdapter(AdapterConfig.FromFolder(_adapterFolder));
             Assert.Equal((long)_record["trainable_parameters"]!, (fresh ?? _model).ParameterCounts.Trainable);
             Assert.Equal((long)_record["all_parameters"]!, (fresh ?? _model).ParameterCounts.All);
-            Assert.Equal(AdapterGolden.Strings(_record["adapted_modules"]), _adapter.AdaptedModules.Order(StringComparer.Ordinal));
+            Assert.Equal(AdapterGolden.Strings(_record["adapted_modules"]).Select(static path => path.Replace("base_model.lora_model.model.", "", StringComparison.Ordinal)), _adapter.AdaptedModules.Order(StringComparer.Ordinal));
         }
 
         /// <summary>A start that is determined: from a text, from another adapter's file.</summary>
@@ -191,7 +218,7 @@ public class AdapterGoldenTests
         private void HoldFiles()
         {
             // What is read in an older layout is saved in today's, as the peer saves it where it can read it.
-            var original = Path.Combine(_folder, IsOlder ? "converted" : "adapter");
+            var original = IsOlder ? Path.Combine(_folder, "converted") : _adapterFolder;
             if (!Directory.Exists(original))
             {
                 _model.SaveAdapter(_adapter.Name, _saved);

@@ -118,6 +118,7 @@ internal static class AdapterFile
 
         SafetensorsWriter.WriteFolder(
             folder, tensors, metadata, Stem, long.MaxValue, documents: [(AdapterConfig.FileName, config)]);
+        adapter.SaveBeside(folder);
     }
 
     /// <summary>

@@ -39,6 +39,7 @@ using Peft.Adapters.Methods.UniLora;
 using Peft.Adapters.Methods.VbLora;
 using Peft.Adapters.Methods.Vera;
 using Peft.Adapters.Methods.WaveFT;
+using Peft.Adapters.Methods.XLora;
 
 namespace Peft.Adapters.Methods;
 
@@ -88,6 +89,7 @@ public static class AdapterMethods
         ["VBLORA"] = typeof(VbLoraConfig),
         ["VERA"] = typeof(VeraConfig),
         ["WAVEFT"] = typeof(WaveFTConfig),
+        ["XLORA"] = typeof(XLoraConfig),
     };
 
     /// <summary>PEFT's names of the methods there are.</summary>

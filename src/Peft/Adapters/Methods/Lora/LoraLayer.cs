@@ -123,6 +123,9 @@ internal class LoraLayer : LayerAdapter
         return current;
     }
 
+    /// <summary>What the change makes of an input, for a method that mixes several, of the shape and type of <paramref name="y"/>.</summary>
+    internal Tensor Of(Tensor x, Tensor y, SlotCall call) => Change(Dropped(x, call, out _), y) * call.Weight;
+
     /// <summary>The input with dropout, where it acts.</summary>
     protected Tensor Dropped(Tensor x, SlotCall call, out bool isDropped)
     {
