@@ -28,6 +28,7 @@
         'Enter-PeftChat'
         'Export-PeftAdapter'
         'Export-PeftModel'
+        'Export-TrainingReport'
         'Get-ModelModule'
         'Get-PeftAdapter'
         'Get-PeftDevice'
@@ -63,6 +64,7 @@
         'Select-TrainingDataset'
         'Set-ActiveAdapter'
         'Show-TrainingExample'
+        'Show-TrainingReport'
         'Split-TrainingDataset'
         'Undo-LoraMerge'
     )

@@ -19,6 +19,8 @@ internal static class BenchmarkRegistry
         BusyBenchmark.Job(ModelShape.Pocket, Float32, steps: 30),
         GenerationBenchmark.Job(ModelShape.SmolLm2, Float32),
         GenerationBenchmark.Job(ModelShape.SmolLm2, BFloat16),
+        LargeDataBenchmark.Job("100mb", 100_000_000),
+        LargeDataBenchmark.Job("1gb", 1_000_000_000),
         .. TokenizerBenchmark.Jobs(),
     ];
 }

@@ -40,6 +40,7 @@ internal static class RecommendedActions
         ["ChatTemplateUnsafe"] = Template,
         ["CombinationNotSupported"] = "Activate the adapters together instead: Set-ActiveAdapter takes several, with weights.",
         ["ControlTokenNotPlain"] = "Take the token's spelling out of the message, or trust the messages and leave PlainControlTokens out.",
+        ["TrainingRecordMissing"] = "Give an adapter that was trained here, or that Import-PeftAdapter loads from a training's folder.",
         ["TokenCacheFailed"] = "Make room there, or name another folder in the environment variable PEFT_CACHE.",
         ["DatasetFileDamaged"] = "Fetch the file again; it is cut off, damaged, or of another format.",
         ["DropoutInvalid"] = "Give a dropout from 0 to 1; 0 is off.",

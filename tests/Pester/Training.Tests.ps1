@@ -125,6 +125,25 @@ Describe 'The cmdlets for data and training' {
         }
     }
 
+    Describe 'Export-TrainingReport' {
+        It 'writes a page about an adapter that was trained' {
+            $adapter = $model | Invoke-LoraTraining $config $data -AdapterName reported -MaxSteps 2 -Force
+            $file = $adapter | Export-TrainingReport (Join-Path $TestDrive page.html)
+            $file | Should -BeOfType System.IO.FileInfo
+            Get-Content $file -Raw | Should -Match 'Training of reported'
+            $adapter | Export-TrainingReport (Join-Path $TestDrive unwritten.html) -WhatIf
+            Test-Path (Join-Path $TestDrive unwritten.html) | Should -BeFalse
+            (Get-ErrorRecord { $adapter | Export-TrainingReport $file -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'OutputExists,*'
+            $adapter | Remove-PeftAdapter
+        }
+    }
+
+    Describe 'Show-TrainingReport' {
+        It 'says what is no training' {
+            (Get-ErrorRecord { 1 | Show-TrainingReport -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'TrainingRecordMissing,*'
+        }
+    }
+
     Describe 'Select-TrainingDataset' {
         It 'filters, slices and shuffles' {
             ($data | Select-TrainingDataset { $_.prompt -eq 'C' }).Rows[0].Values['completion'] | Should -Be ' d'

@@ -64,6 +64,9 @@ public sealed class WorkOutput
         return done.Task.WaitAsync(Cancellation).GetAwaiter().GetResult();
     }
 
+    /// <summary>Does something on the pipeline thread, where script blocks run.</summary>
+    internal void Do(Action<PeftCmdlet> act) => Post(act);
+
     /// <summary>Writes everything that arrives until <see cref="Complete"/>; on the pipeline thread.</summary>
     /// <exception cref="OperationCanceledException">The command was stopped.</exception>
     internal void Drain(PeftCmdlet cmdlet)

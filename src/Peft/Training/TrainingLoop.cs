@@ -2,9 +2,11 @@ using System.Diagnostics;
 using Peft.Adapters;
 using Peft.Adapters.Model;
 using Peft.Engine;
+using Peft.Generation;
 using Peft.Models;
 using Peft.Training.Objectives;
 using Peft.Training.Optimizers;
+using Peft.Training.Reports;
 using Peft.Training.Schedules;
 using static TorchSharp.torch;
 
@@ -31,6 +33,7 @@ internal sealed class TrainingLoop : IDisposable
     private bool _logsCompute;
     private readonly Generator _generator;
     private readonly Stopwatch _time = new();
+    private readonly TrainingRun _run;
     private List<StepRecord> _records = [];
     private List<EvaluationRecord> _evaluations = [];
     private int _firstStep;
@@ -55,9 +58,18 @@ internal sealed class TrainingLoop : IDisposable
         Scale = new LossScale(request.Model.DataType);
         Schedule = ScheduleRegistry.Create(
             _options.Schedule, _options.LearningRate, _options.WarmupStepsOf(_plan.TotalSteps), _plan.TotalSteps, _options.ScheduleOptions);
-        _output = request.OutputPath is null ? null : new TrainingOutput(request, part, Objective.Name);
-        Reference = Objective.NeedsReference ? new ReferenceModel(part.IsBase ? ReferenceKind.Start : request.Reference, part.Parameters()) : null;
         _trainedAtFirst = [.. part.Parameters()];
+        _run = new TrainingRun
+        {
+            Model = request.Model.Path ?? request.Model.Name,
+            Data = request.DataOrigin,
+            EvaluationData = request.EvaluationOrigin,
+            Config = part.IsBase ? null : part.Config,
+            TrainedParameters = _trainedAtFirst.Sum(static trained => trained.Parameter.Count),
+            Environment = TrainingRun.CurrentEnvironment(),
+        };
+        _output = request.OutputPath is null ? null : new TrainingOutput(request, part, Objective.Name, _run);
+        Reference = Objective.NeedsReference ? new ReferenceModel(part.IsBase ? ReferenceKind.Start : request.Reference, part.Parameters()) : null;
         Optimizer = OptimizerRegistry.Create(_trainedAtFirst, _options);
         _generator = new Generator((ulong)_options.Seed, _device);
         _context = new ForwardContext
@@ -154,6 +166,7 @@ internal sealed class TrainingLoop : IDisposable
         AdapterName = Part.Name,
         Options = _options with { Compute = Compute },
         Objective = Objective.Name,
+        Run = _run,
         Steps = _records,
         Evaluations = _evaluations,
         TrainedParameters = Optimizer.Parameters.Count,
@@ -184,8 +197,14 @@ internal sealed class TrainingLoop : IDisposable
         _logsCompute = false;
         StepsMade++;
         CollectNumbers();
+        record = record with { MemoryBytes = ProcessMemory.ResidentBytes };
         _records.Add(record);
         _output?.Write(record);
+        foreach (var observer in _request.Observers)
+        {
+            observer.OnStep(record);
+        }
+
         Report(record);
         _request.AfterStep?.Invoke(StepsMade);
         SayWhereShared();
@@ -354,9 +373,31 @@ internal sealed class TrainingLoop : IDisposable
             throw Diverged(FormattableString.Invariant($"After step {StepsMade} the loss on the evaluation data is {evaluation.Loss}"));
         }
 
+        evaluation = evaluation with { Samples = Sample() };
         _evaluations.Add(evaluation);
         Schedule.OnEvaluation(evaluation.Loss);
         _output?.Write(evaluation);
+        foreach (var observer in _request.Observers)
+        {
+            observer.OnEvaluation(evaluation);
+        }
+    }
+
+    /// <summary>What the model answers now to the prompts that it is to be tried on; null where there are none.</summary>
+    private TrainingSample[]? Sample()
+    {
+        if (_request.SamplePrompts.Count == 0)
+        {
+            return null;
+        }
+
+        using var scope = NewDisposeScope();
+        var generator = new TextGenerator(_request.Model);
+        return
+        [
+            .. generator.Generate(_request.SamplePrompts, new GenerationOptions { MaxNewTokens = _request.SampleLength }, Part.Selection, cancellation: _context.Cancellation)
+                .Select((result, i) => new TrainingSample(_request.SamplePrompts[i], result.Text)),
+        ];
     }
 
     /// <summary>Mean loss over the rows that are set apart, each batch counted by its rows.</summary>

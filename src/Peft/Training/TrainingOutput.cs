@@ -20,6 +20,7 @@ internal sealed class TrainingOutput : IDisposable
 
     private readonly TrainingRequest _request;
     private readonly TrainedPart _part;
+    private readonly TrainingRun _run;
     private readonly TrainingIdentity _identity;
     private readonly CheckpointStore _checkpoints;
     private readonly List<string> _messages = [];
@@ -34,8 +35,9 @@ internal sealed class TrainingOutput : IDisposable
     private bool _describes;
 
     /// <summary>Says where the output goes; <see cref="Begin"/> is the first to write.</summary>
-    public TrainingOutput(TrainingRequest request, TrainedPart part, string objective)
+    public TrainingOutput(TrainingRequest request, TrainedPart part, string objective, TrainingRun run)
     {
+        _run = run;
         _request = request;
         _part = part;
         _identity = TrainingIdentity.Of(request, part, objective);
@@ -55,7 +57,7 @@ internal sealed class TrainingOutput : IDisposable
         var folder = FolderOf(outputPath, adapterName);
         return
         [
-            .. ((string[])[AdapterFile.Stem + ".safetensors", AdapterConfig.FileName, TrainingLog.FileName, TrainingOptions.FileName, PromptForm.FileName])
+            .. ((string[])[AdapterFile.Stem + ".safetensors", AdapterConfig.FileName, TrainingLog.FileName, TrainingOptions.FileName, TrainingRun.FileName, PromptForm.FileName])
                 .Select(name => Path.Combine(folder, name)).Where(File.Exists),
             .. new CheckpointStore(Path.Combine(folder, CheckpointsName)).NewestFirst().Select(static entry => entry.Folder),
         ];
@@ -207,6 +209,7 @@ internal sealed class TrainingOutput : IDisposable
     private void WriteDescription()
     {
         _request.Data.Form?.Save(Folder);
+        _run.Save(Folder);
         AtomicFile.WriteText(Path.Combine(Folder, TrainingOptions.FileName), (_request.Options with { Compute = _compute }).ToJson() + "\n");
     }
 

@@ -18,6 +18,9 @@ public readonly record struct StepRecord(int Step, double Epoch, double Loss, do
     /// <summary>What the objective states beside its loss (<c>rewards/margins</c>), as means over the step; null for nothing.</summary>
     public IReadOnlyDictionary<string, double>? Metrics { get; init; }
 
+    /// <summary>Bytes of memory that the process occupied after it; null where the log says nothing.</summary>
+    public long? MemoryBytes { get; init; }
+
     /// <summary>What the machine decided, with the first step that was computed so; null in those that follow.</summary>
     public ComputeChoice? Compute { get; init; }
 }
@@ -30,7 +33,15 @@ public readonly record struct EvaluationRecord(int Step, double Epoch, double Lo
 {
     /// <summary>What the objective states beside its loss, as means over the rows; null for nothing.</summary>
     public IReadOnlyDictionary<string, double>? Metrics { get; init; }
+
+    /// <summary>What the model answered to the prompts that it was to be tried on; null for none.</summary>
+    public IReadOnlyList<TrainingSample>? Samples { get; init; }
 }
+
+/// <summary>What the model answered to a prompt in the midst of a training.</summary>
+/// <param name="Prompt">The prompt.</param>
+/// <param name="Text">The answer, by the likeliest tokens.</param>
+public sealed record TrainingSample(string Prompt, string Text);
 
 /// <summary>How a training begins, for whoever shows it.</summary>
 /// <param name="StepsMade">Steps that were made before, and are gone on from.</param>
@@ -76,6 +87,9 @@ public sealed record TrainingRecord : ITrainingRecord
     /// <summary>Every evaluation, those before a resumption included.</summary>
     public required IReadOnlyList<EvaluationRecord> Evaluations { get; init => field = Values.Of(value); }
 
+    /// <summary>What it ran on and where; null where nobody wrote it down.</summary>
+    public TrainingRun? Run { get; init; }
+
     /// <summary>Number of trained parameters.</summary>
     public required long TrainedParameters { get; init; }
 
@@ -97,8 +111,18 @@ public sealed record TrainingRecord : ITrainingRecord
         ArgumentNullException.ThrowIfNull(adapter);
         if (adapter.Path is { } folder)
         {
-            adapter.TrainingRecord = TrainingLog.Recall(adapter, folder);
+            adapter.TrainingRecord = TrainingLog.Recall(adapter.Name, adapter.TrainableParameters.Sum(static parameter => parameter.Parameter.Count), folder);
         }
+    }
+
+    /// <summary>Reads what a training left in its folder: options, log, and what it ran on. No model is needed.</summary>
+    /// <param name="folder">The adapter's folder, or a checkpoint's.</param>
+    /// <exception cref="PeftException"><c>TrainingRecordMissing</c>: the folder has no log.</exception>
+    public static TrainingRecord Read(string folder)
+    {
+        ArgumentException.ThrowIfNullOrEmpty(folder);
+        return TrainingLog.Recall(Path.GetFileName(Path.TrimEndingDirectorySeparator(folder)), null, folder)
+            ?? throw new PeftException("TrainingRecordMissing", $"'{folder}' holds no log of a training.") { Target = folder };
     }
 
     /// <summary>Losses of all steps.</summary>

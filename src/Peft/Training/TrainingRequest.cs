@@ -45,6 +45,21 @@ public sealed record TrainingRequest
     /// <summary>Told once, on the training's own thread, before the first step: everything that could refuse the training has been looked at.</summary>
     public Action<TrainingStart>? OnStart { get; init; }
 
+    /// <summary>Prompts that the model is tried on at each evaluation, and after the last step; none by default. What it answers is in the record and in the log.</summary>
+    public IReadOnlyList<string> SamplePrompts { get; init; } = [];
+
+    /// <summary>How many tokens each answer has at most.</summary>
+    public int SampleLength { get; init; } = 64;
+
+    /// <summary>What else hears of each step and evaluation, such as <see cref="Reports.TensorBoardLog"/>. They belong to whoever made them.</summary>
+    public IReadOnlyList<Reports.ITrainingObserver> Observers { get; init; } = [];
+
+    /// <summary>Where the rows came from, for the record; null where nobody says.</summary>
+    public string? DataOrigin { get; init; }
+
+    /// <summary>The same of the rows for evaluation.</summary>
+    public string? EvaluationOrigin { get; init; }
+
     /// <summary>Told how the training stands, on the training's own thread.</summary>
     public IProgress<TrainingProgress>? Progress { get; init; }
 

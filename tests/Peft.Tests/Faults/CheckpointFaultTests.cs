@@ -213,7 +213,7 @@ public sealed class CheckpointFaultTests : IDisposable
         Train(s_options with { CheckpointLimit = 1 });
         File.WriteAllText(Path.Combine(Adapter, "notes.txt"), "mine");
         Assert.Equal(
-            ["adapter_model.safetensors", "adapter_config.json", "training_log.jsonl", "training_options.json", "step-9"],
+            ["adapter_model.safetensors", "adapter_config.json", "training_log.jsonl", "training_options.json", "training_run.json", "step-9"],
             TrainingRequest.Replaced(_folder.Path, "tuned").Select(Path.GetFileName));
     }
 

@@ -9,6 +9,7 @@ using Peft.Cmdlets.Pipeline;
 using Peft.Training;
 using Peft.Training.Data;
 using Peft.Training.Objectives;
+using Peft.Training.Reports;
 using TorchSharp;
 
 namespace Peft.Cmdlets.Commands.Training;
@@ -64,6 +65,17 @@ public abstract class AdapterTrainingCommand : TrainingCommand
     [Alias("output_dir")]
     [ValidateNotNullOrEmpty]
     public string? OutputPath { get; set; }
+
+    /// <summary>What else is told of each step and evaluation as it comes: a script block, which gets the record as <c>$_</c>; or a folder, into which TensorBoard's event files are written.</summary>
+    [Parameter]
+    [Alias("logging_dir")]
+    [ValidateNotNullOrEmpty]
+    public object[]? LogTo { get; set; }
+
+    /// <summary>Prompts that the model is tried on at each evaluation; its answers are in the record, the log and the report.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string[]? SamplePrompt { get; set; }
 
     /// <summary>Goes on from the newest checkpoint under <c>-OutputPath</c>. Data or options that changed are refused. Without a checkpoint the training starts anew, unless older results would be lost.</summary>
     [Parameter]
@@ -135,9 +147,11 @@ public abstract class AdapterTrainingCommand : TrainingCommand
         using var added = TrainsBase ? null : Prepare(model, name, config => ComputeStart(config, model, tokens = Read(Split(options, output.Cancellation).Learnt, model, options, output), options, output));
         added?.Adapter.Report.Messages.ForEach(output.WriteWarning);
         Trainer? trainer = null;
+        List<ITrainingObserver> observers = [];
         try
         {
             report.Show(output);
+            observers.AddRange((LogTo ?? []).Select(target => Observer(target, output)));
             var (learnt, judged) = Split(options, output.Cancellation);
             var data = tokens ?? Read(learnt, model, options, output);
             var request = new TrainingRequest
@@ -150,6 +164,10 @@ public abstract class AdapterTrainingCommand : TrainingCommand
                 Objective = MakeObjective(options, output),
                 Reference = Config is null ? ReferenceKind.Start : ReferenceKind.Base,
                 OutputPath = report.OutputPath,
+                Observers = observers,
+                SamplePrompts = SamplePrompt ?? [],
+                DataOrigin = Dataset.Origin,
+                EvaluationOrigin = EvaluationDataset?.Origin,
                 Resume = Resume,
                 Force = Force,
                 OnStart = start => report.Begin(start, data, model, TrainsBase ? null : model[name]),
@@ -177,9 +195,19 @@ public abstract class AdapterTrainingCommand : TrainingCommand
 
             throw;
         }
+        finally
+        {
+            observers.ForEach(static observer => observer.Dispose());
+        }
 
         return TrainsBase ? model : model[name];
     }
+
+    private ITrainingObserver Observer(object target, WorkOutput output) => target.Unwrap() switch
+    {
+        ScriptBlock script => new ScriptObserver(script, output),
+        var folder => new TensorBoardLog(PathResolution.Target(this, folder?.ToString() ?? ".")),
+    };
 
     /// <summary>What is learnt and what is evaluated on. Of examples that are packed those for evaluation are set apart before, so that none that says nearly the same shares a row with them.</summary>
     private (TrainingDataset Learnt, TrainingDataset? Judged) Split(TrainingOptions options, CancellationToken cancellation)

@@ -17,7 +17,8 @@ internal sealed class ExampleStatistics(int limit)
     ];
 
     private readonly IncrementalHash _hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
-    private readonly HashSet<UInt128> _seen = [];
+    // Half a digest: among billions of examples two would have the same by chance.
+    private readonly HashSet<ulong> _seen = [];
     private readonly Dictionary<ExampleRemarks, (int Count, string First)> _noted = [];
     private (int Count, string First, int Length) _long;
     private (int Count, string First) _repeated;
@@ -64,7 +65,7 @@ internal sealed class ExampleStatistics(int limit)
 
         var digest = Digest(example);
         _hash.AppendData(digest);
-        if (!_seen.Add(MemoryMarshal.Read<UInt128>(digest)))
+        if (!_seen.Add(MemoryMarshal.Read<ulong>(digest)))
         {
             _repeated = _repeated.Count == 0 ? (1, place) : _repeated with { Count = _repeated.Count + 1 };
         }

@@ -19,11 +19,12 @@ internal sealed class TrainingLog : IDisposable
     public const string FileName = "training_log.jsonl";
 
     private const string EvaluationPrefix = "eval_";
+    private const string SampleField = "samples";
     private const string Threads = "threads";
     private const string Products = "products";
 
     /// <summary>The figures that every line has; any other is an objective's own.</summary>
-    private static readonly string[] s_common = ["step", "epoch", "loss", "learning_rate", "grad_norm", "num_tokens", "num_targets", "seconds", Threads, Products];
+    private static readonly string[] s_common = ["step", "epoch", "loss", "learning_rate", "grad_norm", "num_tokens", "num_targets", "seconds", "memory", Threads, Products];
 
     private readonly Action<string> _say;
     private readonly ArrayBufferWriter<byte> _lines = new(256);
@@ -52,7 +53,10 @@ internal sealed class TrainingLog : IDisposable
     }
 
     /// <summary>The record of the training that an adapter's folder, or a checkpoint, is of; null where there is no log.</summary>
-    public static TrainingRecord? Recall(PeftAdapter adapter, string folder)
+    /// <param name="name">The adapter's name.</param>
+    /// <param name="parameters">How many parameters it trains; null for what the training wrote down.</param>
+    /// <param name="folder">The folder.</param>
+    public static TrainingRecord? Recall(string name, long? parameters, string folder)
     {
         var upToStep = int.MaxValue;
         if (!File.Exists(Path.Combine(folder, FileName)) && CheckpointStore.TrainingOf(folder) is var (training, step))
@@ -79,14 +83,16 @@ internal sealed class TrainingLog : IDisposable
             }
         }
 
+        var run = TrainingRun.Read(folder);
         return new TrainingRecord
         {
-            AdapterName = adapter.Name,
+            AdapterName = name,
             Options = options,
             Objective = options.Objective,
             Steps = steps,
             Evaluations = evaluations,
-            TrainedParameters = adapter.TrainableParameters.Sum(static parameter => parameter.Parameter.Count),
+            Run = run,
+            TrainedParameters = parameters ?? run?.TrainedParameters ?? 0,
             OutputPath = folder,
         };
     }
@@ -106,7 +112,7 @@ internal sealed class TrainingLog : IDisposable
 
             if (entry["eval_loss"] is not null)
             {
-                evaluations.Add(new EvaluationRecord(step, epoch, Number(entry, "eval_loss")) { Metrics = Metrics(entry) });
+                evaluations.Add(new EvaluationRecord(step, epoch, Number(entry, "eval_loss")) { Metrics = Metrics(entry), Samples = Samples(entry) });
             }
             else
             {
@@ -115,6 +121,7 @@ internal sealed class TrainingLog : IDisposable
                     (long)Number(entry, "num_tokens"), (long)Number(entry, "num_targets"), Number(entry, "seconds"))
                 {
                     Metrics = Metrics(entry),
+                    MemoryBytes = entry["memory"] is null ? null : (long)Number(entry, "memory"),
                     Compute = ComputeChoice.FromJson(entry),
                 });
             }
@@ -126,12 +133,12 @@ internal sealed class TrainingLog : IDisposable
     /// <summary>Adds a step.</summary>
     public void Write(StepRecord step) => Write(
         [("step", step.Step), ("epoch", step.Epoch), ("loss", step.Loss), ("learning_rate", step.LearningRate), ("grad_norm", step.GradientNorm),
-        ("num_tokens", step.Tokens), ("num_targets", step.Targets), ("seconds", step.Seconds), .. Figures("", step.Metrics)],
+        ("num_tokens", step.Tokens), ("num_targets", step.Targets), ("seconds", step.Seconds), .. step.MemoryBytes is { } memory ? [("memory", (double)memory)] : (ReadOnlySpan<(string, double)>)[], .. Figures("", step.Metrics)],
         step.Compute);
 
     /// <summary>Adds an evaluation.</summary>
     public void Write(EvaluationRecord evaluation) =>
-        Write([("step", evaluation.Step), ("epoch", evaluation.Epoch), ("eval_loss", evaluation.Loss), .. Figures(EvaluationPrefix, evaluation.Metrics)]);
+        Write([("step", evaluation.Step), ("epoch", evaluation.Epoch), ("eval_loss", evaluation.Loss), .. Figures(EvaluationPrefix, evaluation.Metrics)], samples: evaluation.Samples);
 
     /// <summary>Puts what was written on the disk.</summary>
     public void Sync() => Try(() => Disk.Sync(_stream ??= Open(_path)));
@@ -154,14 +161,18 @@ internal sealed class TrainingLog : IDisposable
     private static Dictionary<string, double>? Metrics(JsonObject entry)
     {
         var metrics = entry.Select(static field => (Key: field.Key, Name: field.Key.StartsWith(EvaluationPrefix, StringComparison.Ordinal) ? field.Key[EvaluationPrefix.Length..] : field.Key))
-            .Where(static field => !s_common.Contains(field.Name))
+            .Where(static field => !s_common.Contains(field.Name) && field.Name != SampleField)
             .ToDictionary(static field => field.Name, field => Number(entry, field.Key), StringComparer.Ordinal);
         return metrics.Count == 0 ? null : metrics;
     }
 
+    private static TrainingSample[]? Samples(JsonObject entry) => entry[SampleField] is JsonArray list
+        ? [.. list.OfType<JsonObject>().Select(static sample => new TrainingSample((string?)sample["prompt"] ?? "", (string?)sample["text"] ?? ""))]
+        : null;
+
     private static FileStream Open(string path) => new(path, FileMode.OpenOrCreate, FileAccess.Write, FileShare.Read | FileShare.Delete, 1);
 
-    private void Write(ReadOnlySpan<(string Name, double Value)> fields, ComputeChoice? compute = null)
+    private void Write(ReadOnlySpan<(string Name, double Value)> fields, ComputeChoice? compute = null, IReadOnlyList<TrainingSample>? samples = null)
     {
         using (var json = new Utf8JsonWriter(_lines))
         {
@@ -175,6 +186,20 @@ internal sealed class TrainingLog : IDisposable
             {
                 json.WriteNumber(Threads, compute.Threads);
                 json.WriteString(Products, compute.Products);
+            }
+
+            if (samples is { Count: > 0 })
+            {
+                json.WriteStartArray(SampleField);
+                foreach (var sample in samples)
+                {
+                    json.WriteStartObject();
+                    json.WriteString("prompt", sample.Prompt);
+                    json.WriteString("text", sample.Text);
+                    json.WriteEndObject();
+                }
+
+                json.WriteEndArray();
             }
 
             json.WriteEndObject();
