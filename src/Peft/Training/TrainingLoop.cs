@@ -62,6 +62,7 @@ internal sealed class TrainingLoop : IDisposable
         _run = new TrainingRun
         {
             Model = request.Model.Path ?? request.Model.Name,
+            DataType = request.Model.DataType.ToString().ToLowerInvariant(),
             Data = request.DataOrigin,
             EvaluationData = request.EvaluationOrigin,
             Config = part.IsBase ? null : part.Config,

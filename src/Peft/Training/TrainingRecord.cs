@@ -90,6 +90,9 @@ public sealed record TrainingRecord : ITrainingRecord
     /// <summary>What it ran on and where; null where nobody wrote it down.</summary>
     public TrainingRun? Run { get; init; }
 
+    /// <summary>The command that repeats it; null where nobody wrote down what it ran on.</summary>
+    public string? Command => RunCommand.Of(this);
+
     /// <summary>Number of trained parameters.</summary>
     public required long TrainedParameters { get; init; }
 

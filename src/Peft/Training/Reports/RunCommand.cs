@@ -22,7 +22,7 @@ internal static class RunCommand
 
         var isPreference = Objectives.ObjectiveRegistry.Create(record.Options).ExampleKind is Data.ExampleKind.Pair or Data.ExampleKind.Judged;
         var options = Table(Changed(record.Options), indent: 4);
-        var lines = new List<string> { $"Import-PeftModel {Quoted(model)} |", $"    {(isPreference ? "Invoke-PreferenceTraining" : "Invoke-LoraTraining")}" };
+        var lines = new List<string> { $"Import-PeftModel {Quoted(model)}{(run.DataType is { } type ? $" -DataType {type}" : "")} |", $"    {(isPreference ? "Invoke-PreferenceTraining" : "Invoke-LoraTraining")}" };
         lines[^1] += run.Config is null ? " -Full" : $" -Config {Table(Without(run.Config), indent: 4)}";
         lines[^1] += $" -Dataset {Quoted(run.Data ?? "data.jsonl")}";
         if (run.EvaluationData is { } evaluation)

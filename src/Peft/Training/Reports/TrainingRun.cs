@@ -18,6 +18,9 @@ public sealed record TrainingRun
     /// <summary>The base model's folder, or its name.</summary>
     public string? Model { get; init; }
 
+    /// <summary>The type that its weights were loaded in, such as <c>bfloat16</c>.</summary>
+    public string? DataType { get; init; }
+
     /// <summary>Where the rows came from.</summary>
     public string? Data { get; init; }
 
