@@ -50,6 +50,47 @@ public sealed class DiffusionAdapterGoldenTests
         Assert.All(before, static entry => Assert.True(entry.Key.Layer.Weight.Data.equal(entry.Value.Weight).all().item<bool>()));
     });
 
+    /// <summary>Written in each format, a file makes the same weights, or its report names what the format can't hold.</summary>
+    [GoldenTheory]
+    [GoldenData(Domain, "adapters/", Holding = "lora.safetensors")]
+    [GoldenData(Domain, "adapters/", Holding = "pytorch_lora_weights.safetensors")]
+    [GoldenData(Domain, "lycoris/")]
+    public void A_file_keeps_its_meaning_in_every_format(string path) => GoldenCases.Run(Domain, path, folder =>
+    {
+        using var scope = NewDisposeScope();
+        using var temporary = new TemporaryFolder();
+        var golden = AdapterGolden.Case(folder);
+        using var model = Load(golden);
+        var source = Path.Combine(folder, (string)golden["files"]![0]!);
+        DiffusionAdapterFile.Load(model, source, "first");
+        var expected = Merged(model, "first");
+        foreach (var format in Enum.GetValues<DiffusionAdapterFormat>())
+        {
+            var (saved, converted) = (Path.Combine(temporary.Path, $"{format}.safetensors"), Path.Combine(temporary.Path, $"{format}-converted.safetensors"));
+            if (format != DiffusionAdapterFormat.Lycoris && (HoldsNoLora(model) || (format == DiffusionAdapterFormat.Diffusers && HoldsDoraByInput(model))))
+            {
+                Assert.Equal("AdapterFormatLosesAll", Assert.Throws<PeftException>(() => DiffusionAdapterFile.Save(model, "first", saved, format)).ErrorId);
+                Assert.Equal("AdapterFormatLosesAll", Assert.Throws<PeftException>(() => DiffusionAdapterFile.Convert(source, converted, format, model.Base)).ErrorId);
+                Assert.Empty(Directory.GetFiles(temporary.Path, $"{format}*"));
+                continue;
+            }
+
+            var reports = new[] { DiffusionAdapterFile.Save(model, "first", saved, format), DiffusionAdapterFile.Convert(source, converted, format, model.Base) };
+            foreach (var report in reports)
+            {
+                var again = DiffusionAdapterFile.Load(model, report.Path, "again");
+                Assert.Empty(again.Report.Unexpected);
+                Assert.Equal(report.Modules, again.Adapter.Layers.Count);
+                var lost = report.Lost.Select(static loss => loss.Module).ToHashSet();
+                Assert.Equal(model["first"].Adapter.Layers.Count, report.Modules + lost.Count);
+                foreach (var (where, weight) in Merged(model, "again").Where(entry => !lost.Contains(entry.Key)))
+                {
+                    AdapterGolden.AssertClose(expected[where], weight, golden["tolerance"]!, $"{format}: {where}");
+                }
+            }
+        }
+    });
+
     /// <summary>An adapter for one model ends on another one in an error that says so, and nothing has changed.</summary>
     [GoldenTheory]
     [GoldenData(Domain, "adapters/", Holding = "lora.safetensors")]
@@ -93,6 +134,18 @@ public sealed class DiffusionAdapterGoldenTests
                 }
             }
         }
+    }
+
+    private static bool HoldsNoLora(PeftModel model) => model["first"].Adapter.Parameters().All(static parameter => !parameter.FullKey.EndsWith("lora_down.weight", StringComparison.Ordinal));
+
+    private static bool HoldsDoraByInput(PeftModel model) => model["first"].Adapter.Parameters().Any(static parameter => parameter.FullKey.EndsWith("dora_scale", StringComparison.Ordinal) && parameter.Parameter.Shape[0] == 1);
+
+    private static Dictionary<string, Tensor> Merged(PeftModel model, string adapter)
+    {
+        model.Merge([adapter]);
+        var weights = DiffusionModules.Of(model.Base)!.All.ToDictionary(static module => module.TreePath, static module => module.Layer.Weight.Data.clone());
+        model.UndoMerge();
+        return weights;
     }
 
     private static PeftModel Load(JsonObject golden)

@@ -68,7 +68,7 @@ internal sealed class AdapterContents
             }
             else
             {
-                found.Add(module.TreePath, key, file.Entry(name).Shape, () => LycorisNetworkConfig.Number(file, name));
+                found.Add(module.TreePath, key, ShapeOf(file.Entry(name)), () => LycorisNetworkConfig.Number(file, name));
                 contents._tensors.Add((module, key, name));
             }
         }
@@ -124,6 +124,9 @@ internal sealed class AdapterContents
 
     /// <summary>Whether two shapes differ by ones alone: the matrix of a convolution of one tap, a vector that spreads.</summary>
     public static bool IsSame(IReadOnlyList<long> one, IReadOnlyList<long> other) => one.Where(static size => size != 1).SequenceEqual(other.Where(static size => size != 1));
+
+    /// <summary>PEFT's lengths are the outputs', whatever ones stand around them.</summary>
+    private static IReadOnlyList<long> ShapeOf(TensorEntry entry) => entry.Name.Contains(DiffusionKeys.Magnitude, StringComparison.Ordinal) ? [entry.Count] : entry.Shape;
 
     private Tensor Form(string name, IReadOnlyList<long> shape)
     {

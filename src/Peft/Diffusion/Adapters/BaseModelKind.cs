@@ -10,6 +10,15 @@ internal static class BaseModelKind
     /// <summary>The kind of a model; null where that isn't clear.</summary>
     public static string? Of(DiffusionModules modules) => modules.HasTwoTextEncoders ? Large : OfWidth(modules.TextWidth);
 
+    /// <summary>What kohya's scripts call the kind of a model in a file's header; null where it isn't clear.</summary>
+    public static string? VersionOf(DiffusionModules modules) => Of(modules) switch
+    {
+        First => "sd_v1",
+        Second => "sd_v2",
+        Large => "sdxl_base_v1-0",
+        _ => null,
+    };
+
     /// <summary>The kind that a file was made for, by what it says of itself, its names and its sizes; null where that isn't clear.</summary>
     public static string? Of(AdapterContents contents)
     {

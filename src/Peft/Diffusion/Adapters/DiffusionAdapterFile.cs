@@ -1,8 +1,9 @@
 using Peft.Adapters.Files;
+using Peft.Adapters.Methods.Lycoris;
 using Peft.Adapters.Model;
-using Peft.Adapters.Slots;
 using Peft.Models;
 using Peft.Tensors;
+using static TorchSharp.torch;
 
 namespace Peft.Diffusion.Adapters;
 
@@ -24,11 +25,7 @@ public static class DiffusionAdapterFile
     {
         ArgumentNullException.ThrowIfNull(model);
         using var file = TensorStore.OpenFile(path);
-        var modules = DiffusionModules.Of(model.Base) ?? throw new PeftException("AdapterModelMismatch", $"'{path}' is an adapter of a diffusion model, and '{model.Name}' is none.")
-        {
-            Target = path,
-            RecommendedAction = "Import the diffusion model first; adapters of language models are folders with adapter_config.json.",
-        };
+        var modules = ModulesOf(model.Base, model.Name, path);
         var contents = AdapterContents.Read(file, modules);
         var shapes = Fit(contents, path, model.Name);
         var called = name ?? NameOf(path);
@@ -36,6 +33,69 @@ public static class DiffusionAdapterFile
         var tensors = contents.Renamed(shapes);
         return model.LoadAdapter(called, () => AdapterFactory.Load(model, contents.Config, tensors, called, path, messages));
     }
+
+    /// <summary>Saves an adapter as a single file.</summary>
+    /// <param name="model">A diffusion model.</param>
+    /// <param name="name">The adapter's name.</param>
+    /// <param name="path">The file; replaced where it is there.</param>
+    /// <param name="format">The format.</param>
+    /// <param name="dataType">Type of the tensors; null for float32.</param>
+    /// <returns>What the format can't hold.</returns>
+    /// <exception cref="PeftException"><c>AdapterFormatLosesAll</c>: it holds nothing of the adapter; <c>AdapterModelMismatch</c>: the model is no diffusion model; or what writing throws.</exception>
+    public static AdapterFormatReport Save(PeftModel model, string name, string path, DiffusionAdapterFormat format, ScalarType? dataType = null)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        using var held = model.Acquire("saving an adapter");
+        using var noGradients = no_grad();
+        using var scope = NewDisposeScope();
+        var adapter = model[name].Adapter;
+        var modules = ModulesOf(model.Base, model.Name, path);
+        adapter.OnSaving();
+        var writer = new DiffusionAdapterWriter(modules, format, dataType);
+        foreach (var entry in AdapterEntries.Of(adapter, modules, writer.Lost))
+        {
+            writer.Add(entry);
+        }
+
+        return writer.Write(path, (adapter.Config as LycorisNetworkConfig)?.FileMetadata ?? new Dictionary<string, string>());
+    }
+
+    /// <summary>Writes a file's adapter in another format. The model's weights aren't needed.</summary>
+    /// <param name="source">The file.</param>
+    /// <param name="path">The new file; replaced where it is there.</param>
+    /// <param name="format">The format.</param>
+    /// <param name="model">The model that the adapter was made for, or its structure.</param>
+    /// <param name="dataType">Type of the tensors; null for that of the source.</param>
+    /// <returns>What the format can't hold.</returns>
+    /// <exception cref="PeftException">As <see cref="Load"/> and <see cref="Save"/>.</exception>
+    public static AdapterFormatReport Convert(string source, string path, DiffusionAdapterFormat format, PretrainedModel model, ScalarType? dataType = null)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        using var noGradients = no_grad();
+        using var scope = NewDisposeScope();
+        using var file = TensorStore.OpenFile(source);
+        var modules = ModulesOf(model, model.ClassName, source);
+        var contents = AdapterContents.Read(file, modules);
+        Fit(contents, source, model.ClassName);
+        var writer = new DiffusionAdapterWriter(modules, format, dataType);
+        foreach (var entry in AdapterEntries.Of(contents))
+        {
+            writer.Add(entry);
+        }
+
+        foreach (var unknown in contents.Unknown)
+        {
+            writer.AddUnknown(unknown, () => file.Read(unknown));
+        }
+
+        return writer.Write(path, contents.Metadata);
+    }
+
+    private static DiffusionModules ModulesOf(PretrainedModel model, string name, string path) => DiffusionModules.Of(model) ?? throw new PeftException("AdapterModelMismatch", $"'{path}' is an adapter of a diffusion model, and '{name}' is none.")
+    {
+        Target = path,
+        RecommendedAction = "Give the diffusion model; adapters of language models are folders with adapter_config.json.",
+    };
 
     /// <summary>The name that a file's adapter has without another: the file's, with underscores for dots.</summary>
     internal static string NameOf(string path) => Path.GetFileNameWithoutExtension(path).Replace('.', '_').Trim();

@@ -7,6 +7,9 @@ namespace Peft.Diffusion.Adapters;
 /// <summary>Names of tensors in the adapter files of diffusion models, taken apart into a module's name and LyCORIS's key.</summary>
 internal static partial class DiffusionKeys
 {
+    /// <summary>PEFT's name of DoRA's lengths.</summary>
+    public const string Magnitude = "lora_magnitude_vector";
+
     /// <summary>What other writers than LyCORIS put behind a module's name.</summary>
     private static readonly (string Ending, string Key)[] s_endings =
     [
@@ -15,7 +18,7 @@ internal static partial class DiffusionKeys
         (".lora_linear_layer.down.weight", "lora_down.weight"), (".lora_linear_layer.up.weight", "lora_up.weight"),
         (".lora.down.weight", "lora_down.weight"), (".lora.up.weight", "lora_up.weight"),
         ("_lora.down.weight", "lora_down.weight"), ("_lora.up.weight", "lora_up.weight"),
-        (".lora_magnitude_vector.weight", "dora_scale"), (".lora_magnitude_vector", "dora_scale"), (".lora_magnitude_vector.default.weight", "dora_scale"),
+        ($".{Magnitude}.weight", "dora_scale"), ($".{Magnitude}", "dora_scale"), ($".{Magnitude}.default.weight", "dora_scale"),
     ];
 
     /// <summary>Takes a name apart.</summary>
