@@ -410,7 +410,7 @@ internal sealed class TrainingLoop : IDisposable
         _generator.manual_seed(DataOrder.SeedOf(_options.Seed, -1, -1));
         double sum = 0;
         long counted = 0;
-        foreach (var chunk in _heldOut.Chunk(Objective.Plan(_options).EvaluationBatchSize))
+        foreach (var chunk in TrainingPlan.OfOneShape(_heldOut, data.Shapes, Objective.Plan(_options).EvaluationBatchSize))
         {
             _context.Cancellation.ThrowIfCancellationRequested();
             using var scope = NewDisposeScope();
