@@ -15,6 +15,8 @@ public abstract class PeftCmdlet : PSCmdlet, IDisposable
 
     private readonly CancellationTokenSource _cancellation = new();
     private readonly Lock _gate = new();
+    private readonly List<Dictionary<string, object?>> _calls = [];
+    private HashSet<string> _typed = [];
     private bool _disposed;
 
     /// <summary>Cancelled by Ctrl-C, and when the pipeline ends before the work does.</summary>
@@ -27,13 +29,33 @@ public abstract class PeftCmdlet : PSCmdlet, IDisposable
     protected virtual bool EndsOnError => false;
 
     /// <inheritdoc/>
-    protected sealed override void BeginProcessing() => Guard(Begin, ends: true);
+    protected sealed override void BeginProcessing()
+    {
+        if (WantsJob)
+        {
+            _typed = [.. MyInvocation.BoundParameters.Keys];
+        }
+        else
+        {
+            Guard(Begin, ends: true);
+        }
+    }
 
     /// <inheritdoc/>
-    protected sealed override void ProcessRecord() => Guard(Process, EndsOnError);
+    protected sealed override void ProcessRecord()
+    {
+        if (WantsJob)
+        {
+            _calls.Add(MyInvocation.BoundParameters.Where(static entry => entry.Key != nameof(IRunsAsJob.AsJob)).ToDictionary(static entry => entry.Key, static entry => (object?)entry.Value));
+        }
+        else
+        {
+            Guard(Process, EndsOnError);
+        }
+    }
 
     /// <inheritdoc/>
-    protected sealed override void EndProcessing() => Guard(End, ends: true);
+    protected sealed override void EndProcessing() => Guard(WantsJob ? StartJob : End, ends: true);
 
     /// <inheritdoc/>
     protected sealed override void StopProcessing() => Cancel();
@@ -83,7 +105,7 @@ public abstract class PeftCmdlet : PSCmdlet, IDisposable
             if (!worker.HasEnded)
             {
                 Cancel();
-                worker.WaitToEnd(TimeSpan.FromSeconds(1.5));
+                worker.WaitToEnd(PeftJob.Has(Runspace.DefaultRunspace) ? TimeSpan.FromMinutes(5) : TimeSpan.FromSeconds(1.5));
             }
         }
     }
@@ -109,6 +131,27 @@ public abstract class PeftCmdlet : PSCmdlet, IDisposable
                 WriteError(error, input);
             }
         }
+    }
+
+    private bool WantsJob => this is IRunsAsJob { AsJob.IsPresent: true };
+
+    /// <summary>Has what was asked for done in the background. Values that came down the pipeline are one call, where a parameter takes several, as they would be here.</summary>
+    private void StartJob()
+    {
+        string[] piped = [.. _calls.SelectMany(static call => call.Keys).Distinct().Where(name => !_typed.Contains(name))];
+        if (piped is [var only] && _calls.Count > 1 && GetType().GetProperty(only)?.PropertyType is { IsArray: true } type)
+        {
+            var values = _calls.SelectMany(call => ((Array)call[only]!).Cast<object>()).ToArray();
+            var all = Array.CreateInstance(type.GetElementType()!, values.Length);
+            Array.Copy(values, all, values.Length);
+            _calls[0][only] = all;
+            _calls.RemoveRange(1, _calls.Count - 1);
+        }
+
+        var job = new PeftJob(MyInvocation.Line.Trim(), SessionState.Path.CurrentFileSystemLocation.ProviderPath, MyInvocation.MyCommand.Name, _calls);
+        JobRepository.Add(job);
+        job.Start();
+        WriteObject(job);
     }
 
     /// <summary>Whether the command was asked to show neither lines nor progress, but for warnings.</summary>

@@ -2,14 +2,19 @@ using System.Collections;
 using System.Management.Automation;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using Peft.Cmdlets.Pipeline;
 using Peft.Cmdlets.Arguments;
 using Peft.Generation;
 
 namespace Peft.Cmdlets.Commands.Text;
 
 /// <summary>What Invoke-TextGeneration and Compare-ModelOutput share: how texts are continued.</summary>
-public abstract class GenerationCommand : TextModelCommand
+public abstract class GenerationCommand : TextModelCommand, IRunsAsJob
 {
+    /// <summary>Works in the background of this process and puts out a job at once: Receive-Job, Wait-Job, Stop-Job and Remove-Job take it. Its output are the live objects; script blocks among the parameters see no variables of the caller's.</summary>
+    [Parameter]
+    public SwitchParameter AsJob { get; set; }
+
     /// <summary>Maximum number of tokens to add to each prompt.</summary>
     [Parameter]
     [Alias("max_new_tokens", "MaxNewToken")]

@@ -13,8 +13,12 @@ namespace Peft.Cmdlets.Commands.Text;
 /// <summary>Measure-Perplexity: how well a model predicts a text.</summary>
 [Cmdlet(VerbsDiagnostic.Measure, "Perplexity", DefaultParameterSetName = ModelSet)]
 [OutputType(typeof(PerplexityResult))]
-public sealed class MeasurePerplexityCommand : TextModelCommand
+public sealed class MeasurePerplexityCommand : TextModelCommand, IRunsAsJob
 {
+    /// <summary>Works in the background of this process and puts out a job at once: Receive-Job, Wait-Job, Stop-Job and Remove-Job take it. Its output are the live objects; script blocks among the parameters see no variables of the caller's.</summary>
+    [Parameter]
+    public SwitchParameter AsJob { get; set; }
+
     /// <summary>Texts to measure, or files from Get-ChildItem, each on its own. Of a data set from Import-TrainingDataset the tokens are measured that a training would learn.</summary>
     [Parameter(Position = 0, ValueFromPipeline = true)]
     [Alias("Dataset")]

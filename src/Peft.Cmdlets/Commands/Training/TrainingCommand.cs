@@ -10,12 +10,16 @@ namespace Peft.Cmdlets.Commands.Training;
 /// <summary>
 /// What the training cmdlets share: the options of a training. Each may also be spelt as Hugging Face's TrainingArguments spell it.
 /// </summary>
-public abstract class TrainingCommand : PeftCmdlet
+public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
 {
     /// <summary>Options to start from, as a training saved them: an object, the path of a <c>training_options.json</c>, or a table with the names that stand in such a file, which has room for what is no parameter (<c>lr_scheduler_kwargs</c>, <c>optim_args</c>). Other parameters take precedence.</summary>
     [Parameter]
     [TrainingOptionsArgument]
     public TrainingOptions? Options { get; set; }
+
+    /// <summary>Works in the background of this process and puts out a job at once: Receive-Job, Wait-Job, Stop-Job and Remove-Job take it. Its output are the live objects; script blocks among the parameters see no variables of the caller's.</summary>
+    [Parameter]
+    public SwitchParameter AsJob { get; set; }
 
     /// <summary>Shows neither lines nor progress; warnings are shown, and the log is written as ever.</summary>
     [Parameter]
