@@ -36,6 +36,7 @@
         'Import-PeftAdapter'
         'Import-PeftModel'
         'Import-TrainingDataset'
+        'Invoke-ImageGeneration'
         'Invoke-LoraTraining'
         'Invoke-PolicyTraining'
         'Invoke-PreferenceTraining'

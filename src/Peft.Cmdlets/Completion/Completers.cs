@@ -77,6 +77,13 @@ public sealed class ConfigCompleter : VariableCompleter<AdapterConfig>;
 /// <summary>Variables that hold a data set.</summary>
 public sealed class DatasetCompleter : VariableCompleter<Training.Data.TrainingDataset>;
 
+/// <summary>Names of noise schedulers.</summary>
+public sealed class SchedulerCompleter : TextCompleter
+{
+    /// <inheritdoc/>
+    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) => Peft.Diffusion.Schedulers.SchedulerRegistry.Names;
+}
+
 /// <summary>Names of loaded models.</summary>
 public sealed class ModelNameCompleter : TextCompleter
 {

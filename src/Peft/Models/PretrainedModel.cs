@@ -65,6 +65,9 @@ public abstract class PretrainedModel : Module
     /// <summary><see cref="TiedParameters"/>, and those that share weights where a file holds one of the two alone, whatever the configuration says.</summary>
     public virtual IEnumerable<(string Owner, string Follower)> PossibleTies => TiedParameters;
 
+    /// <summary>The modules that adapters may target, parents first: all of them, but for parts of a larger model that aren't adapted.</summary>
+    public virtual IEnumerable<Module> AdaptableModules => Descendants();
+
     /// <summary>Type of the weights: the first parameter's.</summary>
     public ScalarType DataType => First.DataType;
 
@@ -161,6 +164,15 @@ public abstract class PretrainedModel : Module
             group.Fuse();
         }
     }
+
+    /// <summary>Saves the model; see <see cref="ModelLoader.Save(PretrainedModel, string, ScalarType?, long, Action{long, long}?, CancellationToken)"/>.</summary>
+    internal virtual IReadOnlyList<string> SaveTo(
+        string path, CompanionFiles? companions, ScalarType? dataType, long maxShardBytes, Action<long, long>? onProgress, CancellationToken cancellation) =>
+        ModelLoader.Save(this, path, companions, dataType, maxShardBytes, onProgress, cancellation);
+
+    /// <summary>Whether a path stands for a file and not a folder when the model is saved there.</summary>
+    /// <param name="path">The path.</param>
+    public virtual bool IsSavedAsFile(string path) => false;
 
     /// <summary>Takes over the files that the weights lie in.</summary>
     internal void Keep(IEnumerable<MappedFile> files) => _mappedFiles.AddRange(files);

@@ -251,10 +251,12 @@ internal static class WeightFiles
     /// <summary>What each tensor of a file is made of, by its name.</summary>
     public static IEnumerable<IGrouping<string, (NamedParameter Named, FilePart Part)>> Pieces(PretrainedModel model)
     {
-        var shapes = model.NamedWeights().ToDictionary(static named => named.Path, static named => named.Parameter.Shape, StringComparer.Ordinal);
+        // A part of a larger model has names of its own in its files.
+        var start = model.Path.Length == 0 ? 0 : model.Path.Length + 1;
+        var shapes = model.NamedWeights().ToDictionary(named => named.Path[start..], static named => named.Parameter.Shape, StringComparer.Ordinal);
         return from named in model.NamedWeights()
                where named.Parameter.IsOwner
-               from part in model.Places.GetValueOrDefault(named.Path) ?? model.Keys.Places(named.Path, path => shapes[path]).First()
+               from part in model.Places.GetValueOrDefault(named.Path[start..]) ?? model.Keys.Places(named.Path[start..], path => shapes[path]).First()
                group (named, Part: part) by part.Name;
     }
 

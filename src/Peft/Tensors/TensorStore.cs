@@ -125,7 +125,7 @@ public abstract class TensorStore : IDisposable
     }
 
     /// <summary>Opens one file by what it is called and how it begins.</summary>
-    /// <param name="path">A safetensors file, a pickle (.bin, .pt, .pth), a GGUF file, or the index of shards (.index.json).</param>
+    /// <param name="path">A safetensors file, a pickle (.bin, .pt, .pth, .ckpt), a GGUF file, or the index of shards (.index.json).</param>
     /// <returns>The store; a GGUF file's tensors have its own names.</returns>
     /// <exception cref="PeftException"><c>FileNotFound</c>, or what the format says.</exception>
     /// <exception cref="NotSupportedByPeftException"><c>WeightFormatNotSupported</c>.</exception>
@@ -142,11 +142,11 @@ public abstract class TensorStore : IDisposable
         {
             ".SAFETENSORS" => SafetensorsFile.Open(path),
             ".GGUF" => GgufFile.Open(path),
-            ".BIN" or ".PT" or ".PTH" => PickleFile.Open(path),
+            ".BIN" or ".PT" or ".PTH" or ".CKPT" => PickleFile.Open(path),
             _ => throw new NotSupportedByPeftException("WeightFormatNotSupported", $"'{path}' has no known weight format.")
             {
                 Target = path,
-                RecommendedAction = "Peft reads safetensors files, PyTorch pickles (.bin, .pt, .pth) and GGUF files.",
+                RecommendedAction = "Peft reads safetensors files, PyTorch pickles (.bin, .pt, .pth, .ckpt) and GGUF files.",
             },
         };
     }

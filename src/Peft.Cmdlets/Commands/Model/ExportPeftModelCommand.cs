@@ -14,7 +14,7 @@ namespace Peft.Cmdlets.Commands.Model;
 [OutputType(typeof(PeftModel))]
 public sealed class ExportPeftModelCommand : ModelCommand
 {
-    /// <summary>Folder to write to; it is made when it isn't there.</summary>
+    /// <summary>Folder to write to; it is made when it isn't there. A diffusion model is written as one file where the name ends in <c>.safetensors</c>.</summary>
     [Parameter(Mandatory = true, Position = 0)]
     [ValidateNotNullOrEmpty]
     public string Path { get; set; } = "";
@@ -66,6 +66,11 @@ public sealed class ExportPeftModelCommand : ModelCommand
     {
         var folder = PathResolution.Target(this, Path);
         RefuseUsed(folder);
+        if (!Force && Model.Base.IsSavedAsFile(folder) && File.Exists(folder))
+        {
+            throw new PeftException("OutputExists", $"The file '{folder}' is there already.") { Target = folder, RecommendedAction = "Choose another name, or write over it with -Force." };
+        }
+
         if (ShouldProcess(folder, $"Write the model '{Model.Name}'"))
         {
             string[] leftOut = [.. Model.ActiveAdapters.Except(Model.MergedAdapters)];

@@ -4,6 +4,7 @@ using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
 using Peft.Cmdlets.Session;
+using Peft.Diffusion;
 using Peft.Hub;
 using Peft.Models;
 using Peft.Quantization;
@@ -64,12 +65,13 @@ public abstract class ImportCommand : PeftCmdlet
     /// <param name="name">What to call it.</param>
     /// <param name="options">How to load it.</param>
     /// <param name="quantization">How its linear layers are quantised; null where they stay as they are.</param>
-    private protected PeftModel ImportModel(string path, string name, LoadOptions options, QuantizationConfig? quantization = null)
+    /// <param name="configPath">For a diffusion model in one file, the folder of its configurations.</param>
+    private protected PeftModel ImportModel(string path, string name, LoadOptions options, QuantizationConfig? quantization = null, string? configPath = null)
     {
         PeftModel? model = null;
         try
         {
-            Run(output => model = Load(path, name, options, quantization, output));
+            Run(output => model = Load(path, name, options, quantization, configPath, output));
         }
         catch (PipelineStoppedException)
         {
@@ -82,7 +84,7 @@ public abstract class ImportCommand : PeftCmdlet
         return model!;
     }
 
-    private static PeftModel Load(string path, string name, LoadOptions options, QuantizationConfig? quantization, WorkOutput output)
+    private static PeftModel Load(string path, string name, LoadOptions options, QuantizationConfig? quantization, string? configPath, WorkOutput output)
     {
         output.WriteVerbose($"Loading '{path}'.");
         var progress = new ProgressLine(output, $"Importing '{name}'");
@@ -93,7 +95,7 @@ public abstract class ImportCommand : PeftCmdlet
             Packing = quantization is null ? null : new ModelQuantizer(quantization),
             Cancellation = output.Cancellation,
         };
-        var model = PeftModel.Load(path, options, name);
+        var model = DiffusionModelFiles.IsDiffusionModel(path) ? DiffusionModelFiles.Load(path, options, name, configPath) : PeftModel.Load(path, options, name);
         try
         {
             progress.Complete();

@@ -12,12 +12,12 @@ using Peft.Quantization;
 
 namespace Peft.Cmdlets.Commands.Model;
 
-/// <summary>Import-PeftModel: loads a model from a folder in Hugging Face's layout, from a GGUF file or from the hub's cache.</summary>
+/// <summary>Import-PeftModel: loads a model from a folder in Hugging Face's layout, from a GGUF file, from a checkpoint of a diffusion model or from the hub's cache.</summary>
 [Cmdlet(VerbsData.Import, "PeftModel", DefaultParameterSetName = PathSet)]
 [OutputType(typeof(PeftModel))]
 public sealed class ImportPeftModelCommand : ImportCommand
 {
-    /// <summary>Folders that hold <c>config.json</c> and weights, or <c>.gguf</c> files; wildcards are allowed.</summary>
+    /// <summary>Folders that hold <c>config.json</c> and weights, <c>.gguf</c> files, or diffusion models: folders with <c>model_index.json</c>, and checkpoints in one file (<c>.safetensors</c>, <c>.ckpt</c>). Wildcards are allowed.</summary>
     [Parameter(Mandatory = true, Position = 0, ParameterSetName = PathSet, ValueFromPipeline = true, ValueFromPipelineByPropertyName = true)]
     [SupportsWildcards]
     [ValidateNotNullOrEmpty]
@@ -27,6 +27,12 @@ public sealed class ImportPeftModelCommand : ImportCommand
     [Parameter]
     [ValidateNotNullOrEmpty]
     public string? Name { get; set; }
+
+    /// <summary>For a diffusion model in one file, a folder in diffusers' layout whose configurations and tokenizers belong to it. Without it configurations are told from the file's shapes, and tokenizers are looked for beside the file.</summary>
+    [Parameter]
+    [Alias("config")]
+    [ValidateNotNullOrEmpty]
+    public string? ConfigPath { get; set; }
 
     /// <summary>Type to hold the weights in; <c>auto</c> keeps the file's.</summary>
     [Parameter]
@@ -110,7 +116,7 @@ public sealed class ImportPeftModelCommand : ImportCommand
             Task = TaskType,
             Labels = Label,
         };
-        WriteObject(ImportModel(path, Name ?? name, options, Quantization));
+        WriteObject(ImportModel(path, Name ?? name, options, Quantization, ConfigPath is null ? null : PathResolution.ResolveLiteral(this, ConfigPath)));
     }
 
     private static PeftException Contradict(string parameter, string why, string action) =>

@@ -22,7 +22,7 @@ internal static class ModelFiles
     public static IReadOnlyList<string> Save(
         PeftModel model, string folder, ScalarType? dataType, long maxShardBytes, Action<long, long>? onProgress, CancellationToken cancellation)
     {
-        if (File.Exists(folder))
+        if (File.Exists(folder) && !model.Base.IsSavedAsFile(folder))
         {
             throw new PeftException("NotAFolder", $"'{folder}' is a file; a model is saved into a folder.") { Target = folder, RecommendedAction = "Give the path of a folder." };
         }
@@ -39,7 +39,7 @@ internal static class ModelFiles
         var companions = model.Tokenizer is { } tokenizer ? new CompanionFiles(tokenizer.Files, Tokenizer.FilesIn(folder))
             : isOwnFolder ? null
             : new CompanionFiles([], Tokenizer.FilesIn(folder));
-        return ModelLoader.Save(model.Base, folder, companions, dataType, maxShardBytes, onProgress, cancellation);
+        return model.Base.SaveTo(folder, companions, dataType, maxShardBytes, onProgress, cancellation);
     }
 
     /// <summary>The tokenizer of a folder or file, or null.</summary>

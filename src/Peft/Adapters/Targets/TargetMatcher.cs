@@ -46,7 +46,7 @@ public static class TargetMatcher
     {
         List<NamedModule> matched = [];
         var excluded = 0;
-        foreach (var module in model.Descendants())
+        foreach (var module in model.AdaptableModules)
         {
             var path = module.Path;
             if (path.Length == 0)
@@ -167,7 +167,7 @@ public static class TargetMatcher
     {
         var head = model.OutputEmbeddings
             ?? (config.TaskType == "SEQ_CLS" ? ClassificationHeads.FirstOrDefault(name => model.Find(name) is not null) : null);
-        var paths = model.Descendants()
+        var paths = model.AdaptableModules
             .Where(static module => module is Linear)
             .Select(static module => module.Path)
             .Where(path => path != head)
@@ -175,7 +175,7 @@ public static class TargetMatcher
 
         // Short names where they mean exactly the same modules: the file stays readable.
         var shortNames = paths.Select(static path => path[(path.LastIndexOf('.') + 1)..]).Distinct(StringComparer.Ordinal).ToArray();
-        var meant = model.Descendants().Count(module => Array.Exists(shortNames, name => EndsWith(module.Path, name)));
+        var meant = model.AdaptableModules.Count(module => Array.Exists(shortNames, name => EndsWith(module.Path, name)));
         return ModuleNames.Of(meant == paths.Length ? shortNames : paths);
     }
 
@@ -253,7 +253,7 @@ public static class TargetMatcher
         }
 
         var free = config with { ExcludeModules = null, ModulesToSave = null };
-        if (model.Descendants().Any(module => module.Path.Length > 0 && IsTarget(free, module.Path)))
+        if (model.AdaptableModules.Any(module => module.Path.Length > 0 && IsTarget(free, module.Path)))
         {
             return new PeftException(
                 "AllTargetsExcluded",
