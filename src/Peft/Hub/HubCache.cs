@@ -50,6 +50,13 @@ public static class HubCache
     /// <param name="folder">A folder of <see cref="Find(HubRepository, string?)"/>.</param>
     public static bool IsWhole(string folder)
     {
+        // A pipeline is whole where each of its models is.
+        if (File.Exists(Path.Combine(folder, HubModelFiles.PipelineIndex)))
+        {
+            string[] parts = [.. Directory.EnumerateDirectories(folder).Where(static part => File.Exists(Path.Combine(part, "config.json")))];
+            return parts.Length > 0 && parts.All(IsWhole);
+        }
+
         string[] names = [.. Directory.EnumerateFiles(folder).Where(File.Exists).Select(Path.GetFileName).OfType<string>()];
         return names.Any(HubModelFiles.IsWeights) && names.Where(HubModelFiles.IsIndex).All(index => Shards(Path.Combine(folder, index)).All(names.Contains));
     }

@@ -5,6 +5,9 @@ namespace Peft.Hub;
 /// <summary>Which files of a repository on the hub a model or an adapter is made of: many hold the same weights several times, for other programs.</summary>
 public static class HubModelFiles
 {
+    /// <summary>Names the models of a pipeline, in its repository.</summary>
+    internal const string PipelineIndex = "model_index.json";
+
     private static readonly string[] s_texts = [".json", ".txt", ".model", ".jinja", ".tiktoken", ".md"];
 
     /// <summary>What to fetch where nothing is said: configuration, tokenizer and weights, in safetensors where they are there, beside them none in another format.</summary>
@@ -13,8 +16,8 @@ public static class HubModelFiles
     public static IReadOnlyList<HubFile> Choose(IReadOnlyList<HubFile> files)
     {
         ArgumentNullException.ThrowIfNull(files);
-        var isPipeline = files.Any(static file => file.Path == "model_index.json");
-        HubFile[] here = [.. files.Where(file => isPipeline || !file.Path.Contains('/', StringComparison.Ordinal))];
+        var isPipeline = files.Any(static file => file.Path == PipelineIndex);
+        HubFile[] here = [.. files.Where(file => isPipeline ? IsOfPipeline(file) : !file.Path.Contains('/', StringComparison.Ordinal))];
         HubFile[] weights = [.. here.Where(static file => IsWeights(Name(file)))];
         var format = weights.Select(static file => Path.GetExtension(file.Path)).Order(Comparer<string>.Create(static (one, other) => Rank(one) - Rank(other))).FirstOrDefault();
         weights = [.. weights.Where(file => Path.GetExtension(file.Path) == format)];
@@ -56,6 +59,10 @@ public static class HubModelFiles
 
     /// <summary>Whether a file of this name says in which file each tensor is.</summary>
     internal static bool IsIndex(string name) => name.EndsWith(".index.json", StringComparison.Ordinal);
+
+    // Beside the folders of its models lie the same weights in one file, and within them in other types (model.fp16.safetensors).
+    private static bool IsOfPipeline(HubFile file) => !IsWeights(Name(file))
+        || (file.Path.Contains('/', StringComparison.Ordinal) && !Path.GetFileNameWithoutExtension(file.Path).Contains('.', StringComparison.Ordinal));
 
     private static string Name(HubFile file) => Path.GetFileName(file.Path);
 

@@ -38,7 +38,7 @@ public static class ImageFile
     /// <exception cref="PeftException"><c>FileNotFound</c> or <c>FileUnreadable</c>.</exception>
     public static IReadOnlyDictionary<string, string> ReadTexts(string path) => PngTexts.Read(Bytes(path));
 
-    /// <summary>Writes an image as the file's name says: <c>.jpg</c> and <c>.jpeg</c>, <c>.webp</c>, and PNG for all else. A file of the name is replaced as one.</summary>
+    /// <summary>Writes an image as the file's name says: <c>.jpg</c> and <c>.jpeg</c>, <c>.webp</c>, and PNG for all else. A file of the name is replaced as one, and a folder that is missing is made.</summary>
     /// <param name="image">The image.</param>
     /// <param name="path">The file.</param>
     /// <param name="texts">Texts by keyword to keep in a PNG; other kinds keep none.</param>
@@ -53,6 +53,7 @@ public static class ImageFile
             _ => SKEncodedImageFormat.Png,
         };
         var bytes = Encode(image, format);
+        AtomicFile.MakeFolder(Path.GetDirectoryName(Path.GetFullPath(path))!);
         AtomicFile.Write(path, stream => stream.Write(format == SKEncodedImageFormat.Png && texts is { Count: > 0 } ? PngTexts.Add(bytes, texts) : bytes));
     }
 

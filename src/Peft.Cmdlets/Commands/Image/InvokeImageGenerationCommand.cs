@@ -8,7 +8,6 @@ using Peft.Cmdlets.Commands.Text;
 using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
 using Peft.Diffusion.Pipelines;
-using Peft.Files;
 using Peft.Images;
 
 namespace Peft.Cmdlets.Commands.Image;
@@ -138,6 +137,8 @@ public sealed class InvokeImageGenerationCommand : TextModelCommand
     [Parameter]
     public SwitchParameter Force { get; set; }
 
+    private bool IsFile => ImageFile.IsImage(_folder) && !Directory.Exists(_folder);
+
     /// <inheritdoc/>
     protected override void Begin()
     {
@@ -170,13 +171,13 @@ public sealed class InvokeImageGenerationCommand : TextModelCommand
 
     private ImageResult Generate(ImageGenerator generator, string prompt, ImageOptions options, int index, WorkOutput output)
     {
-        if (ImageFile.IsImage(_folder) && !Directory.Exists(_folder))
+        if (IsFile)
         {
             RefuseUsed(_folder);
         }
 
         var progress = new ProgressLine(output, "Making a picture", plainLines: true);
-        var preview = Path.Combine(ImageFile.IsImage(_folder) ? Path.GetDirectoryName(_folder)! : _folder, $"preview-{Environment.ProcessId}.png");
+        var preview = Path.Combine(IsFile ? Path.GetDirectoryName(_folder)! : _folder, $"preview-{Environment.ProcessId}.png");
         try
         {
             var made = generator.Generate(
@@ -189,7 +190,6 @@ public sealed class InvokeImageGenerationCommand : TextModelCommand
                         : FormattableString.Invariant($"picture {index + 1} of {Count}, step {step.Step} of {step.Steps}"));
                     if (PreviewEvery > 0 && step.Step % PreviewEvery == 0 && step.Step < step.Steps)
                     {
-                        AtomicFile.MakeFolder(Path.GetDirectoryName(preview)!);
                         ImageFile.Write(step.Preview(), preview);
                         output.WriteVerbose($"Preview: {preview}");
                     }
@@ -208,13 +208,11 @@ public sealed class InvokeImageGenerationCommand : TextModelCommand
 
     private string FileOf(GeneratedImage made)
     {
-        if (ImageFile.IsImage(_folder) && !Directory.Exists(_folder))
+        if (IsFile)
         {
-            AtomicFile.MakeFolder(Path.GetDirectoryName(_folder)!);
             return _folder;
         }
 
-        AtomicFile.MakeFolder(_folder);
         var seed = made.Seed.ToString(CultureInfo.InvariantCulture);
         var number = 1;
         string path;
