@@ -1,3 +1,4 @@
+using Peft.Benchmarks.Adapters;
 using Peft.Benchmarks.Generation;
 using Peft.Benchmarks.Tokenizers;
 using Peft.Benchmarks.Training;
@@ -23,5 +24,8 @@ internal static class BenchmarkRegistry
         LargeDataBenchmark.Job("100mb", 100_000_000),
         LargeDataBenchmark.Job("1gb", 1_000_000_000),
         .. TokenizerBenchmark.Jobs(),
+        .. MethodBenchmark.Jobs(),
+        SwitchBenchmark.Job(),
+        MergeBenchmark.Job(),
     ];
 }

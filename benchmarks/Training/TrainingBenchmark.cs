@@ -1,3 +1,4 @@
+using Peft.Adapters;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
@@ -30,10 +31,10 @@ internal static class TrainingBenchmark
     public static string Label(ScalarType type) => type == ScalarType.BFloat16 ? "bf16" : "fp32";
 
     /// <summary>Tokens a second: the median over the steps after two to warm up.</summary>
-    public static BenchmarkFigure Measure(ModelShape shape, ScalarType type, int steps, bool checkpointing = false)
+    public static BenchmarkFigure Measure(ModelShape shape, ScalarType type, int steps, bool checkpointing = false, AdapterConfig? config = null)
     {
         using var model = new PeftModel(shape.Create(type), shape.Name);
-        model.AddAdapter(new LoraConfig { Rank = 8, Alpha = 16, TargetModules = ModuleNames.AllLinear, TaskType = "CAUSAL_LM" });
+        model.AddAdapter(config ?? new LoraConfig { Rank = 8, Alpha = 16, TargetModules = ModuleNames.AllLinear, TaskType = "CAUSAL_LM" });
         var record = new Trainer(new TrainingRequest
         {
             Model = model,

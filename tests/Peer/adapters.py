@@ -3,7 +3,8 @@
     python adapters.py MANIFEST
 
 The manifest is a JSON file: base (model folder), inputs (safetensors with input_ids), ours (adapter folders to load), theirs (objects with
-folder and configuration: adapters to make and save). Every folder gets a logits.safetensors with the tensor logits.
+folder and configuration: adapters to make and save). Every folder gets a logits.safetensors with the tensor logits, or an
+error.txt where PEFT can't load what lies there.
 """
 import json
 import os
@@ -22,15 +23,20 @@ def base(manifest):
 
 
 def write_logits(model, ids, folder):
+    kinds = {str(getattr(config.peft_type, "value", config.peft_type)) for config in model.peft_config.values()}
+    tasks = {"task_ids": torch.zeros(ids.shape[0], dtype=torch.long)} if kinds & {"POLY", "MULTITASK_PROMPT_TUNING"} else {}
     with torch.no_grad():
-        save_file({"logits": model.eval()(input_ids=ids).logits.contiguous()}, Path(folder) / "logits.safetensors")
+        save_file({"logits": model.eval()(input_ids=ids, **tasks).logits.contiguous()}, Path(folder) / "logits.safetensors")
 
 
 def main():
     manifest = json.loads(Path(sys.argv[1]).read_text())
     ids = load_file(manifest["inputs"])["input_ids"]
     for folder in manifest["ours"]:
-        write_logits(PeftModel.from_pretrained(base(manifest), folder), ids, folder)
+        try:
+            write_logits(PeftModel.from_pretrained(base(manifest), folder), ids, folder)
+        except Exception as error:
+            (Path(folder) / "error.txt").write_text(f"{type(error).__name__}: {error}")
     for seed, entry in enumerate(manifest["theirs"]):
         generator = torch.Generator().manual_seed(seed)
         model = get_peft_model(base(manifest), LoraConfig(**entry["configuration"]))

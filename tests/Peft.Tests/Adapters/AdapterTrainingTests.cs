@@ -68,11 +68,9 @@ public class AdapterTrainingTests
         ["LORA", """{"r":2,"lora_alpha":2,"init_lora_weights":"loftq","loftq_config":{"loftq_bits":4,"loftq_iter":2}}"""],
     ];
 
-    [Theory]
-    [MemberData(nameof(Configurations))]
-    public void A_few_steps_lower_the_loss(string method, string fields)
+    /// <summary>A method's configuration as a file has it, on two projections.</summary>
+    internal static JsonObject Document(string method, string fields)
     {
-        using var model = TinyLlama.Create();
         var document = (JsonObject)JsonNode.Parse(fields)!;
         document["peft_type"] = method;
         document["task_type"] = "CAUSAL_LM";
@@ -81,7 +79,15 @@ public class AdapterTrainingTests
             document["target_modules"] ??= new JsonArray("q_proj", "v_proj");
         }
 
-        var adapter = model.AddAdapter(AdapterConfig.FromJson(document), seed: 1);
+        return document;
+    }
+
+    [Theory]
+    [MemberData(nameof(Configurations))]
+    public void A_few_steps_lower_the_loss(string method, string fields)
+    {
+        using var model = TinyLlama.Create();
+        var adapter = model.AddAdapter(AdapterConfig.FromJson(Document(method, fields)), seed: 1);
         var frozen = adapter.Adapter.Parameters().Where(static parameter => parameter.Role != ParameterRole.Trained)
             .Select(static parameter => (parameter.Parameter, Before: parameter.Parameter.Data.clone())).ToArray();
         var bits = ModelBits.Of(model.Base);

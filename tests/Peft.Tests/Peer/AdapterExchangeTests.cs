@@ -57,6 +57,72 @@ public class AdapterExchangeTests
         }
     }
 
+    /// <summary>Every method that there is, saved here: the peer reads the file and computes the same.</summary>
+    [SkippableFact]
+    public void The_peer_computes_the_same_with_an_adapter_of_any_method()
+    {
+        var peer = PythonPeer.Find();
+        Skip.If(peer is null, "no Python peer (PEFT_PEER_PYTHON names one)");
+        using var folder = new TemporaryFolder();
+        using var model = TinyLlama.Create();
+        var inputs = TinyLlama.Inputs(rows: 3, length: 9);
+        var (baseFolder, inputFile) = (Path.Combine(folder.Path, "base"), Path.Combine(folder.Path, "inputs.safetensors"));
+        model.Save(baseFolder);
+        SafetensorsWriter.Write(inputFile, [("input_ids", inputs["input_ids"])]);
+        inputs["task_ids"] = zeros([3], ScalarType.Int64);
+        Dictionary<string, (Tensor Logits, string Folder)> ours = [];
+        foreach (var (name, document) in AdapterTrainingTests.Configurations().Select(static (row, index) => ($"m{index}_{row[0]}", AdapterTrainingTests.Document((string)row[0], (string)row[1]))))
+        {
+            // PEFT wants the schedule's length even of a file that is only computed with.
+            if ((string?)document["peft_type"] == "ADALORA")
+            {
+                document["total_step"] = 10;
+                document["tinit"] = 1;
+                document["tfinal"] = 1;
+            }
+
+            // PEFT can't make LoftQ's start without an accelerator, even to read a file; what LyCORIS wrote is no method of its.
+            if ((string?)document["init_lora_weights"] == "loftq" || (string?)document["peft_type"] == "LYCORIS")
+            {
+                continue;
+            }
+
+            model.AddAdapter(AdapterConfig.FromJson(document), name, seed: 3).Perturb(4, 0.05);
+            model.SetActive(name);
+            var saved = Path.Combine(folder.Path, "ours", name);
+            model.SaveAdapter(name, saved);
+            ours[name] = (ModelRun.Logits(model, inputs), saved);
+            model.RemoveAdapter(name);
+        }
+
+        var manifest = Path.Combine(folder.Path, "manifest.json");
+        JsonFile.Write(manifest, new JsonObject { ["base"] = baseFolder, ["inputs"] = inputFile, ["ours"] = new JsonArray([.. ours.Values.Select(static entry => JsonValue.Create(entry.Folder))]), ["theirs"] = new JsonArray() });
+        peer.Run(Path.Combine(RepositoryRoot.Folder, "tests", "Peer", "adapters.py"), manifest);
+        var wrong = ours.Select(static entry => Difference(entry.Value.Folder, entry.Value.Logits) is { } difference ? $"{entry.Key}: {difference}" : null).OfType<string>();
+        Assert.True(!wrong.Any(), string.Join('\n', wrong));
+    }
+
+    /// <summary>What differs, or null.</summary>
+    private static string? Difference(string folder, Tensor found)
+    {
+        var error = Path.Combine(folder, "error.txt");
+        if (File.Exists(error))
+        {
+            // A package that this peer lacks (BOFT compiles its kernel) says nothing of the file.
+            return File.ReadAllText(error) is var said && said.StartsWith("ModuleNotFoundError", StringComparison.Ordinal) ? null : said;
+        }
+
+        using var file = TensorStore.OpenFile(Path.Combine(folder, "logits.safetensors"));
+        using var expected = file.Read("logits");
+        if (!expected.shape.SequenceEqual(found.shape))
+        {
+            return $"[{string.Join(", ", expected.shape)}] there, [{string.Join(", ", found.shape)}] here";
+        }
+
+        var gap = expected.sub(found).abs().max().item<float>();
+        return gap < 2e-5 * (1 + expected.abs().max().item<float>()) ? null : FormattableString.Invariant($"largest difference {gap}");
+    }
+
     private static string Prepare(PeftModel model, Dictionary<string, Tensor> inputs, string folder)
     {
         var baseFolder = Path.Combine(folder, "base");
