@@ -1,7 +1,9 @@
 using Peft.Benchmarks.Adapters;
 using Peft.Benchmarks.Generation;
+using Peft.Benchmarks.Quantization;
 using Peft.Benchmarks.Tokenizers;
 using Peft.Benchmarks.Training;
+using Peft.Quantization;
 using static TorchSharp.torch.ScalarType;
 
 namespace Peft.Benchmarks;
@@ -23,9 +25,21 @@ internal static class BenchmarkRegistry
         GenerationBenchmark.Job(ModelShape.SmolLm2, BFloat16),
         LargeDataBenchmark.Job("100mb", 100_000_000),
         LargeDataBenchmark.Job("1gb", 1_000_000_000),
+        .. QuantisedGeneration(),
+        .. RowBenchmark.Jobs(),
+        UnpackingBenchmark.Job(FourBitType.NF4),
+        QuantizedMemoryBenchmark.Job(ModelShape.Llama1B),
         .. TokenizerBenchmark.Jobs(),
         .. MethodBenchmark.Jobs(),
         SwitchBenchmark.Job(),
         MergeBenchmark.Job(),
     ];
+
+    /// <summary>Jobs that take minutes, and run where they are asked for by name.</summary>
+    public static IReadOnlyList<Benchmark> Long { get; } = [QuantizedMemoryBenchmark.Job(ModelShape.Llama7B)];
+
+    private static IEnumerable<Benchmark> QuantisedGeneration() =>
+        from config in new QuantizationConfig[] { new() { LoadIn4Bit = true, QuantType = FourBitType.NF4, ComputeType = BFloat16 }, new() { LoadIn8Bit = true } }
+        from besideBitsAndBytes in new[] { false, true }
+        select GenerationBenchmark.Quantised(ModelShape.SmolLm2, config, besideBitsAndBytes);
 }

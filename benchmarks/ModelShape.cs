@@ -17,6 +17,12 @@ internal sealed record ModelShape(string Name, JsonObject Config)
     /// <summary>The small base that comes with the project.</summary>
     public static ModelShape Pocket { get; } = new("pocket", Llama(192, 512, 6, 6, 4096, 512, 10000));
 
+    /// <summary>Llama 2 7B: what memory a large base takes.</summary>
+    public static ModelShape Llama7B { get; } = Untied("llama-7b", Llama(4096, 11008, 32, 32, 32000, 4096, 10000), keyValueHeads: 32);
+
+    /// <summary>About a billion parameters: TinyLlama's.</summary>
+    public static ModelShape Llama1B { get; } = Untied("llama-1b", Llama(2048, 5632, 22, 32, 32000, 2048, 10000), keyValueHeads: 4);
+
     /// <summary>Makes the model.</summary>
     public CausalModel Create(ScalarType type)
     {
@@ -42,6 +48,12 @@ internal sealed record ModelShape(string Name, JsonObject Config)
         var values = hidden / Of("num_attention_heads") * Of("num_key_value_heads");
         var block = (2 * hidden * hidden) + (2 * hidden * values) + (3 * hidden * inner);
         return (Of("num_hidden_layers") * block) + (hidden * Of("vocab_size"));
+    }
+
+    private static ModelShape Untied(string name, JsonObject config, long keyValueHeads)
+    {
+        (config["num_key_value_heads"], config["tie_word_embeddings"]) = (keyValueHeads, false);
+        return new ModelShape(name, config);
     }
 
     private static JsonObject Llama(long hidden, long inner, long layers, long heads, long vocabulary, long positions, double theta) => new()

@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using Peft.Models;
 using Peft.Models.Heads;
+using Peft.Quantization;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -20,16 +21,30 @@ internal static class GenerationBenchmark
             $"generate-{shape.Name}-{label}", "tokens/s", () => Measure(shape, type), ["generate", "--shape", shape.Name, "--dtype", name, "--tokens", $"{Tokens}"]);
     }
 
+    /// <summary>The job on a base whose linear layers are quantised, the rest in bfloat16, beside the peer's plain bfloat16 or its bitsandbytes.</summary>
+    public static Benchmark Quantised(ModelShape shape, QuantizationConfig config, bool besideBitsAndBytes)
+    {
+        var kind = config.LoadIn8Bit ? "int8" : config.QuantType.Name;
+        IReadOnlyList<string> peer = ["generate", "--shape", shape.Name, "--dtype", "bfloat16", "--tokens", $"{Tokens}"];
+        return new Benchmark(
+            $"generate-{shape.Name}-{kind}{(besideBitsAndBytes ? "-bnb" : "")}", "tokens/s", () => Measure(shape, ScalarType.BFloat16, config), besideBitsAndBytes ? [.. peer, "--quantise", kind] : peer);
+    }
+
     /// <summary>Tokens a second: the median of three runs after one to warm up.</summary>
-    public static BenchmarkFigure Measure(ModelShape shape, ScalarType type)
+    public static BenchmarkFigure Measure(ModelShape shape, ScalarType type, QuantizationConfig? config = null)
     {
         using var noGrad = no_grad();
         using var model = shape.Create(type);
+        if (config is not null)
+        {
+            ModelQuantizer.Quantize(model, config);
+        }
+
         using var prompt = randint(5, model.VocabularySize, [1, Prompt], ScalarType.Int64);
         Run(model, prompt);
         var speeds = Enumerable.Range(0, 3).Select(_ => Tokens / Run(model, prompt)).Order().ToArray();
         var peak = new BenchmarkFigure(speeds[1]).PeakBytes;
-        var weights = shape.ProductsPerToken() * (type == ScalarType.BFloat16 ? 2 : 4);
+        double weights = model.NamedParameters().Where(static named => named.Parameter.Shape.Count == 2 && named.Parameter.IsOwner).Sum(static named => named.Parameter.Bytes);
         return new BenchmarkFigure(speeds[1], weights * speeds[1] / MemoryReadRate.Measure()) { PeakBytes = peak };
     }
 

@@ -1,3 +1,4 @@
+using Peft.Engine;
 using Peft.Models.Layers;
 using Peft.Tensors;
 using static TorchSharp.torch;
@@ -19,6 +20,7 @@ internal sealed class WeightReader
     private readonly IReadOnlySet<Linear> _packed;
     private readonly HashSet<string> _tied;
     private readonly UnpackBuffer _buffer = new();
+    private long _plainBytes;
 
     public WeightReader(PretrainedModel model, TensorStore store, LoadOptions options)
     {
@@ -72,7 +74,13 @@ internal sealed class WeightReader
         ReadPlain(path, parameter, parts, packs);
         if (packs)
         {
+            _plainBytes += parameter.Bytes;
             parameter.Pack(_options.Packing!.Pack(layer!, parameter.Data));
+            if (_plainBytes > FreedMemory.WorthBytes)
+            {
+                _plainBytes = 0;
+                FreedMemory.GiveBack();
+            }
         }
 
         return true;
@@ -89,6 +97,7 @@ internal sealed class WeightReader
 
         if (_options.Packing is { } packing)
         {
+            FreedMemory.GiveBack();
             packing.RefuseNone(_packed, _model);
             _model.Config.Document["quantization_config"] = packing.Document.DeepClone();
         }

@@ -1,5 +1,4 @@
 using System.Runtime.Intrinsics;
-using System.Runtime.Intrinsics.X86;
 using Peft.Engine;
 using Peft.Tensors;
 using static TorchSharp.torch;
@@ -13,8 +12,6 @@ namespace Peft.Quantization;
 /// </summary>
 public static unsafe class FourBitBlocks
 {
-    // Numbers that are unpacked at a time: their scratch memory stays in the first cache.
-    private const int Chunk = 256;
     private const long GrainElements = 1 << 15;
 
     /// <summary>The block sizes there are.</summary>
@@ -57,22 +54,8 @@ public static unsafe class FourBitBlocks
     /// <param name="blockSize">Numbers of a block.</param>
     /// <param name="target">Takes the values: float32, bfloat16 or float16, contiguous.</param>
     /// <param name="stored">The type of the weight before it was quantised, to which values are rounded first.</param>
-    public static void Dequantize(Tensor packed, Tensor scales, FourBitType type, int blockSize, Tensor target, ScalarType stored)
-    {
-        fixed (float* table = type.Values)
-        {
-            var work = new DequantizeWork
-            {
-                Target = FloatMemory.Of(target), Stored = stored, Packed = TensorMemory.Pointer(packed), Scales = (float*)TensorMemory.Pointer(scales),
-                Table = table, BlockSize = blockSize, Count = target.NumberOfElements,
-            };
-            RowParallel.Run((work.Count + Chunk - 1) / Chunk, GrainElements / Chunk, &DequantizeRange, &work);
-        }
-
-        GC.KeepAlive(packed);
-        GC.KeepAlive(scales);
-        GC.KeepAlive(target);
-    }
+    public static void Dequantize(Tensor packed, Tensor scales, FourBitType type, int blockSize, Tensor target, ScalarType stored) =>
+        FourBitUnpacking.Run(packed, scales, type, blockSize, target, stored);
 
     private static void QuantizeRange(void* state, long from, long to)
     {
@@ -151,66 +134,6 @@ public static unsafe class FourBitBlocks
         }
     }
 
-    private static void DequantizeRange(void* state, long from, long to)
-    {
-        var work = (DequantizeWork*)state;
-        Span<float> scratch = stackalloc float[Chunk];
-        for (var chunk = from; chunk < to; chunk++)
-        {
-            var start = chunk * Chunk;
-            var count = (int)Math.Min(Chunk, work->Count - start);
-            var values = work->Target.Target(start, scratch[..count]);
-            for (var done = 0; done < count; done += work->BlockSize)
-            {
-                var part = values.Slice(done, Math.Min(work->BlockSize, count - done));
-                Unpack(work->Packed + ((start + done) / 2), work->Table, work->Scales[(start + done) / work->BlockSize], part);
-            }
-
-            work->Target.Write(start, values, work->Stored);
-        }
-    }
-
-    private static void Unpack(byte* packed, float* table, float scale, Span<float> to)
-    {
-        fixed (float* values = to)
-        {
-            var i = 0;
-            if (Avx512F.IsSupported)
-            {
-                var entries = Vector512.Load(table) * scale;
-                for (; i <= to.Length - 16; i += 16)
-                {
-                    Avx512F.PermuteVar16x32(entries, Avx512F.ConvertToVector512Int32(Halves(packed + (i / 2)))).Store(values + i);
-                }
-            }
-            else if (Avx2.IsSupported)
-            {
-                var (lower, upper) = (Vector256.Load(table) * scale, Vector256.Load(table + 8) * scale);
-                for (; i <= to.Length - 16; i += 16)
-                {
-                    var halves = Halves(packed + (i / 2));
-                    Look(lower, upper, Avx2.ConvertToVector256Int32(halves)).Store(values + i);
-                    Look(lower, upper, Avx2.ConvertToVector256Int32(Sse2.ShiftRightLogical128BitLane(halves, 8))).Store(values + i + 8);
-                }
-            }
-
-            for (; i < to.Length; i++)
-            {
-                values[i] = table[i % 2 == 0 ? packed[i / 2] >> 4 : packed[i / 2] & 15] * scale;
-            }
-        }
-    }
-
-    /// <summary>Sixteen codes, a byte each, of eight bytes.</summary>
-    private static Vector128<byte> Halves(byte* packed)
-    {
-        var wide = Vector128.WidenLower(Vector128.CreateScalar(*(ulong*)packed).AsByte());
-        return (Vector128.ShiftRightLogical(wide, 4) | Vector128.ShiftLeft(wide & Vector128.Create((ushort)15), 8)).AsByte();
-    }
-
-    private static Vector256<float> Look(Vector256<float> lower, Vector256<float> upper, Vector256<int> codes) => Vector256.ConditionalSelect(
-        Vector256.GreaterThan(codes, Vector256.Create(7)).AsSingle(), Avx2.PermuteVar8x32(upper, codes), Avx2.PermuteVar8x32(lower, codes));
-
     private struct QuantizeWork
     {
         public FloatMemory Source;
@@ -218,17 +141,6 @@ public static unsafe class FourBitBlocks
         public float* Scales;
         public float* Bounds;
         public byte* Order;
-        public int BlockSize;
-        public long Count;
-    }
-
-    private struct DequantizeWork
-    {
-        public FloatMemory Target;
-        public ScalarType Stored;
-        public byte* Packed;
-        public float* Scales;
-        public float* Table;
         public int BlockSize;
         public long Count;
     }

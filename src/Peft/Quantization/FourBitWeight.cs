@@ -127,6 +127,10 @@ public sealed class FourBitWeight : PackedWeight
     }
 
     /// <inheritdoc/>
+    internal override bool RowProduct(Tensor x, Tensor y) =>
+        FourBitRowProduct.TryRun(new FourBitParts(Type, BlockSize, _packed, _scales, _nestedScales, _nestedOffset), x, y);
+
+    /// <inheritdoc/>
     public override PackedWeight Repack(Tensor values)
     {
         using var scope = NewDisposeScope();

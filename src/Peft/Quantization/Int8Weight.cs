@@ -107,6 +107,9 @@ public sealed class Int8Weight : PackedWeight
     }
 
     /// <inheritdoc/>
+    internal override bool RowProduct(Tensor x, Tensor y) => Int8RowProduct.TryRun(_codes, _scales, Threshold, x, y);
+
+    /// <inheritdoc/>
     public override PackedWeight Repack(Tensor values) => Quantize(values, Threshold, Buffer, IsTransposed);
 
     /// <inheritdoc/>

@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Peft.Engine;
 using Peft.Models;
 using Peft.Models.Layers;
 using static TorchSharp.torch;
@@ -47,6 +48,7 @@ public sealed class ModelQuantizer(QuantizationConfig config) : IWeightPacking
             layer.Weight.Pack(quantizer.Pack(layer, layer.Weight.Data));
         }
 
+        FreedMemory.GiveBack();
         model.Fuse();
         model.Config.Document["quantization_config"] = quantizer.Document;
         return layers;

@@ -59,6 +59,76 @@ public sealed class PackedWeightTests : IDisposable
         TensorAssert.CloseToScale(gradient.mm(cat([plainFirst.Weight.Data, plainSecond.Weight.Data], 0)), found, 1e-6);
     }
 
+    public static TheoryData<string, long, long, int, bool, ScalarType> Rows()
+    {
+        TheoryData<string, long, long, int, bool, ScalarType> rows = [];
+        foreach (var type in new[] { ScalarType.Float32, ScalarType.BFloat16 })
+        {
+            rows.Add("nf4", 576, 50, 64, false, type);
+            rows.Add("nf4", 256, 7, 64, true, type);
+            rows.Add("fp4", 320, 9, 128, true, type);
+            rows.Add("nf4", 192, 33, 256, false, type);
+            rows.Add("nf4", 60, 9, 64, false, type);
+            rows.Add("nf4", 64, 9, 32, false, type);
+            rows.Add("int8", 100, 41, 0, false, type);
+            rows.Add("int8", 576, 41, 0, false, type);
+            rows.Add("int8", 576, 41, 6, false, type);
+        }
+
+        return rows;
+    }
+
+    [Theory]
+    [MemberData(nameof(Rows))]
+    public void One_row_gives_what_it_gives_among_several(string kind, long inputs, long outputs, int setting, bool isNested, ScalarType type)
+    {
+        var values = Input(outputs, inputs).to(type);
+        var x = Input(1, inputs);
+        x[0, 3] = 7;
+        x = x.to(type);
+        using PackedWeight packed = kind == "int8"
+            ? Int8Weight.Quantize(values, setting, _buffer)
+            : FourBitWeight.Quantize(values, new FourBitOptions(FourBitType.Named(kind)) { BlockSize = setting, HasNestedScales = isNested }, _buffer);
+        var y = empty([1, outputs], type);
+        var isServed = packed.RowProduct(x, y);
+        Assert.Equal(kind == "int8" || (inputs % 64 == 0 && setting % 64 == 0), isServed);
+        if (isServed)
+        {
+            var expected = kind == "int8" ? packed.Product(x, null) : x.to(ScalarType.Float32).mm(Plain(packed).t());
+            TensorAssert.CloseToScale(expected.to(ScalarType.Float32), y.to(ScalarType.Float32), type == ScalarType.BFloat16 ? 8e-3 : 1e-5);
+        }
+    }
+
+    [Theory]
+    [InlineData(ScalarType.Float32)]
+    [InlineData(ScalarType.BFloat16)]
+    [InlineData(ScalarType.Float16)]
+    public void Values_are_looked_up_in_the_type_that_is_asked_for_whatever_the_length(ScalarType type)
+    {
+        foreach (var count in new long[] { 1, 15, 16, 33, 64, 130, 1000 })
+        {
+            using var packed = FourBitWeight.Quantize(Input(1, count), new FourBitOptions(FourBitType.NF4), _buffer);
+            var expected = Plain(packed);
+            var found = empty([1, count], type);
+            packed.Unpack(found);
+            TensorAssert.Close(expected.to(type).to(ScalarType.Float32), found.to(ScalarType.Float32), 0, 0, $"{count} of {type}");
+        }
+    }
+
+    /// <summary>The values by their definition.</summary>
+    private static Tensor Plain(PackedWeight packed)
+    {
+        var four = (FourBitWeight)packed;
+        var (codes, scales) = (four.Packed.data<byte>().ToArray(), four.DenseScales().data<float>().ToArray());
+        var values = new float[packed.Count];
+        for (var i = 0; i < values.Length; i++)
+        {
+            values[i] = four.Type.Values[i % 2 == 0 ? codes[i / 2] >> 4 : codes[i / 2] & 15] * scales[i / four.BlockSize];
+        }
+
+        return tensor(values).view([.. packed.Shape]).to(packed.DataType).to(ScalarType.Float32);
+    }
+
     [Fact]
     public void Memory_to_unpack_to_is_that_of_the_largest_weight_and_goes_with_the_last()
     {

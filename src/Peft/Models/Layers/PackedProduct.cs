@@ -12,6 +12,12 @@ internal static class PackedProduct
     /// </summary>
     public static Tensor Forward(Tensor x, Tensor? bias, LinearMember[] members, Tensor? residual, ForwardContext context)
     {
+        if (context.Tape is null && x.size(0) == 1 && Row(x, members) is { } row)
+        {
+            row = bias is null ? row : row.add_(bias);
+            return residual is null ? row : row.add_(residual);
+        }
+
         var type = Type(members[0].Weight.Packed!.ComputeType ?? x.dtype, x.device_type);
         var input = LinearProduct.Cast(x, type);
         bias = bias is null ? null : LinearProduct.Cast(bias, type);
@@ -26,6 +32,24 @@ internal static class PackedProduct
         var type = form.HasProduct ? ScalarType.Float32 : Type(form.ComputeType ?? g.dtype, g.device_type);
         using var weight = Lease(members, form.HasProduct ? g.dtype : type);
         return LinearProduct.Cast(LinearProduct.Cast(g, type).mm(LinearProduct.Cast(weight.Tensor, type)), g.dtype);
+    }
+
+    /// <summary>The product of one row, read straight from the packed weights; null where a form, a type or a size has no kernel for it.</summary>
+    private static Tensor? Row(Tensor x, LinearMember[] members)
+    {
+        var y = empty([1, members.Sum(static member => member.Width)], x.dtype, x.device);
+        long column = 0;
+        foreach (var member in members)
+        {
+            if (!member.Weight.Packed!.RowProduct(x, members.Length == 1 ? y : y.narrow(1, column, member.Width)))
+            {
+                return null;
+            }
+
+            column += member.Width;
+        }
+
+        return y;
     }
 
     /// <summary>Engines before PyTorch 2 multiply no float16 on the CPU.</summary>

@@ -1,0 +1,23 @@
+namespace Peft.Engine;
+
+/// <summary>
+/// Memory that was freed and that the C library keeps for later. Weights that come plain and stay packed leave holes that no later one fits into, so
+/// that it would grow to the size of the plain model.
+/// </summary>
+internal static unsafe class FreedMemory
+{
+    /// <summary>Bytes that are freed between two calls of <see cref="GiveBack"/> where many are.</summary>
+    public const long WorthBytes = 64L << 20;
+
+    private static readonly delegate* unmanaged<nuint, int> s_trim =
+        OperatingSystem.IsLinux() ? (delegate* unmanaged<nuint, int>)LinuxProcess.LoadedFunctionOfAll("malloc_trim") : null;
+
+    /// <summary>Gives it back to the system where the C library can.</summary>
+    public static void GiveBack()
+    {
+        if (s_trim is not null)
+        {
+            _ = s_trim(0);
+        }
+    }
+}

@@ -1,0 +1,223 @@
+using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
+using Peft.Engine;
+using Peft.Tensors;
+using static TorchSharp.torch;
+
+namespace Peft.Quantization;
+
+/// <summary>
+/// y = W x of one row x and a weight of four-bit blocks, read as it is stored: a code's value comes out of a register, its block's scale is applied to the sum
+/// over the block. Sums are float32.
+/// </summary>
+internal static unsafe class FourBitRowProduct
+{
+    // Numbers that one scale surely covers, and that one step of the loop takes of a scale.
+    private const int Step = 64;
+    private const long GrainElements = 1 << 17;
+
+    /// <summary>Forms the product where the processor, the sizes and the types allow it.</summary>
+    /// <param name="parts">The weight, on the CPU.</param>
+    /// <param name="x">[1, in], float32 or bfloat16.</param>
+    /// <param name="y">[1, out], of the same type; written over.</param>
+    /// <returns>Whether it did.</returns>
+    public static bool TryRun(FourBitParts parts, Tensor x, Tensor y)
+    {
+        long width = x.size(1), height = y.size(1);
+        if (!(Avx512F.IsSupported || (Avx2.IsSupported && Fma.IsSupported)) || width % Step != 0 || parts.BlockSize % Step != 0 || width == 0
+            || !CpuRows.Serves(x) || !CpuRows.Serves(y) || x.dtype != y.dtype || parts.Packed.device_type != TorchSharp.DeviceType.CPU)
+        {
+            return false;
+        }
+
+        var lanes = Avx512F.IsSupported ? 16 : 8;
+        var input = (float*)NativeMemory.AlignedAlloc((nuint)(width + (2 * Step)) * sizeof(float), 64);
+        Arrange(CpuRows.Of(x, width), width, lanes, input);
+        fixed (float* table = parts.Type.Values)
+        {
+            fixed (float* map = DynamicMap.Signed.Values)
+            {
+                var work = new Work
+                {
+                    Input = input, Result = CpuRows.Of(y, height), Width = width, Codes = TensorMemory.Pointer(parts.Packed), Table = table,
+                    Scales = TensorMemory.Pointer(parts.Scales), Nested = parts.NestedScales is { } nested ? (float*)TensorMemory.Pointer(nested) : null,
+                    Offset = parts.NestedOffset, Map = map, BlockShift = System.Numerics.BitOperations.Log2((uint)(parts.BlockSize / Step)),
+                };
+                RowParallel.Run(height, Math.Max(1, GrainElements / width), &Rows, &work);
+            }
+        }
+
+        NativeMemory.AlignedFree(input);
+        GC.KeepAlive(x);
+        GC.KeepAlive(y);
+        GC.KeepAlive(parts);
+        return true;
+    }
+
+    /// <summary>
+    /// The input in the order in which codes come out of a register of 32-bit words, each of eight codes: of all words the codes in the lowest four bits,
+    /// then in the next four, and so on. The first of two codes is in the upper half of its byte.
+    /// </summary>
+    private static void Arrange(CpuRows x, long width, int lanes, float* to)
+    {
+        var scratch = x.IsBFloat16 ? (float*)NativeMemory.Alloc((nuint)width, sizeof(float)) : null;
+        var given = x.Read(0, (int)width, scratch);
+        new Span<float>(to, (int)(width + (2 * Step))).Clear();
+        fixed (float* all = given)
+        {
+            for (long start = 0; start < width; start += 8 * lanes)
+            {
+                var words = Math.Min(lanes, (width - start) / 8);
+                for (var lane = 0; lane < words; lane++)
+                {
+                    var eight = all + start + (8 * lane);
+                    var first = to + start + lane;
+                    for (var place = 0; place < 8; place++)
+                    {
+                        first[place * lanes] = eight[place ^ 1];
+                    }
+                }
+            }
+        }
+
+        NativeMemory.Free(scratch);
+    }
+
+    private static void Rows(void* state, long from, long to)
+    {
+        var work = (Work*)state;
+        var steps = work->Width / Step;
+        var scales = (float*)NativeMemory.Alloc((nuint)(steps + 1), sizeof(float));
+        for (var row = from; row < to; row++)
+        {
+            var codes = work->Codes + (row * work->Width / 2);
+            var own = work->ScalesOf(row * steps, steps, scales);
+            var sum = Avx512F.IsSupported ? Dot512(codes, own, work->Input, work->Table, steps) : Dot256(codes, own, work->Input, work->Table, steps);
+            if (work->Result.IsBFloat16)
+            {
+                CpuRows.Narrow(&sum, (ushort*)work->Result.Row(0) + row, 1);
+            }
+            else
+            {
+                ((float*)work->Result.Row(0))[row] = sum;
+            }
+        }
+
+        NativeMemory.Free(scales);
+    }
+
+    private static float Dot512(byte* codes, float* scales, float* x, float* table, long steps)
+    {
+        var (entries, sum) = (Vector512.Load(table), Vector512<float>.Zero);
+        long step = 0;
+        for (; step <= steps - 2; step += 2)
+        {
+            var scale = Vector512.Create(Vector256.Create(scales[step]), Vector256.Create(scales[step + 1]));
+            sum = Vector512.FusedMultiplyAdd(Words(Vector512.Load((int*)(codes + (step * Step / 2))), entries, x + (step * Step)), scale, sum);
+        }
+
+        if (step < steps)
+        {
+            var words = Vector512.Create(Vector256.Load((int*)(codes + (step * Step / 2))), Vector256<int>.Zero);
+            sum = Vector512.FusedMultiplyAdd(Words(words, entries, x + (step * Step)), Vector512.Create(scales[step]), sum);
+        }
+
+        return Vector512.Sum(sum);
+    }
+
+    /// <summary>Sums of the products of sixteen words' codes; a look-up takes the lowest four bits of an index.</summary>
+    private static Vector512<float> Words(Vector512<int> words, Vector512<float> entries, float* x)
+    {
+        var a = Avx512F.PermuteVar16x32(entries, words) * Vector512.Load(x);
+        var b = Avx512F.PermuteVar16x32(entries, Vector512.ShiftRightLogical(words, 4)) * Vector512.Load(x + 16);
+        a = Vector512.FusedMultiplyAdd(Avx512F.PermuteVar16x32(entries, Vector512.ShiftRightLogical(words, 8)), Vector512.Load(x + 32), a);
+        b = Vector512.FusedMultiplyAdd(Avx512F.PermuteVar16x32(entries, Vector512.ShiftRightLogical(words, 12)), Vector512.Load(x + 48), b);
+        a = Vector512.FusedMultiplyAdd(Avx512F.PermuteVar16x32(entries, Vector512.ShiftRightLogical(words, 16)), Vector512.Load(x + 64), a);
+        b = Vector512.FusedMultiplyAdd(Avx512F.PermuteVar16x32(entries, Vector512.ShiftRightLogical(words, 20)), Vector512.Load(x + 80), b);
+        a = Vector512.FusedMultiplyAdd(Avx512F.PermuteVar16x32(entries, Vector512.ShiftRightLogical(words, 24)), Vector512.Load(x + 96), a);
+        b = Vector512.FusedMultiplyAdd(Avx512F.PermuteVar16x32(entries, Vector512.ShiftRightLogical(words, 28)), Vector512.Load(x + 112), b);
+        return a + b;
+    }
+
+    private static float Dot256(byte* codes, float* scales, float* x, float* table, long steps)
+    {
+        var (lower, upper, sum) = (Vector256.Load(table), Vector256.Load(table + 8), Vector256<float>.Zero);
+        for (long step = 0; step < steps; step++)
+        {
+            var words = Vector256.Load((int*)(codes + (step * Step / 2)));
+            var (a, b) = (Vector256<float>.Zero, Vector256<float>.Zero);
+            for (var place = 0; place < 8; place += 2)
+            {
+                var input = x + (step * Step) + (8 * place);
+                a = Vector256.FusedMultiplyAdd(Look(lower, upper, words), Vector256.Load(input), a);
+                b = Vector256.FusedMultiplyAdd(Look(lower, upper, Vector256.ShiftRightLogical(words, 4)), Vector256.Load(input + 8), b);
+                words = Vector256.ShiftRightLogical(words, 8);
+            }
+
+            sum = Vector256.FusedMultiplyAdd(a + b, Vector256.Create(scales[step]), sum);
+        }
+
+        return Vector256.Sum(sum);
+    }
+
+    /// <summary>The fourth bit of a code chooses the half of the table; a look-up takes the lowest three bits of an index.</summary>
+    private static Vector256<float> Look(Vector256<float> lower, Vector256<float> upper, Vector256<int> words) => Avx.BlendVariable(
+        Avx2.PermuteVar8x32(lower, words), Avx2.PermuteVar8x32(upper, words), Vector256.ShiftLeft(words, 28).AsSingle());
+
+    private struct Work
+    {
+        public float* Input;
+        public CpuRows Result;
+        public long Width;
+        public byte* Codes;
+        public float* Table;
+        public byte* Scales;
+        public float* Nested;
+        public float Offset;
+        public float* Map;
+        public int BlockShift;
+
+        /// <summary>The scale of each step of a row: where they lie, or in the scratch memory.</summary>
+        public readonly float* ScalesOf(long first, long count, float* scratch)
+        {
+            if (Nested is null)
+            {
+                if (BlockShift == 0)
+                {
+                    return (float*)Scales + first;
+                }
+
+                for (long i = 0; i < count; i++)
+                {
+                    scratch[i] = ((float*)Scales)[(first + i) >> BlockShift];
+                }
+
+                return scratch;
+            }
+
+            for (long i = 0; i < count;)
+            {
+                // Up to the end of a block of scales they share its own scale.
+                var block = (first + i) >> BlockShift;
+                var nested = Nested[block / FourBitWeight.NestedBlockSize];
+                var end = Math.Min(count, (((block / FourBitWeight.NestedBlockSize) + 1) * FourBitWeight.NestedBlockSize << BlockShift) - first);
+                if (BlockShift == 0)
+                {
+                    for (; i <= end - 8; i += 8)
+                    {
+                        var codes = Avx2.ConvertToVector256Int32(Scales + first + i);
+                        Vector256.FusedMultiplyAdd(Avx2.GatherVector256(Map, codes, sizeof(float)), Vector256.Create(nested), Vector256.Create(Offset)).Store(scratch + i);
+                    }
+                }
+
+                for (; i < end; i++)
+                {
+                    scratch[i] = (Map[Scales[(first + i) >> BlockShift]] * nested) + Offset;
+                }
+            }
+
+            return scratch;
+        }
+    }
+}
