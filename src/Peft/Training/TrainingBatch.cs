@@ -168,6 +168,10 @@ public interface ITrainingData
     /// <summary>The shape of each row, as a number: a micro batch holds rows of one shape (images of one size). Null where any rows may share a batch.</summary>
     IReadOnlyList<int>? Shapes => null;
 
+    /// <summary>A row for messages: where it comes from.</summary>
+    /// <param name="row">Its index.</param>
+    string Describe(int row) => FormattableString.Invariant($"row {row + 1}");
+
     /// <summary>Makes a micro batch.</summary>
     /// <param name="rows">Indices of the rows, in order.</param>
     /// <param name="device">Where its tensors go.</param>

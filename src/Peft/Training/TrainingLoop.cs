@@ -2,8 +2,8 @@ using System.Diagnostics;
 using Peft.Adapters;
 using Peft.Adapters.Model;
 using Peft.Engine;
-using Peft.Generation;
 using Peft.Models;
+using Peft.Training.Evaluation;
 using Peft.Training.Objectives;
 using Peft.Training.Optimizers;
 using Peft.Training.Reports;
@@ -34,6 +34,12 @@ internal sealed class TrainingLoop : IDisposable
     private readonly Generator _generator;
     private readonly Stopwatch _time = new();
     private readonly TrainingRun _run;
+    private readonly Milestones _milestones;
+    private readonly List<int> _unsaved = [];
+    private readonly List<string> _said = [];
+    private readonly BestEvaluation _best;
+    private bool _isFinished;
+    private int? _keptStep;
     private List<StepRecord> _records = [];
     private List<EvaluationRecord> _evaluations = [];
     private int _firstStep;
@@ -53,24 +59,18 @@ internal sealed class TrainingLoop : IDisposable
             ? TrainingPlan.Split(request.Data.Count, _options, _options.EvaluationSplit > 0 ? request.Data.Groups(cancellation) : null)
             : ([.. Enumerable.Range(0, request.Data.Count)], [.. Enumerable.Range(0, request.EvaluationData.Count)]);
         _plan = new TrainingPlan(Objective.Plan(_options), rows, Objective.StepsPerBatch, request.Data.Shapes);
+        _milestones = new Milestones(_options, _plan);
+        BestEvaluation.RefuseUnevaluated(_options, _heldOut.Length);
         part.Adapter?.OnTraining(_plan.TotalSteps);
         _device = request.Model.Device;
         Scale = new LossScale(request.Model.DataType);
         Schedule = ScheduleRegistry.Create(
             _options.Schedule, _options.LearningRate, _options.WarmupStepsOf(_plan.TotalSteps), _plan.TotalSteps, _options.ScheduleOptions);
         _trainedAtFirst = [.. part.Parameters()];
-        _run = new TrainingRun
-        {
-            Model = request.Model.Path ?? request.Model.Name,
-            DataType = request.Model.DataType.ToString().ToLowerInvariant(),
-            Data = request.DataOrigin,
-            EvaluationData = request.EvaluationOrigin,
-            Config = part.IsBase ? null : part.Config,
-            TrainedParameters = _trainedAtFirst.Sum(static trained => trained.Parameter.Count),
-            Environment = TrainingRun.CurrentEnvironment(),
-        };
+        _run = TrainingRun.Of(request, part, _trainedAtFirst);
         _output = request.OutputPath is null ? null : new TrainingOutput(request, part, Objective.Name, _run);
         Reference = Objective.NeedsReference ? new ReferenceModel(part.IsBase ? ReferenceKind.Start : request.Reference, part.Parameters()) : null;
+        _best = new BestEvaluation(_options, _output, _trainedAtFirst, Say);
         Optimizer = OptimizerRegistry.Create(_trainedAtFirst, _options);
         _generator = new Generator((ulong)_options.Seed, _device);
         _context = new ForwardContext
@@ -118,6 +118,7 @@ internal sealed class TrainingLoop : IDisposable
         (StepsMade, _records, _evaluations, var before) = _output?.Begin(this) ?? (0, [], [], null);
         _firstStep = StepsMade;
         Objective.Begin(_output?.Folder, StepsMade, Say);
+        _best.TakeUp(_evaluations);
         TakeUp(ComputeChoice.Decide(before, _request.Model.Base), before);
         using var kept = ComputeThreads.Keep(Compute.Threads);
         _secondsBefore = _records.Count > 0 ? _records[^1].Seconds : 0;
@@ -131,7 +132,7 @@ internal sealed class TrainingLoop : IDisposable
                 EvaluateWhereDue();
             }
 
-            while (StepsMade < _plan.TotalSteps)
+            while (StepsMade < _plan.TotalSteps && !_best.IsEnough)
             {
                 MakeStep();
             }
@@ -158,7 +159,28 @@ internal sealed class TrainingLoop : IDisposable
 
         SaveCheckpoint();
         _output?.Finish();
+        End();
         return Record();
+    }
+
+    /// <summary>No step follows: the weights become those to go on with, and what went wrong on the way is said once more.</summary>
+    private void End()
+    {
+        Finish();
+        _keptStep = _best.End(StepsMade, _plan.TotalSteps);
+        if (_unsaved.Count > 0)
+        {
+            Say(FormattableString.Invariant($"{_unsaved.Count} {(_unsaved.Count == 1 ? "checkpoint" : "checkpoints")} on the way could not be written (step {string.Join(", ", _unsaved)})."));
+        }
+    }
+
+    private void Finish()
+    {
+        if (!_isFinished)
+        {
+            _isFinished = true;
+            Optimizer.Finish();
+        }
     }
 
     /// <summary>What happened up to now.</summary>
@@ -172,16 +194,19 @@ internal sealed class TrainingLoop : IDisposable
         Evaluations = _evaluations,
         TrainedParameters = Optimizer.Parameters.Count,
         ResumedFrom = _firstStep,
+        KeptStep = _keptStep,
         OutputPath = _output?.Folder,
-        Messages = [.. Part.Messages, .. _request.Data.Messages, .. _request.EvaluationData?.Messages ?? [], .. _output?.Messages ?? []],
+        Messages = [.. Part.Messages, .. _request.Data.Messages, .. _request.EvaluationData?.Messages ?? [], .. _output?.Messages ?? _said],
     };
 
     /// <inheritdoc/>
     public void Dispose()
     {
+        Finish();
         Optimizer.Dispose();
         _generator.Dispose();
         Reference?.Dispose();
+        _best.Dispose();
         _output?.Dispose();
     }
 
@@ -210,9 +235,10 @@ internal sealed class TrainingLoop : IDisposable
         _request.AfterStep?.Invoke(StepsMade);
         SayWhereShared();
         EvaluateWhereDue();
-        if (_options.CheckpointInterval > 0 && StepsMade % _options.CheckpointInterval == 0)
+        if (_milestones.CheckpointIsDue(StepsMade) || _best.Step == StepsMade)
         {
-            SaveCheckpoint();
+            SaveOnTheWay();
+            _milestones.Saved();
         }
     }
 
@@ -237,6 +263,7 @@ internal sealed class TrainingLoop : IDisposable
         }
         else
         {
+            _said.Add(message);
             _request.OnMessage?.Invoke(message);
         }
     }
@@ -260,13 +287,28 @@ internal sealed class TrainingLoop : IDisposable
 
     private void SaveCheckpoint() => _output?.SaveCheckpoint(StepsMade, this);
 
+    /// <summary>A checkpoint that can't be written is not worth a training: the last good one stays, and the next may do.</summary>
+    private void SaveOnTheWay()
+    {
+        try
+        {
+            SaveCheckpoint();
+        }
+        catch (PeftException error) when (error.ErrorId is "CheckpointWriteFailed" or "FileWriteFailed" or "FileReadOnly" or "FolderNotFound" or "DiskFull")
+        {
+            _unsaved.Add(StepsMade);
+            Say($"{error.Message} The training goes on, and tries again with the next checkpoint.");
+        }
+    }
+
     /// <summary>Makes one optimiser step, counted from 0. Until the optimiser moves, nothing of the model has changed.</summary>
     /// <exception cref="PeftException"><c>TrainingDiverged</c>: the loss or a gradient is no number any more; the weights are those of the step before.</exception>
     private StepRecord Step(int step)
     {
         using var scope = NewDisposeScope();
         _generator.manual_seed(DataOrder.SeedOf(_options.Seed, step, -1));
-        var batches = Objective.MakeBatches([.. _plan.MicroBatches(step).Select(rows => _request.Data.Collate(rows, _device))], Making(step));
+        IReadOnlyList<int>[] rows = [.. _plan.MicroBatches(step)];
+        var batches = Objective.MakeBatches([.. rows.Select(own => _request.Data.Collate(own, _device))], Making(step));
         var (tokenCount, targets, items) = (batches.Sum(static batch => batch.TokenCount), batches.Sum(static batch => batch.TargetCount), batches.Sum(Objective.Items));
         using var metrics = new MetricSums();
         var gradients = Optimizer.Parameters.Gradients;
@@ -285,7 +327,11 @@ internal sealed class TrainingLoop : IDisposable
         var losses = values[..batches.Count];
         var norm = values[batches.Count];
         var loss = losses.Sum(static value => (double)value);
-        RefuseNotFinite(step, loss, norm);
+        if (!double.IsFinite(loss) || !double.IsFinite(norm))
+        {
+            throw Divergence.Of(step, losses, norm, rows, _request, _records);
+        }
+
         var scheduled = Schedule.Factor(step);
         _request.OnStep?.Invoke(new StepDetails(step, losses, items, Optimizer.Rates(scheduled), Optimizer.Parameters));
         if (_options.MaxGradientNorm > 0 && _options.MaxGradientNorm / (norm + 1e-6) is < 1 and var factor)
@@ -361,20 +407,19 @@ internal sealed class TrainingLoop : IDisposable
 
     private void EvaluateWhereDue()
     {
-        var isLast = StepsMade == _plan.TotalSteps;
-        var isDue = _options.EvaluationInterval > 0 ? isLast || StepsMade % _options.EvaluationInterval == 0 : isLast || _plan.EndsEpoch(StepsMade - 1);
-        if (_heldOut.Length == 0 || !isDue)
+        if (_heldOut.Length == 0 || !_milestones.EvaluationIsDue(StepsMade))
         {
             return;
         }
 
+        using var evaluating = Optimizer.Evaluating();
         var evaluation = Evaluate(_request.EvaluationData ?? _request.Data);
         if (!double.IsFinite(evaluation.Loss))
         {
-            throw Diverged(FormattableString.Invariant($"After step {StepsMade} the loss on the evaluation data is {evaluation.Loss}"));
+            throw Divergence.Error(FormattableString.Invariant($"After step {StepsMade} the loss on the evaluation data is {evaluation.Loss}: the training has diverged."));
         }
 
-        evaluation = evaluation with { Samples = Sample() };
+        evaluation = evaluation with { Samples = TrainingSample.Of(_request, Part.Selection, _context.Cancellation) };
         _evaluations.Add(evaluation);
         Schedule.OnEvaluation(evaluation.Loss);
         _output?.Write(evaluation);
@@ -382,23 +427,9 @@ internal sealed class TrainingLoop : IDisposable
         {
             observer.OnEvaluation(evaluation);
         }
-    }
 
-    /// <summary>What the model answers now to the prompts that it is to be tried on; null where there are none.</summary>
-    private TrainingSample[]? Sample()
-    {
-        if (_request.SamplePrompts.Count == 0)
-        {
-            return null;
-        }
-
-        using var scope = NewDisposeScope();
-        var generator = new TextGenerator(_request.Model);
-        return
-        [
-            .. generator.Generate(_request.SamplePrompts, new GenerationOptions { MaxNewTokens = _request.SampleLength }, Part.Selection, cancellation: _context.Cancellation)
-                .Select((result, i) => new TrainingSample(_request.SamplePrompts[i], result.Text)),
-        ];
+        _milestones.Evaluated();
+        _best.See(_evaluations);
     }
 
     /// <summary>Mean loss over the rows that are set apart, each batch counted by its rows.</summary>
@@ -458,19 +489,4 @@ internal sealed class TrainingLoop : IDisposable
         }
     }
 
-    private static void RefuseNotFinite(int step, double loss, double norm)
-    {
-        if (!double.IsFinite(loss) || !double.IsFinite(norm))
-        {
-            throw Diverged(FormattableString.Invariant(
-                $"In step {step + 1} the loss is {loss} and the norm of the gradients {norm}; the weights are those of step {step}"));
-        }
-    }
-
-    /// <summary>The error of a training whose numbers are none any more.</summary>
-    /// <param name="what">What was found, as a sentence without its full stop.</param>
-    internal static PeftException Diverged(string what) => new("TrainingDiverged", $"{what}: the training has diverged.")
-    {
-        RecommendedAction = "Lower the learning rate, lengthen the warm-up, clip gradients, or compute in float32, and start again from a checkpoint.",
-    };
 }

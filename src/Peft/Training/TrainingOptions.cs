@@ -21,6 +21,8 @@ public sealed record TrainingOptions
     /// <summary>Name of the file in an adapter's folder.</summary>
     public const string FileName = "training_options.json";
 
+    private const string Steps = "steps";
+
     /// <summary>Peak learning rate. Default 2e-4, usual for LoRA.</summary>
     [JsonPropertyName("learning_rate")]
     public double LearningRate { get; init; } = 2e-4;
@@ -116,6 +118,46 @@ public sealed record TrainingOptions
     /// <summary>Steps between evaluations, or 0 (default) for one at the end of each epoch. The last step is always followed by one.</summary>
     [JsonPropertyName("eval_steps")]
     public int EvaluationInterval { get; init; }
+
+    /// <summary>What evaluations come by: <c>steps</c> (default, see <see cref="EvaluationInterval"/>), <c>epoch</c>, or <c>time</c>.</summary>
+    [JsonPropertyName("eval_strategy")]
+    public string EvaluationStrategy { get; init; } = Steps;
+
+    /// <summary>Seconds between evaluations by time. Default 600.</summary>
+    [JsonPropertyName("eval_seconds")]
+    public double EvaluationSeconds { get; init; } = 600;
+
+    /// <summary>What checkpoints come by: <c>steps</c> (default, see <see cref="CheckpointInterval"/>), <c>epoch</c>, or <c>time</c>.</summary>
+    [JsonPropertyName("save_strategy")]
+    public string CheckpointStrategy { get; init; } = Steps;
+
+    /// <summary>Seconds between checkpoints by time. Default 600.</summary>
+    [JsonPropertyName("save_seconds")]
+    public double CheckpointSeconds { get; init; } = 600;
+
+    /// <summary>After how many evaluations without a better figure the training ends; null (default) for never.</summary>
+    [JsonPropertyName("early_stopping_patience")]
+    public int? EarlyStoppingPatience { get; init; }
+
+    /// <summary>By how much the figure has to become better to count. Default 0.</summary>
+    [JsonPropertyName("early_stopping_threshold")]
+    public double EarlyStoppingThreshold { get; init; }
+
+    /// <summary>Whether the training ends with the weights of its best evaluation, whose checkpoint is kept. Default (null): where it may stop early.</summary>
+    [JsonPropertyName("load_best_model_at_end")]
+    public bool? LoadsBest { get; init; }
+
+    /// <summary>The figure that says which evaluation is the best, by its name in the log. Default <c>loss</c>.</summary>
+    [JsonPropertyName("metric_for_best_model")]
+    public string BestMetric { get; init; } = "loss";
+
+    /// <summary>Whether more of that figure is better. Default false, as of a loss.</summary>
+    [JsonPropertyName("greater_is_better")]
+    public bool GreaterIsBetter { get; init; }
+
+    /// <summary>Whether the best weights are kept.</summary>
+    [JsonIgnore]
+    public bool KeepsBest => LoadsBest ?? EarlyStoppingPatience is not null;
 
     /// <summary>Longest row in tokens; longer ones are cut. Default 1024.</summary>
     [JsonPropertyName("max_length")]
@@ -229,6 +271,12 @@ public sealed record TrainingOptions
         Require(MaxLength > 1, "max_length", MaxLength, "2 or more");
         Require(CheckpointInterval >= 0, "save_steps", CheckpointInterval, "0 or more");
         Require(CheckpointLimit > 0, "save_total_limit", CheckpointLimit, "1 or more");
+        Require(EvaluationSeconds > 0, "eval_seconds", EvaluationSeconds, "more than 0");
+        Require(CheckpointSeconds > 0, "save_seconds", CheckpointSeconds, "more than 0");
+        Require(EarlyStoppingPatience is null or > 0, "early_stopping_patience", EarlyStoppingPatience ?? 0, "1 or more, or absent");
+        Require(EarlyStoppingThreshold >= 0, "early_stopping_threshold", EarlyStoppingThreshold, "0 or more");
+        RequireOneOf("eval_strategy", EvaluationStrategy, Steps, "epoch", "time");
+        RequireOneOf("save_strategy", CheckpointStrategy, Steps, "epoch", "time");
         Require(LoggingInterval > 0, "logging_steps", LoggingInterval, "1 or more");
         RequireOneOf("train_sampling_strategy", Sampling, "random", "sequential");
         RequireOneOf("packing_strategy", PackingName ?? "bfd", "bfd", "bfd_split", "wrapped");

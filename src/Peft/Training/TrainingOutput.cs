@@ -48,6 +48,12 @@ internal sealed class TrainingOutput : IDisposable
     /// <summary>The adapter's folder.</summary>
     public string Folder { get; }
 
+    /// <summary>The step whose checkpoint stays whatever the limit is; null for none.</summary>
+    public int? BestStep { get; set; }
+
+    /// <summary>The checkpoint of a step.</summary>
+    public string CheckpointOf(int step) => _checkpoints.FolderOf(step);
+
     /// <summary>What the user should know.</summary>
     public IReadOnlyList<string> Messages => _messages;
 
@@ -137,8 +143,15 @@ internal sealed class TrainingOutput : IDisposable
         _log!.Sync();
         _checkpoints.Save(steps, folder =>
         {
-            _part.SaveCheckpoint(folder);
-            TrainingState.Save(folder, steps, loop, _identity);
+            TorchSharp.torch.Tensor? averaged = null;
+            using (var evaluating = loop.Optimizer.Evaluating())
+            {
+                _part.SaveCheckpoint(folder);
+                averaged = evaluating is null ? null : loop.Optimizer.Parameters.Values.clone();
+            }
+
+            using var own = averaged;
+            TrainingState.Save(folder, steps, loop, _identity, averaged);
         });
         _savedStep = steps;
         _mayPrune = true;
@@ -179,7 +192,7 @@ internal sealed class TrainingOutput : IDisposable
         using var scope = TorchSharp.torch.NewDisposeScope();
         if (!optimizer.Parameters.Values.isfinite().all().item<bool>())
         {
-            throw TrainingLoop.Diverged(FormattableString.Invariant($"After step {steps} the adapter's weights are no numbers any more"));
+            throw Divergence.Error(FormattableString.Invariant($"After step {steps} the adapter's weights are no numbers any more: the training has diverged."));
         }
     }
 
@@ -201,7 +214,7 @@ internal sealed class TrainingOutput : IDisposable
     {
         if (_mayPrune)
         {
-            _checkpoints.Prune(_savedStep, _request.Options.CheckpointLimit);
+            _checkpoints.Prune(_savedStep, _request.Options.CheckpointLimit, BestStep);
             _mayPrune = false;
         }
     }

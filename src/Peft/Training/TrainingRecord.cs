@@ -1,5 +1,7 @@
 using Peft.Adapters.Model;
 using Peft.Engine;
+using Peft.Generation;
+using Peft.Models;
 using Peft.Training.Reports;
 
 namespace Peft.Training;
@@ -41,7 +43,24 @@ public readonly record struct EvaluationRecord(int Step, double Epoch, double Lo
 /// <summary>What the model answered to a prompt in the midst of a training.</summary>
 /// <param name="Prompt">The prompt.</param>
 /// <param name="Text">The answer, by the likeliest tokens.</param>
-public sealed record TrainingSample(string Prompt, string Text);
+public sealed record TrainingSample(string Prompt, string Text)
+{
+    /// <summary>What a model answers now to the prompts that a training tries it on; null where there are none.</summary>
+    internal static TrainingSample[]? Of(TrainingRequest request, AdapterSelection selection, CancellationToken cancellation)
+    {
+        if (request.SamplePrompts.Count == 0)
+        {
+            return null;
+        }
+
+        using var scope = TorchSharp.torch.NewDisposeScope();
+        return
+        [
+            .. new TextGenerator(request.Model).Generate(request.SamplePrompts, new GenerationOptions { MaxNewTokens = request.SampleLength }, selection, cancellation: cancellation)
+                .Select((result, i) => new TrainingSample(request.SamplePrompts[i], result.Text)),
+        ];
+    }
+}
 
 /// <summary>How a training begins, for whoever shows it.</summary>
 /// <param name="StepsMade">Steps that were made before, and are gone on from.</param>
@@ -98,6 +117,9 @@ public sealed record TrainingRecord : ITrainingRecord
 
     /// <summary>The step from which this run went on; 0 for a training from the start.</summary>
     public int ResumedFrom { get; init; }
+
+    /// <summary>The step whose weights the training ended with, where it kept those of its best evaluation; null for the last one's.</summary>
+    public int? KeptStep { get; init; }
 
     /// <summary>Where the adapter was saved, or null.</summary>
     public string? OutputPath { get; init; }

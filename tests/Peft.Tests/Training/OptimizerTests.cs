@@ -37,8 +37,60 @@ public class OptimizerTests
         Assert.Equal(1f, moved[2], 5);
     }
 
+    /// <summary>The published recurrence, in float64, with gradients of a quadratic: x is what is evaluated, y where gradients are taken.</summary>
+    [Fact]
+    public void Schedule_free_AdamW_follows_its_formula_and_evaluates_the_mean()
+    {
+        const double Rate = 0.05, Beta1 = 0.9, Beta2 = 0.99, Epsilon = 1e-8, Decay = 0.1;
+        double[] x = [1, -2, 3], y = [.. x], z = [.. x], squares = new double[3];
+        double[] factors = [0.5, 1, 1, 0.4, 0.2];
+        var (highest, total) = (0.0, 0.0);
+        var parameter = Made("weight", [3], 1);
+        parameter.Data.copy_(tensor(new float[] { 1, -2, 3 }));
+        var options = new TrainingOptions { Optimizer = "schedule_free_adamw", LearningRate = Rate, WeightDecay = Decay, Beta2 = Beta2 };
+        using var optimizer = OptimizerRegistry.Create([Trained(parameter)], options);
+        for (var k = 0; k < factors.Length; k++)
+        {
+            using (no_grad())
+            {
+                parameter.Gradient!.copy_(parameter.Data.mul(2));
+            }
+
+            optimizer.Step(factors[k]);
+
+            highest = Math.Max(highest, Rate * factors[k]);
+            total += highest * highest;
+            var share = highest * highest / total;
+            for (var i = 0; i < 3; i++)
+            {
+                var gradient = 2 * y[i];
+                squares[i] = (Beta2 * squares[i]) + ((1 - Beta2) * gradient * gradient);
+                var step = (gradient / (Math.Sqrt(squares[i] / (1 - Math.Pow(Beta2, k + 1))) + Epsilon)) + (Decay * y[i]);
+                z[i] -= highest * step;
+                x[i] = ((1 - share) * x[i]) + (share * z[i]);
+                y[i] = ((1 - Beta1) * z[i]) + (Beta1 * x[i]);
+            }
+
+            Compare(y);
+        }
+
+        var before = parameter.Data.data<float>().ToArray();
+        using (optimizer.Evaluating())
+        {
+            Compare(x);
+        }
+
+        Assert.Equal(before, parameter.Data.data<float>().ToArray());
+        optimizer.Finish();
+        Compare(x);
+
+        void Compare(double[] expected) =>
+            Assert.All(expected.Zip(parameter.Data.data<float>().ToArray()), static pair => Assert.Equal(pair.First, pair.Second, 2e-6));
+    }
+
     [Theory]
     [InlineData("adamw_torch")]
+    [InlineData("schedule_free_adamw")]
     [InlineData("adafactor")]
     public void An_optimiser_made_for_other_parameters_goes_on_with_those_that_stayed(string name)
     {

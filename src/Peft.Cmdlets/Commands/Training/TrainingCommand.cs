@@ -121,6 +121,49 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
     [PSDefaultValue(Value = 0, Help = "0")]
     public int EvaluationInterval { get; set; }
 
+    /// <summary>What evaluations come by: <c>steps</c> (see <c>-EvaluationInterval</c>), <c>epoch</c>, or <c>time</c> (see <c>-EvaluationTime</c>).</summary>
+    [Parameter]
+    [Alias("eval_strategy")]
+    [ValidateSet("steps", "epoch", "time")]
+    [PSDefaultValue(Value = "steps", Help = "steps")]
+    public string EvaluationStrategy { get; set; } = "steps";
+
+    /// <summary>Time between evaluations; giving it makes them come by time.</summary>
+    [Parameter]
+    [PSDefaultValue(Help = "00:10:00")]
+    public TimeSpan EvaluationTime { get; set; }
+
+    /// <summary>Ends the training after so many evaluations in a row that weren't better than the best before, and ends with the weights of that one.</summary>
+    [Parameter]
+    [Alias("early_stopping_patience")]
+    [ValidateRange(1, int.MaxValue)]
+    [PSDefaultValue(Help = "none")]
+    public int EarlyStoppingPatience { get; set; }
+
+    /// <summary>By how much an evaluation has to be better to count for <c>-EarlyStoppingPatience</c>.</summary>
+    [Parameter]
+    [Alias("early_stopping_threshold")]
+    [ValidateRange(0.0, double.MaxValue)]
+    [PSDefaultValue(Value = 0, Help = "0")]
+    public double EarlyStoppingThreshold { get; set; }
+
+    /// <summary>Ends with the weights of the best evaluation, whose checkpoint is kept. On where the training may stop early.</summary>
+    [Parameter]
+    [Alias("load_best_model_at_end")]
+    public SwitchParameter KeepBest { get; set; }
+
+    /// <summary>The figure that says which evaluation is the best, by its name in the log, such as <c>accuracy</c>; <c>-HigherIsBetter</c> goes with it where that is so.</summary>
+    [Parameter]
+    [Alias("metric_for_best_model")]
+    [ValidateNotNullOrEmpty]
+    [PSDefaultValue(Value = "loss", Help = "loss")]
+    public string BestMetric { get; set; } = "loss";
+
+    /// <summary>More of <c>-BestMetric</c> is better.</summary>
+    [Parameter]
+    [Alias("greater_is_better")]
+    public SwitchParameter HigherIsBetter { get; set; }
+
     /// <summary>Maximum length of an example, in tokens, where the data set doesn't say.</summary>
     [Parameter]
     [Alias("max_length", "max_seq_length")]
@@ -150,6 +193,18 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
     [ValidateRange(0, int.MaxValue)]
     [PSDefaultValue(Value = 500, Help = "500")]
     public int CheckpointInterval { get; set; } = 500;
+
+    /// <summary>What checkpoints come by: <c>steps</c> (see <c>-CheckpointInterval</c>), <c>epoch</c>, or <c>time</c> (see <c>-CheckpointTime</c>).</summary>
+    [Parameter]
+    [Alias("save_strategy")]
+    [ValidateSet("steps", "epoch", "time")]
+    [PSDefaultValue(Value = "steps", Help = "steps")]
+    public string CheckpointStrategy { get; set; } = "steps";
+
+    /// <summary>Time between checkpoints; giving it makes them come by time.</summary>
+    [Parameter]
+    [PSDefaultValue(Help = "00:10:00")]
+    public TimeSpan CheckpointTime { get; set; }
 
     /// <summary>How many checkpoints are kept, the newest ones.</summary>
     [Parameter]
@@ -185,6 +240,15 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
             Packing = Pick(nameof(Packing), Packing, start.Packing),
             Precision = Pick(nameof(Precision), Precision?.ToLowerInvariant(), start.Precision),
             GradientCheckpointing = Pick(nameof(GradientCheckpointing), GradientCheckpointing.IsPresent, start.GradientCheckpointing),
+            EvaluationStrategy = Pick(nameof(EvaluationStrategy), EvaluationStrategy.ToLowerInvariant(), Given(nameof(EvaluationTime)) ? "time" : start.EvaluationStrategy),
+            EvaluationSeconds = Pick(nameof(EvaluationTime), EvaluationTime.TotalSeconds, start.EvaluationSeconds),
+            EarlyStoppingPatience = Pick(nameof(EarlyStoppingPatience), EarlyStoppingPatience, start.EarlyStoppingPatience),
+            EarlyStoppingThreshold = Pick(nameof(EarlyStoppingThreshold), EarlyStoppingThreshold, start.EarlyStoppingThreshold),
+            LoadsBest = Pick(nameof(KeepBest), KeepBest.IsPresent, start.LoadsBest),
+            BestMetric = Pick(nameof(BestMetric), BestMetric, start.BestMetric),
+            GreaterIsBetter = Pick(nameof(HigherIsBetter), HigherIsBetter.IsPresent, start.GreaterIsBetter),
+            CheckpointStrategy = Pick(nameof(CheckpointStrategy), CheckpointStrategy.ToLowerInvariant(), Given(nameof(CheckpointTime)) ? "time" : start.CheckpointStrategy),
+            CheckpointSeconds = Pick(nameof(CheckpointTime), CheckpointTime.TotalSeconds, start.CheckpointSeconds),
             CheckpointInterval = Pick(nameof(CheckpointInterval), CheckpointInterval, start.CheckpointInterval),
             CheckpointLimit = Pick(nameof(CheckpointLimit), CheckpointLimit, start.CheckpointLimit),
         }).Validate();

@@ -106,9 +106,10 @@ internal sealed class CheckpointStore
     /// </summary>
     /// <param name="newest">The step of the newest one.</param>
     /// <param name="limit">How many are kept.</param>
-    public void Prune(int newest, int limit)
+    /// <param name="best">The step of one that stays beside them; null for none.</param>
+    public void Prune(int newest, int limit, int? best = null)
     {
-        var kept = NewestFirst().OrderByDescending(entry => entry.Step <= newest).ThenByDescending(static entry => entry.Step);
+        var kept = NewestFirst().Where(entry => entry.Step != best || entry.Step == newest).OrderByDescending(entry => entry.Step <= newest).ThenByDescending(static entry => entry.Step);
         foreach (var (_, folder) in kept.Skip(Math.Max(1, limit)))
         {
             Remove(folder);

@@ -15,6 +15,7 @@ internal sealed record TrainingIdentity(JsonObject Options, JsonObject Adapter, 
     private static readonly string[] s_free =
     [
         "num_train_epochs", "max_steps", "logging_steps", "save_steps", "save_total_limit", "per_device_eval_batch_size", "base_model_name_or_path", "inference_mode", "revision", "compute",
+        "save_strategy", "save_seconds", "early_stopping_patience", "early_stopping_threshold", "load_best_model_at_end", "metric_for_best_model", "greater_is_better",
     ];
 
     /// <summary>That of a training, in a form that compares equal to what was read from a file.</summary>

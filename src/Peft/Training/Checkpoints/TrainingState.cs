@@ -25,15 +25,22 @@ internal static class TrainingState
     private const string ReferencePrefix = "reference.";
     private const string ObjectivePrefix = "objective.";
     private const string WeightsName = "weights";
+    private const string AveragedName = "averaged";
 
     /// <summary>Writes the state into a folder.</summary>
-    public static void Save(string folder, int step, TrainingLoop loop, TrainingIdentity identity)
+    /// <param name="folder">The checkpoint.</param>
+    /// <param name="step">Steps made.</param>
+    /// <param name="loop">The training.</param>
+    /// <param name="identity">What it is.</param>
+    /// <param name="averaged">The weights to evaluate with, where they aren't those that are trained.</param>
+    public static void Save(string folder, int step, TrainingLoop loop, TrainingIdentity identity, Tensor? averaged)
     {
         var optimizer = loop.Optimizer;
         SafetensorsWriter.Write(
             Path.Combine(folder, TensorFileName),
             [
                 (WeightsName, optimizer.Parameters.Values),
+                .. averaged is null ? Array.Empty<(string, Tensor)>() : [(AveragedName, averaged)],
                 .. optimizer.State.Select(static entry => (OptimizerPrefix + entry.Key, entry.Value)),
                 .. (loop.Part.Adapter?.State() ?? new Dictionary<string, Tensor>()).Select(static entry => (AdapterPrefix + entry.Key, entry.Value)),
                 .. loop.Frozen.Select(static trained => (FrozenPrefix + trained.Name, trained.Parameter.Data)),
@@ -114,6 +121,29 @@ internal static class TrainingState
         return (int)description["step"]!;
 
         bool Fits(TrainingLoop loop) => JsonNode.DeepEquals(description["parameters"], Layout(loop.Optimizer.Parameters));
+    }
+
+    /// <summary>The weights that a checkpoint holds, by the parameters' names; null where it is damaged or gone.</summary>
+    public static Dictionary<string, Tensor>? ReadWeights(string folder)
+    {
+        if (!Directory.Exists(folder) || ReadDescription(folder, out _) is not { } description)
+        {
+            return null;
+        }
+
+        using var noGrad = no_grad();
+        using var file = SafetensorsFile.Open(Path.Combine(folder, TensorFileName));
+        var weights = Read(file, FrozenPrefix).ToDictionary(static entry => entry.Key, static entry => entry.Value.DetachFromDisposeScope(), StringComparer.Ordinal);
+        using var all = file.Read(file.Names.Contains(AveragedName) ? AveragedName : WeightsName);
+        long at = 0;
+        foreach (var entry in description["parameters"]!.AsArray())
+        {
+            var count = (long)entry![1]!;
+            weights[(string)entry[0]!] = all.view(-1).narrow(0, at, count).clone().DetachFromDisposeScope();
+            at += count;
+        }
+
+        return weights;
     }
 
     private static Dictionary<string, Tensor> Read(SafetensorsFile file, string prefix) => file.Names

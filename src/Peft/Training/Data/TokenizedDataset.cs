@@ -140,6 +140,9 @@ public sealed class TokenizedDataset : ITrainingData
     public ExampleKind ExampleKind => _options.Examples;
 
     /// <inheritdoc/>
+    public string Describe(int row) => IsPacked ? FormattableString.Invariant($"packed row {row + 1}") : Examples[row].Row.Place;
+
+    /// <inheritdoc/>
     public int Count => Rows.Count;
 
     /// <inheritdoc/>

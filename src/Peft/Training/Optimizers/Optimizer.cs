@@ -39,6 +39,14 @@ public abstract class Optimizer : IDisposable
     /// <summary>The rates of the groups under a factor of the schedule.</summary>
     public virtual IReadOnlyList<double> Rates(double factor) => [.. Parameters.Groups.Select(group => group.Settings.Rate * factor)];
 
+    /// <summary>The weights are those to evaluate with until what is returned is disposed; null where they are anyway.</summary>
+    public virtual IDisposable? Evaluating() => null;
+
+    /// <summary>The weights become those to go on with when no step follows.</summary>
+    public virtual void Finish()
+    {
+    }
+
     /// <summary>Takes up what a checkpoint held.</summary>
     /// <param name="steps">Number of steps made.</param>
     /// <param name="stored">The optimiser's memory by name.</param>

@@ -8,6 +8,7 @@ public static class OptimizerRegistry
         ["adamw_torch"] = new("Adam with decoupled weight decay", static (parameters, settings) => new AdamW(parameters, settings)),
         ["adamw_torch_fused"] = new("the same as adamw_torch", static (parameters, settings) => new AdamW(parameters, settings)),
         ["adam"] = new("Adam; its weight decay is part of the gradient", static (parameters, settings) => new Adam(parameters, settings)),
+        ["schedule_free_adamw"] = new("AdamW that averages its weights in place of a falling rate", static (parameters, settings) => new ScheduleFree(parameters, settings)),
         ["nadam"] = new("Adam with Nesterov momentum", static (parameters, settings) => new NAdam(parameters, settings)),
         ["radam"] = new("Adam whose first steps are rectified", static (parameters, settings) => new RAdam(parameters, settings)),
         ["sgd"] = new("stochastic gradient descent, with momentum where optim_args says so", static (parameters, settings) => new Sgd(parameters, settings)),

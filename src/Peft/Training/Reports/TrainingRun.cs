@@ -36,6 +36,18 @@ public sealed record TrainingRun
     /// <summary>What computed: the engine, the processor, the system.</summary>
     public IReadOnlyDictionary<string, string> Environment { get; init; } = new Dictionary<string, string>();
 
+    /// <summary>That of a training.</summary>
+    internal static TrainingRun Of(TrainingRequest request, TrainedPart part, IReadOnlyList<TrainedParameter> trained) => new()
+    {
+        Model = request.Model.Path ?? request.Model.Name,
+        DataType = request.Model.DataType.ToString().ToLowerInvariant(),
+        Data = request.DataOrigin,
+        EvaluationData = request.EvaluationOrigin,
+        Config = part.IsBase ? null : part.Config,
+        TrainedParameters = trained.Sum(static entry => entry.Parameter.Count),
+        Environment = CurrentEnvironment(),
+    };
+
     /// <summary>What this process computes with.</summary>
     public static IReadOnlyDictionary<string, string> CurrentEnvironment()
     {
