@@ -35,13 +35,10 @@ internal static class TrainingBenchmark
     {
         using var model = new PeftModel(shape.Create(type), shape.Name);
         model.AddAdapter(config ?? new LoraConfig { Rank = 8, Alpha = 16, TargetModules = ModuleNames.AllLinear, TaskType = "CAUSAL_LM" });
-        var record = new Trainer(new TrainingRequest
-        {
-            Model = model,
-            AdapterName = "default",
-            Data = new RandomRows((long)shape.Config["vocab_size"]!, Rows * (steps + WarmUp)),
-            Options = new TrainingOptions { LearningRate = 1e-4, BatchSize = Rows, MaxSteps = steps + WarmUp, GradientCheckpointing = checkpointing },
-        }).Train();
+        var data = new RandomRows((long)shape.Config["vocab_size"]!, Rows * (steps + WarmUp));
+        var options = new TrainingOptions { LearningRate = 1e-4, BatchSize = Rows, MaxSteps = steps + WarmUp, GradientCheckpointing = checkpointing };
+        var estimate = TrainingEstimate.Of(model, model["default"].TrainableParameters.Sum(static parameter => parameter.Parameter.Count), data, options, timesProducts: true);
+        var record = new Trainer(new TrainingRequest { Model = model, AdapterName = "default", Data = data, Options = options }).Train();
 
         var seconds = record.Steps.Zip(record.Steps.Skip(1), static (before, after) => after.Seconds - before.Seconds).Skip(WarmUp - 1).Order().ToArray();
         var speed = Rows * Length / seconds[seconds.Length / 2];
@@ -49,7 +46,11 @@ internal static class TrainingBenchmark
 
         // Forward and the gradient of the input: two products a matrix; none for frozen weights.
         var share = 2 * 2 * shape.ProductsPerToken() * speed / MatrixProductRate.Measure(type);
-        return new BenchmarkFigure(speed, share) { PeakBytes = peak };
+        return new BenchmarkFigure(speed, share, FormattableString.Invariant(
+            $"estimated {estimate.PeakBytes / 1e6:N0} MB ({100.0 * estimate.PeakBytes / peak:N0} % of the peak: weights {estimate.WeightBytes / 1e6:N0}, activations {estimate.ActivationBytes / 1e6:N0}, scores {estimate.ScoreBytes / 1e6:N0}, process {estimate.ProcessBytes / 1e6:N0}) and {estimate.Duration?.TotalSeconds:N1} s (took {record.Duration.TotalSeconds:N1} s)"))
+        {
+            PeakBytes = peak,
+        };
     }
 
     /// <summary>Full rows of random tokens, every one of which is learnt.</summary>
@@ -58,6 +59,10 @@ internal static class TrainingBenchmark
         public int Count => count;
 
         public string Fingerprint => "random";
+
+        public int? LongestRow => Length;
+
+        public long? TokenTotal => (long)count * Length;
 
         public TrainingBatch Collate(IReadOnlyList<int> rows, Device device)
         {

@@ -21,4 +21,15 @@ foreach ($cmdlet in $cmdlets.ExportedCmdlets.Values) {
     }
 }
 
+# What an error recommends is offered as commands at the prompt, where this PowerShell has feedback providers.
+$feedback = [System.IO.Path]::Combine($PSScriptRoot, 'Peft.Feedback.dll')
+if ([System.IO.File]::Exists($feedback)) {
+    try {
+        $null = [System.Reflection.Assembly]::LoadFrom($feedback).GetType('Peft.Feedback.RecommendedActionFeedback').GetMethod('Register').Invoke($null, $null)
+    }
+    catch {
+        # The module works without it.
+    }
+}
+
 Microsoft.PowerShell.Core\Export-ModuleMember -Cmdlet * -Alias *

@@ -165,6 +165,12 @@ public interface ITrainingData
     /// <summary>What an example is: an objective takes data of its own kind.</summary>
     ExampleKind ExampleKind => ExampleKind.Text;
 
+    /// <summary>Tokens of the longest row, of both answers where it is a pair; null where nobody knows.</summary>
+    int? LongestRow => null;
+
+    /// <summary>Tokens of all rows, without padding; null where nobody knows.</summary>
+    long? TokenTotal => null;
+
     /// <summary>The shape of each row, as a number: a micro batch holds rows of one shape (images of one size). Null where any rows may share a batch.</summary>
     IReadOnlyList<int>? Shapes => null;
 

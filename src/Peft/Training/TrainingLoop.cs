@@ -18,6 +18,8 @@ namespace Peft.Training;
 /// </summary>
 internal sealed class TrainingLoop : IDisposable
 {
+    private const int WarmUpSteps = 2;
+
     private readonly TrainingRequest _request;
     private readonly TrainingOptions _options;
     private readonly TrainingPlan _plan;
@@ -44,6 +46,7 @@ internal sealed class TrainingLoop : IDisposable
     private List<EvaluationRecord> _evaluations = [];
     private int _firstStep;
     private double _secondsBefore;
+    private (double Seconds, int Step) _warmedUp;
     private long _tokens;
 
     /// <summary>Prepares everything in memory; the disk is not touched before <see cref="Run"/>.</summary>
@@ -117,6 +120,7 @@ internal sealed class TrainingLoop : IDisposable
     {
         (StepsMade, _records, _evaluations, var before) = _output?.Begin(this) ?? (0, [], [], null);
         _firstStep = StepsMade;
+        _warmedUp = (0, _firstStep);
         Objective.Begin(_output?.Folder, StepsMade, Say);
         _best.TakeUp(_evaluations);
         TakeUp(ComputeChoice.Decide(before, _request.Model.Base), before);
@@ -462,6 +466,12 @@ internal sealed class TrainingLoop : IDisposable
     private void Report(StepRecord step)
     {
         _tokens += step.Tokens;
+        if (step.Step - _firstStep == WarmUpSteps + 1)
+        {
+            // The first steps also take memory from the system and choose kernels.
+            _warmedUp = (_records[^2].Seconds - _secondsBefore, step.Step - 1);
+        }
+
         if (_request.Progress is null || (step.Step % _options.LoggingInterval != 0 && step.Step != _plan.TotalSteps))
         {
             return;
@@ -470,7 +480,7 @@ internal sealed class TrainingLoop : IDisposable
         var seconds = _time.Elapsed.TotalSeconds;
         _request.Progress.Report(new TrainingProgress(
             step.Step, _plan.TotalSteps, step.Epoch, step.Loss, step.LearningRate, _tokens / Math.Max(seconds, 1e-9),
-            TimeSpan.FromSeconds(seconds / (step.Step - _firstStep) * (_plan.TotalSteps - step.Step)))
+            TimeSpan.FromSeconds((seconds - _warmedUp.Seconds) / Math.Max(1, step.Step - _warmedUp.Step) * (_plan.TotalSteps - step.Step)))
         {
             Reward = step.Metrics?.TryGetValue("reward", out var reward) == true ? reward : null,
             EvaluationLoss = _evaluations.Count > 0 ? _evaluations[^1].Loss : null,

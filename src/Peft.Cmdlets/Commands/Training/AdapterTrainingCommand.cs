@@ -77,6 +77,11 @@ public abstract class AdapterTrainingCommand : TrainingCommand
     [ValidateNotNullOrEmpty]
     public string[]? SamplePrompt { get; set; }
 
+    /// <summary>What an hour of this machine costs, in any currency: the price is said with the estimate and at the end.</summary>
+    [Parameter]
+    [ValidateRange(0.0, double.MaxValue)]
+    public double PricePerHour { get; set; }
+
     /// <summary>Goes on from the newest checkpoint under <c>-OutputPath</c>. Data or options that changed are refused. Without a checkpoint the training starts anew, unless older results would be lost.</summary>
     [Parameter]
     public SwitchParameter Resume { get; set; }
@@ -112,6 +117,12 @@ public abstract class AdapterTrainingCommand : TrainingCommand
         var folder = OutputPath is null ? null : PathResolution.Target(this, OutputPath);
         if (!ShouldProcess(model.Name, $"Train {(TrainsBase ? "all weights" : $"the adapter '{name}'")} on {Examples(Dataset.Count)}{Replacing(folder, name)}"))
         {
+            if (Given("WhatIf"))
+            {
+                var plan = new TrainingReport(name, folder) { PricePerHour = PricePerHour };
+                Run(output => Plan(model, options, plan, output));
+            }
+
             return;
         }
 
@@ -120,7 +131,7 @@ public abstract class AdapterTrainingCommand : TrainingCommand
             WriteWarning("The model is on the CPU while a GPU lies idle; Import-PeftModel -Device cuda puts it there.");
         }
 
-        var report = new TrainingReport(name, folder);
+        var report = new TrainingReport(name, folder) { PricePerHour = PricePerHour };
         try
         {
             WriteObject(Run(output => Train(model, options, report, output)));
@@ -154,6 +165,13 @@ public abstract class AdapterTrainingCommand : TrainingCommand
             observers.AddRange((LogTo ?? []).Select(target => Observer(target, output)));
             var (learnt, judged) = Split(options, output.Cancellation);
             var data = tokens ?? Read(learnt, model, options, output);
+            var estimate = Estimate(model, name, data, options);
+            report.Say(estimate);
+            if (estimate.BatchTokens is not null && model.Device.type == DeviceType.CPU)
+            {
+                estimate.RefuseTooLarge(model, data, options);
+            }
+
             var request = new TrainingRequest
             {
                 Model = model,
@@ -202,6 +220,30 @@ public abstract class AdapterTrainingCommand : TrainingCommand
 
         return TrainsBase ? model : model[name];
     }
+
+    /// <summary>What -WhatIf says beside the operation: steps, tokens, time and memory. The model is left as it was found.</summary>
+    private void Plan(PeftModel model, TrainingOptions options, TrainingReport report, WorkOutput output)
+    {
+        using var held = model.Acquire("training");
+        var data = Read(Split(options, output.Cancellation).Learnt, model, options, output);
+        using var added = TrainsBase ? null : Prepare(model, report.AdapterName, config => ComputeStart(config, model, data, options, output));
+        try
+        {
+            report.Show(output);
+            report.Say(Estimate(model, report.AdapterName, data, options));
+        }
+        finally
+        {
+            added?.Undo();
+        }
+    }
+
+    private TrainingEstimate Estimate(PeftModel model, string name, ITrainingData data, TrainingOptions options) => TrainingEstimate.Of(
+        model,
+        TrainsBase ? model.Base.NamedParameters().Where(static named => named.Parameter.IsOwner).Sum(static named => named.Parameter.Count) : model[name].TrainableParameters.Sum(static parameter => parameter.Parameter.Count),
+        data,
+        options,
+        timesProducts: true);
 
     private ITrainingObserver Observer(object target, WorkOutput output) => target.Unwrap() switch
     {

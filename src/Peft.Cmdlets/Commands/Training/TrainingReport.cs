@@ -93,13 +93,32 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
             FormattableString.Invariant($"step {value.Step} of {value.TotalSteps}, epoch {value.Epoch:0.0}, loss {value.Loss:0.0000}, {evaluation}{value.TokensPerSecond:N0} tokens/s, {Time(value.Remaining)} left"));
     }
 
+    /// <summary>What an hour costs; 0 where nobody says.</summary>
+    public double PricePerHour { get; init; }
+
+    /// <summary>Says what the training will take.</summary>
+    public void Say(TrainingEstimate estimate)
+    {
+        var tokens = estimate.Tokens is { } count ? FormattableString.Invariant($", {count:N0} tokens") : "";
+        var time = estimate.Duration is { } duration ? FormattableString.Invariant($", roughly {Time(duration)}{Price(duration)}") : "";
+        if (estimate.BatchTokens is null)
+        {
+            Say($"Plan: {estimate.Steps:N0} {(estimate.Steps == 1 ? "step" : "steps")}{tokens}{time}.");
+            return;
+        }
+
+        Say($"Plan: {estimate.Steps:N0} {(estimate.Steps == 1 ? "step" : "steps")}{tokens}{time}; memory up to {estimate.PeakBytes / 1e6:N0} MB (weights {estimate.WeightBytes / 1e6:N0}, activations {estimate.ActivationBytes / 1e6:N0}, optimiser {estimate.OptimizerBytes / 1e6:N0}, scores {estimate.ScoreBytes / 1e6:N0}, process {estimate.ProcessBytes / 1e6:N0}).");
+    }
+
+    private string Price(TimeSpan time) => PricePerHour > 0 ? FormattableString.Invariant($" at a price of {time.TotalHours * PricePerHour:N2}") : "";
+
     /// <summary>Says what came of it.</summary>
     public void End(TrainingRecord record)
     {
         _line!.Complete();
         if (_start.StepsMade < _start.TotalSteps)
         {
-            Say($"Trained '{adapterName}': {Results(record)}. {(Folder is null ? $"It is in memory alone; Export-PeftAdapter saves it." : $"It lies in {Folder}.")}");
+            Say($"Trained '{adapterName}': {Results(record)}{Price(record.Duration)}. {(Folder is null ? $"It is in memory alone; Export-PeftAdapter saves it." : $"It lies in {Folder}.")}");
         }
     }
 

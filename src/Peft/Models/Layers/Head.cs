@@ -120,10 +120,14 @@ public sealed class Head
         return SoftCap is { } cap ? scaled.div(cap).tanh_().mul_(cap) : scaled;
     }
 
+    /// <summary>How many rows of scores are computed at once on the processor.</summary>
+    /// <param name="bytes">Bytes of a row.</param>
+    internal static long ChunkRowsOf(long bytes) => Math.Clamp(ChunkBytes / Math.Max(1, bytes), 1, ChunkRows);
+
     private IEnumerable<(long Start, long Size)> Chunks(Tensor selected)
     {
         var step = selected.device_type == DeviceType.CPU
-            ? Math.Clamp(ChunkBytes / (_projection.Outputs * selected.ElementSize), 1, ChunkRows)
+            ? ChunkRowsOf(_projection.Outputs * selected.ElementSize)
             : Math.Max(1, GpuChunkElements / _projection.Outputs);
         for (long start = 0; start < selected.size(0); start += step)
         {

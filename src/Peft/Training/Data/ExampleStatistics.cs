@@ -29,6 +29,9 @@ internal sealed class ExampleStatistics(int limit)
     /// <summary>Their tokens.</summary>
     public long Tokens { get; private set; }
 
+    /// <summary>Tokens of the longest example; a pair's two answers are two rows of one length.</summary>
+    public int Longest { get; private set; }
+
     /// <summary>Those that carry loss.</summary>
     public long Learned { get; private set; }
 
@@ -50,6 +53,7 @@ internal sealed class ExampleStatistics(int limit)
         Count++;
         Tokens += example.TokenCount;
         Learned += example.LearnedCount;
+        Longest = Math.Max(Longest, example.Rejected is { } rejected ? 2 * Math.Max(example.InputIds.Length, rejected.InputIds.Length) : example.TokenCount);
         HighestId = Math.Max(HighestId, example.InputIds.Concat(example.Rejected?.InputIds ?? []).DefaultIfEmpty().Max());
         IsLearnable |= example.IsLearnable;
         var place = example.Row.Place;

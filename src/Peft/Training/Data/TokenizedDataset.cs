@@ -80,6 +80,7 @@ public sealed class TokenizedDataset : ITrainingData
             ? new IndexedList<TokenRow>(packed.Count, row => Packing.Join(packed[row], Row, keepsApart))
             : new IndexedList<TokenRow>(examples.Count, Row);
         Fill = _packed is null ? 1 : _packed.Sum(static row => (double)row.Sum(static piece => piece.Length)) / Math.Max(1, (double)_packed.Count * options.MaxLength!.Value);
+        LongestRow = _packed is null ? statistics.Longest : _packed.Select(static row => row.Sum(static piece => piece.Length)).DefaultIfEmpty().Max();
         Fingerprint = statistics.Fingerprint(options);
     }
 
@@ -112,6 +113,12 @@ public sealed class TokenizedDataset : ITrainingData
 
     /// <summary>Whether several examples share a row.</summary>
     public bool IsPacked => _packed is not null;
+
+    /// <inheritdoc/>
+    public int? LongestRow { get; }
+
+    /// <inheritdoc/>
+    public long? TokenTotal => TokenCount;
 
     /// <summary>Maximum length of a row, in tokens; null for none.</summary>
     public int? RowLength => _options.MaxLength;
