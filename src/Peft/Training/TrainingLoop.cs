@@ -3,6 +3,7 @@ using Peft.Adapters;
 using Peft.Adapters.Model;
 using Peft.Engine;
 using Peft.Models;
+using Peft.Training.Diffusion;
 using Peft.Training.Evaluation;
 using Peft.Training.Objectives;
 using Peft.Training.Optimizers;
@@ -411,19 +412,26 @@ internal sealed class TrainingLoop : IDisposable
 
     private void EvaluateWhereDue()
     {
-        if (_heldOut.Length == 0 || !_milestones.EvaluationIsDue(StepsMade))
+        if (!_milestones.EvaluationIsDue(StepsMade))
         {
             return;
         }
 
-        using var evaluating = Optimizer.Evaluating();
+        if (_heldOut.Length == 0)
+        {
+            // Pictures are worth a look where there is no loss to measure.
+            _ = SamplePictures.AreOf(_request.Model) ? Sample() : null;
+            _milestones.Evaluated();
+            return;
+        }
+
         var evaluation = Evaluate(_request.EvaluationData ?? _request.Data);
         if (!double.IsFinite(evaluation.Loss))
         {
             throw Divergence.Error(FormattableString.Invariant($"After step {StepsMade} the loss on the evaluation data is {evaluation.Loss}: the training has diverged."));
         }
 
-        evaluation = evaluation with { Samples = TrainingSample.Of(_request, Part.Selection, _context.Cancellation) };
+        evaluation = evaluation with { Samples = Sample() };
         _evaluations.Add(evaluation);
         Schedule.OnEvaluation(evaluation.Loss);
         _output?.Write(evaluation);
@@ -435,6 +443,11 @@ internal sealed class TrainingLoop : IDisposable
         _milestones.Evaluated();
         _best.See(_evaluations);
     }
+
+    /// <summary>What the model makes now of the prompts that it is to be tried on; null where there are none.</summary>
+    private TrainingSample[]? Sample() => !SamplePictures.AreOf(_request.Model) ? TrainingSample.Of(_request, Part.Selection, _context.Cancellation)
+        : _output is null || _request.SamplePrompts.Count == 0 ? null
+        : SamplePictures.Draw(_request, Part.Selection, _output.Folder, StepsMade, _context.Cancellation);
 
     /// <summary>Mean loss over the rows that are set apart, each batch counted by its rows.</summary>
     private EvaluationRecord Evaluate(ITrainingData data)

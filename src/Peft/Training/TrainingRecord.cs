@@ -42,7 +42,7 @@ public readonly record struct EvaluationRecord(int Step, double Epoch, double Lo
 
 /// <summary>What the model answered to a prompt in the midst of a training.</summary>
 /// <param name="Prompt">The prompt.</param>
-/// <param name="Text">The answer, by the likeliest tokens.</param>
+/// <param name="Text">The answer, by the likeliest tokens; of a diffusion model the picture's path below the training's folder.</param>
 public sealed record TrainingSample(string Prompt, string Text)
 {
     /// <summary>What a model answers now to the prompts that a training tries it on; null where there are none.</summary>

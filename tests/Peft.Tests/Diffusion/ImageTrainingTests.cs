@@ -2,7 +2,9 @@ using System.Text.Json.Nodes;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
+using Peft.Diffusion;
 using Peft.Images;
+using Peft.Tests.Golden;
 using Peft.Training;
 using Peft.Training.Data;
 using Peft.Training.Diffusion;
@@ -102,6 +104,25 @@ public sealed class ImageTrainingTests
         Assert.Equal((3, 2L, 4L), (images.Count, batch.PriorRows, batch.Latents.size(0)));
         Assert.NotNull(batch.Text);
         Assert.Equal(0, batch.Latents[2].sub(batch.Latents[3]).abs().max().item<float>());
+    }
+
+    [SkippableFact]
+    public void Pictures_of_prompts_are_drawn_along_the_way_with_the_adapter()
+    {
+        var models = GoldenCases.DomainFolder("diffusion") is { } domain ? Path.Combine(domain, "models") : "";
+        var path = Directory.Exists(models) ? Directory.GetDirectories(models).Order(StringComparer.Ordinal).FirstOrDefault() : null;
+        Skip.If(path is null, "no diffusion model in this set");
+        using var folder = new TemporaryFolder();
+        Fill(folder);
+        using var model = DiffusionModelFiles.Load(path);
+        model.AddAdapter(Config(["to_q", "to_v"]), "a", 1);
+        var options = new TrainingOptions { Objective = "denoising", MaxSteps = 4, BatchSize = 2, LearningRate = 0.01, EvaluationInterval = 2 };
+        using var images = ImageDataset.Read(Data(folder, "a cat"), model, options, "a");
+        new Trainer(new TrainingRequest { Model = model, AdapterName = "a", Data = images, Options = options, OutputPath = folder["out"], SamplePrompts = ["a cat", "a dog"] }).Train();
+        var pictures = Directory.GetFiles(folder["out/a/samples"]).Select(static file => Path.GetFileName(file)!).Order(StringComparer.Ordinal);
+        Assert.Equal(["step-2-1.png", "step-2-2.png", "step-4-1.png", "step-4-2.png"], pictures);
+        Assert.NotEqual(File.ReadAllBytes(folder["out/a/samples/step-2-1.png"]), File.ReadAllBytes(folder["out/a/samples/step-4-1.png"]));
+        Assert.Contains("Seed: ", ImageFile.ReadTexts(folder["out/a/samples/step-4-1.png"])["parameters"], StringComparison.Ordinal);
     }
 
     [Fact]

@@ -72,7 +72,7 @@ public abstract class AdapterTrainingCommand : TrainingCommand
     [ValidateNotNullOrEmpty]
     public object[]? LogTo { get; set; }
 
-    /// <summary>Prompts that the model is tried on at each evaluation; its answers are in the record, the log and the report.</summary>
+    /// <summary>Prompts that the model is tried on at each evaluation; its answers are in the record, the log and the report. A diffusion model draws them into <c>samples/</c> beside the adapter, at <c>-EvaluationInterval</c> or after each epoch.</summary>
     [Parameter]
     [ValidateNotNullOrEmpty]
     public string[]? SamplePrompt { get; set; }
