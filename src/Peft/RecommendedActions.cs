@@ -60,6 +60,7 @@ internal static class RecommendedActions
         ["GgufKeyMissing"] = FetchModel,
         ["GgufTokenizerInvalid"] = "Fetch the file again, or use the model's safetensors files with their tokenizer.json.",
         ["GgufTokenizerNotSupported"] = "Use the model's safetensors files with their tokenizer.json.",
+        ["GgufRotaryNotSupported"] = "Export the model as safetensors.",
         ["GgufTypeNotSupported"] = "Use the model's safetensors files, or a GGUF file of another quantisation.",
         ["GgufValueInvalid"] = FetchModel,
         ["GgufVersionNotSupported"] = "Convert the model again with a newer converter, or use its safetensors files.",

@@ -5,6 +5,10 @@ namespace Peft.Models;
 /// <param name="PairsNeighbours">Whether neighbouring rows of a query's or a key's head turn together; transformers pairs row i with row i + half.</param>
 public sealed record GgufMap(string Architecture, bool PairsNeighbours = false)
 {
+    /// <summary>Settings of YaRN beside its factor, by their names in transformers and in files behind the architecture's.</summary>
+    internal static IReadOnlyList<(string Tree, string File)> YarnNumbers { get; } =
+        [("beta_fast", ".rope.scaling.yarn_beta_fast"), ("beta_slow", ".rope.scaling.yarn_beta_slow")];
+
     /// <summary>Names outside the layers, without <c>.weight</c> or <c>.bias</c>.</summary>
     public IReadOnlyDictionary<string, string> Whole { get; init; } = new Dictionary<string, string>(StringComparer.Ordinal)
     {

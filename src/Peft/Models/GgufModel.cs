@@ -168,6 +168,11 @@ public sealed partial class GgufModel : TensorStore
             {
                 rope["original_max_position_embeddings"] = metadata.GetInteger(Key("rope.scaling.original_context_length"));
             }
+
+            foreach (var (tree, file) in GgufMap.YarnNumbers.Where(key => metadata.ContainsKey(_map.Architecture + key.File)))
+            {
+                rope[tree] = metadata.GetNumber(_map.Architecture + file);
+            }
         }
 
         if (Factors() is { } factors)

@@ -76,6 +76,9 @@ public sealed partial class Tokenizer
         FileSet.Replace(folder, Files, FilesIn(folder));
     }
 
+    /// <summary>What a file held that the tokenizer was read from, or null.</summary>
+    internal byte[]? FileContent(string name) => _files.Contents.GetValueOrDefault(name);
+
     /// <summary>Names of the tokenizer's files and what writes them.</summary>
     internal IReadOnlyList<(string Name, Action<Stream> Write)> Files =>
         [.. _files.Contents.Select(static file => (file.Key, (Action<Stream>)(stream => stream.Write(file.Value))))];

@@ -9,17 +9,33 @@ using Peft.Models;
 
 namespace Peft.Cmdlets.Commands.Model;
 
-/// <summary>Export-PeftModel: writes the model with its tokenizer as transformers reads it.</summary>
+/// <summary>Export-PeftModel: writes the model with its tokenizer as transformers reads it, or as one GGUF file for llama.cpp.</summary>
 [Cmdlet(VerbsData.Export, "PeftModel", SupportsShouldProcess = true)]
 [OutputType(typeof(PeftModel))]
 public sealed class ExportPeftModelCommand : ModelCommand
 {
-    /// <summary>Folder to write to; it is made when it isn't there. A diffusion model is written as one file where the name ends in <c>.safetensors</c>.</summary>
+    private const string SafetensorsFormat = "Safetensors";
+    private const string GgufFormat = "Gguf";
+    private const string GgufEnding = ".gguf";
+
+    /// <summary>Folder to write to; it is made when it isn't there. With <c>-Format Gguf</c> a file's name, or a folder for a file of the model's name and type. A diffusion model is written as one file where the name ends in <c>.safetensors</c>.</summary>
     [Parameter(Mandatory = true, Position = 0)]
     [ValidateNotNullOrEmpty]
     public string Path { get; set; } = "";
 
-    /// <summary>Type to write the weights in; <c>auto</c> keeps the model's.</summary>
+    /// <summary>Safetensors as transformers reads them, or one GGUF file for llama.cpp, LM Studio and Ollama.</summary>
+    [Parameter]
+    [ValidateSet(SafetensorsFormat, GgufFormat)]
+    [PSDefaultValue(Value = SafetensorsFormat, Help = SafetensorsFormat)]
+    public string Format { get; set; } = SafetensorsFormat;
+
+    /// <summary>How a GGUF file holds the weights: a type, or one of llama.cpp's mixtures of types.</summary>
+    [Parameter]
+    [ValidateSet("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0")]
+    [PSDefaultValue(Value = "Q8_0", Help = "Q8_0")]
+    public string Type { get; set; } = "Q8_0";
+
+    /// <summary>Type to write the weights of safetensors in; <c>auto</c> keeps the model's.</summary>
     [Parameter]
     [ValidateSet("auto", "float32", "bfloat16", "float16")]
     [PSDefaultValue(Value = "auto", Help = "auto")]
@@ -43,14 +59,41 @@ public sealed class ExportPeftModelCommand : ModelCommand
     /// <summary>Looks before anything in the pipeline runs: a merge that is final isn't made for a model that can't be written.</summary>
     protected override void Begin()
     {
-        if (Given(nameof(Path)))
+        if (!IsGguf && Given(nameof(Type)))
+        {
+            throw new PeftException("ParametersContradict", "-Type says how a GGUF file holds the weights, and goes with -Format Gguf.")
+            {
+                RecommendedAction = "Add -Format Gguf, or say -DataType for safetensors.",
+            };
+        }
+
+        // The name of a file in a folder is the model's, which isn't known yet.
+        if (Given(nameof(Path)) && (!IsGguf || Path.EndsWith(GgufEnding, StringComparison.OrdinalIgnoreCase)))
         {
             RefuseUsed(PathResolution.Target(this, Path));
         }
     }
 
+    private bool IsGguf => Format.Equals(GgufFormat, StringComparison.OrdinalIgnoreCase);
+
+    private string Target()
+    {
+        var path = PathResolution.Target(this, Path);
+        return IsGguf && !path.EndsWith(GgufEnding, StringComparison.OrdinalIgnoreCase) ? System.IO.Path.Combine(path, $"{Model.Name}.{Type.ToUpperInvariant()}{GgufEnding}") : path;
+    }
+
     private void RefuseUsed(string folder)
     {
+        if (IsGguf)
+        {
+            if (!Force && File.Exists(folder))
+            {
+                throw new PeftException("OutputExists", $"There is a file '{folder}' already.") { Target = folder, RecommendedAction = "Choose another name, or write over it with -Force." };
+            }
+
+            return;
+        }
+
         if (!Force && ModelFolder.Holding(folder) is { } held)
         {
             throw new PeftException("OutputExists", $"'{folder}' holds a model already, or a part of one: {held}.")
@@ -64,7 +107,7 @@ public sealed class ExportPeftModelCommand : ModelCommand
     /// <inheritdoc/>
     protected override void Process()
     {
-        var folder = PathResolution.Target(this, Path);
+        var folder = Target();
         RefuseUsed(folder);
         if (!Force && Model.Base.IsSavedAsFile(folder) && File.Exists(folder))
         {
@@ -88,12 +131,16 @@ public sealed class ExportPeftModelCommand : ModelCommand
                 }
 
                 var progress = new ProgressLine(output, $"Exporting '{Model.Name}'");
-                Model.Save(
-                    folder,
-                    EngineNames.DataType(DataType),
-                    MaxShardSize,
-                    (done, total) => progress.Show(done, total, FormattableString.Invariant($"{done / 1e6:N0} of {total / 1e6:N0} MB")),
-                    output.Cancellation);
+                void Show(long done, long total) => progress.Show(done, total, FormattableString.Invariant($"{done / 1e6:N0} of {total / 1e6:N0} MB"));
+                if (IsGguf)
+                {
+                    Model.SaveGguf(folder, Type, Show, output.WriteWarning, output.Cancellation);
+                }
+                else
+                {
+                    Model.Save(folder, EngineNames.DataType(DataType), MaxShardSize, Show, output.Cancellation);
+                }
+
                 progress.Complete();
             });
             if (PassThru)

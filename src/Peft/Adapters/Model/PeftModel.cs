@@ -321,6 +321,20 @@ public sealed class PeftModel : IDisposable
         return ModelFiles.Save(this, folder, dataType, maxShardBytes, onProgress, cancellation);
     }
 
+    /// <summary>Saves the model as it is now as one GGUF file for llama.cpp, with its tokenizer and chat template, and an Ollama Modelfile beside it.</summary>
+    /// <param name="path">The <c>.gguf</c> file.</param>
+    /// <param name="type">How weights are stored, such as <c>Q4_K_M</c>, <c>Q8_0</c> or <c>F16</c>.</param>
+    /// <param name="onProgress">Sees the bytes of weights that are written, and how many there are.</param>
+    /// <param name="onMessage">Hears what the file can't say.</param>
+    /// <param name="cancellation">Looked at before each tensor; a file that was there stays as it was.</param>
+    /// <returns>Paths of the files written.</returns>
+    /// <exception cref="NotSupportedByPeftException"><c>GgufArchitectureNotSupported</c>, <c>GgufTypeNotSupported</c>, <c>GgufTokenizerNotSupported</c>, <c>GgufTensorNotSupported</c> or <c>GgufRotaryNotSupported</c>; nothing is written.</exception>
+    public IReadOnlyList<string> SaveGguf(string path, string type, Action<long, long>? onProgress = null, Action<string>? onMessage = null, CancellationToken cancellation = default)
+    {
+        using var held = Acquire("saving the model");
+        return GgufFiles.Save(this, path, type, onProgress, onMessage, cancellation);
+    }
+
     /// <summary>Activates adapters in this order, innermost first, each at full strength, and no others.</summary>
     public IReadOnlyList<string> SetActive(params IEnumerable<string> names) => SetActive(names.Select(static name => new ActiveAdapter(name)));
 

@@ -65,6 +65,7 @@ internal static class LlamaFamilies
         },
         new("mistral", "Mistral", static config => new LlamaModel(config, new LlamaTraits(HasWindow: true)))
         {
+            Gguf = new GgufMap("llama", PairsNeighbours: true),
             Defaults = Defaults("""{ "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096 }"""),
         },
         new("qwen2", "Qwen2", static config => new LlamaModel(config, new LlamaTraits(HasProjectionBias: true, HasWindow: true)))

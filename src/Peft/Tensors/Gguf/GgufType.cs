@@ -7,6 +7,11 @@ namespace Peft.Tensors.Gguf;
 /// <param name="values">Where its values go.</param>
 internal delegate void GgufBlockReader(ReadOnlySpan<byte> block, Span<float> values);
 
+/// <summary>Turns values into one block of stored bytes.</summary>
+/// <param name="values">A block's values.</param>
+/// <param name="block">Where its bytes go.</param>
+internal delegate void GgufBlockWriter(ReadOnlySpan<float> values, Span<byte> block);
+
 /// <summary>A tensor type of GGUF files.</summary>
 /// <param name="Name">The format's name, such as <c>Q4_1</c>.</param>
 /// <param name="BlockValues">Values a block; 1 for the plain types.</param>
@@ -21,16 +26,16 @@ internal sealed record GgufType(string Name, int BlockValues, int BlockBytes, Sc
     {
         [0] = new("F32", 1, 4, ScalarType.Float32),
         [1] = new("F16", 1, 2, ScalarType.Float16),
-        [2] = Quantised("Q4_0", 32, 18, GgufBlocks.Q4_0),
-        [3] = Quantised("Q4_1", 32, 20, GgufBlocks.Q4_1),
-        [6] = Quantised("Q5_0", 32, 22, GgufBlocks.Q5_0),
-        [7] = Quantised("Q5_1", 32, 24, GgufBlocks.Q5_1),
-        [8] = Quantised("Q8_0", 32, 34, GgufBlocks.Q8_0),
+        [2] = Quantised("Q4_0", 32, 18, GgufBlocks.Q4_0, GgufQuantizers.Q4_0),
+        [3] = Quantised("Q4_1", 32, 20, GgufBlocks.Q4_1, GgufQuantizers.Q4_1),
+        [6] = Quantised("Q5_0", 32, 22, GgufBlocks.Q5_0, GgufQuantizers.Q5_0),
+        [7] = Quantised("Q5_1", 32, 24, GgufBlocks.Q5_1, GgufQuantizers.Q5_1),
+        [8] = Quantised("Q8_0", 32, 34, GgufBlocks.Q8_0, GgufQuantizers.Q8_0),
         [10] = Quantised("Q2_K", Super, 84, GgufBlocks.Q2_K),
         [11] = Quantised("Q3_K", Super, 110, GgufBlocks.Q3_K),
-        [12] = Quantised("Q4_K", Super, 144, GgufBlocks.Q4_K),
-        [13] = Quantised("Q5_K", Super, 176, GgufBlocks.Q5_K),
-        [14] = Quantised("Q6_K", Super, 210, GgufBlocks.Q6_K),
+        [12] = Quantised("Q4_K", Super, 144, GgufBlocks.Q4_K, GgufQuantizers.Q4_K),
+        [13] = Quantised("Q5_K", Super, 176, GgufBlocks.Q5_K, GgufQuantizers.Q5_K),
+        [14] = Quantised("Q6_K", Super, 210, GgufBlocks.Q6_K, GgufQuantizers.Q6_K),
         [16] = Quantised("IQ2_XXS", Super, 66, GgufGridBlocks.IQ2_XXS),
         [17] = Quantised("IQ2_XS", Super, 74, GgufGridBlocks.IQ2_XS),
         [18] = Quantised("IQ3_XXS", Super, 98, GgufGridBlocks.IQ3_XXS),
@@ -51,11 +56,20 @@ internal sealed record GgufType(string Name, int BlockValues, int BlockBytes, Sc
         [39] = Quantised("MXFP4", 32, 17, GgufBlocks.MXFP4),
     };
 
+    /// <summary>Quantises a block; null for the plain types, and for those that are read alone.</summary>
+    public GgufBlockWriter? Writer { get; private init; }
+
+    /// <summary>Its number in a tensor's description.</summary>
+    public uint Number => s_all.First(entry => entry.Value == this).Key;
+
+    /// <summary>The type of a name.</summary>
+    public static GgufType Named(string name) => s_all.Values.First(type => type.Name == name);
+
     /// <summary>Looks a type up by its number in a tensor's description.</summary>
     /// <param name="number">The number.</param>
     /// <returns>The type, or null for one that Peft doesn't read.</returns>
     public static GgufType? Find(uint number) => s_all.GetValueOrDefault(number);
 
-    private static GgufType Quantised(string name, int blockValues, int blockBytes, GgufBlockReader reader) =>
-        new(name, blockValues, blockBytes, ScalarType.Float32, reader);
+    private static GgufType Quantised(string name, int blockValues, int blockBytes, GgufBlockReader reader, GgufBlockWriter? writer = null) =>
+        new(name, blockValues, blockBytes, ScalarType.Float32, reader) { Writer = writer };
 }

@@ -1,0 +1,80 @@
+using Peft.Tensors.Gguf;
+
+namespace Peft.Models;
+
+/// <summary>Which of GGUF's types each weight is stored in: a type's name, or a mixture by llama.cpp's rules.</summary>
+internal sealed class GgufTypes
+{
+    // The last number is llama.cpp's for the whole file (general.file_type).
+    private static readonly Dictionary<string, GgufTypes> s_all = new(StringComparer.OrdinalIgnoreCase)
+    {
+        ["F32"] = new("F32", "F32", 0),
+        ["F16"] = new("F16", "F16", 1),
+        ["Q4_0"] = new("Q4_0", "Q4_0", 2),
+        ["Q4_1"] = new("Q4_1", "Q4_1", 3),
+        ["Q8_0"] = new("Q8_0", "Q8_0", 7),
+        ["Q5_0"] = new("Q5_0", "Q5_0", 8),
+        ["Q5_1"] = new("Q5_1", "Q5_1", 9),
+        ["Q4_K_M"] = new("Q4_K", "Q6_K", 15),
+        ["Q5_K_M"] = new("Q5_K", "Q6_K", 17),
+        ["Q6_K"] = new("Q6_K", "Q6_K", 18),
+        ["BF16"] = new("BF16", "BF16", 32),
+    };
+
+    private readonly string _usual;
+    private readonly string _finer;
+
+    private GgufTypes(string usual, string finer, uint number) => (_usual, _finer, Number) = (usual, finer, number);
+
+    /// <summary>The names there are.</summary>
+    public static IReadOnlyCollection<string> Names => s_all.Keys;
+
+    /// <summary><c>general.file_type</c>.</summary>
+    public uint Number { get; }
+
+    /// <summary>The types of a name.</summary>
+    /// <exception cref="NotSupportedByPeftException"><c>GgufTypeNotSupported</c>.</exception>
+    public static GgufTypes Named(string name) => s_all.TryGetValue(name, out var found) ? found
+        : throw new NotSupportedByPeftException("GgufTypeNotSupported", $"'{name}' is no type in which Peft writes GGUF files.{Spelling.DidYouMean(name, Names)}")
+        {
+            Target = name,
+            RecommendedAction = $"Choose one of {string.Join(", ", Names)}.",
+        };
+
+    /// <summary>The type of a weight.</summary>
+    /// <param name="name">The name in the file.</param>
+    /// <param name="shape">Its sizes.</param>
+    /// <param name="layer">The layer it belongs to, and how many there are; null outside.</param>
+    /// <param name="isOutput">Whether it gives the logits.</param>
+    public GgufType Of(string name, IReadOnlyList<long> shape, (int Index, int Count)? layer, bool isOutput)
+    {
+        if (shape.Count < 2)
+        {
+            return GgufType.Named("F32");
+        }
+
+        var finer = isOutput || ((name.Contains("attn_v", StringComparison.Ordinal) || name.Contains("ffn_down", StringComparison.Ordinal)) && layer is { } place && NeedsMore(place.Index, place.Count));
+        return Fitting(finer && _usual != "Q8_0" && _usual.StartsWith('Q') ? (_finer.EndsWith('K') ? _finer : isOutput ? "Q6_K" : _finer) : _usual, shape[^1]);
+    }
+
+    // The first and last eighth of the layers, and every third between them.
+    private static bool NeedsMore(int layer, int layers) => layer < layers / 8 || layer >= 7 * layers / 8 || (layer - (layers / 8)) % 3 == 2;
+
+    /// <summary>The type itself, or the nearest whose blocks divide a row.</summary>
+    private static GgufType Fitting(string name, long width)
+    {
+        var type = GgufType.Named(name);
+        if (width % type.BlockValues == 0)
+        {
+            return type;
+        }
+
+        return name switch
+        {
+            "Q4_K" => Fitting("Q5_0", width),
+            "Q5_K" => Fitting("Q5_1", width),
+            "Q6_K" => Fitting("Q8_0", width),
+            _ => GgufType.Named("F16"),
+        };
+    }
+}

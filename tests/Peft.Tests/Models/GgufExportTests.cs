@@ -1,0 +1,183 @@
+using System.Text.Json.Nodes;
+using Peft.Adapters.Model;
+using Peft.Files;
+using Peft.Models;
+using Peft.Models.Heads;
+using Peft.Tensors;
+using Peft.Tensors.Gguf;
+using Peft.Tests.Golden;
+using Peft.Tests.Peer;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Models;
+
+/// <summary>GGUF files as they are written: read by llama.cpp and by ourselves, they give the model's own logits.</summary>
+public sealed class GgufExportTests : IDisposable
+{
+    private static readonly int[] s_ids = [5, 17, 3, 40, 22, 9, 61, 12];
+
+    private readonly TemporaryFolder _folder = new();
+    private readonly DisposeScope _scope = NewDisposeScope();
+
+    public void Dispose()
+    {
+        _scope.Dispose();
+        _folder.Dispose();
+    }
+
+    [GoldenTheory]
+    [GoldenData("gguf", "quantise")]
+    public void Blocks_are_those_of_the_formats_own_package(string path) => GoldenCases.Run("gguf", path, folder =>
+    {
+        using var file = GgufFile.Open(Path.Combine(folder, "model.gguf"));
+        using var reference = SafetensorsFile.Open(Path.Combine(folder, "reference.safetensors"));
+        var values = reference.Read("values").data<float>().ToArray();
+        var bytes = File.ReadAllBytes(Path.Combine(folder, "model.gguf"));
+        foreach (var tensor in file.Tensors.Values.Where(static tensor => tensor.Type.Writer is not null))
+        {
+            Assert.Equal(bytes.AsSpan((int)tensor.Offset, (int)tensor.Length).ToArray(), GgufWriter.Quantized(values, tensor.Type));
+        }
+    });
+
+    [Theory]
+    [InlineData("Q4_K", 0.09)]
+    [InlineData("Q5_K", 0.05)]
+    [InlineData("Q6_K", 0.025)]
+    public void Blocks_of_256_lose_as_little_as_their_bits_allow(string name, double share)
+    {
+        var values = randn(64, 512).mul_(0.02);
+        values[3] = zeros(512);
+        var type = GgufType.Named(name);
+        var bytes = GgufWriter.Quantized(values.data<float>().ToArray(), type);
+        var back = new float[values.NumberOfElements];
+        for (var block = 0; block < back.Length / type.BlockValues; block++)
+        {
+            type.Reader!(bytes.AsSpan(block * type.BlockBytes, type.BlockBytes), back.AsSpan(block * type.BlockValues, type.BlockValues));
+        }
+
+        var difference = tensor(back).view(values.shape) - values;
+        Assert.Equal(0, difference[3].abs().max().item<float>());
+        Assert.True(difference.square().mean().sqrt().item<float>() < share * 0.02, $"{difference.square().mean().sqrt().item<float>()}");
+    }
+
+    [Theory]
+    [InlineData("F32")]
+    [InlineData("F16")]
+    [InlineData("BF16")]
+    [InlineData("Q8_0")]
+    [InlineData("Q6_K")]
+    [InlineData("Q5_K_M")]
+    [InlineData("Q5_1")]
+    [InlineData("Q5_0")]
+    [InlineData("Q4_K_M")]
+    [InlineData("Q4_1")]
+    [InlineData("Q4_0")]
+    public void A_file_of_a_type_is_read_by_llama_cpp_and_by_us_alike(string type)
+    {
+        using var model = PeftModel.Load(PocketLlama.Folder, new LoadOptions { DataType = ScalarType.Float32 });
+        var file = Path.Combine(_folder.Path, "model.gguf");
+        Assert.Equal([file, Path.Combine(_folder.Path, "Modelfile")], model.SaveGguf(file, type));
+        using var read = PeftModel.Load(file);
+        var ours = Logits((CausalModel)read.Base, s_ids);
+        var theirs = LlamaCpp.Logits(file, s_ids);
+        Close(ours, theirs, type[0] is 'Q' or 'B' ? 2e-2 : 1e-3);
+
+        // It rounds activations as well where weights are: single logits of a model as small as this one differ by up to 1.4 % of their range, the mean by far less.
+        var mean = (ours - tensor(theirs.SelectMany(static row => row).ToArray()).view(ours.shape)).square().mean().sqrt();
+        Assert.True(mean.item<float>() <= 5e-3 * (ours.max() - ours.min()).item<float>());
+
+        // What the types lose on the way: the plain ones next to nothing.
+        var loss = (ours - Logits((CausalModel)model.Base, s_ids)).abs().max().item<float>();
+        var most = type switch { "F32" => 1e-4, "F16" => 0.05, "BF16" => 0.5, "Q8_0" => 0.5, _ => 12 };
+        Assert.True(loss <= most, $"{loss} with {type}");
+    }
+
+    [Fact]
+    public void Texts_are_the_same_tokens_there()
+    {
+        using var model = PeftModel.Load(PocketLlama.Folder);
+        var file = Path.Combine(_folder.Path, "model.gguf");
+        model.SaveGguf(file, "F16");
+        using var back = PeftModel.Load(file);
+        foreach (var text in new[] { "Question: What is the capital of Texas?\nAnswer:", "  two  blanks, 1234 and it's über-naïve", "<|user|>\nHello<|assistant|>\n", "日本語 🙂" })
+        {
+            var wanted = model.Tokenizer!.EncodeIds(text);
+            Assert.Equal(wanted, LlamaCpp.Tokens(file, text));
+            Assert.Equal(wanted, back.Tokenizer!.EncodeIds(text));
+        }
+
+        Assert.Equal(model.Tokenizer!.ChatTemplates.Source("default"), back.Tokenizer!.ChatTemplates.Source("default"));
+    }
+
+    [GoldenTheory]
+    [GoldenData("families", Holding = FamilyGoldenTests.ModelFile)]
+    public void A_family_with_names_in_gguf_is_computed_alike_by_llama_cpp(string path) => GoldenCases.Run("families", path, folder =>
+    {
+        if (ArchitectureRegistry.Find(ModelConfig.FromFile(Path.Combine(folder, "config.json")).ModelType)?.Gguf is null)
+        {
+            return;
+        }
+
+        using var model = PeftModel.Load(folder);
+        if (model.Base is not CausalModel causal)
+        {
+            return;
+        }
+
+        // llama.cpp has no window for some of them, and says so.
+        var messages = new List<string>();
+        var file = Path.Combine(_folder.Path, "model.gguf");
+        model.SaveGguf(file, "F32", onMessage: messages.Add);
+        var ids = messages.Exists(static message => message.Contains("window", StringComparison.Ordinal)) ? s_ids[..(int)model.Base.Config.RequiredInteger("sliding_window")] : s_ids;
+        using var there = PeftModel.Load(WithoutBounds(folder));
+        Close(Logits((CausalModel)there.Base, ids), LlamaCpp.Logits(file, ids), 1e-3);
+        using var read = PeftModel.Load(file);
+        Close(Logits(causal, ids), Rows(Logits((CausalModel)read.Base, ids)), 1e-4);
+    });
+
+    [Fact]
+    public void What_can_not_be_written_is_refused_before_anything_is()
+    {
+        using var model = PeftModel.Load(PocketLlama.Folder);
+        var file = Path.Combine(_folder.Path, "model.gguf");
+        Assert.Equal("GgufTypeNotSupported", Assert.Throws<NotSupportedByPeftException>(() => model.SaveGguf(file, "Q4_K_XL")).ErrorId);
+        using var cancelled = new CancellationTokenSource();
+        cancelled.Cancel();
+        Assert.Throws<OperationCanceledException>(() => model.SaveGguf(file, "F16", cancellation: cancelled.Token));
+        Assert.Empty(Directory.GetFiles(_folder.Path));
+    }
+
+    /// <summary>A copy of a model with YaRN's usual bounds, which llama.cpp takes whatever a file says.</summary>
+    private string WithoutBounds(string folder)
+    {
+        var document = JsonFile.ReadNode(Path.Combine(folder, "config.json"));
+        if (document["rope_parameters"] is not JsonObject rope || !(rope.Remove("beta_fast") | rope.Remove("beta_slow")))
+        {
+            return folder;
+        }
+
+        var copy = Directory.CreateDirectory(Path.Combine(_folder.Path, "copy")).FullName;
+        File.Copy(Path.Combine(folder, "model.safetensors"), Path.Combine(copy, "model.safetensors"));
+        File.WriteAllText(Path.Combine(copy, "config.json"), document.ToJsonString());
+        return copy;
+    }
+
+    private static Tensor Logits(CausalModel model, int[] ids)
+    {
+        using var noGrad = no_grad();
+        var context = new ForwardContext();
+        return model.Logits(model.Forward(tensor(ids.Select(static id => (long)id).ToArray(), [1, ids.Length]), context), context).to(ScalarType.Float32);
+    }
+
+    private static float[][] Rows(Tensor logits) => [.. Enumerable.Range(0, (int)logits.size(0)).Select(row => logits[row].data<float>().ToArray())];
+
+    /// <summary>Within a share of the range of the logits.</summary>
+    private static void Close(Tensor ours, float[][] theirs, double share)
+    {
+        var other = tensor(theirs.SelectMany(static row => row).ToArray()).view(ours.shape);
+        var range = (ours.max() - ours.min()).item<float>();
+        var difference = (ours - other).abs().max().item<float>();
+        Assert.True(difference <= share * range, $"the largest difference is {difference}, the range of the logits {range}");
+    }
+}
