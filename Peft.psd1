@@ -20,6 +20,7 @@
         'Add-PeftAdapter'
         'Compare-ModelOutput'
         'ConvertFrom-ModelToken'
+        'Convert-PeftAdapter'
         'ConvertTo-ChatPrompt'
         'ConvertTo-LoraAdapter'
         'ConvertTo-ModelToken'

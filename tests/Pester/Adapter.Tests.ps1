@@ -34,6 +34,35 @@ Describe 'The cmdlets for adapters' {
         }
     }
 
+    Describe 'Convert-PeftAdapter' {
+        BeforeAll {
+            # A LoRA of rank 1 on one convolution of Stable Diffusion 1, as kohya's scripts name it.
+            $header = [Text.Encoding]::UTF8.GetBytes('{"__metadata__":{"ss_base_model_version":"sd_v1"},"lora_unet_conv_in.lora_down.weight":{"dtype":"F32","shape":[1,4,3,3],"data_offsets":[0,144]},"lora_unet_conv_in.lora_up.weight":{"dtype":"F32","shape":[320,1,1,1],"data_offsets":[144,1424]}}')
+            [IO.File]::WriteAllBytes("$TestDrive/kohya.safetensors", [BitConverter]::GetBytes([long]$header.Length) + $header + [byte[]]::new(1424))
+        }
+
+        It 'writes another format and says what came of it' {
+            $report = Convert-PeftAdapter ./kohya.safetensors ./diffusers.safetensors Diffusers
+            $report | Should -BeOfType Peft.Diffusion.Adapters.AdapterFormatReport
+            $report.Modules, $report.Lost.Count | Should -Be 1, 0
+            [Text.Encoding]::UTF8.GetString([IO.File]::ReadAllBytes("$TestDrive/diffusers.safetensors")) | Should -Match 'unet\.conv_in\.lora_A\.weight'
+        }
+
+        It 'writes nothing with -WhatIf, and over nothing without -Force' {
+            Convert-PeftAdapter ./kohya.safetensors ./none.safetensors LyCORIS -WhatIf
+            './none.safetensors' | Should -Not -Exist
+            { Convert-PeftAdapter ./kohya.safetensors ./kohya.safetensors LyCORIS -ErrorAction Stop } | Should -Throw -ErrorId 'OutputExists,*'
+        }
+
+        It 'refuses what is no such file, and a model that it is not for' {
+            $adapter | Export-PeftAdapter ./llama
+            { Convert-PeftAdapter ./llama/adapter_model.safetensors ./none.safetensors Kohya -ErrorAction Stop } | Should -Throw -ErrorId 'AdapterModelUnclear,*'
+            { Convert-PeftAdapter ./kohya.safetensors ./none.safetensors Kohya -Model $model -ErrorAction Stop } | Should -Throw -ErrorId 'AdapterModelMismatch,*'
+            { $model | Import-PeftAdapter ./kohya.safetensors -ErrorAction Stop } | Should -Throw -ErrorId 'AdapterModelMismatch,*'
+            { $adapter | Export-PeftAdapter ./none.safetensors -Format Kohya -ErrorAction Stop } | Should -Throw -ErrorId 'AdapterModelMismatch,*'
+        }
+    }
+
     Describe 'ConvertTo-LoraAdapter' {
         It 'makes LoRA of another method and says what is lost' {
             $loha = $model | Add-PeftAdapter (New-LoHaConfig -TargetModule q_proj -Rank 2 -StartAtZero $false) loha -Seed 1

@@ -1,6 +1,10 @@
+using System.Globalization;
 using System.Text.Json.Nodes;
 using Peft.Adapters.Model;
+using Peft.Diffusion;
 using Peft.Diffusion.Adapters;
+using Peft.Models;
+using Peft.Tensors;
 using Peft.Tests.Golden;
 using static TorchSharp.torch;
 
@@ -48,6 +52,52 @@ public sealed class DiffusionAdapterGoldenTests
 
         model.UndoMerge();
         Assert.All(before, static entry => Assert.True(entry.Key.Layer.Weight.Data.equal(entry.Value.Weight).all().item<bool>()));
+    });
+
+    /// <summary>UNet and text encoders compute what was recorded, at full strength and at others, merged and not.</summary>
+    [GoldenTheory]
+    [GoldenData(Domain, "adapters/", Holding = "lora.safetensors")]
+    [GoldenData(Domain, "adapters/", Holding = "pytorch_lora_weights.safetensors")]
+    [GoldenData(Domain, "lycoris/")]
+    public void A_model_computes_with_a_file_what_was_recorded(string path) => GoldenCases.Run(Domain, path, folder =>
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        var golden = AdapterGolden.Case(folder);
+        using var model = Load(golden);
+        using var inputs = SafetensorsFile.Open(GoldenCases.PathOf(Domain, Path.Combine((string)golden["inputs"]!, "data.safetensors")));
+        var recorded = AdapterGolden.Tensors(Path.Combine(folder, "data.safetensors"));
+        var name = DiffusionAdapterFile.Load(model, Path.Combine(folder, (string)golden["files"]![0]!)).Name;
+        foreach (var prefix in recorded.Keys.Where(static key => key.StartsWith("output", StringComparison.Ordinal)).Select(static key => key[..key.LastIndexOf('.')]).Distinct())
+        {
+            if (prefix == "output_masked")
+            {
+                continue;
+            }
+
+            var strength = prefix == "output" ? 1f : float.Parse(prefix["output_at_".Length..], CultureInfo.InvariantCulture);
+            model.SetActive([new ActiveAdapter(name, strength)]);
+            Compare(prefix);
+        }
+
+        model.SetActive(name);
+        model.Merge();
+        Compare("output");
+        model.UndoMerge();
+        model.Disable();
+        Compare("base");
+
+        void Compare(string prefix)
+        {
+            foreach (var (part, actual) in DiffusionProbe.Outputs(model, inputs))
+            {
+                var name = $"{prefix}.{part}";
+                if ((prefix == "base" ? inputs.Read(name) : recorded.GetValueOrDefault(name)) is { } expected)
+                {
+                    AdapterGolden.AssertClose(expected, actual, golden["tolerance"]!, name);
+                }
+            }
+        }
     });
 
     /// <summary>Written in each format, a file makes the same weights, or its report names what the format can't hold.</summary>
@@ -101,7 +151,7 @@ public sealed class DiffusionAdapterGoldenTests
         var own = (string)golden["arguments"]!["model"]!;
         foreach (var other in Directory.GetDirectories(GoldenCases.PathOf(Domain, "models")).Where(other => own.EndsWith("xl", StringComparison.Ordinal) != other.EndsWith("xl", StringComparison.Ordinal)))
         {
-            using var model = new PeftModel(WeightTree.Load(other), Path.GetFileName(other));
+            using var model = DiffusionModelFiles.Load(other);
             var error = Assert.Throws<PeftException>(() => DiffusionAdapterFile.Load(model, Path.Combine(folder, "lora.safetensors")));
             Assert.Equal("AdapterModelMismatch", error.ErrorId);
             Assert.Empty(model.Adapters);
@@ -118,8 +168,8 @@ public sealed class DiffusionAdapterGoldenTests
         var all = AdapterGolden.Read(GoldenCases.PathOf(Domain, "names.json"));
         foreach (var (kind, rows) in all.Where(static entry => entry.Value is JsonArray))
         {
-            using var model = WeightTree.Load(GoldenCases.PathOf(Domain, Path.Combine("models", kind)));
-            var modules = DiffusionModules.Of(model)!;
+            using var model = DiffusionModelFiles.Load(GoldenCases.PathOf(Domain, Path.Combine("models", kind)), new LoadOptions { StructureOnly = true });
+            var modules = DiffusionModules.Of(model.Base)!;
             foreach (var row in (JsonArray)rows!)
             {
                 var module = modules.Find((string)row![3]!);
@@ -151,6 +201,6 @@ public sealed class DiffusionAdapterGoldenTests
     private static PeftModel Load(JsonObject golden)
     {
         var folder = GoldenCases.PathOf(Domain, (string)golden["arguments"]!["model"]!);
-        return new PeftModel(WeightTree.Load(folder), Path.GetFileName(folder));
+        return DiffusionModelFiles.Load(folder);
     }
 }

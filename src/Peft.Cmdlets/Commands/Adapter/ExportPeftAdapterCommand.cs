@@ -5,6 +5,7 @@ using Peft.Adapters.Files;
 using Peft.Adapters.Model;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
+using Peft.Diffusion.Adapters;
 
 namespace Peft.Cmdlets.Commands.Adapter;
 
@@ -15,7 +16,7 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
 {
     private readonly List<PeftAdapter> _adapters = [];
 
-    /// <summary>Folder to write to. A single adapter's files go into it, those of several into a subfolder for each.</summary>
+    /// <summary>Folder to write to. A single adapter's files go into it, those of several into a subfolder for each. The formats of diffusion models are one file for each adapter: in this folder, or of this name where it ends in <c>.safetensors</c>.</summary>
     [Parameter(Mandatory = true, Position = 0)]
     [ValidateNotNullOrEmpty]
     public string Path { get; set; } = "";
@@ -32,9 +33,9 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
     [Parameter]
     public SwitchParameter AsLora { get; set; }
 
-    /// <summary>Whose form the files have: PEFT's, which most programs read, or MLX's (<c>adapters.safetensors</c> for mlx-lm on Apple's machines; LoRA and DoRA alone).</summary>
+    /// <summary>Whose form the files have: PEFT's, which most programs read, MLX's (<c>adapters.safetensors</c> for mlx-lm on Apple's machines; LoRA and DoRA alone), or one of those in which adapters of diffusion models are passed around: kohya's and the web UI's (LoRA and DoRA), LyCORIS's (all of its algorithms), diffusers' (LoRA and DoRA). What such a format can't hold is said.</summary>
     [Parameter]
-    [ValidateSet("Peft", "Mlx")]
+    [ValidateSet("Peft", "Mlx", "Kohya", "LyCORIS", "Diffusers")]
     [PSDefaultValue(Value = "Peft", Help = "Peft")]
     public string Format { get; set; } = "Peft";
 
@@ -71,6 +72,12 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
 
     private void Export(PeftAdapter adapter, string folder)
     {
+        if (Enum.TryParse<DiffusionAdapterFormat>(Format, ignoreCase: true, out var format))
+        {
+            ExportFile(adapter, format);
+            return;
+        }
+
         if (!Force && File.Exists(System.IO.Path.Combine(folder, AdapterConfig.FileName)))
         {
             throw new PeftException("OutputExists", $"'{folder}' holds an adapter already.")
@@ -99,6 +106,46 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
             {
                 WriteObject(adapter);
             }
+        }
+    }
+
+    /// <summary>A format of diffusion models is a single file.</summary>
+    private void ExportFile(PeftAdapter adapter, DiffusionAdapterFormat format)
+    {
+        var root = PathResolution.Target(this, Path);
+        var isFile = _adapters.Count == 1 && root.EndsWith(".safetensors", StringComparison.OrdinalIgnoreCase);
+        var file = isFile ? root : System.IO.Path.Combine(root, _adapters.Count == 1 && format == DiffusionAdapterFormat.Diffusers ? "pytorch_lora_weights.safetensors" : $"{adapter.Name}.safetensors");
+        RefuseExisting(file, Force);
+        if (ShouldProcess(file, $"Write the adapter '{adapter.Name}' in the format {Format}"))
+        {
+            var report = Run(_ => DiffusionAdapterFile.Save(adapter.Model, adapter.Name, file, format));
+            if (report.Lost.Count > 0)
+            {
+                WriteWarning($"{adapter.Name}: {report}");
+            }
+            else
+            {
+                WriteLine($"{adapter.Name}: {report}");
+            }
+
+            if (PassThru)
+            {
+                WriteObject(adapter);
+            }
+        }
+    }
+
+    /// <summary>Refuses to write over a file.</summary>
+    /// <exception cref="PeftException"><c>OutputExists</c>.</exception>
+    internal static void RefuseExisting(string file, bool isForced)
+    {
+        if (!isForced && File.Exists(file))
+        {
+            throw new PeftException("OutputExists", $"There is a file '{file}' already.")
+            {
+                Target = file,
+                RecommendedAction = "Choose another name, or write over it with -Force.",
+            };
         }
     }
 }

@@ -5,6 +5,7 @@ using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Commands.Model;
 using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Session;
+using Peft.Diffusion.Adapters;
 using Peft.Hub;
 using Peft.Models;
 using Peft.Training;
@@ -22,7 +23,7 @@ public sealed class ImportPeftAdapterCommand : ImportCommand
     [ArgumentCompleter(typeof(ModelNameCompleter))]
     public PeftModel? Model { get; set; }
 
-    /// <summary>Folders that hold <c>adapter_config.json</c>; wildcards are allowed.</summary>
+    /// <summary>Folders that hold <c>adapter_config.json</c>; for a diffusion model also single files (<c>.safetensors</c>, <c>.pt</c>, <c>.bin</c>) of kohya's scripts, the web UI, LyCORIS or diffusers. Wildcards are allowed.</summary>
     [Parameter(Mandatory = true, Position = 0, ParameterSetName = PathSet)]
     [SupportsWildcards]
     [ValidateNotNullOrEmpty]
@@ -41,8 +42,9 @@ public sealed class ImportPeftAdapterCommand : ImportCommand
     private protected override void Import(string path, string name)
     {
         // A dot can't be in an adapter's name, for names become part of keys.
-        name = AdapterName ?? name.Replace('.', '_');
-        var model = Model ?? BaseOf(path);
+        var isFile = File.Exists(path);
+        name = AdapterName ?? (isFile ? System.IO.Path.GetFileNameWithoutExtension(name) : name).Replace('.', '_');
+        var model = Model ?? (isFile ? throw NoBase(path, $"'{path}' is a single file, which doesn't say which model it is an adapter of.", innerException: null) : BaseOf(path));
         if (!Force && model.Adapters.Any(adapter => adapter.Name == name))
         {
             throw new PeftException("AdapterExists", $"The model '{model.Name}' has an adapter '{name}' already.")
@@ -56,8 +58,12 @@ public sealed class ImportPeftAdapterCommand : ImportCommand
         {
             WriteObject(Run(output =>
             {
-                var adapter = model.LoadAdapter(path, name);
-                TrainingRecord.TakeUp(adapter);
+                var adapter = isFile ? DiffusionAdapterFile.Load(model, path, name) : model.LoadAdapter(path, name);
+                if (!isFile)
+                {
+                    TrainingRecord.TakeUp(adapter);
+                }
+
                 adapter.Report.Messages.ForEach(output.WriteWarning);
                 adapter.Coverage.Matched.ForEach(row => output.WriteVerbose($"{row}: {row.Parameters} trainable parameters"));
                 if (model.NonFiniteWarning(output.Cancellation) is { } warning)

@@ -1,11 +1,18 @@
+using Peft.Tensors;
+
 namespace Peft.Diffusion.Adapters;
 
 /// <summary>Which of the published models one is, or an adapter was made for, as far as that shows.</summary>
 internal static class BaseModelKind
 {
-    private const string First = "Stable Diffusion 1";
-    private const string Second = "Stable Diffusion 2";
-    private const string Large = "Stable Diffusion XL";
+    /// <summary>Stable Diffusion 1.</summary>
+    public const string First = "Stable Diffusion 1";
+
+    /// <summary>Stable Diffusion 2.</summary>
+    public const string Second = "Stable Diffusion 2";
+
+    /// <summary>Stable Diffusion XL.</summary>
+    public const string Large = "Stable Diffusion XL";
 
     /// <summary>The kind of a model; null where that isn't clear.</summary>
     public static string? Of(DiffusionModules modules) => modules.HasTwoTextEncoders ? Large : OfWidth(modules.TextWidth);
@@ -20,19 +27,19 @@ internal static class BaseModelKind
     };
 
     /// <summary>The kind that a file was made for, by what it says of itself, its names and its sizes; null where that isn't clear.</summary>
-    public static string? Of(AdapterContents contents)
+    public static string? Of(TensorStore file)
     {
         foreach (var key in new[] { "ss_base_model_version", "modelspec.architecture" })
         {
-            if (contents.Metadata.TryGetValue(key, out var said) && Said(said) is { } kind)
+            if (file is SafetensorsFile { Metadata: var metadata } && metadata.TryGetValue(key, out var said) && Said(said) is { } kind)
             {
                 return kind;
             }
         }
 
-        return contents.File.Names.Any(static name => name.StartsWith("lora_te2_", StringComparison.Ordinal) || name.StartsWith(DiffusionModules.SecondTextEncoder + ".", StringComparison.Ordinal))
+        return file.Names.Any(static name => name.StartsWith("lora_te2_", StringComparison.Ordinal) || name.StartsWith(DiffusionModules.SecondTextEncoder + ".", StringComparison.Ordinal))
             ? Large
-            : OfWidth(WidthOf(contents));
+            : OfWidth(WidthOf(file));
     }
 
     private static string? Said(string text) => text.Contains("xl", StringComparison.OrdinalIgnoreCase) ? Large
@@ -41,12 +48,12 @@ internal static class BaseModelKind
         : null;
 
     /// <summary>The width of the text that the first factor on a projection of it has.</summary>
-    private static long? WidthOf(AdapterContents contents)
+    private static long? WidthOf(TensorStore file)
     {
-        foreach (var name in contents.File.Names)
+        foreach (var name in file.Names)
         {
             if ((name.Contains("attn2.to_k", StringComparison.Ordinal) || name.Contains("attn2_to_k", StringComparison.Ordinal))
-                && DiffusionKeys.Split(name) is (_, "lora_down.weight") && contents.File.Entry(name).Shape is [_, var width, ..])
+                && DiffusionKeys.Split(name) is (_, "lora_down.weight") && file.Entry(name).Shape is [_, var width, ..])
             {
                 return width;
             }

@@ -64,16 +64,17 @@ public static class DiffusionAdapterFile
     /// <param name="source">The file.</param>
     /// <param name="path">The new file; replaced where it is there.</param>
     /// <param name="format">The format.</param>
-    /// <param name="model">The model that the adapter was made for, or its structure.</param>
+    /// <param name="model">The model that the adapter was made for, or its structure; null for the published model that the file is for.</param>
     /// <param name="dataType">Type of the tensors; null for that of the source.</param>
     /// <returns>What the format can't hold.</returns>
     /// <exception cref="PeftException">As <see cref="Load"/> and <see cref="Save"/>.</exception>
-    public static AdapterFormatReport Convert(string source, string path, DiffusionAdapterFormat format, PretrainedModel model, ScalarType? dataType = null)
+    public static AdapterFormatReport Convert(string source, string path, DiffusionAdapterFormat format, PretrainedModel? model = null, ScalarType? dataType = null)
     {
-        ArgumentNullException.ThrowIfNull(model);
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
         using var file = TensorStore.OpenFile(source);
+        using var published = model is null ? PublishedModel.Of(BaseModelKind.Of(file) ?? throw KindUnclear(source)) : null;
+        model ??= published!;
         var modules = ModulesOf(model, model.ClassName, source);
         var contents = AdapterContents.Read(file, modules);
         Fit(contents, source, model.ClassName);
@@ -91,6 +92,12 @@ public static class DiffusionAdapterFile
         return writer.Write(path, contents.Metadata);
     }
 
+    private static PeftException KindUnclear(string path) => new("AdapterModelUnclear", $"'{path}' doesn't tell which model it was made for.")
+    {
+        Target = path,
+        RecommendedAction = "Give the model, from Import-PeftModel -StructureOnly.",
+    };
+
     private static DiffusionModules ModulesOf(PretrainedModel model, string name, string path) => DiffusionModules.Of(model) ?? throw new PeftException("AdapterModelMismatch", $"'{path}' is an adapter of a diffusion model, and '{name}' is none.")
     {
         Target = path,
@@ -105,7 +112,7 @@ public static class DiffusionAdapterFile
     /// <exception cref="PeftException"><c>AdapterModelMismatch</c> or <c>AdapterEmpty</c>.</exception>
     private static Dictionary<string, IReadOnlyList<long>> Fit(AdapterContents contents, string path, string model)
     {
-        var (made, own) = (BaseModelKind.Of(contents), BaseModelKind.Of(contents.Model));
+        var (made, own) = (BaseModelKind.Of(contents.File), BaseModelKind.Of(contents.Model));
         if (made is not null && own is not null && made != own)
         {
             throw Mismatch(path, model, made, own, $"it was made for {made}, and the model is {own}");

@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 namespace Peft.Models.Layers;
 
 /// <summary>Group norm: channels in groups, each group of each row normed over all its positions (Wu and He 2018), and SiLU behind it where asked for.</summary>
-public sealed class GroupNorm : Module
+public sealed class GroupNorm : Module, INorm
 {
     private readonly long _groups;
     private readonly double _epsilon;
@@ -25,7 +25,11 @@ public sealed class GroupNorm : Module
         Details = string.Create(CultureInfo.InvariantCulture, $"{groups}, {channels}, eps={ModuleText.Number(epsilon)}, affine=True, bias=True");
         Weight = AddParameter("weight", [channels]);
         Bias = AddParameter("bias", [channels]);
+        Scale = new NormWeight(this, Weight, Bias, (x, weight, bias) => nn.functional.group_norm(x, groups, weight, bias, epsilon));
     }
+
+    /// <inheritdoc/>
+    public IAdaptable Scale { get; }
 
     /// <summary>[channels].</summary>
     public Parameter Weight { get; }
@@ -43,15 +47,22 @@ public sealed class GroupNorm : Module
     /// <returns>Of the same shape.</returns>
     public Tensor Forward(Tensor x, ForwardContext context, bool activates = false)
     {
-        return Weight.Slot is { } slot && slot.Plan(context).NeedsForward ? slot.Forward(x, context, Run) : Run(x, context);
-
-        Tensor Run(Tensor given, ForwardContext inner)
+        if (Weight.Slot is not { } slot || !slot.Plan(context).NeedsForward)
         {
-            var (weight, bias) = (Weight.Effective(inner), Bias.Effective(inner));
-            return inner.Tape is { } tape
-                ? tape.Autograd(inputs => Form(inputs[0], weight, bias, activates), [given], [weight, bias])
-                : Form(given, weight, bias, activates);
+            return Run(x, context, activates);
         }
+
+        // What is added to the weights comes before the activation.
+        var normed = slot.Forward(x, context, (given, inner) => Run(given, inner, activates: false));
+        return !activates ? normed : ParameterTensor.Run(static given => nn.functional.silu(given[0]), [normed], [], context);
+    }
+
+    private Tensor Run(Tensor x, ForwardContext context, bool activates)
+    {
+        var (weight, bias) = (Weight.Effective(context), Bias.Effective(context));
+        return context.Tape is { } tape
+            ? tape.Autograd(inputs => Form(inputs[0], weight, bias, activates), [x], [weight, bias])
+            : Form(x, weight, bias, activates);
     }
 
     private Tensor Form(Tensor x, Parameter weight, Parameter bias, bool activates)

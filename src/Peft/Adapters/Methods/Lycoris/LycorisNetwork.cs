@@ -8,16 +8,16 @@ namespace Peft.Adapters.Methods.Lycoris;
 /// <summary>A LyCORIS network on a model: what the files of kohya's scripts, LyCORIS, the web UI and diffusers become, and what is trained by its algorithms.</summary>
 public sealed class LycorisNetwork(string name, LycorisNetworkConfig config) : LayerwiseAdapter(name, config)
 {
+    private bool _isAimed;
+
     /// <summary>The configuration.</summary>
     private LycorisNetworkConfig Network => (LycorisNetworkConfig)base.Config;
 
     /// <inheritdoc/>
     public override void Declare(PretrainedModel model, ICollection<string> messages)
     {
-        if (Network.Modules is null)
-        {
-            Config = Network with { TargetModules = Network.Targets(model) };
-        }
+        _isAimed = Network.TargetModules is null && LycorisPreset.Knows(model);
+        Config = Network.Modules is null ? Network.Aimed(model) : Network;
 
         base.Declare(model, messages);
         Config = Network with { Modules = Layers.ToDictionary(static layer => layer.Layer.Path, layer => Network.ModuleOf(layer.Layer)) };
@@ -35,7 +35,7 @@ public sealed class LycorisNetwork(string name, LycorisNetworkConfig config) : L
     /// <inheritdoc/>
     private protected override IReadOnlyList<IAdaptable> Targets(PretrainedModel model, ICollection<string> messages) => Network.Modules is { } modules
         ? [.. model.Descendants().Where(module => modules.ContainsKey(module.Path)).Select(AdaptableOf)]
-        : [.. base.Targets(model, messages), .. Network.TrainsNorms ? NormsBeside(model) : []];
+        : [.. base.Targets(model, messages), .. Network.TrainsNorms ? Network.Norms(model, _isAimed).Select(AdaptableOf) : []];
 
     /// <summary>What a network can act on in a module: a layer, or a norm.</summary>
     internal static IAdaptable AdaptableOf(Module module) => Find(module) ?? throw new PeftException("TargetKindNotSupported", $"'{module.Path}' is a {module.ClassName}, which no LyCORIS algorithm adapts.")
@@ -51,11 +51,4 @@ public sealed class LycorisNetwork(string name, LycorisNetworkConfig config) : L
         INorm norm => norm.Scale,
         _ => null,
     };
-
-    /// <summary>The norms in the blocks whose layers are targets.</summary>
-    private IEnumerable<IAdaptable> NormsBeside(PretrainedModel model)
-    {
-        var paths = Network.NormPaths(model).ToHashSet(StringComparer.Ordinal);
-        return model.Descendants().Where(module => module is INorm && paths.Contains(module.Path)).Select(AdaptableOf);
-    }
 }

@@ -86,6 +86,13 @@ public sealed record LycorisNetworkConfig : LayerwiseConfig
     [ConfigField("train_norm", Parameter = "TrainNorm")]
     public bool TrainsNorms { get; init; }
 
+    /// <summary>
+    /// What is adapted of a diffusion model where no target modules are given: <c>full</c> (blocks of UNet and text encoders, and what stands outside of them), <c>full-lin</c>
+    /// (without convolutions of several taps), <c>attn-mlp</c> (transformers), <c>attn-only</c>, <c>unet-only</c>, <c>unet-transformer-only</c> or <c>unet-convblock-only</c>.
+    /// </summary>
+    [ConfigField("preset", Choices = ["full", "full-lin", "attn-mlp", "attn-only", "unet-only", "unet-transformer-only", "unet-convblock-only", "ia3"])]
+    public string Preset { get; init; } = LycorisPreset.Standard;
+
     /// <summary>What acts on each module, by its path; null for a new network, before its targets are known.</summary>
     public IReadOnlyDictionary<string, LycorisModule>? Modules { get; init; }
 
@@ -102,15 +109,28 @@ public sealed record LycorisNetworkConfig : LayerwiseConfig
     /// <summary>What acts on a layer: what the file has there, or what the fields ask for.</summary>
     internal LycorisModule ModuleOf(IAdaptable layer) => Modules is { } modules ? modules[layer.Path] : LycorisDesign.Of(layer, this);
 
-    /// <summary>The names of what a new network adapts.</summary>
-    internal ModuleNames Targets(PretrainedModel model) => TargetMatcher.Resolve(this, model);
-
-    /// <summary>Paths of the norms that a new network trains: those in whatever module holds an adapted layer.</summary>
-    internal IEnumerable<string> NormPaths(PretrainedModel model)
+    /// <summary>The configuration whose targets are the modules that a new network adapts: those that are named, or the preset's.</summary>
+    /// <param name="model">The model.</param>
+    /// <exception cref="PeftException"><c>NoModuleMatched</c>.</exception>
+    internal LycorisNetworkConfig Aimed(PretrainedModel model)
     {
-        var holders = TargetMatcher.Match(this, model, []).Select(static match => match.Module.Parent).OfType<Module>().Distinct();
-        return holders.SelectMany(static holder => holder.Children).Where(static module => module is INorm).Select(static module => module.Path);
+        if (TargetModules is not null || !LycorisPreset.Knows(model))
+        {
+            return this with { TargetModules = TargetMatcher.Resolve(this, model) };
+        }
+
+        // GLoRA is for transformers alone, whatever the preset.
+        var preset = LycorisPreset.Of(Preset);
+        preset = Algorithm == "glora" ? preset with { UNetClasses = ["Transformer2DModel"], UNetNames = [] } : preset;
+        var modules = preset.Match(model);
+        return modules.Count > 0 ? this with { TargetModules = ModuleNames.Of([.. modules.Select(static module => module.Path)]) }
+            : throw new PeftException("NoModuleMatched", $"The preset '{Preset}' matches no module of the model.") { Target = Preset, RecommendedAction = "Choose another preset, or name modules." };
     }
+
+    /// <summary>The norms that a new network trains: those of the preset's blocks, or those beside the modules that are named.</summary>
+    internal IEnumerable<Module> Norms(PretrainedModel model, bool isAimed) => isAimed
+        ? LycorisPreset.Of(Preset).Match(model, withNorms: true).Where(static module => module is INorm)
+        : TargetMatcher.Match(this, model, []).Select(static match => match.Module.Parent).OfType<Module>().Distinct().SelectMany(static holder => holder.Children).Where(static module => module is INorm);
 
     /// <summary>The file says what acts on each module.</summary>
     /// <inheritdoc/>
