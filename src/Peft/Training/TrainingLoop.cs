@@ -57,8 +57,8 @@ internal sealed class TrainingLoop : IDisposable
         _options = request.Options;
         Part = part;
         Objective = request.Objective ?? ObjectiveRegistry.Create(_options);
-        RefuseOtherData(request.Data);
-        RefuseOtherData(request.EvaluationData ?? request.Data);
+        Objective.RefuseOther(request.Data);
+        Objective.RefuseOther(request.EvaluationData ?? request.Data);
         (var rows, _heldOut) = request.EvaluationData is null
             ? TrainingPlan.Split(request.Data.Count, _options, _options.EvaluationSplit > 0 ? request.Data.Groups(cancellation) : null)
             : ([.. Enumerable.Range(0, request.Data.Count)], [.. Enumerable.Range(0, request.EvaluationData.Count)]);
@@ -420,7 +420,7 @@ internal sealed class TrainingLoop : IDisposable
         if (_heldOut.Length == 0)
         {
             // Pictures are worth a look where there is no loss to measure.
-            _ = SamplePictures.AreOf(_request.Model) ? Sample() : null;
+            _ = SamplePictures.AreOf(_request.Model) ? TrainingSample.Of(_request, Part.Selection, _output?.Folder, StepsMade, _context.Cancellation) : null;
             _milestones.Evaluated();
             return;
         }
@@ -431,7 +431,7 @@ internal sealed class TrainingLoop : IDisposable
             throw Divergence.Error(FormattableString.Invariant($"After step {StepsMade} the loss on the evaluation data is {evaluation.Loss}: the training has diverged."));
         }
 
-        evaluation = evaluation with { Samples = Sample() };
+        evaluation = evaluation with { Samples = TrainingSample.Of(_request, Part.Selection, _output?.Folder, StepsMade, _context.Cancellation) };
         _evaluations.Add(evaluation);
         Schedule.OnEvaluation(evaluation.Loss);
         _output?.Write(evaluation);
@@ -443,11 +443,6 @@ internal sealed class TrainingLoop : IDisposable
         _milestones.Evaluated();
         _best.See(_evaluations);
     }
-
-    /// <summary>What the model makes now of the prompts that it is to be tried on; null where there are none.</summary>
-    private TrainingSample[]? Sample() => !SamplePictures.AreOf(_request.Model) ? TrainingSample.Of(_request, Part.Selection, _context.Cancellation)
-        : _output is null || _request.SamplePrompts.Count == 0 ? null
-        : SamplePictures.Draw(_request, Part.Selection, _output.Folder, StepsMade, _context.Cancellation);
 
     /// <summary>Mean loss over the rows that are set apart, each batch counted by its rows.</summary>
     private EvaluationRecord Evaluate(ITrainingData data)
@@ -499,17 +494,4 @@ internal sealed class TrainingLoop : IDisposable
             EvaluationLoss = _evaluations.Count > 0 ? _evaluations[^1].Loss : null,
         });
     }
-
-    private void RefuseOtherData(ITrainingData data)
-    {
-        if (data.ExampleKind != Objective.ExampleKind)
-        {
-            throw new PeftException("ObjectiveDataMismatch", $"The objective '{Objective.Name}' learns from examples of the kind {Objective.ExampleKind}; the data holds {data.ExampleKind}.")
-            {
-                Target = data,
-                RecommendedAction = "Choose the objective that belongs to the data, or data that belongs to the objective.",
-            };
-        }
-    }
-
 }

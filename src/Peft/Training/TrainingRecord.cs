@@ -2,6 +2,7 @@ using Peft.Adapters.Model;
 using Peft.Engine;
 using Peft.Generation;
 using Peft.Models;
+using Peft.Training.Diffusion;
 using Peft.Training.Reports;
 
 namespace Peft.Training;
@@ -45,12 +46,17 @@ public readonly record struct EvaluationRecord(int Step, double Epoch, double Lo
 /// <param name="Text">The answer, by the likeliest tokens; of a diffusion model the picture's path below the training's folder.</param>
 public sealed record TrainingSample(string Prompt, string Text)
 {
-    /// <summary>What a model answers now to the prompts that a training tries it on; null where there are none.</summary>
-    internal static TrainingSample[]? Of(TrainingRequest request, AdapterSelection selection, CancellationToken cancellation)
+    /// <summary>What a model makes now of the prompts that a training tries it on; null where there are none, and where pictures have no folder.</summary>
+    internal static TrainingSample[]? Of(TrainingRequest request, AdapterSelection selection, string? folder, int step, CancellationToken cancellation)
     {
         if (request.SamplePrompts.Count == 0)
         {
             return null;
+        }
+
+        if (SamplePictures.AreOf(request.Model))
+        {
+            return folder is null ? null : SamplePictures.Draw(request, selection, folder, step, cancellation);
         }
 
         using var scope = TorchSharp.torch.NewDisposeScope();

@@ -58,6 +58,21 @@ public interface IObjective
     {
     }
 
+    /// <summary>Refuses data whose examples are of another kind.</summary>
+    /// <param name="data">The data.</param>
+    /// <exception cref="PeftException"><c>ObjectiveDataMismatch</c>.</exception>
+    internal void RefuseOther(ITrainingData data)
+    {
+        if (data.ExampleKind != ExampleKind)
+        {
+            throw new PeftException("ObjectiveDataMismatch", $"The objective '{Name}' learns from examples of the kind {ExampleKind}; the data holds {data.ExampleKind}.")
+            {
+                Target = data,
+                RecommendedAction = "Choose the objective that belongs to the data, or data that belongs to the objective.",
+            };
+        }
+    }
+
     /// <summary>The loss of a micro batch.</summary>
     /// <param name="pass">The batch, the model, and what is needed to compute with them.</param>
     /// <returns>A scalar in float32, known to the tape: the sum over the batch's items divided by <see cref="ObjectivePass.Divisor"/>.</returns>
