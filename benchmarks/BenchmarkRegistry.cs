@@ -20,6 +20,8 @@ internal static class BenchmarkRegistry
         TrainingBenchmark.Job(ModelShape.Pocket, Float32, steps: 12),
         TrainingBenchmark.Job(ModelShape.Pocket, BFloat16, steps: 12),
         DiffusionTrainingBenchmark.Job(Float32, steps: 4),
+        ShortExamplesBenchmark.Job(ModelShape.SmolLm2, Float32, steps: 4),
+        ShortExamplesBenchmark.Job(ModelShape.SmolLm2, BFloat16, steps: 4),
         BusyBenchmark.Job(ModelShape.Pocket, Float32, steps: 30),
         GenerationBenchmark.Job(ModelShape.SmolLm2, Float32),
         GenerationBenchmark.Job(ModelShape.SmolLm2, BFloat16),
