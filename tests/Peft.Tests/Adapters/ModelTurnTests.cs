@@ -65,6 +65,32 @@ public sealed class ModelTurnTests
     }
 
     [Fact]
+    public async Task Two_flows_that_would_wait_for_each_other_are_told_so()
+    {
+        using var a = TinyLlama.Create();
+        using var b = TinyLlama.Create();
+        var isTaken = new TaskCompletionSource();
+        using var isWaiting = new ManualResetEventSlim();
+        var first = Apart(() =>
+        {
+            OperationFlow.Current = new OperationFlow(new object(), _ => isWaiting.Set());
+            using var held = a.Acquire("training");
+            isTaken.SetResult();
+            using var other = b.Acquire("a comparison");
+        });
+        var second = Apart(() =>
+        {
+            OperationFlow.Current = new OperationFlow(new object());
+            using var held = b.Acquire("text generation");
+            isTaken.Task.Wait();
+            isWaiting.Wait();
+            Assert.Equal("PeftModelBusy", Assert.Throws<PeftException>(() => a.Acquire("merging")).ErrorId);
+        });
+        await second.WaitAsync(TimeSpan.FromSeconds(30));
+        await first.WaitAsync(TimeSpan.FromSeconds(30));
+    }
+
+    [Fact]
     public async Task A_wait_can_be_cancelled_and_leaves_the_turn_to_the_next()
     {
         using var model = TinyLlama.Create();

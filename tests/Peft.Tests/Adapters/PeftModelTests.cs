@@ -85,6 +85,7 @@ public class PeftModelTests
     [InlineData("a.b")]
     [InlineData("a/b")]
     [InlineData("__base__")]
+    [InlineData("Base")]
     public void A_name_that_files_or_batches_could_not_hold_is_refused(string name)
     {
         using var model = TinyLlama.Create();

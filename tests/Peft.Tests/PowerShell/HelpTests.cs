@@ -1,4 +1,6 @@
 using System.Management.Automation;
+using Peft.Training.Optimizers;
+using Peft.Training.Schedules;
 
 namespace Peft.Tests.PowerShell;
 
@@ -72,6 +74,13 @@ public sealed class HelpTests(ModuleHost host) : IClassFixture<ModuleHost>
             Assert.Equal(page.Examples().Count(), host.Output("$args[0].examples.example", help).Count);
             Assert.Equal(page.Related, host.Output("$args[0].relatedLinks.navigationLink.linkText", help).Select(static link => link.ToString()));
         }
+    }
+
+    [Fact]
+    public void Every_schedule_and_optimiser_is_explained_where_trainings_are()
+    {
+        var topic = System.IO.File.ReadAllText(Path.Combine(s_topics, "about_Peft_Training.help.txt"));
+        Assert.All(ScheduleRegistry.Names.Concat(OptimizerRegistry.Names), name => Assert.Contains($"\n    {name}\n        ", topic, StringComparison.Ordinal));
     }
 
     public static TheoryData<string> Topics => [.. Directory.GetFiles(s_topics, "*.help.txt").Select(static path => Path.GetFileName(path)[..^".help.txt".Length])];

@@ -24,7 +24,7 @@ public sealed class ImportPeftModelCommand : ImportCommand
     public override string[] Path { get; set; } = [];
 
     /// <summary>What to call the model in this session. Without it the folder's name is taken.</summary>
-    [Parameter]
+    [Parameter(ValueFromPipelineByPropertyName = true)]
     [ValidateNotNullOrEmpty]
     public string? Name { get; set; }
 

@@ -13,6 +13,9 @@ internal static class AdapterFactory
 {
     private const int LongestName = 80;
 
+    /// <summary>What the model without adapters is called where adapters are chosen by name.</summary>
+    private const string BaseName = "base";
+
     private static readonly Regex s_devices = new("^(con|prn|aux|nul|conin\\$|conout\\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])$", RegexOptions.IgnoreCase | RegexOptions.CultureInvariant, TimeSpan.FromSeconds(1));
 
     /// <summary>A name becomes part of the keys of a file, and a folder on any system.</summary>
@@ -140,9 +143,9 @@ internal static class AdapterFactory
     {
         // An adapter is a folder by its name, which has to be one on every system that it may be copied to.
         var isFolder = !string.IsNullOrWhiteSpace(name) && name == name.Trim() && name.Length <= LongestName && !VisibleText.IsNeeded(name) && !s_devices.IsMatch(name);
-        if (!isFolder || name == AdapterSelection.BaseRow || name.AsSpan().ContainsAny(s_notInNames))
+        if (!isFolder || name == AdapterSelection.BaseRow || name.Equals(BaseName, StringComparison.OrdinalIgnoreCase) || name.AsSpan().ContainsAny(s_notInNames))
         {
-            throw new PeftException("AdapterNameInvalid", $"'{name}' can't be the name of an adapter: it must not be empty, longer than {LongestName} characters or a device of Windows such as NUL, begin or end with a blank, hold a dot, a slash, a control character or one of : * ? \" < > |, or be {AdapterSelection.BaseRow}.")
+            throw new PeftException("AdapterNameInvalid", $"'{name}' can't be the name of an adapter: it must not be empty, longer than {LongestName} characters or a device of Windows such as NUL, begin or end with a blank, hold a dot, a slash, a control character or one of : * ? \" < > |, or be {AdapterSelection.BaseRow} or {BaseName}, which stand for the model without adapters.")
             {
                 Target = name,
                 RecommendedAction = "Choose a name of letters, digits, - and _.",

@@ -10,6 +10,10 @@ internal sealed class ModelLease(string model)
 {
     private static readonly TimeSpan s_moment = TimeSpan.FromMilliseconds(300);
 
+    // Which flow waits for which model: one that would close a circle is told so.
+    private static readonly Lock s_waitGate = new();
+    private static readonly Dictionary<object, ModelLease> s_waits = new(ReferenceEqualityComparer.Instance);
+
     // Those who wait asynchronously get it in the order in which they came.
     private readonly SemaphoreSlim _turn = new(1, 1);
     private readonly Lock _gate = new();
@@ -43,7 +47,16 @@ internal sealed class ModelLease(string model)
         }
 
         var outer = OperationFlow.Current;
-        Wait(outer);
+        BeginWait(outer, wanted);
+        try
+        {
+            Wait(outer);
+        }
+        finally
+        {
+            EndWait(outer);
+        }
+
         var flow = outer ?? (OperationFlow.Current = new OperationFlow(new object()));
         lock (_gate)
         {
@@ -54,6 +67,46 @@ internal sealed class ModelLease(string model)
             _thread = Environment.CurrentManagedThreadId;
             _depth = 1;
             return new Holder(this, begun: outer is null ? flow : null);
+        }
+    }
+
+    /// <summary>Refuses a wait for a flow that itself waits, over whatever others, for a model which this one holds.</summary>
+    private void BeginWait(OperationFlow? flow, string wanted)
+    {
+        if (flow is null)
+        {
+            return;
+        }
+
+        lock (s_waitGate)
+        {
+            for (var (lease, steps) = (this, 0); lease is not null && steps <= s_waits.Count; steps++)
+            {
+                var holder = lease._flow?.Identity;
+                if (ReferenceEquals(holder, flow.Identity))
+                {
+                    throw new PeftException("PeftModelBusy", $"The model '{model}' is busy with {_operation}, which itself waits for a model that this ({wanted}) belongs to: the two would wait for each other for ever.")
+                    {
+                        Target = model,
+                        RecommendedAction = "Let the other command end first, or collect this pipeline's output in a variable before another model is used.",
+                    };
+                }
+
+                lease = holder is null ? null : s_waits.GetValueOrDefault(holder);
+            }
+
+            s_waits[flow.Identity] = this;
+        }
+    }
+
+    private static void EndWait(OperationFlow? flow)
+    {
+        if (flow is not null)
+        {
+            lock (s_waitGate)
+            {
+                s_waits.Remove(flow.Identity);
+            }
         }
     }
 
