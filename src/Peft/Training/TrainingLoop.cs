@@ -41,6 +41,7 @@ internal sealed class TrainingLoop : IDisposable
     private readonly List<int> _unsaved = [];
     private readonly List<string> _said = [];
     private readonly BestEvaluation _best;
+    private readonly Retention? _retention;
     private bool _isFinished;
     private int? _keptStep;
     private List<StepRecord> _records = [];
@@ -75,6 +76,7 @@ internal sealed class TrainingLoop : IDisposable
         _output = request.OutputPath is null ? null : new TrainingOutput(request, part, Objective.Name, _run);
         Reference = Objective.NeedsReference ? new ReferenceModel(part.IsBase ? ReferenceKind.Start : request.Reference, part.Parameters()) : null;
         _best = new BestEvaluation(_options, _output, _trainedAtFirst, Say);
+        _retention = request.RetentionData is null ? null : new Retention(request, part, Say);
         Optimizer = OptimizerRegistry.Create(_trainedAtFirst, _options);
         _generator = new Generator((ulong)_options.Seed, _device);
         _context = new ForwardContext
@@ -128,6 +130,7 @@ internal sealed class TrainingLoop : IDisposable
         using var kept = ComputeThreads.Keep(Compute.Threads);
         _secondsBefore = _records.Count > 0 ? _records[^1].Seconds : 0;
         _request.OnStart?.Invoke(new TrainingStart(_firstStep, _plan.TotalSteps, _plan.RowCount, _heldOut.Length, Optimizer.Parameters.Count));
+        _retention?.Begin(_context.Cancellation);
         _time.Start();
         try
         {
@@ -173,6 +176,7 @@ internal sealed class TrainingLoop : IDisposable
     {
         Finish();
         _keptStep = _best.End(StepsMade, _plan.TotalSteps);
+        _retention?.Look(_context.Cancellation);
         if (_unsaved.Count > 0)
         {
             Say(FormattableString.Invariant($"{_unsaved.Count} {(_unsaved.Count == 1 ? "checkpoint" : "checkpoints")} on the way could not be written (step {string.Join(", ", _unsaved)})."));
@@ -200,6 +204,8 @@ internal sealed class TrainingLoop : IDisposable
         TrainedParameters = Optimizer.Parameters.Count,
         ResumedFrom = _firstStep,
         KeptStep = _keptStep,
+        RetentionBefore = _retention?.Before,
+        RetentionAfter = _retention?.After,
         OutputPath = _output?.Folder,
         Messages = [.. Part.Messages, .. _request.Data.Messages, .. _request.EvaluationData?.Messages ?? [], .. _output?.Messages ?? _said],
     };
@@ -431,7 +437,7 @@ internal sealed class TrainingLoop : IDisposable
             throw Divergence.Error(FormattableString.Invariant($"After step {StepsMade} the loss on the evaluation data is {evaluation.Loss}: the training has diverged."));
         }
 
-        evaluation = evaluation with { Samples = TrainingSample.Of(_request, Part.Selection, _output?.Folder, StepsMade, _context.Cancellation) };
+        evaluation = (_retention?.Add(evaluation, _context.Cancellation) ?? evaluation) with { Samples = TrainingSample.Of(_request, Part.Selection, _output?.Folder, StepsMade, _context.Cancellation) };
         _evaluations.Add(evaluation);
         Schedule.OnEvaluation(evaluation.Loss);
         _output?.Write(evaluation);

@@ -124,6 +124,12 @@ public sealed record TrainingRecord : ITrainingRecord
     /// <summary>The step from which this run went on; 0 for a training from the start.</summary>
     public int ResumedFrom { get; init; }
 
+    /// <summary>Loss a token on the retention texts without the adapter; null where there were none.</summary>
+    public double? RetentionBefore { get; init; }
+
+    /// <summary>The same with what was trained, at the end.</summary>
+    public double? RetentionAfter { get; init; }
+
     /// <summary>The step whose weights the training ended with, where it kept those of its best evaluation; null for the last one's.</summary>
     public int? KeptStep { get; init; }
 

@@ -24,6 +24,12 @@ public sealed record TrainingRequest
     /// <summary>The rows to evaluate on; null to set some of <see cref="Data"/> apart where the options say so, and not to evaluate otherwise.</summary>
     public ITrainingData? EvaluationData { get; init; }
 
+    /// <summary>General texts, whose loss says what the model forgets while it learns; measured without the adapter before, with it at each evaluation and at the end. Null for none.</summary>
+    public ITrainingData? RetentionData { get; init; }
+
+    /// <summary>By how much that loss may rise, in nats a token, before a warning. Default 0.1, a tenth of the perplexity.</summary>
+    public double RetentionLimit { get; init; } = 0.1;
+
     /// <summary>The options.</summary>
     public TrainingOptions Options { get; init; } = new();
 

@@ -1,7 +1,10 @@
 using System.Management.Automation;
+using Peft.Adapters.Model;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
+using Peft.Models;
+using Peft.Models.Heads;
 using Peft.Training.Data;
 using Peft.Training.Evaluation;
 
@@ -9,7 +12,7 @@ namespace Peft.Cmdlets.Commands.Text;
 
 /// <summary>Measure-TextAnswer: how many questions of a data set a model answers as the data set does.</summary>
 [Cmdlet(VerbsDiagnostic.Measure, "TextAnswer", DefaultParameterSetName = ModelSet)]
-[OutputType(typeof(AnswerMeasurement))]
+[OutputType(typeof(AnswerMeasurement), typeof(ChoiceMeasurement), typeof(ClassificationMeasurement))]
 public sealed class MeasureTextAnswerCommand : GenerationCommand
 {
     /// <summary>The data set whose questions are asked, from Import-TrainingDataset; the path of a file, or rows, do as well.</summary>
@@ -21,6 +24,16 @@ public sealed class MeasureTextAnswerCommand : GenerationCommand
     /// <summary>A test of one's own: it gets the answer as <c>$_</c> (with Prompt, Expected and Answer) and says whether it passes.</summary>
     [Parameter(Position = 1)]
     public ScriptBlock? Test { get; set; }
+
+    /// <summary>Answers to choose from: nothing is generated, but the likeliest of them is the model's answer. The data set's answer is one of them, or the number (from 0) or letter of one.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string[]? Choice { get; set; }
+
+    /// <summary>The column with each row's list of answers to choose from, in place of <c>-Choice</c>.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? ChoiceColumn { get; set; }
 
     /// <summary>Adapters that act for this command, in order, whatever is active on the model; wildcards are allowed, and <c>base</c> for none.</summary>
     [Parameter(ParameterSetName = ModelSet)]
@@ -39,6 +52,12 @@ public sealed class MeasureTextAnswerCommand : GenerationCommand
     protected override void Process()
     {
         var (model, selection) = (TheModel, SelectionOf(AdapterName));
+        if (Choice is not null || ChoiceColumn is not null || model.Base is SequenceClassificationModel)
+        {
+            WriteObject(Run(output => Rate(model, selection, output)));
+            return;
+        }
+
         var options = ReadOptions();
         var measured = Run(output =>
         {
@@ -57,6 +76,22 @@ public sealed class MeasureTextAnswerCommand : GenerationCommand
         });
         WriteObject(Test is null ? measured : new AnswerMeasurement([.. measured.Answers.Select(answer => answer with { IsPassed = Passes(answer) })]));
     }
+
+    /// <summary>Without generating: the likeliest of several answers, or the class that a head gives.</summary>
+    private object Rate(PeftModel model, AdapterSelection? selection, WorkOutput output)
+    {
+        var progress = new ProgressLine(output, "Measuring answers", plainLines: true);
+        Action<int> onAnswered = done => progress.Show(done, Dataset.Count, FormattableString.Invariant($"{done} of {Dataset.Count} questions"));
+        object measured = model.Base is SequenceClassificationModel
+            ? ClassificationMeasurement.Measure(model, Dataset, selection, BatchSize, onAnswered, output.Cancellation)
+            : ChoiceMeasurement.Measure(model, Dataset, ChoicesOf, selection, BatchSize, onAnswered, output.Cancellation);
+        progress.Complete();
+        return measured;
+    }
+
+    private IReadOnlyList<string> ChoicesOf(int row) => ChoiceColumn is null
+        ? Choice!
+        : [.. Dataset.Rows[row].List(ChoiceColumn).Select(static choice => Convert.ToString(choice, System.Globalization.CultureInfo.InvariantCulture) ?? "")];
 
     private bool Passes(TextAnswer answer) =>
         LanguagePrimitives.IsTrue(Test!.InvokeWithContext(null, [new PSVariable("_", answer)]).LastOrDefault());

@@ -60,6 +60,17 @@ public abstract class AdapterTrainingCommand : TrainingCommand
     [ArgumentCompleter(typeof(DatasetCompleter))]
     public TrainingDataset? EvaluationDataset { get; set; }
 
+    /// <summary>A data set of general texts. Their loss without the adapter and with it says what the model forgets: it is measured before, at each evaluation and at the end, and shown, logged and kept in the training record.</summary>
+    [Parameter]
+    [DatasetArgument]
+    [ArgumentCompleter(typeof(DatasetCompleter))]
+    public TrainingDataset? RetentionDataset { get; set; }
+
+    /// <summary>By how much the loss of <c>-RetentionDataset</c> may rise, in nats a token, before a warning.</summary>
+    [Parameter]
+    [PSDefaultValue(Value = 0.1, Help = "0.1")]
+    public double RetentionLimit { get; set; } = 0.1;
+
     /// <summary>Folder for the results: <c>NAME/</c> with the adapter and its log, and <c>NAME/checkpoints/step-N</c>. Without it nothing is written.</summary>
     [Parameter]
     [Alias("output_dir")]
@@ -178,6 +189,8 @@ public abstract class AdapterTrainingCommand : TrainingCommand
                 AdapterName = TrainsBase ? null : name,
                 Data = data,
                 EvaluationData = judged is null ? null : Read(judged, model, options, output),
+                RetentionData = RetentionDataset is null ? null : Tokenize(RetentionDataset, model, options with { Objective = "causal_language_modelling", ObjectiveOptions = null }, output),
+                RetentionLimit = RetentionLimit,
                 Options = options,
                 Objective = MakeObjective(options, output),
                 Reference = Config is null ? ReferenceKind.Start : ReferenceKind.Base,

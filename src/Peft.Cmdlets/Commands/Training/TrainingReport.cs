@@ -145,6 +145,7 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
         var evaluation = record.FinalEvaluation is not { } last ? ""
             : record.BestEvaluation is { } lowest && lowest.Step != last.Step ? FormattableString.Invariant($", evaluation {last.Loss:0.0000} (lowest {lowest.Loss:0.0000} after step {lowest.Step:N0})")
             : FormattableString.Invariant($", evaluation {last.Loss:0.0000}");
+        evaluation += record.RetentionAfter is { } after ? FormattableString.Invariant($", retention {record.RetentionBefore:0.0000} before and {after:0.0000} after") : "";
         return FormattableString.Invariant($"{record.StepCount:N0} {(record.StepCount == 1 ? "step" : "steps")} in {Time(record.Duration)}, loss {record.FinalLoss:0.0000}{best}{evaluation}");
     }
 

@@ -91,5 +91,6 @@ public sealed record ModelLabels(IReadOnlyList<string> Names, long? Count, strin
         return new RowTarget(values, IsClass: false, $"{column}: {string.Join(", ", chosen.Order().Select(Spelled))}");
     }
 
-    private string Spelled(int id) => id < Names.Count ? Names[id] : id.ToString(CultureInfo.InvariantCulture);
+    /// <summary>A class by its name, or its number where it has none.</summary>
+    internal string Spelled(int id) => id < Names.Count ? Names[id] : id.ToString(CultureInfo.InvariantCulture);
 }

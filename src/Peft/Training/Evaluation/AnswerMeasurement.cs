@@ -26,6 +26,18 @@ public sealed record AnswerMeasurement(IReadOnlyList<TextAnswer> Answers)
     /// <summary>Answers that have the expected words in them.</summary>
     public AnswerScore Contains => Score(static answer => answer.IsContained);
 
+    /// <summary>Mean ROUGE-1 of the answers: single words in common, from 0 to 1.</summary>
+    public double Rouge1 => Answers.Average(static answer => TextOverlap.Rouge(answer.Expected, answer.Answer));
+
+    /// <summary>Mean ROUGE-2: pairs of words in common.</summary>
+    public double Rouge2 => Answers.Average(static answer => TextOverlap.Rouge(answer.Expected, answer.Answer, 2));
+
+    /// <summary>Mean ROUGE-L: words in common in the same order.</summary>
+    public double RougeL => Answers.Average(static answer => TextOverlap.RougeL(answer.Expected, answer.Answer));
+
+    /// <summary>BLEU of all answers together, from 0 to 100.</summary>
+    public double Bleu => TextOverlap.Bleu(Answers.Select(static answer => (answer.Expected.Trim(), answer.Answer.Trim())));
+
     /// <summary>Answers that the user's own test let pass; null where there was none.</summary>
     public AnswerScore? Passed => Answers.Any(static answer => answer.IsPassed is null) ? null : Score(static answer => answer.IsPassed == true);
 
