@@ -19,6 +19,7 @@
     CmdletsToExport      = @(
         'Add-PeftAdapter'
         'Compare-ModelOutput'
+        'Compress-PeftModel'
         'ConvertFrom-ModelToken'
         'Convert-PeftAdapter'
         'ConvertTo-ChatPrompt'

@@ -133,6 +133,32 @@ Describe 'Get-PeftModel' {
     }
 }
 
+Describe 'Compress-PeftModel' {
+    BeforeEach {
+        $whole = Import-PeftModel $base -Name whole
+    }
+
+    AfterEach {
+        $whole | Remove-PeftModel
+    }
+
+    It 'packs the model in place and puts it out' {
+        $whole | Compress-PeftModel @{ load_in_4bit = $true; bnb_4bit_quant_type = 'nf4' } | Should -Be $whole
+        $whole.Quantization | Should -Be 'nf4'
+    }
+
+    It 'changes nothing under -WhatIf' {
+        $whole | Compress-PeftModel -WhatIf
+        $whole.Quantization | Should -BeNullOrEmpty
+    }
+
+    It 'says what contradicts, and what is packed already' {
+        (Get-ErrorRecord { $whole | Compress-PeftModel @{ load_in_8bit = $true } -LoadIn4Bit -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'ParametersContradict,*'
+        $null = $whole | Compress-PeftModel -LoadIn8Bit
+        (Get-ErrorRecord { $whole | Compress-PeftModel -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'WeightsPacked,*'
+    }
+}
+
 Describe 'Remove-PeftModel' {
     BeforeEach {
         $gone = Import-PeftModel $base -StructureOnly -Name gone

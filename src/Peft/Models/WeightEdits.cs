@@ -43,6 +43,33 @@ public sealed class WeightEdits
         return edits;
     }
 
+    /// <summary>Makes the packed weights of a model plain ones. What fails on the way leaves every weight as it was.</summary>
+    /// <param name="model">A model whose weights are loaded.</param>
+    /// <param name="original">The same model as it was before its weights were packed, for those weights; null for the values that the packed ones stand for.</param>
+    /// <exception cref="PeftException"><c>MergeOriginalUnfit</c>: the original has no such weight.</exception>
+    public static WeightEdits Unpack(PretrainedModel model, PretrainedModel? original)
+    {
+        using var noGradients = no_grad();
+        var edits = new WeightEdits { _converted = model };
+        try
+        {
+            foreach (var (path, parameter, _) in model.NamedParameters().Where(static named => named.Parameter is { IsOwner: true, Packed: not null }).ToArray())
+            {
+                var values = original is null ? null : Original(original, path, parameter);
+                edits.Edit(parameter, current => values?.clone() ?? current, unpacks: true);
+            }
+
+            model.Fuse();
+        }
+        catch
+        {
+            edits.Undo();
+            throw;
+        }
+
+        return edits;
+    }
+
     /// <summary>Edits a weight.</summary>
     /// <param name="parameter">The parameter; its weights are loaded.</param>
     /// <param name="change">Makes the new weights, of the same shape, from the current ones, which it must not touch. Called again when an edit below is taken back.</param>
@@ -73,19 +100,30 @@ public sealed class WeightEdits
     }
 
     /// <summary>Takes the edits back.</summary>
-    public void Undo()
+    public void Undo() => Undo([this]);
+
+    /// <summary>Takes back what several causes did, together: an edit of one of them isn't made again on what another leaves.</summary>
+    public static void Undo(IReadOnlyList<WeightEdits> causes)
     {
         using var noGradients = no_grad();
-        for (var i = _edited.Count - 1; i >= 0; i--)
+        foreach (var parameter in causes.SelectMany(static cause => cause._edited).Distinct().Reverse())
         {
-            _edited[i].Edits?.Remove(this);
+            parameter.Edits?.Remove(causes);
         }
 
-        _edited.Clear();
+        foreach (var cause in causes)
+        {
+            cause._edited.Clear();
 
-        // Weights of another type are other tensors: those that are used together are joined again.
-        _converted?.Fuse();
+            // Weights of another type are other tensors: those that are used together are joined again.
+            cause._converted?.Fuse();
+        }
     }
+
+    private static Tensor Original(PretrainedModel original, string path, Parameter parameter) =>
+        original.FindParameter(path) is { Value: { } values } && values.shape.AsSpan().SequenceEqual([.. parameter.Shape])
+            ? Layers.LinearProduct.Cast(values, parameter.DataType).to(parameter.Device)
+            : throw new PeftException("MergeOriginalUnfit", $"The unquantised model has no weight '{path}' of [{string.Join(", ", parameter.Shape)}].") { Target = path };
 
     /// <summary>Makes the edited weights the parameters' own: what they were loaded with is freed, and no edit of them can be taken back any more.</summary>
     public void Keep()
@@ -135,9 +173,9 @@ internal sealed class EditStack(Parameter parameter)
         }
     }
 
-    public void Remove(WeightEdits cause)
+    public void Remove(IReadOnlyList<WeightEdits> causes)
     {
-        if (_edits.RemoveAll(edit => edit.Cause == cause) == 0)
+        if (_edits.RemoveAll(edit => causes.Contains(edit.Cause)) == 0)
         {
             return;
         }

@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
@@ -127,6 +128,7 @@ internal static unsafe class FourBitRowProduct
     }
 
     /// <summary>Sums of the products of sixteen words' codes; a look-up takes the lowest four bits of an index.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector512<float> Words(Vector512<int> words, Vector512<float> entries, float* x)
     {
         var a = Avx512F.PermuteVar16x32(entries, words) * Vector512.Load(x);
@@ -162,6 +164,7 @@ internal static unsafe class FourBitRowProduct
     }
 
     /// <summary>The fourth bit of a code chooses the half of the table; a look-up takes the lowest three bits of an index.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector256<float> Look(Vector256<float> lower, Vector256<float> upper, Vector256<int> words) => Avx.BlendVariable(
         Avx2.PermuteVar8x32(lower, words), Avx2.PermuteVar8x32(upper, words), Vector256.ShiftLeft(words, 28).AsSingle());
 

@@ -73,6 +73,72 @@ public sealed class QuantizationCmdletTests(ModuleHost host) : CmdletsInFolder(h
     }
 
     [Fact]
+    public void A_merge_into_quantised_weights_unpacked_or_original_ones_says_its_loss_and_can_be_undone()
+    {
+        var found = host.Output($$"""
+            $data = {{Rows}} | Import-TrainingDataset
+            $null = $args[0] | Invoke-LoraTraining (New-LoraConfig -TargetModule all-linear) $data -AdapterName texas -Epoch 20 -BatchSize 2 -LearningRate 1e-2 -Quiet
+            foreach ($onto in 'Quantized', 'Unpacked', 'Original') {
+                $lines = $args[0] | Merge-LoraAdapter -Onto $onto -Dataset $data -WarningAction SilentlyContinue 6>&1
+                [regex]::Matches("$($lines | Where-Object { $_ -is [System.Management.Automation.InformationRecord] })", '\d+\.\d[\dE-]+').Value
+                "$($args[0].Quantization)"
+                $null = $args[0] | Undo-LoraMerge
+            }
+            $args[0].Quantization
+            """, model!).Select(static value => (string)value.BaseObject).ToArray();
+        Assert.Equal(10, found.Length);
+        Assert.Equal(["nf4", "", "", "nf4"], new[] { found[2], found[5], found[8], found[9] });
+
+        // Unpacked weights take the change as it is.
+        var losses = found.Select(static text => double.TryParse(text, System.Globalization.CultureInfo.InvariantCulture, out var loss) ? loss : 0).ToArray();
+        Assert.Equal(losses[3], losses[4], losses[3] / 100);
+        Assert.True(losses[6] > 0 && losses[7] > 0 && Math.Abs(losses[6] - losses[7]) > losses[6] / 100, $"{losses[6]} and {losses[7]}");
+    }
+
+    [Fact]
+    public void A_loaded_model_is_packed_in_place_with_its_adapter_on_it_and_exported()
+    {
+        var found = host.Output($$"""
+            $plain = Import-PeftModel $args[0] -Name plain
+            $before = $plain.MemoryBytes
+            $null = $plain | Add-PeftAdapter (New-LoraConfig -TargetModule all-linear)
+            $packed = $plain | Compress-PeftModel
+            [object]::ReferenceEquals($plain, $packed); $packed.Quantization; $packed.MemoryBytes -lt $before
+            $packed | Export-PeftModel ./compressed
+            (Import-PeftModel ./compressed -Name compressed).Quantization
+            Remove-PeftModel plain, compressed
+            """, PocketLlama).Select(static value => value.BaseObject).ToArray();
+        Assert.Equal([true, "nf4", true, "nf4"], found);
+        Assert.StartsWith("WeightsPacked,", Assert.Single(host.Run("$args[0] | Compress-PeftModel -load_in_8bit", model!).Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void What_a_tutorial_gives_to_from_pretrained_is_splatted()
+    {
+        var result = host.Run("""
+            $arguments = @{
+                quantization_config = @{ load_in_4bit = $true; bnb_4bit_quant_type = 'nf4' }; device_map = @{ '' = 'cpu' }; max_memory = @{ cpu = '1GB' }
+                dtype = 'float32'; use_cache = $false; peft_config = @{ r = 4; target_modules = 'all-linear'; task_type = 'CAUSAL_LM' }
+            }
+            $loaded = Import-PeftModel $args[0] -Name splatted @arguments 6>$null
+            $loaded.Quantization; $loaded.ActiveAdapters; $loaded | Remove-PeftModel
+            """, PocketLlama);
+        Assert.Empty(result.Errors);
+        Assert.Equal(["nf4", "default"], result.Output.Select(static value => (string)value.BaseObject));
+    }
+
+    [Theory]
+    [InlineData("-device_map @{ model = 0; lm_head = 'cpu' }", "DeviceMapNotSupported,")]
+    [InlineData("-max_memory @{ cpu = '1MB' }", "MaxMemoryExceeded,")]
+    [InlineData("-max_memory @{ cpu = 'much' }", "MaxMemoryInvalid,")]
+    [InlineData("-device_map auto -Device cpu", "ParametersContradict,")]
+    public void A_place_that_can_not_be_had_is_named_before_weights_are_read(string arguments, string errorId)
+    {
+        Assert.StartsWith(errorId, Assert.Single(host.Run($"Import-PeftModel $args[0] -Name other {arguments}", PocketLlama).Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.Empty(host.Output("Get-PeftModel other*"));
+    }
+
+    [Fact]
     public void All_weights_of_it_can_not_be_trained()
     {
         var result = host.Run($"$data = {Rows} | Import-TrainingDataset; $args[0] | Invoke-LoraTraining -Full -Dataset $data -MaxSteps 1 -Quiet", model!);

@@ -7,6 +7,8 @@ using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
 using Peft.Cmdlets.Session;
 using Peft.Models;
+using Peft.Training.Data;
+using Peft.Training.Evaluation;
 
 namespace Peft.Cmdlets.Commands.Adapter;
 
@@ -73,6 +75,25 @@ public sealed class MergeLoraAdapterCommand : AdapterCommand
     [PSDefaultValue(Value = "auto", Help = "auto")]
     public string DataType { get; set; } = "auto";
 
+    /// <summary>What the changes are added to where weights are quantised: the <c>Quantized</c> weights, which are quantised again; the <c>Unpacked</c> values that they stand for, which makes the model a plain one; or the <c>Original</c> weights, read from the model's files.</summary>
+    [Parameter(ParameterSetName = AdapterSet)]
+    [Parameter(ParameterSetName = ModelSet)]
+    [PSDefaultValue(Value = MergeGround.Quantized, Help = "Quantized")]
+    public MergeGround Onto { get; set; }
+
+    /// <summary>The folder of the unquantised model for <c>-Onto Original</c>. Without it the one that the model was imported from.</summary>
+    [Parameter(ParameterSetName = AdapterSet)]
+    [Parameter(ParameterSetName = ModelSet)]
+    [ValidateNotNullOrEmpty]
+    public string? OriginalPath { get; set; }
+
+    /// <summary>Rows on which the loss is measured with the adapters active and once more after the merge; a line says both.</summary>
+    [Parameter(ParameterSetName = AdapterSet)]
+    [Parameter(ParameterSetName = ModelSet)]
+    [DatasetArgument]
+    [ArgumentCompleter(typeof(DatasetCompleter))]
+    public TrainingDataset? Dataset { get; set; }
+
     /// <inheritdoc/>
     protected override void Process()
     {
@@ -129,14 +150,30 @@ public sealed class MergeLoraAdapterCommand : AdapterCommand
     protected override void End()
     {
         var options = new MergeOptions { Unload = Unload, Safe = Safe, DataType = EngineNames.DataType(DataType), Cancellation = Cancellation };
+        options = options with { Ground = Onto, OriginalPath = OriginalPath is null ? null : PathResolution.ResolveLiteral(this, OriginalPath) };
         Each(_models, model =>
         {
             string[] names = [.. _adapters.Where(adapter => ReferenceEquals(adapter.Model, model)).Select(static adapter => adapter.Name).Distinct(StringComparer.Ordinal)];
             if (ShouldProcess(model.Name, $"Merge {string.Join(", ", names)} into the weights{(Unload ? " for good" : "")}"))
             {
-                Run(output => model.Merge(names, options).Messages.ForEach(output.WriteWarning));
+                Run(output => Merge(model, names, options, output));
                 WriteObject(model);
             }
         });
+    }
+
+    private void Merge(PeftModel model, string[] names, MergeOptions options, WorkOutput output)
+    {
+        if (Dataset is null)
+        {
+            model.Merge(names, options).Messages.ForEach(output.WriteWarning);
+            return;
+        }
+
+        var rows = Dataset.Tokenize(model.RequiredTokenizer, new TokenizationOptions(), cancellation: output.Cancellation);
+        var before = DatasetPerplexity.Measure(model, rows, model.Select(names), cancellation: output.Cancellation).Loss;
+        model.Merge(names, options).Messages.ForEach(output.WriteWarning);
+        var after = DatasetPerplexity.Measure(model, rows, cancellation: output.Cancellation).Loss;
+        output.WriteLine(FormattableString.Invariant($"Loss on {rows.Count:N0} rows: {before:G4} with {string.Join(", ", names)} active, {after:G4} merged{(model.Quantization is { } kind ? $" and quantised again ({kind})" : "")}."));
     }
 }

@@ -1,5 +1,7 @@
+using System.Collections;
 using System.Management.Automation;
 using System.Text.Json.Nodes;
+using Peft.Adapters;
 using Peft.Adapters.Model;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
@@ -80,6 +82,30 @@ public sealed class ImportPeftModelCommand : ImportCommand
     [Alias("load_in_8bit")]
     public SwitchParameter LoadIn8Bit { get; set; }
 
+    /// <summary>An adapter that is put on the model at once, as Add-PeftAdapter does: what New-LoraConfig makes, or a table with its parameters. Its name is <c>default</c>.</summary>
+    [Parameter]
+    [Alias("peft_config")]
+    [ConfigArgument]
+    [ValidateNotNull]
+    public AdapterConfig? PeftConfig { get; set; }
+
+    /// <summary>Where modules go, as transformers has it: <c>auto</c>, a device, the number of a GPU, or a table that puts the whole model on one device, such as <c>@{ '' = 0 }</c>.</summary>
+    [Parameter]
+    [Alias("device_map")]
+    [ValidateNotNull]
+    public object? DeviceMap { get; set; }
+
+    /// <summary>The most memory that the weights may take, by device, such as <c>@{ cpu = '8GB' }</c>. What the model will take is said before it is loaded; where it is more, nothing is loaded.</summary>
+    [Parameter]
+    [Alias("max_memory")]
+    [ValidateNotNull]
+    public IDictionary? MaxMemory { get; set; }
+
+    /// <summary>Taken because a tutorial gives it; keys and values are kept while a text is generated, and not in training, whatever it says.</summary>
+    [Parameter]
+    [Alias("use_cache")]
+    public object? UseCache { get; set; }
+
     /// <summary>Reads the configuration alone: modules and counts are there at once, weights are not loaded.</summary>
     [Parameter]
     public SwitchParameter StructureOnly { get; set; }
@@ -92,6 +118,11 @@ public sealed class ImportPeftModelCommand : ImportCommand
             Quantization = Quantization is null
                 ? QuantizationConfig.FromJson(new JsonObject { ["load_in_4bit"] = LoadIn4Bit.IsPresent, ["load_in_8bit"] = LoadIn8Bit.IsPresent })
                 : throw Contradict(nameof(Quantization), "says already how weights are quantised, and -LoadIn4Bit and -LoadIn8Bit say it again", "Leave the switches out.");
+        }
+
+        if (DeviceMap is not null && Given(nameof(Device)))
+        {
+            throw Contradict(nameof(DeviceMap), "says already where the model goes, and -Device says it again", "Leave one of them out.");
         }
 
         if (Quantization is not null && StructureOnly)
@@ -111,12 +142,31 @@ public sealed class ImportPeftModelCommand : ImportCommand
         var options = new LoadOptions
         {
             DataType = EngineNames.DataType(DataType),
-            Device = EngineNames.Device(Device),
+            Device = EngineNames.Device(DeviceMap is null ? Device : DeviceMaps.Single(DeviceMap)),
             StructureOnly = StructureOnly,
             Task = TaskType,
             Labels = Label,
         };
-        WriteObject(ImportModel(path, Name ?? name, options, Quantization, ConfigPath is null ? null : PathResolution.ResolveLiteral(this, ConfigPath)));
+        if (MaxMemory is not null)
+        {
+            WriteLine(Run(_ => MemoryBudget.Check(path, options, Quantization, MaxMemory)));
+        }
+
+        var model = ImportModel(path, Name ?? name, options, Quantization, ConfigPath is null ? null : PathResolution.ResolveLiteral(this, ConfigPath));
+        if (PeftConfig is not null)
+        {
+            try
+            {
+                Run(output => model.AddAdapter(PeftConfig).Report.Messages.ForEach(output.WriteWarning));
+            }
+            catch
+            {
+                model.Dispose();
+                throw;
+            }
+        }
+
+        WriteObject(model);
     }
 
     private static PeftException Contradict(string parameter, string why, string action) =>

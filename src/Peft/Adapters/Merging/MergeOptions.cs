@@ -19,8 +19,27 @@ public sealed record MergeOptions
     /// </summary>
     public ScalarType? DataType { get; init; }
 
+    /// <summary>What changes are added to where weights are quantised; default <see cref="MergeGround.Quantized"/>.</summary>
+    public MergeGround Ground { get; init; }
+
+    /// <summary>The folder of the unquantised model for <see cref="MergeGround.Original"/>; null for the one that the model was loaded from.</summary>
+    public string? OriginalPath { get; init; }
+
     /// <summary>Looked at between modules; a merge that it ends leaves every weight as it was.</summary>
     public CancellationToken Cancellation { get; init; }
+}
+
+/// <summary>What changes are added to where weights are quantised.</summary>
+public enum MergeGround
+{
+    /// <summary>The values that they stand for; what comes out is quantised again, which rounds the changes.</summary>
+    Quantized,
+
+    /// <summary>The values that they stand for, which the model has from then on: nothing is rounded, the model is a plain one.</summary>
+    Unpacked,
+
+    /// <summary>The weights as they were before they were quantised, from the model's files: the changes were trained beside the quantised ones, and are an approximation there.</summary>
+    Original,
 }
 
 /// <summary>What a merge did.</summary>

@@ -24,7 +24,11 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
     /// <param name="options">How.</param>
     public MergeReport Apply(IEnumerable<string>? names, MergeOptions options)
     {
-        options = options with { DataType = options.DataType ?? _merge?.Options.DataType };
+        options = options with
+        {
+            DataType = options.DataType ?? _merge?.Options.DataType,
+            Ground = options.Ground == MergeGround.Quantized && _merge is { } before ? before.Options.Ground : options.Ground,
+        };
         string[] active = [.. adapters.Active.Select(static entry => entry.Name)];
         string[] asked = [.. names ?? active];
         string[] wanted = [.. Names.Union(asked, StringComparer.Ordinal)];
@@ -43,7 +47,7 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
         }
 
         List<string> messages = [];
-        if (wanted.Length == Names.Count && options.DataType == _merge?.Options.DataType && !options.Unload)
+        if (wanted.Length == Names.Count && options.DataType == _merge?.Options.DataType && options.Ground == _merge?.Options.Ground && !options.Unload)
         {
             messages.Add($"{string.Join(", ", asked)}: merged already, nothing was done.");
             return new MergeReport(Names, [], messages);
@@ -54,9 +58,9 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
             messages.Add("Adapters are merged at full strength, whatever their strength in the active set was.");
         }
 
-        if (options.DataType is null && PackedTargets(wanted) is { Count: > 0 } packed)
+        if (options.DataType is null && options.Ground == MergeGround.Quantized && PackedTargets(wanted) is { Count: > 0 } packed)
         {
-            messages.Add($"{packed.Count} weights are quantised ({packed[0].Packed!.Kind}): they were unpacked, changed and quantised again, which rounds the adapters' changes. A type for the merge unpacks the weights for good instead.");
+            messages.Add($"{packed.Count} weights are quantised ({packed[0].Packed!.Kind}): they were unpacked, changed and quantised again, which rounds the adapters' changes. Merged with a type, or onto unpacked or original weights, they aren't.");
         }
 
         string[] deactivated = [.. active.Except(wanted, StringComparer.Ordinal)];

@@ -19,6 +19,7 @@ internal sealed class WeightMerge
     private readonly ILookup<Parameter, Parameter> _tied;
     private readonly WeightEdits _edits = new();
     private WeightEdits? _conversion;
+    private WeightEdits? _precision;
     private bool _unties;
 
     private WeightMerge(PretrainedModel model, IReadOnlyList<string> names, MergeOptions options)
@@ -56,7 +57,8 @@ internal sealed class WeightMerge
         try
         {
             using var noGradients = no_grad();
-            merge._conversion = options.DataType is { } type ? WeightEdits.Convert(model, type) : null;
+            merge._conversion = Unpacked(model, options);
+            merge._precision = options.DataType is { } type ? WeightEdits.Convert(model, type) : null;
             foreach (var module in model.Descendants())
             {
                 options.Cancellation.ThrowIfCancellationRequested();
@@ -85,8 +87,7 @@ internal sealed class WeightMerge
     /// <summary>Gives every weight its original bits back.</summary>
     public void Undo()
     {
-        _edits.Undo();
-        _conversion?.Undo();
+        WeightEdits.Undo([.. new[] { _edits, _precision, _conversion }.OfType<WeightEdits>()]);
         if (_unties)
         {
             _model.Config.Document[TieKey] = true;
@@ -99,7 +100,33 @@ internal sealed class WeightMerge
     public void Keep()
     {
         _edits.Keep();
+        _precision?.Keep();
         _conversion?.Keep();
+    }
+
+    /// <summary>What the changes are added to, where it isn't the weights as they are.</summary>
+    private static WeightEdits? Unpacked(PretrainedModel model, MergeOptions options)
+    {
+        if (options.Ground == MergeGround.Quantized || !model.NamedParameters().Any(static named => named.Parameter.Packed is not null))
+        {
+            return null;
+        }
+
+        using var scope = NewDisposeScope();
+        using var original = options.Ground == MergeGround.Original ? OpenOriginal(options.OriginalPath) : null;
+        return WeightEdits.Unpack(model, original);
+    }
+
+    private static PretrainedModel OpenOriginal(string? path)
+    {
+        try
+        {
+            return ModelLoader.Load(path ?? throw new PeftException("MergeOriginalMissing", "The model wasn't loaded from a folder, so its unquantised weights aren't known."));
+        }
+        catch (NotSupportedByPeftException error) when (error.ErrorId == "QuantizationNotSupported")
+        {
+            throw new PeftException("MergeOriginalMissing", $"'{path}' holds quantised weights, not those that they were made from.", error) { Target = path };
+        }
     }
 
     private static void RefuseObstacles(PretrainedModel model, IReadOnlyList<string> names)

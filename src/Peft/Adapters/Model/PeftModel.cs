@@ -6,6 +6,7 @@ using Peft.Adapters.Merging;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Slots;
 using Peft.Models;
+using Peft.Quantization;
 using Peft.Quantization.Checkpoints;
 using Peft.Tokenization;
 using static TorchSharp.torch;
@@ -411,6 +412,28 @@ public sealed class PeftModel : IDisposable
         return messages;
     }
 
+    /// <summary>Quantises the weights of the base's linear layers in place; adapters stay on them. There is no way back but to import the model again.</summary>
+    /// <param name="config">How.</param>
+    /// <param name="cancellation">Looked at between layers; those that are packed already stay so.</param>
+    /// <returns>How many layers were packed.</returns>
+    /// <exception cref="PeftException">
+    /// <c>QuantizationInvalid</c>, <c>NothingToQuantize</c>, <c>WeightsNotLoaded</c>, <c>WeightsPacked</c>, <c>ModelIsMerged</c>, or <c>WeightsEdited</c>: the start of an
+    /// adapter took its part out of the base.
+    /// </exception>
+    public int Quantize(QuantizationConfig config, CancellationToken cancellation = default)
+    {
+        using var held = Acquire("quantising");
+        _merge.Refuse("its weights can't be quantised");
+        if (Base.NamedParameters().FirstOrDefault(static named => named.Parameter.Edits is not null) is { Parameter: not null } edited)
+        {
+            throw new PeftException("WeightsEdited", $"An adapter of '{Name}' took its part out of the weights of '{edited.Path}', which it gives back when it goes; quantised weights can't take it.") { Target = edited.Path };
+        }
+
+        var count = ModelQuantizer.Quantize(Base, config, cancellation).Count;
+        _adapters.Activate([.. _adapters.Active]);
+        return count;
+    }
+
     /// <summary>
     /// Puts adapters into the weights. They become the active set, and the model stays able to take them out again, bit for bit,
     /// unless <see cref="MergeOptions.Unload"/> makes it final. What was merged before stays merged, in front.
@@ -421,7 +444,8 @@ public sealed class PeftModel : IDisposable
     public MergeReport Merge(IEnumerable<string>? names = null, MergeOptions? options = null)
     {
         using var held = Acquire("merging");
-        return _merge.Apply(names, options ?? new MergeOptions());
+        options ??= new MergeOptions();
+        return _merge.Apply(names, options with { OriginalPath = options.OriginalPath ?? Path });
     }
 
     /// <summary>Takes merged adapters out of the weights, bit for bit; what was active before the merge is active again.</summary>

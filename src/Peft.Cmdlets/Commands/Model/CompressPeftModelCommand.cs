@@ -1,0 +1,63 @@
+using System.Management.Automation;
+using System.Text.Json.Nodes;
+using Peft.Adapters.Model;
+using Peft.Cmdlets.Arguments;
+using Peft.Cmdlets.Pipeline;
+using Peft.Quantization;
+
+namespace Peft.Cmdlets.Commands.Model;
+
+/// <summary>Compress-PeftModel: quantises the weights of a loaded model in place.</summary>
+[Cmdlet(VerbsData.Compress, "PeftModel", SupportsShouldProcess = true)]
+[OutputType(typeof(PeftModel))]
+public sealed class CompressPeftModelCommand : ModelCommand
+{
+    /// <summary>How the weights of linear layers are quantised: what New-QuantizationConfig makes, or a table with the same names. Without it, and without a switch, to four bits of type nf4 with scales quantised in turn.</summary>
+    [Parameter(Position = 0)]
+    [Alias("quantization_config")]
+    [QuantizationArgument]
+    [ValidateNotNull]
+    public QuantizationConfig? Quantization { get; set; }
+
+    /// <summary>Quantises to four bits with the defaults of New-QuantizationConfig.</summary>
+    [Parameter]
+    [Alias("load_in_4bit")]
+    public SwitchParameter LoadIn4Bit { get; set; }
+
+    /// <summary>Quantises to eight bits (LLM.int8) with the defaults of New-QuantizationConfig.</summary>
+    [Parameter]
+    [Alias("load_in_8bit")]
+    public SwitchParameter LoadIn8Bit { get; set; }
+
+    /// <inheritdoc/>
+    protected override void Begin()
+    {
+        if (LoadIn4Bit || LoadIn8Bit)
+        {
+            Quantization = Quantization is null
+                ? QuantizationConfig.FromJson(new JsonObject { ["load_in_4bit"] = LoadIn4Bit.IsPresent, ["load_in_8bit"] = LoadIn8Bit.IsPresent })
+                : throw new PeftException("ParametersContradict", "-Quantization says already how weights are quantised, and -LoadIn4Bit and -LoadIn8Bit say it again.")
+                {
+                    Target = nameof(Quantization),
+                    RecommendedAction = "Leave the switches out.",
+                };
+        }
+
+        Quantization ??= new QuantizationConfig { LoadIn4Bit = true, QuantType = FourBitType.NF4, UseDoubleQuant = true };
+    }
+
+    /// <inheritdoc/>
+    protected override void Process()
+    {
+        if (ShouldProcess(Model.Name, "Quantise the weights for good"))
+        {
+            var before = Model.MemoryBytes;
+            Run(output =>
+            {
+                var layers = Model.Quantize(Quantization!, output.Cancellation);
+                output.WriteVerbose(FormattableString.Invariant($"{layers} linear layers are quantised ({Model.Quantization}): {before / 1e6:N0} MB became {Model.MemoryBytes / 1e6:N0} MB."));
+            });
+            WriteObject(Model);
+        }
+    }
+}
