@@ -32,7 +32,7 @@ internal sealed class TrainingPlan
         _rows = rows;
         _repeats = repeats;
         _shapes = shapes;
-        BatchesPerEpoch = rows.GroupBy(Shape).Sum(shape => Divide(shape.Count(), options.BatchSize));
+        BatchesPerEpoch = shapes is null ? Divide(rows.Length, options.BatchSize) : rows.GroupBy(Shape).Sum(shape => Divide(shape.Count(), options.BatchSize));
         StepsPerEpoch = Divide(BatchesPerEpoch, options.GradientAccumulation) * repeats;
         var steps = Math.Ceiling(options.Epochs * StepsPerEpoch);
         TotalSteps = options.MaxSteps > 0 ? options.MaxSteps : steps <= int.MaxValue ? (int)steps : throw new PeftException(
@@ -75,7 +75,7 @@ internal sealed class TrainingPlan
 
     /// <summary>Rows in batches of one shape.</summary>
     public static IEnumerable<int[]> OfOneShape(IEnumerable<int> rows, IReadOnlyList<int>? shapes, int size) =>
-        rows.GroupBy(row => shapes?[row] ?? 0).SelectMany(shape => shape.Chunk(size));
+        shapes is null ? rows.Chunk(size) : rows.GroupBy(row => shapes[row]).SelectMany(shape => shape.Chunk(size));
 
     /// <summary>Splits rows into those to train on and those to evaluate on, by a shuffle of the seed's; both in the data's order.</summary>
     /// <param name="count">How many rows there are.</param>
@@ -94,8 +94,18 @@ internal sealed class TrainingPlan
             };
         }
 
-        var shuffled = held > 0 ? DataOrder.Shuffle(count, options.Seed, -1) : [.. Enumerable.Range(0, count)];
-        var apart = HeldOut(shuffled, held, groups ?? [.. Enumerable.Range(0, count)]);
+        if (held == 0)
+        {
+            return ([.. Enumerable.Range(0, count)], []);
+        }
+
+        var shuffled = DataOrder.Shuffle(count, options.Seed, -1);
+        if (groups is null)
+        {
+            return ([.. shuffled[held..].Order()], [.. shuffled[..held].Order()]);
+        }
+
+        var apart = HeldOut(shuffled, held, groups);
         return apart.Count < count ? ([.. Enumerable.Range(0, count).Where(row => !apart.Contains(row))], [.. apart.Order()]) : throw new PeftException(
             "EvaluationSplitTooLarge", FormattableString.Invariant($"All {count} rows say nearly the same as those that an evaluation split of {options.EvaluationSplit} sets apart."))
         {
