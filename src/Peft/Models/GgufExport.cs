@@ -53,7 +53,7 @@ internal static partial class GgufExport
         var map = MapOf(model);
         var owners = model.NamedWeights().Where(static named => named.Parameter.IsOwner).ToArray();
         var layers = (int)model.Config.RequiredInteger("num_hidden_layers");
-        var isTied = !owners.Any(named => named.Path.StartsWith(model.OutputEmbeddings + ".", StringComparison.Ordinal));
+        var isTied = IsTied(model);
         List<GgufOutput> outputs = [];
         if (Frequencies(model.Config) is { } factors)
         {
@@ -69,6 +69,10 @@ internal static partial class GgufExport
 
         return outputs;
     }
+
+    /// <summary>Whether the embedding gives the logits too.</summary>
+    public static bool IsTied(PretrainedModel model) =>
+        !model.NamedWeights().Any(named => named.Parameter.IsOwner && named.Path.StartsWith(model.OutputEmbeddings + ".", StringComparison.Ordinal));
 
     /// <summary>What llama.cpp computes otherwise than the model, or null.</summary>
     public static string? Difference(PretrainedModel model)

@@ -1,10 +1,14 @@
 using System.Text.Json.Nodes;
+using Peft.Adapters.Files;
+using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
+using Peft.Adapters.Targets;
 using Peft.Files;
 using Peft.Models;
 using Peft.Models.Heads;
 using Peft.Tensors;
 using Peft.Tensors.Gguf;
+using Peft.Tests.Adapters;
 using Peft.Tests.Golden;
 using Peft.Tests.Peer;
 using TorchSharp;
@@ -134,6 +138,48 @@ public sealed class GgufExportTests : IDisposable
         Close(Logits((CausalModel)there.Base, ids), LlamaCpp.Logits(file, ids), 1e-3);
         using var read = PeftModel.Load(file);
         Close(Logits(causal, ids), Rows(Logits((CausalModel)read.Base, ids)), 1e-4);
+    });
+
+    [GoldenTheory]
+    [GoldenData("families", Holding = FamilyGoldenTests.ModelFile)]
+    public void An_adapter_acts_alike_in_llama_cpp(string path) => GoldenCases.Run("families", path, folder =>
+    {
+        if (ArchitectureRegistry.Find(ModelConfig.FromFile(Path.Combine(folder, "config.json")).ModelType)?.Gguf is null)
+        {
+            return;
+        }
+
+        using var model = PeftModel.Load(WithoutBounds(folder));
+        if (model.Base is not CausalModel causal)
+        {
+            return;
+        }
+
+        var messages = new List<string>();
+        var (file, adapterFile) = (Path.Combine(_folder.Path, "model.gguf"), Path.Combine(_folder.Path, "adapter.gguf"));
+        model.SaveGguf(file, "F32", onMessage: messages.Add);
+        var ids = messages.Exists(static message => message.Contains("window", StringComparison.Ordinal)) ? s_ids[..(int)model.Base.Config.RequiredInteger("sliding_window")] : s_ids;
+        string[] targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj"];
+        var isTied = GgufExport.IsTied(model.Base);
+        var config = new LoraConfig
+        {
+            Rank = 3,
+            Alpha = 5,
+            TargetModules = ModuleNames.Of(isTied ? targets : [.. targets, "embed_tokens", "lm_head"]),
+            RankPattern = new Dictionary<string, int> { ["down_proj"] = 2 },
+        };
+        var bare = Logits(causal, ids);
+        model.AddAdapter(config, "a", 1).Perturb(2);
+        GgufAdapter.Save(model, "a", adapterFile);
+        var ours = Logits(causal, ids);
+        Assert.True((ours - bare).abs().max().item<float>() > 1e-2);
+        Close(ours, LlamaCpp.Logits(file, ids, adapterFile), 1e-3);
+        if (isTied)
+        {
+            model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Of("embed_tokens") }, "b", 1);
+            Assert.Equal("AdapterFormatNotSupported", Assert.Throws<NotSupportedByPeftException>(() => GgufAdapter.Save(model, "b", Path.Combine(_folder.Path, "b.gguf"))).ErrorId);
+            Assert.False(File.Exists(Path.Combine(_folder.Path, "b.gguf")));
+        }
     });
 
     [Fact]

@@ -16,7 +16,7 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
 {
     private readonly List<PeftAdapter> _adapters = [];
 
-    /// <summary>Folder to write to. A single adapter's files go into it, those of several into a subfolder for each. The formats of diffusion models are one file for each adapter: in this folder, or of this name where it ends in <c>.safetensors</c>.</summary>
+    /// <summary>Folder to write to. A single adapter's files go into it, those of several into a subfolder for each. GGUF and the formats of diffusion models are one file for each adapter: in this folder, or of this name where it ends in <c>.gguf</c> or <c>.safetensors</c>.</summary>
     [Parameter(Mandatory = true, Position = 0)]
     [ValidateNotNullOrEmpty]
     public string Path { get; set; } = "";
@@ -33,9 +33,9 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
     [Parameter]
     public SwitchParameter AsLora { get; set; }
 
-    /// <summary>Whose form the files have: PEFT's, which most programs read, MLX's (<c>adapters.safetensors</c> for mlx-lm on Apple's machines; LoRA and DoRA alone), or one of those in which adapters of diffusion models are passed around: kohya's and the web UI's (LoRA and DoRA), LyCORIS's (all of its algorithms), diffusers' (LoRA and DoRA). What such a format can't hold is said.</summary>
+    /// <summary>Whose form the files have: PEFT's, which most programs read, MLX's (<c>adapters.safetensors</c> for mlx-lm on Apple's machines; LoRA and DoRA alone), llama.cpp's (one <c>.gguf</c> file, for use beside the base as GGUF; what is LoRA in the end), or one of those in which adapters of diffusion models are passed around: kohya's and the web UI's (LoRA and DoRA), LyCORIS's (all of its algorithms), diffusers' (LoRA and DoRA). What such a format can't hold is said.</summary>
     [Parameter]
-    [ValidateSet("Peft", "Mlx", "Kohya", "LyCORIS", "Diffusers")]
+    [ValidateSet("Peft", "Mlx", "Gguf", "Kohya", "LyCORIS", "Diffusers")]
     [PSDefaultValue(Value = "Peft", Help = "Peft")]
     public string Format { get; set; } = "Peft";
 
@@ -78,6 +78,12 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
             return;
         }
 
+        if (Format.Equals("Gguf", StringComparison.OrdinalIgnoreCase))
+        {
+            ExportGguf(adapter);
+            return;
+        }
+
         if (!Force && File.Exists(System.IO.Path.Combine(folder, AdapterConfig.FileName)))
         {
             throw new PeftException("OutputExists", $"'{folder}' holds an adapter already.")
@@ -109,12 +115,31 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
         }
     }
 
+    private void ExportGguf(PeftAdapter adapter)
+    {
+        var file = FileOf(".gguf", $"{adapter.Name}.gguf");
+        RefuseExisting(file, Force);
+        if (ShouldProcess(file, $"Write the adapter '{adapter.Name}' in the format {Format}"))
+        {
+            Run(_ => GgufAdapter.Save(adapter.Model, adapter.Name, file));
+            if (PassThru)
+            {
+                WriteObject(adapter);
+            }
+        }
+    }
+
+    /// <summary>The path that was given where it names a file and there is one adapter, otherwise a file in that folder.</summary>
+    private string FileOf(string extension, string name)
+    {
+        var root = PathResolution.Target(this, Path);
+        return _adapters.Count == 1 && root.EndsWith(extension, StringComparison.OrdinalIgnoreCase) ? root : System.IO.Path.Combine(root, name);
+    }
+
     /// <summary>A format of diffusion models is a single file.</summary>
     private void ExportFile(PeftAdapter adapter, DiffusionAdapterFormat format)
     {
-        var root = PathResolution.Target(this, Path);
-        var isFile = _adapters.Count == 1 && root.EndsWith(".safetensors", StringComparison.OrdinalIgnoreCase);
-        var file = isFile ? root : System.IO.Path.Combine(root, _adapters.Count == 1 && format == DiffusionAdapterFormat.Diffusers ? "pytorch_lora_weights.safetensors" : $"{adapter.Name}.safetensors");
+        var file = FileOf(".safetensors", _adapters.Count == 1 && format == DiffusionAdapterFormat.Diffusers ? "pytorch_lora_weights.safetensors" : $"{adapter.Name}.safetensors");
         RefuseExisting(file, Force);
         if (ShouldProcess(file, $"Write the adapter '{adapter.Name}' in the format {Format}"))
         {
