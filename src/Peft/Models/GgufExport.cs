@@ -38,6 +38,7 @@ internal static partial class GgufExport
             (map.Architecture + ".attention.layer_norm_rms_epsilon", (float)(config.Number("rms_norm_eps") ?? 1e-6)),
             (map.Architecture + ".rope.freq_base", (float)(Rope(config)?.Number("rope_theta") ?? config.Number("rope_theta") ?? 10000)),
         ];
+        metadata.AddRange(map.Numbers.Where(number => config.Number(number.Tree) is not null).Select(number => ($"{map.Architecture}.{number.File}", (object)(float)config.Number(number.Tree)!)));
         AddScaling(metadata, map, config);
         return metadata;
 
@@ -145,7 +146,9 @@ internal static partial class GgufExport
     {
         using var noGrad = no_grad();
         var values = parameter.Unpacked(parameter.DataType);
-        return TurnedHeads(model, path, map) is { } heads ? Interleaved(values, heads) : values.alias();
+        return TurnedHeads(model, path, map) is { } heads ? Interleaved(values, heads)
+            : map.AddsOneToNorms && path.EndsWith("norm.weight", StringComparison.Ordinal) ? values.to(ScalarType.Float32) + 1
+            : values.alias();
     }
 
     private static ModelConfig? Rope(ModelConfig config) =>

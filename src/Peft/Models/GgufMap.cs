@@ -9,6 +9,15 @@ public sealed record GgufMap(string Architecture, bool PairsNeighbours = false)
     internal static IReadOnlyList<(string Tree, string File)> YarnNumbers { get; } =
         [("beta_fast", ".rope.scaling.yarn_beta_fast"), ("beta_slow", ".rope.scaling.yarn_beta_slow")];
 
+    /// <summary>The activation between the MLP's layers, which files don't state.</summary>
+    public string Activation { get; init; } = "silu";
+
+    /// <summary>Whether files hold the weights of norms with the one added that the model adds itself.</summary>
+    public bool AddsOneToNorms { get; init; }
+
+    /// <summary>Numbers of the family's own: their names in transformers and in files behind the architecture's.</summary>
+    public IReadOnlyList<(string Tree, string File)> Numbers { get; init; } = [];
+
     /// <summary>Names outside the layers, without <c>.weight</c> or <c>.bias</c>.</summary>
     public IReadOnlyDictionary<string, string> Whole { get; init; } = new Dictionary<string, string>(StringComparer.Ordinal)
     {
@@ -18,18 +27,29 @@ public sealed record GgufMap(string Architecture, bool PairsNeighbours = false)
     };
 
     /// <summary>Names inside a layer.</summary>
-    public IReadOnlyDictionary<string, string> InLayer { get; init; } = new Dictionary<string, string>(StringComparer.Ordinal)
+    public IReadOnlyDictionary<string, string> InLayer { get; init; } = LayerNames(("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm"));
+
+    /// <summary>Names inside a layer of Llama's projections.</summary>
+    /// <param name="norms">Those of its norms: in the file, in the tree.</param>
+    public static IReadOnlyDictionary<string, string> LayerNames(params (string File, string Tree)[] norms)
     {
-        ["attn_norm"] = "input_layernorm",
-        ["attn_q"] = "self_attn.q_proj",
-        ["attn_k"] = "self_attn.k_proj",
-        ["attn_v"] = "self_attn.v_proj",
-        ["attn_q_norm"] = "self_attn.q_norm",
-        ["attn_k_norm"] = "self_attn.k_norm",
-        ["attn_output"] = "self_attn.o_proj",
-        ["ffn_norm"] = "post_attention_layernorm",
-        ["ffn_gate"] = "mlp.gate_proj",
-        ["ffn_up"] = "mlp.up_proj",
-        ["ffn_down"] = "mlp.down_proj",
-    };
+        Dictionary<string, string> names = new(StringComparer.Ordinal)
+        {
+            ["attn_q"] = "self_attn.q_proj",
+            ["attn_k"] = "self_attn.k_proj",
+            ["attn_v"] = "self_attn.v_proj",
+            ["attn_q_norm"] = "self_attn.q_norm",
+            ["attn_k_norm"] = "self_attn.k_norm",
+            ["attn_output"] = "self_attn.o_proj",
+            ["ffn_gate"] = "mlp.gate_proj",
+            ["ffn_up"] = "mlp.up_proj",
+            ["ffn_down"] = "mlp.down_proj",
+        };
+        foreach (var (file, tree) in norms)
+        {
+            names.Add(file, tree);
+        }
+
+        return names;
+    }
 }

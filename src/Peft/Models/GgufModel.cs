@@ -98,7 +98,7 @@ public sealed partial class GgufModel : TensorStore
             ["num_attention_heads"] = _heads,
             ["num_key_value_heads"] = _keyValueHeads,
             ["head_dim"] = headSize,
-            ["hidden_act"] = "silu",
+            ["hidden_act"] = _map.Activation,
             ["max_position_embeddings"] = metadata.GetInteger(Key("context_length")),
             ["rms_norm_eps"] = metadata.GetNumber(Key("attention.layer_norm_rms_epsilon")),
             ["rope_parameters"] = rope,
@@ -110,6 +110,11 @@ public sealed partial class GgufModel : TensorStore
             ["mlp_bias"] = Contains("model.layers.0.mlp.up_proj.bias"),
             ["tie_word_embeddings"] = !Contains("lm_head.weight"),
         };
+        foreach (var (tree, file) in _map.Numbers.Where(number => metadata.ContainsKey(Key(number.File))))
+        {
+            config[tree] = metadata.GetNumber(Key(file));
+        }
+
         foreach (var token in (string[])["bos", "eos", "pad", "unk"])
         {
             var key = $"tokenizer.ggml.{(token == "pad" ? "padding" : token == "unk" ? "unknown" : token)}_token_id";
@@ -131,6 +136,11 @@ public sealed partial class GgufModel : TensorStore
         var stored = File.Read(_fileNames[entry.Name]);
         var heads = entry.Name.Contains(".q_proj.", StringComparison.Ordinal) ? _heads
             : entry.Name.Contains(".k_proj.", StringComparison.Ordinal) ? _keyValueHeads : 0;
+        if (_map.AddsOneToNorms && entry.Name.EndsWith("norm.weight", StringComparison.Ordinal))
+        {
+            return stored.sub_(1);
+        }
+
         if (heads == 0 || !_map.PairsNeighbours)
         {
             return stored;

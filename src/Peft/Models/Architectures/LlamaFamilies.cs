@@ -102,9 +102,24 @@ internal static class LlamaFamilies
                 ["max_position_embeddings"] = 32768, ["use_sliding_window"] = false, ["pad_token_id"] = 128004,
             },
         },
-        new("granite", "Granite", static config => new LlamaModel(config)) { Defaults = Defaults("""{ "attention_multiplier": 1.0 }""") },
+        new("granite", "Granite", static config => new LlamaModel(config))
+        {
+            Gguf = new GgufMap("granite", PairsNeighbours: true)
+            {
+                Numbers =
+                [
+                    ("attention_multiplier", "attention.scale"), ("embedding_multiplier", "embedding_scale"),
+                    ("residual_multiplier", "residual_scale"), ("logits_scaling", "logit_scale"),
+                ],
+            },
+            Defaults = Defaults("""{ "attention_multiplier": 1.0 }"""),
+        },
         new("olmo2", "Olmo2", static config => new LlamaModel(config, Olmo))
         {
+            Gguf = new GgufMap("olmo2")
+            {
+                InLayer = GgufMap.LayerNames(("post_attention_norm", "post_attention_layernorm"), ("post_ffw_norm", "post_feedforward_layernorm")),
+            },
             Defaults = Defaults("""{ "vocab_size": 50304, "rms_norm_eps": 1e-5, "pad_token_id": 1 }"""),
         },
         new("olmo3", "Olmo3", static config => new LlamaModel(config, Olmo with { HasWindow = true, FullEvery = 4, LocalBase = ("rope_theta", 500000) }))
@@ -131,6 +146,7 @@ internal static class LlamaFamilies
         },
         new("gemma", "Gemma", static config => new LlamaModel(config, Gemma))
         {
+            Gguf = new GgufMap("gemma") { Activation = "gelu_pytorch_tanh", AddsOneToNorms = true },
             Defaults = new()
             {
                 ["vocab_size"] = 256000, ["hidden_size"] = 3072, ["intermediate_size"] = 24576, ["num_hidden_layers"] = 28, ["num_attention_heads"] = 16,
