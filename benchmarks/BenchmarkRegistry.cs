@@ -22,6 +22,7 @@ internal static class BenchmarkRegistry
         DiffusionTrainingBenchmark.Job(Float32, steps: 4),
         ShortExamplesBenchmark.Job(ModelShape.SmolLm2, Float32, steps: 4),
         ShortExamplesBenchmark.Job(ModelShape.SmolLm2, BFloat16, steps: 4),
+        DiffusionStepBenchmark.Job(Float32, steps: 6),
         BusyBenchmark.Job(ModelShape.Pocket, Float32, steps: 30),
         GenerationBenchmark.Job(ModelShape.SmolLm2, Float32),
         GenerationBenchmark.Job(ModelShape.SmolLm2, BFloat16),

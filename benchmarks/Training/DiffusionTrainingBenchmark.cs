@@ -17,9 +17,15 @@ namespace Peft.Benchmarks.Training;
 internal static class DiffusionTrainingBenchmark
 {
     private const int WarmUp = 2;
-    private const int TextLength = 77;
-    private const int TextWidth = 256;
-    private const int Side = 64;
+
+    /// <summary>Tokens of a text.</summary>
+    internal const int TextLength = 77;
+
+    /// <summary>Width of the text's states.</summary>
+    internal const int TextWidth = 256;
+
+    /// <summary>Positions of the latents in each direction.</summary>
+    internal const int Side = 64;
 
     /// <summary>The job in a type, beside the peer's.</summary>
     public static Benchmark Job(ScalarType type, int steps)
@@ -44,7 +50,8 @@ internal static class DiffusionTrainingBenchmark
         return new BenchmarkFigure(1 / seconds[seconds.Length / 2]);
     }
 
-    private static UNet2DConditionModel Create(ScalarType type)
+    /// <summary>The UNet with random weights.</summary>
+    internal static UNet2DConditionModel Create(ScalarType type)
     {
         using var noGrad = no_grad();
         var model = new UNet2DConditionModel(new ModelConfig(new JsonObject
