@@ -80,5 +80,5 @@ public sealed class ImageCmdletTests : IClassFixture<ModuleHost>, IDisposable
 
     private IReadOnlyList<PSObject> Run(string script) => _host.Output(Start + script, _folder["model"], _folder["out"]);
 
-    private string? ErrorId(string script) => _host.Run(Start + script, _folder["model"], _folder["out"]).Errors.FirstOrDefault()?.FullyQualifiedErrorId.Split(',')[0];
+    private string? ErrorId(string script) => _host.Run(Start + script, _folder["model"], _folder["out"]).Errors is [var error, ..] ? error.FullyQualifiedErrorId.Split(',')[0] : null;
 }
