@@ -233,7 +233,10 @@ internal sealed class TrainingLoop : IDisposable
         var record = Step(StepsMade) with { Compute = _logsCompute ? Compute : null };
         _logsCompute = false;
         StepsMade++;
-        CollectNumbers();
+
+        // TorchSharp's numbers (a factor, the 1 of a sum) are freed by the collector, which managed memory gives no cause to run: until then each
+        // stands between the tensors of its step, and the heap that they divide grew to twice of what was in use.
+        GC.Collect(0);
         record = record with { MemoryBytes = ProcessMemory.ResidentBytes };
         _records.Add(record);
         _output?.Write(record);
@@ -289,12 +292,6 @@ internal sealed class TrainingLoop : IDisposable
             Say("Other work shares this machine's processors: the engine makes room for it, and the training is slower meanwhile.");
         }
     }
-
-    /// <summary>
-    /// TorchSharp's numbers (a factor, the 1 of a sum) are freed by the collector, which managed memory gives no cause to run: until then each
-    /// stands between the tensors of its step, and the heap that they divide grew to twice of what was in use.
-    /// </summary>
-    private static void CollectNumbers() => GC.Collect(0);
 
     private void SaveCheckpoint() => _output?.SaveCheckpoint(StepsMade, this);
 

@@ -7,6 +7,9 @@ public static partial class TextOverlap
 {
     private const int BleuOrder = 4;
 
+    // None of the patterns goes back: a search takes as long as its text.
+    private const int LongestSearch = 60_000;
+
     /// <summary>ROUGE-N: the harmonic mean of precision and recall of runs of words, each counted as often as both texts have it.</summary>
     /// <param name="expected">What was expected.</param>
     /// <param name="answer">What came.</param>
@@ -114,18 +117,18 @@ public static partial class TextOverlap
         return DashBehindDigit().Replace(text, "$1 $2 ").Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries);
     }
 
-    [GeneratedRegex(@"[\p{L}\p{M}\p{N}]+")]
+    [GeneratedRegex(@"[\p{L}\p{M}\p{N}]+", RegexOptions.None, matchTimeoutMilliseconds: LongestSearch)]
     private static partial Regex WordPattern();
 
-    [GeneratedRegex(@"([\{-\~\[-\` -\&\(-\+\:-\@\/])")]
+    [GeneratedRegex(@"([\{-\~\[-\` -\&\(-\+\:-\@\/])", RegexOptions.None, matchTimeoutMilliseconds: LongestSearch)]
     private static partial Regex Symbols();
 
-    [GeneratedRegex(@"([^0-9])([\.,])")]
+    [GeneratedRegex(@"([^0-9])([\.,])", RegexOptions.None, matchTimeoutMilliseconds: LongestSearch)]
     private static partial Regex StopBehindOther();
 
-    [GeneratedRegex(@"([\.,])([^0-9])")]
+    [GeneratedRegex(@"([\.,])([^0-9])", RegexOptions.None, matchTimeoutMilliseconds: LongestSearch)]
     private static partial Regex StopBeforeOther();
 
-    [GeneratedRegex(@"([0-9])(-)")]
+    [GeneratedRegex(@"([0-9])(-)", RegexOptions.None, matchTimeoutMilliseconds: LongestSearch)]
     private static partial Regex DashBehindDigit();
 }
