@@ -3,6 +3,7 @@ using Peft.Adapters;
 using Peft.Adapters.Asking;
 using Peft.Adapters.Files;
 using Peft.Adapters.Model;
+using Peft.Engine;
 using Peft.Models;
 using static TorchSharp.torch;
 
@@ -74,10 +75,26 @@ internal sealed class TrainedPart
     public IReadOnlyList<string> Messages => _adapter?.Report.Messages ?? [];
 
     /// <summary>Leaves on the adapter what the training did to it, also where it was stopped.</summary>
-    public void Remember(TrainingRecord record, PromptForm? form)
+    public void Remember(TrainingRecord record, TrainingRequest request)
     {
         if (_adapter is not null)
         {
+            var form = request.Data.Form;
+            _adapter.Provenance = new Provenance
+            {
+                Adapter = _adapter.Name,
+                Base = _adapter.Config.BaseModelName,
+                BaseDigest = _adapter.Adapter.BaseDigest,
+                Config = _adapter.Start?.Config.ToJson(),
+                StartSeed = _adapter.Start?.Seed,
+                Data = request.Data.Fingerprint,
+                Rows = request.Data.Count,
+                Objective = record.Objective,
+                Options = (JsonObject)JsonNode.Parse(record.Options.ToJson())!,
+                Engine = EngineDescription.Current.ToString(),
+                Result = (record.StepCount, record.FinalLoss),
+            };
+            _adapter.Start = null;
             _adapter.TrainingRecord = record;
             _adapter.PromptForm = form ?? _adapter.PromptForm;
         }

@@ -85,7 +85,7 @@ public sealed class Trainer
             StepsMade = loop.StepsMade;
             if (StepsMade > 0)
             {
-                part.Remember(record ?? loop.Record(), _request.Data.Form);
+                part.Remember(record ?? loop.Record(), _request);
             }
         }
     }

@@ -126,7 +126,7 @@ internal sealed class TrainingLoop : IDisposable
         _warmedUp = (0, _firstStep);
         Objective.Begin(_output?.Folder, StepsMade, Say);
         _best.TakeUp(_evaluations);
-        TakeUp(ComputeChoice.Decide(before, _request.Model.Base), before);
+        TakeUp(ComputeChoice.Decide(before ?? _request.Compute, _request.Model.Base), before);
         using var kept = ComputeThreads.Keep(Compute.Threads);
         _secondsBefore = _records.Count > 0 ? _records[^1].Seconds : 0;
         _request.OnStart?.Invoke(new TrainingStart(_firstStep, _plan.TotalSteps, _plan.RowCount, _heldOut.Length, Optimizer.Parameters.Count));

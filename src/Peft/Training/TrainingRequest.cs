@@ -48,6 +48,9 @@ public sealed record TrainingRequest
     /// <summary>Whether an existing output may be replaced. It stays until the first checkpoint of this training is written.</summary>
     public bool Force { get; init; }
 
+    /// <summary>What the machine had decided when the training that this one repeats was made; null for one of its own.</summary>
+    public Engine.ComputeChoice? Compute { get; init; }
+
     /// <summary>Told once, on the training's own thread, before the first step: everything that could refuse the training has been looked at.</summary>
     public Action<TrainingStart>? OnStart { get; init; }
 

@@ -28,6 +28,28 @@ public class CombinationTests
     }
 
     [Theory]
+    [InlineData("""{"peft_type": "LOHA", "r": 2, "target_modules": ["q_proj"]}""")]
+    [InlineData("""{"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"], "use_dora": true, "modules_to_save": ["model.norm"]}""")]
+    [InlineData("""{"peft_type": "VERA", "r": 8, "target_modules": ["v_proj"]}""")]
+    public void A_round_of_several_sites_is_the_mean_by_their_numbers_of_examples(string config)
+    {
+        using var model = TinyLlama.Create();
+        foreach (var (name, seed) in new[] { ("a", 1UL), ("b", 2UL) })
+        {
+            model.AddAdapter(Peft.Adapters.AdapterConfig.FromJson((System.Text.Json.Nodes.JsonObject)System.Text.Json.Nodes.JsonNode.Parse(config)!), name, seed: 5).Perturb(seed);
+        }
+
+        var mean = model.CombineAdapters(["a", "b"], [300, 100], "mean", new CombinationOptions { Type = CombinationType.Average });
+        var (one, other) = (model["a"].TrainableParameters, model["b"].TrainableParameters);
+        Assert.All(mean.TrainableParameters.Select(static (parameter, index) => (parameter, index)), entry =>
+        {
+            using var expected = one[entry.index].Parameter.Data.mul(0.75) + other[entry.index].Parameter.Data.mul(0.25);
+            Assert.True(entry.parameter.Parameter.Data.sub(expected).abs().max().item<float>() < 1e-6);
+        });
+        Assert.Equal("CombinationInvalid", Assert.Throws<PeftException>(() => model.CombineAdapters(["a", "b"], [1, -1], "c", new CombinationOptions { Type = CombinationType.Average })).ErrorId);
+    }
+
+    [Theory]
     [InlineData(CombinationType.Linear, false)]
     [InlineData(CombinationType.Cat, false)]
     [InlineData(CombinationType.Svd, false)]

@@ -27,6 +27,22 @@ public sealed class TrainingCmdletTests(ModuleHost host) : CmdletsInFolder(host,
     }
 
     [Fact]
+    public void A_training_is_repeated_bit_for_bit_from_its_adapter_and_refused_with_other_data()
+    {
+        host.Output($"{Data} $args[0] | Invoke-LoraTraining (New-LoraConfig -TargetModule q_proj -Rank 4 -Dropout 0.1) $data -AdapterName first -MaxSteps 3 -Seed 7 -LearningRate 1e-2 -OutputPath out -Quiet", model);
+        host.Output($"{Data} $args[0] | Invoke-LoraTraining -From out/first -Dataset $data -AdapterName again -OutputPath out -Quiet", model);
+        var folder = Path.GetDirectoryName(Adapter)!;
+        using var first = Peft.Tensors.TensorStore.OpenFolder(Path.Combine(folder, "first"), "adapter_model");
+        using var again = Peft.Tensors.TensorStore.OpenFolder(Path.Combine(folder, "again"), "adapter_model");
+        Assert.All(first.Names, name => Assert.True(first.Read(name).eq(again.Read(name)).all().item<bool>(), name));
+        var card = File.ReadAllText(Path.Combine(folder, "first", "README.md"));
+        Assert.Contains("library_name: peft", card, StringComparison.Ordinal);
+        Assert.Contains("Invoke-LoraTraining -From", card, StringComparison.Ordinal);
+        Assert.StartsWith("ProvenanceDiffers,", Assert.Single(host.Run("$args[0] | Invoke-LoraTraining -From out/first -Dataset (@{ prompt = 'a'; completion = ' b' } | Import-TrainingDataset) -AdapterName other -Quiet", model).Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.DoesNotContain("other", host.Output("$args[0].Adapters.Name", model).Select(static name => name.ToString()));
+    }
+
+    [Fact]
     public void A_failure_after_a_step_keeps_the_adapter_with_what_it_has_learnt()
     {
         // A folder stands where the trained adapter's file should come.

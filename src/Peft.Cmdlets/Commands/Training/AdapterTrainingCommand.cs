@@ -1,5 +1,6 @@
 using System.Management.Automation;
 using Peft.Adapters;
+using Peft.Adapters.Files;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Methods.Lora.DataStarts;
 using Peft.Adapters.Model;
@@ -101,6 +102,14 @@ public abstract class AdapterTrainingCommand : TrainingCommand
     [Parameter]
     public SwitchParameter Force { get; set; }
 
+    /// <summary>Folder of an adapter whose training is repeated: its configuration, options and seed are taken from what lies beside it, and base and data have to be the same. The result is the same bit for bit on the same engine and number of threads.</summary>
+    [Parameter(ParameterSetName = ModelSet)]
+    [ValidateNotNullOrEmpty]
+    public string? From { get; set; }
+
+    /// <summary>What <see cref="From"/> says.</summary>
+    private Provenance? _source;
+
     /// <summary>Whether all weights of the base are trained in place of an adapter.</summary>
     private protected virtual bool TrainsBase => false;
 
@@ -122,6 +131,7 @@ public abstract class AdapterTrainingCommand : TrainingCommand
             };
         }
 
+        TakeSource();
         var model = TheModel;
         var name = TrainsBase ? TrainingRequest.BaseName : AdapterOf(model);
         var options = ReadOptions();
@@ -154,6 +164,38 @@ public abstract class AdapterTrainingCommand : TrainingCommand
         }
     }
 
+    /// <summary>Takes up what the training that is repeated had, where nothing else is given.</summary>
+    private void TakeSource()
+    {
+        if (From is null)
+        {
+            return;
+        }
+
+        var folder = PathResolution.Target(this, From);
+        _source = Provenance.Load(folder) is { Config: not null } found ? found : throw new PeftException("ProvenanceMissing", $"'{folder}' doesn't say how its adapter was trained from the start ({Provenance.FileName}).")
+        {
+            Target = folder,
+            RecommendedAction = "Give the folder of an adapter that Invoke-LoraTraining saved, or -Config and -Options.",
+        };
+        Config ??= AdapterConfig.FromJson(_source.Config!);
+        Options ??= TrainingOptions.FromJson(_source.Options.ToJsonString(), folder);
+        AdapterName = Given(nameof(AdapterName)) ? AdapterName : _source.Adapter;
+    }
+
+    /// <summary>Refuses to repeat a training with another base or other data.</summary>
+    private void RefuseOther(PeftModel model, string name, ITrainingData data)
+    {
+        if (_source?.Other(model[name], data.Fingerprint, data.Count) is { } other)
+        {
+            throw new PeftException("ProvenanceDiffers", $"The training of '{_source!.Adapter}' can't be repeated: {other} differs from what it was trained with.")
+            {
+                Target = From,
+                RecommendedAction = "Give the same base and data, or train anew with -Config and -Options.",
+            };
+        }
+    }
+
     /// <summary>What goes once the new training's first checkpoint is written, for -WhatIf and -Confirm.</summary>
     private string Replacing(string? folder, string name)
     {
@@ -176,6 +218,7 @@ public abstract class AdapterTrainingCommand : TrainingCommand
             observers.AddRange((LogTo ?? []).Select(target => Observer(target, output)));
             var (learnt, judged) = Split(options, output.Cancellation);
             var data = tokens ?? Read(learnt, model, options, output);
+            RefuseOther(model, name, data);
             var estimate = Estimate(model, name, data, options);
             report.Say(estimate);
             if (estimate.BatchTokens is not null && model.Device.type == DeviceType.CPU)
@@ -185,6 +228,7 @@ public abstract class AdapterTrainingCommand : TrainingCommand
 
             var request = new TrainingRequest
             {
+                Compute = _source is null ? null : options.Compute,
                 Model = model,
                 AdapterName = TrainsBase ? null : name,
                 Data = data,
@@ -305,7 +349,7 @@ public abstract class AdapterTrainingCommand : TrainingCommand
         {
             var config = ConfigFor(model);
             using var decided = DataStart.IsNeededBy(config) ? start((LoraConfig)config) : null;
-            return model.ReplaceAdapter(decided?.Config ?? config, name, (ulong)Seed);
+            return model.ReplaceAdapter(decided?.Config ?? config, name, _source is null ? (ulong)Seed : _source.StartSeed);
         }
 
         throw new PeftException("AdapterExists", $"The model '{model.Name}' has an adapter '{name}' already.")

@@ -21,6 +21,11 @@ internal static class AdapterCombination
         RefuseCombination(model, names, weights, options);
         AdapterPart[] parts = [.. names.Zip(weights, (part, weight) => new AdapterPart(model[part].Adapter, weight))];
         RefuseSeveralMethods(parts);
+        if (options.Type == CombinationType.Average)
+        {
+            return AdapterAveraging.Average(model, parts, name);
+        }
+
         RefuseSharedModules(parts);
         if (parts.Length == 1)
         {

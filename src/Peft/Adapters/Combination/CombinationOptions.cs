@@ -65,6 +65,9 @@ public enum CombinationType
 
     /// <summary>The largest values of the changes, summed (<c>magnitude_prune_svd</c>).</summary>
     MagnitudePruneSvd,
+
+    /// <summary>The weighted mean of all that is trained, value by value, of any method: a federated round, its weights the sites' numbers of examples.</summary>
+    Average,
 }
 
 /// <summary>What decides on the sign of a value when adapters disagree.</summary>

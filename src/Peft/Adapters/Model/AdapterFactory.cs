@@ -2,6 +2,7 @@ using System.Buffers;
 using System.Text.RegularExpressions;
 using Peft.Adapters.Asking;
 using Peft.Adapters.Files;
+using Peft.Adapters.Methods.Lora;
 using Peft.Models;
 using Peft.Tensors;
 using static TorchSharp.torch;
@@ -38,7 +39,7 @@ internal static class AdapterFactory
                 adapter.Initialise(generator, static _ => true);
             }
 
-            return new PeftAdapter(model, adapter, null, new LoadReport([], [], messages));
+            return new PeftAdapter(model, adapter, null, new LoadReport([], [], messages)) { Start = ((config as LoraConfig)?.Start?.Asked ?? config, seed) };
         });
     }
 
@@ -70,7 +71,7 @@ internal static class AdapterFactory
         {
             using var generator = new Generator(0);
             var report = model.IsStructureOnly ? new LoadReport([], [], messages) : AdapterFile.Load(adapter, tensors, model.Base, generator, messages);
-            return new PeftAdapter(model, adapter, path, report) { PromptForm = form?.Invoke() };
+            return new PeftAdapter(model, adapter, path, report) { PromptForm = form?.Invoke(), Provenance = path is null ? null : Provenance.Load(path) };
         });
 
     /// <summary>The form beside an adapter. A broken one is no reason to do without the adapter.</summary>

@@ -55,6 +55,12 @@ public sealed class PeftAdapter
     /// <summary>How it wants to be asked: what its training made prompts of; null where that isn't known. It is saved beside the adapter.</summary>
     public PromptForm? PromptForm { get; set; }
 
+    /// <summary>Where it comes from: what its training had, saved beside it; null where that isn't known.</summary>
+    public Provenance? Provenance { get; internal set; }
+
+    /// <summary>The configuration that it was asked for by and the seed of its starting values, until a training has moved it; null where it was loaded.</summary>
+    internal (AdapterConfig Config, ulong? Seed)? Start { get; set; }
+
     /// <summary>What was lost when it was made of another adapter, or of two models; null where it wasn't.</summary>
     public ConversionReport? Conversion { get; internal set; }
 
@@ -65,6 +71,7 @@ public sealed class PeftAdapter
     internal void LiesIn(string folder)
     {
         PromptForm?.Save(folder);
+        Provenance?.Save(folder);
         Path = folder;
     }
 

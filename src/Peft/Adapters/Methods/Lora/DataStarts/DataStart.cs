@@ -9,7 +9,10 @@ public sealed class DataStart : IDisposable
 {
     private readonly Dictionary<string, (Tensor A, Tensor? B)> _factors = new(StringComparer.Ordinal);
 
-    private DataStart(LoraConfig config) => Config = config;
+    private DataStart(LoraConfig config) => Config = Asked = config;
+
+    /// <summary>The configuration that was asked for.</summary>
+    internal LoraConfig Asked { get; }
 
     /// <summary>The configuration to make the adapter of: ranks, strengths and targets are those that the data decided.</summary>
     public LoraConfig Config { get; private set; }
