@@ -70,20 +70,23 @@ public sealed class ModelTurnTests
         using var a = TinyLlama.Create();
         using var b = TinyLlama.Create();
         var isTaken = new TaskCompletionSource();
-        using var isWaiting = new ManualResetEventSlim();
+        var isOtherTaken = new TaskCompletionSource();
+        var isWaiting = new TaskCompletionSource();
         var first = Apart(() =>
         {
-            OperationFlow.Current = new OperationFlow(new object(), _ => isWaiting.Set());
+            OperationFlow.Current = new OperationFlow(new object(), _ => isWaiting.TrySetResult());
             using var held = a.Acquire("training");
             isTaken.SetResult();
+            isOtherTaken.Task.Wait();
             using var other = b.Acquire("a comparison");
         });
         var second = Apart(() =>
         {
             OperationFlow.Current = new OperationFlow(new object());
             using var held = b.Acquire("text generation");
+            isOtherTaken.SetResult();
             isTaken.Task.Wait();
-            isWaiting.Wait();
+            isWaiting.Task.Wait();
             Assert.Equal("PeftModelBusy", Assert.Throws<PeftException>(() => a.Acquire("merging")).ErrorId);
         });
         await second.WaitAsync(TimeSpan.FromSeconds(30));

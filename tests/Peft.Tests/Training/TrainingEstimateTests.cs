@@ -35,9 +35,9 @@ public sealed class TrainingEstimateTests
     {
         using var model = Model();
         var options = new TrainingOptions { BatchSize = 64, MaxSteps = 5 };
-        var estimate = Estimate(model, options, rows: 64, length: 4000);
-        estimate.RefuseTooLarge(model, Data(64, 4000), options, available: estimate.PeakBytes);
-        var error = Assert.Throws<PeftException>(() => estimate.RefuseTooLarge(model, Data(64, 4000), options, available: estimate.PeakBytes - (long)(0.9 * estimate.ActivationBytes)));
+        var estimate = Estimate(model, options, rows: 64, length: 400_000);
+        estimate.RefuseTooLarge(model, Data(64, 400_000), options, available: estimate.PeakBytes);
+        var error = Assert.Throws<PeftException>(() => estimate.RefuseTooLarge(model, Data(64, 400_000), options, available: estimate.PeakBytes - (long)(0.9 * estimate.ActivationBytes)));
         Assert.Equal("TrainingMemoryInsufficient", error.ErrorId);
         Assert.Contains("-GradientCheckpointing", error.RecommendedAction, StringComparison.Ordinal);
         Assert.Contains("-BatchSize", error.RecommendedAction, StringComparison.Ordinal);

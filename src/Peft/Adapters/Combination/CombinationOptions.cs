@@ -83,9 +83,9 @@ public enum MajoritySign
 /// <summary>Properties of the types.</summary>
 internal static class CombinationTypes
 {
-    /// <summary>The type of one of PEFT's names, such as <c>dare_ties_svd</c>.</summary>
+    /// <summary>The type of one of PEFT's names, such as <c>dare_ties_svd</c>; <see cref="CombinationType.Average"/> is ours alone.</summary>
     /// <exception cref="PeftException"><c>CombinationInvalid</c>.</exception>
-    public static CombinationType Parse(string name) => Enum.TryParse<CombinationType>(name.Replace("_", "", StringComparison.Ordinal), ignoreCase: true, out var type)
+    public static CombinationType Parse(string name) => Enum.TryParse<CombinationType>(name.Replace("_", "", StringComparison.Ordinal), ignoreCase: true, out var type) && type != CombinationType.Average
         ? type
         : throw new PeftException("CombinationInvalid", $"'{name}' is no way to combine adapters.")
         {

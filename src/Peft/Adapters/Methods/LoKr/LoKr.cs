@@ -74,7 +74,7 @@ internal sealed class LoKrLayer : LycorisLayer
         _config = config;
         var rank = config.ForLayer(layer.Path).Rank;
         _first = Make("lokr_w1", shape.OutFirst, shape.InFirst, rank, shape.FirstIsLowRank);
-        _core = shape.HasCore ? new Parameter("lokr_t2", [rank, rank, .. layer.Kernel]) : null;
+        _core = shape.HasCore ? new Parameter("lokr_t2", config.Core(layer, rank) ?? [rank, rank, .. layer.Kernel]) : null;
         _second = _core is not null ? [new Parameter("lokr_w2_a", [rank, shape.OutSecond]), new Parameter("lokr_w2_b", [rank, shape.InSecond])]
             : shape.SecondIsLowRank ? Make("lokr_w2", shape.OutSecond, layer.Kernel.Aggregate(shape.InSecond, static (all, size) => all * size), rank, decomposed: true)
             : [new Parameter("lokr_w2", [shape.OutSecond, shape.InSecond, .. layer.Kernel])];
