@@ -10,7 +10,7 @@ public sealed class WindowsModuleTests
     /// <summary>What every Windows 10 and 11 has in its system folder.</summary>
     private static readonly HashSet<string> s_windows = new(StringComparer.OrdinalIgnoreCase)
     {
-        "ADVAPI32.dll", "dbghelp.dll", "FONTSUB.dll", "imagehlp.dll", "IPHLPAPI.dll", "KERNEL32.dll", "ole32.dll", "PSAPI.dll", "USER32.dll",
+        "ADVAPI32.dll", "d3d12.dll", "D3DCOMPILER_47.dll", "dbghelp.dll", "FONTSUB.dll", "imagehlp.dll", "IPHLPAPI.dll", "KERNEL32.dll", "ole32.dll", "PSAPI.dll", "USER32.dll",
         "USERENV.dll", "WINTRUST.dll", "WS2_32.dll",
     };
 
