@@ -16,6 +16,14 @@ public sealed class Values<T>(IList<T> values) : ReadOnlyCollection<T>(values)
         + (Count > Shown ? string.Create(CultureInfo.InvariantCulture, $", … ({Count:N0})") : "");
 }
 
+/// <summary>A table of texts that says what is in it where it is turned into text.</summary>
+/// <param name="values">The texts by name, which must not change any more.</param>
+public sealed class NamedTexts(IDictionary<string, string> values) : ReadOnlyDictionary<string, string>(values)
+{
+    /// <summary>Each name with its text.</summary>
+    public override string ToString() => string.Join(", ", this.Select(static entry => $"{entry.Key} = {entry.Value}"));
+}
+
 /// <summary>Makes lists that say what is in them.</summary>
 public static class Values
 {
@@ -23,4 +31,8 @@ public static class Values
     /// <typeparam name="T">What is in it.</typeparam>
     /// <param name="values">The values.</param>
     public static Values<T> Of<T>(IEnumerable<T> values) => values as Values<T> ?? new([.. values]);
+
+    /// <summary>A table of texts.</summary>
+    /// <param name="values">The texts by name.</param>
+    public static NamedTexts Of(IReadOnlyDictionary<string, string> values) => values as NamedTexts ?? new(values.ToDictionary(StringComparer.Ordinal));
 }

@@ -34,7 +34,7 @@ Describe 'Cmdlet <Name>' -ForEach $cmdlets {
     }
 
     It 'asks before it changes something, and only then' {
-        $changes = $Command.Verb -in 'Add', 'Set', 'Remove', 'Export', 'Enable', 'Disable', 'Join', 'Merge', 'Undo' -or $Name -in 'Convert-PeftAdapter', 'ConvertTo-LoraAdapter', 'Import-PeftAdapter', 'Invoke-LoraTraining', 'Invoke-PolicyTraining', 'Invoke-PreferenceTraining', 'Save-HubModel'
+        $changes = $Command.Verb -in 'Add', 'Set', 'Remove', 'Export', 'Enable', 'Disable', 'Join', 'Merge', 'Undo' -and $Name -ne 'Join-TrainingDataset' -or $Name -in 'Compress-PeftModel', 'Convert-PeftAdapter', 'ConvertTo-LoraAdapter', 'Import-PeftAdapter', 'Invoke-LoraTraining', 'Invoke-PolicyTraining', 'Invoke-PreferenceTraining', 'Save-HubModel'
         $Command.Parameters.ContainsKey('WhatIf') | Should -Be $changes
     }
 
@@ -43,7 +43,10 @@ Describe 'Cmdlet <Name>' -ForEach $cmdlets {
         Get-Command $Name | Should -Not -BeNullOrEmpty
         $arguments = @{}
         foreach ($parameter in $Command.ParameterSets[0].Parameters | Where-Object IsMandatory) {
-            if ($parameter.ParameterType -eq [string[]] -or $parameter.ParameterType -eq [string]) { $arguments[$parameter.Name] = 'x' }
+            if ($parameter.ParameterType -eq [string[]] -or $parameter.ParameterType -eq [string]) {
+                $words = ($parameter.Attributes | Where-Object { $_ -is [ValidateSet] }).ValidValues
+                $arguments[$parameter.Name] = $words ? $words[0] : 'x'
+            }
         }
         if (($Command.ParameterSets[0].Parameters | Where-Object IsMandatory).Count -eq $arguments.Count) {
             & $Name @arguments | Should -Be 'mocked'

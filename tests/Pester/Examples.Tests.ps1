@@ -27,8 +27,8 @@ Describe 'The examples of <Page>' -ForEach $pages {
                 $PSStyle.OutputRendering = 'PlainText'
             }).AddArgument("$root/Peft.psd1").AddArgument($place.FullName).Invoke()
             foreach ($example in $Code) {
-                # What asks the hub needs a network, and is only read.
-                if ($example -match '-HubName|Save-HubModel|Enter-PeftChat') {
+                # What asks the hub needs a network, and what opens a browser somebody who looks: they are only read.
+                if ($example -match '-HubName|Save-HubModel|Enter-PeftChat|Show-TrainingReport') {
                     $null = [scriptblock]::Create($example)
                     continue
                 }

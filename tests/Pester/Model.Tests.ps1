@@ -76,7 +76,6 @@ Describe 'New-QuantizationConfig' {
     It 'names what is wrong or not supported: <Id>' -ForEach @(
         @{ Id = 'QuantizationInvalid'; Arguments = @{} }
         @{ Id = 'QuantizationInvalid'; Arguments = @{ load_in_4bit = $true; load_in_8bit = $true } }
-        @{ Id = 'QuantizationNotSupported'; Arguments = @{ load_in_8bit = $true } }
         @{ Id = 'QuantizationNotSupported'; Arguments = @{ load_in_4bit = $true; bnb_4bit_compute_dtype = 'float8' } }
         @{ Id = 'QuantizationNotSupported'; Arguments = @{ load_in_4bit = $true; llm_int8_enable_fp32_cpu_offload = $true } }
     ) {
@@ -91,10 +90,17 @@ Describe 'New-QuantizationConfig' {
         $packed.Quantization, $pasted.Quantization | Should -Be 'nf4', 'nf4'
         $packed.MemoryBytes | Should -Be $pasted.MemoryBytes
         $packed.MemoryBytes | Should -BeLessThan ($model.MemoryBytes / 2)
-        $failure = Get-ErrorRecord { $packed | Export-PeftModel quantised -ErrorAction Stop }
-        $failure.FullyQualifiedErrorId | Should -BeLike 'WeightsPacked,*'
-        'quantised' | Should -Not -Exist
-        $packed, $pasted | Remove-PeftModel
+        $packed | Export-PeftModel quantised
+        $again = Import-PeftModel quantised -Name again
+        $again.Quantization, $again.MemoryBytes | Should -Be 'nf4', $packed.MemoryBytes
+        $packed, $pasted, $again | Remove-PeftModel
+    }
+
+    It 'holds a base in eight bits' {
+        $eight = Import-PeftModel $base -Name eight -Quantization (New-QuantizationConfig -load_in_8bit $true)
+        $eight.Quantization | Should -Not -BeNullOrEmpty
+        $eight.MemoryBytes | Should -BeLessThan $model.MemoryBytes
+        $eight | Remove-PeftModel
     }
 }
 

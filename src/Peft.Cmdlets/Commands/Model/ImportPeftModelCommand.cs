@@ -26,7 +26,7 @@ public sealed class ImportPeftModelCommand : ImportCommand
     public override string[] Path { get; set; } = [];
 
     /// <summary>What to call the model in this session. Without it the folder's name is taken.</summary>
-    [Parameter(ValueFromPipelineByPropertyName = true)]
+    [Parameter]
     [ValidateNotNullOrEmpty]
     public string? Name { get; set; }
 

@@ -78,7 +78,7 @@ public sealed class TrainingDataset
     public bool IsStreamed { get; }
 
     /// <summary>The data sets that the rows are a mixture of; empty where they are one.</summary>
-    public IReadOnlyList<TrainingDataset> Parts { get; private init; } = [];
+    public IReadOnlyList<TrainingDataset> Parts { get; private init; } = Values.Of<TrainingDataset>([]);
 
     /// <summary>What the rows are, in the field's words: <c>ShareGPT</c>, <c>Chat</c>, <c>Alpaca</c>, or the kind.</summary>
     public string Layout => DatasetLayout.Of(this);

@@ -34,7 +34,7 @@ public sealed record TrainingRun
     public long TrainedParameters { get; init; }
 
     /// <summary>What computed: the engine, the processor, the system.</summary>
-    public IReadOnlyDictionary<string, string> Environment { get; init; } = new Dictionary<string, string>();
+    public IReadOnlyDictionary<string, string> Environment { get; init => field = Values.Of(value); } = Values.Of(new Dictionary<string, string>());
 
     /// <summary>That of a training.</summary>
     internal static TrainingRun Of(TrainingRequest request, TrainedPart part, IReadOnlyList<TrainedParameter> trained) => new()
