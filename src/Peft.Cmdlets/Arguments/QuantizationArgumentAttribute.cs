@@ -32,6 +32,16 @@ public sealed class QuantizationArgumentAttribute : ArgumentTransformationAttrib
         }
     }
 
+    /// <summary>The quantisation of a cmdlet that takes it whole or by the switches <c>-LoadIn4Bit</c> and <c>-LoadIn8Bit</c>; null where nothing asks for one.</summary>
+    /// <exception cref="PeftException"><c>ParametersContradict</c>: both say it.</exception>
+    internal static QuantizationConfig? Chosen(QuantizationConfig? whole, bool inFourBits, bool inEightBits) => !inFourBits && !inEightBits ? whole
+        : whole is null ? QuantizationConfig.FromJson(new JsonObject { ["load_in_4bit"] = inFourBits, ["load_in_8bit"] = inEightBits })
+        : throw new PeftException("ParametersContradict", "-Quantization says already how weights are quantised, and -LoadIn4Bit and -LoadIn8Bit say it again.")
+        {
+            Target = "Quantization",
+            RecommendedAction = "Leave the switches out.",
+        };
+
     /// <summary>The configuration that values by name describe; names that are no field's are left to the caller.</summary>
     /// <exception cref="PeftException"><c>QuantizationInvalid</c>, <c>QuantizationNotSupported</c>.</exception>
     internal static QuantizationConfig Config(IEnumerable<KeyValuePair<string, object>> values)

@@ -5,26 +5,27 @@ namespace Peft.Models;
 /// <summary>Which of GGUF's types each weight is stored in: a type's name, or a mixture by llama.cpp's rules.</summary>
 internal sealed class GgufTypes
 {
-    // The last number is llama.cpp's for the whole file (general.file_type).
+    // What most weights have, what those that need more have, what gives the logits has, and llama.cpp's number for the whole file (general.file_type).
     private static readonly Dictionary<string, GgufTypes> s_all = new(StringComparer.OrdinalIgnoreCase)
     {
-        ["F32"] = new("F32", "F32", 0),
-        ["F16"] = new("F16", "F16", 1),
-        ["Q4_0"] = new("Q4_0", "Q4_0", 2),
-        ["Q4_1"] = new("Q4_1", "Q4_1", 3),
-        ["Q8_0"] = new("Q8_0", "Q8_0", 7),
-        ["Q5_0"] = new("Q5_0", "Q5_0", 8),
-        ["Q5_1"] = new("Q5_1", "Q5_1", 9),
-        ["Q4_K_M"] = new("Q4_K", "Q6_K", 15),
-        ["Q5_K_M"] = new("Q5_K", "Q6_K", 17),
-        ["Q6_K"] = new("Q6_K", "Q6_K", 18),
-        ["BF16"] = new("BF16", "BF16", 32),
+        ["F32"] = new("F32", "F32", "F32", 0),
+        ["F16"] = new("F16", "F16", "F16", 1),
+        ["Q4_0"] = new("Q4_0", "Q4_0", "Q6_K", 2),
+        ["Q4_1"] = new("Q4_1", "Q4_1", "Q6_K", 3),
+        ["Q8_0"] = new("Q8_0", "Q8_0", "Q8_0", 7),
+        ["Q5_0"] = new("Q5_0", "Q5_0", "Q6_K", 8),
+        ["Q5_1"] = new("Q5_1", "Q5_1", "Q6_K", 9),
+        ["Q4_K_M"] = new("Q4_K", "Q6_K", "Q6_K", 15),
+        ["Q5_K_M"] = new("Q5_K", "Q6_K", "Q6_K", 17),
+        ["Q6_K"] = new("Q6_K", "Q6_K", "Q6_K", 18),
+        ["BF16"] = new("BF16", "BF16", "BF16", 32),
     };
 
     private readonly string _usual;
     private readonly string _finer;
+    private readonly string _output;
 
-    private GgufTypes(string usual, string finer, uint number) => (_usual, _finer, Number) = (usual, finer, number);
+    private GgufTypes(string usual, string finer, string output, uint number) => (_usual, _finer, _output, Number) = (usual, finer, output, number);
 
     /// <summary>The names there are.</summary>
     public static IReadOnlyCollection<string> Names => s_all.Keys;
@@ -53,8 +54,9 @@ internal sealed class GgufTypes
             return GgufType.Named("F32");
         }
 
-        var finer = isOutput || ((name.Contains("attn_v", StringComparison.Ordinal) || name.Contains("ffn_down", StringComparison.Ordinal)) && layer is { } place && NeedsMore(place.Index, place.Count));
-        return Fitting(finer && _usual != "Q8_0" && _usual.StartsWith('Q') ? (_finer.EndsWith('K') ? _finer : isOutput ? "Q6_K" : _finer) : _usual, shape[^1]);
+        var needsMore = layer is { } place && NeedsMore(place.Index, place.Count)
+            && (name.Contains("attn_v", StringComparison.Ordinal) || name.Contains("ffn_down", StringComparison.Ordinal));
+        return Fitting(isOutput ? _output : needsMore ? _finer : _usual, shape[^1]);
     }
 
     // The first and last eighth of the layers, and every third between them.

@@ -1,5 +1,4 @@
 using System.Management.Automation;
-using System.Text.Json.Nodes;
 using Peft.Adapters.Model;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Pipeline;
@@ -32,18 +31,8 @@ public sealed class CompressPeftModelCommand : ModelCommand
     /// <inheritdoc/>
     protected override void Begin()
     {
-        if (LoadIn4Bit || LoadIn8Bit)
-        {
-            Quantization = Quantization is null
-                ? QuantizationConfig.FromJson(new JsonObject { ["load_in_4bit"] = LoadIn4Bit.IsPresent, ["load_in_8bit"] = LoadIn8Bit.IsPresent })
-                : throw new PeftException("ParametersContradict", "-Quantization says already how weights are quantised, and -LoadIn4Bit and -LoadIn8Bit say it again.")
-                {
-                    Target = nameof(Quantization),
-                    RecommendedAction = "Leave the switches out.",
-                };
-        }
-
-        Quantization ??= new QuantizationConfig { LoadIn4Bit = true, QuantType = FourBitType.NF4, UseDoubleQuant = true };
+        Quantization = QuantizationArgumentAttribute.Chosen(Quantization, LoadIn4Bit, LoadIn8Bit)
+            ?? new QuantizationConfig { LoadIn4Bit = true, QuantType = FourBitType.NF4, UseDoubleQuant = true };
     }
 
     /// <inheritdoc/>

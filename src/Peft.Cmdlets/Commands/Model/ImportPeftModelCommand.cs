@@ -1,6 +1,5 @@
 using System.Collections;
 using System.Management.Automation;
-using System.Text.Json.Nodes;
 using Peft.Adapters;
 using Peft.Adapters.Model;
 using Peft.Cmdlets.Arguments;
@@ -113,13 +112,7 @@ public sealed class ImportPeftModelCommand : ImportCommand
     /// <summary>Refuses a quantisation before anything is fetched.</summary>
     protected override void Begin()
     {
-        if (LoadIn4Bit || LoadIn8Bit)
-        {
-            Quantization = Quantization is null
-                ? QuantizationConfig.FromJson(new JsonObject { ["load_in_4bit"] = LoadIn4Bit.IsPresent, ["load_in_8bit"] = LoadIn8Bit.IsPresent })
-                : throw Contradict(nameof(Quantization), "says already how weights are quantised, and -LoadIn4Bit and -LoadIn8Bit say it again", "Leave the switches out.");
-        }
-
+        Quantization = QuantizationArgumentAttribute.Chosen(Quantization, LoadIn4Bit, LoadIn8Bit);
         if (DeviceMap is not null && Given(nameof(Device)))
         {
             throw Contradict(nameof(DeviceMap), "says already where the model goes, and -Device says it again", "Leave one of them out.");
