@@ -97,7 +97,7 @@ Describe 'New-QuantizationConfig' {
     }
 
     It 'holds a base in eight bits' {
-        $eight = Import-PeftModel $base -Name eight -Quantization (New-QuantizationConfig -load_in_8bit $true)
+        $eight = Import-PeftModel $base -Name eight -Quantization (New-QuantizationConfig -load_in_8bit)
         $eight.Quantization | Should -Not -BeNullOrEmpty
         $eight.MemoryBytes | Should -BeLessThan $model.MemoryBytes
         $eight | Remove-PeftModel
