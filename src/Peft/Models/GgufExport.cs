@@ -64,6 +64,11 @@ internal static partial class GgufExport
         foreach (var (path, parameter, _) in owners)
         {
             var (name, layer) = NameOf(path, map);
+            if (!map.HasOutputBias && path.EndsWith(".o_proj.bias", StringComparison.Ordinal))
+            {
+                throw NoName(path, map);
+            }
+
             var givesLogits = name == "output.weight" || (isTied && name == "token_embd.weight");
             outputs.Add(new GgufOutput(name, parameter.Shape, types.Of(name, parameter.Shape, layer is { } index ? (index, layers) : null, givesLogits), () => Read(model, path, parameter, map)));
         }
@@ -79,7 +84,7 @@ internal static partial class GgufExport
     public static string? Difference(PretrainedModel model)
     {
         var config = model.Config;
-        if (MapOf(model).Architecture == "llama" && config.Integer("sliding_window") is { } window && window < (config.Integer("max_position_embeddings") ?? long.MaxValue))
+        if (config.Boolean("use_sliding_window") != false && config.Integer("sliding_window") is { } window && window < (config.Integer("max_position_embeddings") ?? long.MaxValue))
         {
             return FormattableString.Invariant($"llama.cpp knows no window of attention for this architecture: beyond {window} tokens it sees more of a text than the model was made for.");
         }
@@ -113,12 +118,15 @@ internal static partial class GgufExport
             }
         }
 
-        throw new NotSupportedByPeftException("GgufTensorNotSupported", $"GGUF has no name for '{path}' in a model of the architecture '{map.Architecture}'.")
+        throw NoName(path, map);
+    }
+
+    private static NotSupportedByPeftException NoName(string path, GgufMap map) =>
+        new("GgufTensorNotSupported", $"GGUF has no name for '{path}' in a model of the architecture '{map.Architecture}'.")
         {
             Target = path,
             RecommendedAction = "Export the model as safetensors.",
         };
-    }
 
     /// <summary>Puts rows of a query's or a key's heads in the order in which neighbours turn together.</summary>
     /// <param name="weight">[heads · size, …].</param>
@@ -169,6 +177,11 @@ internal static partial class GgufExport
                 if (rope.Integer("original_max_position_embeddings") is { } original)
                 {
                     metadata.Add((map.Architecture + ".rope.scaling.original_context_length", (uint)original));
+                }
+
+                if (Kind(config) == "yarn" && rope.Number("attention_factor") is { } attention)
+                {
+                    metadata.Add((map.Architecture + GgufMap.YarnAttentionKey, (float)(attention / GgufMap.YarnAttention(rope.Number("factor") ?? 1))));
                 }
 
                 foreach (var key in GgufMap.YarnNumbers.Where(key => rope.Number(key.Tree) is not null))

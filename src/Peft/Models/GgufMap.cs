@@ -9,8 +9,18 @@ public sealed record GgufMap(string Architecture, bool PairsNeighbours = false)
     internal static IReadOnlyList<(string Tree, string File)> YarnNumbers { get; } =
         [("beta_fast", ".rope.scaling.yarn_beta_fast"), ("beta_slow", ".rope.scaling.yarn_beta_slow")];
 
+    /// <summary>What multiplies YaRN's scale of attention, behind the architecture's name.</summary>
+    internal const string YarnAttentionKey = ".rope.scaling.attn_factor";
+
+    /// <summary>By how much YaRN scales attention where nobody says: files state what multiplies it.</summary>
+    /// <param name="factor">By how much positions are scaled.</param>
+    internal static double YarnAttention(double factor) => factor <= 1 ? 1 : (0.1 * Math.Log(factor)) + 1;
+
     /// <summary>The activation between the MLP's layers, which files don't state.</summary>
     public string Activation { get; init; } = "silu";
+
+    /// <summary>Whether llama.cpp reads a bias of attention's output layer in this architecture.</summary>
+    public bool HasOutputBias { get; init; } = true;
 
     /// <summary>Whether files hold the weights of norms with the one added that the model adds itself.</summary>
     public bool AddsOneToNorms { get; init; }

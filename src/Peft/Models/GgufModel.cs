@@ -179,6 +179,11 @@ public sealed partial class GgufModel : TensorStore
                 rope["original_max_position_embeddings"] = metadata.GetInteger(Key("rope.scaling.original_context_length"));
             }
 
+            if (scaling == "yarn" && metadata.ContainsKey(_map.Architecture + GgufMap.YarnAttentionKey))
+            {
+                rope["attention_factor"] = metadata.GetNumber(_map.Architecture + GgufMap.YarnAttentionKey) * GgufMap.YarnAttention((double)rope["factor"]!);
+            }
+
             foreach (var (tree, file) in GgufMap.YarnNumbers.Where(key => metadata.ContainsKey(_map.Architecture + key.File)))
             {
                 rope[tree] = metadata.GetNumber(_map.Architecture + file);

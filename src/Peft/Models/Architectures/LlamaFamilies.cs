@@ -77,7 +77,7 @@ internal static class LlamaFamilies
         },
         new("qwen3", "Qwen3", static config => new LlamaModel(config, new LlamaTraits(HasWindow: true, HasHeadNorms: true)))
         {
-            Gguf = new GgufMap("qwen3"),
+            Gguf = new GgufMap("qwen3") { HasOutputBias = false },
             Defaults = Defaults("""
                 {
                     "vocab_size": 151936, "intermediate_size": 22016, "head_dim": 128, "max_position_embeddings": 32768,
@@ -118,6 +118,7 @@ internal static class LlamaFamilies
         {
             Gguf = new GgufMap("olmo2")
             {
+                HasOutputBias = false,
                 InLayer = GgufMap.LayerNames(("post_attention_norm", "post_attention_layernorm"), ("post_ffw_norm", "post_feedforward_layernorm")),
             },
             Defaults = Defaults("""{ "vocab_size": 50304, "rms_norm_eps": 1e-5, "pad_token_id": 1 }"""),
@@ -146,7 +147,7 @@ internal static class LlamaFamilies
         },
         new("gemma", "Gemma", static config => new LlamaModel(config, Gemma))
         {
-            Gguf = new GgufMap("gemma") { Activation = "gelu_pytorch_tanh", AddsOneToNorms = true },
+            Gguf = new GgufMap("gemma") { HasOutputBias = false, Activation = "gelu_pytorch_tanh", AddsOneToNorms = true },
             Defaults = new()
             {
                 ["vocab_size"] = 256000, ["hidden_size"] = 3072, ["intermediate_size"] = 24576, ["num_hidden_layers"] = 28, ["num_attention_heads"] = 16,

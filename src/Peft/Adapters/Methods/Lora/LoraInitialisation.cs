@@ -79,7 +79,9 @@ internal sealed record LoraInitialisation(Func<LoraStart, (Tensor A, Tensor B)> 
         ["mica"] = new(Mica) { FreezesB = true },
         ["olora"] = new(Olora, LeavesResidual: true),
         ["orthogonal"] = new(Orthogonal),
-        ["pissa"] = new(static start => Pissa(start, linalg.svd(start.Weight, fullMatrices: false)), LeavesResidual: true),
+
+        // In float64: the part that was taken out of the base is formed again whenever such an adapter is loaded, and errors add up there.
+        ["pissa"] = new(static start => Pissa(start, linalg.svd(start.Weight.to(ScalarType.Float64), fullMatrices: false)), LeavesResidual: true),
     };
 
     /// <summary>The initialisation of a name.</summary>
@@ -109,7 +111,7 @@ internal sealed record LoraInitialisation(Func<LoraStart, (Tensor A, Tensor B)> 
     {
         var (u, s, vh) = decomposition;
         var roots = s.narrow(0, 0, start.Rank).div(start.Scale).sqrt();
-        return (vh.narrow(0, 0, start.Rank).mul(roots.unsqueeze(1)), u.narrow(1, 0, start.Rank).mul(roots));
+        return (vh.narrow(0, 0, start.Rank).mul(roots.unsqueeze(1)).to(start.Weight.dtype), u.narrow(1, 0, start.Rank).mul(roots).to(start.Weight.dtype));
     }
 
     /// <summary>LoftQ: the leading part of what quantising the weight loses.</summary>
