@@ -17,6 +17,7 @@
     FunctionsToExport    = @()
     VariablesToExport    = @()
     CmdletsToExport      = @(
+        'Add-ModelToken'
         'Add-PeftAdapter'
         'Compare-ModelOutput'
         'Compress-PeftModel'

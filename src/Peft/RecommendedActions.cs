@@ -128,6 +128,7 @@ internal static class RecommendedActions
         ["TruncationStrideTooLong"] = "Choose a smaller stride or a larger maximum length.",
         ["TruncationTooShort"] = LongerTruncation,
         ["VirtualTokensInvalid"] = "Give a number of virtual tokens, such as 20.",
+        ["VocabularyNotExtendable"] = "Use a model of a family with one table of token embeddings, such as Llama.",
         ["WeightsNotLoaded"] = "Import the model again without -StructureOnly.",
     }.ToFrozenDictionary(StringComparer.Ordinal);
 

@@ -254,6 +254,36 @@ Describe 'Measure-Perplexity' {
     }
 }
 
+Describe 'Add-ModelToken' {
+    BeforeEach {
+        $learning = Import-PeftModel $base -DataType float32 -Name learning
+    }
+
+    AfterEach {
+        $learning | Remove-PeftModel
+    }
+
+    It 'puts out the tokens with the ids that an adapter trains' {
+        $tokens = $learning | Add-ModelToken '<think>', '</think>' -Phrase 'a thought' -Special
+        $tokens | Should -BeOfType Peft.Cmdlets.Commands.Text.ModelToken
+        $tokens.IsSpecial | Should -Be $true, $true
+        ($learning | ConvertTo-ModelToken '<think>' -NoSpecialToken).Id | Should -Be $tokens[0].Id
+        $trained = $learning | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj -TrainableToken $tokens.Id) thinker
+        $trained | Export-PeftAdapter ./thinker
+        $fresh = Import-PeftModel $base -DataType float32 -Name fresh
+        $null = $fresh | Import-PeftAdapter ./thinker -WarningVariable said -WarningAction SilentlyContinue
+        "$said" | Should -BeLike '*<think>*came with*'
+        ($fresh | ConvertTo-ModelToken '</think>' -NoSpecialToken).Id | Should -Be $tokens[1].Id
+        $fresh | Remove-PeftModel
+    }
+
+    It 'changes nothing under -WhatIf, and asks for as many phrases as tokens' {
+        $learning | Add-ModelToken '<x>' -WhatIf
+        $learning.Tokenizer.TokenId('<x>') | Should -BeNullOrEmpty
+        (Get-ErrorRecord { $learning | Add-ModelToken a1, b2, c3 -Phrase one, two -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'ParametersContradict,*'
+    }
+}
+
 Describe 'ConvertTo-ModelToken' {
     It 'cuts a text into tokens, or ids alone' {
         $tokens = $model | ConvertTo-ModelToken 'Hello world'

@@ -1,5 +1,6 @@
 using Peft.Adapters.Combination;
 using Peft.Adapters.Files;
+using Peft.Adapters.Model;
 using Peft.Adapters.Slots;
 using Peft.Adapters.Targets;
 using Peft.Models;
@@ -212,6 +213,9 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
         Dispose(disposing: true);
         GC.SuppressFinalize(this);
     }
+
+    /// <summary>The tokens that were added to its model; null of an adapter that belongs to none.</summary>
+    internal ModelVocabulary? Vocabulary { get; set; }
 
     /// <summary>Which base it is made for: its digest, from <see cref="ModelDigest"/>; null where that isn't known.</summary>
     internal string? BaseDigest { get; set; }

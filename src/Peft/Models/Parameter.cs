@@ -215,6 +215,26 @@ public sealed class Parameter
         Version++;
     }
 
+    /// <summary>Takes over weights with another number of rows, without disposing those that were there; whoever shares them is told by <see cref="ResizeAs"/>.</summary>
+    /// <param name="rows">Rows from now on.</param>
+    /// <param name="weights">The weights; null while only the structure exists.</param>
+    /// <returns>What was there.</returns>
+    internal Tensor? Resize(long rows, Tensor? weights)
+    {
+        var before = _value;
+        _shape[0] = rows;
+        _value = weights?.DetachFromDisposeScope();
+        Version++;
+        return before;
+    }
+
+    /// <summary>Has as many rows as the parameter whose weights it shares.</summary>
+    internal void ResizeAs(Parameter other)
+    {
+        _shape[0] = other._shape[0];
+        Version++;
+    }
+
     /// <summary>Says that the weights were edited in place.</summary>
     public void MarkChanged() => Version++;
 

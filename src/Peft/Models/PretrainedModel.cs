@@ -202,6 +202,15 @@ public abstract class PretrainedModel : Module
     /// <summary>Path of the backbone; empty where its modules stand at the root, or where there is none.</summary>
     internal string BackbonePath => _backbone?.Path ?? "";
 
+    /// <summary>Has another tensor in the place of a carried one, which goes to the caller.</summary>
+    internal Tensor ExchangeCarried(string name, Tensor tensor)
+    {
+        var place = _carried.FindIndex(entry => entry.Name == name);
+        var before = _carried[place].Tensor;
+        _carried[place] = (name, tensor.DetachFromDisposeScope());
+        return before;
+    }
+
     /// <summary>Keeps a tensor that is only saved again.</summary>
     internal void Carry(string name, Tensor tensor) => _carried.Add((name, tensor.DetachFromDisposeScope()));
 

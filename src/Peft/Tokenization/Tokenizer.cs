@@ -84,6 +84,19 @@ public sealed partial class Tokenizer
     public Tokenizer With(Truncation? truncation, Padding? padding) =>
         new(_pipeline with { Truncation = truncation, Padding = padding }, Configuration, _files);
 
+    /// <summary>
+    /// The same tokenizer with further tokens, whose ids follow those that there are. They are found in a text before anything else is; saved
+    /// files hold them as Hugging Face's packages write theirs.
+    /// </summary>
+    /// <param name="tokens">Texts that are no tokens yet, and whether each is a special token.</param>
+    public Tokenizer WithTokens(IReadOnlyList<(string Text, bool IsSpecial)> tokens)
+    {
+        ArgumentNullException.ThrowIfNull(tokens);
+        var next = Math.Max(_pipeline.Model.Size, AddedTokens.Select(static token => token.Id + 1).DefaultIfEmpty(0).Max());
+        AddedToken[] added = [.. tokens.Select((token, index) => new AddedToken { Content = token.Text, Id = next + index, Special = token.IsSpecial, Normalized = !token.IsSpecial })];
+        return FolderReader.Read("the extended tokenizer", AddedTokenFiles.With(_files, added)).With(Truncation, Padding);
+    }
+
     /// <summary>The id of a token by its text, or null.</summary>
     public int? TokenId(string token)
     {

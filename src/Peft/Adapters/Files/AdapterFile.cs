@@ -107,6 +107,7 @@ internal static class AdapterFile
         adapter.OnSaving();
         List<(string, Tensor)> tensors = [.. adapter.Parameters().Where(static parameter => parameter.IsSaved).Select(parameter => (parameter.FileKey!, adapter.Saved(parameter.Parameter)))];
         tensors.AddRange(BaseWeightsToSave(adapter, embeddings ?? NamesEmbeddings(adapter)));
+        tensors.AddRange(ExtendedTables(adapter, tensors.Select(static entry => entry.Item1)));
         var config = adapter.Config.ToJson();
         var id = SaveId.Of(tensors, null, config.ToJsonString());
         config[VersionKey] = $"{AdapterConfig.LayoutVersion}{BuildMark}{id}";
@@ -119,6 +120,7 @@ internal static class AdapterFile
         SafetensorsWriter.WriteFolder(
             folder, tensors, metadata, Stem, long.MaxValue, documents: [(AdapterConfig.FileName, config)]);
         adapter.SaveBeside(folder);
+        adapter.Vocabulary?.SaveBeside(folder);
     }
 
     /// <summary>
@@ -253,6 +255,16 @@ internal static class AdapterFile
                 RecommendedAction = "Give the base the adapter's vocabulary first: in Python resize_token_embeddings, and save model and tokenizer; then import that.",
             };
         }
+    }
+
+    /// <summary>Tables with rows of added tokens that the adapter doesn't hold itself, whole, as PEFT saves them where a vocabulary was changed.</summary>
+    private static IEnumerable<(string, Tensor)> ExtendedTables(Adapter adapter, IEnumerable<string> there)
+    {
+        var saved = there.ToHashSet(StringComparer.Ordinal);
+        var adapted = adapter.Layers.ToDictionary(static layer => layer.Layer.Weight);
+        return [.. (adapter.Vocabulary?.NotHeldBy(adapter) ?? [])
+            .Select(table => (Key: adapted.TryGetValue(table.Parameter, out var layer) ? BaseWeightKey(layer) : Prefix + table.Path, table.Parameter.Data))
+            .Where(entry => !saved.Contains(entry.Key))];
     }
 
     private static string BaseWeightKey(AdaptedLayer adapted) => $"{Prefix}{adapted.Path}.base_layer.{adapted.Layer.Weight.Name}";

@@ -47,9 +47,9 @@ internal static class AdapterFactory
     /// <param name="model">The model.</param>
     /// <param name="folder">The folder.</param>
     /// <param name="name">The adapter's name.</param>
-    public static PeftAdapter Load(PeftModel model, string folder, string name)
+    /// <param name="messages">What the user should know already.</param>
+    public static PeftAdapter Load(PeftModel model, string folder, string name, List<string> messages)
     {
-        List<string> messages = [];
         var config = AdapterConfig.FromFolder(folder);
         config.Validate();
         using var file = AdapterFile.Open(folder);
@@ -100,6 +100,7 @@ internal static class AdapterFactory
 
         var adapter = (config with { BaseModelName = config.BaseModelName ?? model.Path ?? model.Name }).CreateAdapter(name);
         adapter.BaseDigest = model.Base.Digest ??= ModelDigest.Of(model.Base);
+        adapter.Vocabulary = model.Vocabulary;
         try
         {
             using var noGradients = no_grad();

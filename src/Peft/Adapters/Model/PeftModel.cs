@@ -23,7 +23,7 @@ public sealed partial class PeftModel : IDisposable
     private readonly ModelMerge _merge;
     private readonly ModelLease _lease;
     private readonly Device? _device;
-    private readonly Lazy<Tokenizer?> _tokenizer;
+    private Lazy<Tokenizer?> _tokenizer;
 
     /// <summary>Takes over a model.</summary>
     /// <param name="model">The base; disposed together with this.</param>
@@ -251,7 +251,10 @@ public sealed partial class PeftModel : IDisposable
     public PeftAdapter LoadAdapter(string folder, string? name = null)
     {
         using var held = Acquire("loading an adapter");
-        using var replacement = Replace(name ?? "default", () => AdapterFactory.Load(this, folder, name ?? "default"));
+        List<string> messages = [];
+        using var growing = IsMerged ? null : Vocabulary.TakeUp(folder, messages);
+        using var replacement = Replace(name ?? "default", () => AdapterFactory.Load(this, folder, name ?? "default", messages));
+        growing?.Keep();
         return replacement.Adapter;
     }
 

@@ -24,8 +24,7 @@ public class CausalModel : PretrainedModel
         // Asked for again later, as a file may decide otherwise; a value of another kind is an error now.
         _ = config.Boolean("tie_word_embeddings");
         AddBackbone();
-        VocabularySize = Backbone.TokenEmbeddings!.Count;
-        _projection = Add(headName, new Linear(Backbone.Width, VocabularySize, hasBias));
+        _projection = Add(headName, new Linear(Backbone.Width, Backbone.TokenEmbeddings!.Count, hasBias));
         _head = new Head(_projection)
         {
             Scale = !scales ? 1 : config.Number("logit_scale") ?? (config.Number("logits_scaling") is { } scaling ? 1 / scaling : 1),
@@ -34,7 +33,7 @@ public class CausalModel : PretrainedModel
     }
 
     /// <summary>Size of the vocabulary: the width of the logits.</summary>
-    public long VocabularySize { get; }
+    public long VocabularySize => _projection.Outputs;
 
     /// <summary>Whether scores are proportional to hidden states: no bias, and nothing that bounds them.</summary>
     public bool IsLinear => _projection.Bias is null && _head.Offset is null && _head.SoftCap is null;

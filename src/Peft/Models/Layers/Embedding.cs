@@ -19,7 +19,6 @@ public sealed class Embedding : Module, IAdaptable
     public Embedding(long count, long size, long? paddingIndex = null, string className = "Embedding", double scale = 1)
         : base(className)
     {
-        Count = count;
         Size = size;
         _paddingIndex = paddingIndex < 0 ? paddingIndex + count : paddingIndex;
         _scale = scale;
@@ -27,7 +26,7 @@ public sealed class Embedding : Module, IAdaptable
     }
 
     /// <summary>Number of tokens.</summary>
-    public long Count { get; }
+    public long Count => Weight.Shape[0];
 
     /// <summary>Width of a vector.</summary>
     public long Size { get; }

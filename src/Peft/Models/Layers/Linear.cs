@@ -15,7 +15,6 @@ public sealed class Linear : Module, IAdaptable
         : base(className ?? (isTransposed ? "Conv1D" : "Linear"))
     {
         Inputs = inputs;
-        Outputs = outputs;
         IsTransposed = isTransposed;
         Weight = AddParameter("weight", isTransposed ? [inputs, outputs] : [outputs, inputs]);
         Bias = hasBias ? AddParameter("bias", [outputs]) : null;
@@ -25,7 +24,7 @@ public sealed class Linear : Module, IAdaptable
     public long Inputs { get; }
 
     /// <summary>Width of the output.</summary>
-    public long Outputs { get; }
+    public long Outputs => Weight.Shape[IsTransposed ? 1 : 0];
 
     /// <inheritdoc/>
     public bool IsTransposed { get; }
