@@ -30,8 +30,11 @@ public sealed partial class DiffusionModel
     }
 
     /// <inheritdoc/>
-    public IReadOnlyList<Tensor> Tokenize(string prompt) =>
-        [.. Enumerable.Range(0, TextEncoders.Count).Select(i => PromptTokens.Of(TokenizerOf(i), prompt, TextLength(i), weighs: false, chunks: 1).ToTensor(Device))];
+    public IReadOnlyList<Tensor> Tokenize(string prompt, AdapterSelection? selection = null) =>
+    [
+        .. Enumerable.Range(0, TextEncoders.Count)
+            .Select(i => PromptTokens.Of(TokenizerOf(i), prompt, TextLength(i), weighs: false, chunks: 1, words: PromptWords.Of(TextEncoders[i], selection)).ToTensor(Device)),
+    ];
 
     /// <inheritdoc/>
     public TextCondition EncodeText(IReadOnlyList<Tensor> ids, ForwardContext context)

@@ -92,6 +92,13 @@ public sealed partial class DiffusionModel : PretrainedModel, ILatentDiffusion
     }
 
     /// <inheritdoc/>
+    internal override IReadOnlyList<int>? TokensOf(Module table, string text)
+    {
+        var encoder = Enumerable.Range(0, TextEncoders.Count).Cast<int?>().FirstOrDefault(i => TextEncoders[i!.Value].Backbone.TokenEmbeddings == table);
+        return encoder is { } index ? TokenizerOf(index).Encode(text, addSpecialTokens: false).Ids : null;
+    }
+
+    /// <inheritdoc/>
     internal override IReadOnlyList<string> SaveTo(string path, CompanionFiles? companions, ScalarType? dataType, long maxShardBytes, Action<long, long>? onProgress, CancellationToken cancellation) =>
         DiffusionModelFiles.Save(this, path, dataType, maxShardBytes, onProgress, cancellation);
 

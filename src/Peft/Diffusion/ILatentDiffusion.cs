@@ -25,8 +25,9 @@ public interface ILatentDiffusion
 
     /// <summary>A prompt as the text encoders read it, one entry for each.</summary>
     /// <param name="prompt">The prompt, without weights; what is longer than the encoders read at once is left out.</param>
+    /// <param name="selection">Adapters whose words (textual inversions) count; null for none.</param>
     /// <returns>int64 [1, length] each.</returns>
-    IReadOnlyList<Tensor> Tokenize(string prompt);
+    IReadOnlyList<Tensor> Tokenize(string prompt, AdapterSelection? selection = null);
 
     /// <summary>What the text encoders make of prompts.</summary>
     /// <param name="ids">Tokens for each encoder, int64 [rows, length].</param>

@@ -37,6 +37,9 @@ public abstract class PretrainedModel : Module
         RecommendedAction = "Use a language model for this.",
     };
 
+    /// <summary>Number of tokens that it reads; 0 where it is computed otherwise.</summary>
+    public long VocabularySize => _backbone?.TokenEmbeddings?.Count ?? 0;
+
     /// <summary>The configuration the model was made from.</summary>
     public ModelConfig Config { get; }
 
@@ -116,6 +119,11 @@ public abstract class PretrainedModel : Module
     private static ForwardContext Told(Tensor ids, ForwardContext context) => context.OnTokens is { } complete
         ? complete(context.Cache?.State<TokenHistory>(TokenHistory.Place).Append(ids) ?? ids, context)
         : context;
+
+    /// <summary>The tokens of a text for one of the model's tables of tokens; null where the model has no tokenizer of its own for it.</summary>
+    /// <param name="table">The table.</param>
+    /// <param name="text">The text.</param>
+    internal virtual IReadOnlyList<int>? TokensOf(Module table, string text) => null;
 
     /// <summary>Parameter by full path, or null.</summary>
     public Parameter? FindParameter(string path)

@@ -74,7 +74,7 @@ public sealed record TrainingEstimate
         var longest = data.LongestRow;
         var batch = longest is { } length ? Math.Min(options.BatchSize, training.Length) * (long)length : (long?)null;
         var weights = model.Base.NamedParameters().Where(static named => named.Parameter.IsOwner).Sum(static named => named.Parameter.Value is { } value ? value.numel() * value.ElementSize : 0);
-        var vocabulary = model.Base.Backbone.TokenEmbeddings?.Count ?? 0;
+        var vocabulary = model.Base.VocabularySize;
         var perToken = Activations(model.Base, options.GradientCheckpointing);
         long? tokens = data.TokenTotal is { } all ? (long)(all * (double)plan.TotalSteps / plan.StepsPerEpoch * training.Length / data.Count) : null;
         return new TrainingEstimate

@@ -45,7 +45,7 @@ internal sealed class TinyDiffusion : PretrainedModel, ILatentDiffusion
 
     public bool IsOfTextEncoder(string path) => path.StartsWith("text_encoder", StringComparison.Ordinal);
 
-    public IReadOnlyList<Tensor> Tokenize(string prompt) =>
+    public IReadOnlyList<Tensor> Tokenize(string prompt, AdapterSelection? selection = null) =>
         [tensor([.. prompt.Split(' ').Select(static word => word.Sum(static letter => (long)letter) % 31).Concat(Enumerable.Repeat(31L, Length)).Take(Length)], [1, Length], ScalarType.Int64)];
 
     public TextCondition EncodeText(IReadOnlyList<Tensor> ids, ForwardContext context) =>

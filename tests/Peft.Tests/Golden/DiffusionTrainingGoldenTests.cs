@@ -66,7 +66,7 @@ public sealed class DiffusionTrainingGoldenTests
         }
     });
 
-    private static TrainingOptions Options(JsonElement arguments, int accumulate)
+    internal static TrainingOptions Options(JsonElement arguments, int accumulate)
     {
         var own = new JsonObject();
         foreach (var (name, option) in new[] { ("snr_gamma", "snr_gamma"), ("prior", "prior_loss_weight") })
@@ -77,7 +77,7 @@ public sealed class DiffusionTrainingGoldenTests
             }
         }
 
-        var schedule = arguments.GetProperty("lr_scheduler").GetString()!.Split(", ");
+        var schedule = (Optional(arguments, "lr_scheduler")?.GetString() ?? "constant").Split(", ");
         var betas = arguments.GetProperty("betas");
         return new TrainingOptions
         {
@@ -91,7 +91,7 @@ public sealed class DiffusionTrainingGoldenTests
             Schedule = schedule[0],
             Warmup = schedule.Length > 1 ? int.Parse(schedule[1].Split(' ')[0], System.Globalization.CultureInfo.InvariantCulture) : 0,
             WeightDecay = arguments.GetProperty("weight_decay").GetDouble(),
-            MaxGradientNorm = arguments.GetProperty("max_grad_norm").GetDouble(),
+            MaxGradientNorm = Optional(arguments, "max_grad_norm")?.GetDouble() ?? 0,
             Beta1 = betas[0].GetDouble(),
             Beta2 = betas[1].GetDouble(),
             Epsilon = arguments.GetProperty("eps").GetDouble(),
@@ -110,7 +110,7 @@ public sealed class DiffusionTrainingGoldenTests
     }
 
     /// <summary>The recorded micro batches, one a row.</summary>
-    private sealed class GivenNoise(SafetensorsFile recorded, JsonElement arguments, int encoders) : ITrainingData, IDisposable
+    internal sealed class GivenNoise(SafetensorsFile recorded, JsonElement arguments, int encoders) : ITrainingData, IDisposable
     {
         private readonly Tensor _latents = recorded.Read("latents");
         private readonly Tensor _ids = recorded.Read("input_ids");

@@ -69,6 +69,21 @@ public sealed class ImageCmdletTests : IClassFixture<ModuleHost>, IDisposable
     }
 
     [Fact]
+    public void A_word_is_learnt_written_as_a_file_and_read_under_another_name()
+    {
+        var made = Run("""
+            $m | Invoke-ImageGeneration 'a bird' -Step 1 -OutputPath $out -Seed 1 | Out-Null
+            $config = New-PeftConfig -Method TEXTUAL_INVERSION -Token '<toy>' -VectorCount 2 -StartText bird
+            $toy = $m | Invoke-LoraTraining -Config $config -Dataset (Import-TrainingDataset $out -InstancePrompt 'a <toy>') -AdapterName toy -MaxSteps 2 6>$null
+            $toy | Export-PeftAdapter "$out/toy.safetensors" -Format Diffusers
+            ($m | Import-PeftAdapter "$out/toy.safetensors" other -Token '<other>').Config.Token
+            $m | Invoke-ImageGeneration 'a <other>' -AdapterName other -Step 1 -OutputPath "$out/other.png"
+            """);
+        Assert.Equal("<other>", made[^2].ToString());
+        Assert.True(File.Exists(Path.Combine(_folder["out"], "other.png")));
+    }
+
+    [Fact]
     public void Ctrl_C_gives_the_prompt_back()
     {
         using var shell = _host.Create(Start + "$m | Invoke-ImageGeneration 'a bird' -Step 1000 -Count 100 -OutputPath $out", _folder["model"], _folder["out"]);

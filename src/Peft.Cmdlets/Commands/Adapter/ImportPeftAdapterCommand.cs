@@ -34,6 +34,11 @@ public sealed class ImportPeftAdapterCommand : ImportCommand
     [ValidateNotNullOrEmpty]
     public string? AdapterName { get; set; }
 
+    /// <summary>The word that stands for a textual inversion in prompts. Without it the one that its file names, or the file's own name.</summary>
+    [Parameter(ParameterSetName = PathSet)]
+    [ValidateNotNullOrEmpty]
+    public string? Token { get; set; }
+
     /// <summary>Replaces an adapter of that name.</summary>
     [Parameter]
     public SwitchParameter Force { get; set; }
@@ -58,7 +63,7 @@ public sealed class ImportPeftAdapterCommand : ImportCommand
         {
             WriteObject(Run(output =>
             {
-                var adapter = isFile ? DiffusionAdapterFile.Load(model, path, name) : model.LoadAdapter(path, name);
+                var adapter = isFile ? DiffusionAdapterFile.Load(model, path, name, Token) : model.LoadAdapter(path, name);
                 if (!isFile)
                 {
                     TrainingRecord.TakeUp(adapter);

@@ -33,6 +33,7 @@ using Peft.Adapters.Methods.RandLora;
 using Peft.Adapters.Methods.Road;
 using Peft.Adapters.Methods.Shira;
 using Peft.Adapters.Methods.SuperTuning;
+using Peft.Adapters.Methods.TextualInversion;
 using Peft.Adapters.Methods.TinyLora;
 using Peft.Adapters.Methods.TrainableTokens;
 using Peft.Adapters.Methods.UniLora;
@@ -83,6 +84,7 @@ public static class AdapterMethods
         ["ROAD"] = typeof(RoadConfig),
         ["SHIRA"] = typeof(ShiraConfig),
         ["SUPERTUNING"] = typeof(SuperTuningConfig),
+        ["TEXTUAL_INVERSION"] = typeof(TextualInversionConfig),
         ["TINYLORA"] = typeof(TinyLoraConfig),
         ["TRAINABLE_TOKENS"] = typeof(TrainableTokensConfig),
         ["UNILORA"] = typeof(UniLoraConfig),

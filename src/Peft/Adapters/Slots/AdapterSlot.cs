@@ -32,6 +32,9 @@ public sealed class AdapterSlot : Slot
     /// <summary>Names of the adapters whose change is in the weights at the moment.</summary>
     public IReadOnlyCollection<string> Merged => _merged;
 
+    /// <summary>What all adapters have here.</summary>
+    public IEnumerable<LayerAdapter> Layers => _layers.Select(static entry => entry.Layer);
+
     /// <summary>What the adapter of this name has here, or null.</summary>
     public LayerAdapter? this[string name] => _layers.Find(entry => entry.Name == name).Layer;
 
@@ -102,7 +105,7 @@ public sealed class AdapterSlot : Slot
             if (layer.ChangesInput)
             {
                 var call = new SlotCall(this, context, weight);
-                x = context.Tape is { } tape ? tape.Autograd(given => layer.Before(given[0], call), [x], [.. layer.Reads(context)]) : layer.Before(x, call);
+                x = context.Tape is { } tape && x.is_floating_point() ? tape.Autograd(given => layer.Before(given[0], call), [x], [.. layer.Reads(context)]) : layer.Before(x, call);
             }
         }
 

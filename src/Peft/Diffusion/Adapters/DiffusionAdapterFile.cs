@@ -1,5 +1,6 @@
 using Peft.Adapters.Files;
 using Peft.Adapters.Methods.Lycoris;
+using Peft.Adapters.Methods.TextualInversion;
 using Peft.Adapters.Model;
 using Peft.Models;
 using Peft.Tensors;
@@ -19,16 +20,22 @@ public static class DiffusionAdapterFile
     /// <param name="model">A diffusion model, or its UNet or text encoder alone.</param>
     /// <param name="path">A safetensors file, or a pickle (.pt, .bin).</param>
     /// <param name="name">The adapter's name; null for the file's.</param>
+    /// <param name="token">The word that stands for a textual inversion in prompts; null for the one that its file names, or the file's own name.</param>
     /// <returns>The adapter; its report names what belongs to nothing.</returns>
     /// <exception cref="PeftException"><c>AdapterModelMismatch</c>: it was made for another model; <c>AdapterEmpty</c>: it holds no adapter; or what is wrong with the file. Nothing has changed then.</exception>
-    public static PeftAdapter Load(PeftModel model, string path, string? name = null)
+    public static PeftAdapter Load(PeftModel model, string path, string? name = null, string? token = null)
     {
         ArgumentNullException.ThrowIfNull(model);
         using var file = TensorStore.OpenFile(path);
         var modules = ModulesOf(model.Base, model.Name, path);
+        var called = name ?? NameOf(path);
+        if (TextualInversionFile.Of(file, token) is { } inversion)
+        {
+            return inversion.Load(model, path, called);
+        }
+
         var contents = AdapterContents.Read(file, modules);
         var shapes = Fit(contents, path, model.Name);
-        var called = name ?? NameOf(path);
         List<string> messages = [];
         var tensors = contents.Renamed(shapes);
         return model.LoadAdapter(called, () => AdapterFactory.Load(model, contents.Config, tensors, called, path, messages));
@@ -51,6 +58,11 @@ public static class DiffusionAdapterFile
         var adapter = model[name].Adapter;
         var modules = ModulesOf(model.Base, model.Name, path);
         adapter.OnSaving();
+        if (adapter is TextualInversionAdapter inversion)
+        {
+            return TextualInversionFile.Save(model.Base, inversion, path, format, dataType);
+        }
+
         var writer = new DiffusionAdapterWriter(modules, format, dataType);
         foreach (var entry in AdapterEntries.Of(adapter, modules, writer.Lost))
         {
@@ -73,6 +85,11 @@ public static class DiffusionAdapterFile
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
         using var file = TensorStore.OpenFile(source);
+        if (TextualInversionFile.Of(file, token: null) is { } inversion)
+        {
+            return inversion.Convert(path, format, dataType);
+        }
+
         using var published = model is null ? PublishedModel.Of(BaseModelKind.Of(file) ?? throw KindUnclear(source)) : null;
         model ??= published!;
         var modules = ModulesOf(model, model.ClassName, source);

@@ -26,8 +26,9 @@ public sealed class PromptTokens
     /// <param name="length">Tokens that the encoder reads at once, begin and end included: 77.</param>
     /// <param name="weighs">Whether brackets weigh words; otherwise they are letters.</param>
     /// <param name="chunks">The most chunks; null for as many as the prompt takes. What is beyond them is left out.</param>
+    /// <param name="words">Words that stand for vectors of their own; null for none.</param>
     /// <exception cref="PeftException"><c>TokenizerTokenMissing</c>: the tokenizer has no begin or end.</exception>
-    public static PromptTokens Of(Tokenizer tokenizer, string prompt, int length, bool weighs = true, int? chunks = null)
+    public static PromptTokens Of(Tokenizer tokenizer, string prompt, int length, bool weighs = true, int? chunks = null, PromptWords? words = null)
     {
         ArgumentNullException.ThrowIfNull(tokenizer);
         ArgumentOutOfRangeException.ThrowIfLessThan(length, 3);
@@ -41,14 +42,14 @@ public sealed class PromptTokens
                 filled.Add([]);
             }
 
-            foreach (var id in tokenizer.Encode(part.Text, addSpecialTokens: false).Ids)
+            foreach (var (text, own) in (words ?? PromptWords.None).Split(part.Text))
             {
-                if (filled[^1].Count == length - 2)
+                foreach (var id in tokenizer.Encode(text, addSpecialTokens: false).Ids)
                 {
-                    filled.Add([]);
+                    Add([id], part.Weight);
                 }
 
-                filled[^1].Add((id, (float)part.Weight));
+                Add(own, part.Weight);
             }
         }
 
@@ -57,6 +58,20 @@ public sealed class PromptTokens
             [.. filled.Select(chunk => Chunk(chunk.Select(static token => token.Id)))],
             [.. filled.Select(chunk => (float[])[1, .. chunk.Select(static token => token.Weight), .. Enumerable.Repeat(1f, length - 1 - chunk.Count)])],
             Chunk([]));
+
+        // The vectors of a word stay together where a chunk has room for them.
+        void Add(int[] ids, double weight)
+        {
+            foreach (var together in ids.Length <= length - 2 ? [ids] : ids.Chunk(1))
+            {
+                if (filled[^1].Count + together.Length > length - 2)
+                {
+                    filled.Add([]);
+                }
+
+                filled[^1].AddRange(together.Select(id => (id, (float)weight)));
+            }
+        }
 
         int[] Chunk(IEnumerable<int> ids)
         {

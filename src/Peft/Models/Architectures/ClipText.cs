@@ -174,7 +174,9 @@ internal sealed class ClipTextModel : Backbone
         // Configurations that were published before the end token was right say 2; the largest id is the end there.
         const int MistakenEnd = 2;
         using var scope = NewDisposeScope();
+        // Tokens behind the table's (a textual inversion's) have larger ids and end nothing.
         var ids = output.Inputs.RequiredIds;
+        ids = ids.masked_fill(ids.ge(TokenEmbeddings.Count), 0);
         var end = Config.Integer("eos_token_id") ?? 49407;
         var at = (end == MistakenEnd ? ids : ids.eq(end).to(ScalarType.Int64)).argmax(1);
         return RowSelection.Forward(output.Hidden, at.add(arange(output.Rows, ScalarType.Int64, ids.device).mul(output.Length)), context).MoveToOuterDisposeScope();

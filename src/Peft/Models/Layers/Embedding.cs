@@ -57,7 +57,6 @@ public sealed class Embedding : Module, IAdaptable
     {
         using var scope = NewDisposeScope();
         var flat = ids.reshape(-1);
-        CheckRange(flat, context);
         context.InputObserver?.Invoke(this, flat);
         var plan = Weight.Slot?.Plan(context) ?? SlotPlan.Empty;
         if (!plan.NeedsForward)
@@ -94,6 +93,7 @@ public sealed class Embedding : Module, IAdaptable
 
     private Tensor Run(Tensor ids, IReadOnlyList<LowRank> changes, ForwardContext context)
     {
+        CheckRange(ids, context);
         var weight = Weight.Effective(context);
         var y = weight.Data.index_select(0, ids);
         foreach (var change in changes)

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Security.Cryptography;
 using System.Text;
+using Peft.Adapters.Methods.TextualInversion;
 using Peft.Adapters.Model;
 using Peft.Diffusion;
 using Peft.Images;
@@ -23,9 +24,10 @@ public sealed class ImageDataset : ITrainingData, IDisposable
     private readonly PeftModel _peft;
     private readonly DiffusionOptions _options;
     private readonly bool _asksEncoders;
+    private readonly AdapterSelection _learning;
     private readonly IncrementalHash _hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
 
-    private ImageDataset(PeftModel model, DiffusionOptions options, bool asksEncoders)
+    private ImageDataset(PeftModel model, DiffusionOptions options, bool asksEncoders, AdapterSelection learning)
     {
         _peft = model;
         _model = model.Base as ILatentDiffusion ?? throw new NotSupportedByPeftException("ImagesNotSupported", $"Images with captions are for diffusion models; '{model.Name}' is a {model.Base.ClassName}.")
@@ -33,7 +35,7 @@ public sealed class ImageDataset : ITrainingData, IDisposable
             Target = model.Name,
             RecommendedAction = "Import a diffusion model, or give the model a data set of texts.",
         };
-        (_options, _asksEncoders) = (options, asksEncoders);
+        (_options, _asksEncoders, _learning) = (options, asksEncoders, learning);
     }
 
     /// <inheritdoc/>
@@ -68,10 +70,11 @@ public sealed class ImageDataset : ITrainingData, IDisposable
         using var held = model.Acquire("reading images");
         var diffusion = model.Base as ILatentDiffusion;
         var trainsText = adapterName is null || model[adapterName].TrainableParameters.Any(parameter => parameter.Module is { } module && diffusion?.IsOfTextEncoder(module.Path) == true);
-        var result = new ImageDataset(model, DiffusionOptions.Of(new NamedOptions("training", options.ObjectiveOptions)), trainsText);
+        var result = new ImageDataset(model, DiffusionOptions.Of(new NamedOptions("training", options.ObjectiveOptions)), trainsText, adapterName is null ? AdapterSelection.Base : AdapterSelection.Of(adapterName));
         try
         {
             result.Read(data, onProgress, cancellation);
+            result.RequireWord(adapterName is null ? null : model[adapterName].Config as TextualInversionConfig);
             return result;
         }
         catch
@@ -182,6 +185,19 @@ public sealed class ImageDataset : ITrainingData, IDisposable
         Finish(data, buckets);
     }
 
+    /// <summary>A word that no caption has is never read, so that nothing would be learnt.</summary>
+    private void RequireWord(TextualInversionConfig? inversion)
+    {
+        if (inversion is { Token: { } token } && !_captions.Keys.Any(text => text.Contains(token, StringComparison.OrdinalIgnoreCase)))
+        {
+            throw new PeftException("PlaceholderTokenUnused", $"No caption has the word '{token}', which stands for what is learnt.")
+            {
+                Target = token,
+                RecommendedAction = $"Write captions with it, or give all images one, such as Import-TrainingDataset -InstancePrompt 'a photo of {token}'.",
+            };
+        }
+    }
+
     private void Finish(TrainingDataset data, AspectBuckets buckets)
     {
         if (_images.Count == 0)
@@ -218,7 +234,7 @@ public sealed class ImageDataset : ITrainingData, IDisposable
         }
 
         using var scope = NewDisposeScope();
-        Tensor[] ids = [.. _model.Tokenize(text).Select(static tokens => tokens.cpu().MoveToOuterDisposeScope())];
+        Tensor[] ids = [.. _model.Tokenize(text, _learning).Select(static tokens => tokens.cpu().MoveToOuterDisposeScope())];
         TextCondition? states = null;
         if (!_asksEncoders)
         {
