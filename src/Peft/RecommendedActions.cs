@@ -117,7 +117,7 @@ internal static class RecommendedActions
         ["TokenizerComponentNotSupported"] = NoCodeForTokenizer,
         ["TokenizerFileInvalid"] = FetchTokenizer,
         ["TokenizerFileUnreadable"] = "Check that it is a file, that you may read it and that no other program holds it open.",
-        ["TokenizerFormatNotSupported"] = "Give a tokenizer.json, a SentencePiece .model, a vocab.txt, or the folder that holds them.",
+        ["TokenizerFormatNotSupported"] = "Give a tokenizer.json, a SentencePiece .model, a .tiktoken of a known encoding, a vocab.txt, or the folder that holds them.",
         ["TokenizerNotFound"] = "Put the tokenizer's files into this folder, or point to the one that holds them.",
         ["TokenizerPatternInvalid"] = FetchTokenizer,
         ["TokenizerPatternNotSupported"] = NoCodeForTokenizer,

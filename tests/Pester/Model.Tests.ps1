@@ -19,6 +19,8 @@ Describe 'Import-PeftModel' {
 
     It 'takes folders from the pipeline and reads names with brackets literally' {
         $null = New-Item -ItemType SymbolicLink 'a[1]' -Target $base
+        Import-PeftModel -LiteralPath 'a[1]' -StructureOnly -trust_remote_code -Name trusted -WarningVariable warnings -WarningAction SilentlyContinue | Remove-PeftModel
+        $warnings | Should -BeLike "*isn't run: the built-in family 'llama' serves it."
         (Get-Item -LiteralPath 'a[1]' | Import-PeftModel -StructureOnly).Name | Should -Be 'a[1]'
         (Import-PeftModel -LiteralPath 'a[1]' -StructureOnly -Name other).Name | Should -Be 'other'
         Remove-PeftModel other, 'a`[1`]'

@@ -71,7 +71,7 @@ public static partial class ArchitectureRegistry
 
         throw new NotSupportedByPeftException(
             "ArchitectureNotSupported",
-            $"The architecture '{config.Architecture ?? config.ModelType}' (model_type '{config.ModelType}'{(task is null ? "" : $", task {task}")}) is not supported.")
+            $"The architecture '{config.Architecture ?? config.ModelType}' (model_type '{config.ModelType}'{(task is null ? "" : $", task {task}")}) is not supported.{(config.Document.ContainsKey("auto_map") ? " Code that comes with it (auto_map) is never run." : "")}")
         {
             Target = config.ModelType,
             RecommendedAction = $"{(Nearest(config.ModelType) is { } near ? $"The family whose name is nearest is '{near.ModelType}'. " : "")}Supported are: {string.Join(", ", Supported)}. CONTRIBUTING.md says how to add a family: most are a row or one file.",

@@ -70,8 +70,26 @@ internal static class ConfigurationReader
             TruncationSide = configuration?.OptionalString("truncation_side") == "left" ? TruncationDirection.Left : TruncationDirection.Right,
             CleanUpSpaces = configuration?.Boolean("clean_up_tokenization_spaces", false) ?? false,
             ChatTemplates = ChatTemplateSet.Read(configuration, files),
+            Classes = [.. Classes(configuration)],
             Root = configuration?.Element.Clone(),
         };
+    }
+
+    /// <summary>The class, and what <c>auto_map</c> names of a model's own code (<c>module.Class</c>, or a list of a slow and a fast one).</summary>
+    private static IEnumerable<string> Classes(JsonFields? configuration)
+    {
+        if (configuration?.OptionalString("tokenizer_class") is { } name)
+        {
+            yield return name;
+        }
+
+        if (configuration?.OptionalObject("auto_map") is { } map && map.Has("AutoTokenizer", out var entry))
+        {
+            foreach (var code in (entry.ValueKind == JsonValueKind.Array ? entry.EnumerateArray().AsEnumerable() : [entry]).Where(static code => code.ValueKind == JsonValueKind.String))
+            {
+                yield return code.GetString()!.Split('.')[^1];
+            }
+        }
     }
 
     private static JsonFields? Parse(string folder, IReadOnlyDictionary<string, byte[]> files, string name)

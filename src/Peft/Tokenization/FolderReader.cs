@@ -3,6 +3,7 @@ using System.Text.Json.Nodes;
 using Peft.Files;
 using Peft.Tokenization.LegacyFormats;
 using Peft.Tokenization.SentencePiece;
+using Peft.Tokenization.Tiktoken;
 
 namespace Peft.Tokenization;
 
@@ -21,6 +22,11 @@ internal static class FolderReader
             using var document = JsonFields.Parse(json, path);
             var pipeline = TokenizerPipeline.Read(document.RootElement, path, configuration.AddedTokens);
             return new Tokenizer(pipeline with { Truncation = null, Padding = null }, configuration, files);
+        }
+
+        if (TiktokenReader.Read(folder, configuration, files) is { } tiktoken)
+        {
+            return tiktoken;
         }
 
         if (Array.Find(s_sentencePieceNames, files.Contents.ContainsKey) is { } name)
@@ -42,11 +48,15 @@ internal static class FolderReader
             return Built(VocabularyFiles.WordPiece([.. VocabularyFiles.Lines(Decode(words))], configuration), Path.Combine(folder, "vocab.txt"), configuration, files);
         }
 
-        throw new PeftException("TokenizerNotFound", $"{folder} holds no tokenizer (tokenizer.json, tokenizer.model, vocab.json with merges.txt, or vocab.txt).")
+        var code = configuration.Classes.LastOrDefault() is { } own && files.Contents.Keys.Any(IsCode) ? $" Its own is {own}, code that isn't run, and none that is built in." : "";
+        throw new PeftException("TokenizerNotFound", $"{folder} holds no tokenizer (tokenizer.json, tokenizer.model, vocab.json with merges.txt, vocab.txt or .tiktoken).{code}")
         {
             Target = folder,
         };
     }
+
+    /// <summary>Whether a file is code that a tokenizer brings along: it is carried, and never run.</summary>
+    public static bool IsCode(string name) => name.StartsWith("tokenization_", StringComparison.Ordinal) && name.EndsWith(".py", StringComparison.Ordinal);
 
     /// <summary>Reads one file.</summary>
     public static Tokenizer ReadSingle(string path, byte[] bytes)
@@ -62,6 +72,8 @@ internal static class FolderReader
 
             case ".model":
                 return SentencePieceReader.ReadPlain(SentencePieceFile.Read(bytes, path), path, files);
+            case ".tiktoken":
+                return TiktokenReader.ReadFile(path, bytes, new TokenizerConfiguration(), files);
             case ".txt":
                 var configuration = new TokenizerConfiguration().WithDefaultTokens(VocabularyFiles.DefaultTokens(null, wordPieces: true));
                 return Built(VocabularyFiles.WordPiece([.. VocabularyFiles.Lines(Decode(bytes))], configuration), path, configuration, files);

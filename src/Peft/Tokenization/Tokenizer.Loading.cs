@@ -23,22 +23,9 @@ public sealed partial class Tokenizer
     {
         ArgumentException.ThrowIfNullOrEmpty(folder);
         var contents = new Dictionary<string, byte[]>(StringComparer.Ordinal);
-        foreach (var name in s_fileNames)
+        foreach (var name in FilesIn(folder))
         {
-            var path = Path.Combine(folder, name);
-            if (File.Exists(path))
-            {
-                contents[name] = ReadFile(path);
-            }
-        }
-
-        var templates = Path.Combine(folder, TemplateFolder);
-        if (Directory.Exists(templates))
-        {
-            foreach (var path in Directory.EnumerateFiles(templates, "*.jinja").Order(StringComparer.Ordinal))
-            {
-                contents[$"{TemplateFolder}/{Path.GetFileName(path)}"] = ReadFile(path);
-            }
+            contents[name] = ReadFile(Path.Combine(folder, name));
         }
 
         return FolderReader.Read(folder, new TokenizerFiles(contents));
@@ -46,7 +33,7 @@ public sealed partial class Tokenizer
 
     /// <summary>
     /// Reads a single file as the library that it belongs to would: a tokenizer.json with its truncation and padding blocks, a SentencePiece
-    /// <c>.model</c>, or a <c>vocab.txt</c>.
+    /// <c>.model</c>, a <c>.tiktoken</c> of a known encoding, or a <c>vocab.txt</c>.
     /// </summary>
     /// <param name="path">The file.</param>
     /// <exception cref="PeftException">The file isn't there, is broken or of an unknown kind.</exception>
@@ -90,9 +77,14 @@ public sealed partial class Tokenizer
         return
         [
             .. s_fileNames.Where(name => File.Exists(Path.Combine(folder, name))),
-            .. (Directory.Exists(templates) ? Directory.GetFiles(templates, "*.jinja") : []).Select(static path => $"{TemplateFolder}/{Path.GetFileName(path)}"),
+            .. Names(folder, "*.tiktoken"),
+            .. Names(folder, "tokenization_*.py"),
+            .. Names(templates, "*.jinja").Select(static name => $"{TemplateFolder}/{name}"),
         ];
     }
+
+    private static IEnumerable<string> Names(string folder, string pattern) =>
+        Directory.Exists(folder) ? Directory.GetFiles(folder, pattern).Select(static path => Path.GetFileName(path)).Order(StringComparer.Ordinal) : [];
 
     private static byte[] ReadFile(string path)
     {

@@ -50,6 +50,9 @@ public sealed record TokenizerConfiguration
     /// <summary>Tokens that the configuration adds to the vocabulary.</summary>
     internal IReadOnlyList<AddedToken> AddedTokens { get; init; } = [];
 
+    /// <summary>The tokenizer's classes as the configuration names them: transformers' and, of a model with code of its own, that code's.</summary>
+    internal IReadOnlyList<string> Classes { get; init; } = [];
+
     /// <summary>The root of tokenizer_config.json, where there is one.</summary>
     internal JsonElement? Root { get; init; }
 

@@ -113,6 +113,13 @@ public class DecoderFamilyTests
     }
 
     [Fact]
+    public void Code_of_an_unknown_family_is_never_run_and_that_is_said()
+    {
+        var error = Assert.Throws<NotSupportedByPeftException>(() => ArchitectureRegistry.Create(ModelConfig.FromText("""{ "model_type": "qwen", "auto_map": { "AutoConfig": "configuration_qwen.QWenConfig" } }""")));
+        Assert.Contains("(auto_map) is never run", error.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void Every_family_stands_in_the_table_of_families()
     {
         var text = File.ReadAllText(Path.Combine(RepositoryRoot.Folder, "docs", "families.md"));

@@ -105,6 +105,11 @@ public sealed class ImportPeftModelCommand : ImportCommand
     [Alias("use_cache")]
     public object? UseCache { get; set; }
 
+    /// <summary>Taken because a tutorial gives it: code that comes with a model is never run. Where the model brings some, it is said which built-in family serves it instead.</summary>
+    [Parameter]
+    [Alias("trust_remote_code")]
+    public SwitchParameter TrustRemoteCode { get; set; }
+
     /// <summary>Reads the configuration alone: modules and counts are there at once, weights are not loaded.</summary>
     [Parameter]
     public SwitchParameter StructureOnly { get; set; }
@@ -146,6 +151,11 @@ public sealed class ImportPeftModelCommand : ImportCommand
         }
 
         var model = ImportModel(path, Name ?? name, options, Quantization, ConfigPath is null ? null : PathResolution.ResolveLiteral(this, ConfigPath));
+        if (TrustRemoteCode)
+        {
+            WriteWarning($"Code that comes with '{model.Name}' isn't run: the built-in family '{model.Config.ModelType}' serves it.");
+        }
+
         if (PeftConfig is not null)
         {
             try

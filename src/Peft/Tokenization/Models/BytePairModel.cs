@@ -40,29 +40,13 @@ internal sealed class BytePairModel : TokenModel
 
     /// <summary>A model; throws where a merge names a token that isn't in the vocabulary.</summary>
     public BytePairModel(Dictionary<string, int> vocabulary, IReadOnlyList<(string Left, string Right)> merges, BytePairOptions options)
+        : this(vocabulary, Table(vocabulary, merges, options), options) => _wordStart = WordStart(vocabulary, merges, options.ContinuingPrefix?.Length ?? 0);
+
+    private BytePairModel(Dictionary<string, int> vocabulary, PairTable merges, BytePairOptions options)
         : base(vocabulary)
     {
         _options = options;
-        _merges = new PairTable(merges.Count);
-        var prefix = options.ContinuingPrefix?.Length ?? 0;
-        for (var rank = 0; rank < merges.Count; rank++)
-        {
-            var (left, right) = merges[rank];
-            if (left.Length == 0 || right.Length == 0)
-            {
-                throw new PeftException("TokenizerFileInvalid", $"Merge {rank} of the tokenizer (\"{left}\" and \"{right}\") has an empty part.");
-            }
-
-            if (!vocabulary.TryGetValue(left, out var leftId) || !vocabulary.TryGetValue(right, out var rightId)
-                || right.Length < prefix || !vocabulary.TryGetValue(left + right[prefix..], out var result))
-            {
-                throw new PeftException("TokenizerFileInvalid",
-                    $"Merge {rank} of the tokenizer (\"{left}\" and \"{right}\") names a token that its vocabulary lacks.");
-            }
-
-            _merges.Set(leftId, rightId, rank, result);
-        }
-
+        _merges = merges;
         _unknown = options.UnknownToken is { } unknown && vocabulary.TryGetValue(unknown, out var unknownId) ? unknownId : null;
         for (var b = 0; b < 256; b++)
         {
@@ -74,7 +58,32 @@ internal sealed class BytePairModel : TokenModel
         _plainBytes = _everyByte && string.IsNullOrEmpty(options.ContinuingPrefix) && string.IsNullOrEmpty(options.EndOfWordSuffix);
         var anyByte = options.ByteFallback && !_fallback.Contains(-1);
         _misplaces = !anyByte && (options.ByteFallback || options.UnknownToken is null);
-        _wordStart = WordStart(vocabulary, merges, prefix);
+    }
+
+    /// <summary>A model as tiktoken has it: any two neighbours that spell a token join, those first whose token has the lowest id; a whole piece that is a token is taken at once.</summary>
+    /// <param name="ranks">Tokens in the byte-level alphabet, with their ids.</param>
+    public static BytePairModel OfRanks(Dictionary<string, int> ranks)
+    {
+        var lookup = ranks.GetAlternateLookup<ReadOnlySpan<char>>();
+        var pairs = new List<(int Left, int Right, int Result)>();
+        foreach (var (text, id) in ranks)
+        {
+            for (var cut = 1; cut < text.Length; cut++)
+            {
+                if (lookup.TryGetValue(text.AsSpan(0, cut), out var left) && lookup.TryGetValue(text.AsSpan(cut), out var right))
+                {
+                    pairs.Add((left, right, id));
+                }
+            }
+        }
+
+        var table = new PairTable(pairs.Count);
+        foreach (var (left, right, result) in pairs)
+        {
+            table.Set(left, right, result, result);
+        }
+
+        return new BytePairModel(ranks, table, new BytePairOptions { IgnoreMerges = true });
     }
 
     /// <inheritdoc/>
@@ -161,6 +170,31 @@ internal sealed class BytePairModel : TokenModel
 
         var spansWords = merges.Any(merge => merge.Right[0] == Mark && merge.Left[^1] != Mark);
         return spansWords ? '\0' : Mark;
+    }
+
+    private static PairTable Table(Dictionary<string, int> vocabulary, IReadOnlyList<(string Left, string Right)> merges, BytePairOptions options)
+    {
+        var table = new PairTable(merges.Count);
+        var prefix = options.ContinuingPrefix?.Length ?? 0;
+        for (var rank = 0; rank < merges.Count; rank++)
+        {
+            var (left, right) = merges[rank];
+            if (left.Length == 0 || right.Length == 0)
+            {
+                throw new PeftException("TokenizerFileInvalid", $"Merge {rank} of the tokenizer (\"{left}\" and \"{right}\") has an empty part.");
+            }
+
+            if (!vocabulary.TryGetValue(left, out var leftId) || !vocabulary.TryGetValue(right, out var rightId)
+                || right.Length < prefix || !vocabulary.TryGetValue(left + right[prefix..], out var result))
+            {
+                throw new PeftException("TokenizerFileInvalid",
+                    $"Merge {rank} of the tokenizer (\"{left}\" and \"{right}\") names a token that its vocabulary lacks.");
+            }
+
+            table.Set(leftId, rightId, rank, result);
+        }
+
+        return table;
     }
 
     private void StartBytes(ReadOnlySpan<char> piece, SymbolList word)
