@@ -14,6 +14,14 @@ internal static class Operators
         def grouped_attention(q, k, v, causal: bool, scale: float):
             return torch.scaled_dot_product_attention(q, k, v, None, 0.0, causal, scale=scale, enable_gqa=True)
 
+        def flash_attention(q, k, v, scale: float):
+            output, sums = torch._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, attn_mask=None, scale=scale)
+            return [output, sums]
+
+        def flash_attention_backward(g, q, k, v, output, sums, scale: float):
+            gq, gk, gv = torch._scaled_dot_product_flash_attention_for_cpu_backward(g, q, k, v, output, sums, 0.0, False, attn_mask=None, scale=scale)
+            return [gq, gk, gv]
+
 
         """;
 
@@ -53,7 +61,7 @@ internal static class Operators
         return GroupedAttentionByFormula(queries, keys, values, causal, scale);
     }
 
-    /// <summary>The same by plain operators.</summary>
+    /// <summary><see cref="GroupedAttention"/> by plain operators.</summary>
     internal static Tensor GroupedAttentionByFormula(Tensor queries, Tensor keys, Tensor values, bool causal, double scale)
     {
         var group = queries.size(1) / keys.size(1);
@@ -66,5 +74,34 @@ internal static class Operators
         }
 
         return scores.softmax(-1).bmm(v.reshape(rows * heads, count, -1)).view(rows, heads, length, -1);
+    }
+
+    /// <summary>softmax(scale · Q Kᵀ) V where all see all, by the processor's kernel, without autograd. For where <see cref="AreNative"/>.</summary>
+    /// <param name="queries">[rows, heads, queries, head size], elements of a head side by side.</param>
+    /// <param name="keys">[rows, heads, keys, head size].</param>
+    /// <param name="values">[rows, heads, keys, head size].</param>
+    /// <param name="scale">Multiplies scores.</param>
+    /// <returns>[rows, heads, queries, head size], and logarithms of the sums of exponentials, which the backward pass reads.</returns>
+    public static (Tensor Output, Tensor Sums) FlashAttention(Tensor queries, Tensor keys, Tensor values, double scale)
+    {
+        Scalar factor = scale;
+        var found = (Tensor[])s_compiled.Value!.invoke("flash_attention", queries, keys, values, factor);
+        GC.KeepAlive(factor);
+        return (found[0], found[1]);
+    }
+
+    /// <summary>The gradients of queries, keys and values.</summary>
+    /// <param name="gradient">Of the output.</param>
+    /// <param name="inputs">What <see cref="FlashAttention"/> was given.</param>
+    /// <param name="found">What it returned.</param>
+    /// <param name="scale">As there.</param>
+    public static Tensor[] FlashAttentionGradients(
+        Tensor gradient, (Tensor Queries, Tensor Keys, Tensor Values) inputs, (Tensor Output, Tensor Sums) found, double scale)
+    {
+        Scalar factor = scale;
+        var gradients = (Tensor[])s_compiled.Value!.invoke(
+            "flash_attention_backward", gradient, inputs.Queries, inputs.Keys, inputs.Values, found.Output, found.Sums, factor);
+        GC.KeepAlive(factor);
+        return gradients;
     }
 }

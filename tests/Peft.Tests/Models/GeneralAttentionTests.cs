@@ -31,6 +31,34 @@ public class GeneralAttentionTests
             context);
     }
 
+    [Theory]
+    [InlineData(5, 5, ScalarType.Float32, 3e-5)]
+    [InlineData(300, 300, ScalarType.Float32, 3e-5)]
+    [InlineData(140, 9, ScalarType.Float32, 3e-5)]
+    [InlineData(140, 9, ScalarType.BFloat16, 0.05)]
+    public void Where_all_see_all(int length, int keys, ScalarType type, double tolerance)
+    {
+        var shape = new AttentionShape(3, 3, 8, 0.35);
+        var context = new ForwardContext { Rows = Rows, Length = length };
+        using var apart = new BackwardCheck { Type = type, Tolerance = tolerance };
+        Tensor[] parts = [apart.Input(Rows * length, 24), apart.Input(Rows * keys, 24), apart.Input(Rows * keys, 24)];
+        apart.Run(
+            inner => Attention.Forward(parts[0], parts[1], parts[2], shape, null, AttentionPlan.Across(inner, CPU, keys, mask: null), null, inner),
+            (inputs, _) => Plain(inputs[0], inputs[1], inputs[2], shape, hidden: null),
+            context);
+        if (length != keys)
+        {
+            return;
+        }
+
+        using var fused = new BackwardCheck { Type = type, Tolerance = tolerance };
+        var projections = fused.Input(Rows * length, 72);
+        fused.Run(
+            inner => Attention.Forward(projections, shape, null, AttentionPlan.BothWays(inner, CPU), null, inner),
+            (inputs, _) => Plain(inputs[0].narrow(1, 0, 24), inputs[0].narrow(1, 24, 24), inputs[0].narrow(1, 48, 24), shape, hidden: null),
+            context);
+    }
+
     [Fact]
     public void Across_to_a_sequence_of_another_length()
     {
@@ -158,18 +186,18 @@ public class GeneralAttentionTests
     }
 
     private static Tensor Plain(
-        Tensor queries, Tensor keys, Tensor values, AttentionShape shape, Tensor hidden, Tensor? bias = null, Tensor? sinks = null, Tensor? kept = null)
+        Tensor queries, Tensor keys, Tensor values, AttentionShape shape, Tensor? hidden, Tensor? bias = null, Tensor? sinks = null, Tensor? kept = null)
     {
-        var q = queries.view(Rows, -1, 6, 8);
-        var k = keys.view(Rows, -1, 2, 8).repeat_interleave(3, 2);
-        var v = values.view(Rows, -1, 2, shape.ValueSize).repeat_interleave(3, 2);
+        var q = queries.reshape(Rows, -1, shape.Heads, shape.HeadSize);
+        var k = keys.reshape(Rows, -1, shape.KeyValueHeads, shape.HeadSize).repeat_interleave(shape.Group, 2);
+        var v = values.reshape(Rows, -1, shape.KeyValueHeads, shape.ValueSize).repeat_interleave(shape.Group, 2);
         var scores = einsum("bqhd,bkhd->bhqk", q, k).mul(shape.Scale);
         scores = shape.SoftCap is { } cap ? scores.div(cap).tanh().mul(cap) : scores;
         scores = bias is null ? scores : scores.add(bias);
-        scores = scores.masked_fill(hidden.unsqueeze(1), -1e30);
-        var sink = sinks?.view(1, 6, 1, 1).expand(Rows, 6, scores.size(2), 1);
+        scores = hidden is null ? scores : scores.masked_fill(hidden.unsqueeze(1), -1e30);
+        var sink = sinks?.view(1, shape.Heads, 1, 1).expand(Rows, shape.Heads, scores.size(2), 1);
         var weights = (sink is null ? scores : cat([scores, sink], -1)).softmax(-1).narrow(-1, 0, k.size(1));
         weights = kept is null ? weights : weights.mul(kept).div(1 - shape.Dropout);
-        return einsum("bhqk,bkhd->bqhd", weights, v).reshape(queries.size(0), 6 * shape.ValueSize);
+        return einsum("bhqk,bkhd->bqhd", weights, v).reshape(queries.size(0), shape.Heads * shape.ValueSize);
     }
 }

@@ -53,6 +53,11 @@ public static class Attention
     {
         ArgumentNullException.ThrowIfNull(shape);
         using var scope = NewDisposeScope();
+        if (rotary is null && FlashAttention.Serves(projections, shape, plan, context, terms))
+        {
+            return FlashAttention.Run(projections, shape, context).MoveToOuterDisposeScope();
+        }
+
         var heads = projections.view(context.Rows, context.Length, shape.AllHeads, shape.HeadSize);
         var rotatable = heads.narrow(2, 0, shape.Heads + shape.KeyValueHeads);
         var rotated = rotary is null ? rotatable.clone() : rotary.Rotate(rotatable);
@@ -90,6 +95,11 @@ public static class Attention
     {
         ArgumentNullException.ThrowIfNull(shape);
         using var scope = NewDisposeScope();
+        if (rotary is null && FlashAttention.Serves(queries, shape, plan, context, terms))
+        {
+            return FlashAttention.Run(queries, keys, values, shape, context).MoveToOuterDisposeScope();
+        }
+
         var count = keys.size(0) / context.Rows;
         var q = queries.view(context.Rows, context.Length, shape.Heads, shape.HeadSize);
         var k = keys.view(context.Rows, count, shape.KeyValueHeads, shape.HeadSize);

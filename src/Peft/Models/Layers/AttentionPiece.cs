@@ -123,12 +123,11 @@ internal sealed class AttentionPiece(
         && SingleQueryKernel.Serves(_queries, _keys, _values);
 
     /// <summary>
-    /// On a GPU the engine's own kernel takes the whole of attention where it is plainly causal, or where a single query sees all keys: no
-    /// scores in memory, and two launches instead of some ten a block.
+    /// On a GPU the engine's own kernel takes the whole of attention where it is plainly causal, or where queries see all keys: no scores in
+    /// memory, and two launches instead of some ten a block.
     /// </summary>
     private bool IsNative() => _queries.device_type != DeviceType.CPU
-        && call.Plan.IsPlain
-        && (call.Length == 1 || _keys.size(1) == call.Length)
+        && (call.Plan.SeesAll || (call.Plan.IsPlain && (call.Length == 1 || _keys.size(1) == call.Length)))
         && _bias is null
         && sinks is null
         && !_drops
@@ -138,7 +137,7 @@ internal sealed class AttentionPiece(
         q.transpose(1, 2),
         k.view(call.Rows, _shape.KeyValueHeads, -1, _shape.HeadSize),
         v.view(call.Rows, _shape.KeyValueHeads, -1, _shape.ValueSize),
-        causal: call.Length > 1,
+        causal: call.Plan.IsPlain && call.Length > 1,
         scale: 1).transpose(1, 2);
 
     /// <summary>Forms the output again, for autograd.</summary>

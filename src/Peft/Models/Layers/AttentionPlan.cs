@@ -29,6 +29,9 @@ public sealed class AttentionPlan
     /// <summary>Whether each position sees all before it and itself, and nothing is hidden.</summary>
     public bool IsPlain { get; }
 
+    /// <summary>Whether every query sees every key.</summary>
+    public bool SeesAll { get; private init; }
+
     /// <summary>Whether some queries see nothing: they weigh all keys alike, and no gradient passes through their scores.</summary>
     public bool HasBlindQueries { get; private init; }
 
@@ -62,7 +65,8 @@ public sealed class AttentionPlan
         ArgumentNullException.ThrowIfNull(context);
         using var scope = NewDisposeScope();
         var blocks = Masked(new Layout(context, context.Start, context.AttentionMask, reach, IsCausal: false) { HidesQueries = paddingSeesNothing }, context.Start + context.Length, device);
-        return Kept(context, blocks, isPlain: false, hasBlindQueries: paddingSeesNothing && context.AttentionMask is not null);
+        var seesAll = context.AttentionMask is null && context.Packing is null && reach is null;
+        return Kept(context, blocks, isPlain: false, seesAll, hasBlindQueries: paddingSeesNothing && context.AttentionMask is not null);
     }
 
     /// <summary>Each position sees another sequence whole, such as a decoder what its encoder gave.</summary>
@@ -74,10 +78,10 @@ public sealed class AttentionPlan
     {
         ArgumentNullException.ThrowIfNull(context);
         using var scope = NewDisposeScope();
-        return Kept(context, Masked(new Layout(context with { Packing = null }, 0, mask, Window: null, IsCausal: false), keys, device));
+        return Kept(context, Masked(new Layout(context with { Packing = null }, 0, mask, Window: null, IsCausal: false), keys, device), isPlain: false, seesAll: mask is null);
     }
 
-    private static AttentionPlan Kept(ForwardContext context, Block[] blocks, bool isPlain = false, bool hasBlindQueries = false)
+    private static AttentionPlan Kept(ForwardContext context, Block[] blocks, bool isPlain, bool seesAll = false, bool hasBlindQueries = false)
     {
         foreach (var block in blocks)
         {
@@ -88,7 +92,7 @@ public sealed class AttentionPlan
             }
         }
 
-        return new AttentionPlan(blocks, isPlain) { HasBlindQueries = hasBlindQueries };
+        return new AttentionPlan(blocks, isPlain) { SeesAll = seesAll, HasBlindQueries = hasBlindQueries };
     }
 
     private static Block[] Triangles(long before, long length, Device device)
