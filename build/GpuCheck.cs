@@ -3,7 +3,7 @@ namespace Peft.Build;
 /// <summary>Packs the checks of <c>build/gpu-check</c> for a machine with a GPU and without .NET.</summary>
 internal static class GpuCheck
 {
-    private const long LimitBytes = 28_000_000;
+    private const long LimitBytes = 23_000_000;
 
     /// <summary>Makes <c>artifacts/gpu-check.tar.xz</c>, which <c>build/gpu-check/run.sh</c> takes from there.</summary>
     public static void Pack()

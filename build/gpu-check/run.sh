@@ -13,7 +13,7 @@ trap 'rm -rf "$work"' EXIT
 libtorch="${LIBTORCH:-$("$PEFT_CHECK_PYTHON" -c 'import os, torch; print(os.path.dirname(torch.__file__))' 2>/dev/null || true)}"
 mkdir -p "$work/program" "$work/golden"
 tar -xJf "$root/artifacts/gpu-check.tar.xz" -C "$work/program"
-tar -xzf "$root/tests/golden/adapters.tar.gz" -C "$work/golden"
+for domain in adapters families diffusion; do tar -xzf "$root/tests/golden/$domain.tar.gz" -C "$work/golden"; done
 cp -r "$root/assets" "$root/README.md" "$root/build/gpu-check/peft_speed.py" "$work"
 echo "Compiling the shim against ${libtorch:-the installed libtorch} ..."
 bash "$root/src/TorchSharp.SystemLibtorch/native/build.sh" "$work/program/libPeftTorchShim.so" "$libtorch"

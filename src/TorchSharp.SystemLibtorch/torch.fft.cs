@@ -16,10 +16,10 @@ public static partial class torch
             Aten.fft_ifft2.Tensor(input, s, dim ?? [-2, -1], Name(norm));
 
         public static Tensor rfft(Tensor input, long n = -1, long dim = -1, FFTNormType norm = FFTNormType.Backward) =>
-            Aten.fft_rfft.Tensor(input, n < 0 ? default : n, dim, Name(norm));
+            Aten.fft_rfft.Tensor(input, n < 0 ? default(Argument) : n, dim, Name(norm));
 
         public static Tensor irfft(Tensor input, long n = -1, long dim = -1, FFTNormType norm = FFTNormType.Backward) =>
-            Aten.fft_irfft.Tensor(input, n < 0 ? default : n, dim, Name(norm));
+            Aten.fft_irfft.Tensor(input, n < 0 ? default(Argument) : n, dim, Name(norm));
 
         private static string Name(FFTNormType norm) => norm switch
         {
