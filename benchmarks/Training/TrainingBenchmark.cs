@@ -35,7 +35,7 @@ internal static class TrainingBenchmark
     {
         using var model = new PeftModel(shape.Create(type), shape.Name);
         model.AddAdapter(config ?? new LoraConfig { Rank = 8, Alpha = 16, TargetModules = ModuleNames.AllLinear, TaskType = "CAUSAL_LM" });
-        var data = new RandomRows((long)shape.Config["vocab_size"]!, Rows * (steps + WarmUp));
+        var data = new RandomRows((long)shape.Config["vocab_size"]!, Rows * (steps + WarmUp), Length);
         var options = new TrainingOptions { LearningRate = 1e-4, BatchSize = Rows, MaxSteps = steps + WarmUp, GradientCheckpointing = checkpointing };
         var estimate = TrainingEstimate.Of(model, model["default"].TrainableParameters.Sum(static parameter => parameter.Parameter.Count), data, options, timesProducts: true);
         var record = new Trainer(new TrainingRequest { Model = model, AdapterName = "default", Data = data, Options = options }).Train();
@@ -54,20 +54,20 @@ internal static class TrainingBenchmark
     }
 
     /// <summary>Full rows of random tokens, every one of which is learnt.</summary>
-    private sealed class RandomRows(long vocabulary, int count) : ITrainingData
+    internal sealed class RandomRows(long vocabulary, int count, int length) : ITrainingData
     {
         public int Count => count;
 
         public string Fingerprint => "random";
 
-        public int? LongestRow => Length;
+        public int? LongestRow => length;
 
-        public long? TokenTotal => (long)count * Length;
+        public long? TokenTotal => (long)count * length;
 
         public TrainingBatch Collate(IReadOnlyList<int> rows, Device device)
         {
-            var ids = randint(5, vocabulary, [rows.Count, Length], ScalarType.Int64, device);
-            return new TrainingBatch(ids, ids.clone()) { TokenCount = ids.numel(), TargetCount = rows.Count * (Length - 1) };
+            var ids = randint(5, vocabulary, [rows.Count, length], ScalarType.Int64, device);
+            return new TrainingBatch(ids, ids.clone()) { TokenCount = ids.numel(), TargetCount = rows.Count * (length - 1) };
         }
     }
 }

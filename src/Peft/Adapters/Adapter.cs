@@ -36,6 +36,9 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <summary>Elements that PEFT counts among a model's parameters although the method never trains them.</summary>
     public virtual long UntrainedCount => 0;
 
+    /// <summary>Whether it acts on each position for itself, by its layers alone, so that other adapters can act on other positions of the same pass.</summary>
+    internal virtual bool SharesPasses => false;
+
     /// <summary>Why the adapter can't be merged as a whole, or null; what a single layer's obstacle is says that layer.</summary>
     public virtual string? MergeObstacle => null;
 

@@ -27,6 +27,12 @@ public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(nam
     public override IReadOnlyList<AdaptedLayer> Layers => _layers;
 
     /// <inheritdoc/>
+    internal override bool SharesPasses => Overlays.Count == 0 && _layers.TrueForAll(static layer => layer.Adapter is { RowSelectable: true, ChangesInput: false });
+
+    /// <summary>Whether it changes the base's weights while it is there.</summary>
+    internal bool EditsBase => _edits.Any;
+
+    /// <inheritdoc/>
     public override IReadOnlyList<AdapterParameter> Parameters() =>
     [
         .. _layers.SelectMany(layer => layer.Adapter.Parameters.Select(parameter =>

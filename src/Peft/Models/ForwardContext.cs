@@ -43,6 +43,9 @@ public sealed record ForwardContext
     /// <summary>Source of dropout masks; null for the global generator.</summary>
     public Generator? Generator { get; init; }
 
+    /// <summary>Sources of the dropout masks of adapters that share the pass, each on its own stretch (<see cref="AdapterSelection.Spans"/>), by their names.</summary>
+    public IReadOnlyDictionary<string, Generator> Generators { get; init; } = FrozenDictionary<string, Generator>.Empty;
+
     /// <summary>Whether blocks keep their input alone and run again in the backward pass: less memory, a third more work.</summary>
     public bool Checkpointing { get; init; }
 
@@ -75,6 +78,9 @@ public sealed record ForwardContext
 
     /// <summary>Whether the pass gives every layer's input (<see cref="BackboneOutput.HiddenStates"/>) beside the last hidden states.</summary>
     public bool KeepsHiddenStates { get; init; }
+
+    /// <summary>Everything that masks are drawn from in the pass.</summary>
+    internal IReadOnlyList<Generator> AllGenerators => Generator is { } own ? [own, .. Generators.Values] : [.. Generators.Values];
 
     /// <summary>Index of the pass's first position: what the cache holds and a prefix of keys stand before it.</summary>
     public long Start => (Cache?.Length ?? 0) + (Prompt is { KeyValues: not null } prompt ? prompt.Length : 0);

@@ -45,4 +45,8 @@ public readonly record struct SlotPlan(IReadOnlyList<LowRank> LowRank, bool Need
 /// <param name="Bias">[out] or null: the bias of B, which <c>lora_bias</c> trains.</param>
 /// <param name="Scale">Multiplies the change.</param>
 /// <param name="Dropout">Probability with which an input element is dropped in training.</param>
-public sealed record LowRank(Parameter A, Parameter B, Parameter? Bias, double Scale, double Dropout);
+public sealed record LowRank(Parameter A, Parameter B, Parameter? Bias, double Scale, double Dropout)
+{
+    /// <summary>The positions on which it acts; null for all.</summary>
+    public AdapterSpan? Span { get; init; }
+}

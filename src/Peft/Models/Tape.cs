@@ -110,10 +110,10 @@ public sealed class Tape : IDisposable
     public IReadOnlyList<Tensor> Checkpoint(
         Func<IReadOnlyList<Tensor>, ForwardContext, IReadOnlyList<Tensor>> block, IReadOnlyList<Tensor> inputs, ForwardContext context, bool trains)
     {
-        var state = context.Generator?.get_state();
+        Tensor[] states = [.. context.AllGenerators.Select(static generator => generator.get_state())];
         var outputs = block(inputs, context with { Tape = null });
         IReadOnlyList<Tensor> all = [.. inputs, .. context.TapeTensors];
-        Record(new CheckpointPiece(block, all, inputs.Count, context, state, [.. all.Select(NeedsGradient)]), all, outputs, trains);
+        Record(new CheckpointPiece(block, all, inputs.Count, context, states, [.. all.Select(NeedsGradient)]), all, outputs, trains);
         return outputs;
     }
 
@@ -438,7 +438,7 @@ internal sealed class CheckpointPiece : Piece
     private readonly Tensor[] _inputs;
     private readonly int _own;
     private readonly ForwardContext _context;
-    private readonly Tensor? _generatorState;
+    private readonly Tensor[] _generatorStates;
     private readonly bool[] _needs;
 
     public CheckpointPiece(
@@ -446,14 +446,14 @@ internal sealed class CheckpointPiece : Piece
         IReadOnlyList<Tensor> inputs,
         int own,
         ForwardContext context,
-        Tensor? generatorState,
+        Tensor[] generatorStates,
         bool[] needs)
     {
         _block = block;
         _inputs = [.. inputs.Select(Keep)];
         _own = own;
         _context = context;
-        _generatorState = generatorState is null ? null : KeepOwn(generatorState);
+        _generatorStates = [.. generatorStates.Select(KeepOwn)];
         _needs = needs;
     }
 
@@ -465,18 +465,14 @@ internal sealed class CheckpointPiece : Piece
             tape.AddRoot(_inputs[i], _needs[i]);
         }
 
-        using var later = _context.Generator?.get_state();
-        if (_generatorState is not null)
-        {
-            // The block must draw the dropout masks it drew the first time.
-            _context.Generator!.set_state(_generatorState);
-        }
+        var generators = _context.AllGenerators;
+        Tensor[] later = [.. generators.Select(static generator => generator.get_state())];
+
+        // The block must draw the dropout masks it drew the first time.
+        Restore(generators, _generatorStates);
 
         var outputs = _block(_inputs[.._own], _context.WithTapeTensors(_inputs[_own..]) with { Tape = tape });
-        if (later is not null)
-        {
-            _context.Generator!.set_state(later);
-        }
+        Restore(generators, later);
 
         var known = outputs.Select((output, i) => (Output: output, Gradient: gradients.OutputOrNull(i))).Where(static pair => pair.Gradient is not null);
         var found = tape.BackwardTo([.. known.Select(static pair => (pair.Output, pair.Gradient!))], _inputs, _context.Cancellation);
@@ -486,6 +482,14 @@ internal sealed class CheckpointPiece : Piece
             {
                 gradients.Add(i, gradient);
             }
+        }
+    }
+
+    private static void Restore(IReadOnlyList<Generator> generators, Tensor[] states)
+    {
+        for (var i = 0; i < states.Length; i++)
+        {
+            generators[i].set_state(states[i]);
         }
     }
 }

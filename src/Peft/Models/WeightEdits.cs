@@ -99,6 +99,9 @@ public sealed class WeightEdits
         });
     }
 
+    /// <summary>Whether any weight is edited now.</summary>
+    public bool Any => _edited.Count > 0;
+
     /// <summary>Takes the edits back.</summary>
     public void Undo() => Undo([this]);
 

@@ -171,6 +171,9 @@ public interface ITrainingData
     /// <summary>Tokens of all rows, without padding; null where nobody knows.</summary>
     long? TokenTotal => null;
 
+    /// <summary>Whether padding stands before the tokens of a row instead of behind them.</summary>
+    bool PadsInFront => false;
+
     /// <summary>The shape of each row, as a number: a micro batch holds rows of one shape (images of one size). Null where any rows may share a batch.</summary>
     IReadOnlyList<int>? Shapes => null;
 

@@ -14,8 +14,8 @@ using static TorchSharp.torch;
 namespace Peft.Training;
 
 /// <summary>
-/// A training from its first step, or the one after a checkpoint's, to its last: gradients of the micro batches into the flat buffer, clipping, optimiser, schedule,
-/// evaluations and checkpoints between. Knows no method: it trains what the adapter says, through the adapter's hooks.
+/// A training from its first step, or the one after a checkpoint's, to its last: clipping, optimiser, schedule, evaluations and checkpoints between. Gradients come from
+/// <see cref="StepPasses"/>, by which <see cref="Lockstep"/> leads it, alone or beside others. Knows no method: it trains what the adapter says, through the adapter's hooks.
 /// </summary>
 internal sealed class TrainingLoop : IDisposable
 {
@@ -51,13 +51,14 @@ internal sealed class TrainingLoop : IDisposable
     private (double Seconds, int Step) _warmedUp;
     private long _tokens;
 
-    /// <summary>Prepares everything in memory; the disk is not touched before <see cref="Run"/>.</summary>
+    /// <summary>Prepares everything in memory; the disk is not touched before <see cref="Begin"/>.</summary>
     public TrainingLoop(TrainingRequest request, TrainedPart part, CancellationToken cancellation)
     {
         _request = request;
         _options = request.Options;
         Part = part;
         Objective = request.Objective ?? ObjectiveRegistry.Create(_options);
+        SharesPasses = SharedPass.CanTake(request, part, Objective);
         Objective.RefuseOther(request.Data);
         Objective.RefuseOther(request.EvaluationData ?? request.Data);
         (var rows, _heldOut) = request.EvaluationData is null
@@ -115,11 +116,20 @@ internal sealed class TrainingLoop : IDisposable
     /// <summary>Steps that the adapter has learnt from, those of a checkpoint that was taken up included.</summary>
     public int StepsMade { get; private set; }
 
-    /// <summary>
-    /// Runs to the end. Where it is cancelled the checkpoint of the last whole step is written, if there is an output. Weights that have diverged
-    /// are never gone on from.
-    /// </summary>
-    public TrainingRecord Run()
+    /// <summary>Whether its passes can be shared with those of other trainings on the same base.</summary>
+    public bool SharesPasses { get; }
+
+    /// <summary>Whether no step follows.</summary>
+    public bool IsOver => StepsMade >= _plan.TotalSteps || _best.IsEnough;
+
+    /// <summary>What is trained, on what.</summary>
+    public TrainingRequest Request => _request;
+
+    /// <summary>A pass of what is trained, without a tape.</summary>
+    public ForwardContext Context => _context;
+
+    /// <summary>Takes the output's folder, and goes on from a checkpoint where there is one.</summary>
+    public void Begin()
     {
         (StepsMade, _records, _evaluations, var before) = _output?.Begin(this) ?? (0, [], [], null);
         _firstStep = StepsMade;
@@ -127,48 +137,48 @@ internal sealed class TrainingLoop : IDisposable
         Objective.Begin(_output?.Folder, StepsMade, Say);
         _best.TakeUp(_evaluations);
         TakeUp(ComputeChoice.Decide(before ?? _request.Compute, _request.Model.Base), before);
-        using var kept = ComputeThreads.Keep(Compute.Threads);
+    }
+
+    /// <summary>Says that the first step comes, and makes the evaluation that a training was stopped in.</summary>
+    public void Start()
+    {
         _secondsBefore = _records.Count > 0 ? _records[^1].Seconds : 0;
         _request.OnStart?.Invoke(new TrainingStart(_firstStep, _plan.TotalSteps, _plan.RowCount, _heldOut.Length, Optimizer.Parameters.Count));
         _retention?.Begin(_context.Cancellation);
-        _time.Start();
-        try
+        using var clock = Measured();
+        if (StepsMade > 0 && !_evaluations.Exists(evaluation => evaluation.Step == StepsMade))
         {
-            if (StepsMade > 0 && !_evaluations.Exists(evaluation => evaluation.Step == StepsMade))
-            {
-                // The training was stopped while it evaluated.
-                EvaluateWhereDue();
-            }
+            EvaluateWhereDue();
+        }
+    }
 
-            while (StepsMade < _plan.TotalSteps && !_best.IsEnough)
-            {
-                MakeStep();
-            }
-        }
-        catch (OperationCanceledException)
-        {
-            SaveCheckpoint();
-            throw;
-        }
-        catch (PeftException error) when (error.ErrorId == "TrainingDiverged")
+    /// <summary>Counts the time until what is returned is disposed as the training's own.</summary>
+    public IDisposable Measured() => new RunningClock(_time);
+
+    /// <summary>
+    /// An error ends the training, or another one beside it: the checkpoint of the last whole step is written where that makes sense. Weights that
+    /// have diverged are never gone on from.
+    /// </summary>
+    /// <param name="error">The error.</param>
+    /// <param name="isOwn">Whether it is this training's.</param>
+    public void Stop(Exception error, bool isOwn)
+    {
+        if (isOwn && error is PeftException { ErrorId: "TrainingDiverged" })
         {
             _output?.SetAsideDiverged(StepsMade);
-            throw;
         }
-        catch (Exception error) when (EngineErrors.IsOutOfMemory(error))
+        else if (error is OperationCanceledException || ((!isOwn || EngineErrors.IsOutOfMemory(error)) && !_isMoving))
         {
-            if (!_isMoving)
-            {
-                SaveCheckpoint();
-            }
-
-            throw EngineErrors.OutOfMemory(error);
+            SaveCheckpoint();
         }
+    }
 
+    /// <summary>Writes the last checkpoint, and makes the weights those to go on with.</summary>
+    public void Complete()
+    {
         SaveCheckpoint();
         _output?.Finish();
         End();
-        return Record();
     }
 
     /// <summary>No step follows: the weights become those to go on with, and what went wrong on the way is said once more.</summary>
@@ -221,8 +231,8 @@ internal sealed class TrainingLoop : IDisposable
         _output?.Dispose();
     }
 
-    /// <summary>One step with what follows it: its record, evaluation and checkpoint where they are due.</summary>
-    private void MakeStep()
+    /// <summary>The rows of the next step. Until the optimiser moves, nothing of the model has changed.</summary>
+    public OpenStep Open()
     {
         if (ComputeThreads.Count != Compute.Threads)
         {
@@ -230,7 +240,22 @@ internal sealed class TrainingLoop : IDisposable
             TakeUp(Compute with { Threads = ComputeThreads.Count }, Compute);
         }
 
-        var record = Step(StepsMade) with { Compute = _logsCompute ? Compute : null };
+        _generator.manual_seed(DataOrder.SeedOf(_options.Seed, StepsMade, -1));
+        IReadOnlyList<int>[] rows = [.. _plan.MicroBatches(StepsMade)];
+        return new OpenStep(this, rows, Objective.MakeBatches([.. rows.Select(own => _request.Data.Collate(own, _device))], Making(StepsMade)));
+    }
+
+    /// <summary>The generator, set to draw the masks of a micro batch.</summary>
+    public Generator GeneratorOf(int micro)
+    {
+        _generator.manual_seed(DataOrder.SeedOf(_options.Seed, StepsMade, micro));
+        return _generator;
+    }
+
+    /// <summary>Makes the step whose gradients are there, with what follows it: its record, evaluation and checkpoint where they are due.</summary>
+    public void Close(OpenStep open)
+    {
+        var record = Step(open) with { Compute = _logsCompute ? Compute : null };
         _logsCompute = false;
         StepsMade++;
 
@@ -309,39 +334,30 @@ internal sealed class TrainingLoop : IDisposable
         }
     }
 
-    /// <summary>Makes one optimiser step, counted from 0. Until the optimiser moves, nothing of the model has changed.</summary>
+    /// <summary>Moves the optimiser.</summary>
     /// <exception cref="PeftException"><c>TrainingDiverged</c>: the loss or a gradient is no number any more; the weights are those of the step before.</exception>
-    private StepRecord Step(int step)
+    private StepRecord Step(OpenStep open)
     {
         using var scope = NewDisposeScope();
-        _generator.manual_seed(DataOrder.SeedOf(_options.Seed, step, -1));
-        IReadOnlyList<int>[] rows = [.. _plan.MicroBatches(step)];
-        var batches = Objective.MakeBatches([.. rows.Select(own => _request.Data.Collate(own, _device))], Making(step));
-        var (tokenCount, targets, items) = (batches.Sum(static batch => batch.TokenCount), batches.Sum(static batch => batch.TargetCount), batches.Sum(Objective.Items));
-        using var metrics = new MetricSums();
-        var gradients = Optimizer.Parameters.Gradients;
-        var figures = Pass(step, batches, items, metrics);
-        foreach (var batch in batches)
-        {
-            batch.Dispose();
-        }
-
+        var (step, gradients, count) = (StepsMade, Optimizer.Parameters.Gradients, open.Batches.Count);
+        List<Tensor> figures = [.. open.Losses];
+        open.DisposeBatches();
         Part.Adapter?.OnGradients(step);
         figures.Add(gradients.norm());
-        figures.AddRange(metrics.Sums);
+        figures.AddRange(open.Metrics.Sums);
 
         // The one time in a step that anything is copied to the host.
         var values = stack(figures).cpu().data<float>().ToArray();
-        var losses = values[..batches.Count];
-        var norm = values[batches.Count];
+        var losses = values[..count];
+        var norm = values[count];
         var loss = losses.Sum(static value => (double)value);
         if (!double.IsFinite(loss) || !double.IsFinite(norm))
         {
-            throw Divergence.Of(step, losses, norm, rows, _request, _records);
+            throw Divergence.Of(step, losses, norm, open.Rows, _request, _records);
         }
 
         var scheduled = Schedule.Factor(step);
-        _request.OnStep?.Invoke(new StepDetails(step, losses, items, Optimizer.Rates(scheduled), Optimizer.Parameters));
+        _request.OnStep?.Invoke(new StepDetails(step, losses, open.Items, Optimizer.Rates(scheduled), Optimizer.Parameters));
         if (_options.MaxGradientNorm > 0 && _options.MaxGradientNorm / (norm + 1e-6) is < 1 and var factor)
         {
             gradients.mul_(factor);
@@ -357,35 +373,13 @@ internal sealed class TrainingLoop : IDisposable
             RemakeOptimizer();
         }
 
-        return new StepRecord(step + 1, _plan.EpochsAfter(step + 1), loss, rate, norm, tokenCount, targets, _secondsBefore + _time.Elapsed.TotalSeconds)
+        return new StepRecord(step + 1, _plan.EpochsAfter(step + 1), loss, rate, norm, open.TokenCount, open.TargetCount, _secondsBefore + _time.Elapsed.TotalSeconds)
         {
-            Metrics = metrics.Means(values.AsSpan(batches.Count + 1)),
+            Metrics = open.Metrics.Means(values.AsSpan(count + 1)),
         };
     }
 
     private BatchMaking Making(int step, bool isEvaluation = false) => new(Objective, _request.Model, _context, Reference, step) { IsEvaluation = isEvaluation };
-
-    /// <summary>Both passes over the micro batches; again where float16 was too small for the gradients.</summary>
-    /// <returns>The batches' losses.</returns>
-    private List<Tensor> Pass(int step, IReadOnlyList<TrainingBatch> batches, long items, MetricSums metrics)
-    {
-        List<Tensor> losses = [];
-        Optimizer.Parameters.Lower(_request.Model.DataType);
-        do
-        {
-            losses.Clear();
-            metrics.Clear();
-            Optimizer.Parameters.Gradients.zero_();
-            for (var micro = 0; micro < batches.Count; micro++)
-            {
-                _generator.manual_seed(DataOrder.SeedOf(_options.Seed, step, micro));
-                losses.Add(Accumulate(batches[micro], items, metrics));
-            }
-        }
-        while (!Scale.Takes(Optimizer.Parameters.Gradients));
-        Optimizer.Parameters.FreeLowered();
-        return losses;
-    }
 
     /// <summary>The adapter trains other parameters from now on: they get buffers of their own, and what the optimiser remembers of those that stay goes on.</summary>
     public void RemakeOptimizer()
@@ -396,18 +390,8 @@ internal sealed class TrainingLoop : IDisposable
         Optimizer.TakeOver(before);
     }
 
-    /// <summary>Adds the gradients of a micro batch and returns its loss.</summary>
-    private Tensor Accumulate(TrainingBatch batch, long items, MetricSums metrics)
-    {
-        using var scope = NewDisposeScope();
-        using var tape = new Tape();
-        var loss = Loss(batch, Math.Max(1, items), _context with { Tape = tape, IsTraining = true }, metrics);
-        tape.Backward(loss, Scale.Gradient(loss), _context.Cancellation);
-        return loss.MoveToOuterDisposeScope();
-    }
-
-    /// <summary>The loss with the adapter's own term, in training and in evaluation alike.</summary>
-    private Tensor Loss(TrainingBatch batch, double? divisor, ForwardContext context, MetricSums metrics)
+    /// <summary>The loss of a batch with the adapter's own term, in training and in evaluation alike.</summary>
+    public Tensor Loss(TrainingBatch batch, double? divisor, ForwardContext context, MetricSums metrics)
     {
         var pass = new ObjectivePass(Objective, _request.Model, batch, divisor, context, Reference, metrics);
         return Part.Loss(Objective.Loss(pass), pass.Context);

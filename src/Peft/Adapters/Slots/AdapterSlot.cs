@@ -1,4 +1,5 @@
 using Peft.Models;
+using Peft.Models.Layers;
 using static TorchSharp.torch;
 
 namespace Peft.Adapters.Slots;
@@ -82,7 +83,9 @@ public sealed class AdapterSlot : Slot
     public override Tensor Forward(Tensor x, ForwardContext context, Func<Tensor, ForwardContext, Tensor> baseProduct)
     {
         var choice = Choose(context.Selection);
-        return choice.Rows is null ? Nest(choice.Acting, x, context, baseProduct) : ForwardRows(choice.Rows, x, context, baseProduct);
+        return choice.Spans is { } spans ? ForwardSpans(spans, x, context, baseProduct)
+            : choice.Rows is { } rows ? ForwardRows(rows, x, context, baseProduct)
+            : Nest(choice.Acting, x, context, baseProduct);
     }
 
     /// <summary>Says which adapters' changes are in the weights now; they no longer act beside them.</summary>
@@ -129,6 +132,35 @@ public sealed class AdapterSlot : Slot
         return x.is_floating_point()
             ? tape.Autograd(given => layer.After(given[0], given[1], call), [x, y], [.. layer.Reads(call.Context)])
             : tape.Autograd(given => layer.After(x, given[0], call), [y], [.. layer.Reads(call.Context)]);
+    }
+
+    /// <summary>Adapters that share a pass: the layer's own product once for all positions, then every adapter on its stretch, as one piece.</summary>
+    private Tensor ForwardSpans(IReadOnlyList<SpanGroup> groups, Tensor x, ForwardContext context, Func<Tensor, ForwardContext, Tensor> baseProduct)
+    {
+        var y = baseProduct(x, context with { Selection = AdapterSelection.Base });
+        SlotCall[] calls = [.. groups.Select(group => new SlotCall(this, context with { Selection = group.Selection, Generator = context.Generators.GetValueOrDefault(group.Span.Name) }, 1f))];
+        if (context.Tape is not { } tape)
+        {
+            return Together(x, y);
+        }
+
+        Parameter[] read = [.. groups.SelectMany((group, i) => group.Layer.Reads(calls[i].Context))];
+        return x.is_floating_point() ? tape.Autograd(given => Together(given[0], given[1]), [x, y], read) : tape.Autograd(given => Together(x, given[0]), [y], read);
+
+        Tensor Together(Tensor inputs, Tensor outputs)
+        {
+            List<Tensor> parts = [];
+            long at = 0;
+            foreach (var (i, (_, layer, (_, start, count))) in groups.Index())
+            {
+                parts.Add(outputs.narrow(0, at, start - at));
+                parts.Add(layer.After(inputs.narrow(0, start, count), outputs.narrow(0, start, count), calls[i]).to(outputs.dtype));
+                at = start + count;
+            }
+
+            parts.Add(outputs.narrow(0, at, outputs.size(0) - at));
+            return cat([.. parts.Where(static part => part.size(0) > 0)], 0);
+        }
     }
 
     /// <summary>A mixed batch: the layer's own product once for all rows, then every adapter on its rows.</summary>
@@ -210,7 +242,9 @@ public sealed class AdapterSlot : Slot
             return last;
         }
 
-        return _lastChoice = selection.RowNames is null ? ChooseForAll(selection) : ChooseByRow(selection, selection.RowNames);
+        return _lastChoice = selection.Spans is { } spans ? ChooseBySpan(selection, spans)
+            : selection.RowNames is { } names ? ChooseByRow(selection, names)
+            : ChooseForAll(selection);
     }
 
     private Choice ChooseForAll(AdapterSelection selection)
@@ -238,6 +272,14 @@ public sealed class AdapterSlot : Slot
         return new Choice(selection, plan, overlay, acting, null);
     }
 
+    private Choice ChooseBySpan(AdapterSelection selection, IReadOnlyList<AdapterSpan> spans)
+    {
+        SpanGroup[] groups = [.. spans.Where(span => this[span.Name] is not null).Select(span => new SpanGroup(AdapterSelection.Of(span.Name), this[span.Name]!, span))];
+        LowRank[] factors = Module is Linear ? [.. groups.Select(static group => group.Layer.LowRank(1) is { } change ? change with { Span = group.Span } : null).OfType<LowRank>()] : [];
+        var plan = groups.Length == 0 ? SlotPlan.Empty : factors.Length == groups.Length ? new SlotPlan(factors, NeedsForward: false) : new SlotPlan([], NeedsForward: true);
+        return new Choice(selection, plan, null, [], null) { Spans = groups };
+    }
+
     private Choice ChooseByRow(AdapterSelection selection, IReadOnlyList<string> names)
     {
         var groups = names.Select(static (name, row) => (Name: name, Row: (long)row))
@@ -250,7 +292,12 @@ public sealed class AdapterSlot : Slot
 
     /// <summary>What a selection means here; kept for the next pass, for a selection is immutable and passes by the thousand.</summary>
     private sealed record Choice(
-        AdapterSelection Selection, SlotPlan Plan, Parameter? Overlay, IReadOnlyList<(LayerAdapter Layer, float Weight)> Acting, IReadOnlyList<RowGroup>? Rows);
+        AdapterSelection Selection, SlotPlan Plan, Parameter? Overlay, IReadOnlyList<(LayerAdapter Layer, float Weight)> Acting, IReadOnlyList<RowGroup>? Rows)
+    {
+        public IReadOnlyList<SpanGroup>? Spans { get; init; }
+    }
+
+    private sealed record SpanGroup(AdapterSelection Selection, LayerAdapter Layer, AdapterSpan Span);
 
     private sealed record RowGroup(string Name, AdapterSelection Selection, long[] Rows);
 }

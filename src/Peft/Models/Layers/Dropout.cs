@@ -22,6 +22,9 @@ public sealed class Dropout : Module
     /// <inheritdoc/>
     public override string Details { get; }
 
+    /// <summary>Whether it drops anything when a model is trained.</summary>
+    internal bool IsUsed => _probability > 0;
+
     /// <summary>Whether anything is dropped in a pass.</summary>
     public bool Acts(ForwardContext context) => _probability > 0 && context.IsTraining;
 

@@ -100,7 +100,7 @@ public sealed class Head
     {
         CheckRange(labelled);
         var isFree = (_projection.Weight.Slot?.Plan(context) ?? SlotPlan.Empty).IsEmpty;
-        if (!isFree && context.Selection.RowNames is not null)
+        if (!isFree && (context.Selection.RowNames is not null || context.Selection.Spans is not null))
         {
             // A batch with an adapter for each row needs whole rows.
             return LogitLosses(RowSelection.Forward(_projection.Forward(hidden, context), labelled.Positions, context), labelled, scale, context.Tape, smoothing);

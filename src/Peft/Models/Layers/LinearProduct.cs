@@ -66,7 +66,7 @@ internal static class LinearProduct
                 : Product(x, weight, bias, residual);
         }
 
-        var state = terms.Length == 0 ? null : LowRankProduct.Forward(x, y, terms, context);
+        var state = terms.Length == 0 ? [] : LowRankProduct.Forward(x, y, terms, context);
         if (context.Tape is { } tape)
         {
             var trains = Array.Exists(members, static member => member.IsTrained);
@@ -144,11 +144,11 @@ internal sealed class LinearPiece : Piece
     private readonly Piece? _source;
     private readonly Tensor? _weight;
     private readonly LinearMember[] _members;
-    private readonly LowRankProduct? _lowRank;
+    private readonly IReadOnlyList<LowRankProduct> _lowRank;
     private readonly bool _hasResidual;
     private readonly bool _inFloat32;
 
-    public LinearPiece(Tensor x, Piece? source, Tensor? weight, LinearMember[] members, LowRankProduct? lowRank, bool hasResidual, bool inFloat32)
+    public LinearPiece(Tensor x, Piece? source, Tensor? weight, LinearMember[] members, IReadOnlyList<LowRankProduct> lowRank, bool hasResidual, bool inFloat32)
     {
         _inFloat32 = inFloat32;
         _hasResidual = hasResidual;
@@ -157,7 +157,10 @@ internal sealed class LinearPiece : Piece
         _weight = weight is null ? null : Keep(weight);
         _members = members;
         _lowRank = lowRank;
-        lowRank?.Keep(tensor => KeepOwn(tensor));
+        foreach (var changes in lowRank)
+        {
+            changes.Keep(tensor => KeepOwn(tensor));
+        }
     }
 
     public override void Backward(PieceGradients gradients)
@@ -171,14 +174,18 @@ internal sealed class LinearPiece : Piece
         var input = NeedsInput() ? _x ?? _source!.Recompute() : null;
         WeightGradients(g, input);
         var gx = !gradients.Needs() ? null : _weight is null ? PackedProduct.InputGradient(g, _members) : _inFloat32 ? FloatProducts.InputGradient(g, _weight) : g.mm(_weight);
-        _lowRank?.Backward(g, input, gx);
+        foreach (var changes in _lowRank)
+        {
+            changes.Backward(g, input, gx);
+        }
+
         if (gx is not null)
         {
             gradients.Add(0, gx);
         }
     }
 
-    private bool NeedsInput() => _lowRank is not null || Array.Exists(_members, static member => member.Weight.IsTrained);
+    private bool NeedsInput() => _lowRank.Count > 0 || Array.Exists(_members, static member => member.Weight.IsTrained);
 
     private void WeightGradients(Tensor g, Tensor? input)
     {

@@ -14,25 +14,55 @@ internal sealed class LowRankProduct
     private readonly Tensor _products;
     private readonly Tensor?[]? _masks;
 
-    private LowRankProduct(LowRankTerm[] terms, Tensor stacked, Tensor products, Tensor?[]? masks)
+    private readonly AdapterSpan? _span;
+
+    private LowRankProduct(LowRankTerm[] terms, Tensor stacked, Tensor products, Tensor?[]? masks, AdapterSpan? span)
     {
+        _span = span;
         _terms = terms;
         _stacked = stacked;
         _products = products;
         _masks = masks;
     }
 
-    /// <summary>Adds every change to <paramref name="y"/> in place.</summary>
+    /// <summary>Adds every change to <paramref name="y"/> in place: those that act on the same positions together.</summary>
     /// <returns>What the backward pass needs, in the caller's dispose scope.</returns>
-    public static LowRankProduct Forward(Tensor x, Tensor y, LowRankTerm[] terms, ForwardContext context)
+    public static IReadOnlyList<LowRankProduct> Forward(Tensor x, Tensor y, LowRankTerm[] terms, ForwardContext context)
     {
+        if (context.Selection.Spans is null)
+        {
+            return [Forward(x, y, terms, context, null)];
+        }
+
+        List<LowRankProduct> all = [];
+        foreach (var own in terms.GroupBy(static term => term.Change.Span))
+        {
+            long rank = 0;
+            var placed = own.ToArray();
+            for (var i = 0; i < placed.Length; i++)
+            {
+                placed[i] = placed[i] with { RankStart = rank };
+                rank += placed[i].Rank;
+            }
+
+            all.Add(Forward(Part(x, own.Key), Part(y, own.Key), placed, context, own.Key));
+        }
+
+        return all;
+    }
+
+    private static Tensor Part(Tensor all, AdapterSpan? span) => span is { } own ? all.narrow(0, own.Start, own.Count) : all;
+
+    private static LowRankProduct Forward(Tensor x, Tensor y, LowRankTerm[] terms, ForwardContext context, AdapterSpan? span)
+    {
+        var generator = span is { } stretch ? context.Generators.GetValueOrDefault(stretch.Name) : context.Generator;
         var type = x.dtype;
         var down = Stack(terms, type);
         Tensor?[]? drawn = null;
         Tensor inner;
         if (context.IsTraining && Array.Exists(terms, static term => term.Change.Dropout > 0))
         {
-            drawn = [.. terms.Select(term => Mask(x, term.Change.Dropout, context.Generator))];
+            drawn = [.. terms.Select(term => Mask(x, term.Change.Dropout, generator))];
             inner = cat([.. terms.Select((term, i) => Masked(x, drawn[i]).mm(down.narrow(0, term.RankStart, term.Rank).t()))], 1);
         }
         else
@@ -52,7 +82,7 @@ internal sealed class LowRankProduct
             }
         }
 
-        return new LowRankProduct(terms, down, inner, drawn);
+        return new LowRankProduct(terms, down, inner, drawn, span);
     }
 
     /// <summary>Hands over the tensors that must live until the backward pass.</summary>
@@ -75,6 +105,7 @@ internal sealed class LowRankProduct
     /// <param name="gx">Gradient of the input so far, added to in place; null when none is wanted.</param>
     public void Backward(Tensor g, Tensor? x, Tensor? gx)
     {
+        (g, x, gx) = (Part(g, _span), x is null ? null : Part(x, _span), gx is null ? null : Part(gx, _span));
         var inner = empty_like(_products);
         for (var i = 0; i < _terms.Length; i++)
         {

@@ -115,6 +115,9 @@ public sealed class TokenizedDataset : ITrainingData
     public bool IsPacked => _packed is not null;
 
     /// <inheritdoc/>
+    public bool PadsInFront => _options.PadLeft;
+
+    /// <inheritdoc/>
     public int? LongestRow { get; }
 
     /// <inheritdoc/>

@@ -16,6 +16,9 @@ public sealed class CausalLanguageModelling(double labelSmoothing = 0, double? n
     /// <inheritdoc/>
     public string Name => "causal_language_modelling";
 
+    /// <summary>Whether the loss is the plain sum over tokens, and embeddings are left as they are.</summary>
+    internal bool IsPlain => labelSmoothing == 0 && noiseAlpha is null;
+
     /// <inheritdoc/>
     public Tensor Loss(ObjectivePass pass)
     {
