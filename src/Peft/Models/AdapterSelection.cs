@@ -5,8 +5,15 @@ namespace Peft.Models;
 /// <param name="Weight">Multiplies its change; 1 is as trained.</param>
 public readonly record struct ActiveAdapter(string Name, float Weight = 1f)
 {
+    /// <summary>What multiplies the strength on each module; null for 1 everywhere.</summary>
+    public ModuleStrengths? Modules { get; init; }
+
+    /// <summary>The strength on a module.</summary>
+    /// <param name="path">The module's path.</param>
+    public float At(string path) => Modules is null ? Weight : Weight * Modules.Of(path);
+
     /// <inheritdoc/>
-    public override string ToString() => Weight == 1f ? Name : FormattableString.Invariant($"{Weight} x {Name}");
+    public override string ToString() => (Weight == 1f ? Name : FormattableString.Invariant($"{Weight} x {Name}")) + (Modules is null ? "" : $" by block ({Modules})");
 }
 
 /// <summary>A stretch of a pass's positions, counted over all its rows, and the one adapter that acts there.</summary>

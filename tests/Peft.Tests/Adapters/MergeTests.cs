@@ -32,6 +32,7 @@ using Peft.Adapters.Methods.Vera;
 using Peft.Adapters.Methods.WaveFT;
 using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
+using Peft.Models;
 using Peft.Adapters;
 using static TorchSharp.torch;
 
@@ -122,6 +123,27 @@ public class MergeTests
         Assert.Equal(before, ModelBits.Of(model.Base));
         using var again = ModelRun.Logits(model, inputs);
         AssertClose(beside, again, 0);
+    }
+
+    public static IEnumerable<object[]> Methods() => s_configs.Keys.Select(static name => new object[] { name });
+
+    [Theory]
+    [MemberData(nameof(Methods))]
+    public void Adapters_are_merged_at_their_strengths(string name)
+    {
+        using var model = TinyLlama.Create(bias: true);
+        Add(model, [name]);
+        model.AddAdapter(new LoraConfig { Rank = 2, Alpha = 4, TargetModules = ModuleNames.Of("q_proj", "down_proj") }, "beside", 3).Perturb(5);
+        var inputs = TinyLlama.Inputs();
+        var before = ModelBits.Of(model.Base);
+        model.SetActive([new ActiveAdapter(name, 0.6f), new ActiveAdapter("beside", -0.5f) { Modules = new ModuleStrengths([KeyValuePair.Create("model.layers.0", 0.25f)], "first") }]);
+        using var beside = ModelRun.Logits(model, inputs);
+        model.Merge();
+        using var merged = ModelRun.Logits(model, inputs);
+        AssertClose(beside, merged, 2e-5);
+        model.UndoMerge();
+        Assert.Equal(before, ModelBits.Of(model.Base));
+        Assert.Equal([0.6f, -0.5f], model.ActiveSet.Select(static entry => entry.Weight));
     }
 
     [Fact]

@@ -78,12 +78,11 @@ public sealed class DiffusionAdapterGoldenTests
             var strength = prefix == "output" ? 1f : float.Parse(prefix["output_at_".Length..], CultureInfo.InvariantCulture);
             model.SetActive([new ActiveAdapter(name, strength)]);
             Compare(prefix);
+            model.Merge();
+            Compare(prefix);
+            model.UndoMerge();
         }
 
-        model.SetActive(name);
-        model.Merge();
-        Compare("output");
-        model.UndoMerge();
         model.Disable();
         Compare("base");
 

@@ -84,6 +84,17 @@ public sealed class ImageCmdletTests : IClassFixture<ModuleHost>, IDisposable
     }
 
     [Fact]
+    public void Adapters_are_active_at_strengths_by_block_and_merged_so()
+    {
+        const string Adapters = "'a', 'b' | ForEach-Object { $m | Add-PeftAdapter (New-LoraConfig -Rank 2 -TargetModule to_q, to_v) $_ | Out-Null }; ";
+        var set = Run(Adapters + "$m | Set-ActiveAdapter a, b -Weight 0.5, 1 -BlockWeight @{ down = 0.5; text_encoder = 0 }, '1,0,1,1,1'; $m.ActiveSet | ForEach-Object ToString; ($m | Merge-LoraAdapter).ActiveSet[1].ToString()");
+        Assert.Equal(["0.5 x a by block ({\"down\":0.5,\"text_encoder\":0})", "b by block (1,0,1,1,1)", "b by block (1,0,1,1,1)"], set.Select(static item => item.ToString()));
+        Assert.Equal("WeightCountMismatch", ErrorId(Adapters + "$m | Set-ActiveAdapter a, b -BlockWeight @{ down = 1 }, $null, $null"));
+        Assert.Equal("BlockStrengthsInvalid", ErrorId(Adapters + "$m | Set-ActiveAdapter a -BlockWeight 1, 2"));
+        Assert.Equal("BlockStrengthsInvalid", ErrorId(Adapters + "$m | Set-ActiveAdapter a -BlockWeight 'much'"));
+    }
+
+    [Fact]
     public void Ctrl_C_gives_the_prompt_back()
     {
         using var shell = _host.Create(Start + "$m | Invoke-ImageGeneration 'a bird' -Step 1000 -Count 100 -OutputPath $out", _folder["model"], _folder["out"]);

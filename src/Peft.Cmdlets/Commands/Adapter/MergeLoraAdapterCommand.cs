@@ -12,7 +12,7 @@ using Peft.Training.Evaluation;
 
 namespace Peft.Cmdlets.Commands.Adapter;
 
-/// <summary>Merge-LoraAdapter: adds adapters into the weights of their model.</summary>
+/// <summary>Merge-LoraAdapter: adds adapters into the weights of their model, at the strengths that Set-ActiveAdapter gave them.</summary>
 [Cmdlet(VerbsData.Merge, "LoraAdapter", SupportsShouldProcess = true, DefaultParameterSetName = AdapterSet)]
 [Alias("Merge-PeftAdapter")]
 [OutputType(typeof(PeftModel), ParameterSetName = [AdapterSet, ModelSet])]
@@ -171,7 +171,7 @@ public sealed class MergeLoraAdapterCommand : AdapterCommand
         }
 
         var rows = Dataset.Tokenize(model.RequiredTokenizer, new TokenizationOptions(), cancellation: output.Cancellation);
-        var before = DatasetPerplexity.Measure(model, rows, model.Select(names), cancellation: output.Cancellation).Loss;
+        var before = DatasetPerplexity.Measure(model, rows, new AdapterSelection([.. names.Select(name => model.ActiveSet.Where(entry => entry.Name == name).DefaultIfEmpty(new ActiveAdapter(name)).First())]), cancellation: output.Cancellation).Loss;
         model.Merge(names, options).Messages.ForEach(output.WriteWarning);
         var after = DatasetPerplexity.Measure(model, rows, cancellation: output.Cancellation).Loss;
         output.WriteLine(FormattableString.Invariant($"Loss on {rows.Count:N0} rows: {before:G4} with {string.Join(", ", names)} active, {after:G4} merged{(model.Quantization is { } kind ? $" and quantised again ({kind})" : "")}."));

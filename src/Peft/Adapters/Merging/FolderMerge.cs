@@ -49,7 +49,7 @@ public static class FolderMerge
             throw new PeftException("MergeNotPossible", $"An adapter can't be merged: {obstacle}.") { Target = basePath };
         }
 
-        var plan = new Plan(model.Base, WeightMerge.ByModule(model.Base, names, options), shardBytes);
+        var plan = new Plan(model.Base, WeightMerge.ByModule(model.Base, model.ActiveSet, options), shardBytes);
         AtomicFile.MakeFolder(output);
         var companions = new CompanionFiles(model.Tokenizer?.Files ?? [], Tokenizer.FilesIn(output));
         var parameters = names.SelectMany(name => model[name].Adapter.Parameters()).DistinctBy(static parameter => parameter.Parameter);

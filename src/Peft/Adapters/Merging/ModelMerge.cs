@@ -19,7 +19,7 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
     /// <summary>Whether adapters are in the weights and can be taken out again.</summary>
     public bool IsMerged => _merge is not null;
 
-    /// <summary>Puts adapters into the weights, beside those that are there.</summary>
+    /// <summary>Puts adapters into the weights, beside those that are there, at their strengths in the active set.</summary>
     /// <param name="names">The adapters in order; null for the active ones.</param>
     /// <param name="options">How.</param>
     public MergeReport Apply(IEnumerable<string>? names, MergeOptions options)
@@ -53,18 +53,13 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
             return new MergeReport(Names, [], messages);
         }
 
-        if (adapters.Active.Any(entry => wanted.Contains(entry.Name) && entry.Weight != 1f))
-        {
-            messages.Add("Adapters are merged at full strength, whatever their strength in the active set was.");
-        }
-
         if (options.DataType is null && options.Ground == MergeGround.Quantized && PackedTargets(wanted) is { Count: > 0 } packed)
         {
             messages.Add($"{packed.Count} weights are quantised ({packed[0].Packed!.Kind}): they were unpacked, changed and quantised again, which rounds the adapters' changes. Merged with a type, or onto unpacked or original weights, they aren't.");
         }
 
         string[] deactivated = [.. active.Except(wanted, StringComparer.Ordinal)];
-        Exchange(wanted, options);
+        Exchange([.. wanted.Select(StrengthOf)], options);
         if (deactivated.Length > 0)
         {
             messages.Add($"No longer active: {string.Join(", ", deactivated)}. What is merged acts alone; the adapters stay in the model.");
@@ -108,13 +103,16 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
         }
     }
 
+    /// <summary>An adapter at its strength in the active set, or at full strength where it isn't in there.</summary>
+    private ActiveAdapter StrengthOf(string adapter) => (IsMerged ? adapters.Active.Concat(_activeBefore) : adapters.Active).Where(entry => entry.Name == adapter).DefaultIfEmpty(new ActiveAdapter(adapter)).First();
+
     private List<Parameter> PackedTargets(string[] names) => [.. model.NamedParameters().Select(static named => named.Parameter)
         .Where(parameter => parameter is { Packed: not null, Slot: AdapterSlot slot } && names.Any(adapter => slot[adapter] is not null))];
 
     /// <summary>Replaces what is merged; brings the old state back when the new one can't be made.</summary>
-    private void Exchange(string[] wanted, MergeOptions options)
+    private void Exchange(ActiveAdapter[] wanted, MergeOptions options)
     {
-        var before = Names;
+        var before = adapters.Active;
         var optionsBefore = _merge?.Options;
         _activeBefore = IsMerged ? _activeBefore : adapters.Active;
         _merge?.Undo();
@@ -129,8 +127,8 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
             throw;
         }
 
-        Names = wanted;
-        adapters.Activate([.. wanted.Select(static name => new ActiveAdapter(name))]);
+        Names = [.. wanted.Select(static entry => entry.Name)];
+        adapters.Activate(wanted);
         adapters.Enable(true);
     }
 

@@ -15,6 +15,7 @@ internal sealed class WeightMerge
     private const string TieKey = "tie_word_embeddings";
 
     private readonly PretrainedModel _model;
+    private readonly IReadOnlyList<ActiveAdapter> _set;
     private readonly IReadOnlyList<string> _names;
     private readonly ILookup<Parameter, Parameter> _tied;
     private readonly WeightEdits _edits = new();
@@ -22,10 +23,11 @@ internal sealed class WeightMerge
     private WeightEdits? _precision;
     private bool _unties;
 
-    private WeightMerge(PretrainedModel model, IReadOnlyList<string> names, MergeOptions options)
+    private WeightMerge(PretrainedModel model, IReadOnlyList<ActiveAdapter> set, MergeOptions options)
     {
         _model = model;
-        _names = names;
+        _set = set;
+        _names = [.. set.Select(static entry => entry.Name)];
         Options = options;
         _tied = model.NamedParameters().Select(static named => named.Parameter).Where(static parameter => parameter.TiedTo is not null)
             .Distinct().ToLookup(static parameter => parameter.TiedTo!);
@@ -36,10 +38,10 @@ internal sealed class WeightMerge
 
     /// <summary>Merges adapters into one module after the other, as the caller asks for them, for good: for weights that are written and let go of.</summary>
     /// <exception cref="PeftException"><c>MergeNotPossible</c>.</exception>
-    public static Action<Module> ByModule(PretrainedModel model, IReadOnlyList<string> names, MergeOptions options)
+    public static Action<Module> ByModule(PretrainedModel model, IReadOnlyList<ActiveAdapter> set, MergeOptions options)
     {
-        RefuseObstacles(model, names);
-        var merge = new WeightMerge(model, names, options);
+        var merge = new WeightMerge(model, set, options);
+        RefuseObstacles(model, merge._names);
         return module =>
         {
             using var noGradients = no_grad();
@@ -48,12 +50,12 @@ internal sealed class WeightMerge
         };
     }
 
-    /// <summary>Merges adapters in the given order. What fails on the way leaves every weight as it was.</summary>
+    /// <summary>Merges adapters in the given order, at their strengths. What fails on the way leaves every weight as it was.</summary>
     /// <exception cref="PeftException"><c>MergeNotPossible</c>, <c>MergeNotFinite</c> or <c>WeightsNotLoaded</c>.</exception>
-    public static WeightMerge Apply(PretrainedModel model, IReadOnlyList<string> names, MergeOptions options)
+    public static WeightMerge Apply(PretrainedModel model, IReadOnlyList<ActiveAdapter> set, MergeOptions options)
     {
-        RefuseObstacles(model, names);
-        var merge = new WeightMerge(model, names, options);
+        var merge = new WeightMerge(model, set, options);
+        RefuseObstacles(model, merge._names);
         try
         {
             using var noGradients = no_grad();
@@ -65,14 +67,14 @@ internal sealed class WeightMerge
                 merge.MergeModule(module);
             }
 
-            merge.MarkSlots(names);
+            merge.MarkSlots(merge._names);
         }
         catch (Exception error)
         {
             merge.Undo();
             if (Engine.EngineErrors.IsOutOfMemory(error))
             {
-                throw new PeftException("OutOfMemory", $"There is not enough memory to merge {string.Join(", ", names)}. Nothing was changed.", error)
+                throw new PeftException("OutOfMemory", $"There is not enough memory to merge {string.Join(", ", merge._names)}. Nothing was changed.", error)
                 {
                     RecommendedAction = "Merge-LoraAdapter -Path BASE -AdapterPath ADAPTER -OutputPath FOLDER merges from folder to folder, a file at a time; -Unload needs no copy of the originals.",
                 };
@@ -172,14 +174,14 @@ internal sealed class WeightMerge
 
     private void MergeLayer(Module module, Parameter weight, AdapterSlot slot)
     {
-        LayerAdapter[] layers = [.. _names.Select(name => slot[name]).OfType<LayerAdapter>()];
-        var bias = layers[0].Layer.Bias;
+        (LayerAdapter Layer, float Strength)[] layers = [.. _set.Where(entry => slot[entry.Name] is not null).Select(entry => (slot[entry.Name]!, entry.At(module.Path)))];
+        var bias = layers[0].Layer.Layer.Bias;
         var type = weight.DataType == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
         var bare = new Affine(Current(weight).to(type), bias is null ? null : Current(bias).to(type));
         var affine = new Affine(bare.Weight.clone(), bare.Bias?.clone());
-        foreach (var layer in layers)
+        foreach (var (layer, strength) in layers)
         {
-            affine = layer.Merge(affine, bare);
+            affine = layer.Merge(affine, bare, strength);
         }
 
         Write(module, weight, affine.Weight);

@@ -15,9 +15,12 @@ internal abstract class MatrixLayer(IAdaptable layer) : LayerAdapter(layer)
     }
 
     /// <inheritdoc/>
-    public override Affine Merge(Affine current, Affine bare)
+    public override Affine Merge(Affine current, Affine bare) => Merge(current, bare, 1);
+
+    /// <inheritdoc/>
+    public override Affine Merge(Affine current, Affine bare, float strength)
     {
-        current.Weight.add_(Layer.FromMatrix(Change(current.Weight.dtype, () => Layer.ToMatrix(bare.Weight))));
+        current.Weight.add_(Layer.FromMatrix(ChangeAt(strength, current.Weight.dtype, () => Layer.ToMatrix(bare.Weight))));
         return current;
     }
 

@@ -377,7 +377,7 @@ public sealed partial class PeftModel : IDisposable
     }
 
     /// <summary>
-    /// Puts adapters into the weights. They become the active set, and the model stays able to take them out again, bit for bit,
+    /// Puts adapters into the weights, at their strengths in the active set or, those that aren't active, at full strength. They become the active set, and the model stays able to take them out again, bit for bit,
     /// unless <see cref="MergeOptions.Unload"/> makes it final. What was merged before stays merged, in front.
     /// </summary>
     /// <param name="names">The adapters in order, innermost first; null for the active ones.</param>

@@ -251,8 +251,9 @@ public sealed class AdapterSlot : Slot
     {
         List<(LayerAdapter Layer, float Weight)> acting = [];
         Parameter? overlay = null;
-        foreach (var (name, weight) in selection.Order)
+        foreach (var entry in selection.Order)
         {
+            var name = entry.Name;
             if (_merged.Contains(name))
             {
                 continue;
@@ -261,7 +262,7 @@ public sealed class AdapterSlot : Slot
             overlay = OverlayOf(name) ?? overlay;
             if (this[name] is { } layer)
             {
-                acting.Add((layer, weight));
+                acting.Add((layer, entry.At(Module.Path)));
             }
         }
 

@@ -70,6 +70,22 @@ public abstract class LayerAdapter(IAdaptable layer) : IDisposable
     /// <param name="bare">The layer's own weights, without any adapter; not to be edited.</param>
     public abstract Affine Merge(Affine current, Affine bare);
 
+    /// <summary>The same at a strength, as <see cref="Before"/> and <see cref="After"/> have it: the change grows with it unless a method says otherwise.</summary>
+    /// <param name="current">As in <see cref="Merge(Affine, Affine)"/>.</param>
+    /// <param name="bare">As in <see cref="Merge(Affine, Affine)"/>.</param>
+    /// <param name="strength">1 is as trained.</param>
+    public virtual Affine Merge(Affine current, Affine bare, float strength)
+    {
+        if (strength == 1f)
+        {
+            return Merge(current, bare);
+        }
+
+        var (weight, bias) = (current.Weight.clone(), current.Bias?.clone());
+        var merged = Merge(current, bare);
+        return new Affine(weight.lerp(merged.Weight, strength), bias is null ? merged.Bias : bias.lerp(merged.Bias!, strength));
+    }
+
     /// <summary>The layer's own weight without any adapter (an overlay in its place counts), for the dispose scope of the call alone: it may be unpacked for it.</summary>
     /// <param name="call">The pass.</param>
     /// <param name="type">The type to compute in.</param>

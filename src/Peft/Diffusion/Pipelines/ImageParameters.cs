@@ -49,7 +49,7 @@ internal static class ImageParameters
 
         if (selection.Order.Count > 0)
         {
-            settings.Add(("Adapters", string.Join(" ", selection.Order.Select(static entry => FormattableString.Invariant($"{entry.Name}:{entry.Weight}")))));
+            settings.Add(("Adapters", string.Join(" ", selection.Order.Select(static entry => FormattableString.Invariant($"{entry.Name}:{entry.Weight}{(entry.Modules is null ? "" : $":lbw={entry.Modules}")}")))));
         }
 
         return text.Append('\n').AppendJoin(", ", settings.Select(static entry => string.Create(CultureInfo.InvariantCulture, $"{entry.Name}: {entry.Value}"))).ToString();

@@ -135,6 +135,22 @@ internal sealed class BoftLayer : RotationLayer
         return new Affine(Layer.FromMatrix(turned * factors.unsqueeze(1)), current.Bias is null ? null : current.Bias + ((factors - 1) * (current.Bias - bare.Bias!)));
     }
 
+    /// <summary>On a linear layer both the rotation and the factors are at the strength, one after the other.</summary>
+    /// <inheritdoc/>
+    public override Affine Merge(Affine current, Affine bare, float strength)
+    {
+        if (!ChangesInput)
+        {
+            return base.Merge(current, bare, strength);
+        }
+
+        var matrix = Layer.ToMatrix(current.Weight);
+        var factors = (_factors.Data.flatten().to(matrix.dtype) - 1) * strength;
+        return new Affine(
+            Layer.FromMatrix(matrix.lerp(Rotate(matrix, back: true, null), strength) * (factors + 1).unsqueeze(1)),
+            current.Bias is null ? null : current.Bias + (factors * (current.Bias - bare.Bias!)));
+    }
+
     /// <inheritdoc/>
     protected override Tensor Rotate(Tensor rows, bool back, SlotCall? call)
     {
