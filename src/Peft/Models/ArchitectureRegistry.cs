@@ -1,5 +1,6 @@
 using System.Text.Json.Nodes;
 using Peft.Models.Architectures;
+using Peft.Models.Gguf;
 
 namespace Peft.Models;
 
@@ -23,20 +24,20 @@ public static partial class ArchitectureRegistry
         StableLm.Row,
         Cohere.Row,
         Phi.Row,
-        new("mixtral", "Mixtral", static config => new LlamaModel(config, Mixture.Mixtral)) { Keys = Mixture.MixtralKeys, Defaults = Mixture.MixtralDefaults },
-        new("qwen2_moe", "Qwen2Moe", static config => new LlamaModel(config, Mixture.Qwen2)) { Keys = Mixture.QwenKeys, Defaults = Mixture.Qwen2Defaults },
-        new("qwen3_moe", "Qwen3Moe", static config => new LlamaModel(config, Mixture.Qwen3)) { Keys = Mixture.QwenKeys, Defaults = Mixture.Qwen3Defaults },
-        new("gpt_oss", "GptOss", static config => new LlamaModel(config, GptOss.Traits)) { Defaults = GptOss.Defaults },
+        new("mixtral", "Mixtral", static config => new LlamaModel(config, Mixture.Mixtral)) { Gguf = GgufMaps.Mixtral, Keys = Mixture.MixtralKeys, Defaults = Mixture.MixtralDefaults },
+        new("qwen2_moe", "Qwen2Moe", static config => new LlamaModel(config, Mixture.Qwen2)) { Gguf = GgufMaps.Qwen2Moe, Keys = Mixture.QwenKeys, Defaults = Mixture.Qwen2Defaults },
+        new("qwen3_moe", "Qwen3Moe", static config => new LlamaModel(config, Mixture.Qwen3)) { Gguf = GgufMaps.Qwen3Moe, Keys = Mixture.QwenKeys, Defaults = Mixture.Qwen3Defaults },
+        new("gpt_oss", "GptOss", static config => new LlamaModel(config, GptOss.Traits)) { Gguf = GgufMaps.GptOss, Defaults = GptOss.Defaults },
         .. Gemma4Config.Rows,
         Family.Around("mistral3", "Mistral3", textType: "mistral", Family.LanguageModelFirst),
-        new("deepseek_v3", "DeepseekV3", static config => new LlamaModel(config, DeepseekV3.Traits)) { Keys = Mixture.QwenKeys, Defaults = DeepseekV3.Defaults },
+        new("deepseek_v3", "DeepseekV3", static config => new LlamaModel(config, DeepseekV3.Traits)) { Gguf = GgufMaps.Deepseek, Keys = Mixture.QwenKeys, Defaults = DeepseekV3.Defaults },
         new("qwen3_5_text", "Qwen3_5", static config => new LlamaModel(config, Qwen35.Dense)) { Defaults = Qwen35.Defaults },
         Family.Around("qwen3_5", "Qwen3_5", textType: "qwen3_5_text") with { Defaults = Qwen35.WrapperDefaults },
         Family.Around("qwen3_5_moe", "Qwen3_5Moe", textType: "qwen3_5_moe_text") with { Defaults = Qwen35.WrapperDefaults },
         new("qwen3_5_moe_text", "Qwen3_5Moe", static config => new LlamaModel(config, Qwen35.Sparse)) { Keys = Mixture.QwenKeys, Defaults = Qwen35.SparseDefaults },
         new("granitemoehybrid", "GraniteMoeHybrid", static config => new GraniteHybridModel(config)) { Keys = GraniteHybridModel.Keys, Defaults = GraniteHybridModel.Defaults },
-        new("lfm2", "Lfm2", static config => new LlamaModel(config, Lfm2.Dense(config))) { OtherNames = Lfm2.OtherNames, Defaults = Lfm2.Defaults },
-        new("lfm2_moe", "Lfm2Moe", static config => new LlamaModel(config, Lfm2.Sparse(config))) { OtherNames = Lfm2.OtherNames, Keys = Lfm2.Keys, Defaults = Lfm2.SparseDefaults },
+        new("lfm2", "Lfm2", static config => new LlamaModel(config, Lfm2.Dense(config))) { Gguf = GgufMaps.Lfm2, OtherNames = Lfm2.OtherNames, Defaults = Lfm2.Defaults },
+        new("lfm2_moe", "Lfm2Moe", static config => new LlamaModel(config, Lfm2.Sparse(config))) { Gguf = GgufMaps.Lfm2Moe, OtherNames = Lfm2.OtherNames, Keys = Lfm2.Keys, Defaults = Lfm2.SparseDefaults },
     ];
 
     /// <summary>Names of the classes that <see cref="Create"/> knows.</summary>

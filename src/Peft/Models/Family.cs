@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Peft.Models.Gguf;
 using Peft.Models.Heads;
 
 namespace Peft.Models;
@@ -57,7 +58,7 @@ public sealed record Family(string ModelType, string Stem, Func<ModelConfig, Bac
     public IReadOnlyDictionary<string, string> OtherNames { get; init; } = new Dictionary<string, string>();
 
     /// <summary>How GGUF files hold the family's models; null where they aren't read.</summary>
-    public GgufMap? Gguf { get; init; }
+    internal GgufMap? Gguf { get; init; }
 
     /// <summary>What transformers takes where a configuration leaves a key out and the backbone's own default is another.</summary>
     public JsonObject? Defaults { get; init; }

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text.Json.Nodes;
 using Peft.Files;
+using Peft.Models.Gguf;
 using Peft.Tensors;
 using TorchSharp;
 using static TorchSharp.torch;

@@ -207,6 +207,9 @@ public abstract class PretrainedModel : Module
     /// <summary>How blocks stand in the stack several times over, or null.</summary>
     internal LayerReplication? Replication { get; set; }
 
+    /// <summary>Whether it is a head over a backbone, or a backbone.</summary>
+    internal bool HasBackbone => _backbone is not null;
+
     /// <summary>Path of the backbone; empty where its modules stand at the root, or where there is none.</summary>
     internal string BackbonePath => _backbone?.Path ?? "";
 

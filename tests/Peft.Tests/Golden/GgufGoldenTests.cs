@@ -3,6 +3,7 @@ using System.Globalization;
 using System.Text.Json;
 using Peft.Files;
 using Peft.Models;
+using Peft.Models.Gguf;
 using Peft.Tensors;
 using Peft.Tensors.Gguf;
 using static TorchSharp.torch;

@@ -5,7 +5,9 @@ using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
 using Peft.Files;
 using Peft.Models;
+using Peft.Models.Gguf;
 using Peft.Models.Heads;
+using Peft.Models.Layers;
 using Peft.Tensors;
 using Peft.Tensors.Gguf;
 using Peft.Tests.Adapters;
@@ -118,8 +120,7 @@ public sealed class GgufExportTests : IDisposable
     [GoldenData("families", Holding = FamilyGoldenTests.ModelFile)]
     public void A_family_is_computed_alike_by_llama_cpp_or_refused_by_name(string path) => GoldenCases.Run("families", path, folder =>
     {
-        // llama.cpp has no window for some of them, and says so.
-        using var model = PeftModel.Load(folder);
+        using var model = PeftModel.Load(Computable(folder));
         var messages = new List<string>();
         var file = Path.Combine(_folder.Path, "model.gguf");
         if (!IsWritten(model, file, messages))
@@ -127,19 +128,18 @@ public sealed class GgufExportTests : IDisposable
             return;
         }
 
-        var causal = (CausalModel)model.Base;
-        var ids = messages.Exists(static message => message.Contains("window", StringComparison.Ordinal)) ? s_ids[..(int)model.Base.Config.RequiredInteger("sliding_window")] : s_ids;
-        using var there = PeftModel.Load(WithoutBounds(folder));
-        Close(Logits((CausalModel)there.Base, ids), LlamaCpp.Logits(file, ids), 1e-3);
+        var ids = Ids(model, messages);
+        var ours = Logits((CausalModel)model.Base, ids);
+        Close(ours, LlamaCpp.Logits(file, ids), 1e-3);
         using var read = PeftModel.Load(file);
-        Close(Logits(causal, ids), Rows(Logits((CausalModel)read.Base, ids)), 1e-4);
+        Close(ours, Rows(Logits((CausalModel)read.Base, ids)), 1e-4);
     });
 
     [GoldenTheory]
     [GoldenData("families", Holding = FamilyGoldenTests.ModelFile)]
     public void An_adapter_acts_alike_in_llama_cpp(string path) => GoldenCases.Run("families", path, folder =>
     {
-        using var model = PeftModel.Load(WithoutBounds(folder));
+        using var model = PeftModel.Load(Computable(folder));
         var messages = new List<string>();
         var (file, adapterFile) = (Path.Combine(_folder.Path, "model.gguf"), Path.Combine(_folder.Path, "adapter.gguf"));
         if (!IsWritten(model, file, messages))
@@ -148,14 +148,14 @@ public sealed class GgufExportTests : IDisposable
         }
 
         var causal = (CausalModel)model.Base;
-        var ids = messages.Exists(static message => message.Contains("window", StringComparison.Ordinal)) ? s_ids[..(int)model.Base.Config.RequiredInteger("sliding_window")] : s_ids;
-        string[] targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj"];
+        var ids = Ids(model, messages);
+        string[] targets = [.. causal.Descendants().OfType<Linear>().Select(static layer => layer.Path.Split('.')[^1]).Distinct().Except(["lm_head", "embed_out", "shared_expert_gate", "kv_b_proj"])];
         var isTied = GgufExport.IsTied(model.Base);
         var config = new LoraConfig
         {
             Rank = 3,
             Alpha = 5,
-            TargetModules = ModuleNames.Of(isTied ? targets : [.. targets, "embed_tokens", "lm_head"]),
+            TargetModules = ModuleNames.Of(isTied ? targets : [.. targets, causal.Backbone.TokenEmbeddings!.Path.Split('.')[^1], "lm_head"]),
             RankPattern = new Dictionary<string, int> { ["down_proj"] = 2 },
         };
         var bare = Logits(causal, ids);
@@ -166,7 +166,7 @@ public sealed class GgufExportTests : IDisposable
         Close(ours, LlamaCpp.Logits(file, ids, adapterFile), 1e-3);
         if (isTied)
         {
-            model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Of("embed_tokens") }, "b", 1);
+            model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Of(causal.Backbone.TokenEmbeddings!.Path.Split('.')[^1]) }, "b", 1);
             Assert.Equal("AdapterFormatNotSupported", Assert.Throws<NotSupportedByPeftException>(() => GgufAdapter.Save(model, "b", Path.Combine(_folder.Path, "b.gguf"))).ErrorId);
             Assert.False(File.Exists(Path.Combine(_folder.Path, "b.gguf")));
         }
@@ -194,25 +194,45 @@ public sealed class GgufExportTests : IDisposable
         }
         catch (NotSupportedByPeftException error)
         {
-            Assert.Contains(error.ErrorId, (string[])["GgufArchitectureNotSupported", "GgufRotaryNotSupported", "GgufTensorNotSupported"]);
+            Assert.Contains(error.ErrorId, (string[])["GgufArchitectureNotSupported", "GgufRotaryNotSupported", "GgufSettingNotSupported", "GgufTensorNotSupported"]);
             Assert.Empty(Directory.GetFiles(_folder.Path));
             return false;
         }
     }
 
-    /// <summary>A copy of a model with YaRN's usual bounds, which llama.cpp takes whatever a file says.</summary>
-    private string WithoutBounds(string folder)
+    /// <summary>llama.cpp has no window for some families, and takes the factors of long texts for all of them, and says so.</summary>
+    private static int[] Ids(PeftModel model, List<string> messages)
+    {
+        return Says("window") ? s_ids[..(int)model.Base.Config.RequiredInteger("sliding_window")] : Says("long texts") ? [.. s_ids, .. s_ids, .. s_ids] : s_ids;
+
+        bool Says(string word) => messages.Exists(message => message.Contains(word, StringComparison.Ordinal));
+    }
+
+    /// <summary>A copy of a model with the settings that llama.cpp takes for granted in its architecture, and YaRN's usual bounds.</summary>
+    private string Computable(string folder)
     {
         var document = JsonFile.ReadNode(Path.Combine(folder, "config.json"));
-        if (document["rope_parameters"] is not JsonObject rope || !(rope.Remove("beta_fast") | rope.Remove("beta_slow")))
+        var text = document["text_config"] as JsonObject ?? document;
+        foreach (var setting in ArchitectureRegistry.Find((string)text["model_type"]!)?.Gguf?.Fixed ?? [])
         {
-            return folder;
+            if (text[setting.Key] is JsonValue own && !setting.Accepted.Any(accepted => JsonNode.DeepEquals(own, JsonValue.Create(accepted))) && !ChangesWeights(setting.Key))
+            {
+                text[setting.Key] = JsonValue.Create(setting.Accepted[0]);
+            }
+        }
+
+        text.Remove("no_rope_layers");
+        foreach (var rope in new[] { text["rope_parameters"], text["rope_parameters"]?["full_attention"] }.OfType<JsonObject>())
+        {
+            _ = rope.Remove("beta_fast") | rope.Remove("beta_slow") | rope.Remove("truncate");
         }
 
         var copy = Directory.CreateDirectory(Path.Combine(_folder.Path, "copy")).FullName;
-        File.Copy(Path.Combine(folder, "model.safetensors"), Path.Combine(copy, "model.safetensors"));
+        File.Copy(Path.Combine(folder, "model.safetensors"), Path.Combine(copy, "model.safetensors"), overwrite: true);
         File.WriteAllText(Path.Combine(copy, "config.json"), document.ToJsonString());
         return copy;
+
+        static bool ChangesWeights(string key) => key is "alibi" or "bias" or "parallel_attn" or "attention_bias" or "conv_bias" or "qk_layernorm" or "use_expert_bias";
     }
 
     private static Tensor Logits(CausalModel model, int[] ids, ForwardContext? pass = null)

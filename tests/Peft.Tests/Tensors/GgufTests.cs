@@ -1,5 +1,6 @@
 using System.Text;
 using Peft.Models;
+using Peft.Models.Gguf;
 using Peft.Tensors.Gguf;
 using TorchSharp;
 using static TorchSharp.torch;

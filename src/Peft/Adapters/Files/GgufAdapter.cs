@@ -2,6 +2,7 @@ using Peft.Adapters.Model;
 using Peft.Adapters.Slots;
 using Peft.Files;
 using Peft.Models;
+using Peft.Models.Gguf;
 using Peft.Models.Layers;
 using Peft.Tensors.Gguf;
 using static TorchSharp.torch;
@@ -25,7 +26,7 @@ public static class GgufAdapter
         ArgumentNullException.ThrowIfNull(model);
         using var held = model.Acquire("saving an adapter");
         var adapter = model[name].Adapter;
-        var map = GgufExport.MapOf(model.Base);
+        var tree = new GgufTree(model.Base);
         using var noGradients = no_grad();
         using var scope = NewDisposeScope();
         double? alpha = null;
@@ -45,13 +46,14 @@ public static class GgufAdapter
 
             var rank = factors.A.size(0);
             alpha ??= factors.Scale * rank is var product and not 0 ? product : rank;
-            var weight = layer.Layer.Path + ".weight";
-            var stored = GgufExport.NameOf(weight, map).Name;
-            var b = factors.B.to(ScalarType.Float32) * (factors.Scale * rank / alpha.Value);
-            if (GgufExport.TurnedHeads(model.Base, weight, map) is { } heads)
+            var weight = tree.Find(layer.Layer.Path + ".weight", layer.Layer.Weight, layer.Layer.Module);
+            if (!weight.Name.Layout.MovesRows)
             {
-                b = GgufExport.Interleaved(b, heads);
+                throw Refused(adapter.Name, layer.Layer.Path);
             }
+
+            var stored = weight.Files[0];
+            var b = weight.Name.Layout.ToFile(factors.B.to(ScalarType.Float32) * (factors.Scale * rank / alpha.Value), tree.Config)[0];
 
             // Rows of an embedding's first factor are looked up by token.
             Add(stored + ".lora_a", layer.Layer is Embedding ? factors.A.t() : factors.A);
@@ -61,7 +63,7 @@ public static class GgufAdapter
         AtomicFile.MakeFolder(Path.GetDirectoryName(Path.GetFullPath(path))!);
         GgufWriter.Write(
             path,
-            [("general.type", "adapter"), ("general.architecture", map.Architecture), ("general.name", adapter.Name), ("adapter.type", "lora"), ("adapter.lora.alpha", (float)alpha!.Value)],
+            [("general.type", "adapter"), ("general.architecture", tree.Map.Architecture), ("general.name", adapter.Name), ("adapter.type", "lora"), ("adapter.lora.alpha", (float)alpha!.Value)],
             tensors);
 
         void Add(string key, Tensor values)

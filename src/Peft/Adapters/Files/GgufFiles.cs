@@ -1,6 +1,6 @@
 using Peft.Adapters.Model;
 using Peft.Files;
-using Peft.Models;
+using Peft.Models.Gguf;
 using Peft.Tensors.Gguf;
 using Peft.Tokenization.LegacyFormats;
 
@@ -28,9 +28,10 @@ internal static class GgufFiles
 
         // Everything that can be refused is, before the first byte.
         var types = GgufTypes.Named(typeName);
-        var metadata = GgufExport.Metadata(model.Base, model.Name, types);
-        var tensors = GgufExport.Tensors(model.Base, types);
-        if (GgufExport.Difference(model.Base) is { } difference)
+        var tree = new GgufTree(model.Base);
+        var metadata = GgufExport.Metadata(tree, model.Base, model.Name, types);
+        var tensors = GgufExport.Tensors(tree, model.Base, metadata, types);
+        foreach (var difference in GgufExport.Differences(tree))
         {
             onMessage?.Invoke(difference);
         }

@@ -1,3 +1,4 @@
+using Peft.Models.Gguf;
 using Peft.Models.Layers;
 
 namespace Peft.Models.Architectures;
@@ -7,6 +8,7 @@ internal static class Cohere
 {
     public static Family Row { get; } = new("cohere", "Cohere", Model)
     {
+        Gguf = GgufMaps.Cohere,
         Defaults = new() { ["logit_scale"] = 0.0625, ["rope_theta"] = 500000.0, ["pad_token_id"] = 0 },
     };
 

@@ -1,3 +1,4 @@
+using Peft.Models.Gguf;
 using Peft.Models.Layers;
 
 namespace Peft.Models.Architectures;
@@ -12,6 +13,7 @@ internal static class Falcon
 
     public static Family Row { get; } = new("falcon", "Falcon", Model)
     {
+        Gguf = GgufMaps.Falcon,
         Prefix = "transformer",
         Heads = HeadRow.DecoderWith(tokenHead: "classifier"),
         OtherNames = new Dictionary<string, string> { ["hidden_size"] = "n_embed" },

@@ -1,3 +1,4 @@
+using Peft.Models.Gguf;
 using Peft.Models.Layers;
 
 namespace Peft.Models.Architectures;
@@ -10,6 +11,7 @@ internal static class GptNeoX
 {
     public static Family Row { get; } = new("gpt_neox", "GPTNeoX", Model)
     {
+        Gguf = GgufMaps.GptNeoX,
         Prefix = "gpt_neox",
         Heads = HeadRow.DecoderWith(tokenHead: "classifier"),
         Keys = new KeyMap(new KeyRule("lm_head", "embed_out")),

@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Peft.Models.Gguf;
 using static Peft.Models.ArchitectureRegistry;
 
 namespace Peft.Models.Architectures;
@@ -60,24 +61,24 @@ internal static class LlamaFamilies
         new("llama", "Llama", static config => new LlamaModel(config))
         {
             Heads = HeadRow.DecoderWith(questionPrefix: "transformer"),
-            Gguf = new GgufMap("llama", PairsNeighbours: true),
+            Gguf = GgufMaps.Llama,
             Defaults = Defaults("{}"),
         },
         new("mistral", "Mistral", static config => new LlamaModel(config, new LlamaTraits(HasWindow: true)))
         {
-            Gguf = new GgufMap("llama", PairsNeighbours: true),
+            Gguf = GgufMaps.Llama,
             Defaults = Defaults("""{ "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096 }"""),
         },
         new("qwen2", "Qwen2", static config => new LlamaModel(config, new LlamaTraits(HasProjectionBias: true, HasWindow: true)))
         {
-            Gguf = new GgufMap("qwen2"),
+            Gguf = GgufMaps.Qwen2,
             Defaults = Defaults("""
                 { "vocab_size": 151936, "intermediate_size": 22016, "max_position_embeddings": 32768, "use_sliding_window": false, "sliding_window": 4096, "max_window_layers": 28 }
                 """),
         },
         new("qwen3", "Qwen3", static config => new LlamaModel(config, new LlamaTraits(HasWindow: true, HasHeadNorms: true)))
         {
-            Gguf = new GgufMap("qwen3") { HasOutputBias = false },
+            Gguf = GgufMaps.Qwen3,
             Defaults = Defaults("""
                 {
                     "vocab_size": 151936, "intermediate_size": 22016, "head_dim": 128, "max_position_embeddings": 32768,
@@ -96,6 +97,7 @@ internal static class LlamaFamilies
         },
         new("smollm3", "SmolLM3", static config => new LlamaModel(config, new LlamaTraits(HasWindow: true) { HasLayersWithoutRotary = true }))
         {
+            Gguf = GgufMaps.SmolLM3,
             Defaults = new()
             {
                 ["vocab_size"] = 128256, ["hidden_size"] = 2048, ["num_hidden_layers"] = 36, ["num_attention_heads"] = 16, ["num_key_value_heads"] = 4,
@@ -104,31 +106,22 @@ internal static class LlamaFamilies
         },
         new("granite", "Granite", static config => new LlamaModel(config))
         {
-            Gguf = new GgufMap("granite", PairsNeighbours: true)
-            {
-                Numbers =
-                [
-                    ("attention_multiplier", "attention.scale"), ("embedding_multiplier", "embedding_scale"),
-                    ("residual_multiplier", "residual_scale"), ("logits_scaling", "logit_scale"),
-                ],
-            },
+            Gguf = GgufMaps.Granite,
             Defaults = Defaults("""{ "attention_multiplier": 1.0 }"""),
         },
         new("olmo2", "Olmo2", static config => new LlamaModel(config, Olmo))
         {
-            Gguf = new GgufMap("olmo2")
-            {
-                HasOutputBias = false,
-                InLayer = GgufMap.LayerNames(("post_attention_norm", "post_attention_layernorm"), ("post_ffw_norm", "post_feedforward_layernorm")),
-            },
+            Gguf = GgufMaps.Olmo2,
             Defaults = Defaults("""{ "vocab_size": 50304, "rms_norm_eps": 1e-5, "pad_token_id": 1 }"""),
         },
         new("olmo3", "Olmo3", static config => new LlamaModel(config, Olmo with { HasWindow = true, FullEvery = 4, LocalBase = ("rope_theta", 500000) }))
         {
+            Gguf = GgufMaps.Olmo3,
             Defaults = Defaults("""{ "vocab_size": 50304, "rms_norm_eps": 1e-5, "pad_token_id": 1, "sliding_window": 4096, "rope_theta": 500000.0 }"""),
         },
         new("glm4", "Glm4", static config => new LlamaModel(config, Glm4))
         {
+            Gguf = GgufMaps.Glm4,
             Defaults = Defaults("""
                 {
                     "vocab_size": 151552, "intermediate_size": 13696, "num_hidden_layers": 40, "num_key_value_heads": 2, "head_dim": 128,
@@ -138,6 +131,7 @@ internal static class LlamaFamilies
         },
         new("phi3", "Phi3", static config => new LlamaModel(config, Phi3))
         {
+            Gguf = GgufMaps.Phi3,
             Defaults = Defaults("""
                 {
                     "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192, "max_position_embeddings": 4096,
@@ -147,7 +141,7 @@ internal static class LlamaFamilies
         },
         new("gemma", "Gemma", static config => new LlamaModel(config, Gemma))
         {
-            Gguf = new GgufMap("gemma") { HasOutputBias = false, Activation = "gelu_pytorch_tanh", AddsOneToNorms = true },
+            Gguf = GgufMaps.Gemma,
             Defaults = new()
             {
                 ["vocab_size"] = 256000, ["hidden_size"] = 3072, ["intermediate_size"] = 24576, ["num_hidden_layers"] = 28, ["num_attention_heads"] = 16,
@@ -156,10 +150,12 @@ internal static class LlamaFamilies
         },
         new("gemma2", "Gemma2", static config => new LlamaModel(config, Gemma2))
         {
+            Gguf = GgufMaps.Gemma2,
             Defaults = GemmaDefaults(256000, 8192, ("final_logit_softcapping", 30.0), ("attn_logit_softcapping", 50.0)),
         },
         new("gemma3_text", "Gemma3", static config => new LlamaModel(config, Gemma3))
         {
+            Gguf = GgufMaps.Gemma3,
             Defaults = GemmaDefaults(262208, 131072, ("rope_theta", 1_000_000.0)),
         },
         Family.Around("gemma3", "Gemma3", textType: "gemma3_text", Family.LanguageModelFirst),

@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Peft.Models.Gguf;
 using Peft.Models.Heads;
 using Peft.Models.Layers;
 using static TorchSharp.torch;
@@ -10,6 +11,7 @@ internal static class Mpt
 {
     public static Family Row { get; } = new("mpt", "Mpt", Model)
     {
+        Gguf = GgufMaps.Mpt,
         Prefix = "transformer",
         Heads = [new("ForCausalLM", "CAUSAL_LM", static (config, name) => new CausalModel(config, name, scales: false)), .. HeadRow.DecoderWith(tokenHead: "classifier").Skip(1)],
         OtherNames = new Dictionary<string, string> { ["d_model"] = "hidden_size", ["n_layers"] = "num_hidden_layers", ["n_heads"] = "num_attention_heads" },

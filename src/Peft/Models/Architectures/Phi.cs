@@ -1,3 +1,4 @@
+using Peft.Models.Gguf;
 using Peft.Models.Layers;
 
 namespace Peft.Models.Architectures;
@@ -7,6 +8,7 @@ internal static class Phi
 {
     public static Family Row { get; } = new("phi", "Phi", Model)
     {
+        Gguf = GgufMaps.Phi,
         Heads = HeadRow.DecoderWith(causalBias: true),
         Defaults = ArchitectureRegistry.Defaults("{}"),
     };

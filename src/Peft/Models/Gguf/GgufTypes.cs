@@ -1,6 +1,6 @@
 using Peft.Tensors.Gguf;
 
-namespace Peft.Models;
+namespace Peft.Models.Gguf;
 
 /// <summary>Which of GGUF's types each weight is stored in: a type's name, or a mixture by llama.cpp's rules.</summary>
 internal sealed class GgufTypes
@@ -20,6 +20,9 @@ internal sealed class GgufTypes
         ["Q6_K"] = new("Q6_K", "Q6_K", "Q6_K", 18),
         ["BF16"] = new("BF16", "BF16", "BF16", 32),
     };
+
+    // What is small or is added to what everything is computed from: llama.cpp leaves these alone, too.
+    private static readonly string[] s_exact = ["_norm", "ffn_gate_inp", "position_embd", "shortconv.conv", "ssm_conv1d", "per_layer_model_proj", "inp_gate", "altup"];
 
     private readonly string _usual;
     private readonly string _finer;
@@ -49,7 +52,7 @@ internal sealed class GgufTypes
     /// <param name="isOutput">Whether it gives the logits.</param>
     public GgufType Of(string name, IReadOnlyList<long> shape, (int Index, int Count)? layer, bool isOutput)
     {
-        if (shape.Count < 2)
+        if (shape.Count < 2 || s_exact.Any(part => name.Contains(part, StringComparison.Ordinal)))
         {
             return GgufType.Named("F32");
         }

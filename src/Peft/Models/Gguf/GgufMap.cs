@@ -1,0 +1,78 @@
+using System.Text.Json.Nodes;
+using Peft.Tensors.Gguf;
+
+namespace Peft.Models.Gguf;
+
+/// <summary>How GGUF files hold the models of a family: llama.cpp's names of what tree and configuration call by transformers', in both directions.</summary>
+/// <param name="Architecture"><c>general.architecture</c>, which begins the names of sizes too.</param>
+internal sealed record GgufMap(string Architecture)
+{
+    /// <summary>A key that tells the family's files from those of another with the same architecture; null for the one that has none.</summary>
+    public string? Marker { get; init; }
+
+    /// <summary>Sizes and settings.</summary>
+    public required IReadOnlyList<GgufKey> Keys { get; init; }
+
+    /// <summary>What llama.cpp takes for granted.</summary>
+    public IReadOnlyList<GgufFixed> Fixed { get; init; } = [];
+
+    /// <summary>What tensors say by being there.</summary>
+    public IReadOnlyList<GgufFlag> Flags { get; init; } = [];
+
+    /// <summary>Metadata that every file of the family has.</summary>
+    public IReadOnlyList<(string Key, object Value)> Stated { get; init; } = [];
+
+    /// <summary>Further metadata of a model.</summary>
+    public Func<PretrainedModel, ModelConfig, IEnumerable<(string Key, object Value)>>? Further { get; init; }
+
+    /// <summary>What else a configuration gets from a file.</summary>
+    public Action<JsonObject, GgufFile, GgufMap>? Complete { get; init; }
+
+    /// <summary>Where the blocks stand below the backbone.</summary>
+    public string Layers { get; init; } = "layers";
+
+    /// <summary>Key of the number of blocks.</summary>
+    public string LayersKey { get; init; } = "num_hidden_layers";
+
+    /// <summary>Names outside the blocks, below the backbone.</summary>
+    public IReadOnlyList<GgufName> Whole { get; init; } = [new("embed_tokens", "token_embd"), new("norm", "output_norm")];
+
+    /// <summary>Names inside a block.</summary>
+    public required IReadOnlyList<GgufName> InLayer { get; init; }
+
+    /// <summary>Rotary positions; null for none.</summary>
+    public GgufRotary? Rotary { get; init; } = new();
+
+    /// <summary>Which layers see a window; null where llama.cpp knows none in this architecture.</summary>
+    public GgufWindow? Window { get; init; }
+
+    /// <summary>The key of a size in a file.</summary>
+    public string Key(string name) => $"{Architecture}.{name}";
+}
+
+/// <summary>Rotary positions in files.</summary>
+internal sealed record GgufRotary
+{
+    /// <summary>The share of a head that turns where a configuration doesn't say; null where all of it does.</summary>
+    public double? Share { get; init; }
+
+    /// <summary>Key of the number of elements that turn; null where it follows from the share.</summary>
+    public string? SizeKey { get; init; }
+
+    /// <summary>Whether layers with a window turn by a base of their own: the key of it in published configurations, and the base without it.</summary>
+    public (string Key, double Otherwise)? LocalBase { get; init; }
+
+    /// <summary>Whether the file states that base; otherwise it is that of all layers, unscaled.</summary>
+    public bool StatesLocalBase { get; init; } = true;
+}
+
+/// <summary>Windows of attention in files.</summary>
+/// <param name="Period">Every so many layers one sees everything, where the file doesn't say.</param>
+internal sealed record GgufWindow(int Period)
+{
+    /// <summary>Key of that number in published configurations; null for none.</summary>
+    public string? PeriodKey { get; init; }
+
+    /// <summary>Whether llama.cpp reads a number of the file's own.</summary>
+    public bool ReadsPeriod { get; init; }
+}

@@ -1,0 +1,214 @@
+using System.Diagnostics.CodeAnalysis;
+using System.Text.Json.Nodes;
+using Peft.Tensors;
+using Peft.Tensors.Gguf;
+using static TorchSharp.torch;
+
+namespace Peft.Models.Gguf;
+
+/// <summary>
+/// A model in a GGUF file as Hugging Face sees it: a configuration, and tensors under the names and in the order of rows that
+/// transformers uses. Which families that works for, their rows in <see cref="ArchitectureRegistry"/> say (<see cref="GgufMap"/>).
+/// </summary>
+public sealed class GgufModel : TensorStore
+{
+    private readonly Dictionary<string, (GgufWeight Weight, TensorEntry Entry)> _entries = [];
+    private readonly Family _family;
+    private readonly GgufMap _map;
+    private readonly JsonObject _config;
+
+    private GgufModel(GgufFile file)
+    {
+        File = file;
+        (_family, _map) = Find(file);
+        _config = ReadConfig();
+
+        // The tree says which parameters there are, and its map what files call them.
+        using var structure = ArchitectureRegistry.Create(new ModelConfig((JsonObject)_config.DeepClone()));
+        var tree = new GgufTree(structure);
+        var read = new HashSet<string>(StringComparer.Ordinal);
+        foreach (var (path, parameter, module) in structure.NamedWeights())
+        {
+            if (tree.TryFind(path, parameter, module) is { } weight && weight.Files.All(file.Contains))
+            {
+                read.UnionWith(weight.Files);
+                var first = file.Entry(weight.Files[0]);
+                var shape = Fits(weight) ? parameter.Shape : first.Shape;
+                _entries.Add(path, (weight, first with { Name = path, Shape = [.. shape] }));
+            }
+        }
+
+        if (file.Names.FirstOrDefault(name => !read.Contains(name) && !GgufRotaryKeys.Owns(name)) is { } unknown)
+        {
+            throw new NotSupportedByPeftException("GgufTensorNotSupported", $"'{Path}' holds the tensor '{unknown}', which a plain {_family.Stem} does not have (experts, for instance).")
+            {
+                Target = unknown,
+                RecommendedAction = "Use the model's safetensors files.",
+            };
+        }
+    }
+
+    /// <summary>The file underneath, with its own names and the metadata of the tokenizer.</summary>
+    public GgufFile File { get; }
+
+    /// <inheritdoc/>
+    public override string Path => File.Path;
+
+    /// <inheritdoc/>
+    public override IReadOnlyCollection<string> Names => _entries.Keys;
+
+    /// <summary>Opens a file.</summary>
+    /// <param name="path">The file.</param>
+    /// <returns>The model; the caller disposes of it.</returns>
+    /// <exception cref="PeftException">As <see cref="GgufFile.Open"/>, <c>GgufKeyMissing</c> or <c>GgufHeadsInvalid</c>.</exception>
+    /// <exception cref="NotSupportedByPeftException"><c>GgufArchitectureNotSupported</c> or <c>GgufTensorNotSupported</c>.</exception>
+    public static GgufModel Open(string path)
+    {
+        var file = GgufFile.Open(path);
+        try
+        {
+            return new GgufModel(file);
+        }
+        catch
+        {
+            file.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>What the model's <c>config.json</c> would say.</summary>
+    /// <returns>A new object in the layout of transformers.</returns>
+    public JsonObject CreateConfig() => (JsonObject)_config.DeepClone();
+
+    /// <inheritdoc/>
+    public override bool TryGetEntry(string name, [NotNullWhen(true)] out TensorEntry? entry)
+    {
+        var found = _entries.TryGetValue(name, out var known);
+        entry = known.Entry;
+        return found;
+    }
+
+    /// <inheritdoc/>
+    protected override Tensor ReadStored(TensorEntry entry)
+    {
+        var weight = _entries[entry.Name].Weight;
+        if (!Fits(weight))
+        {
+            return File.Read(weight.Files[0]);
+        }
+
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        return weight.ToTree([.. weight.Files.Select(file => File.Read(file))]).MoveToOuterDisposeScope();
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        if (disposing)
+        {
+            File.Dispose();
+        }
+    }
+
+    private static (Family Family, GgufMap Map) Find(GgufFile file)
+    {
+        var architecture = file.Metadata.GetText("general.architecture") ?? "(none)";
+        Family[] readable = [.. ArchitectureRegistry.Families.Where(static family => family.Gguf is not null)];
+        var found = readable.Where(family => family.Gguf!.Architecture == architecture).ToArray();
+        var family = Array.Find(found, family => family.Gguf!.Marker is { } marker && file.Metadata.ContainsKey(family.Gguf.Key(marker)))
+            ?? Array.Find(found, static family => family.Gguf!.Marker is null)
+            ?? throw new NotSupportedByPeftException(
+                "GgufArchitectureNotSupported",
+                $"'{file.Path}' holds a model of the architecture '{architecture}'; Peft reads {string.Join(", ", readable.Select(static family => $"'{family.Gguf!.Architecture}'").Distinct())}.")
+            {
+                Target = file.Path,
+                RecommendedAction = "Use the model's safetensors files.",
+            };
+        return (family, family.Gguf!);
+    }
+
+    private bool Fits(GgufWeight weight) => weight.Files.Zip(weight.Shapes).All(pair =>
+        File.Entry(pair.First).Shape is var stored && (weight.Row is { } row ? stored.Count > 0 && row < stored[0] && stored.Skip(1).SequenceEqual(pair.Second) : stored.SequenceEqual(pair.Second)));
+
+    private JsonObject ReadConfig()
+    {
+        var metadata = File.Metadata;
+        var config = new JsonObject
+        {
+            ["architectures"] = new JsonArray(_family.Stem + _family.Heads[0].Suffix),
+            ["model_type"] = _family.ModelType,
+            ["vocab_size"] = File.Entry("token_embd.weight").Shape is [var vocabulary, _] ? vocabulary : throw NotAMatrix("token_embd"),
+        };
+        var (heads, width) = (metadata.GetInteger(_map.Key("attention.head_count")), metadata.GetInteger(_map.Key("embedding_length")));
+        var shared = metadata.TryGetValue(_map.Key("attention.head_count_kv"), out var value) && value is Array ? heads : metadata.GetInteger(_map.Key("attention.head_count_kv"), heads);
+        if (heads <= 0 || shared <= 0)
+        {
+            throw new PeftException("GgufHeadsInvalid", $"'{Path}' claims {heads} attention heads and {shared} for keys and values.") { Target = Path };
+        }
+
+        var size = metadata.GetInteger(_map.Key("attention.key_length"), _map.Rotary?.Share is null ? metadata.GetInteger(_map.Key("rope.dimension_count"), width / heads) : width / heads);
+        foreach (var key in _map.Keys.Where(static key => key.Tree is not null))
+        {
+            if (key.IsRequired || metadata.ContainsKey(_map.Key(key.File)))
+            {
+                config[key.Tree!] = Read(metadata, key);
+            }
+            else if (key.File == "attention.key_length")
+            {
+                config[key.Tree!] = size;
+            }
+            else if (key.File == "attention.head_count_kv")
+            {
+                config[key.Tree!] = shared;
+            }
+        }
+
+        foreach (var setting in _map.Fixed.Where(static setting => !setting.Key.Contains('.', StringComparison.Ordinal) && setting.Accepted[0] is not null))
+        {
+            config[setting.Key] = setting.Accepted[0] is double number && Math.Truncate(number) == number ? JsonValue.Create((long)number) : JsonValue.Create(setting.Accepted[0]);
+        }
+
+        foreach (var flag in _map.Flags)
+        {
+            config[flag.Key] = flag.Of(File.Contains);
+        }
+
+        if (_map.Window is not null)
+        {
+            config["sliding_window"] = metadata.ContainsKey(_map.Key("attention.sliding_window")) ? metadata.GetInteger(_map.Key("attention.sliding_window")) : null;
+            if (_map.Window.PeriodKey is { } period && metadata.ContainsKey(_map.Key("attention.sliding_window_pattern")) && metadata[_map.Key("attention.sliding_window_pattern")] is not Array)
+            {
+                config[period] = metadata.GetInteger(_map.Key("attention.sliding_window_pattern"));
+            }
+        }
+
+        GgufRotaryKeys.Read(config, File, _map, size);
+        config["tie_word_embeddings"] = !File.Contains("output.weight");
+        AddTokens(config, metadata);
+        _map.Complete?.Invoke(config, File, _map);
+        return config;
+    }
+
+    private JsonNode Read(GgufMetadata metadata, GgufKey key) => key.Kind switch
+    {
+        GgufKind.Whole => metadata.GetInteger(_map.Key(key.File)),
+        GgufKind.Number => metadata.GetNumber(_map.Key(key.File)),
+        _ => metadata.GetBoolean(_map.Key(key.File)),
+    };
+
+    private static void AddTokens(JsonObject config, GgufMetadata metadata)
+    {
+        foreach (var token in (string[])["bos", "eos", "pad", "unk"])
+        {
+            var key = $"tokenizer.ggml.{(token == "pad" ? "padding" : token == "unk" ? "unknown" : token)}_token_id";
+            if (metadata.ContainsKey(key))
+            {
+                config[$"{token}_token_id"] = metadata.GetInteger(key);
+            }
+        }
+    }
+
+    private PeftException NotAMatrix(string name) =>
+        new("GgufShapeInvalid", $"'{Path}' has a tensor {name} that is no matrix.") { Target = Path, RecommendedAction = "Fetch the file again." };
+}
