@@ -125,7 +125,7 @@ internal sealed class BeamSearch
             }
 
             var candidates = Array.ConvertAll(
-                Top(scores, Math.Max(2, 1 + _search._endOfText.Count) * _search.Beams),
+                Likeliest(scores, Math.Max(2, 1 + _search._endOfText.Count) * _search.Beams),
                 best => Candidate(best.Index / width, best.Index % width, best.Value, stops));
             var order = Enumerable.Range(0, candidates.Length)
                 .OrderByDescending(i => candidates[i].Score + (candidates[i].Row.Finished is null ? 0 : Worst)).Take(_search.Beams).ToArray();
@@ -135,6 +135,30 @@ internal sealed class BeamSearch
             Running = [.. order.Select(i => candidates[i].Row)];
             CheckStop(allStopped);
             return [.. order.Select(i => candidates[i].Beam)];
+        }
+
+        /// <summary>The candidates that a step goes on with, or where it samples as many draws without replacement, in their order.</summary>
+        /// <remarks>The largest of log-probabilities with Gumbel noise are such draws (Kool et al. 2019, section 2.3).</remarks>
+        private (int Index, float Value)[] Likeliest(ReadOnlySpan<float> scores, int count)
+        {
+            if (!_search._options.Sample)
+            {
+                return Top(scores, count);
+            }
+
+            var noisy = scores.ToArray();
+            for (var i = 0; i < noisy.Length; i++)
+            {
+                noisy[i] -= noisy[i] > float.NegativeInfinity ? (float)Math.Log(-Math.Log(1 - _start.Sampler.NextDraw())) : 0;
+            }
+
+            var drawn = Top(noisy, count);
+            for (var i = 0; i < drawn.Length; i++)
+            {
+                drawn[i].Value = scores[drawn[i].Index];
+            }
+
+            return drawn;
         }
 
         public IEnumerable<DecodeRow> Best(int count)

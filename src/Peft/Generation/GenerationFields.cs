@@ -55,6 +55,19 @@ internal static class GenerationFields
         "num_assistant_tokens_schedule", "assistant_confidence_threshold", "max_matching_ngram_size", "assistant_lookbehind", "target_lookbehind", "trust_remote_code",
     };
 
+    /// <summary>Names of generate's that ask for something which is not supported, and may stand in a model's own configuration.</summary>
+    private static readonly string[] s_unsupported =
+    [
+        "max_time", "guidance_scale", "watermarking_config", "token_healing", "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp", "speculation_type",
+        "low_memory", "penalty_alpha", "dola_layers", "diversity_penalty", "num_beam_groups", "constraints", "force_words_ids",
+    ];
+
+    /// <summary>Names that are options of a run, and no part of a configuration.</summary>
+    private static readonly string[] s_ofRun = ["task_ids", "seed", "use_cache"];
+
+    /// <summary>Parts of a configuration that are about the half which writes.</summary>
+    private static readonly string[] s_writers = ["decoder", "generator", "text_config"];
+
     /// <summary>Names that have an effect.</summary>
     public static IReadOnlyCollection<string> Names => s_fields.Keys;
 
@@ -84,6 +97,23 @@ internal static class GenerationFields
         }
 
         return options;
+    }
+
+    /// <summary>The values that a config.json has of these names, and where it has none those of its text model, as transformers reads the configuration of a model without generation_config.json.</summary>
+    /// <param name="document">The model's config.json.</param>
+    public static JsonObject OfConfiguration(JsonObject document)
+    {
+        var values = new JsonObject();
+        var parts = new[] { document, s_writers.Select(name => document[name]).OfType<JsonObject>().FirstOrDefault() };
+        foreach (var name in s_fields.Keys.Except(s_ofRun).Concat(s_unsupported))
+        {
+            if (parts.Select(part => part?[name]).FirstOrDefault(static value => value is not null) is { } value)
+            {
+                values[name] = value.DeepClone();
+            }
+        }
+
+        return values;
     }
 
     /// <summary>Whether a value asks for nothing.</summary>

@@ -123,6 +123,16 @@ public sealed record GenerationOptions
     /// <summary>Whether decoded text holds special tokens.</summary>
     public bool ShowSpecialTokens { get; init; }
 
+    /// <summary>Takes over what a model says of how it generates: its <c>generation_config.json</c> or, where it has none, the fields for that in its <c>config.json</c>, which older models have.</summary>
+    /// <inheritdoc cref="FromDefaults"/>
+    /// <param name="model">The model.</param>
+    /// <param name="unsupported">Takes the names of what would change texts and is not supported.</param>
+    public static GenerationOptions FromModel(Adapters.Model.PeftModel model, ICollection<string>? unsupported = null)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        return FromDefaults(model.GenerationDefaults ?? GenerationFields.OfConfiguration(model.Config.Document), unsupported);
+    }
+
     /// <summary>Takes over what a model's <c>generation_config.json</c> says; which tokens end and fill texts the model itself knows.</summary>
     /// <param name="defaults">The file's document, or null.</param>
     /// <param name="unsupported">Takes the names of what would change texts and is not supported.</param>
@@ -159,8 +169,7 @@ public sealed record GenerationOptions
         Require(PromptNoRepeatNgramSize >= 0, nameof(PromptNoRepeatNgramSize), "0 (off) or more");
         Require(BeamCount >= 1, nameof(BeamCount), "at least 1");
         Require(double.IsFinite(LengthPenalty), nameof(LengthPenalty), "a number");
-        Require(ReturnCount >= 1 && (Sample || ReturnCount <= BeamCount), nameof(ReturnCount), "at least 1, and without sampling at most the number of beams");
-        Require(!Sample || BeamCount == 1, nameof(BeamCount), "1 where tokens are drawn: a search that draws is not supported");
+        Require(ReturnCount >= 1 && (BeamCount == 1 ? Sample || ReturnCount == 1 : ReturnCount <= BeamCount), nameof(ReturnCount), "at least 1, at most the number of beams in a search, and 1 where the likeliest token is taken");
         Require(TaskId is null or >= 0, nameof(TaskId), "0 or more");
         Require(RepetitionPenalty > 0, nameof(RepetitionPenalty), "above 0 (1 is off)");
         Require(NoRepeatNgramSize >= 0, nameof(NoRepeatNgramSize), "0 (off) or more");

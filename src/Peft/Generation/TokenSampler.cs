@@ -21,7 +21,7 @@ internal sealed class TokenSampler
         _chain = LogitsProcessorChain.Create(options, endOfText, source, MaxAdded);
         if (options.Sample)
         {
-            _random = options.Seed is { } seed ? new Random(unchecked((int)(seed ^ (seed >> 32)) + (row * 7919))) : new Random();
+            _random = options.Seed is { } seed ? new Random(Scattered(seed + ((ulong)row * 0x9E3779B97F4A7C15))) : new Random();
         }
     }
 
@@ -48,6 +48,14 @@ internal sealed class TokenSampler
     {
         Process(ids, added, scores);
         return _random is null ? System.Numerics.Tensors.TensorPrimitives.IndexOfMax<float>(scores) : Draw(scores);
+    }
+
+    /// <summary>A seed for .NET's generator, whose draws of neighbouring seeds lie on a line: SplitMix64's finaliser takes them apart (Steele et al. 2014).</summary>
+    private static int Scattered(ulong seed)
+    {
+        seed = (seed ^ (seed >> 30)) * 0xBF58476D1CE4E5B9;
+        seed = (seed ^ (seed >> 27)) * 0x94D049BB133111EB;
+        return unchecked((int)(seed ^ (seed >> 31)));
     }
 
     private int Draw(ReadOnlySpan<float> scores)

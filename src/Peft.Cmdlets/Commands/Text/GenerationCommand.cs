@@ -76,10 +76,10 @@ public abstract class GenerationCommand : TextModelCommand, IRunsAsJob
     private protected GenerationOptions ReadOptions()
     {
         List<string> unsupported = [];
-        var defaults = GenerationOptions.FromDefaults(TheModel.GenerationDefaults, unsupported);
+        var defaults = GenerationOptions.FromModel(TheModel, unsupported);
         if (unsupported.Count > 0)
         {
-            WriteWarning($"generation_config.json of '{TheModel.Name}' asks for {string.Join(", ", unsupported)}, which is not supported; texts are generated without.");
+            WriteWarning($"The configuration of '{TheModel.Name}' asks for {string.Join(", ", unsupported)}, which is not supported; texts are generated without.");
         }
 
         if (Options is not null)

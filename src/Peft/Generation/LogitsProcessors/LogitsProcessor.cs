@@ -46,14 +46,16 @@ public static class LogitsProcessorChain
         When(options.SuppressedFirstTokens.Count > 0, () => Penalties.SuppressFirst(options.SuppressedFirstTokens, options.ForcedBeginId is not null));
         if (options.Sample)
         {
+            // A search that draws has to be left more than what ends the text.
+            var atLeast = options.BeamCount > 1 ? Math.Max(2, endOfText.Count + 1) : 1;
             When(options.Temperature != 1, () => Truncation.Temperature((float)options.Temperature));
             When(options.TopH is not null, () => Truncation.TopH(options.TopH!.Value));
-            When(options.TopK > 0, () => Truncation.TopK(options.TopK));
-            When(options.TopP < 1, () => Truncation.TopP(options.TopP));
-            When(options.MinP > 0, () => Truncation.MinP((float)options.MinP));
-            When(options.TypicalP < 1, () => Truncation.Typical(options.TypicalP));
-            When(options.EpsilonCutoff > 0, () => Truncation.Epsilon((float)options.EpsilonCutoff));
-            When(options.EtaCutoff > 0, () => Truncation.Eta(options.EtaCutoff));
+            When(options.TopK > 0, () => Truncation.TopK(Math.Max(options.TopK, atLeast)));
+            When(options.TopP < 1, () => Truncation.TopP(options.TopP, atLeast));
+            When(options.MinP > 0, () => Truncation.MinP((float)options.MinP, atLeast));
+            When(options.TypicalP < 1, () => Truncation.Typical(options.TypicalP, atLeast));
+            When(options.EpsilonCutoff > 0, () => Truncation.Epsilon((float)options.EpsilonCutoff, atLeast));
+            When(options.EtaCutoff > 0, () => Truncation.Eta(options.EtaCutoff, atLeast));
         }
 
         // Without drawing or searching it changes no choice.

@@ -3,7 +3,7 @@ using Peft.Tokenization;
 
 namespace Peft.Generation.LogitsProcessors;
 
-/// <summary>Rules that keep only part of the distribution before a token is drawn from it.</summary>
+/// <summary>Rules that keep only part of the distribution before a token is drawn from it; a search needs more than one to be left.</summary>
 internal static class Truncation
 {
     // What top-H looks at, as in transformers: tokens beyond the hundred likeliest are dropped.
@@ -21,13 +21,13 @@ internal static class Truncation
         }
     };
 
-    public static LogitsProcessor TopP(double p) => (_, _, scores) =>
+    public static LogitsProcessor TopP(double p, int atLeast = 1) => (_, _, scores) =>
     {
         var order = AscendingOrder(scores);
         var probabilities = Softmax(scores);
         var cumulative = 0f;
         var limit = (float)(1 - p);
-        for (var i = 0; i < order.Length - 1; i++)
+        for (var i = 0; i < order.Length - atLeast; i++)
         {
             cumulative += probabilities[order[i]];
             if (cumulative > limit)
@@ -39,13 +39,13 @@ internal static class Truncation
         }
     };
 
-    public static LogitsProcessor MinP(float fraction) => (_, _, scores) =>
+    public static LogitsProcessor MinP(float fraction, int atLeast = 1) => (_, _, scores) =>
     {
         var probabilities = Softmax(scores);
-        RemoveBelow(scores, probabilities, fraction * TensorPrimitives.Max<float>(probabilities));
+        RemoveUnlikely(scores, probabilities, fraction * TensorPrimitives.Max<float>(probabilities), atLeast);
     };
 
-    public static LogitsProcessor Typical(double mass) => (_, _, scores) =>
+    public static LogitsProcessor Typical(double mass, int atLeast = 1) => (_, _, scores) =>
     {
         var logProbabilities = LogSoftmax(scores);
         var probabilities = Softmax(scores);
@@ -60,22 +60,23 @@ internal static class Truncation
         }
 
         var limit = distance[order[last]];
+        var kept = order.AsSpan(0, Math.Min(atLeast, order.Length));
         for (var i = 0; i < scores.Length; i++)
         {
-            if (distance[i] > limit && i != order[0])
+            if (distance[i] > limit && !kept.Contains(i))
             {
                 scores[i] = float.NegativeInfinity;
             }
         }
     };
 
-    public static LogitsProcessor Epsilon(float epsilon) => (_, _, scores) => RemoveUnlikely(scores, Softmax(scores), epsilon);
+    public static LogitsProcessor Epsilon(float epsilon, int atLeast = 1) => (_, _, scores) => RemoveUnlikely(scores, Softmax(scores), epsilon, atLeast);
 
-    public static LogitsProcessor Eta(double epsilon) => (_, _, scores) =>
+    public static LogitsProcessor Eta(double epsilon, int atLeast = 1) => (_, _, scores) =>
     {
         var probabilities = Softmax(scores);
         var entropy = Entropy(probabilities, LogSoftmax(scores));
-        RemoveUnlikely(scores, probabilities, (float)Math.Min(epsilon, Math.Sqrt(epsilon) * Math.Exp(-entropy)));
+        RemoveUnlikely(scores, probabilities, (float)Math.Min(epsilon, Math.Sqrt(epsilon) * Math.Exp(-entropy)), atLeast);
     };
 
     public static LogitsProcessor TopH(double share) => (_, _, scores) =>
@@ -160,9 +161,9 @@ internal static class Truncation
         return index => copy[index];
     }
 
-    private static void RemoveUnlikely(Span<float> scores, float[] probabilities, float limit)
+    private static void RemoveUnlikely(Span<float> scores, float[] probabilities, float limit, int atLeast)
     {
-        var best = TensorPrimitives.Max<float>(scores);
+        var best = atLeast > 1 ? scores[AscendingOrder(scores)[^Math.Min(atLeast, scores.Length)]] : TensorPrimitives.Max<float>(scores);
         for (var i = 0; i < scores.Length; i++)
         {
             if (probabilities[i] < limit && scores[i] < best)
