@@ -149,14 +149,20 @@ public sealed class GgufExportTests : IDisposable
 
         var causal = (CausalModel)model.Base;
         var ids = Ids(model, messages);
-        string[] targets = [.. causal.Descendants().OfType<Linear>().Select(static layer => layer.Path.Split('.')[^1]).Distinct().Except(["lm_head", "embed_out", "shared_expert_gate", "kv_b_proj"])];
+        var tree = new GgufTree(causal);
+        string[] targets =
+        [
+            .. causal.Backbone.Descendants().OfType<Linear>()
+                .Where(layer => tree.TryFind(layer.Path + ".weight", layer.Weight, layer)?.Name is { HasAdapters: true, Layout.MovesRows: true })
+                .Select(static layer => layer.Path[^(layer.Path.Length - layer.Path.LastIndexOf('.', layer.Path.LastIndexOf('.') - 1) - 1)..]).Distinct(),
+        ];
         var isTied = GgufExport.IsTied(model.Base);
         var config = new LoraConfig
         {
             Rank = 3,
             Alpha = 5,
             TargetModules = ModuleNames.Of(isTied ? targets : [.. targets, causal.Backbone.TokenEmbeddings!.Path.Split('.')[^1], "lm_head"]),
-            RankPattern = new Dictionary<string, int> { ["down_proj"] = 2 },
+            RankPattern = new Dictionary<string, int> { [targets[^1]] = 2 },
         };
         var bare = Logits(causal, ids);
         model.AddAdapter(config, "a", 1).Perturb(2);

@@ -47,7 +47,7 @@ public static class GgufAdapter
             var rank = factors.A.size(0);
             alpha ??= factors.Scale * rank is var product and not 0 ? product : rank;
             var weight = tree.Find(layer.Layer.Path + ".weight", layer.Layer.Weight, layer.Layer.Module);
-            if (!weight.Name.Layout.MovesRows)
+            if (!weight.Name.Layout.MovesRows || !weight.Name.HasAdapters)
             {
                 throw Refused(adapter.Name, layer.Layer.Path);
             }
@@ -77,7 +77,7 @@ public static class GgufAdapter
     private static bool IsTiedPart(PretrainedModel model, LayerAdapter layer) => layer.Layer is Embedding || layer.Layer.Path == model.OutputEmbeddings;
 
     private static NotSupportedByPeftException Refused(string adapter, string layer) =>
-        new("AdapterFormatNotSupported", $"'{adapter}' can't be written for llama.cpp, which has LoRA of linear layers, and of embeddings that aren't the head as well{(layer.Length == 0 ? "" : $"; '{layer}' has something else, or the adapter holds weights of its own")}.")
+        new("AdapterFormatNotSupported", $"'{adapter}' can't be written for llama.cpp, which has LoRA of most linear layers, and of embeddings that aren't the head as well{(layer.Length == 0 ? "" : $"; '{layer}' has something else, or the adapter holds weights of its own")}.")
         {
             Target = adapter,
             RecommendedAction = "Turn it into plain LoRA first (ConvertTo-LoraAdapter), or merge it: Merge-LoraAdapter, then Export-PeftModel -Format Gguf.",

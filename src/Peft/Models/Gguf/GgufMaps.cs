@@ -92,9 +92,12 @@ internal static partial class GgufMaps
         Rotary = new() { Share = 0.5 },
         InLayer =
         [
-            .. WithoutOutputBias(s_llama[..4]),
+            .. s_llama[..3],
+
+            // Products of another precision, which llama.cpp can't set where an adapter has been added.
+            s_llama[3] with { HasBias = false, HasAdapters = false },
             new("mlp.gate_up_proj", "ffn_up"),
-            new("mlp.down_proj", "ffn_down"),
+            new("mlp.down_proj", "ffn_down") { HasAdapters = false },
             new("input_layernorm", "attn_norm"),
             new("post_self_attn_layernorm", "post_attention_norm"),
             new("post_attention_layernorm", "ffn_norm"),

@@ -13,6 +13,9 @@ internal sealed record GgufName(string Tree, params IReadOnlyList<string> File)
     /// <summary>How values stand in files.</summary>
     public GgufLayout Layout { get; init; } = GgufLayout.Plain;
 
+    /// <summary>Whether llama.cpp adds what an adapter has for it; in some places it computes past them, or ends.</summary>
+    public bool HasAdapters { get; init; } = true;
+
     /// <summary>Whether llama.cpp reads a bias there.</summary>
     public bool HasBias { get; init; } = true;
 
