@@ -87,7 +87,7 @@ public sealed class ImageCmdletTests : IClassFixture<ModuleHost>, IDisposable
     public void Adapters_are_active_at_strengths_by_block_and_merged_so()
     {
         const string Adapters = "'a', 'b' | ForEach-Object { $m | Add-PeftAdapter (New-LoraConfig -Rank 2 -TargetModule to_q, to_v) $_ | Out-Null }; ";
-        var set = Run(Adapters + "$m | Set-ActiveAdapter a, b -Weight 0.5, 1 -BlockWeight @{ down = 0.5; text_encoder = 0 }, '1,0,1,1,1'; $m.ActiveSet | ForEach-Object ToString; ($m | Merge-LoraAdapter).ActiveSet[1].ToString()");
+        var set = Run(Adapters + "$m | Set-ActiveAdapter a, b -Weight 0.5, 1 -BlockWeight ([ordered]@{ down = 0.5; text_encoder = 0 }), '1,0,1,1,1'; $m.ActiveSet | ForEach-Object ToString; ($m | Merge-LoraAdapter).ActiveSet[1].ToString()");
         Assert.Equal(["0.5 x a by block ({\"down\":0.5,\"text_encoder\":0})", "b by block (1,0,1,1,1)", "b by block (1,0,1,1,1)"], set.Select(static item => item.ToString()));
         Assert.Equal("WeightCountMismatch", ErrorId(Adapters + "$m | Set-ActiveAdapter a, b -BlockWeight @{ down = 1 }, $null, $null"));
         Assert.Equal("BlockStrengthsInvalid", ErrorId(Adapters + "$m | Set-ActiveAdapter a -BlockWeight 1, 2"));

@@ -44,6 +44,11 @@ public sealed class ConvertToLoraAdapterCommand : AdapterCommand
     [ValidateRange(1, int.MaxValue)]
     public int? Rank { get; set; }
 
+    /// <summary>Rank of the factors of convolutions of several taps; without it <c>-Rank</c>.</summary>
+    [Parameter(ParameterSetName = DifferenceSet)]
+    [ValidateRange(1, int.MaxValue)]
+    public int? ConvolutionRank { get; set; }
+
     /// <summary>Share of each layer's squared singular values to keep, above 0 and up to 1: each layer has the smallest rank for it. Without it and <c>-Rank</c> a LoRA adapter is taken whole, and 0.99 of any other change.</summary>
     [Parameter]
     [ValidateRange(0.0, 1.0)]
@@ -85,6 +90,7 @@ public sealed class ConvertToLoraAdapterCommand : AdapterCommand
     private ConversionOptions Options(WorkOutput output) => new()
     {
         Rank = Rank,
+        ConvolutionRank = ConvolutionRank,
         Energy = Energy,
         Cancellation = output.Cancellation,
         OnProgress = (done, all) => output.WriteProgress(new ProgressRecord(0, "Decomposing changes of weights", $"{done} of {all}")

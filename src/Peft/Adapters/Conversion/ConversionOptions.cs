@@ -14,6 +14,9 @@ public sealed record ConversionOptions
     /// <summary>Rank of every layer's factors; a layer that has fewer singular values has its change whole.</summary>
     public int? Rank { get; init; }
 
+    /// <summary>Rank of convolutions of several taps, as LyCORIS has it; null for <see cref="Rank"/>.</summary>
+    public int? ConvolutionRank { get; init; }
+
     /// <summary>Share of each change's squared singular values that is kept, above 0 and up to 1: each layer has the smallest rank that reaches it.</summary>
     public double? Energy { get; init; }
 
@@ -27,7 +30,7 @@ public sealed record ConversionOptions
     /// <exception cref="PeftException"><c>ConversionInvalid</c>.</exception>
     internal void Validate()
     {
-        if (Rank is < 1 || Energy is <= 0 or > 1 or double.NaN || (Rank is not null && Energy is not null))
+        if (Rank is < 1 || ConvolutionRank is < 1 || (ConvolutionRank is not null && Rank is null) || Energy is <= 0 or > 1 or double.NaN || (Rank is not null && Energy is not null))
         {
             throw new PeftException("ConversionInvalid", "An adapter is converted at a rank of 1 or more, or at a share of its energy above 0 and up to 1, not both.")
             {
@@ -42,6 +45,9 @@ public sealed record ConversionOptions
 /// <param name="Error">Length of what all layers lost beside that of their changes: √(Σ|lost|² / Σ|change|²); 0 is exact, 1 is nothing left.</param>
 public sealed record ConversionReport(IReadOnlyList<ConvertedLayer> Layers, double Error)
 {
+    /// <summary>Parts of the model that differ as well and that adapters don't reach (a diffusion model's autoencoder).</summary>
+    public IReadOnlyList<string> Unreached { get; init; } = [];
+
     /// <summary>Adds up what layers lost.</summary>
     internal static ConversionReport Of(IReadOnlyList<(string Path, LowRankPart Part)> layers) => new(
         Values.Of(layers.Select(static layer => new ConvertedLayer(layer.Path, layer.Part.Rank, Relative(layer.Part.Lost, layer.Part.Energy)))),
@@ -54,7 +60,7 @@ public sealed record ConversionReport(IReadOnlyList<ConvertedLayer> Layers, doub
         var worst = Layers.MaxBy(static layer => layer.Error)!;
         return string.Create(
             CultureInfo.InvariantCulture,
-            $"{Layers.Count} layers at rank {(least == most ? $"{least}" : $"{least} to {most}")}; {Error:P2} of the change is lost, at most {worst.Error:P2} ({worst.Module}).");
+            $"{Layers.Count} layers at rank {(least == most ? $"{least}" : $"{least} to {most}")}; {Error:P2} of the change is lost, at most {worst.Error:P2} ({worst.Module}).{(Unreached.Count == 0 ? "" : $" Adapters don't reach {string.Join(", ", Unreached)}, whose weights differ too.")}");
     }
 
     private static double Relative(double lost, double all) => all == 0 ? 0 : Math.Sqrt(lost / all);

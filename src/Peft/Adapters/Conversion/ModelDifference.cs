@@ -15,6 +15,8 @@ internal sealed class ModelDifference(PeftModel model, PretrainedModel tuned, Co
     private readonly List<LayerChange> _changes = [];
     private readonly Dictionary<Parameter, Tensor> _copies = [];
     private readonly List<string> _saved = [];
+    private readonly HashSet<Module> _reached = [.. model.Base.AdaptableModules];
+    private readonly SortedSet<string> _unreached = new(StringComparer.Ordinal);
 
     /// <summary>Makes the adapter.</summary>
     /// <param name="make">Makes an empty one of a configuration.</param>
@@ -45,7 +47,9 @@ internal sealed class ModelDifference(PeftModel model, PretrainedModel tuned, Co
             Bias = _copies.Keys.Any(parameter => parameter.Name.Contains("bias", StringComparison.Ordinal)) ? BiasTraining.All : BiasTraining.None,
             ModulesToSave = _saved.Count == 0 ? null : [.. _saved.Distinct(StringComparer.Ordinal)],
         };
-        return LowRankAdapter.Fill(make(config), _changes, _copies);
+        var made = LowRankAdapter.Fill(make(config), _changes, _copies);
+        made.Conversion = made.Conversion! with { Unreached = Values.Of(_unreached) };
+        return made;
     }
 
     private void Compare(NamedParameter own, Parameter theirs)
@@ -63,10 +67,16 @@ internal sealed class ModelDifference(PeftModel model, PretrainedModel tuned, Co
             return;
         }
 
+        if (!_reached.Contains(own.Module))
+        {
+            _unreached.Add(own.Path.Split('.')[0]);
+            return;
+        }
+
         if (own.Module.AdaptableOf(own.Parameter) is { } layer && layer.Weight == own.Parameter)
         {
             LowRankAdapter.RefuseKind(layer);
-            var part = ChangeDecomposition.Of(layer.ToMatrix(after - before), options);
+            var part = ChangeDecomposition.Of(layer.ToMatrix(after - before), layer.Kernel.Any(static size => size > 1) ? options with { Rank = options.ConvolutionRank ?? options.Rank } : options);
             part.A.MoveToOuterDisposeScope();
             part.B.MoveToOuterDisposeScope();
             _changes.Add(new LayerChange(layer, part));
