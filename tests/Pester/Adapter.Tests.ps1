@@ -59,6 +59,8 @@ Describe 'The cmdlets for adapters' {
             { Convert-PeftAdapter ./llama/adapter_model.safetensors ./none.safetensors Kohya -ErrorAction Stop } | Should -Throw -ErrorId 'AdapterModelUnclear,*'
             { Convert-PeftAdapter ./kohya.safetensors ./none.safetensors Kohya -Model $model -ErrorAction Stop } | Should -Throw -ErrorId 'AdapterModelMismatch,*'
             { $model | Import-PeftAdapter ./kohya.safetensors -ErrorAction Stop } | Should -Throw -ErrorId 'AdapterModelMismatch,*'
+            { $adapter | Export-PeftAdapter ./none -Layout PerExpert -ErrorAction Stop } | Should -Throw -ErrorId 'AdapterFormatNotSupported,*'
+            { $adapter | Export-PeftAdapter ./none -Layout PerExpert -Format Mlx } | Should -Throw -ErrorId 'ParametersContradict,*'
             { $adapter | Export-PeftAdapter ./none.safetensors -Format Kohya -ErrorAction Stop } | Should -Throw -ErrorId 'AdapterModelMismatch,*'
         }
     }

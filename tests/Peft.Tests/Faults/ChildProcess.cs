@@ -9,6 +9,7 @@ internal static class ChildProcess
     private static readonly Dictionary<string, Action<string[]>> s_jobs = new()
     {
         ["save"] = static arguments => SaveFaultTests.Save(arguments[0], arguments[1], int.Parse(arguments[2], System.Globalization.CultureInfo.InvariantCulture)),
+        ["structure"] = static arguments => Models.StructureTests.Measure(arguments[0], int.Parse(arguments[1], System.Globalization.CultureInfo.InvariantCulture), arguments[2], arguments[3]),
         ["train"] = static arguments => CheckpointFaultTests.TrainInChild(arguments[0], int.Parse(arguments[1], System.Globalization.CultureInfo.InvariantCulture)),
         ["train and exit"] = static arguments => CheckpointFaultTests.TrainAndEnd(arguments[0], terminates: false),
         ["train and terminate"] = static arguments => CheckpointFaultTests.TrainAndEnd(arguments[0], terminates: true),

@@ -1,5 +1,6 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters;
+using Peft.Adapters.Files;
 using Peft.Adapters.Merging;
 using Peft.Adapters.Methods.C3A;
 using Peft.Adapters.Model;
@@ -218,6 +219,7 @@ public class AdapterGoldenTests
         private void HoldFiles()
         {
             // What is read in an older layout is saved in today's, as the peer saves it where it can read it.
+            HoldOlderFiles();
             var original = IsOlder ? Path.Combine(_folder, "converted") : _adapterFolder;
             if (!Directory.Exists(original))
             {
@@ -239,6 +241,35 @@ public class AdapterGoldenTests
             Assert.Equal(
                 AdapterGolden.Canonical(AdapterGolden.Read(Path.Combine(original, AdapterConfig.FileName))),
                 AdapterGolden.Canonical(AdapterGolden.Read(Path.Combine(_saved, AdapterConfig.FileName))));
+        }
+
+        /// <summary>What is read in the older layout and written in it again is the file that it came from.</summary>
+        private void HoldOlderFiles()
+        {
+            if (!IsOlder)
+            {
+                return;
+            }
+
+            var folder = Path.Combine(_saved, "older");
+            _model.SaveAdapter(_adapter.Name, folder, layout: AdapterLayout.PerExpert);
+            using (var theirs = TensorStore.OpenFolder(_adapterFolder, "adapter_model"))
+            using (var ours = TensorStore.OpenFolder(folder, "adapter_model"))
+            {
+                Assert.Equal(theirs.Names.Order(StringComparer.Ordinal), ours.Names.Order(StringComparer.Ordinal));
+                foreach (var name in theirs.Names)
+                {
+                    using var left = theirs.Read(name);
+                    using var right = ours.Read(name);
+                    Assert.True(left.shape.SequenceEqual(right.shape) && AdapterGolden.Difference(left, right) == 0, $"{name} changed in saving");
+                }
+            }
+
+            _model.LoadAdapter(folder, "older");
+            _model.SetActive("older");
+            Hold("adapter_logits", ModelRun.Logits(_model, _io));
+            _model.SetActive(_adapter.Name);
+            _model.RemoveAdapter("older");
         }
 
         private void HoldReload()

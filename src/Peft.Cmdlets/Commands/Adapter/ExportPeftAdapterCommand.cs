@@ -39,6 +39,11 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
     [PSDefaultValue(Value = "Peft", Help = "Peft")]
     public string Format { get; set; } = "Peft";
 
+    /// <summary>How PEFT's form holds LoRA on experts: one pair of factors for the weight of all (Fused, as PEFT writes today), or a pair for each layer of each expert (PerExpert, as it wrote before transformers 5, for programs that still read that).</summary>
+    [Parameter]
+    [PSDefaultValue(Value = AdapterLayout.Fused, Help = "Fused")]
+    public AdapterLayout Layout { get; set; }
+
     /// <summary>Writes over an adapter that is in the folder already.</summary>
     [Parameter]
     public SwitchParameter Force { get; set; }
@@ -46,6 +51,19 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
     /// <summary>Puts the adapters out again.</summary>
     [Parameter]
     public SwitchParameter PassThru { get; set; }
+
+    /// <inheritdoc/>
+    protected override void Begin()
+    {
+        if (Layout != AdapterLayout.Fused && (AsLora || !Format.Equals("Peft", StringComparison.OrdinalIgnoreCase)))
+        {
+            throw new PeftException("ParametersContradict", "-Layout says how PEFT's files hold the adapter as it is; -Format and -AsLora write something else.")
+            {
+                Target = nameof(Layout),
+                RecommendedAction = "Leave -Layout out, or -Format and -AsLora.",
+            };
+        }
+    }
 
     /// <inheritdoc/>
     protected override void Process() => _adapters.AddRange(Chosen(AdapterName).Except(_adapters));
@@ -105,7 +123,7 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
             }
             else
             {
-                Run(_ => adapter.Model.SaveAdapter(adapter.Name, folder));
+                Run(_ => adapter.Model.SaveAdapter(adapter.Name, folder, layout: Layout));
             }
 
             if (PassThru)

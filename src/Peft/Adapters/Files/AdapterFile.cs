@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Slots;
 using Peft.Files;
 using Peft.Models;
@@ -94,21 +95,28 @@ internal static class AdapterFile
     /// <param name="adapter">The adapter.</param>
     /// <param name="folder">The folder.</param>
     /// <param name="embeddings">Whether the weights of adapted embeddings and output layers go into the file; null for when the configuration names them.</param>
+    /// <param name="expertsOf">The model, where LoRA on experts is written with factors for each (<see cref="PerExpertLayout"/>).</param>
     /// <exception cref="PeftException">What writing throws; a file of this name, for one.</exception>
-    public static void Save(Adapter adapter, string folder, bool? embeddings)
+    public static void Save(Adapter adapter, string folder, bool? embeddings, PretrainedModel? expertsOf = null)
     {
         if (File.Exists(folder))
         {
             throw new PeftException("NotAFolder", $"'{folder}' is a file; an adapter is saved into a folder.") { Target = folder };
         }
 
-        AtomicFile.MakeFolder(folder);
         using var scope = NewDisposeScope();
         adapter.OnSaving();
         List<(string, Tensor)> tensors = [.. adapter.Parameters().Where(static parameter => parameter.IsSaved).Select(parameter => (parameter.FileKey!, adapter.Saved(parameter.Parameter)))];
         tensors.AddRange(BaseWeightsToSave(adapter, embeddings ?? NamesEmbeddings(adapter)));
         tensors.AddRange(ExtendedTables(adapter, tensors.Select(static entry => entry.Item1)));
-        var config = adapter.Config.ToJson();
+        var written = adapter.Config;
+        if (expertsOf is not null)
+        {
+            (written, tensors) = PerExpertLayout.Of(adapter, expertsOf, tensors);
+        }
+
+        AtomicFile.MakeFolder(folder);
+        var config = written.ToJson();
         var id = SaveId.Of(tensors, null, config.ToJsonString());
         config[VersionKey] = $"{AdapterConfig.LayoutVersion}{BuildMark}{id}";
         var metadata = new Dictionary<string, string>(SafetensorsWriter.PyTorchMetadata) { [SaveId.Key] = id };

@@ -13,8 +13,10 @@ public sealed partial class PeftModel
     /// <param name="name">The adapter's name.</param>
     /// <param name="folder">The folder; made when it isn't there.</param>
     /// <param name="embeddings">Whether the weights of adapted embeddings and output layers are saved too; null for when the configuration names them.</param>
+    /// <param name="layout">How LoRA on experts is written.</param>
     /// <exception cref="PeftException"><c>AdapterNotFound</c>, <c>NotAFolder</c>, or what writing throws.</exception>
-    public void SaveAdapter(string name, string folder, bool? embeddings = null)
+    /// <exception cref="NotSupportedByPeftException"><c>AdapterFormatNotSupported</c>: the layout can't hold the adapter.</exception>
+    public void SaveAdapter(string name, string folder, bool? embeddings = null, AdapterLayout layout = AdapterLayout.Fused)
     {
         using var held = Acquire("saving an adapter");
         var adapter = this[name];
@@ -24,7 +26,7 @@ public sealed partial class PeftModel
         }
         else
         {
-            AdapterFile.Save(adapter.Adapter, folder, embeddings);
+            AdapterFile.Save(adapter.Adapter, folder, embeddings, layout == AdapterLayout.PerExpert ? Base : null);
         }
 
         adapter.LiesIn(folder);
