@@ -1,3 +1,4 @@
+using System.Text.Json;
 using System.Text.Json.Nodes;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
@@ -24,6 +25,9 @@ internal static class ModelChecks
     private const double Tolerance = 5e-3;
 
     private const int Steps = 3;
+
+    /// <summary>The method whose factors are drawn anew in every step, by another generator on each device.</summary>
+    private const string DrawsNoise = "PVERA";
 
     /// <summary>Hidden states of every recorded family, and for those that write text the losses of a LoRA training.</summary>
     public static void Families(CheckMachine machine)
@@ -62,9 +66,10 @@ internal static class ModelChecks
         using var probe = ModelLoader.Load(folder, new LoadOptions { StructureOnly = true });
         if (probe is CausalModel or SequenceToSequenceModel)
         {
+            using var still = WithoutDropout(folder);
             PeftModel Open(Device device)
             {
-                var model = PeftModel.Load(folder, new LoadOptions { Device = device, DataType = ScalarType.Float32 });
+                var model = PeftModel.Load(still.Path, new LoadOptions { Device = device, DataType = ScalarType.Float32 });
                 model.AddAdapter(new LoraConfig { Rank = 4, Alpha = 16, TargetModules = ModuleNames.AllLinear, TaskType = probe is CausalModel ? "CAUSAL_LM" : "SEQ_2_SEQ_LM" }, seed: 1);
                 return model;
             }
@@ -83,6 +88,7 @@ internal static class ModelChecks
             var adapter = Path.Combine(folder, "adapter");
             var baseFolder = machine.At("golden", "adapters", record.GetProperty("base").GetString()!);
             if (!File.Exists(Path.Combine(baseFolder, "config.json")) || !File.Exists(Path.Combine(adapter, "adapter_config.json"))
+                || JsonFile.ReadObject(Path.Combine(adapter, "adapter_config.json")).GetProperty("peft_type").GetString() == DrawsNoise
                 || !methods.Add(JsonFile.ReadObject(Path.Combine(adapter, "adapter_config.json")).GetProperty("peft_type").GetString()!))
             {
                 continue;
@@ -91,9 +97,10 @@ internal static class ModelChecks
             misses.Try(Path.GetFileName(folder), () =>
             {
                 using var recorded = SafetensorsFile.Open(Path.Combine(folder, "io.safetensors"));
+                using var still = WithoutDropout(baseFolder);
                 PeftModel Open(Device device)
                 {
-                    var model = PeftModel.Load(baseFolder, new LoadOptions { Device = device, DataType = ScalarType.Float32 });
+                    var model = PeftModel.Load(still.Path, new LoadOptions { Device = device, DataType = ScalarType.Float32 });
                     model.LoadAdapter(adapter);
                     return model;
                 }
@@ -164,6 +171,33 @@ internal static class ModelChecks
         }
 
         misses.Report();
+    }
+
+    /// <summary>A folder with the same weights whose configuration drops nothing: each device draws numbers of its own.</summary>
+    private static StillFolder WithoutDropout(string folder)
+    {
+        var still = new StillFolder(Directory.CreateTempSubdirectory("peft-still-").FullName);
+        foreach (var file in Directory.EnumerateFiles(folder).Where(static file => Path.GetFileName(file) != "config.json"))
+        {
+            File.CreateSymbolicLink(Path.Combine(still.Path, Path.GetFileName(file)), file);
+        }
+
+        var config = JsonNode.Parse(File.ReadAllText(Path.Combine(folder, "config.json")))!.AsObject();
+        foreach (var part in new[] { config, config["text_config"] as JsonObject }.OfType<JsonObject>())
+        {
+            foreach (var name in part.Where(static entry => (entry.Key.Contains("drop", StringComparison.Ordinal)) && entry.Value?.GetValueKind() == JsonValueKind.Number).Select(static entry => entry.Key).ToList())
+            {
+                part[name] = 0.0;
+            }
+        }
+
+        File.WriteAllText(Path.Combine(still.Path, "config.json"), config.ToJsonString());
+        return still;
+    }
+
+    private sealed record StillFolder(string Path) : IDisposable
+    {
+        public void Dispose() => Directory.Delete(Path, recursive: true);
     }
 
     private static void SameLosses(CheckMachine machine, Func<Device, PeftModel> open, Tensor ids)

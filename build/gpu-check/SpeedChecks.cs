@@ -8,6 +8,7 @@ using Peft.Adapters.Targets;
 using Peft.Generation;
 using Peft.Models;
 using Peft.Models.Heads;
+using Peft.Models.Layers;
 using Peft.Quantization;
 using Peft.Training;
 using Peft.Training.Data;
@@ -95,8 +96,8 @@ internal static class SpeedChecks
     {
         var config = Shape(machine.IsGpu ? "8b" : "tiny");
         var before = machine.UsedMemory();
-        using var model = new PeftModel(Create(machine, config), "shape");
-        ModelQuantizer.Quantize(model.Base, new QuantizationConfig { LoadIn4Bit = true, QuantType = FourBitType.NF4, UseDoubleQuant = true, ComputeType = ScalarType.BFloat16 });
+        var quantizer = new ModelQuantizer(new QuantizationConfig { LoadIn4Bit = true, QuantType = FourBitType.NF4, UseDoubleQuant = true, ComputeType = ScalarType.BFloat16 });
+        using var model = new PeftModel(Create(machine, config, quantizer), "shape");
         var loaded = machine.UsedMemory() - before;
         var record = Train(model, config, machine.IsGpu ? 5 : 2);
         var memory = machine.UsedMemory() - before;
@@ -115,16 +116,26 @@ internal static class SpeedChecks
         }).Train();
     }
 
-    private static CausalModel Create(CheckMachine machine, JsonObject config)
+    private static CausalModel Create(CheckMachine machine, JsonObject config, ModelQuantizer? quantizer = null)
     {
         using var noGradients = no_grad();
         var model = (CausalModel)ArchitectureRegistry.Create(new ModelConfig((JsonObject)config.DeepClone()));
+        var packed = (quantizer?.Targets(model) ?? new HashSet<Linear>()).ToDictionary(static layer => layer.Weight);
         foreach (var (_, parameter, _) in model.NamedParameters())
         {
+            using var scope = NewDisposeScope();
             long[] shape = [.. parameter.Shape];
-            parameter.Assign(shape.Length == 1
+            var values = shape.Length == 1
                 ? ones(shape, ScalarType.BFloat16, machine.Device)
-                : empty(shape, ScalarType.BFloat16, machine.Device).normal_(0, 0.02));
+                : empty(shape, ScalarType.BFloat16, machine.Device).normal_(0, 0.02);
+            if (packed.TryGetValue(parameter, out var layer))
+            {
+                parameter.Pack(quantizer!.Pack(layer, values));
+            }
+            else
+            {
+                parameter.Assign(values);
+            }
         }
 
         model.Prepare();

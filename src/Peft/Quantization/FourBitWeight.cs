@@ -57,6 +57,8 @@ public sealed class FourBitWeight : PackedWeight
     /// <inheritdoc/>
     public override Device Device => _packed.device;
 
+    private FourBitParts Parts => new(Type, BlockSize, _packed, _scales, _nestedScales, _nestedOffset);
+
     /// <summary>Quantises a weight.</summary>
     /// <param name="values">[outputs, inputs], floating point.</param>
     /// <param name="config">Type, block size, whether scales are quantised in turn, compute type.</param>
@@ -118,17 +120,12 @@ public sealed class FourBitWeight : PackedWeight
             return;
         }
 
-        // On a GPU by plain operators: a table by index, then a scale for each block.
-        var codes = stack([_packed.view(-1).div(16, RoundingMode.floor), _packed.view(-1).remainder(16)], 1).view(-1).to(ScalarType.Int32);
-        var table = tensor(Type.Values.ToArray(), device: Device);
-        var values = table.index_select(0, codes.narrow(0, 0, Count));
-        var scale = DenseScales().unsqueeze(1).expand(-1, BlockSize).reshape(-1).narrow(0, 0, Count);
-        target.copy_(values.mul_(scale).to(DataType).view(target.shape));
+        FourBitOperators.Unpack(Parts, target, DataType);
     }
 
     /// <inheritdoc/>
     internal override bool RowProduct(Tensor x, Tensor y) =>
-        FourBitRowProduct.TryRun(new FourBitParts(Type, BlockSize, _packed, _scales, _nestedScales, _nestedOffset), x, y);
+        FourBitRowProduct.TryRun(Parts, x, y);
 
     /// <inheritdoc/>
     public override PackedWeight Repack(Tensor values)
@@ -145,7 +142,9 @@ public sealed class FourBitWeight : PackedWeight
             return _scales.alias();
         }
 
-        return DynamicMap.Signed.Dequantize(_scales.cpu(), _nestedScales.cpu(), NestedBlockSize).add_(_nestedOffset).to(Device);
+        return Device.type == DeviceType.CPU
+            ? DynamicMap.Signed.Dequantize(_scales, _nestedScales, NestedBlockSize).add_(_nestedOffset)
+            : FourBitOperators.Scales(Parts);
     }
 
     /// <inheritdoc/>

@@ -169,9 +169,10 @@ internal sealed class PsoftLayer : FactorLayer
     {
         if (_config.Decomposition == "full")
         {
-            // In float64: what is trained stands between the vectors, so that an error of theirs is one of the output.
-            var (u, s, vh) = linalg.svd(weight.to(ScalarType.Float64), fullMatrices: false);
-            return (u.to(ScalarType.Float32), s.to(ScalarType.Float32), vh.to(ScalarType.Float32));
+            // In float64: what is trained stands between the vectors, so that an error of theirs is one of the output. And on the processor: their signs
+            // are the library's choice, they aren't in the file, and a GPU's library chooses others.
+            var (u, s, vh) = linalg.svd(weight.to(ScalarType.Float64).cpu(), fullMatrices: false);
+            return (u.to(ScalarType.Float32).to(weight.device), s.to(ScalarType.Float32).to(weight.device), vh.to(ScalarType.Float32).to(weight.device));
         }
 
         using var seeded = new Generator((ulong)_config.RandomSeed);
