@@ -81,7 +81,7 @@ public sealed partial class DiffusionModel
         var times = tensor([.. timesteps.Select(static time => (float)time)], ScalarType.Float32, latents.device);
         return UNet.Forward(
             new UNetInputs(latents, times, new BackboneOutput(states, rows, length)) { PooledText = text.Pooled, Sizes = sizes },
-            context).MoveToOuterDisposeScope();
+            context with { Noise = new NoiseTimes(timesteps, SchedulerConfig.TrainTimesteps) }).MoveToOuterDisposeScope();
     }
 
     /// <summary>Tokens that a text encoder reads at once.</summary>

@@ -64,6 +64,9 @@ public sealed record ForwardContext
     /// <summary>Which of its tasks each row is, for methods that share what they learn between several: int64 [Rows]; null where nobody says.</summary>
     public Tensor? TaskIds { get; init; }
 
+    /// <summary>In a diffusion model, how noisy what its rows show is; null in its text encoders and elsewhere.</summary>
+    public NoiseTimes? Noise { get; init; }
+
     /// <summary>In a slot of experts' weights: which rows of the input belong to which expert; null elsewhere.</summary>
     public ExpertRows? ExpertRows { get; init; }
 

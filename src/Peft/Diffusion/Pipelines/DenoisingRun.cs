@@ -68,7 +68,9 @@ internal sealed class DenoisingRun(PeftModel model, DiffusionModel parts, ImageO
             var scaled = scheduler.ScaleInput(latents);
             var sample = Rows(start.Masked is { } masked ? cat([scaled, start.Mask!, masked], 1) : scaled);
             var times = full([sample.size(0)], scheduler.Timestep, ScalarType.Float32, sample.device);
-            var estimate = parts.UNet.Forward(new UNetInputs(sample.to(parts.UNet.DataType), times, text) { PooledText = pooled, Sizes = sizes }, context).to(latents.dtype);
+            var estimate = parts.UNet.Forward(
+                new UNetInputs(sample.to(parts.UNet.DataType), times, text) { PooledText = pooled, Sizes = sizes },
+                context with { Noise = new NoiseTimes([.. Enumerable.Repeat(scheduler.Timestep, (int)sample.size(0))], parts.SchedulerConfig.TrainTimesteps) }).to(latents.dtype);
             var step = scheduler.Step(Guided(estimate), latents, noise);
             var next = start is { Mask: { } mask, Masked: null, Original: { } original } ? Blended(scheduler, step.Sample, original, mask, start.Noise) : step.Sample;
             onStep?.Invoke(new DenoisingStep(scheduler.Index - first, total, next, step.Original, estimate));

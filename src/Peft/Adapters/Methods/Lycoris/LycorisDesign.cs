@@ -31,6 +31,7 @@ internal static class LycorisDesign
             "glora" => Shaped(alpha, [("a1.weight", [sizes.In, rank]), ("a2.weight", [rank, sizes.In]), ("b1.weight", [sizes.Out, rank]), ("b2.weight", [rank, sizes.In, .. layer.Kernel])]),
             "tlora" when isSpatial => throw Unfit(layer, "T-LoRA has no change for a convolution of several taps"),
             "tlora" => Shaped(alpha, [("q_layer.weight", [rank, sizes.In]), ("p_layer.weight", [sizes.Out, rank]), ("lambda_layer", [1, rank])]),
+            "dylora" => Shaped(alpha * config.BlockSize, LoCon(sizes with { HasCore = false })),
             _ => sizes.WithDora(config, Shaped(alpha, LoCon(sizes))),
         };
     }

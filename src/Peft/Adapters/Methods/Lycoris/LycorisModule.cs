@@ -19,6 +19,12 @@ public sealed record LycorisModule(IReadOnlyDictionary<string, IReadOnlyList<lon
     /// <summary>Whether (IA)³ has a factor for each input.</summary>
     public bool IsByInput { get; init; }
 
+    /// <summary>Ranks of a block that DyLoRA trains; null for LoRA. A file doesn't say it.</summary>
+    public int? BlockSize { get; init; }
+
+    /// <summary>Which ranks of T-LoRA act at a timestep; null for all of them. A file doesn't say it.</summary>
+    public TimestepMask? Mask { get; init; }
+
     /// <summary>The end of a key that every algorithm may have: the tensor is a number.</summary>
     internal const string AlphaKey = "alpha";
 
@@ -68,9 +74,10 @@ public sealed record LycorisModule(IReadOnlyDictionary<string, IReadOnlyList<lon
         if (Has("lora_down.weight"))
         {
             var rank = Rank("lora_down.weight");
-            return Has("lora_mid.weight")
-                ? new CoreLora(layer, rank, (Alpha ?? rank) / rank)
-                : new LycorisLora(layer, new LoraConfig { Rank = rank, Alpha = Alpha ?? rank });
+            var config = new LoraConfig { Rank = rank, Alpha = Alpha ?? rank };
+            return Has("lora_mid.weight") ? new CoreLora(layer, rank, (Alpha ?? rank) / rank)
+                : BlockSize is { } size && rank % size == 0 ? new DynamicLora(layer, config, size)
+                : new LycorisLora(layer, config);
         }
 
         if (Has("hada_w1_a"))
@@ -82,7 +89,7 @@ public sealed record LycorisModule(IReadOnlyDictionary<string, IReadOnlyList<lon
         return Has("lokr_w1") || Has("lokr_w1_a") ? CreateLoKr(layer)
             : Has("oft_blocks") ? new OutputRotation(layer, Shapes["oft_blocks"], Alpha ?? 0, Has("rescale"))
             : Has("a1.weight") ? new WeightProduct(layer, Rank("a2.weight"), Scale("a2.weight"))
-            : Has("lambda_layer") ? new SingularLora(layer, Rank("q_layer.weight"), Scale("q_layer.weight"))
+            : Has("lambda_layer") ? new SingularLora(layer, Rank("q_layer.weight"), Scale("q_layer.weight"), Mask)
             : Has("diff") ? new DifferenceLayer(layer, "diff", Has("diff_b") ? "diff_b" : null)
             : Has("w_norm") ? new DifferenceLayer(layer, "w_norm", Has("b_norm") ? "b_norm" : null)
             : new ScaledWeight(layer, IsByInput);

@@ -18,8 +18,8 @@ public sealed record LycorisNetworkConfig : LayerwiseConfig
     /// <inheritdoc/>
     public override string PeftType => "LYCORIS";
 
-    /// <summary>What changes a weight: <c>lora</c> and <c>locon</c> (LoRA, on convolutions too), <c>loha</c>, <c>lokr</c>, <c>ia3</c>, <c>full</c>, <c>diag-oft</c>, <c>boft</c>, <c>glora</c> or <c>tlora</c>.</summary>
-    [ConfigField("algo", Choices = ["lora", "locon", "loha", "lokr", "ia3", "full", "diag-oft", "boft", "glora", "tlora"])]
+    /// <summary>What changes a weight: <c>lora</c> and <c>locon</c> (LoRA, on convolutions too), <c>loha</c>, <c>lokr</c>, <c>ia3</c>, <c>full</c>, <c>diag-oft</c>, <c>boft</c>, <c>glora</c>, <c>dylora</c> or <c>tlora</c>.</summary>
+    [ConfigField("algo", Choices = ["lora", "locon", "loha", "lokr", "ia3", "full", "diag-oft", "boft", "glora", "dylora", "tlora"])]
     public string Algorithm { get; init; } = "lora";
 
     /// <summary>Rank on linear layers and convolutions of one tap; for OFT and BOFT the largest size of a block.</summary>
@@ -82,6 +82,22 @@ public sealed record LycorisNetworkConfig : LayerwiseConfig
     [ConfigField("rescaled")]
     public bool Rescaled { get; init; }
 
+    /// <summary>Ranks of a block of DyLoRA, which divides the rank.</summary>
+    [ConfigField("block_size", Minimum = 1)]
+    public int BlockSize { get; init; } = 4;
+
+    /// <summary>Lets T-LoRA's ranks act by the timestep, fewer at more noise, in training and in generating.</summary>
+    [ConfigField("timestep_mask", Parameter = "TimestepMask")]
+    public bool MasksTimesteps { get; init; }
+
+    /// <summary>Ranks of T-LoRA that act at the last timestep.</summary>
+    [ConfigField("min_rank", Minimum = 1)]
+    public int MinimumRank { get; init; } = 1;
+
+    /// <summary>How fast T-LoRA's ranks go with noise: 1 in proportion.</summary>
+    [ConfigField("mask_alpha", IsReal = true, Minimum = 0)]
+    public double MaskPower { get; init; } = 1;
+
     /// <summary>Trains the norms beside the adapted layers too.</summary>
     [ConfigField("train_norm", Parameter = "TrainNorm")]
     public bool TrainsNorms { get; init; }
@@ -104,7 +120,24 @@ public sealed record LycorisNetworkConfig : LayerwiseConfig
 
     /// <inheritdoc/>
     public override LayerAdapter CreateLayer(IAdaptable layer, LayerwiseAdapter adapter, ICollection<string> messages) =>
-        layer is Linear or Convolution or NormWeight ? ModuleOf(layer).CreateLayer(layer) : throw KindRefused(layer);
+        layer is Linear or Convolution or NormWeight ? Trained(ModuleOf(layer)).CreateLayer(layer) : throw KindRefused(layer);
+
+    /// <summary>What no file of tensors says of how a module is trained.</summary>
+    private LycorisModule Trained(LycorisModule module) => module with
+    {
+        BlockSize = Algorithm == "dylora" ? BlockSize : null,
+        Mask = MasksTimesteps ? new TimestepMask(MinimumRank, MaskPower) : null,
+    };
+
+    /// <inheritdoc/>
+    public override void Validate()
+    {
+        base.Validate();
+        if (Modules is null && Algorithm == "dylora" && (Rank % BlockSize != 0 || ConvolutionRank % BlockSize != 0))
+        {
+            throw Contradiction(FormattableString.Invariant($"block_size ({BlockSize}) must divide the ranks of DyLoRA ({Rank}{(ConvolutionRank > 0 ? $" and {ConvolutionRank}" : "")})."));
+        }
+    }
 
     /// <summary>What acts on a layer: what the file has there, or what the fields ask for.</summary>
     internal LycorisModule ModuleOf(IAdaptable layer) => Modules is { } modules ? modules[layer.Path] : LycorisDesign.Of(layer, this);

@@ -12,14 +12,19 @@ namespace Peft.Adapters.Methods.Lycoris;
 internal sealed class SingularLora : MatrixLayer
 {
     private readonly double _scale;
+    private readonly TimestepMask? _mask;
     private readonly Parameter[] _factors;
     private readonly Parameter[] _start;
 
     /// <summary>Makes the factors, by shape alone: Q [rank, in], P [out, rank] and λ [1, rank].</summary>
-    public SingularLora(IAdaptable layer, int rank, double scale)
+    /// <param name="layer">The layer.</param>
+    /// <param name="rank">Ranks.</param>
+    /// <param name="scale">Multiplies the change.</param>
+    /// <param name="mask">Which ranks act at a timestep; null for all of them.</param>
+    public SingularLora(IAdaptable layer, int rank, double scale, TimestepMask? mask = null)
         : base(layer)
     {
-        _scale = scale;
+        (_scale, _mask) = (scale, mask);
         long[] ones = [.. layer.Kernel.Select(static _ => 1L)];
         Parameter[] Make() => [new("weight", [rank, layer.Inputs, .. ones]), new("weight", [layer.Outputs, rank, .. ones]), new("lambda_layer", [1, rank])];
         (_factors, _start) = (Make(), Make());
@@ -33,6 +38,23 @@ internal sealed class SingularLora : MatrixLayer
 
     /// <inheritdoc/>
     public override IReadOnlyList<LayerParameter> Parameters { get; }
+
+    /// <inheritdoc/>
+    public override Tensor After(Tensor x, Tensor y, SlotCall call)
+    {
+        if (_mask is null || call.Context.Noise is not { } noise)
+        {
+            return base.After(x, y, call);
+        }
+
+        // Rows of one timestep, as in generating, go together.
+        var rank = (int)_factors[2].Shape[1];
+        int[] active = [.. noise.Timesteps.Select(timestep => _mask.Active(timestep, noise.Count, rank))];
+        return active.Distinct().Count() == 1 ? y + Masked(x, active[0])
+            : y + cat([.. x.chunk(active.Length).Zip(active, Masked)]);
+
+        Tensor Masked(Tensor rows, int ranks) => Layer.Apply(rows, Layer.FromMatrix(((Product(_factors, ranks) - Product(_start, ranks)) * (_scale * call.Weight)).to(y.dtype)), null);
+    }
 
     /// <inheritdoc/>
     public override void Initialise(Generator generator)
@@ -67,5 +89,9 @@ internal sealed class SingularLora : MatrixLayer
     /// <inheritdoc/>
     protected override Tensor Change(ScalarType type, Func<Tensor> bare) => ((Product(_factors) - Product(_start)) * _scale).to(type);
 
-    private static Tensor Product(Parameter[] factors) => (factors[1].Data.flatten(1) * factors[2].Data).mm(factors[0].Data.flatten(1));
+    private static Tensor Product(Parameter[] factors, int? ranks = null)
+    {
+        var (p, lengths, q) = (factors[1].Data.flatten(1), factors[2].Data, factors[0].Data.flatten(1));
+        return ranks is { } count ? (p.narrow(1, 0, count) * lengths.narrow(1, 0, count)).mm(q.narrow(0, 0, count)) : (p * lengths).mm(q);
+    }
 }
