@@ -32,11 +32,14 @@ public abstract class Slot
 /// <param name="NeedsForward">Whether the layer must go through <see cref="Slot.Forward"/>.</param>
 public readonly record struct SlotPlan(IReadOnlyList<LowRank> LowRank, bool NeedsForward)
 {
+    /// <summary>What acts in the weight itself, with which a linear layer forms its product; null for nothing, and for any other kind of layer.</summary>
+    public WeightChange? Weight { get; init; }
+
     /// <summary>Nothing acts.</summary>
     public static SlotPlan Empty { get; } = new([], NeedsForward: false);
 
     /// <summary>Whether nothing acts.</summary>
-    public bool IsEmpty => !NeedsForward && LowRank.Count == 0;
+    public bool IsEmpty => !NeedsForward && LowRank.Count == 0 && Weight is null;
 }
 
 /// <summary>The change y += scale · (dropout(x) Aᵀ) Bᵀ (+ scale · bias) of LoRA (Hu et al. 2021) and of every method whose change is a product of two factors.</summary>
@@ -49,4 +52,32 @@ public sealed record LowRank(Parameter A, Parameter B, Parameter? Bias, double S
 {
     /// <summary>The positions on which it acts; null for all.</summary>
     public AdapterSpan? Span { get; init; }
+
+    /// <summary>[rank]: values between the factors, B · diag · A (AdaLoRA's, KaSA's); null for none.</summary>
+    public Parameter? Inner { get; init; }
+
+    /// <summary>[out]: the trained length that each output's weights with the change have (DoRA); null where they keep their own.</summary>
+    public Parameter? Magnitude { get; init; }
+
+    /// <summary>Whether anything of it is trained.</summary>
+    internal bool IsTrained => A.IsTrained || B.IsTrained || Bias is { IsTrained: true } || Inner is { IsTrained: true } || Magnitude is { IsTrained: true };
+
+    /// <summary>The first factor as it acts, values between the factors among it: they are few, tokens are many.</summary>
+    internal Tensor FactorA(ScalarType type) => Inner is null ? A.In(type) : A.Data.mul(Inner.Data.view(-1, 1)).to(type);
+
+    /// <summary>The second factor.</summary>
+    internal Tensor FactorB(ScalarType type) => B.In(type);
+
+    /// <summary>Adds a gradient of <see cref="FactorA"/> to those of its parts.</summary>
+    internal void AddGradientOfA(Tensor gradient)
+    {
+        if (Inner is null)
+        {
+            A.Gradient?.add_(gradient);
+            return;
+        }
+
+        A.Gradient?.add_(gradient.mul(Inner.Data.view(-1, 1)));
+        Inner.Gradient?.add_(gradient.mul(A.Data).sum(1).view([.. Inner.Shape]));
+    }
 }

@@ -407,25 +407,44 @@ internal sealed class AutogradPiece : Piece
             return;
         }
 
-        // The gradients go into grad and are taken out again: of the two ways to ask for them this one is guarded in TorchSharp, so that a
-        // mistake or a lack of memory is an exception instead of the end of the process.
-        var targets = _leaves.Concat(_trained.Select(static parameter => parameter.Data)).ToArray();
-        autograd.backward([_output], [gradients.Output()], inputs: targets);
-        for (var i = 0; i < targets.Length; i++)
+        foreach (var (index, gradient) in Gradients(_output, gradients.Output(), [.. _leaves, .. _trained.Select(static parameter => parameter.Data)]))
         {
-            if (targets[i].grad is not { IsInvalid: false } gradient)
+            if (index < _leaves.Length)
             {
-                continue;
-            }
-
-            targets[i].grad = null;
-            if (i < _leaves.Length)
-            {
-                gradients.Add(_leafInputs[i], gradient);
+                gradients.Add(_leafInputs[index], gradient);
             }
             else
             {
-                _trained[i - _leaves.Length].Gradient!.add_(gradient);
+                _trained[index - _leaves.Length].Gradient!.add_(gradient);
+            }
+        }
+    }
+
+    /// <summary>Adds the gradients of parameters that a tensor was formed of.</summary>
+    /// <param name="of">The tensor; autograd knows how it was formed.</param>
+    /// <param name="gradient">Its gradient.</param>
+    /// <param name="trained">The parameters.</param>
+    public static void Add(Tensor of, Tensor gradient, IReadOnlyList<Parameter> trained)
+    {
+        foreach (var (index, own) in Gradients(of, gradient, [.. trained.Select(static parameter => parameter.Data)]))
+        {
+            trained[index].Gradient!.add_(own);
+        }
+    }
+
+    /// <summary>
+    /// The gradients go into grad and are taken out again: of the two ways to ask for them this one is guarded in TorchSharp, so that a mistake or a
+    /// lack of memory is an exception instead of the end of the process.
+    /// </summary>
+    private static IEnumerable<(int Index, Tensor Gradient)> Gradients(Tensor output, Tensor gradient, Tensor[] targets)
+    {
+        autograd.backward([output], [gradient], inputs: targets);
+        for (var i = 0; i < targets.Length; i++)
+        {
+            if (targets[i].grad is { IsInvalid: false } own)
+            {
+                targets[i].grad = null;
+                yield return (i, own);
             }
         }
     }

@@ -64,6 +64,90 @@ public class LinearLayerTests
             (inputs, value) => Changed(Changed(Plain(layer, inputs[0], value), inputs[0], first, value), inputs[0], second, value));
     }
 
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Values_between_the_factors_and_lengths_of_the_outputs_are_part_of_the_product(bool hasOther)
+    {
+        using var check = new BackwardCheck();
+        using var first = new Linear(12, 10, hasBias: true);
+        using var second = new Linear(12, 6, hasBias: true);
+        using var group = new LinearGroup(first, second);
+        foreach (var layer in new[] { first, second })
+        {
+            check.Fill(layer.Weight, isTrained: false);
+            check.Fill(layer.Bias!);
+        }
+
+        group.Fuse();
+        var plain = Change(check, 12, 10, 3, 1.5);
+        var change = plain with { Inner = check.Fill(new Parameter("values", [3, 1])), Magnitude = check.Fill(new Parameter("lengths", [10])) };
+        var other = Change(check, 12, 6, 2, 0.5);
+        first.Weight.Slot = new FixedSlot(change);
+        second.Weight.Slot = hasOther ? new FixedSlot(other) : null;
+        var x = check.Input(9, 12);
+        check.Run(
+            context => group.Forward(x, context),
+            (inputs, value) =>
+            {
+                var weight = value(first.Weight).add(value(change.B).matmul(value(change.A).mul(value(change.Inner))).mul(1.5));
+                var factor = value(change.Magnitude).div(weight.detach().square().sum(1).sqrt());
+                var y = inputs[0].matmul(weight.t()).mul(factor).add(value(first.Bias!));
+                var beside = Plain(second, inputs[0], value);
+                beside = hasOther ? Changed(beside, inputs[0], other, value) : beside.add(value(other.A).sum().add(value(other.B).sum()).mul(0));
+                return cat([y, beside], 1);
+            });
+    }
+
+    [Theory]
+    [InlineData(3)]
+    [InlineData(70)]
+    public void A_change_in_the_weight_has_its_gradients_whether_the_weight_is_kept_or_formed_again(int rows)
+    {
+        using var check = new BackwardCheck();
+        using var first = new Linear(12, 10, hasBias: true);
+        using var second = new Linear(12, 6, hasBias: true);
+        using var group = new LinearGroup(first, second);
+        foreach (var layer in new[] { first, second })
+        {
+            check.Fill(layer.Weight, isTrained: false);
+            check.Fill(layer.Bias!);
+        }
+
+        group.Fuse();
+        var scales = check.Fill(new Parameter("scales", [12]));
+        var other = Change(check, 12, 6, 2, 0.5);
+        scales.Data.requires_grad_(true);
+        first.Weight.Slot = new ScaledSlot(first, scales);
+        second.Weight.Slot = new FixedSlot(other);
+        var x = check.Input(rows, 12);
+        check.Run(
+            context => group.Forward(x, context),
+            (inputs, value) => cat(
+                [
+                    inputs[0].matmul(value(first.Weight).mul(value(scales).sin()).t()).add(value(first.Bias!)),
+                    Changed(Plain(second, inputs[0], value), inputs[0], other, value),
+                ],
+                1));
+    }
+
+    /// <summary>Scales a weight's columns.</summary>
+    private sealed class ScaledSlot(Linear layer, Parameter scales) : Slot
+    {
+        public override Parameter? Overlay(ForwardContext context) => null;
+
+        public override SlotPlan Plan(ForwardContext context) => new([], NeedsForward: false) { Weight = new Scaled(layer, scales) };
+
+        public override Tensor Forward(Tensor x, ForwardContext context, Func<Tensor, ForwardContext, Tensor> baseProduct) => throw new InvalidOperationException();
+
+        private sealed class Scaled(Linear layer, Parameter scales) : WeightChange
+        {
+            public override IReadOnlyList<Parameter> Trained => [scales];
+
+            public override Tensor Form(ForwardContext context) => layer.Weight.Data.mul(scales.Data.sin());
+        }
+    }
+
     [Fact]
     public void DropoutActsOnTheChangesInputAndIsTheSameInBothDirections()
     {

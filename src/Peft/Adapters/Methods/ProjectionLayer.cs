@@ -58,6 +58,9 @@ internal abstract class ProjectionLayer : LayerAdapter
         return current;
     }
 
+    /// <summary>Whether the change, with as many rows as the projections have, costs more by tokens than in the weight.</summary>
+    protected bool IsWide => 2 * _config.Rank * (Layer.Inputs + Layer.Outputs) > Layer.Inputs * Layer.Outputs;
+
     /// <summary>z of d ∘ (A x). Its first values, as many as the rank, are what is merged.</summary>
     protected virtual Tensor Inner(Tensor values, ForwardContext context) => values;
 

@@ -77,7 +77,13 @@ public sealed class AdapterSlot : Slot
     public override Parameter? Overlay(ForwardContext context) => Choose(context.Selection).Overlay;
 
     /// <inheritdoc/>
-    public override SlotPlan Plan(ForwardContext context) => Choose(context.Selection).Plan;
+    public override SlotPlan Plan(ForwardContext context)
+    {
+        var choice = Choose(context.Selection);
+        return choice is { Plan.NeedsForward: true, Rows: null, Spans: null } && (context.Tape is not null || context.Checkpointing) && ActsInWeight(choice, context)
+            ? new SlotPlan([], NeedsForward: false) { Weight = choice.InWeight ??= new MergedWeight(this, [.. choice.Acting.Select(static entry => entry.Layer)]) }
+            : choice.Plan;
+    }
 
     /// <inheritdoc/>
     public override Tensor Forward(Tensor x, ForwardContext context, Func<Tensor, ForwardContext, Tensor> baseProduct)
@@ -94,6 +100,25 @@ public sealed class AdapterSlot : Slot
         _merged.Clear();
         _merged.UnionWith(names.Where(name => this[name] is not null || OverlayOf(name) is not null));
         _lastChoice = null;
+    }
+
+    /// <summary>Whether a linear layer forms its product with what the adapters make of its weight. In lower precision a change may be less than a step of the weight's type.</summary>
+    private bool ActsInWeight(Choice choice, ForwardContext context)
+    {
+        if (Module is not Linear || Parameter.Effective(context) is not { DataType: ScalarType.Float32, Packed: null, IsTrained: false })
+        {
+            return false;
+        }
+
+        foreach (var (layer, weight) in choice.Acting)
+        {
+            if (weight != 1f || !layer.ActsInWeight(context))
+            {
+                return false;
+            }
+        }
+
+        return true;
     }
 
     /// <summary>Inputs pass from the outermost adapter to the innermost, outputs come back.</summary>
@@ -266,9 +291,12 @@ public sealed class AdapterSlot : Slot
             }
         }
 
-        var factors = acting.Select(static entry => entry.Layer.LowRank(entry.Weight)).ToArray();
+        var factors = acting.Select(static entry => entry.Layer.Fused(entry.Weight)).ToArray();
+
+        // Lengths are of the outputs with everything inside of them, so that they act alone.
+        var isFused = Array.TrueForAll(factors, factor => factor is not null && (factors.Length == 1 || factor.Magnitude is null));
         var plan = factors.Length == 0 ? SlotPlan.Empty
-            : Array.TrueForAll(factors, static factor => factor is not null) ? new SlotPlan([.. factors.OfType<LowRank>()], NeedsForward: false)
+            : isFused ? new SlotPlan([.. factors.OfType<LowRank>()], NeedsForward: false)
             : new SlotPlan([], NeedsForward: true);
         return new Choice(selection, plan, overlay, acting, null);
     }
@@ -276,7 +304,7 @@ public sealed class AdapterSlot : Slot
     private Choice ChooseBySpan(AdapterSelection selection, IReadOnlyList<AdapterSpan> spans)
     {
         SpanGroup[] groups = [.. spans.Where(span => this[span.Name] is not null).Select(span => new SpanGroup(AdapterSelection.Of(span.Name), this[span.Name]!, span))];
-        LowRank[] factors = Module is Linear ? [.. groups.Select(static group => group.Layer.LowRank(1) is { } change ? change with { Span = group.Span } : null).OfType<LowRank>()] : [];
+        LowRank[] factors = Module is Linear ? [.. groups.Select(static group => group.Layer.Fused(1) is { Magnitude: null } change ? change with { Span = group.Span } : null).OfType<LowRank>()] : [];
         var plan = groups.Length == 0 ? SlotPlan.Empty : factors.Length == groups.Length ? new SlotPlan(factors, NeedsForward: false) : new SlotPlan([], NeedsForward: true);
         return new Choice(selection, plan, null, [], null) { Spans = groups };
     }
@@ -296,6 +324,27 @@ public sealed class AdapterSlot : Slot
         AdapterSelection Selection, SlotPlan Plan, Parameter? Overlay, IReadOnlyList<(LayerAdapter Layer, float Weight)> Acting, IReadOnlyList<RowGroup>? Rows)
     {
         public IReadOnlyList<SpanGroup>? Spans { get; init; }
+
+        /// <summary>The weight that the acting adapters make, once it was asked for.</summary>
+        public MergedWeight? InWeight { get; set; }
+    }
+
+    /// <summary>The layer's weight with adapters merged into it, for a pass.</summary>
+    private sealed class MergedWeight(AdapterSlot slot, LayerAdapter[] layers) : WeightChange
+    {
+        public override IReadOnlyList<Parameter> Trained => [.. layers.SelectMany(static layer => layer.Parameters).Select(static entry => entry.Parameter).Where(static parameter => parameter.IsTrained).Distinct()];
+
+        public override Tensor Form(ForwardContext context)
+        {
+            var bare = new Affine(slot.Parameter.Effective(context).Data, null);
+            var current = new Affine(bare.Weight.clone(), null);
+            foreach (var layer in layers)
+            {
+                current = layer.Merge(current, bare);
+            }
+
+            return layers[0].Layer.ToMatrix(current.Weight);
+        }
     }
 
     private sealed record SpanGroup(AdapterSelection Selection, LayerAdapter Layer, AdapterSpan Span);

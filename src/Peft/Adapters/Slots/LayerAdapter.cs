@@ -48,6 +48,17 @@ public abstract class LayerAdapter(IAdaptable layer) : IDisposable
     /// <param name="weight">Strength from the selection; 1 is as trained.</param>
     public virtual LowRank? LowRank(float weight) => null;
 
+    /// <summary>The change as a linear layer computes it at once, with what stands between its factors or scales the outputs; null where it is nothing of the kind.</summary>
+    /// <param name="weight">Strength from the selection; 1 is as trained.</param>
+    public virtual LowRank? Fused(float weight) => LowRank(weight);
+
+    /// <summary>
+    /// Whether <see cref="Merge"/> says all that the adapter does in a pass, and a linear layer is to form its product with the weight that it gives where
+    /// tokens are trained on: for changes that cost as much as the layer itself. The bias stays as it is.
+    /// </summary>
+    /// <param name="context">The forward pass.</param>
+    public virtual bool ActsInWeight(ForwardContext context) => false;
+
     /// <summary>
     /// The change of the weight as it was loaded as a product that holds it exactly, what a start took out of the base in it; null where it is no such product,
     /// or one that isn't smaller than the change. In the caller's dispose scope.

@@ -93,6 +93,6 @@ internal static class DecoderStack
     public static bool Trains(Module block, ForwardContext context) => block.NamedParameters().Any(named =>
     {
         var plan = named.Parameter.Slot?.Plan(context) ?? SlotPlan.Empty;
-        return plan.NeedsForward || new LinearMember(named.Parameter.Effective(context), null, plan.LowRank).IsTrained;
+        return plan.NeedsForward || new LinearMember(named.Parameter.Effective(context), null, plan.LowRank, Change: plan.Weight).IsTrained;
     });
 }

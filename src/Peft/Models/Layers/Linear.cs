@@ -72,7 +72,7 @@ public sealed class Linear : Module, IAdaptable
     public Tensor ToMatrix(Tensor weight) => IsTransposed ? weight.t() : weight;
 
     /// <summary>What the layer contributes to a product shared with others.</summary>
-    internal LinearMember Member(ForwardContext context, SlotPlan plan) => new(Weight.Effective(context), Bias?.Effective(context), plan.LowRank, IsTransposed);
+    internal LinearMember Member(ForwardContext context, SlotPlan plan) => new(Weight.Effective(context), Bias?.Effective(context), plan.LowRank, IsTransposed, plan.Weight);
 
     /// <summary>A wrong width would end in a native error without the layer's name.</summary>
     internal void CheckInput(Tensor x)

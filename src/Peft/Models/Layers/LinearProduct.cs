@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 namespace Peft.Models.Layers;
 
 /// <summary>One of the layers that share a product: its weight, its bias and the low-rank changes that act on it.</summary>
-internal readonly record struct LinearMember(Parameter Weight, Parameter? Bias, IReadOnlyList<LowRank> LowRank, bool IsTransposed = false)
+internal readonly record struct LinearMember(Parameter Weight, Parameter? Bias, IReadOnlyList<LowRank> LowRank, bool IsTransposed = false, WeightChange? Change = null)
 {
     /// <summary>Columns in the output.</summary>
     public long Width => Weight.Shape[IsTransposed ? 1 : 0];
@@ -13,14 +13,14 @@ internal readonly record struct LinearMember(Parameter Weight, Parameter? Bias, 
     {
         get
         {
-            if (Weight.IsTrained || Bias?.IsTrained == true)
+            if (Weight.IsTrained || Bias?.IsTrained == true || Change is { Trained.Count: > 0 })
             {
                 return true;
             }
 
             foreach (var change in LowRank)
             {
-                if (change.A.IsTrained || change.B.IsTrained || change.Bias?.IsTrained == true)
+                if (change.IsTrained)
                 {
                     return true;
                 }
@@ -52,26 +52,26 @@ internal static class LinearProduct
     {
         using var scope = NewDisposeScope();
         var terms = Terms(members);
-        Tensor y;
-        if (weight is null)
+        var changed = ChangedWeights.Of(x.size(0), weight, members, context);
+        weight = changed?.Whole() ?? weight;
+
+        // Trained lengths scale the product before anything is added to it.
+        var scales = Array.Exists(terms, static term => term.Change.Magnitude is not null);
+        var y = Base(x, weight, scales ? null : bias, members, context, scales ? null : residual);
+        IReadOnlyList<LowRankProduct> state = terms.Length == 0 ? [] : LowRankProduct.Forward(x, y, terms, context);
+        OutputLengths? lengths = null;
+        if (scales)
         {
-            y = PackedProduct.Forward(x, bias, members, residual, context);
-        }
-        else
-        {
-            weight = Cast(weight, x.dtype);
-            bias = bias is null ? null : Cast(bias, x.dtype);
-            y = context.Tape is null && x.size(0) == 1 && RowProduct.Serves(x, weight) ? SingleRow(x, weight, bias, residual)
-                : InFloat32(x, context) ? FloatProducts.Product(x, weight, bias, residual)
-                : Product(x, weight, bias, residual);
+            (y, lengths) = OutputLengths.Forward(y, terms, members, weight);
+            y = bias is null ? y : y.add_(Cast(bias, y.dtype));
+            y = residual is null ? y : y.add_(residual);
         }
 
-        var state = terms.Length == 0 ? [] : LowRankProduct.Forward(x, y, terms, context);
         if (context.Tape is { } tape)
         {
             var trains = Array.Exists(members, static member => member.IsTrained);
             tape.Record(
-                new LinearPiece(x, tape.SourceOf(x), weight, members, state, residual is not null, InFloat32(x, context)),
+                new LinearPiece(x, tape.SourceOf(x), changed is null ? weight is null ? null : Cast(weight, x.dtype) : null, members, state, residual is not null, InFloat32(x, context)) { Changed = changed, Lengths = lengths },
                 residual is null ? [x] : [x, residual],
                 [y],
                 trains);
@@ -94,6 +94,20 @@ internal static class LinearProduct
         }
 
         return bias is null ? x.mm(transposed) : addmm(bias, x, transposed, 1, 1);
+    }
+
+    private static Tensor Base(Tensor x, Tensor? weight, Tensor? bias, LinearMember[] members, ForwardContext context, Tensor? residual)
+    {
+        if (weight is null)
+        {
+            return PackedProduct.Forward(x, bias, members, residual, context);
+        }
+
+        weight = Cast(weight, x.dtype);
+        bias = bias is null ? null : Cast(bias, x.dtype);
+        return context.Tape is null && x.size(0) == 1 && RowProduct.Serves(x, weight) ? SingleRow(x, weight, bias, residual)
+            : InFloat32(x, context) ? FloatProducts.Product(x, weight, bias, residual)
+            : Product(x, weight, bias, residual);
     }
 
     private static bool InFloat32(Tensor x, ForwardContext context) => context.ProductsInFloat32 && x.dtype == ScalarType.BFloat16;
@@ -163,6 +177,28 @@ internal sealed class LinearPiece : Piece
         }
     }
 
+    /// <summary>The weights that the product was formed with, where changes act in them.</summary>
+    public ChangedWeights? Changed
+    {
+        get;
+        init
+        {
+            field = value;
+            value?.Keep(tensor => KeepOwn(tensor), Keep);
+        }
+    }
+
+    /// <summary>Trained lengths of outputs, where there are any.</summary>
+    public OutputLengths? Lengths
+    {
+        get;
+        init
+        {
+            field = value;
+            value?.Keep(tensor => KeepOwn(tensor));
+        }
+    }
+
     public override void Backward(PieceGradients gradients)
     {
         var g = gradients.Output();
@@ -172,8 +208,10 @@ internal sealed class LinearPiece : Piece
         }
 
         var input = NeedsInput() ? _x ?? _source!.Recompute() : null;
+        BiasGradients(g);
+        g = Lengths?.Backward(g) ?? g;
         WeightGradients(g, input);
-        var gx = !gradients.Needs() ? null : _weight is null ? PackedProduct.InputGradient(g, _members) : _inFloat32 ? FloatProducts.InputGradient(g, _weight) : g.mm(_weight);
+        var gx = Changed is not null ? Changed.Backward(g, input!, gradients.Needs()) : !gradients.Needs() ? null : _weight is null ? PackedProduct.InputGradient(g, _members) : _inFloat32 ? FloatProducts.InputGradient(g, _weight) : g.mm(_weight);
         foreach (var changes in _lowRank)
         {
             changes.Backward(g, input, gx);
@@ -185,7 +223,7 @@ internal sealed class LinearPiece : Piece
         }
     }
 
-    private bool NeedsInput() => _lowRank.Count > 0 || Array.Exists(_members, static member => member.Weight.IsTrained);
+    private bool NeedsInput() => _lowRank.Count > 0 || Changed is not null || Array.Exists(_members, static member => member.Weight.IsTrained);
 
     private void WeightGradients(Tensor g, Tensor? input)
     {
@@ -199,6 +237,16 @@ internal sealed class LinearPiece : Piece
                 weightGradient.add_(member.IsTransposed ? input!.t().mm(own) : own.t().mm(input!));
             }
 
+            column += width;
+        }
+    }
+
+    private void BiasGradients(Tensor g)
+    {
+        long column = 0;
+        foreach (var member in _members)
+        {
+            var width = member.Width;
             member.Bias?.Gradient?.add_(g.narrow(1, column, width).sum(dim: 0));
             column += width;
         }

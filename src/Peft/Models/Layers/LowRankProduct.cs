@@ -74,7 +74,7 @@ internal sealed class LowRankProduct
         {
             var term = terms[i];
             var slice = y.narrow(1, term.Column, term.Width);
-            var b = term.Change.B.In(type);
+            var b = term.Change.FactorB(type);
             slice.addmm_(inner.narrow(1, term.RankStart, term.Rank), b.t(), 1, Scale(term, drawn?[i]));
             if (term.Change.Bias is { } bias)
             {
@@ -113,7 +113,7 @@ internal sealed class LowRankProduct
             var change = term.Change;
             var slice = g.narrow(1, term.Column, term.Width);
             var scale = Scale(term, _masks?[i]);
-            var b = change.B.In(g.dtype);
+            var b = change.FactorB(g.dtype);
             inner.narrow(1, term.RankStart, term.Rank).copy_(slice.mm(b).mul_(scale));
             change.B.Gradient?.add_(slice.t().mm(_products.narrow(1, term.RankStart, term.Rank)), scale);
             change.Bias?.Gradient?.add_(slice.sum(dim: 0), change.Scale);
@@ -131,12 +131,12 @@ internal sealed class LowRankProduct
 
     private void Unmasked(Tensor inner, Tensor x, Tensor? gx)
     {
-        if (Array.Exists(_terms, static term => term.Change.A.IsTrained))
+        if (Array.Exists(_terms, static term => term.Change.A.IsTrained || term.Change.Inner is { IsTrained: true }))
         {
             var all = inner.t().mm(x);
             foreach (var term in _terms)
             {
-                term.Change.A.Gradient?.add_(all.narrow(0, term.RankStart, term.Rank));
+                term.Change.AddGradientOfA(all.narrow(0, term.RankStart, term.Rank));
             }
         }
 
@@ -149,7 +149,7 @@ internal sealed class LowRankProduct
         {
             var term = _terms[i];
             var own = inner.narrow(1, term.RankStart, term.Rank);
-            term.Change.A.Gradient?.add_(own.t().mm(Masked(x, _masks![i])));
+            term.Change.AddGradientOfA(own.t().mm(Masked(x, _masks![i])));
             gx?.add_(Masked(own.mm(_stacked.narrow(0, term.RankStart, term.Rank)), _masks![i]));
         }
     }
@@ -158,13 +158,13 @@ internal sealed class LowRankProduct
     {
         if (terms.Length == 1)
         {
-            return terms[0].Change.A.In(type).alias();
+            return terms[0].Change.FactorA(type).alias();
         }
 
         var all = new Tensor[terms.Length];
         for (var i = 0; i < terms.Length; i++)
         {
-            all[i] = terms[i].Change.A.In(type);
+            all[i] = terms[i].Change.FactorA(type);
         }
 
         return cat(all, 0);

@@ -11,6 +11,7 @@ namespace Peft.Adapters.Methods.AdaLora;
 public sealed class AdaLoraAdapter(string name, AdaLoraConfig config) : LayerwiseAdapter(name, config)
 {
     private readonly Dictionary<Parameter, (Tensor Mean, Tensor Spread)> _importance = [];
+    private (Tensor Mean, Tensor Spread)? _all;
     private bool[][]? _kept;
 
     /// <summary>The configuration.</summary>
@@ -176,24 +177,52 @@ public sealed class AdaLoraAdapter(string name, AdaLoraConfig config) : Layerwis
         base.Dispose(disposing);
     }
 
-    private Tensor WithOrthogonality(Tensor loss) =>
-        loss + (Triplets.Select(static layer => layer.Skewness()).Aggregate(static (sum, term) => sum + term) * (Config.OrthogonalityWeight / (2 * Layers.Count)));
+    /// <summary>Factors of one shape have their products formed together: they are small and many.</summary>
+    private Tensor WithOrthogonality(Tensor loss) => loss
+        + (Triplets.SelectMany(static layer => new[] { layer.A.Data, layer.B.Data.t() }).GroupBy(static factor => (factor.shape[0], factor.shape[1]))
+            .Select(static group => Skewness(stack(group.ToArray(), 0))).Aggregate(static (sum, term) => sum + term)
+            * (Config.OrthogonalityWeight / (2 * Layers.Count)));
+
+    /// <summary>Distance of matrices from orthogonal: their Frobenius norms, added.</summary>
+    /// <param name="factors">[matrices, rank, width].</param>
+    private static Tensor Skewness(Tensor factors) => factors.bmm(factors.transpose(1, 2))
+        .sub(eye(factors.shape[1], dtype: factors.dtype, device: factors.device)).flatten(1).norm(1).sum();
 
     /// <summary>A weight matters by |w · gradient|, and the more, the more that varies (sensitivity and uncertainty, smoothed over steps).</summary>
     private void Measure()
     {
-        foreach (var parameter in Triplets.SelectMany(static layer => layer.Parameters).Select(static entry => entry.Parameter))
+        Parameter[] parameters = [.. Triplets.SelectMany(static layer => layer.Parameters).Select(static entry => entry.Parameter)];
+        var (mean, spread) = _all ??= Remembered(parameters);
+        var now = cat([.. parameters.Select(static parameter => parameter.Data.reshape(-1))], 0).mul_(cat([.. parameters.Select(static parameter => parameter.Gradient!.reshape(-1))], 0)).abs_();
+        mean.mul_(Config.Beta1).add_(now, alpha: 1 - Config.Beta1);
+        spread.mul_(Config.Beta2).add_(now.sub_(mean).abs_(), alpha: 1 - Config.Beta2);
+    }
+
+    /// <summary>What is remembered of all parameters in one row, and of each as a part of it, so that a step takes a few operations, not some for each.</summary>
+    private (Tensor Mean, Tensor Spread) Remembered(Parameter[] parameters)
+    {
+        var count = parameters.Sum(static parameter => parameter.Count);
+        var (means, spreads) = (Own(zeros([count], device: Device)), Own(zeros([count], device: Device)));
+        long start = 0;
+        foreach (var parameter in parameters)
         {
-            var now = parameter.Data.mul(parameter.Gradient!).abs();
-            if (!_importance.TryGetValue(parameter, out var past))
+            var own = (Mean: Part(means, start, parameter), Spread: Part(spreads, start, parameter));
+            if (_importance.TryGetValue(parameter, out var past))
             {
-                past = _importance[parameter] = (Own(zeros_like(now)), Own(zeros_like(now)));
+                own.Mean.copy_(past.Mean);
+                own.Spread.copy_(past.Spread);
+                past.Mean.Dispose();
+                past.Spread.Dispose();
             }
 
-            past.Mean.mul_(Config.Beta1).add_(now, alpha: 1 - Config.Beta1);
-            past.Spread.mul_(Config.Beta2).add_(now.sub(past.Mean).abs(), alpha: 1 - Config.Beta2);
+            _importance[parameter] = own;
+            start += parameter.Count;
         }
+
+        return (means, spreads);
     }
+
+    private static Tensor Part(Tensor all, long start, Parameter parameter) => all.narrow(0, start, parameter.Count).view([.. parameter.Shape]).DetachFromDisposeScope();
 
     /// <summary>Importance of each triplet of a layer: its own entry's, and the means of its row of A and its column of B.</summary>
     private Tensor Scores(AdaLoraLayer layer) => Score(layer.E).view(-1) + (Score(layer.A).mean([1]) + Score(layer.B).mean([0]));
@@ -230,6 +259,9 @@ public sealed class AdaLoraAdapter(string name, AdaLoraConfig config) : Layerwis
         }
 
         _importance.Clear();
+        _all?.Mean.Dispose();
+        _all?.Spread.Dispose();
+        _all = null;
     }
 
     private static Tensor Own(Tensor tensor) => tensor.clone().DetachFromDisposeScope();

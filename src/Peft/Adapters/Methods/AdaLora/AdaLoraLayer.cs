@@ -49,6 +49,9 @@ internal sealed class AdaLoraLayer : LayerAdapter
     }
 
     /// <inheritdoc/>
+    public override LowRank? Fused(float weight) => Layer is Linear ? new LowRank(A, B, null, _scale * weight, _config.Dropout) { Inner = E } : null;
+
+    /// <inheritdoc/>
     public override Tensor After(Tensor x, Tensor y, SlotCall call)
     {
         var input = call.Context.IsTraining && _config.Dropout > 0 ? x * RandomTensors.DropoutMask(x, _config.Dropout, call.Context.Generator) : x;
@@ -63,9 +66,4 @@ internal sealed class AdaLoraLayer : LayerAdapter
         current.Weight.add_(Layer.FromMatrix(B.Data.to(type).mm(A.Data.mul(E.Data).to(type)).mul_(_scale)));
         return current;
     }
-
-    /// <summary>Mean distance of A and B from orthogonal: two Frobenius norms, added.</summary>
-    public Tensor Skewness() => Skewness(A.Data.mm(A.Data.t())) + Skewness(B.Data.t().mm(B.Data));
-
-    private static Tensor Skewness(Tensor products) => products.sub(eye(products.size(0), dtype: products.dtype, device: products.device)).norm();
 }

@@ -61,6 +61,9 @@ internal sealed class FourierFTLayer : MatrixLayer
     }
 
     /// <inheritdoc/>
+    public override bool ActsInWeight(ForwardContext context) => true;
+
+    /// <inheritdoc/>
     protected override Tensor Change(ScalarType type, Func<Tensor> bare)
     {
         var transform = zeros([Layer.Weight.Count], ScalarType.Float32, Layer.Device).index_copy(0, _places.Data, _coefficients.Data);

@@ -74,6 +74,9 @@ internal sealed class HiraLayer : MatrixLayer
     }
 
     /// <inheritdoc/>
+    public override bool ActsInWeight(ForwardContext context) => !context.IsTraining || _config.Dropout == 0;
+
+    /// <inheritdoc/>
     public override Tensor After(Tensor x, Tensor y, SlotCall call) => base.After(
         call.Context.IsTraining && _config.Dropout > 0 && x.is_floating_point() ? x * RandomTensors.DropoutMask(x, _config.Dropout, call.Context.Generator) : x, y, call);
 

@@ -61,6 +61,9 @@ internal sealed class LoHaLayer : LycorisLayer
     }
 
     /// <inheritdoc/>
+    public override bool ActsInWeight(ForwardContext context) => !context.IsTraining || (_config.ModuleDropout == 0 && _config.RankDropout == 0);
+
+    /// <inheritdoc/>
     protected override Tensor Change(ScalarType type)
     {
         return (Matrix(0) * Matrix(1)).to(type);

@@ -41,6 +41,9 @@ internal sealed class DoraLayer : LoraLayer
     /// <summary>A change of the whole output is no product of two factors alone.</summary>
     public override LowRank? LowRank(float weight) => null;
 
+    /// <summary>At full strength a linear layer scales its outputs itself; what dropout leaves out is missing in its own product too, which it can't.</summary>
+    public override LowRank? Fused(float weight) => Layer is Linear && weight == 1f && base.LowRank(1) is { Dropout: 0 } change ? change with { Magnitude = _magnitude } : null;
+
     /// <inheritdoc/>
     public override Tensor After(Tensor x, Tensor y, SlotCall call)
     {

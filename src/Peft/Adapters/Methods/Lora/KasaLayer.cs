@@ -49,5 +49,8 @@ internal sealed class KasaLayer : LoraLayer
     public override LowRank? LowRank(float weight) => null;
 
     /// <inheritdoc/>
+    public override LowRank? Fused(float weight) => base.LowRank(weight) is { } change ? change with { Inner = _values } : null;
+
+    /// <inheritdoc/>
     protected override Tensor FactorB(ScalarType type) => base.FactorB(type) * _values.Data.to(type);
 }

@@ -97,6 +97,9 @@ internal sealed class MissLayer : MatrixLayer
         : RandomTensors.Zeros(_block.Shape, Layer.Device));
 
     /// <inheritdoc/>
+    public override bool ActsInWeight(ForwardContext context) => !context.IsTraining || _config.Dropout == 0;
+
+    /// <inheritdoc/>
     public override Tensor After(Tensor x, Tensor y, SlotCall call) => base.After(
         call.Context.IsTraining && _config.Dropout > 0 && _config.Initialisation != MissConfig.Bat ? x * RandomTensors.DropoutMask(x, _config.Dropout, call.Context.Generator) : x, y, call);
 

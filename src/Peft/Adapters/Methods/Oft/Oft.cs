@@ -128,6 +128,9 @@ internal sealed class OftLayer : RotationLayer
         : RandomTensors.Normal(_upper.Shape, 0.1, generator, Layer.Device));
 
     /// <inheritdoc/>
+    public override bool ActsInWeight(ForwardContext context) => ChangesInput && (!context.IsTraining || _config.Dropout == 0);
+
+    /// <inheritdoc/>
     public override Tensor After(Tensor x, Tensor y, SlotCall call)
     {
         if (Layer is not Embedding)

@@ -85,6 +85,9 @@ internal sealed class ShiraLayer : MatrixLayer
     }
 
     /// <inheritdoc/>
+    public override bool ActsInWeight(ForwardContext context) => true;
+
+    /// <inheritdoc/>
     protected override Tensor Change(ScalarType type, Func<Tensor> bare)
     {
         var entries = _places.Data.to(ScalarType.Int64);

@@ -1,6 +1,7 @@
 using Peft.Adapters.Configuration;
 using Peft.Adapters.Slots;
 using Peft.Adapters.Targets;
+using Peft.Models;
 using Peft.Models.Layers;
 
 namespace Peft.Adapters.Methods.Vera;
@@ -37,4 +38,8 @@ public sealed record VeraConfig : ProjectionConfig
 public sealed class VeraAdapter(string name, VeraConfig config) : ProjectionAdapter(name, config, config.Rank);
 
 /// <summary>The vectors of one layer: y += b ∘ (B (d ∘ (A x))).</summary>
-internal sealed class VeraLayer(IAdaptable layer, VeraConfig config, VeraAdapter shared) : ProjectionLayer(layer, config, shared, config.Rank);
+internal sealed class VeraLayer(IAdaptable layer, VeraConfig config, VeraAdapter shared) : ProjectionLayer(layer, config, shared, config.Rank)
+{
+    /// <inheritdoc/>
+    public override bool ActsInWeight(ForwardContext context) => IsWide && (!context.IsTraining || config.Dropout == 0);
+}

@@ -138,6 +138,9 @@ internal sealed class WaveFTLayer : MatrixLayer
     }
 
     /// <inheritdoc/>
+    public override bool ActsInWeight(ForwardContext context) => true;
+
+    /// <inheritdoc/>
     protected override Tensor Change(ScalarType type, Func<Tensor> bare)
     {
         var values = (_shares.Data * _coefficients.Data.unsqueeze(1)).flatten();
