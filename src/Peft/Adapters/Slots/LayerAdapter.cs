@@ -53,7 +53,7 @@ public abstract class LayerAdapter(IAdaptable layer) : IDisposable
     public virtual LowRank? Fused(float weight) => LowRank(weight);
 
     /// <summary>
-    /// Whether <see cref="Merge"/> says all that the adapter does in a pass, and a linear layer is to form its product with the weight that it gives where
+    /// Whether <see cref="Merge(Affine, Affine)"/> says all that the adapter does in a pass, and a linear layer is to form its product with the weight that it gives where
     /// tokens are trained on: for changes that cost as much as the layer itself. The bias stays as it is.
     /// </summary>
     /// <param name="context">The forward pass.</param>

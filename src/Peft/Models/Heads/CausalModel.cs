@@ -32,9 +32,6 @@ public class CausalModel : PretrainedModel
         };
     }
 
-    /// <summary>Size of the vocabulary: the width of the logits.</summary>
-    public long VocabularySize => _projection.Outputs;
-
     /// <summary>Whether scores are proportional to hidden states: no bias, and nothing that bounds them.</summary>
     public bool IsLinear => _projection.Bias is null && _head.Offset is null && _head.SoftCap is null;
 

@@ -31,9 +31,6 @@ public class SequenceToSequenceModel : PretrainedModel
     /// <inheritdoc/>
     public override string? OutputEmbeddings => _headName;
 
-    /// <summary>Size of the vocabulary: the width of the logits.</summary>
-    public long VocabularySize => Backbone.TokenEmbeddings!.Count;
-
     /// <summary>The token that everything the decoder writes begins with.</summary>
     /// <exception cref="PeftException"><c>ModelConfigIncomplete</c>.</exception>
     public int DecoderStartId => (int)DecoderIds.Start(Config);
