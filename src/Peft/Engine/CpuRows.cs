@@ -87,6 +87,21 @@ internal readonly unsafe struct CpuRows
     /// <summary>Where a row's values are put before <see cref="Write"/>: in the row itself, or in the scratch memory.</summary>
     public Span<float> Target(long row, int width, float* scratch) => new(IsBFloat16 ? scratch : (float*)Row(row), width);
 
+    /// <summary>Where values from an offset on are put before <see cref="WriteAt"/>: in their place, or in the scratch memory.</summary>
+    public Span<float> TargetAt(long offset, int count, float* scratch) => new(IsBFloat16 ? scratch : (float*)_start + offset, count);
+
+    /// <summary>Puts values back that stand in what <see cref="TargetAt"/> gave.</summary>
+    public void WriteAt(long offset, ReadOnlySpan<float> values)
+    {
+        if (IsBFloat16)
+        {
+            fixed (float* from = values)
+            {
+                Narrow(from, (ushort*)_start + offset, values.Length);
+            }
+        }
+    }
+
     /// <summary>Puts the one value of a row.</summary>
     public void Put(long row, float value)
     {

@@ -22,6 +22,10 @@ internal static class Operators
             gq, gk, gv = torch._scaled_dot_product_flash_attention_for_cpu_backward(g, q, k, v, output, sums, 0.0, False, attn_mask=None, scale=scale)
             return [gq, gk, gv]
 
+        def convolution_input_gradient(g, x, weight, stride: int, padding: int, dilation: int, groups: int):
+            gx, gw, gb = torch.convolution_backward(g, x, weight, None, [stride, stride], [padding, padding], [dilation, dilation], False, [0, 0], groups, [True, False, False])
+            return gx
+
 
         """;
 
@@ -103,5 +107,22 @@ internal static class Operators
             "flash_attention_backward", gradient, inputs.Queries, inputs.Keys, inputs.Values, found.Output, found.Sums, factor);
         GC.KeepAlive(factor);
         return gradients;
+    }
+
+    /// <summary>The gradient of a convolution's input over two dimensions, which needs the weight alone. For where <see cref="AreNative"/>.</summary>
+    /// <param name="gradient">Of the output, [rows, outputs, height, width].</param>
+    /// <param name="weight">[outputs, inputs / groups, kernel height, kernel width].</param>
+    /// <param name="inputShape">[rows, inputs, height, width].</param>
+    /// <param name="stride">Step, in both dimensions.</param>
+    /// <param name="padding">Zeros around the input.</param>
+    /// <param name="dilation">Distance between taps.</param>
+    public static Tensor ConvolutionInputGradient(Tensor gradient, Tensor weight, long[] inputShape, long stride, long padding, long dilation)
+    {
+        // Its shape alone is read.
+        using var input = empty(inputShape, gradient.dtype, gradient.device);
+        Scalar[] numbers = [stride, padding, dilation, inputShape[1] / weight.size(1)];
+        var result = (Tensor)s_compiled.Value!.invoke("convolution_input_gradient", gradient, input, weight, numbers[0], numbers[1], numbers[2], numbers[3]);
+        GC.KeepAlive(numbers);
+        return result;
     }
 }

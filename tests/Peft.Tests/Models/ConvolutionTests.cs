@@ -19,6 +19,23 @@ public class ConvolutionTests
             (inputs, value) => nn.functional.conv2d(inputs[0], value(layer.Weight), value(layer.Bias!), [2, 2], [1, 1], [1, 1], 2));
     }
 
+    [Theory]
+    [InlineData(2, 1, 1, 2)]
+    [InlineData(1, 0, 1, 1)]
+    [InlineData(1, 2, 2, 1)]
+    public void A_frozen_convolution_gives_its_input_the_same_gradient(int stride, int padding, int dilation, int groups)
+    {
+        using var check = new BackwardCheck();
+        using var layer = new Convolution(4, 6, [3, 3], new ConvolutionShape(stride, padding, dilation, groups));
+        check.Fill(layer.Weight, isTrained: false);
+        check.Fill(layer.Bias!, isTrained: false);
+        var x = check.Input(2, 4, 9, 8);
+        check.Run(
+            context => layer.Forward(x, context),
+            (inputs, value) => nn.functional.conv2d(
+                inputs[0], value(layer.Weight), value(layer.Bias!), [stride, stride], [padding, padding], [dilation, dilation], groups));
+    }
+
     [Fact]
     public void A_convolution_prints_as_PyTorch_prints_it()
     {

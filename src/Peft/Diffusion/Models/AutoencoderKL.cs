@@ -130,16 +130,11 @@ internal sealed class AutoencoderHalf : Module
 
     public Tensor Forward(Tensor x, ForwardContext context)
     {
-        x = _input.Forward(x, context);
-        x = _isDecoder ? _middle.Forward(x, context) : x;
-        foreach (var block in _blocks.Items)
-        {
-            context.Cancellation.ThrowIfCancellationRequested();
-            x = block.Forward(x, context);
-        }
-
-        x = _isDecoder ? x : _middle.Forward(x, context);
-        return _output.Forward(_outputNorm.Forward(x, context, activates: true), context);
+        var steps = _blocks.Items.Select(block => (Func<Tensor, Tensor>)(given => block.Forward(given, context)));
+        Func<Tensor, Tensor> middle = given => _middle.Forward(given, context);
+        using var last = Chain.Run(_input.Forward(x, context), _isDecoder ? steps.Prepend(middle) : steps.Append(middle), context);
+        using var normed = _outputNorm.Forward(last, context, activates: true);
+        return _output.Forward(normed, context);
     }
 }
 
@@ -160,12 +155,11 @@ internal sealed class AutoencoderBlock : Module
 
     public Tensor Forward(Tensor x, ForwardContext context)
     {
-        foreach (var resnet in _resnets.Items)
-        {
-            x = resnet.Forward(x, new UNetPass(), context);
-        }
-
-        return _downsamplers?.Items[0].Forward(x, context) ?? _upsamplers?.Items[0].Forward(x, null, context) ?? x;
+        var first = _resnets.Items[0].Forward(x, new UNetPass(), context);
+        var steps = _resnets.Items.Skip(1).Select(resnet => (Func<Tensor, Tensor>)(given => resnet.Forward(given, new UNetPass(), context)));
+        steps = _downsamplers is null ? steps : steps.Append(given => _downsamplers.Items[0].Forward(given, context));
+        steps = _upsamplers is null ? steps : steps.Append(given => _upsamplers.Items[0].Forward(given, null, context));
+        return Chain.Run(first, steps, context);
     }
 }
 
@@ -184,7 +178,24 @@ internal sealed class AutoencoderMiddle : Module
 
     public Tensor Forward(Tensor x, ForwardContext context)
     {
-        x = _resnets.Items[0].Forward(x, new UNetPass(), context);
-        return _resnets.Items[1].Forward(_attentions?.Items[0].Forward(x, context) ?? x, new UNetPass(), context);
+        var first = _resnets.Items[0].Forward(x, new UNetPass(), context);
+        IEnumerable<Func<Tensor, Tensor>> steps = [given => _resnets.Items[1].Forward(given, new UNetPass(), context)];
+        return Chain.Run(first, _attentions is null ? steps : steps.Prepend(given => _attentions.Items[0].Forward(given, context)), context);
+    }
+}
+
+/// <summary>Layers one after the other, each freeing what the one before gave.</summary>
+internal static class Chain
+{
+    public static Tensor Run(Tensor x, IEnumerable<Func<Tensor, Tensor>> steps, ForwardContext context)
+    {
+        foreach (var step in steps)
+        {
+            context.Cancellation.ThrowIfCancellationRequested();
+            using var before = x;
+            x = step(before);
+        }
+
+        return x;
     }
 }

@@ -172,8 +172,9 @@ internal static class UNetStep
 
         Tensor Step(Tensor given, UNetPass own, ForwardContext inner)
         {
+            using var scope = NewDisposeScope();
             var y = resnet.Forward(given, own, inner);
-            return transformer?.Forward(y, own, inner) ?? y;
+            return (transformer?.Forward(y, own, inner) ?? y).MoveToOuterDisposeScope();
         }
     }
 }
@@ -229,8 +230,11 @@ internal sealed class UNetMiddle : Module
             width, width, config.TimeWidth, (config.Groups, config.Epsilon), config.DropoutRate, config.MiddleScale))));
     }
 
-    public Tensor Forward(Tensor x, UNetPass pass, ForwardContext context) =>
-        UNetStep.Run(_resnets.Items[1], null, UNetStep.Run(_resnets.Items[0], _attentions.Items[0], x, pass, context), pass, context);
+    public Tensor Forward(Tensor x, UNetPass pass, ForwardContext context)
+    {
+        using var between = UNetStep.Run(_resnets.Items[0], _attentions.Items[0], x, pass, context);
+        return UNetStep.Run(_resnets.Items[1], null, between, pass, context);
+    }
 }
 
 /// <summary>A block on the way up, which reads beside its input what the way down gave at the same height.</summary>
@@ -261,7 +265,7 @@ internal sealed class UNetUpBlock : Module
     }
 
     /// <summary>Runs the block.</summary>
-    /// <param name="x">From below.</param>
+    /// <param name="x">From below; freed, as the skips are, which the block alone reads from here on.</param>
     /// <param name="skips">What the way down gave, the last on top; the block takes what is its own.</param>
     /// <param name="pass">What is read beside.</param>
     /// <param name="context">The forward pass.</param>
@@ -269,10 +273,19 @@ internal sealed class UNetUpBlock : Module
     {
         for (var i = 0; i < _resnets.Items.Count; i++)
         {
-            x = UNetStep.Run(_resnets.Items[i], _attentions?.Items[i], Concatenation.Forward([x, skips.Pop()], context), pass, context);
+            using var before = x;
+            using var skip = skips.Pop();
+            using var both = Concatenation.Forward([before, skip], context);
+            x = UNetStep.Run(_resnets.Items[i], _attentions?.Items[i], both, pass, context);
         }
 
         // Of the size of what comes next, which is odd where the sample's size can't be halved evenly.
-        return _upsamplers is null ? x : _upsamplers.Items[0].Forward(x, (skips.Peek().size(2), skips.Peek().size(3)), context);
+        if (_upsamplers is null)
+        {
+            return x;
+        }
+
+        using var small = x;
+        return _upsamplers.Items[0].Forward(small, (skips.Peek().size(2), skips.Peek().size(3)), context);
     }
 }

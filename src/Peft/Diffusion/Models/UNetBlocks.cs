@@ -8,19 +8,83 @@ namespace Peft.Diffusion.Models;
 internal static class Pixels
 {
     /// <summary>[rows, channels, height, width] to [rows · height · width, channels].</summary>
-    public static Tensor ToPositions(Tensor x, ForwardContext context) =>
-        ParameterTensor.Run(static given => given[0].permute(0, 2, 3, 1).reshape(-1, given[0].size(1)), [x], [], context);
+    public static Tensor ToPositions(Tensor x, ForwardContext context)
+    {
+        using var scope = NewDisposeScope();
+        var shape = x.shape;
+        var positions = Rows(x);
+        context.Tape?.Record(new PlacePiece(g => Image(g, shape)), [x], [positions], trains: false);
+        return positions.MoveToOuterDisposeScope();
+    }
 
     /// <summary>[rows · height · width, channels] to the shape of an image, with its channels.</summary>
     public static Tensor FromPositions(Tensor x, Tensor like, ForwardContext context)
     {
-        var (rows, height, width) = (like.size(0), like.size(2), like.size(3));
-        return ParameterTensor.Run(given => given[0].view(rows, height, width, -1).permute(0, 3, 1, 2).contiguous(), [x], [], context);
+        using var scope = NewDisposeScope();
+        var image = Image(x, [like.size(0), x.size(1), like.size(2), like.size(3)]);
+        context.Tape?.Record(new PlacePiece(Rows), [x], [image], trains: false);
+        return image.MoveToOuterDisposeScope();
+    }
+
+    /// <summary>A value for each channel added at every position: over the image itself where no tape has it.</summary>
+    /// <param name="image">[rows, channels, height, width], of which the caller has no more use.</param>
+    /// <param name="values">[rows, channels].</param>
+    /// <param name="context">The forward pass.</param>
+    public static Tensor AddToChannels(Tensor image, Tensor values, ForwardContext context)
+    {
+        using var scope = NewDisposeScope();
+        var each = values.unsqueeze(-1).unsqueeze(-1);
+        if (context.Tape is not { } tape)
+        {
+            image.add_(each);
+            return image;
+        }
+
+        var sum = image.add(each);
+        tape.Record(new ChannelPiece(), [image, values], [sum], trains: false);
+        return sum.MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Each position repeated until the image has a size: the nearest one.</summary>
+    public static Tensor Enlarge(Tensor image, long height, long width, ForwardContext context)
+    {
+        if (context.Tape is not { } tape || height != 2 * image.size(2) || width != 2 * image.size(3))
+        {
+            return ParameterTensor.Run(given => nn.functional.interpolate(given[0], [height, width]), [image], [], context);
+        }
+
+        var shape = image.shape;
+        var larger = nn.functional.interpolate(image, [height, width]);
+        tape.Record(new PlacePiece(g => g.reshape(shape[0], shape[1], shape[2], 2, shape[3], 2).sum([3, 5])), [image], [larger], trains: false);
+        return larger;
     }
 
     /// <summary>A pass over the positions of images.</summary>
     public static ForwardContext Pass(Tensor image, ForwardContext context) =>
         context with { Rows = image.size(0), Length = image.size(2) * image.size(3), AttentionMask = null, Positions = null };
+
+    private static Tensor Rows(Tensor image) => image.permute(0, 2, 3, 1).reshape(-1, image.size(1));
+
+    private static Tensor Image(Tensor rows, long[] shape) => rows.view(shape[0], shape[2], shape[3], shape[1]).permute(0, 3, 1, 2).contiguous();
+
+    /// <summary>Values in other places, which keeps nothing of them.</summary>
+    private sealed class PlacePiece(Func<Tensor, Tensor> back) : Piece
+    {
+        public override void Backward(PieceGradients gradients) => gradients.Add(0, back(gradients.Output().contiguous()));
+    }
+
+    private sealed class ChannelPiece : Piece
+    {
+        public override void Backward(PieceGradients gradients)
+        {
+            var g = gradients.Output();
+            gradients.Add(0, g, owned: false);
+            if (gradients.Needs(1))
+            {
+                gradients.Add(1, g.sum([2, 3]));
+            }
+        }
+    }
 }
 
 /// <summary>What a block reads beside its input.</summary>
@@ -57,15 +121,19 @@ internal sealed class ResnetBlock2D : Module
     public Tensor Forward(Tensor x, UNetPass pass, ForwardContext context)
     {
         using var scope = NewDisposeScope();
-        var hidden = _first.Forward(_firstNorm.Forward(x, context, activates: true), context);
-        if (_time is not null)
-        {
-            hidden = ParameterTensor.Run(static given => given[0] + given[1].unsqueeze(-1).unsqueeze(-1), [hidden, _time.Forward(pass.Time!, context)], [], context);
-        }
-
-        hidden = _dropout.Forward(_secondNorm.Forward(hidden, context, activates: true), context);
-        var sum = ResidualSum.Forward(_shortcut?.Forward(x, context) ?? x, _second.Forward(hidden, context), context);
+        var hidden = Convolved(_firstNorm, null, _first, x, context);
+        hidden = _time is null ? hidden : Pixels.AddToChannels(hidden, _time.Forward(pass.Time!, context), context);
+        using var added = Convolved(_secondNorm, _dropout, _second, hidden, context);
+        hidden.Dispose();
+        var sum = ResidualSum.Forward(_shortcut?.Forward(x, context) ?? x, added, context);
         return Scaling.Forward(sum, 1 / _scale, context).MoveToOuterDisposeScope();
+    }
+
+    private static Tensor Convolved(GroupNorm norm, Dropout? dropout, Convolution convolution, Tensor x, ForwardContext context)
+    {
+        using var scope = NewDisposeScope();
+        var normed = norm.Forward(x, context, activates: true);
+        return convolution.Forward(dropout?.Forward(normed, context) ?? normed, context).MoveToOuterDisposeScope();
     }
 }
 
@@ -104,9 +172,10 @@ internal sealed class UNetAttention : Module
     /// <param name="context">The pass over the image's positions.</param>
     public Tensor Forward(Tensor x, Tensor residual, UNetPass pass, ForwardContext context)
     {
+        using var scope = NewDisposeScope();
         var attended = _isAcross ? OverText(x, pass, context)
             : Attention.Forward(_group.Forward(x, context), _shape, null, AttentionPlan.BothWays(context, x.device), null, context);
-        return ((Linear)_output.Items[0]).Forward(attended, context, residual);
+        return ((Linear)_output.Items[0]).Forward(attended, context, residual).MoveToOuterDisposeScope();
     }
 
     /// <summary>Attention of an image, added to it (an autoencoder's).</summary>
@@ -126,38 +195,6 @@ internal sealed class UNetAttention : Module
         var plan = AttentionPlan.Across(context, x.device, text.Length, pass.TextMask);
         return Attention.Forward(_queries.Forward(x, context), parts[0], parts[1], _shape, null, plan, null, context);
     }
-}
-
-/// <summary>x · gelu(gate), of one projection's two halves (Shazeer 2020).</summary>
-internal sealed class Geglu : Module
-{
-    private readonly Linear _projection;
-
-    public Geglu(long width, long inner)
-        : base("GEGLU") => _projection = Add("proj", new Linear(width, 2 * inner, hasBias: true));
-
-    public Tensor Forward(Tensor x, ForwardContext context) => ParameterTensor.Run(
-        static given =>
-        {
-            var halves = given[0].chunk(2, 1);
-            return halves[0] * halves[1].gelu();
-        },
-        [_projection.Forward(x, context)],
-        [],
-        context);
-}
-
-/// <summary>A transformer's MLP, as diffusers lists it.</summary>
-internal sealed class UNetFeedForward : Module
-{
-    private readonly ModuleList<Module> _net;
-
-    public UNetFeedForward(long width)
-        : base("FeedForward") =>
-        _net = Add("net", new ModuleList<Module>([new Geglu(width, 4 * width), new Dropout(0), new Linear(4 * width, width, hasBias: true)]));
-
-    public Tensor Forward(Tensor x, Tensor residual, ForwardContext context) =>
-        ((Linear)_net.Items[2]).Forward(((Geglu)_net.Items[0]).Forward(x, context), context, residual);
 }
 
 /// <summary>Attention to the image, attention to the text, an MLP; each added to what it read.</summary>
@@ -182,10 +219,16 @@ internal sealed class BasicTransformerBlock : Module
 
     public Tensor Forward(Tensor x, UNetPass pass, ForwardContext context)
     {
-        using var scope = NewDisposeScope();
-        x = _self.Forward(_firstNorm.Forward(x, context), x, pass, context);
-        x = _across.Forward(_secondNorm.Forward(x, context), x, pass, context);
-        return _feedForward.Forward(_thirdNorm.Forward(x, context), x, context).MoveToOuterDisposeScope();
+        using var seen = Step(_firstNorm, x, (normed, residual) => _self.Forward(normed, residual, pass, context));
+        using var told = Step(_secondNorm, seen, (normed, residual) => _across.Forward(normed, residual, pass, context));
+        return Step(_thirdNorm, told, (normed, residual) => _feedForward.Forward(normed, residual, context));
+
+        // What is normed is freed before the next step begins.
+        Tensor Step(LayerNorm norm, Tensor given, Func<Tensor, Tensor, Tensor> layer)
+        {
+            using var scope = NewDisposeScope();
+            return layer(norm.Forward(given, context), given).MoveToOuterDisposeScope();
+        }
     }
 }
 
@@ -211,18 +254,28 @@ internal sealed class Transformer2DModel : Module
     {
         using var scope = NewDisposeScope();
         var inner = Pixels.Pass(image, context);
-        var normed = _norm.Forward(image, context);
-        var x = _input is Linear linear ? linear.Forward(Pixels.ToPositions(normed, context), inner) : Pixels.ToPositions(((Convolution)_input).Forward(normed, context), context);
+        var x = Positions(image, context);
         foreach (var block in _blocks.Items)
         {
             context.Cancellation.ThrowIfCancellationRequested();
-            x = block.Forward(x, pass, inner);
+            using var before = x;
+            x = block.Forward(before, pass, inner);
         }
 
         var result = _output is Linear last
             ? Pixels.FromPositions(last.Forward(x, inner), image, context)
             : ((Convolution)_output).Forward(Pixels.FromPositions(x, image, context), context);
         return ResidualSum.Forward(image, result, context).MoveToOuterDisposeScope();
+    }
+
+    private Tensor Positions(Tensor image, ForwardContext context)
+    {
+        using var scope = NewDisposeScope();
+        var normed = _norm.Forward(image, context);
+        var positions = _input is Linear linear
+            ? linear.Forward(Pixels.ToPositions(normed, context), Pixels.Pass(image, context))
+            : Pixels.ToPositions(((Convolution)_input).Forward(normed, context), context);
+        return positions.MoveToOuterDisposeScope();
     }
 }
 
@@ -256,7 +309,8 @@ internal sealed class Upsample2D : Module
     /// <param name="context">The forward pass.</param>
     public Tensor Forward(Tensor x, (long Height, long Width)? size, ForwardContext context)
     {
+        using var scope = NewDisposeScope();
         var (height, width) = size ?? (2 * x.size(2), 2 * x.size(3));
-        return _convolution.Forward(ParameterTensor.Run(given => nn.functional.interpolate(given[0], [height, width]), [x], [], context), context);
+        return _convolution.Forward(Pixels.Enlarge(x, height, width, context), context).MoveToOuterDisposeScope();
     }
 }

@@ -1,4 +1,5 @@
 using System.Globalization;
+using Peft.Engine;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -115,9 +116,19 @@ public sealed class Convolution : Module, IAdaptable
     private Tensor Product(Tensor x, ForwardContext context)
     {
         var (weight, bias) = (Weight.Effective(context), Bias?.Effective(context));
-        return context.Tape is { } tape
-            ? tape.Autograd(given => Run(given[0]), [x], bias is null ? [weight] : [weight, bias])
-            : Run(x);
+        if (context.Tape is not { } tape)
+        {
+            return Run(x);
+        }
+
+        if (weight.IsTrained || bias?.IsTrained == true || Kernel.Count != 2 || !Operators.AreNative)
+        {
+            return tape.Autograd(given => Run(given[0]), [x], bias is null ? [weight] : [weight, bias]);
+        }
+
+        var y = Run(x);
+        tape.Record(new FrozenPiece(weight, x.shape, _shape), [x], [y], trains: false);
+        return y;
 
         Tensor Run(Tensor given)
         {
@@ -129,4 +140,17 @@ public sealed class Convolution : Module, IAdaptable
     private long[] Each(long value) => [.. Enumerable.Repeat(value, Kernel.Count)];
 
     private static string Tuple(IReadOnlyList<long> values) => values.Count == 1 ? $"({values[0]},)" : $"({string.Join(", ", values)})";
+
+    /// <summary>Keeps nothing: the gradient of the input needs the weight alone.</summary>
+    private sealed class FrozenPiece(Parameter weight, long[] inputShape, ConvolutionShape shape) : Piece
+    {
+        public override void Backward(PieceGradients gradients)
+        {
+            if (gradients.Needs())
+            {
+                var g = gradients.Output().contiguous();
+                gradients.Add(0, Operators.ConvolutionInputGradient(g, weight.Unpacked(g.dtype), inputShape, shape.Stride, shape.Padding, shape.Dilation));
+            }
+        }
+    }
 }

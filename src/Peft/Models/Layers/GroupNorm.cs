@@ -1,4 +1,5 @@
 using System.Globalization;
+using Peft.Engine;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -60,6 +61,15 @@ public sealed class GroupNorm : Module, INorm
     private Tensor Run(Tensor x, ForwardContext context, bool activates)
     {
         var (weight, bias) = (Weight.Effective(context), Bias.Effective(context));
+        if (CpuRows.Serves(x))
+        {
+            using var scope = NewDisposeScope();
+            var settings = new GroupNormKernel.Settings(Values(weight), Values(bias), _groups, _epsilon, activates);
+            var (y, moments) = GroupNormKernel.Form(x, settings);
+            context.Tape?.Record(new GroupNormPiece(x, moments, settings, weight, bias), [x], [y], weight.IsTrained || bias.IsTrained);
+            return y.MoveToOuterDisposeScope();
+        }
+
         return context.Tape is { } tape
             ? tape.Autograd(inputs => Form(inputs[0], weight, bias, activates), [x], [weight, bias])
             : Form(x, weight, bias, activates);
@@ -70,5 +80,31 @@ public sealed class GroupNorm : Module, INorm
         using var scope = NewDisposeScope();
         var normed = nn.functional.group_norm(x, _groups, LinearProduct.Cast(weight.Data, x.dtype), LinearProduct.Cast(bias.Data, x.dtype), _epsilon);
         return (activates ? nn.functional.silu(normed) : normed).MoveToOuterDisposeScope();
+    }
+
+    private static Tensor Values(Parameter parameter) => LinearProduct.Cast(parameter.Data, ScalarType.Float32).contiguous();
+
+    /// <summary>Keeps the input alone, and forms the rest again.</summary>
+    private sealed class GroupNormPiece : Piece
+    {
+        private readonly Tensor _x;
+        private readonly Tensor _moments;
+        private readonly GroupNormKernel.Settings _settings;
+        private readonly Parameter _weight;
+        private readonly Parameter _bias;
+
+        public GroupNormPiece(Tensor x, Tensor moments, GroupNormKernel.Settings settings, Parameter weight, Parameter bias)
+        {
+            (_x, _moments, _weight, _bias) = (Keep(x), Keep(moments), weight, bias);
+            _settings = settings with { Weight = Keep(settings.Weight), Bias = Keep(settings.Bias) };
+        }
+
+        public override void Backward(PieceGradients gradients)
+        {
+            var (gx, channels) = GroupNormKernel.Gradients(_x, LinearProduct.Cast(gradients.Output(), _x.dtype).contiguous(), _moments, _settings);
+            _bias.Gradient?.add_(channels.select(2, 0).sum(dim: 0));
+            _weight.Gradient?.add_(channels.select(2, 1).sum(dim: 0));
+            gradients.Add(0, gx);
+        }
     }
 }

@@ -166,11 +166,11 @@ internal sealed class LinearPiece : Piece
     {
         _inFloat32 = inFloat32;
         _hasResidual = hasResidual;
-        _source = source;
-        _x = source is null ? Keep(x) : null;
         _weight = weight is null ? null : Keep(weight);
         _members = members;
         _lowRank = lowRank;
+        _source = source;
+        _x = source is null && NeedsInput() ? Keep(x) : null;
         foreach (var changes in lowRank)
         {
             changes.Keep(tensor => KeepOwn(tensor));

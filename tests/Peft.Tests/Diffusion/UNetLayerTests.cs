@@ -1,0 +1,68 @@
+using Peft.Diffusion.Models;
+using Peft.Models;
+using Peft.Models.Layers;
+using Peft.Tests.Models;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Diffusion;
+
+/// <summary>Layers of a UNet that know their own backward pass, beside autograd over the plain formula.</summary>
+public class UNetLayerTests
+{
+    private const int Width = 8;
+
+    [Theory]
+    [InlineData(3, false)]
+    [InlineData(700, false)]
+    [InlineData(700, true)]
+    public void The_MLP_is_the_same_in_slices_and_with_an_adapter_on_it(int rows, bool hasAdapter)
+    {
+        using var check = new BackwardCheck();
+        using var layer = new UNetFeedForward(Width);
+        var linears = layer.Descendants().OfType<Linear>().ToArray();
+        foreach (var linear in linears)
+        {
+            check.Fill(linear.Weight, isTrained: false);
+            check.Fill(linear.Bias!, isTrained: false);
+        }
+
+        var change = new LowRank(new Parameter("a", [2, Width]), new Parameter("b", [8 * Width, 2]), null, 0.7, 0);
+        if (hasAdapter)
+        {
+            check.Fill(change.A);
+            check.Fill(change.B);
+            linears[0].Weight.Slot = new FixedSlot(change);
+        }
+
+        var (x, residual) = (check.Input(rows, Width), check.Input(rows, Width));
+        check.Run(
+            context => layer.Forward(x, residual, context),
+            (inputs, value) =>
+            {
+                var projections = nn.functional.linear(inputs[0], value(linears[0].Weight), value(linears[0].Bias!));
+                projections = hasAdapter ? projections.add(inputs[0].mm(value(change.A).t()).mm(value(change.B).t()).mul(0.7)) : projections;
+                var halves = projections.chunk(2, 1);
+                return nn.functional.linear(halves[0].mul(halves[1].gelu()), value(linears[1].Weight), value(linears[1].Bias!)).add(inputs[1]);
+            });
+    }
+
+    [Theory]
+    [InlineData(8, 6)]
+    [InlineData(7, 5)]
+    public void An_image_is_made_larger_as_the_engine_does(int height, int width)
+    {
+        using var check = new BackwardCheck();
+        var x = check.Input(2, 3, 4, 3);
+        check.Run(context => Pixels.Enlarge(x, height, width, context), (inputs, _) => nn.functional.interpolate(inputs[0], [height, width]));
+    }
+
+    [Fact]
+    public void Channels_get_a_value_and_positions_become_rows_and_an_image_again()
+    {
+        using var check = new BackwardCheck();
+        var (x, values) = (check.Input(2, 3, 4, 5), check.Input(2, 3));
+        check.Run(
+            context => Pixels.FromPositions(Pixels.ToPositions(Pixels.AddToChannels(x, values, context), context), x, context),
+            (inputs, _) => inputs[0].add(inputs[1].unsqueeze(-1).unsqueeze(-1)));
+    }
+}
