@@ -191,6 +191,15 @@ Describe 'The cmdlets for data and training' {
             $adapter.TrainingRecord.FinalLoss | Should -BeGreaterThan 0
         }
 
+        It 'puts out a table of several' {
+            $table = $model | Invoke-LoraTraining $config, @{ r = 3; target_modules = 'v_proj' } $data -AdapterName swept -Seed 1, 2 -Epoch 1 -BatchSize 1 -EvaluationDataset $data 6>$null
+            $table | Should -BeOfType Peft.Training.Sweeps.TrainingComparison
+            $table.Count | Should -Be 3
+            $table | Format-Table | Out-String | Should -Match 'Quality'
+            $table[1].Runs[0].Adapter | Should -BeOfType Peft.Adapters.Model.PeftAdapter
+            $model | Invoke-LoraTraining $config $data -LearningRate 1e-3, 1e-4 -WhatIf 6>$null | Should -BeNullOrEmpty
+        }
+
         It 'says before the first step what fits nothing: <Word>' -ForEach @(
             @{ Word = "'q_porj'.*Did you mean 'q_proj'"; Options = @{ TargetModule = 'q_porj', 'v_proj' } }
             @{ Word = 'lm_haed'; Options = @{ TargetModule = 'v_proj'; ModulesToSave = 'lm_haed' } }

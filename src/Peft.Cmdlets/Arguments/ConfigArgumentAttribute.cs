@@ -19,6 +19,9 @@ public sealed class ConfigArgumentAttribute : ArgumentTransformationAttribute
         {
             return inputData.Unwrap() switch
             {
+                // Of several configurations each by itself; rows of a data set, which may stand in this place, stay as they are.
+                object[] several when several.Length > 0 && several.All(static each => each.Unwrap() is AdapterConfig or string || (each.Unwrap() is IDictionary table && !IsRow(table))) =>
+                    several.Select(each => Transform(engineIntrinsics, each)).ToArray(),
                 string path when engineIntrinsics.SessionState.Path.GetUnresolvedProviderPathFromPSPath(path) is var full => Directory.Exists(full) ? AdapterConfig.FromFolder(full)
                     : full.EndsWith(".json", StringComparison.OrdinalIgnoreCase) ? AdapterConfig.FromFile(full) : inputData,
                 IDictionary table => IsRow(table) ? inputData : FromTable(table),

@@ -16,7 +16,7 @@ using TorchSharp;
 namespace Peft.Cmdlets.Commands.Training;
 
 /// <summary>What the cmdlets that train an adapter share: everything but what is made small.</summary>
-public abstract class AdapterTrainingCommand : TrainingCommand
+public abstract partial class AdapterTrainingCommand : TrainingCommand
 {
     private protected const string ModelSet = "Model";
     private protected const string AdapterSet = "Adapter";
@@ -35,18 +35,18 @@ public abstract class AdapterTrainingCommand : TrainingCommand
     [AdapterArgument]
     public PeftAdapter Adapter { get; set; } = null!;
 
-    /// <summary>What the new adapter is made of, from New-LoraConfig; a table with its parameters, or the path of an <c>adapter_config.json</c>, does as well. Without it an adapter that the model has is trained further.</summary>
+    /// <summary>What the new adapter is made of, from New-LoraConfig; a table with its parameters, or the path of an <c>adapter_config.json</c>, does as well. Without it an adapter that the model has is trained further. Several make a sweep: each is trained, those whose methods select by rows in passes that they share, and a table of what came of them is put out.</summary>
     [Parameter(Position = 0, ParameterSetName = ModelSet)]
     [ConfigArgument]
     [ArgumentCompleter(typeof(ConfigCompleter))]
-    public AdapterConfig? Config { get; set; }
+    public AdapterConfig[]? Config { get; set; }
 
-    /// <summary>The data set to learn, from Import-TrainingDataset; the path of a file, or rows, do as well.</summary>
+    /// <summary>The data set to learn, from Import-TrainingDataset; the path of a file, or rows, do as well. Several make a training each: see <c>-Config</c>.</summary>
     [Parameter(Mandatory = true, Position = 1, ParameterSetName = ModelSet)]
     [Parameter(Mandatory = true, Position = 0, ParameterSetName = AdapterSet)]
     [DatasetArgument]
     [ArgumentCompleter(typeof(DatasetCompleter))]
-    public TrainingDataset Dataset { get; set; } = null!;
+    public TrainingDataset[] Dataset { get; set; } = null!;
 
     /// <summary>Name of the adapter, and of its folder under <c>-OutputPath</c>.</summary>
     [Parameter(ParameterSetName = ModelSet)]
@@ -133,10 +133,16 @@ public abstract class AdapterTrainingCommand : TrainingCommand
 
         TakeSource();
         var model = TheModel;
+        if (IsSweep)
+        {
+            RunSweep(model);
+            return;
+        }
+
         var name = TrainsBase ? TrainingRequest.BaseName : AdapterOf(model);
         var options = ReadOptions();
         var folder = OutputPath is null ? null : PathResolution.Target(this, OutputPath);
-        if (!ShouldProcess(model.Name, $"Train {(TrainsBase ? "all weights" : $"the adapter '{name}'")} on {Examples(Dataset.Count)}{Replacing(folder, name)}"))
+        if (!ShouldProcess(model.Name, $"Train {(TrainsBase ? "all weights" : $"the adapter '{name}'")} on {Examples(Dataset[0].Count)}{Replacing(folder, name)}"))
         {
             if (Given("WhatIf"))
             {
@@ -178,7 +184,7 @@ public abstract class AdapterTrainingCommand : TrainingCommand
             Target = folder,
             RecommendedAction = "Give the folder of an adapter that Invoke-LoraTraining saved, or -Config and -Options.",
         };
-        Config ??= AdapterConfig.FromJson(_source.Config!);
+        Config ??= [AdapterConfig.FromJson(_source.Config!)];
         Options ??= TrainingOptions.FromJson(_source.Options.ToJsonString(), folder);
         AdapterName = Given(nameof(AdapterName)) ? AdapterName : _source.Adapter;
     }
@@ -208,7 +214,7 @@ public abstract class AdapterTrainingCommand : TrainingCommand
         var name = report.AdapterName;
         using var held = model.Acquire("training");
         ITrainingData? tokens = null;
-        using var added = TrainsBase ? null : Prepare(model, name, config => ComputeStart(config, model, tokens = Read(Split(options, output.Cancellation).Learnt, model, options, output), options, output));
+        using var added = TrainsBase ? null : Prepare(model, name, Config?[0], _source is null ? (ulong)Seed[0] : _source.StartSeed, config => ComputeStart(config, model, tokens = Read(Split(Dataset[0], options, output.Cancellation).Learnt, model, options, output), options, output));
         added?.Adapter.Report.Messages.ForEach(output.WriteWarning);
         Trainer? trainer = null;
         List<ITrainingObserver> observers = [];
@@ -216,7 +222,7 @@ public abstract class AdapterTrainingCommand : TrainingCommand
         {
             report.Show(output);
             observers.AddRange((LogTo ?? []).Select(target => Observer(target, output)));
-            var (learnt, judged) = Split(options, output.Cancellation);
+            var (learnt, judged) = Split(Dataset[0], options, output.Cancellation);
             var data = tokens ?? Read(learnt, model, options, output);
             RefuseOther(model, name, data);
             var estimate = Estimate(model, name, data, options);
@@ -226,28 +232,12 @@ public abstract class AdapterTrainingCommand : TrainingCommand
                 estimate.RefuseTooLarge(model, data, options);
             }
 
-            var request = new TrainingRequest
+            var request = Request(model, TrainsBase ? null : name, Dataset[0], data, judged, options, output) with
             {
-                Compute = _source is null ? null : options.Compute,
-                Model = model,
-                AdapterName = TrainsBase ? null : name,
-                Data = data,
-                EvaluationData = judged is null ? null : Read(judged, model, options, output),
-                RetentionData = RetentionDataset is null ? null : Tokenize(RetentionDataset, model, options with { Objective = "causal_language_modelling", ObjectiveOptions = null }, output),
-                RetentionLimit = RetentionLimit,
-                Options = options,
-                Objective = MakeObjective(options, output),
-                Reference = Config is null ? ReferenceKind.Start : ReferenceKind.Base,
                 OutputPath = report.OutputPath,
                 Observers = observers,
-                SamplePrompts = SamplePrompt ?? [],
-                DataOrigin = Dataset.Origin,
-                EvaluationOrigin = EvaluationDataset?.Origin,
-                Resume = Resume,
-                Force = Force,
                 OnStart = start => report.Begin(start, data, model, TrainsBase ? null : model[name]),
                 Progress = report,
-                OnMessage = output.WriteWarning,
             };
             trainer = new Trainer(request);
             var record = trainer.Train(output.Cancellation);
@@ -278,12 +268,33 @@ public abstract class AdapterTrainingCommand : TrainingCommand
         return TrainsBase ? model : model[name];
     }
 
+    /// <summary>A training, but for what is shown of it.</summary>
+    private TrainingRequest Request(PeftModel model, string? name, TrainingDataset dataset, ITrainingData data, TrainingDataset? judged, TrainingOptions options, WorkOutput output) => new()
+    {
+        Compute = _source is null ? null : options.Compute,
+        Model = model,
+        AdapterName = name,
+        Data = data,
+        EvaluationData = judged is null ? null : Read(judged, model, options, output),
+        RetentionData = RetentionDataset is null ? null : Tokenize(RetentionDataset, model, options with { Objective = "causal_language_modelling", ObjectiveOptions = null }, output),
+        RetentionLimit = RetentionLimit,
+        Options = options,
+        Objective = MakeObjective(options, output),
+        Reference = Config is null ? ReferenceKind.Start : ReferenceKind.Base,
+        SamplePrompts = SamplePrompt ?? [],
+        DataOrigin = dataset.Origin,
+        EvaluationOrigin = EvaluationDataset?.Origin,
+        Resume = Resume,
+        Force = Force,
+        OnMessage = output.WriteWarning,
+    };
+
     /// <summary>What -WhatIf says beside the operation: steps, tokens, time and memory. The model is left as it was found.</summary>
     private void Plan(PeftModel model, TrainingOptions options, TrainingReport report, WorkOutput output)
     {
         using var held = model.Acquire("training");
-        var data = Read(Split(options, output.Cancellation).Learnt, model, options, output);
-        using var added = TrainsBase ? null : Prepare(model, report.AdapterName, config => ComputeStart(config, model, data, options, output));
+        var data = Read(Split(Dataset[0], options, output.Cancellation).Learnt, model, options, output);
+        using var added = TrainsBase ? null : Prepare(model, report.AdapterName, Config?[0], (ulong)Seed[0], config => ComputeStart(config, model, data, options, output));
         try
         {
             report.Show(output);
@@ -309,14 +320,14 @@ public abstract class AdapterTrainingCommand : TrainingCommand
     };
 
     /// <summary>What is learnt and what is evaluated on. Of examples that are packed those for evaluation are set apart before, so that none that says nearly the same shares a row with them.</summary>
-    private (TrainingDataset Learnt, TrainingDataset? Judged) Split(TrainingOptions options, CancellationToken cancellation)
+    private (TrainingDataset Learnt, TrainingDataset? Judged) Split(TrainingDataset dataset, TrainingOptions options, CancellationToken cancellation)
     {
         if (EvaluationDataset is not null || options.Packing == PackingStrategy.None || options.EvaluationSplit <= 0)
         {
-            return (Dataset, EvaluationDataset);
+            return (dataset, EvaluationDataset);
         }
 
-        var parts = DatasetSplit.ByShare(Dataset, [1 - options.EvaluationSplit], (int)(options.Seed % int.MaxValue), cancellation: cancellation);
+        var parts = DatasetSplit.ByShare(dataset, [1 - options.EvaluationSplit], (int)(options.Seed % int.MaxValue), cancellation: cancellation);
         return (parts[0], parts[1]);
     }
 
@@ -328,10 +339,10 @@ public abstract class AdapterTrainingCommand : TrainingCommand
 
     /// <summary>Sees that the model has the adapter.</summary>
     /// <returns>What was added, or null where an adapter that the model has is trained further.</returns>
-    private AdapterReplacement? Prepare(PeftModel model, string name, Func<LoraConfig, DataStart> start)
+    private AdapterReplacement? Prepare(PeftModel model, string name, AdapterConfig? given, ulong? seed, Func<LoraConfig, DataStart> start)
     {
         var exists = model.Adapters.Any(adapter => adapter.Name == name);
-        if (Config is null)
+        if (given is null)
         {
             return exists ? null : throw new PeftException("AdapterNotFound", $"The model '{model.Name}' has no adapter '{name}' to train, and no configuration for a new one was given.")
             {
@@ -347,9 +358,9 @@ public abstract class AdapterTrainingCommand : TrainingCommand
 
         if (!exists || Force)
         {
-            var config = ConfigFor(model);
+            var config = ConfigFor(model, given);
             using var decided = DataStart.IsNeededBy(config) ? start((LoraConfig)config) : null;
-            return model.ReplaceAdapter(decided?.Config ?? config, name, _source is null ? (ulong)Seed : _source.StartSeed);
+            return model.ReplaceAdapter(decided?.Config ?? config, name, seed);
         }
 
         throw new PeftException("AdapterExists", $"The model '{model.Name}' has an adapter '{name}' already.")
@@ -360,15 +371,15 @@ public abstract class AdapterTrainingCommand : TrainingCommand
     }
 
     /// <summary>The configuration with the task of the model's head, so that a new head is trained and saved with the adapter.</summary>
-    private AdapterConfig ConfigFor(PeftModel model)
+    private static AdapterConfig ConfigFor(PeftModel model, AdapterConfig given)
     {
         var task = ObjectiveRegistry.TaskOf(model.Base);
-        if (Config!.TaskType is not { } asked || asked == UsualTask)
+        if (given.TaskType is not { } asked || asked == UsualTask)
         {
-            return task is null or UsualTask ? Config : Config with { TaskType = task };
+            return task is null or UsualTask ? given : given with { TaskType = task };
         }
 
-        return task is null || asked == task || asked == "FEATURE_EXTRACTION" ? Config : throw new PeftException(
+        return task is null || asked == task || asked == "FEATURE_EXTRACTION" ? given : throw new PeftException(
             "TaskTypeUnfit", $"The configuration is for the task {asked}, but '{model.Name}' is a {model.Base.ClassName}, whose task is {task}.")
         {
             Target = asked,

@@ -10,16 +10,17 @@ using Peft.Training;
 using Peft.Training.Data;
 using Peft.Training.Diffusion;
 using Peft.Training.Objectives;
+using Peft.Training.Sweeps;
 
 namespace Peft.Cmdlets.Commands.Training;
 
 /// <summary>Invoke-LoraTraining: trains an adapter on a data set.</summary>
 [Cmdlet(VerbsLifecycle.Invoke, "LoraTraining", SupportsShouldProcess = true, DefaultParameterSetName = ModelSet)]
 [Alias("Invoke-PeftTraining")]
-[OutputType(typeof(PeftAdapter), typeof(PeftModel))]
+[OutputType(typeof(PeftAdapter), typeof(PeftModel), typeof(TrainingComparison))]
 public sealed class InvokeLoraTrainingCommand : AdapterTrainingCommand
 {
-    /// <summary>Trains all weights of the model in place of an adapter, to compare an adapter with: sixteen bytes of memory a weight with AdamW. The model itself is put out, changed, and saved under <c>-OutputPath</c> in <c>model/</c>.</summary>
+    /// <summary>Trains all weights of the model in place of an adapter, or in a sweep (see <c>-Config</c>) beside them and as its last, to compare adapters with: sixteen bytes of memory a weight with AdamW. The model itself is put out, changed (in a sweep it is as it was afterwards), and saved under <c>-OutputPath</c> in <c>model/</c>.</summary>
     [Parameter(ParameterSetName = ModelSet)]
     public SwitchParameter Full { get; set; }
 
@@ -49,12 +50,14 @@ public sealed class InvokeLoraTrainingCommand : AdapterTrainingCommand
     [ValidateNotNull]
     public Hashtable? ObjectiveOption { get; set; }
 
-    private protected override bool TrainsBase => Full;
+    private protected override bool TrainsBase => Full && !IsSweep;
+
+    private protected override bool ComparesBase => Full;
 
     /// <inheritdoc/>
     protected override void Begin()
     {
-        if (Full && (Config is not null || Given(nameof(AdapterName))))
+        if (Full && !IsSweep && (Config is not null || Given(nameof(AdapterName))))
         {
             throw new PeftException("ParametersContradict", "-Full trains the model's own weights, and -Config and -AdapterName describe an adapter.")
             {

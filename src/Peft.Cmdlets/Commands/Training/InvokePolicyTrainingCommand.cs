@@ -8,6 +8,7 @@ using Peft.Cmdlets.Pipeline;
 using Peft.Training;
 using Peft.Training.Data;
 using Peft.Training.Objectives;
+using Peft.Training.Sweeps;
 using Peft.Training.Policy;
 
 namespace Peft.Cmdlets.Commands.Training;
@@ -15,7 +16,7 @@ namespace Peft.Cmdlets.Commands.Training;
 /// <summary>Invoke-PolicyTraining: trains an adapter on the model's own answers, which a script block of the user's rates.</summary>
 [Cmdlet(VerbsLifecycle.Invoke, "PolicyTraining", SupportsShouldProcess = true, DefaultParameterSetName = ModelSet)]
 [Alias("Invoke-GrpoTraining")]
-[OutputType(typeof(PeftAdapter))]
+[OutputType(typeof(PeftAdapter), typeof(TrainingComparison))]
 public sealed class InvokePolicyTrainingCommand : AdapterTrainingCommand
 {
     /// <summary>What rates an answer, the higher the better: a script block that gets the prompt, the answer and the row of the data set, <c>{ param($prompt, $completion, $row) … }</c>, and puts out a number, <c>$true</c> or <c>$false</c>, or <c>$null</c> where it has nothing to say. It runs in your session with your functions; it may generate with other models, but not with the one that is trained. An adapter that was trained to score (<c>Invoke-PreferenceTraining -Objective reward</c>) does as well. Of several the weighted sum counts; a table gives them names.</summary>

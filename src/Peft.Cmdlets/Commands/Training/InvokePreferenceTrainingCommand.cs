@@ -6,12 +6,13 @@ using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
 using Peft.Training;
 using Peft.Training.Data;
+using Peft.Training.Sweeps;
 
 namespace Peft.Cmdlets.Commands.Training;
 
 /// <summary>Invoke-PreferenceTraining: trains an adapter to give better answers, from pairs of a better and a worse one, or from answers that are each good or bad.</summary>
 [Cmdlet(VerbsLifecycle.Invoke, "PreferenceTraining", SupportsShouldProcess = true, DefaultParameterSetName = ModelSet)]
-[OutputType(typeof(PeftAdapter))]
+[OutputType(typeof(PeftAdapter), typeof(TrainingComparison))]
 public sealed class InvokePreferenceTrainingCommand : AdapterTrainingCommand
 {
     /// <summary>What is learnt: <c>dpo</c> (direct preference optimisation), <c>kto</c> (Kahneman-Tversky optimisation, for single answers), <c>orpo</c>, <c>cpo</c> (and SimPO), or <c>reward</c> (a reward model). Without it the data tells: <c>dpo</c> for pairs, <c>kto</c> for answers with a label.</summary>
@@ -40,7 +41,7 @@ public sealed class InvokePreferenceTrainingCommand : AdapterTrainingCommand
     private protected override TrainingOptions ReadOptions()
     {
         var start = base.ReadOptions();
-        var name = Objective?.ToLowerInvariant() ?? (Options is { Objective: not "causal_language_modelling" } ? start.Objective : Dataset.Offers(ExampleKind.Pair) ? "dpo" : "kto");
+        var name = Objective?.ToLowerInvariant() ?? (Options is { Objective: not "causal_language_modelling" } ? start.Objective : Dataset[0].Offers(ExampleKind.Pair) ? "dpo" : "kto");
         var own = name == start.Objective ? start.ObjectiveOptions?.DeepClone().AsObject() ?? [] : [];
         foreach (DictionaryEntry entry in ObjectiveOption ?? [])
         {

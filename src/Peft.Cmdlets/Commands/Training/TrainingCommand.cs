@@ -51,11 +51,12 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
     [PSDefaultValue(Value = 1, Help = "1")]
     public int GradientAccumulation { get; set; } = 1;
 
-    /// <summary>The highest learning rate.</summary>
+    /// <summary>The highest learning rate. Several make a training each: see <c>-Config</c>.</summary>
     [Parameter]
     [Alias("learning_rate")]
     [PSDefaultValue(Value = 2e-4, Help = "2e-4")]
-    public double LearningRate { get; set; } = 2e-4;
+    [ValidateNotNullOrEmpty]
+    public double[] LearningRate { get; set; } = [2e-4];
 
     /// <summary>How the learning rate changes over the training, by Hugging Face's names.</summary>
     [Parameter]
@@ -102,11 +103,12 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
     [Alias("neftune_noise_alpha")]
     public double? NeftuneNoiseAlpha { get; set; }
 
-    /// <summary>Repeats a training exactly on the same engine, device and number of threads: starting values, order, dropout.</summary>
+    /// <summary>Repeats a training exactly on the same engine, device and number of threads: starting values, order, dropout. Several make a training each, told as their mean and spread: see <c>-Config</c>.</summary>
     [Parameter]
     [PSDefaultValue(Value = 42, Help = "42")]
+    [ValidateNotNullOrEmpty]
     [ValidateRange(0L, long.MaxValue)]
-    public long Seed { get; set; } = 42;
+    public long[] Seed { get; set; } = [42];
 
     /// <summary>Share of the examples that is set apart to measure the loss on.</summary>
     [Parameter]
@@ -225,7 +227,7 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
             BatchSize = Pick(nameof(BatchSize), BatchSize, start.BatchSize),
             EvaluationBatchSize = Pick(nameof(BatchSize), BatchSize, start.EvaluationBatchSize),
             GradientAccumulation = Pick(nameof(GradientAccumulation), GradientAccumulation, start.GradientAccumulation),
-            LearningRate = Pick(nameof(LearningRate), LearningRate, start.LearningRate),
+            LearningRate = Pick(nameof(LearningRate), LearningRate[0], start.LearningRate),
             Schedule = Pick(nameof(Schedule), Schedule, start.Schedule),
             Warmup = Pick(nameof(Warmup), Warmup, start.Warmup),
             Optimizer = Pick(nameof(Optimizer), Optimizer, start.Optimizer),
@@ -233,7 +235,7 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
             MaxGradientNorm = Pick(nameof(MaxGradientNorm), MaxGradientNorm, start.MaxGradientNorm),
             LabelSmoothing = Pick(nameof(LabelSmoothing), LabelSmoothing, start.LabelSmoothing),
             NeftuneNoiseAlpha = Pick(nameof(NeftuneNoiseAlpha), NeftuneNoiseAlpha, start.NeftuneNoiseAlpha),
-            Seed = Pick(nameof(Seed), Seed, start.Seed),
+            Seed = Pick(nameof(Seed), Seed[0], start.Seed),
             EvaluationSplit = Pick(nameof(EvaluationSplit), EvaluationSplit, start.EvaluationSplit),
             EvaluationInterval = Pick(nameof(EvaluationInterval), EvaluationInterval, start.EvaluationInterval),
             MaxLength = Pick(nameof(MaxLength), MaxLength, start.MaxLength),
