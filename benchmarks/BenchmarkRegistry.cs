@@ -31,6 +31,8 @@ internal static class BenchmarkRegistry
         LargeDataBenchmark.Job("100mb", 100_000_000),
         LargeDataBenchmark.Job("1gb", 1_000_000_000),
         .. QuantisedGeneration(),
+        GenerationBenchmark.Blocks(ModelShape.SmolLm2, "Q8_0"),
+        GenerationBenchmark.Blocks(ModelShape.SmolLm2, "Q4_0"),
         .. RowBenchmark.Jobs(),
         UnpackingBenchmark.Job(FourBitType.NF4),
         QuantizedMemoryBenchmark.Job(ModelShape.Llama1B),

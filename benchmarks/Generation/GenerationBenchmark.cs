@@ -1,7 +1,9 @@
 using System.Diagnostics;
 using Peft.Models;
 using Peft.Models.Heads;
+using Peft.Models.Layers;
 using Peft.Quantization;
+using Peft.Quantization.Blocks;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -27,25 +29,36 @@ internal static class GenerationBenchmark
         var kind = config.LoadIn8Bit ? "int8" : config.QuantType.Name;
         IReadOnlyList<string> peer = ["generate", "--shape", shape.Name, "--dtype", "bfloat16", "--tokens", $"{Tokens}"];
         return new Benchmark(
-            $"generate-{shape.Name}-{kind}{(besideBitsAndBytes ? "-bnb" : "")}", "tokens/s", () => Measure(shape, ScalarType.BFloat16, config), besideBitsAndBytes ? [.. peer, "--quantise", kind] : peer);
+            $"generate-{shape.Name}-{kind}{(besideBitsAndBytes ? "-bnb" : "")}", "tokens/s", () => Measure(shape, ScalarType.BFloat16, model => ModelQuantizer.Quantize(model, config)), besideBitsAndBytes ? [.. peer, "--quantise", kind] : peer);
     }
 
+    /// <summary>The job on a base whose linear layers are blocks of a GGUF type, the rest in bfloat16, beside the peer's plain bfloat16.</summary>
+    public static Benchmark Blocks(ModelShape shape, string type) => new(
+        $"generate-{shape.Name}-{type}", "tokens/s", () => Measure(shape, ScalarType.BFloat16, model => Pack(model, type)), ["generate", "--shape", shape.Name, "--dtype", "bfloat16", "--tokens", $"{Tokens}"]);
+
     /// <summary>Tokens a second: the median of three runs after one to warm up.</summary>
-    public static BenchmarkFigure Measure(ModelShape shape, ScalarType type, QuantizationConfig? config = null)
+    public static BenchmarkFigure Measure(ModelShape shape, ScalarType type, Action<CausalModel>? pack = null)
     {
         using var noGrad = no_grad();
         using var model = shape.Create(type);
-        if (config is not null)
-        {
-            ModelQuantizer.Quantize(model, config);
-        }
-
+        pack?.Invoke(model);
         using var prompt = randint(5, model.VocabularySize, [1, Prompt], ScalarType.Int64);
         Run(model, prompt);
         var speeds = Enumerable.Range(0, 3).Select(_ => Tokens / Run(model, prompt)).Order().ToArray();
         var peak = new BenchmarkFigure(speeds[1]).PeakBytes;
         double weights = model.NamedParameters().Where(static named => named.Parameter.Shape.Count == 2 && named.Parameter.IsOwner).Sum(static named => named.Parameter.Bytes);
         return new BenchmarkFigure(speeds[1], weights * speeds[1] / MemoryReadRate.Measure()) { PeakBytes = peak };
+    }
+
+    private static void Pack(CausalModel model, string type)
+    {
+        var buffer = new UnpackBuffer();
+        foreach (var layer in model.Backbone.Descendants().OfType<Linear>())
+        {
+            layer.Weight.Pack(BlockWeight.Quantize(layer.Weight.Data, type, buffer));
+        }
+
+        model.Fuse();
     }
 
     private static double Run(CausalModel model, Tensor prompt)

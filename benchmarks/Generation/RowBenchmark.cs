@@ -2,6 +2,7 @@ using System.Diagnostics;
 using Peft.Models;
 using Peft.Models.Layers;
 using Peft.Quantization;
+using Peft.Quantization.Blocks;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -20,6 +21,7 @@ internal static class RowBenchmark
         Job("nf4", static values => FourBitWeight.Quantize(values, new FourBitOptions(FourBitType.NF4), new UnpackBuffer())),
         Job("nf4-double", static values => FourBitWeight.Quantize(values, new FourBitOptions(FourBitType.NF4) { HasNestedScales = true }, new UnpackBuffer())),
         Job("int8", static values => Int8Weight.Quantize(values, 0, new UnpackBuffer())),
+        .. from type in (string[])["Q8_0", "Q4_0", "Q4_K", "Q6_K"] select Job(type, values => BlockWeight.Quantize(values, type, new UnpackBuffer())),
     ];
 
     private static Benchmark Job(string name, Func<Tensor, PackedWeight> pack) => new($"row-{name}", "GB/s", () => Measure(pack), null, UnitSize: 1e9);

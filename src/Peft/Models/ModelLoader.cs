@@ -32,6 +32,12 @@ public sealed record LoadOptions
     /// <summary>Reads what a file holds quantised: takes its <c>quantization_config</c>, the model's type and the file, and gives a store of plain names. Null where such files are refused.</summary>
     public Func<JsonObject, ScalarType, TensorStore, TensorStore>? OpenQuantized { get; init; }
 
+    /// <summary>Whether linear layers of a GGUF file keep its quantised blocks as their weights, which are computed with as they are; otherwise they are unpacked.</summary>
+    public bool KeepsBlocks { get; init; }
+
+    /// <summary>Makes weights of a GGUF file's blocks; null where nothing can.</summary>
+    internal Func<GgufPacked, UnpackBuffer, bool, Device, PackedWeight>? MakeBlocks { get; init; }
+
     /// <summary>Whether weights stay in the files that they are mapped from as far as these allow it: layers that share an input aren't joined, which needs memory of its own.</summary>
     internal bool StaysMapped { get; init; }
 
@@ -70,6 +76,12 @@ public static class ModelLoader
         if (path.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase))
         {
             using var file = GgufModel.Open(path);
+            if (options.KeepsBlocks)
+            {
+                RefuseTwoPackings(path, options);
+                file.KeepBlocks(new GgufPacking(options.MakeBlocks!, options.DataType ?? ScalarType.Float32));
+            }
+
             return Complete(Create(new ModelConfig(file.CreateConfig()), options), file, options with
             {
                 DataType = options.DataType ?? ScalarType.Float32,
@@ -336,6 +348,23 @@ public static class ModelLoader
 
     private static JsonObject? Quantisation(ModelConfig config) =>
         (config.Node("quantization_config") ?? (config.Node("text_config") as JsonObject)?["quantization_config"]) as JsonObject;
+
+    private static void RefuseTwoPackings(string path, LoadOptions options)
+    {
+        if (options.MakeBlocks is null)
+        {
+            throw new NotSupportedByPeftException("QuantizationNotSupported", $"The blocks of '{path}' are kept by a PeftModel alone.") { RecommendedAction = "Load it as a PeftModel." };
+        }
+
+        if (options.Packing is not null)
+        {
+            throw new PeftException("WeightsPacked", $"The weights in '{path}' can't be kept as they are and quantised in another way at once.")
+            {
+                Target = path,
+                RecommendedAction = "Ask for one of the two.",
+            };
+        }
+    }
 
     /// <summary>Read as plain ones, weights of another packing would give wrong numbers or a misleading error.</summary>
     private static void RefuseQuantised(JsonObject? settings, string path, LoadOptions options)

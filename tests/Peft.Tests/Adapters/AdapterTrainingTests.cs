@@ -144,7 +144,7 @@ public class AdapterTrainingTests
     }
 
     /// <summary>A step along the signs of the gradients, which needs no scale.</summary>
-    private static void Descend(Peft.Adapters.Model.PeftModel model, Peft.Adapters.Model.PeftAdapter adapter, Dictionary<string, Tensor> inputs)
+    internal static void Descend(Peft.Adapters.Model.PeftModel model, Peft.Adapters.Model.PeftAdapter adapter, Dictionary<string, Tensor> inputs)
     {
         using var scope = NewDisposeScope();
         var gradients = ModelRun.Backward(model, adapter, inputs).Gradients;

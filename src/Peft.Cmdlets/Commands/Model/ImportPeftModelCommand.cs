@@ -71,6 +71,10 @@ public sealed class ImportPeftModelCommand : ImportCommand
     [ValidateNotNull]
     public QuantizationConfig? Quantization { get; set; }
 
+    /// <summary>Keeps the quantised blocks of a <c>.gguf</c> file as the weights of linear layers: they take no more memory than in the file, and adapters are trained on them as on any quantised base. Without it they are unpacked.</summary>
+    [Parameter]
+    public SwitchParameter KeepQuantized { get; set; }
+
     /// <summary>Quantises to four bits with the defaults of New-QuantizationConfig.</summary>
     [Parameter]
     [Alias("load_in_4bit")]
@@ -142,6 +146,7 @@ public sealed class ImportPeftModelCommand : ImportCommand
             DataType = EngineNames.DataType(DataType),
             Device = EngineNames.Device(DeviceMap is null ? Device : DeviceMaps.Single(DeviceMap)),
             StructureOnly = StructureOnly,
+            KeepsBlocks = KeepQuantized,
             Task = TaskType,
             Labels = Label,
         };

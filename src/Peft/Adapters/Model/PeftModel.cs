@@ -7,6 +7,7 @@ using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Slots;
 using Peft.Models;
 using Peft.Quantization;
+using Peft.Quantization.Blocks;
 using Peft.Quantization.Checkpoints;
 using Peft.Tokenization;
 using static TorchSharp.torch;
@@ -167,7 +168,7 @@ public sealed partial class PeftModel : IDisposable
     public static PeftModel Load(string path, LoadOptions? options = null, string? name = null)
     {
         using var noGradients = no_grad();
-        var model = ModelLoader.Load(path, (options ?? new LoadOptions()) with { OpenQuantized = QuantizedStore.Open });
+        var model = ModelLoader.Load(path, (options ?? new LoadOptions()) with { OpenQuantized = QuantizedStore.Open, MakeBlocks = BlockWeight.Of });
         return new PeftModel(model, name ?? System.IO.Path.GetFileName(System.IO.Path.TrimEndingDirectorySeparator(System.IO.Path.GetFullPath(path))), path);
     }
 

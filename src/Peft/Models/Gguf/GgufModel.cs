@@ -10,12 +10,13 @@ namespace Peft.Models.Gguf;
 /// A model in a GGUF file as Hugging Face sees it: a configuration, and tensors under the names and in the order of rows that
 /// transformers uses. Which families that works for, their rows in <see cref="ArchitectureRegistry"/> say (<see cref="GgufMap"/>).
 /// </summary>
-public sealed class GgufModel : TensorStore
+public sealed class GgufModel : TensorStore, IPackedStore
 {
     private readonly Dictionary<string, (GgufWeight Weight, TensorEntry Entry)> _entries = [];
     private readonly Family _family;
     private readonly GgufMap _map;
     private readonly JsonObject _config;
+    private GgufPacking? _packing;
 
     private GgufModel(GgufFile file)
     {
@@ -79,6 +80,24 @@ public sealed class GgufModel : TensorStore
     /// <summary>What the model's <c>config.json</c> would say.</summary>
     /// <returns>A new object in the layout of transformers.</returns>
     public JsonObject CreateConfig() => (JsonObject)_config.DeepClone();
+
+    /// <summary>Gives quantised weights of linear layers as the blocks that they are, from now on.</summary>
+    internal void KeepBlocks(GgufPacking packing) => _packing = packing;
+
+    /// <inheritdoc/>
+    public bool IsPacked(string name) => _packing is not null && _entries.TryGetValue(name, out var known)
+        && known.Weight is { Row: null, Name.Layout.MovesRows: true, Files: [var file] } weight
+        && Fits(weight) && File.Tensors[file] is { Type.Reader: not null, Entry.Shape: [> 0, > 0] };
+
+    /// <inheritdoc/>
+    public PackedWeight ReadPacked(string name, UnpackBuffer buffer, bool isTransposed, Device device)
+    {
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        var weight = _entries[name].Weight;
+        var blocks = weight.Name.Layout.ToTree([File.ReadBlocks(weight.Files[0])], weight.Config);
+        return _packing!.Make(new GgufPacked(File.Tensors[weight.Files[0]].Type, blocks.contiguous(), _packing.DataType), buffer, isTransposed, device);
+    }
 
     /// <inheritdoc/>
     public override bool TryGetEntry(string name, [NotNullWhen(true)] out TensorEntry? entry)

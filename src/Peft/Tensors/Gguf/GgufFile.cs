@@ -140,6 +140,19 @@ public sealed unsafe class GgufFile : TensorStore
         }
     }
 
+    /// <summary>A quantised matrix as it is stored.</summary>
+    /// <param name="name">Its name.</param>
+    /// <returns>uint8, [rows, bytes of a row].</returns>
+    internal Tensor ReadBlocks(string name)
+    {
+        ObjectDisposedException.ThrowIf(_disposed, this);
+        var stored = _tensors[name];
+        var rows = stored.Entry.Shape[0];
+        var blocks = empty([rows, stored.Length / rows], ScalarType.Byte);
+        Buffer.MemoryCopy(_start + stored.Offset, TensorMemory.Pointer(blocks), stored.Length, stored.Length);
+        return blocks;
+    }
+
     private void Dequantise(GgufTensor stored, GgufBlockReader reader, float* target)
     {
         const int BlocksAPiece = 4096;

@@ -84,7 +84,7 @@ internal sealed class DeloraLayer : MatrixLayer
         _a.Assign(RandomTensors.Uniform(_a.Shape, 1 / Math.Sqrt(Layer.Inputs), generator, Layer.Device));
         _b.Assign(_config.StartAtZero ? RandomTensors.Zeros(_b.Shape, Layer.Device) : RandomTensors.Uniform(_b.Shape, 1 / Math.Sqrt(_rank), generator, Layer.Device));
         _lambda.Assign(full([1], TargetMatcher.Lookup(_config.LambdaPattern, Layer.Path, _config.Lambda), ScalarType.Float32, Layer.Device));
-        _lengths.Assign(Layer.ToMatrix(Layer.Weight.Data).to(ScalarType.Float32).square().sum(dim: 0).sqrt());
+        _lengths.Assign(Layer.ToMatrix(Layer.Weight.Unpacked(ScalarType.Float32)).square().sum(dim: 0).sqrt());
     }
 
     /// <inheritdoc/>

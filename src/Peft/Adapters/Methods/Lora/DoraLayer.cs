@@ -34,7 +34,7 @@ internal sealed class DoraLayer : LoraLayer
     public override void Initialise(Generator generator)
     {
         base.Initialise(generator);
-        var weight = Layer.Weight.Data;
+        var weight = Layer.Weight.Unpacked(Layer.Weight.DataType);
         _magnitude.Assign(Lengths(BaseEdit?.Invoke(weight) ?? weight).view([.. _magnitude.Shape]));
     }
 

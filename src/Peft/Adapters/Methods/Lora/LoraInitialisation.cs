@@ -124,7 +124,8 @@ internal sealed record LoraInitialisation(Func<LoraStart, (Tensor A, Tensor B)> 
     /// <summary>MiCA: B the left singular vectors of the smallest singular values, which stays, and A zero.</summary>
     private static (Tensor A, Tensor B) Mica(LoraStart start)
     {
-        var u = linalg.svd(start.Weight, fullMatrices: false).U;
+        // The base stays as it is, so that a quantised one will do.
+        var u = linalg.svd(start.Layer.ToMatrix(start.Layer.Weight.Unpacked(ScalarType.Float32)), fullMatrices: false).U;
         return (RandomTensors.Zeros(start.ShapeA, start.Layer.Device), u.narrow(1, u.size(1) - start.Rank, start.Rank).contiguous());
     }
 

@@ -1,0 +1,187 @@
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
+using Peft.Engine;
+using Peft.Tensors;
+using static TorchSharp.torch;
+
+namespace Peft.Quantization.Blocks;
+
+/// <summary>
+/// Work on GGUF's blocks as they are stored, for one type of them: the product of one row, y = W x, whose scales are applied to sums over sixteen numbers, and
+/// unpacking, bit for bit as the format's reference. Sums are float32.
+/// </summary>
+internal abstract unsafe class BlockKernels
+{
+    private static readonly Dictionary<string, BlockKernels> s_all = new(StringComparer.Ordinal)
+    {
+        ["Q8_0"] = new Of<Q8Zero>(),
+        ["Q4_0"] = new Of<Q4Zero>(),
+        ["Q4_1"] = new Of<Q4One>(),
+        ["Q5_0"] = new Of<Q5Zero>(),
+        ["Q5_1"] = new Of<Q5One>(),
+        ["Q4_K"] = new Of<Q4K>(),
+        ["Q5_K"] = new Of<Q5K>(),
+        ["Q6_K"] = new Of<Q6K>(),
+    };
+
+    // Numbers that are worth a thread of their own.
+    private const long GrainElements = 1 << 16;
+
+    /// <summary>Those of a type; null where there are none, or the processor hasn't what they need.</summary>
+    public static BlockKernels? Find(string type) => Avx2.IsSupported && Fma.IsSupported && BitConverter.IsLittleEndian ? s_all.GetValueOrDefault(type) : null;
+
+    /// <summary>Forms the product where types allow it.</summary>
+    /// <param name="blocks">[out, bytes of a row], uint8, on the CPU.</param>
+    /// <param name="x">[1, in], float32 or bfloat16.</param>
+    /// <param name="y">[1, out], of the same type; written over.</param>
+    /// <returns>Whether it did.</returns>
+    public bool TryMultiply(Tensor blocks, Tensor x, Tensor y)
+    {
+        long width = x.size(1), height = y.size(1);
+        if (!CpuRows.Serves(x) || !CpuRows.Serves(y) || x.dtype != y.dtype || width == 0)
+        {
+            return false;
+        }
+
+        var input = (float*)NativeMemory.AlignedAlloc((nuint)(width + (width / 16)) * sizeof(float), 64);
+        CpuRows.Of(x, width).Read(0, (int)width, input).CopyTo(new Span<float>(input, (int)width));
+        for (long group = 0; group < width / 16; group++)
+        {
+            input[width + group] = Vector512.Sum(Vector512.Load(input + (16 * group)));
+        }
+
+        var work = new Work { Blocks = TensorMemory.Pointer(blocks), Stride = blocks.size(1), Width = width, Input = input, Result = CpuRows.Of(y, height) };
+        RowParallel.Run(height, Math.Max(1, GrainElements / width), RowsOfProduct, &work);
+        NativeMemory.AlignedFree(input);
+        GC.KeepAlive(x);
+        GC.KeepAlive(y);
+        GC.KeepAlive(blocks);
+        return true;
+    }
+
+    /// <summary>Writes the values.</summary>
+    /// <param name="blocks">[out, bytes of a row], uint8, on the CPU.</param>
+    /// <param name="width">Numbers of a row.</param>
+    /// <param name="target">float32 or bfloat16, contiguous, on the CPU.</param>
+    public void Unpack(Tensor blocks, long width, Tensor target)
+    {
+        var work = new Work { Blocks = TensorMemory.Pointer(blocks), Stride = blocks.size(1), Width = width, Result = CpuRows.Of(target, width) };
+        RowParallel.Run(blocks.size(0), Math.Max(1, GrainElements / width), RowsOfValues, &work);
+        GC.KeepAlive(blocks);
+        GC.KeepAlive(target);
+    }
+
+    private protected abstract delegate*<void*, long, long, void> RowsOfProduct { get; }
+
+    private protected abstract delegate*<void*, long, long, void> RowsOfValues { get; }
+
+    private struct Work
+    {
+        public byte* Blocks;
+        public long Stride;
+        public long Width;
+        public float* Input;
+        public CpuRows Result;
+    }
+
+    private sealed class Of<T> : BlockKernels
+        where T : struct, IBlockCodes
+    {
+        private protected override delegate*<void*, long, long, void> RowsOfProduct => &Multiply;
+
+        private protected override delegate*<void*, long, long, void> RowsOfValues => &Write;
+
+        private static void Multiply(void* state, long from, long to)
+        {
+            var work = (Work*)state;
+            for (var row = from; row < to; row++)
+            {
+                var sum = Dot(work->Blocks + (row * work->Stride), work->Input, work->Input + work->Width, work->Width / (16 * T.Groups));
+                if (work->Result.IsBFloat16)
+                {
+                    CpuRows.Narrow(&sum, (ushort*)work->Result.Row(0) + row, 1);
+                }
+                else
+                {
+                    ((float*)work->Result.Row(0))[row] = sum;
+                }
+            }
+        }
+
+        private static float Dot(byte* block, float* x, float* sums, long blocks)
+        {
+            var scales = stackalloc float[32];
+            var offsets = scales + 16;
+            var (a, b, taken) = (Vector512<float>.Zero, Vector512<float>.Zero, Vector512<float>.Zero);
+            var takenPairs = 0f;
+            for (; blocks > 0; blocks--, block += T.Bytes, x += 16 * T.Groups, sums += T.Groups)
+            {
+                T.Scales(block, scales, offsets);
+                Add(block, 0, x, scales, ref a);
+                Add(block, 1, x, scales, ref b);
+                if (T.Groups == 16)
+                {
+                    Add(block, 2, x, scales, ref a);
+                    Add(block, 3, x, scales, ref b);
+                    Add(block, 4, x, scales, ref a);
+                    Add(block, 5, x, scales, ref b);
+                    Add(block, 6, x, scales, ref a);
+                    Add(block, 7, x, scales, ref b);
+                    Add(block, 8, x, scales, ref a);
+                    Add(block, 9, x, scales, ref b);
+                    Add(block, 10, x, scales, ref a);
+                    Add(block, 11, x, scales, ref b);
+                    Add(block, 12, x, scales, ref a);
+                    Add(block, 13, x, scales, ref b);
+                    Add(block, 14, x, scales, ref a);
+                    Add(block, 15, x, scales, ref b);
+                }
+
+                if (T.HasOffsets && T.Groups == 16)
+                {
+                    taken = Vector512.FusedMultiplyAdd(Vector512.Load(offsets), Vector512.Load(sums), taken);
+                }
+                else if (T.HasOffsets)
+                {
+                    takenPairs += offsets[0] * (sums[0] + sums[1]);
+                }
+            }
+
+            return Vector512.Sum(a + b - taken) - takenPairs;
+        }
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        private static void Add(byte* block, int group, float* x, float* scales, ref Vector512<float> sum) => sum = Vector512.FusedMultiplyAdd(
+            Vector512.ConvertToSingle(T.Codes(block, group)) * Vector512.Load(x + (16 * group)), Vector512.Create(scales[group]), sum);
+
+        private static void Write(void* state, long from, long to)
+        {
+            var work = (Work*)state;
+            var values = stackalloc float[16 * T.Groups];
+            var scales = stackalloc float[32];
+            var blocks = work->Width / (16 * T.Groups);
+            for (var row = from; row < to; row++)
+            {
+                var block = work->Blocks + (row * work->Stride);
+                for (long i = 0; i < blocks; i++, block += T.Bytes)
+                {
+                    var at = i * 16 * T.Groups;
+                    var own = work->Result.IsBFloat16 ? values : (float*)work->Result.Row(row) + at;
+                    T.Scales(block, scales, scales + 16);
+                    for (var group = 0; group < T.Groups; group++)
+                    {
+                        var scaled = Vector512.ConvertToSingle(T.Codes(block, group)) * Vector512.Create(scales[group]);
+                        (T.HasOffsets ? scaled - Vector512.Create(scales[16 + group]) : scaled).Store(own + (16 * group));
+                    }
+
+                    if (work->Result.IsBFloat16)
+                    {
+                        CpuRows.Narrow(values, (ushort*)work->Result.Row(row) + at, 16 * T.Groups);
+                    }
+                }
+            }
+        }
+    }
+}
