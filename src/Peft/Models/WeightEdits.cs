@@ -81,6 +81,15 @@ public sealed class WeightEdits
         _edited.Add(parameter);
     }
 
+    /// <summary>Edits a plain weight where it lies, which spares a copy of the result.</summary>
+    /// <param name="parameter">The parameter; its weights are loaded and not packed.</param>
+    /// <param name="change">Changes the weights in place. Called again when an edit below is taken back.</param>
+    internal void EditInPlace(Parameter parameter, Action<Tensor> change)
+    {
+        (parameter.Edits ??= new EditStack(parameter)).Push(this, new WeightEdit(static current => current, Unpacks: false) { InPlace = change });
+        _edited.Add(parameter);
+    }
+
     /// <summary>Gives a weight new values, once and for all that lies below: while this stands, no earlier edit of the weight can be taken back.</summary>
     /// <param name="parameter">The parameter; its weights are loaded.</param>
     /// <param name="weights">The new weights, in any floating-point type; copied into the parameter's.</param>
@@ -238,6 +247,19 @@ internal sealed class EditStack(Parameter parameter)
         }
 
         var current = parameter.Data;
+        if (edit.InPlace is { } change)
+        {
+            if (Original is null && _originalForm is null && _tiedTo is null)
+            {
+                Original = current.clone().DetachFromDisposeScope();
+                OriginalBytes = parameter.Count * Tensors.ElementType.SizeOf(current.dtype);
+            }
+
+            change(current);
+            parameter.MarkChanged();
+            return;
+        }
+
         var changed = edit.Change(current);
         if (Original is null && _originalForm is null && _tiedTo is null)
         {
@@ -287,4 +309,8 @@ internal sealed class EditStack(Parameter parameter)
 /// <summary>A change of a weight.</summary>
 /// <param name="Change">Makes the new weights from the current ones.</param>
 /// <param name="Unpacks">Whether packed weights become plain ones.</param>
-internal sealed record WeightEdit(Func<Tensor, Tensor> Change, bool Unpacks);
+internal sealed record WeightEdit(Func<Tensor, Tensor> Change, bool Unpacks)
+{
+    /// <summary>Changes the weights where they lie, in the place of <see cref="Change"/>; null where it doesn't.</summary>
+    public Action<Tensor>? InPlace { get; init; }
+}

@@ -147,6 +147,30 @@ public class MergeTests
     }
 
     [Fact]
+    public void A_final_merge_keeps_no_originals_and_is_checked_before_the_first_weight_changes()
+    {
+        using var model = TinyLlama.Create();
+        model.AddAdapter(new LoraConfig { Rank = 2, TargetModules = ModuleNames.Of("q_proj", "down_proj") }, "a", 1).Perturb(2);
+        var bits = ModelBits.Of(model.Base);
+        var last = model["a"].Adapter.Layers[^1].Adapter.Parameters[0].Parameter;
+        using var good = last.Data.clone();
+        last.Data.fill_(float.NaN);
+        Assert.Equal("MergeNotFinite", Assert.Throws<PeftException>(() => model.Merge(options: new MergeOptions { Unload = true, Safe = true })).ErrorId);
+        Assert.Equal(bits, ModelBits.Of(model.Base));
+        Assert.Throws<OperationCanceledException>(() => model.Merge(options: new MergeOptions { Unload = true, Cancellation = new CancellationToken(canceled: true) }));
+        Assert.Equal(bits, ModelBits.Of(model.Base));
+
+        last.Data.copy_(good);
+        using var beside = ModelRun.Logits(model, TinyLlama.Inputs());
+        var memory = model.MemoryBytes - model["a"].Adapter.Parameters().Sum(static parameter => parameter.Parameter.Bytes);
+        model.Merge(options: new MergeOptions { Unload = true, Safe = true });
+        using var merged = ModelRun.Logits(model, TinyLlama.Inputs());
+        Assert.True(beside.sub(merged).abs().max().item<float>() < 1e-4);
+        Assert.Equal(memory, model.MemoryBytes);
+        Assert.All(model.Base.NamedParameters(), static named => Assert.Null(named.Parameter.Edits));
+    }
+
+    [Fact]
     public void Merging_is_the_same_in_either_order()
     {
         using var model = TinyLlama.Create();

@@ -8,7 +8,10 @@ public sealed record MergeOptions
     /// <summary>Checks every merged weight for values that are not finite, and changes nothing when there is one.</summary>
     public bool Safe { get; init; }
 
-    /// <summary>Makes the merge final: the originals are not kept and all adapters of the model are dropped.</summary>
+    /// <summary>
+    /// Makes the merge final: the originals are not kept, so that it needs no more memory than one layer, and all adapters of the model are dropped. Once weights change
+    /// it goes through to its end.
+    /// </summary>
     public bool Unload { get; init; }
 
     /// <summary>

@@ -2,6 +2,7 @@ using System.Text.Json.Nodes;
 using Peft.Adapters.Methods.TrainableTokens;
 using Peft.Adapters.Slots;
 using Peft.Models;
+using Peft.Models.Layers;
 using static TorchSharp.torch;
 
 namespace Peft.Adapters.Merging;
@@ -12,6 +13,9 @@ namespace Peft.Adapters.Merging;
 /// </summary>
 internal sealed class WeightMerge
 {
+    /// <summary>Elements of a block of rows: half a megabyte in float32.</summary>
+    private const long BlockElements = 1 << 17;
+
     private const string TieKey = "tie_word_embeddings";
 
     private readonly PretrainedModel _model;
@@ -22,6 +26,10 @@ internal sealed class WeightMerge
     private WeightEdits? _conversion;
     private WeightEdits? _precision;
     private bool _unties;
+
+    // Nothing is kept to go back to, so that all that can fail is tried before the first weight changes.
+    private bool _isFinal;
+    private bool _isTrial;
 
     private WeightMerge(PretrainedModel model, IReadOnlyList<ActiveAdapter> set, MergeOptions options)
     {
@@ -40,7 +48,7 @@ internal sealed class WeightMerge
     /// <exception cref="PeftException"><c>MergeNotPossible</c>.</exception>
     public static Action<Module> ByModule(PretrainedModel model, IReadOnlyList<ActiveAdapter> set, MergeOptions options)
     {
-        var merge = new WeightMerge(model, set, options);
+        var merge = new WeightMerge(model, set, options) { _isFinal = true };
         RefuseObstacles(model, merge._names);
         return module =>
         {
@@ -50,7 +58,10 @@ internal sealed class WeightMerge
         };
     }
 
-    /// <summary>Merges adapters in the given order, at their strengths. What fails on the way leaves every weight as it was.</summary>
+    /// <summary>
+    /// Merges adapters in the given order, at their strengths. What fails on the way leaves every weight as it was. A final merge keeps no originals: it is
+    /// checked first, where that is asked for, and goes through to its end once weights change.
+    /// </summary>
     /// <exception cref="PeftException"><c>MergeNotPossible</c>, <c>MergeNotFinite</c> or <c>WeightsNotLoaded</c>.</exception>
     public static WeightMerge Apply(PretrainedModel model, IReadOnlyList<ActiveAdapter> set, MergeOptions options)
     {
@@ -61,9 +72,19 @@ internal sealed class WeightMerge
             using var noGradients = no_grad();
             merge._conversion = Unpacked(model, options);
             merge._precision = options.DataType is { } type ? WeightEdits.Convert(model, type) : null;
+            merge._isFinal = options.Unload && merge._conversion is null && merge._precision is null;
+            if (merge._isFinal)
+            {
+                merge.Try();
+            }
+
             foreach (var module in model.Descendants())
             {
-                options.Cancellation.ThrowIfCancellationRequested();
+                if (!merge._isFinal)
+                {
+                    options.Cancellation.ThrowIfCancellationRequested();
+                }
+
                 merge.MergeModule(module);
             }
 
@@ -153,6 +174,20 @@ internal sealed class WeightMerge
         }
     }
 
+    /// <summary>Forms what would be merged and looks at it, without changing anything.</summary>
+    private void Try()
+    {
+        _isTrial = true;
+        foreach (var module in Options.Safe ? _model.Descendants() : [])
+        {
+            Options.Cancellation.ThrowIfCancellationRequested();
+            MergeModule(module);
+        }
+
+        _isTrial = false;
+        Options.Cancellation.ThrowIfCancellationRequested();
+    }
+
     private void MergeModule(Module module)
     {
         foreach (var parameter in module.Parameters)
@@ -175,6 +210,12 @@ internal sealed class WeightMerge
     private void MergeLayer(Module module, Parameter weight, AdapterSlot slot)
     {
         (LayerAdapter Layer, float Strength)[] layers = [.. _set.Where(entry => slot[entry.Name] is not null).Select(entry => (slot[entry.Name]!, entry.At(module.Path)))];
+        if (!_isTrial && Products(weight, layers) is { } products)
+        {
+            AddInPlace(module, weight, layers[0].Layer, products);
+            return;
+        }
+
         var bias = layers[0].Layer.Layer.Bias;
         var type = weight.DataType == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
         var bare = new Affine(Current(weight).to(type), bias is null ? null : Current(bias).to(type));
@@ -188,6 +229,67 @@ internal sealed class WeightMerge
         if (bias is not null)
         {
             Write(module, bias, affine.Bias!);
+        }
+    }
+
+    /// <summary>The changes of a plain weight that nobody shares, where all are products of narrow factors and nothing else changes there; null otherwise.</summary>
+    private LowRank[]? Products(Parameter weight, (LayerAdapter Layer, float Strength)[] layers)
+    {
+        if (weight.Value is null || weight.TiedTo is not null || _tied[weight].Any() || Overlay(weight) is not null || layers[0].Layer.Layer is not Linear linear || (linear.Bias is { } bias && Overlay(bias) is not null))
+        {
+            return null;
+        }
+
+        LowRank[] products = [.. layers.Select(static entry => entry.Layer.Fused(entry.Strength)).OfType<LowRank>().Where(static product => product is { Magnitude: null, Bias: null })];
+        return products.Length == layers.Length ? products : null;
+    }
+
+    /// <summary>One pass over the weight: what is read of it is written again with the product of the narrow factors added.</summary>
+    private void AddInPlace(Module module, Parameter weight, LayerAdapter layer, LowRank[] products)
+    {
+        if (_isFinal && weight.Edits is null)
+        {
+            Add(weight.Data);
+            weight.MarkChanged();
+        }
+        else
+        {
+            _edits.EditInPlace(weight, Add);
+        }
+
+        RefuseNotFinite(module, weight, weight.Data);
+
+        void Add(Tensor current) => AddProducts(layer.Layer.ToMatrix(current), products);
+    }
+
+    /// <summary>Adds scale · B · A of each. The sum is formed in float32 at least; of narrower types a few rows at a time, which stay in the cache.</summary>
+    private static void AddProducts(Tensor matrix, LowRank[] products)
+    {
+        using var scope = NewDisposeScope();
+        var type = matrix.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
+        var factors = products.Select(product => (A: product.FactorA(type), B: product.FactorB(type), Scale: (float)product.Scale)).ToArray();
+        if (matrix.dtype == type)
+        {
+            AddTo(matrix, 0);
+            return;
+        }
+
+        var rows = Math.Max(1, BlockElements / matrix.shape[1]);
+        for (long row = 0; row < matrix.shape[0]; row += rows)
+        {
+            using var own = NewDisposeScope();
+            var block = matrix.narrow(0, row, Math.Min(rows, matrix.shape[0] - row));
+            block.copy_(AddTo(block.to(type), row));
+        }
+
+        Tensor AddTo(Tensor block, long row)
+        {
+            foreach (var (a, b, scale) in factors)
+            {
+                block.addmm_(b.narrow(0, row, block.shape[0]), a, 1, scale);
+            }
+
+            return block;
         }
     }
 
@@ -208,6 +310,11 @@ internal sealed class WeightMerge
     private void Write(Module module, Parameter parameter, Tensor merged)
     {
         RefuseNotFinite(module, parameter, merged);
+        if (_isTrial)
+        {
+            return;
+        }
+
         var owner = parameter.TiedTo ?? parameter;
         var others = _tied[owner].Append(owner).Where(other => other != parameter && (other == owner || other.TiedTo == owner)).ToArray();
         if (others.Length > 0 && !SharesOverlay(parameter, others))
@@ -215,7 +322,16 @@ internal sealed class WeightMerge
             Untie(parameter, owner, others);
         }
 
-        _edits.Set(parameter.TiedTo ?? parameter, merged);
+        var written = parameter.TiedTo ?? parameter;
+        if (_isFinal && written is { Edits: null, Packed: null })
+        {
+            written.Data.copy_(merged);
+            written.MarkChanged();
+        }
+        else
+        {
+            _edits.Set(written, merged);
+        }
     }
 
     /// <summary>Whether all who share the weight are replaced by the same copy, or have the same vectors of tokens, so that it may stay shared.</summary>
