@@ -38,7 +38,7 @@ public abstract class PretrainedModel : Module
     };
 
     /// <summary>Number of tokens that it reads; 0 where it is computed otherwise.</summary>
-    public long VocabularySize => _backbone?.TokenEmbeddings?.Count ?? 0;
+    public virtual long VocabularySize => _backbone?.TokenEmbeddings?.Count ?? 0;
 
     /// <summary>The configuration the model was made from.</summary>
     public ModelConfig Config { get; }

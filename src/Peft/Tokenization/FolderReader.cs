@@ -48,7 +48,7 @@ internal static class FolderReader
             return Built(VocabularyFiles.WordPiece([.. VocabularyFiles.Lines(Decode(words))], configuration), Path.Combine(folder, "vocab.txt"), configuration, files);
         }
 
-        var code = configuration.Classes.LastOrDefault() is { } own && files.Contents.Keys.Any(IsCode) ? $" Its own is {own}, code that isn't run, and none that is built in." : "";
+        var code = configuration.Classes is [.., var own] && files.Contents.Keys.Any(IsCode) ? $" Its own is {own}, code that isn't run, and none that is built in." : "";
         throw new PeftException("TokenizerNotFound", $"{folder} holds no tokenizer (tokenizer.json, tokenizer.model, vocab.json with merges.txt, vocab.txt or .tiktoken).{code}")
         {
             Target = folder,

@@ -75,7 +75,7 @@ public static class BlockStrengths
                         Put(key, module => module.Component == DiffusionModules.UNet && module.Path.StartsWith(part, StringComparison.Ordinal), value is JsonArray { Count: 1 } only ? only[0] : value);
                         break;
                     default:
-                        Put(key, module => module.Component == DiffusionModules.UNet ? BlockOf(module) == key.ToUpperInvariant() : key.Equals(TextBlock, StringComparison.OrdinalIgnoreCase), value);
+                        Put(key, module => module.Component == DiffusionModules.UNet ? key.Equals(BlockOf(module), StringComparison.OrdinalIgnoreCase) : key.Equals(TextBlock, StringComparison.OrdinalIgnoreCase), value);
                         break;
                 }
             }

@@ -52,7 +52,7 @@ public sealed class PromptWords
     internal IEnumerable<(string Text, int[] Ids)> Split(string text)
     {
         var start = 0;
-        foreach (Match match in _words?.Matches(text) ?? Enumerable.Empty<Match>())
+        foreach (var match in _words?.Matches(text).AsEnumerable() ?? [])
         {
             yield return (text[start..match.Index], _ids[match.Value]);
             start = match.Index + match.Length;
