@@ -11,6 +11,8 @@ namespace Peft.Benchmarks;
 /// <summary>Every job there is: a new one is a file and a line here.</summary>
 internal static class BenchmarkRegistry
 {
+    private static readonly ModelShape[] s_families = [ModelShape.Gpt2, ModelShape.T5Small, ModelShape.Qwen3, ModelShape.Qwen35];
+
     /// <summary>All jobs in the order they are run.</summary>
     public static IReadOnlyList<Benchmark> All { get; } =
     [
@@ -19,6 +21,9 @@ internal static class BenchmarkRegistry
         TrainingBenchmark.Job(ModelShape.SmolLm2, Float32, steps: 4, checkpointing: true),
         TrainingBenchmark.Job(ModelShape.Pocket, Float32, steps: 12),
         TrainingBenchmark.Job(ModelShape.Pocket, BFloat16, steps: 12),
+        .. from shape in s_families from type in new[] { Float32, BFloat16 } select TrainingBenchmark.Job(shape, type, steps: 3),
+        TrainingBenchmark.Job(ModelShape.DeltaNet, Float32, steps: 3),
+        TrainingBenchmark.Job(ModelShape.DeltaNet, BFloat16, steps: 3),
         DiffusionTrainingBenchmark.Job(Float32, steps: 4),
         ShortExamplesBenchmark.Job(ModelShape.SmolLm2, Float32, steps: 4),
         ShortExamplesBenchmark.Job(ModelShape.SmolLm2, BFloat16, steps: 4),
@@ -28,6 +33,7 @@ internal static class BenchmarkRegistry
         BusyBenchmark.Job(ModelShape.Pocket, Float32, steps: 30),
         GenerationBenchmark.Job(ModelShape.SmolLm2, Float32),
         GenerationBenchmark.Job(ModelShape.SmolLm2, BFloat16),
+        .. from shape in s_families from type in new[] { Float32, BFloat16 } select GenerationBenchmark.Job(shape, type),
         LargeDataBenchmark.Job("100mb", 100_000_000),
         LargeDataBenchmark.Job("1gb", 1_000_000_000),
         .. QuantisedGeneration(),

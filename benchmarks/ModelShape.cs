@@ -17,17 +17,53 @@ internal sealed record ModelShape(string Name, JsonObject Config)
     /// <summary>The small base that comes with the project.</summary>
     public static ModelShape Pocket { get; } = new("pocket", Llama(192, 512, 6, 6, 4096, 512, 10000));
 
+    /// <summary>GPT-2 of 124 million parameters.</summary>
+    public static ModelShape Gpt2 { get; } = new("gpt2", new JsonObject { ["model_type"] = "gpt2", ["vocab_size"] = 50257L, ["tie_word_embeddings"] = true });
+
+    /// <summary>T5 small, 1.0.</summary>
+    public static ModelShape T5Small { get; } = new("t5-small", new JsonObject
+    {
+        ["model_type"] = "t5",
+        ["d_model"] = 512L,
+        ["d_ff"] = 2048L,
+        ["num_layers"] = 6L,
+        ["num_heads"] = 8L,
+        ["d_kv"] = 64L,
+        ["vocab_size"] = 32128L,
+        ["tie_word_embeddings"] = true,
+        ["decoder_start_token_id"] = 0L,
+        ["pad_token_id"] = 0L,
+    });
+
+    /// <summary>Qwen3 0.6B with fewer layers and a smaller vocabulary.</summary>
+    public static ModelShape Qwen3 { get; } = new("qwen3", Qwen("qwen3", heads: 16, keyValueHeads: 8, headSize: 128));
+
+    /// <summary>A Qwen3.5 of that width: three layers of Gated DeltaNet to one of attention.</summary>
+    public static ModelShape Qwen35 { get; } = new("qwen3.5", Recurrent([]));
+
+    /// <summary>Layers of Gated DeltaNet and hardly anything else.</summary>
+    public static ModelShape DeltaNet { get; } = new("deltanet", Recurrent(new JsonObject
+    {
+        ["intermediate_size"] = 64L,
+        ["num_hidden_layers"] = 2L,
+        ["layer_types"] = new JsonArray("linear_attention", "linear_attention"),
+        ["vocab_size"] = 512L,
+    }));
+
     /// <summary>Llama 2 7B: what memory a large base takes.</summary>
     public static ModelShape Llama7B { get; } = Untied("llama-7b", Llama(4096, 11008, 32, 32, 32000, 4096, 10000), keyValueHeads: 32);
 
     /// <summary>About a billion parameters: TinyLlama's.</summary>
     public static ModelShape Llama1B { get; } = Untied("llama-1b", Llama(2048, 5632, 22, 32, 32000, 2048, 10000), keyValueHeads: 4);
 
+    /// <summary>Makes a model that continues text.</summary>
+    public CausalModel Create(ScalarType type) => (CausalModel)CreateAny(type);
+
     /// <summary>Makes the model.</summary>
-    public CausalModel Create(ScalarType type)
+    public PretrainedModel CreateAny(ScalarType type)
     {
         using var noGrad = no_grad();
-        var model = (CausalModel)ArchitectureRegistry.Create(new ModelConfig((JsonObject)Config.DeepClone()));
+        var model = ArchitectureRegistry.Create(new ModelConfig((JsonObject)Config.DeepClone()));
         using var generator = new Generator(1);
         foreach (var (_, parameter, _) in model.NamedParameters())
         {
@@ -43,11 +79,23 @@ internal sealed record ModelShape(string Name, JsonObject Config)
     /// <summary>Multiply-adds that one token takes through every matrix once, the output embedding's too; attention's own are left out.</summary>
     public double ProductsPerToken()
     {
-        long Of(string key) => (long)Config[key]!;
-        var (hidden, inner) = (Of("hidden_size"), Of("intermediate_size"));
-        var values = hidden / Of("num_attention_heads") * Of("num_key_value_heads");
-        var block = (2 * hidden * hidden) + (2 * hidden * values) + (3 * hidden * inner);
-        return (Of("num_hidden_layers") * block) + (hidden * Of("vocab_size"));
+        using var model = ArchitectureRegistry.Create(new ModelConfig((JsonObject)Config.DeepClone()));
+        var isTied = (bool?)Config["tie_word_embeddings"] ?? false;
+        return model.NamedParameters().Where(named => named.Parameter.IsOwner && named.Parameter.Shape.Count == 2 && (isTied || named.Module is not Peft.Models.Layers.Embedding))
+            .Sum(static named => (double)named.Parameter.Count);
+    }
+
+    private static JsonObject Recurrent(JsonObject more)
+    {
+        var config = Qwen("qwen3_5_text", heads: 8, keyValueHeads: 2, headSize: 256);
+        (config["linear_num_key_heads"], config["linear_num_value_heads"]) = (16L, 16L);
+        (config["linear_key_head_dim"], config["linear_value_head_dim"]) = (128L, 128L);
+        foreach (var (name, value) in more)
+        {
+            config[name] = value?.DeepClone();
+        }
+
+        return config;
     }
 
     private static ModelShape Untied(string name, JsonObject config, long keyValueHeads)
@@ -70,5 +118,19 @@ internal sealed record ModelShape(string Name, JsonObject Config)
         ["max_position_embeddings"] = positions,
         ["rope_theta"] = theta,
         ["rms_norm_eps"] = 1e-5,
+    };
+
+    private static JsonObject Qwen(string type, long heads, long keyValueHeads, long headSize) => new()
+    {
+        ["model_type"] = type,
+        ["hidden_size"] = 1024L,
+        ["intermediate_size"] = 3072L,
+        ["num_hidden_layers"] = 4L,
+        ["num_attention_heads"] = heads,
+        ["num_key_value_heads"] = keyValueHeads,
+        ["head_dim"] = headSize,
+        ["vocab_size"] = 32768L,
+        ["tie_word_embeddings"] = true,
+        ["max_position_embeddings"] = 4096L,
     };
 }

@@ -31,6 +31,34 @@ public class RecurrenceTests
         TensorAssert.CloseToScale(last, after, 2e-5, "state");
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void Gradients_through_chunks_are_those_of_one_position_after_another(bool hasRate)
+    {
+        const int Length = 70;
+        using var scope = NewDisposeScope();
+        var key = randn(Rows, Length, Heads, 4);
+        Tensor[] given = [randn(Rows, Length, Heads, 4), key / key.norm(-1, keepdim: true), randn(Rows, Length, Heads, 5), rand(Rows, Length, Heads).mul(-0.5), rand(Rows, Length, Heads), randn(Rows, Heads, 4, 5)];
+        var weights = randn(Rows, Length, Heads, 5);
+        var (chunks, plain) = (Gradients(GatedRecurrence.Run), Gradients(Plain));
+        for (var i = 0; i < given.Length; i++)
+        {
+            if (hasRate || i != 4)
+            {
+                TensorAssert.CloseToScale(plain[i]!, chunks[i]!, 5e-5, $"gradient {i}");
+            }
+        }
+
+        Tensor?[] Gradients(Func<Tensor, Tensor, Tensor, Tensor, Tensor?, Tensor?, (Tensor Output, Tensor State)> run)
+        {
+            Tensor[] inputs = [.. given.Select(static tensor => tensor.detach().clone().requires_grad_())];
+            var (output, state) = run(inputs[0], inputs[1], inputs[2], inputs[3], hasRate ? inputs[4] : null, inputs[5]);
+            (output.mul(weights).sum() + state.sum()).backward();
+            return [.. inputs.Select(static input => input.grad)];
+        }
+    }
+
     [Fact]
     public void Keys_that_are_all_alike_stay_exact()
     {

@@ -26,27 +26,29 @@ internal static class GatedRecurrence
         var (qs, ks, vs) = (Chunks(q, chunk), Chunks(k, chunk), Chunks(v, chunk));
         var sum = Chunks(decay.unsqueeze(-1), chunk).squeeze(-1).cumsum(-1);
         var between = Between(sum, chunk);
-        var attention = qs.matmul(ks.transpose(-2, -1)) * between;
-        var grown = sum.exp().unsqueeze(-1);
+        var keysAcross = ks.transpose(-2, -1);
+        var attention = qs.matmul(keysAcross) * between;
         var values = vs;
         Tensor? read = null;
         if (rate is not null)
         {
+            // Rates and decays scale the small matrices between positions, not keys and values.
             var rates = Chunks(rate.unsqueeze(-1), chunk);
-            var system = Inverse((ks * rates).matmul(ks.transpose(-2, -1)) * between, chunk);
-            values = system.matmul(vs * rates);
-            read = system.matmul(ks * rates * grown);
+            var system = Inverse(ks.matmul(keysAcross) * (between * rates), chunk) * rates.transpose(-2, -1);
+            values = system.matmul(vs);
+            read = (system * sum.exp().unsqueeze(-2)).matmul(ks);
         }
 
         var last = sum.narrow(-1, chunk - 1, 1);
-        var (queries, keys, kept) = (qs * grown, ks * (last - sum).exp().unsqueeze(-1), last.exp().unsqueeze(-1));
+        var (queries, keys, kept) = ((qs * sum.exp().unsqueeze(-1)).unbind(2), (ks * (last - sum).exp().unsqueeze(-1)).unbind(2), last.exp().unsqueeze(-1).unbind(2));
+        var (seen, given, pasts) = (attention.unbind(2), values.unbind(2), read?.unbind(2));
         var current = state ?? zeros([rows, heads, k.size(3), v.size(3)], ScalarType.Float32, q.device);
         var outputs = new List<Tensor>();
-        for (long i = 0; i < sum.size(2); i++)
+        for (var i = 0; i < queries.Length; i++)
         {
-            var added = read is null ? values.select(2, i) : values.select(2, i) - read.select(2, i).matmul(current);
-            outputs.Add(queries.select(2, i).matmul(current) + attention.select(2, i).matmul(added));
-            current = (current * kept.select(2, i)) + keys.select(2, i).transpose(-2, -1).matmul(added);
+            var added = pasts is null ? given[i] : given[i] - pasts[i].matmul(current);
+            outputs.Add(queries[i].matmul(current) + seen[i].matmul(added));
+            current = (current * kept[i]) + keys[i].transpose(-2, -1).matmul(added);
         }
 
         var output = cat(outputs, 2).narrow(2, 0, length).transpose(1, 2);
@@ -68,22 +70,37 @@ internal static class GatedRecurrence
         .masked_fill(ones([chunk, chunk], ScalarType.Bool, sum.device).triu(1), double.NegativeInfinity)
         .exp();
 
-    /// <summary>
-    /// The inverse of a matrix with ones on its diagonal and <paramref name="lower"/> below it, block by block: that of [[A, 0], [C, B]] has
-    /// −B⁻¹ C A⁻¹ in its corner.
-    /// </summary>
+    /// <summary>The inverse of a matrix with ones on its diagonal and <paramref name="lower"/> below it.</summary>
     private static Tensor Inverse(Tensor lower, long chunk)
     {
-        var positions = arange(chunk, ScalarType.Int64, lower.device);
-        var inverse = eye(chunk, dtype: ScalarType.Float32, device: lower.device).expand(lower.shape);
+        var inverse = Inverted(lower.detach(), chunk);
+
+        // Newton's step X (2 − A X) has the inverse's value and derivative, so that autograd needn't go through the steps that found it.
+        return lower.requires_grad
+            ? inverse + inverse - inverse.matmul(lower.tril(-1) + eye(chunk, dtype: ScalarType.Float32, device: lower.device)).matmul(inverse)
+            : inverse;
+    }
+
+    /// <summary>Block by block: the inverse of [[A, 0], [C, B]] has −B⁻¹ C A⁻¹ in its corner.</summary>
+    private static Tensor Inverted(Tensor lower, long chunk)
+    {
+        using var noGrad = no_grad();
+        var all = lower.reshape(-1, chunk, chunk);
+        var inverse = eye(chunk, dtype: ScalarType.Float32, device: lower.device).repeat(all.size(0), 1, 1);
         for (long size = 1; size < chunk; size *= 2)
         {
-            var block = positions.div(size, RoundingMode.floor);
-            var isCorner = block.unsqueeze(1).sub(block.unsqueeze(0)).eq(1).logical_and(block.remainder(2).eq(1).unsqueeze(1));
-            var corner = lower * isCorner.to(ScalarType.Float32);
-            inverse = inverse - inverse.matmul(corner).matmul(inverse);
+            var blocks = DiagonalBlocks(inverse, 2 * size);
+            var corner = Corner(DiagonalBlocks(all, 2 * size), size, 0, size);
+            var found = size == 1 ? corner : Corner(blocks, size, size, size).matmul(corner).matmul(Corner(blocks, 0, 0, size));
+            Corner(blocks, size, 0, size).copy_(found.neg());
         }
 
-        return inverse;
+        return inverse.view(lower.shape);
     }
+
+    /// <summary>The blocks on the diagonal as a view, [.., count, size, size].</summary>
+    private static Tensor DiagonalBlocks(Tensor matrix, long size) =>
+        matrix.view(matrix.size(0), -1, size, matrix.size(1) / size, size).diagonal(0, 1, 3).permute(0, 3, 1, 2);
+
+    private static Tensor Corner(Tensor blocks, long row, long column, long size) => blocks.narrow(2, row, size).narrow(3, column, size);
 }

@@ -45,6 +45,13 @@ internal sealed class ShortConvolution : Module
     public (Tensor Output, Tensor Past) Apply(Tensor x, Tensor? past, Tensor weight, Tensor? bias)
     {
         var length = x.size(1);
+        if (past is null && length > Size)
+        {
+            var kernels = weight.to(x.dtype);
+            var whole = nn.functional.conv1d(x.transpose(1, 2).contiguous(), kernels, bias?.to(x.dtype), padding: Size - 1, groups: Channels);
+            return (whole.narrow(2, 0, length).transpose(1, 2), x.narrow(1, length - Size + 1, Size - 1));
+        }
+
         var all = cat([past ?? zeros([x.size(0), Size - 1, Channels], x.dtype, x.device), x], 1);
         var kernel = weight.to(x.dtype).squeeze(1);
         var y = all.narrow(1, 0, length) * kernel.select(1, 0);
