@@ -68,8 +68,9 @@ internal static class DiffusionTrainingBenchmark
         }));
         foreach (var (_, parameter, _) in model.NamedParameters())
         {
+            using var scope = NewDisposeScope();
             long[] shape = [.. parameter.Shape];
-            parameter.Assign((shape.Length == 1 ? ones(shape) : randn(shape).mul(1 / Math.Sqrt(shape[1..].Aggregate(1L, static (product, size) => product * size)))).to(type));
+            parameter.Assign((shape.Length == 1 ? ones(shape) : randn(shape).mul(1 / Math.Sqrt(shape[1..].Aggregate(1L, static (product, size) => product * size)))).to(type).DetachFromDisposeScope());
         }
 
         model.Prepare();

@@ -28,6 +28,24 @@ public sealed class LayerKernelTests : IDisposable
     }
 
     [Theory]
+    [InlineData(ScalarType.Float32, 1, 3, true, 1e-5)]
+    [InlineData(ScalarType.Float32, 200, 577, true, 1e-5)]
+    [InlineData(ScalarType.Float32, 200, 64, false, 1e-5)]
+    [InlineData(ScalarType.BFloat16, 50, 96, true, 5e-2)]
+    public void The_layer_norm_and_the_gradient_of_its_input_are_autograds(ScalarType type, int rows, int width, bool hasBias, double tolerance)
+    {
+        var (x, weight, bias) = (randn(rows, width).mul_(3).add_(1).to(type), randn(width), hasBias ? randn(width) : null);
+        var leaf = x.to(ScalarType.Float64).requires_grad_(true);
+        var expected = nn.functional.layer_norm(leaf, [width], weight.to(ScalarType.Float64), bias?.to(ScalarType.Float64), 1e-5);
+        var gradient = randn(rows, width).to(type);
+        expected.backward([gradient.to(ScalarType.Float64)]);
+        var (y, normed, inverse) = LayerNormKernel.Form(x, weight, bias, 1e-5, keepsNormed: true);
+        OperatorTests.Close(expected.detach().to(ScalarType.Float32), y.to(ScalarType.Float32), tolerance);
+        OperatorTests.Close(y, LayerNormKernel.Form(x, weight, bias, 1e-5, keepsNormed: false).Result, 0);
+        OperatorTests.Close(leaf.grad!.to(ScalarType.Float32), LayerNormKernel.Gradient(gradient, normed!, inverse!, weight).to(ScalarType.Float32), tolerance);
+    }
+
+    [Theory]
     [InlineData(ScalarType.Float32, 3, 1, 1e-6)]
     [InlineData(ScalarType.Float32, 300, 500, 1e-5)]
     [InlineData(ScalarType.BFloat16, 40, 33, 6e-2)]

@@ -1,3 +1,4 @@
+using Peft.Engine;
 using Peft.Models;
 using Peft.Models.Layers;
 using static TorchSharp.torch;
@@ -86,6 +87,7 @@ public sealed class AutoencoderKL : PretrainedModel
     public Tensor Decode(Tensor latents, ForwardContext context)
     {
         ArgumentNullException.ThrowIfNull(latents);
+        FreedMemory.GiveBackGrowth();
         using var scope = NewDisposeScope();
         return _decoder.Forward(_fromLatents?.Forward(latents, context) ?? latents, context).MoveToOuterDisposeScope();
     }

@@ -1,3 +1,4 @@
+using Peft.Engine;
 using Peft.Models;
 using Peft.Models.Layers;
 using static TorchSharp.torch;
@@ -77,6 +78,7 @@ public sealed class UNet2DConditionModel : PretrainedModel
     {
         ArgumentNullException.ThrowIfNull(inputs);
         ArgumentNullException.ThrowIfNull(context);
+        FreedMemory.GiveBackGrowth();
         using var scope = NewDisposeScope();
         context = context with { Rows = inputs.Sample.size(0) };
         var pass = new UNetPass(Time(inputs, context), inputs.Text, inputs.TextMask);

@@ -1,3 +1,4 @@
+using Peft.Engine;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -60,23 +61,43 @@ public sealed class LayerNorm : Module, INorm
         using var scope = NewDisposeScope();
         var (weight, bias) = (Weight.Effective(context), Bias?.Effective(context));
         var heads = x.size(-1) == _size && Weight.Shape.Count == 1 ? x : x.view(x.size(0), -1, _size);
+        if (Weight.Shape.Count == 1 && CpuRows.Serves(x))
+        {
+            var (result, own, inverses) = LayerNormKernel.Form(
+                x, LinearProduct.Cast(weight.Data, ScalarType.Float32), bias is null ? null : LinearProduct.Cast(bias.Data, ScalarType.Float32), _epsilon, context.Tape is not null);
+            if (context.Tape is not null)
+            {
+                Record(new LayerNormPiece(own!.view(heads.shape), inverses!, x.shape, weight, bias) { IsByKernel = true }, result);
+            }
+
+            return result.MoveToOuterDisposeScope();
+        }
+
         var mean = heads.mean([-1], keepdim: true, type: ScalarType.Float32);
         var centred = LinearProduct.Cast(heads.sub(mean), x.dtype);
         var inverse = LinearProduct.Cast(centred.square().sum(-1, keepdim: true, type: ScalarType.Float32).mul_(1.0 / _size).add_(_epsilon).rsqrt_(), x.dtype);
         var normed = centred.mul_(inverse);
         var piece = new LayerNormPiece(normed, inverse, x.shape, weight, bias);
         var y = piece.Recompute();
-        if (context.Tape is { } tape)
+        if (context.Tape is not null)
         {
-            piece.KeepForBackward();
-            tape.Record(piece, [x], [y], weight.IsTrained || bias?.IsTrained == true);
+            Record(piece, y);
         }
 
         return y.MoveToOuterDisposeScope();
+
+        void Record(LayerNormPiece own, Tensor output)
+        {
+            own.KeepForBackward();
+            context.Tape!.Record(own, [x], [output], weight.IsTrained || bias?.IsTrained == true);
+        }
     }
 
     private sealed class LayerNormPiece(Tensor normed, Tensor inverse, long[] shape, Parameter weight, Parameter? bias) : Piece
     {
+        /// <summary>Whether the kernel formed it, whose inverses are float32, one a row.</summary>
+        public bool IsByKernel { get; init; }
+
         public override bool CanRecompute => true;
 
         public void KeepForBackward()
@@ -98,6 +119,13 @@ public sealed class LayerNorm : Module, INorm
             bias?.Gradient?.add_(g.reshape(-1, normed.size(-1)).sum(dim: 0));
             if (!gradients.Needs())
             {
+                return;
+            }
+
+            if (IsByKernel)
+            {
+                var given = LinearProduct.Cast(g, normed.dtype).contiguous();
+                gradients.Add(0, LayerNormKernel.Gradient(given, normed, inverse, LinearProduct.Cast(weight.Data, ScalarType.Float32)).view(shape));
                 return;
             }
 
