@@ -70,6 +70,9 @@ public static partial class ArchitectureRegistry
                 """),
         },
         ClipText.Row,
+        ClipVision.Row,
+        ClipVision.Whole,
+        Vit.Row,
         new("modernbert", "ModernBert", static config => new ModernBertModel(config))
         {
             Heads = ModernBertHeads.All,

@@ -31,7 +31,10 @@ public abstract class Backbone : Module
     public virtual (long Heads, long Size)? KeyValueShape => null;
 
     /// <summary>Whether it reads images (<see cref="ModelInputs.Pixels"/>).</summary>
-    public virtual bool ReadsImages => false;
+    public bool ReadsImages => Image is not null;
+
+    /// <summary>The images that it reads; null where it reads tokens.</summary>
+    public virtual Architectures.VisionShape? Image => null;
 
     /// <summary>Whether its attention offers its rotated queries to <see cref="VirtualPrompt.Gated"/>.</summary>
     public virtual bool ReadsGatedPrompts => false;

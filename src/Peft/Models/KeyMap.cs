@@ -84,6 +84,11 @@ public sealed class KeyMap(params IReadOnlyList<KeyRule> rules)
         return key;
     }
 
+    /// <summary>What the tree calls modules that files call so, by the ending of their path: one name, or several where files have it in several places.</summary>
+    /// <param name="ending">Such as <c>query</c>.</param>
+    internal IEnumerable<string> TreeNames(string ending) => _rules
+        .Where(rule => rule is { Tree: [_], File: [var file] } && !file.Contains('#', StringComparison.Ordinal) && (file == ending || file.EndsWith("." + ending, StringComparison.Ordinal))).Select(static rule => rule.Tree[0]);
+
     private IEnumerable<IReadOnlyList<FilePart>> Places(FilePart whole, string path, int first, Func<string, IReadOnlyList<long>> shapeOf)
     {
         for (var i = first; i < _rules.Count; i++)

@@ -64,6 +64,10 @@ public sealed class ModelConfig
         Outer = this,
     };
 
+    /// <summary>The configuration of another part of a model of several.</summary>
+    /// <param name="key">Where it stands; a part without one has its defaults.</param>
+    internal ModelConfig Inner(string key) => new(Document[key] as JsonObject ?? []) { Outer = this };
+
     /// <summary>Parses the text of a <c>config.json</c>.</summary>
     /// <exception cref="PeftException"><c>JsonInvalid</c> or <c>ModelConfigInvalid</c>: no object.</exception>
     public static ModelConfig FromText(string json) => new(

@@ -60,6 +60,7 @@ public static class ModelLoader
     private const string AdapterConfigName = "adapter_config.json";
     private const string ConfigName = "config.json";
     private const string GenerationConfigName = "generation_config.json";
+    private const string PreprocessorName = "preprocessor_config.json";
     private const string TieKey = "tie_word_embeddings";
 
     private static readonly string[] s_derived = ["rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", "position_ids", "final_logits_bias"];
@@ -112,7 +113,8 @@ public static class ModelLoader
         var quantisation = Quantisation(config);
         RefuseQuantised(quantisation, path, options);
         var model = Create(config, options);
-        model.GenerationConfig = ReadGenerationConfig(path);
+        model.GenerationConfig = ReadDocument(path, GenerationConfigName);
+        model.PreprocessorConfig = ReadDocument(path, PreprocessorName);
         using var store = options.StructureOnly ? null : OpenWeights(path);
         using var plain = store is null || quantisation is null ? null : options.OpenQuantized!(quantisation, options.DataType ?? StoredType(config), store);
         return Complete(model, plain ?? store, options);
@@ -279,6 +281,11 @@ public static class ModelLoader
             documents.Add((GenerationConfigName, generation));
         }
 
+        if (model.PreprocessorConfig is { } preprocessor)
+        {
+            documents.Add((PreprocessorName, preprocessor));
+        }
+
         return documents;
     }
 
@@ -433,9 +440,9 @@ public static class ModelLoader
         }
     }
 
-    private static JsonObject? ReadGenerationConfig(string folder)
+    private static JsonObject? ReadDocument(string folder, string name)
     {
-        var path = Path.Combine(folder, GenerationConfigName);
+        var path = Path.Combine(folder, name);
         return File.Exists(path) ? JsonFile.ReadNode(path) : null;
     }
 

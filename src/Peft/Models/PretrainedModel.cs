@@ -52,6 +52,9 @@ public abstract class PretrainedModel : Module
     /// <summary>What <c>generation_config.json</c> holds, or null.</summary>
     public JsonObject? GenerationConfig { get; set; }
 
+    /// <summary>What <c>preprocessor_config.json</c> holds, which says how images become pixels; or null.</summary>
+    public JsonObject? PreprocessorConfig { get; set; }
+
     /// <summary>Path of the output embedding, such as <c>lm_head</c>, or null where there is none.</summary>
     public virtual string? OutputEmbeddings => null;
 
@@ -104,7 +107,8 @@ public abstract class PretrainedModel : Module
         }
 
         using var scope = NewDisposeScope();
-        context = inputs.Ids is { } ids ? Told(ids, context with { Rows = ids.size(0), Length = ids.size(1) }) : context;
+        context = inputs.Ids is { } ids ? Told(ids, context with { Rows = ids.size(0), Length = ids.size(1) })
+            : inputs.Pixels is { } pixels ? context with { Rows = pixels.size(0), Length = Backbone.Image!.Positions } : context;
         var embeddings = inputs.Encoded?.Hidden ?? inputs.Embeddings ?? Backbone.Embed(inputs, context);
         var (placed, virtualLength, pass) = PromptPlacement.Place(embeddings, context, isPlaced: inputs.Encoded is not null);
         var output = Backbone.Forward(placed, inputs, pass) with { Inputs = inputs };

@@ -31,6 +31,9 @@ public record TrainingBatch(Tensor InputIds, Tensor Labels) : IDisposable
     /// <summary>Which task each row is, int64 [rows]; null where nobody says.</summary>
     public Tensor? TaskIds { get; init; }
 
+    /// <summary>Images in place of tokens, [rows, channels, height, width]; the ids say their positions alone. Null for tokens.</summary>
+    public Tensor? Pixels { get; init; }
+
     /// <summary>In packed rows the lengths of the examples that stand in each row; null when a row is one example.</summary>
     public IReadOnlyList<IReadOnlyList<int>>? Packing { get; init; }
 
@@ -41,7 +44,7 @@ public record TrainingBatch(Tensor InputIds, Tensor Labels) : IDisposable
     public required long TargetCount { get; init; }
 
     /// <summary>What goes into the model.</summary>
-    public ModelInputs Inputs => new() { Ids = InputIds, TokenTypes = TokenTypes, DecoderIds = DecoderIds };
+    public ModelInputs Inputs => Pixels is not null ? new() { Pixels = Pixels } : new() { Ids = InputIds, TokenTypes = TokenTypes, DecoderIds = DecoderIds };
 
     /// <summary>A forward pass over these rows.</summary>
     /// <param name="context">What else the pass is.</param>
@@ -72,6 +75,7 @@ public record TrainingBatch(Tensor InputIds, Tensor Labels) : IDisposable
         TokenTypes?.Dispose();
         DecoderIds?.Dispose();
         TaskIds?.Dispose();
+        Pixels?.Dispose();
     }
 }
 

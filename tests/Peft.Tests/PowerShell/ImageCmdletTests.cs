@@ -95,6 +95,32 @@ public sealed class ImageCmdletTests : IClassFixture<ModuleHost>, IDisposable
     }
 
     [Fact]
+    public void Images_in_a_folder_for_each_class_are_learnt_and_measured()
+    {
+        foreach (var (label, colour) in new[] { ("red", (byte)0), ("blue", (byte)255) })
+        {
+            Directory.CreateDirectory(_folder[$"classes/{label}"]);
+            for (byte i = 0; i < 4; i++)
+            {
+                ImageFile.Write(new PixelImage(20, 18, [.. Enumerable.Repeat(new byte[] { (byte)(255 - colour), i, colour }, 360).SelectMany(static pixel => pixel)]), _folder[$"classes/{label}/{i}.png"]);
+            }
+        }
+
+        var made = _host.Output(
+            """
+            $v = Import-PeftModel $args[0] -Name seer -TaskType IMAGE_CLASSIFICATION -Label blue, red
+            $data = Import-TrainingDataset $args[1]
+            $a = $v | Invoke-LoraTraining -Config (New-LoraConfig -Rank 4 -TargetModule query, value, projection) -Dataset $data -AdapterName colours -MaxSteps 40 -LearningRate 2e-2 -OutputPath $args[2] 6>$null
+            $a.Config.ModulesToSave; "task $($a.Config.TaskType)"; $a.Adapter.Layers.Count; ($v | Measure-TextAnswer $data).Accuracy.ToString()
+            $v | Remove-PeftModel
+            """,
+            Path.Combine(RepositoryRoot.Folder, "tests", "references", "vision", "vit"),
+            _folder["classes"],
+            _folder["learnt"]);
+        Assert.Equal(["classifier", "task ", "5", "8 of 8 (100 %, 67.6 to 100)"], made.Select(static item => item.ToString()));
+    }
+
+    [Fact]
     public void Ctrl_C_gives_the_prompt_back()
     {
         using var shell = _host.Create(Start + "$m | Invoke-ImageGeneration 'a bird' -Step 1000 -Count 100 -OutputPath $out", _folder["model"], _folder["out"]);

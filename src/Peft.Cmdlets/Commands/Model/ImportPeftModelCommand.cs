@@ -49,13 +49,13 @@ public sealed class ImportPeftModelCommand : ImportCommand
     [ValidateNotNullOrEmpty]
     public string Device { get; set; } = "auto";
 
-    /// <summary>What the model is to do, by PEFT's names, which chooses its head: a classifier of rows is <c>SEQ_CLS</c>. A head that the folder doesn't hold is made anew, for training. Without it the folder's own head is taken.</summary>
+    /// <summary>What the model is to do, by PEFT's names, which chooses its head: a classifier of rows is <c>SEQ_CLS</c>, of images <c>IMAGE_CLASSIFICATION</c> (which PEFT has no name for). A head that the folder doesn't hold is made anew, for training. Without it the folder's own head is taken.</summary>
     [Parameter]
     [Alias("task_type")]
-    [ValidateSet("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION", "MASKED_LM")]
+    [ValidateSet("CAUSAL_LM", "SEQ_2_SEQ_LM", "SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION", "MASKED_LM", "IMAGE_CLASSIFICATION")]
     public string? TaskType { get; set; }
 
-    /// <summary>Names of the classes, for <c>SEQ_CLS</c> and <c>TOKEN_CLS</c>; a single one is a value that is estimated. Without it the folder's.</summary>
+    /// <summary>Names of the classes, for <c>SEQ_CLS</c>, <c>TOKEN_CLS</c> and <c>IMAGE_CLASSIFICATION</c>; a single one is a value that is estimated. Without it the folder's.</summary>
     [Parameter]
     [ValidateNotNullOrEmpty]
     public string[]? Label { get; set; }

@@ -9,6 +9,7 @@ using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
 using Peft.Training;
 using Peft.Training.Data;
+using Peft.Models.Heads;
 using Peft.Training.Objectives;
 using Peft.Training.Reports;
 using TorchSharp;
@@ -373,6 +374,12 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
     /// <summary>The configuration with the task of the model's head, so that a new head is trained and saved with the adapter.</summary>
     private static AdapterConfig ConfigFor(PeftModel model, AdapterConfig given)
     {
+        if (model.Base is ImageClassificationModel { ClassificationHead: { } head })
+        {
+            // PEFT has no task for images: the head is one of the modules that are saved.
+            return Config! with { TaskType = null, ModulesToSave = [.. (Config.ModulesToSave ?? []).Except([head], StringComparer.Ordinal), head] };
+        }
+
         var task = ObjectiveRegistry.TaskOf(model.Base);
         if (given.TaskType is not { } asked || asked == UsualTask)
         {

@@ -297,10 +297,10 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
 
     private void Read(string path) => Write(Directory.Exists(path) && ImageFolder.IsOne(path) ? Images(path) : Run(output => Read(Directory.Exists(path) ? InFolder(path) : [path], path, output)));
 
-    /// <summary>A folder of images, with those that keep the class behind them.</summary>
+    /// <summary>A folder of images, with those that keep the class behind them; where each class has a folder of its own, with their classes.</summary>
     private TrainingDataset Images(string folder) => TrainingDataset.FromRows(
         [
-            .. ImageFolder.Read(System.IO.Path.GetFullPath(folder), InstancePrompt),
+            .. InstancePrompt is null && PriorPath is null && ImageFolder.HasClasses(folder) ? ImageFolder.ReadClasses(System.IO.Path.GetFullPath(folder)) : ImageFolder.Read(System.IO.Path.GetFullPath(folder), InstancePrompt),
             .. PriorPath is null ? [] : ImageFolder.Read(System.IO.Path.GetFullPath(PathResolution.ResolveLiteral(this, PriorPath)), PriorPrompt, isPrior: true),
         ],
         Options(),

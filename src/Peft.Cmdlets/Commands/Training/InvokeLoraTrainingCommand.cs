@@ -98,12 +98,19 @@ public sealed class InvokeLoraTrainingCommand : AdapterTrainingCommand
     /// <inheritdoc/>
     private protected override ITrainingData Read(TrainingDataset dataset, PeftModel model, TrainingOptions options, WorkOutput output)
     {
-        if (model.Base is not ILatentDiffusion)
+        if (model.Base is not ILatentDiffusion && !ImageClassDataset.AreFor(model))
         {
             return base.Read(dataset, model, options, output);
         }
 
         var progress = new ProgressLine(output, "Reading images");
+        if (model.Base is not ILatentDiffusion)
+        {
+            var classes = ImageClassDataset.Read(dataset, model, done => progress.Show(done, dataset.Count, FormattableString.Invariant($"{done:N0} of {dataset.Count:N0} images")), output.Cancellation);
+            progress.Complete();
+            return classes;
+        }
+
         var images = ImageDataset.Read(
             dataset, model, options, TrainsBase ? null : AdapterOf(model),
             done => progress.Show(done, dataset.Count, FormattableString.Invariant($"{done:N0} of {dataset.Count:N0} images")), output.Cancellation);

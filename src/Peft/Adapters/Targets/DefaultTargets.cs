@@ -15,6 +15,8 @@ public static class DefaultTargets
         ["bloom"] = s_fusedAttention,
         ["btlm"] = ModuleNames.Of("c_proj", "c_attn"),
         ["chatglm"] = s_fusedAttention,
+        ["clip"] = s_queryAndValue,
+        ["clip_vision_model"] = s_queryAndValue,
         ["codegen"] = ModuleNames.Of("qkv_proj"),
         ["deberta"] = ModuleNames.Of("in_proj"),
         ["deberta-v2"] = ModuleNames.Of("query_proj", "value_proj"),
@@ -48,6 +50,7 @@ public static class DefaultTargets
         ["rwkv7"] = ModuleNames.Of("r_proj", "k_proj", "v_proj", "o_proj", "key", "value"),
         ["stablelm"] = s_queryAndValue,
         ["t5"] = ModuleNames.Of("q", "v"),
+        ["vit"] = s_queryAndValue,
         ["xlm-roberta"] = ModuleNames.Of("query", "value"),
 
         // Ours, where PEFT has none: queries and values as in the families above, and what lets positions mix where attention doesn't.

@@ -34,7 +34,7 @@ public static class TargetMatcher
                 };
         }
 
-        return targets.IsAllLinear ? AllLinear(config, model) : targets;
+        return targets.IsAllLinear ? AllLinear(config, model) : Modern(targets, model);
     }
 
     /// <summary>The modules that a resolved configuration targets, in the model's order.</summary>
@@ -90,6 +90,19 @@ public static class TargetMatcher
         }
 
         return matched;
+    }
+
+    /// <summary>Names that no module has and that the family's files gave to some: those that these have today.</summary>
+    private static ModuleNames Modern(ModuleNames names, PretrainedModel model)
+    {
+        if (names.Names is not { } own)
+        {
+            return names;
+        }
+
+        string[] paths = [.. model.AdaptableModules.Select(static module => module.Path)];
+        string[] modern = [.. own.SelectMany(name => Array.Exists(paths, path => EndsWith(path, name)) || model.Keys.TreeNames(name).ToArray() is not { Length: > 0 } today ? [name] : today)];
+        return own.SequenceEqual(modern) ? names : ModuleNames.Of(modern);
     }
 
     /// <summary>The parameters that <c>target_parameters</c> names, by their whole names or endings of whole parts, in the model's order.</summary>

@@ -47,6 +47,25 @@ public static class ImageFolder
         };
     }
 
+    /// <summary>Whether a folder is one of classes: its images lie in folders below it, and have no captions.</summary>
+    /// <param name="folder">The folder.</param>
+    public static bool HasClasses(string folder) => !s_metadata.Any(name => File.Exists(Path.Combine(folder, name)))
+        && Images(folder).Any() && Images(folder).All(image => ClassOf(folder, image) is not null && Beside(image) is null);
+
+    /// <summary>Reads images with the names of their folders as classes, as rows with <c>image</c> and <c>label</c>.</summary>
+    /// <param name="folder">The folder that holds a folder for each class.</param>
+    public static IReadOnlyList<IReadOnlyDictionary<string, object?>> ReadClasses(string folder) =>
+        [.. Images(folder).Select(image => new Dictionary<string, object?>(StringComparer.Ordinal) { ["image"] = image, ["label"] = ClassOf(folder, image) })];
+
+    /// <summary>The path of a row's image; one that isn't whole is from the file that the row stands in.</summary>
+    internal static string PathOf(TrainingRow row, string column)
+    {
+        var path = row.Text(column);
+        return Path.IsPathRooted(path) || !File.Exists(row.Origin) ? path : Path.Combine(Path.GetDirectoryName(Path.GetFullPath(row.Origin))!, path);
+    }
+
+    private static string? ClassOf(string folder, string image) => Path.GetRelativePath(folder, image).Split(Path.DirectorySeparatorChar) is [var name, _, ..] ? name : null;
+
     private static IEnumerable<string> Images(string folder) => Directory.EnumerateFiles(folder, "*", SearchOption.AllDirectories)
         .Where(static file => ImageFile.IsImage(file) && !Path.GetFileName(file).StartsWith('.')).Order(StringComparer.Ordinal);
 

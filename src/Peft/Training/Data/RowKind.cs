@@ -135,6 +135,10 @@ public sealed class RowKind
         Optional = [ColumnRole.Prior],
     };
 
+    /// <summary>An image and its class.</summary>
+    public static RowKind ImageClass { get; } = new(
+        nameof(ImageClass), ExampleKind.Classified, [ColumnRole.Image, ColumnRole.Label], static (_, row) => throw row.Error("image", "an image isn't cut into tokens; it is for a model that classifies images."));
+
     /// <summary>A whole text.</summary>
     public static RowKind Text { get; } = new(nameof(Text), ExampleKind.Text, [ColumnRole.Text], static (builder, row) => builder.Whole(row));
 
@@ -182,7 +186,7 @@ public sealed class RowKind
     public static RowKind Prompt { get; } = new(nameof(Prompt), ExampleKind.Rated, [ColumnRole.Prompt], static (builder, row) => builder.PromptAlone(row));
 
     /// <summary>All kinds. Where rows fit several for one purpose, the first counts.</summary>
-    public static IReadOnlyList<RowKind> All { get; } = [Messages, PromptCompletion, Instruction, Image, Text, Preference, Judged, TextToText, InstructionToText, Classified, Tagged, Span, Prompt];
+    public static IReadOnlyList<RowKind> All { get; } = [Messages, PromptCompletion, Instruction, Image, ImageClass, Text, Preference, Judged, TextToText, InstructionToText, Classified, Tagged, Span, Prompt];
 
     /// <summary>The name.</summary>
     public string Name { get; }

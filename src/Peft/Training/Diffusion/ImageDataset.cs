@@ -167,7 +167,7 @@ public sealed class ImageDataset : ITrainingData, IDisposable
             var row = data.Rows[i];
             var text = row.Text(data.Columns[ColumnRole.Text]!);
             var isPrior = data.Columns[ColumnRole.Prior] is { } column && row.Truth(column);
-            var image = ImageFile.Read(PathOf(row, data.Columns[ColumnRole.Image]!));
+            var image = ImageFile.Read(ImageFolder.PathOf(row, data.Columns[ColumnRole.Image]!));
             ReadCaption(text);
             foreach (var shown in _options.RandomFlip ? [image, image.Mirror()] : new[] { image })
             {
@@ -248,12 +248,6 @@ public sealed class ImageDataset : ITrainingData, IDisposable
     private static TextCondition Joined(Caption[] captions, Device device) => new(
         cat([.. captions.Select(static caption => caption.States!.States)]).to(device),
         captions[0].States!.Pooled is null ? null : cat([.. captions.Select(static caption => caption.States!.Pooled!)]).to(device));
-
-    private static string PathOf(TrainingRow row, string column)
-    {
-        var path = row.Text(column);
-        return Path.IsPathRooted(path) || !File.Exists(row.Origin) ? path : Path.Combine(Path.GetDirectoryName(Path.GetFullPath(row.Origin))!, path);
-    }
 
     private sealed record LearntImage(int Shape, string Text, Tensor Mean, Tensor Deviation, float[] Sizes);
 

@@ -27,7 +27,7 @@ public sealed record ClassificationMeasurement(IReadOnlyList<(string Expected, s
 
     /// <summary>Has a classifier look at rows.</summary>
     /// <param name="model">A model that gives each row one class.</param>
-    /// <param name="data">Rows with a text and its class.</param>
+    /// <param name="data">Rows with a text or an image, and its class.</param>
     /// <param name="selection">Which adapters act; null for those active on the model.</param>
     /// <param name="batchSize">Rows in a pass.</param>
     /// <param name="onAnswered">Sees how many rows are done.</param>
@@ -41,8 +41,8 @@ public sealed record ClassificationMeasurement(IReadOnlyList<(string Expected, s
         using var held = model.Acquire("measuring answers");
         using var noGrad = no_grad();
         var labels = ModelLabels.Of(model.Base);
-        var rows = data.Tokenize(model.RequiredTokenizer, new TokenizationOptions { Examples = ExampleKind.Classified, Labels = labels, MaxLength = 1024 }, cancellation: cancellation);
-        if (model.Base is not SequenceClassificationModel { LabelCount: > 1 } network || rows.Examples.Any(static example => example.Target is not { IsClass: true }))
+        var (rows, targets) = Read(model, data, labels, cancellation);
+        if (model.Base is not SequenceClassificationModel { LabelCount: > 1 } network || targets.Any(static target => target is not { IsClass: true }))
         {
             throw new PeftException("ClassesMissing", $"'{model.Name}' doesn't give each row one class.")
             {
@@ -52,18 +52,31 @@ public sealed record ClassificationMeasurement(IReadOnlyList<(string Expected, s
         }
 
         List<(string, string)> answers = [];
-        foreach (var chunk in Enumerable.Range(0, rows.Count).Chunk(network.Config.Integer("pad_token_id") is null ? 1 : batchSize))
+        foreach (var chunk in Enumerable.Range(0, rows.Count).Chunk(rows is TokenizedDataset && network.Config.Integer("pad_token_id") is null ? 1 : batchSize))
         {
             cancellation.ThrowIfCancellationRequested();
             using var scope = NewDisposeScope();
-            using var batch = ((ITrainingData)rows).Collate(chunk, model.Device);
+            using var batch = rows.Collate(chunk, model.Device);
             var pass = model.NewPass(batch.In(new ForwardContext { Cancellation = cancellation }), selection);
             var found = network.Logits(network.Forward(batch.Inputs, pass), pass).argmax(1).cpu().data<long>().ToArray();
-            answers.AddRange(chunk.Zip(found, (row, label) => (labels.Spelled((int)rows.Examples[row].Target!.Values[0]), labels.Spelled((int)label))));
+            answers.AddRange(chunk.Zip(found, (row, label) => (labels.Spelled((int)targets[row]!.Values[0]), labels.Spelled((int)label))));
             onAnswered?.Invoke(answers.Count);
         }
 
         return new ClassificationMeasurement(answers);
+    }
+
+    /// <summary>The rows as the model reads them, and what is right of each.</summary>
+    private static (ITrainingData Rows, IReadOnlyList<RowTarget?> Targets) Read(PeftModel model, TrainingDataset data, ModelLabels labels, CancellationToken cancellation)
+    {
+        if (ImageClassDataset.AreFor(model))
+        {
+            var images = ImageClassDataset.Read(data, model, cancellation: cancellation);
+            return (images, [.. Enumerable.Range(0, images.Count).Select(images.Target)]);
+        }
+
+        var rows = data.Tokenize(model.RequiredTokenizer, new TokenizationOptions { Examples = ExampleKind.Classified, Labels = labels, MaxLength = 1024 }, cancellation: cancellation);
+        return (rows, [.. rows.Examples.Select(static example => example.Target)]);
     }
 
     /// <inheritdoc/>

@@ -57,6 +57,7 @@ public static class ObjectiveRegistry
     {
         ILatentDiffusion => ("denoising", null),
         SequenceToSequenceModel => ("sequence_to_sequence", "SEQ_2_SEQ_LM"),
+        ImageClassificationModel => ("sequence_classification", null),
         SequenceClassificationModel => ("sequence_classification", "SEQ_CLS"),
         TokenClassificationModel => ("token_classification", "TOKEN_CLS"),
         QuestionAnsweringModel => ("question_answering", "QUESTION_ANS"),
