@@ -377,7 +377,7 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
         if (model.Base is ImageClassificationModel { ClassificationHead: { } head })
         {
             // PEFT has no task for images: the head is one of the modules that are saved.
-            return Config! with { TaskType = null, ModulesToSave = [.. (Config.ModulesToSave ?? []).Except([head], StringComparer.Ordinal), head] };
+            return given with { TaskType = null, ModulesToSave = [.. (given.ModulesToSave ?? []).Except([head], StringComparer.Ordinal), head] };
         }
 
         var task = ObjectiveRegistry.TaskOf(model.Base);
