@@ -280,3 +280,10 @@ public sealed class ComputeTypeCompleter : TextCompleter
     /// <inheritdoc/>
     protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) => ["float32", "bfloat16", "float16"];
 }
+
+/// <summary>Names of the objectives.</summary>
+public sealed class ObjectiveCompleter : TextCompleter
+{
+    /// <inheritdoc/>
+    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) => Training.Objectives.ObjectiveRegistry.Names;
+}

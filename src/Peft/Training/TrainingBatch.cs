@@ -79,12 +79,12 @@ public record TrainingBatch(Tensor InputIds, Tensor Labels) : IDisposable
     }
 }
 
-/// <summary>Pairs of answers to the same prompt: the rows of all chosen ones, then in the same order those of the rejected ones.</summary>
+/// <summary>Pairs of answers to the same prompt: the rows of all chosen ones, then in the same order those of the rejected ones. Or pairs of texts that are alike: all first ones, then all second ones.</summary>
 /// <param name="InputIds">Token ids, int64 [2 · pairs, length].</param>
 /// <param name="Labels">The answers' tokens, -100 elsewhere, int64 [2 · pairs, length].</param>
 public sealed record PairBatch(Tensor InputIds, Tensor Labels) : TrainingBatch(InputIds, Labels)
 {
-    /// <summary>By how much each chosen answer is better, float32 [pairs]; null where nobody said.</summary>
+    /// <summary>By how much each chosen answer is better, or how alike the texts of each pair are, float32 [pairs]; null where nobody said.</summary>
     public Tensor? Margins { get; init; }
 
     /// <summary>Number of pairs.</summary>

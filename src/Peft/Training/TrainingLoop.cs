@@ -186,7 +186,7 @@ internal sealed class TrainingLoop : IDisposable
     {
         Finish();
         _keptStep = _best.End(StepsMade, _plan.TotalSteps);
-        _retention?.Look(_context.Cancellation);
+        _retention?.End(_plan.Rows, _heldOut, _context.Cancellation);
         if (_unsaved.Count > 0)
         {
             Say(FormattableString.Invariant($"{_unsaved.Count} {(_unsaved.Count == 1 ? "checkpoint" : "checkpoints")} on the way could not be written (step {string.Join(", ", _unsaved)})."));
@@ -216,6 +216,7 @@ internal sealed class TrainingLoop : IDisposable
         KeptStep = _keptStep,
         RetentionBefore = _retention?.Before,
         RetentionAfter = _retention?.After,
+        CopiedAnswers = _retention?.Copied,
         OutputPath = _output?.Folder,
         Messages = [.. Part.Messages, .. _request.Data.Messages, .. _request.EvaluationData?.Messages ?? [], .. _output?.Messages ?? _said],
     };
@@ -478,6 +479,7 @@ internal sealed class TrainingLoop : IDisposable
             TimeSpan.FromSeconds((seconds - _warmedUp.Seconds) / Math.Max(1, step.Step - _warmedUp.Step) * (_plan.TotalSteps - step.Step)))
         {
             Reward = step.Metrics?.TryGetValue("reward", out var reward) == true ? reward : null,
+            RetentionLoss = _retention?.After ?? _retention?.Before,
             EvaluationLoss = _evaluations.Count > 0 ? _evaluations[^1].Loss : null,
         });
     }

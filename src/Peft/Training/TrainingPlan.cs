@@ -44,6 +44,9 @@ internal sealed class TrainingPlan
     }
 
     /// <summary>Rows that are trained on.</summary>
+    public IReadOnlyList<int> Rows => _rows;
+
+    /// <summary>Number of rows that are trained on.</summary>
     public int RowCount => _rows.Length;
 
     /// <summary>Micro batches in an epoch.</summary>

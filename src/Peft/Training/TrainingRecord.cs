@@ -90,6 +90,9 @@ public readonly record struct TrainingProgress(
     /// <summary>Loss of the last evaluation; null before the first.</summary>
     public double? EvaluationLoss { get; init; }
 
+    /// <summary>Loss of the retention data set at the last evaluation, or before the first step; null without one.</summary>
+    public double? RetentionLoss { get; init; }
+
     /// <summary>Mean reward of the last step's answers; null where none are rated.</summary>
     public double? Reward { get; init; }
 }
@@ -129,6 +132,9 @@ public sealed record TrainingRecord : ITrainingRecord
 
     /// <summary>The same with what was trained, at the end.</summary>
     public double? RetentionAfter { get; init; }
+
+    /// <summary>How many questions set apart were answered with a training row's answer; null where none were asked: without a retention data set, or without such questions.</summary>
+    public Evaluation.CopiedAnswers? CopiedAnswers { get; init; }
 
     /// <summary>The step whose weights the training ended with, where it kept those of its best evaluation; null for the last one's.</summary>
     public int? KeptStep { get; init; }

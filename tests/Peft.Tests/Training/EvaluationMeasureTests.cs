@@ -92,6 +92,30 @@ public sealed class EvaluationMeasureTests
         Assert.Single(record.Messages, static message => message.Contains("forgets", StringComparison.Ordinal));
     }
 
+    [Theory]
+    [InlineData("b c d e f", true)]
+    [InlineData("b c", false)]
+    public void Answers_to_unseen_questions_that_are_training_rows_word_for_word_are_counted_and_warned_of(string learnt, bool isCopied)
+    {
+        using var folder = new TemporaryFolder();
+        var tokenizer = WordTokenizer.In(folder, "a b c d e f q r s t u v w x <end>");
+        using var model = TrainerTests.Model();
+        var data = Rows(["q", "r", "s", "t"], learnt);
+        var request = TrainerTests.Request(model, new TrainingOptions { LearningRate = 5e-2, BatchSize = 4, MaxSteps = 60, Seed = 5 }, data) with
+        {
+            EvaluationData = Rows(["u", "v", "w", "x"], "f e d c b"),
+            RetentionData = new RandomRows(4, 12),
+            RetentionLimit = 100,
+        };
+        var record = new Trainer(request).Train();
+        Assert.Equal(4, record.CopiedAnswers!.Asked);
+        Assert.InRange(record.CopiedAnswers.Copied, isCopied ? 2 : 0, isCopied ? 4 : 0);
+        Assert.Equal(isCopied ? 1 : 0, record.Messages.Count(static message => message.Contains("repeats what it learnt", StringComparison.Ordinal)));
+
+        TokenizedDataset Rows(string[] questions, string answer) =>
+            TrainingDataset.FromRows(questions.Select(question => new Dictionary<string, object?> { ["prompt"] = question, ["completion"] = " " + answer })).Tokenize(tokenizer);
+    }
+
     private sealed class OneRow(TokenRow row) : ITrainingData
     {
         public int Count => 1;

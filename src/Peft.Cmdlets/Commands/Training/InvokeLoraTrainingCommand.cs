@@ -4,6 +4,7 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 using Peft.Adapters.Model;
 using Peft.Cmdlets.Arguments;
+using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
 using Peft.Diffusion;
 using Peft.Training;
@@ -45,6 +46,17 @@ public sealed class InvokeLoraTrainingCommand : AdapterTrainingCommand
     [Alias("random_flip")]
     public SwitchParameter RandomFlip { get; set; }
 
+    /// <summary>Who teaches: the adapter learns what it predicts, its likeliest tokens, at each position that carries loss, in place of the data's own tokens (distillation). Another model with the same tokens, with the adapters that are active on it, or an adapter, of this model or another one. <c>-ObjectiveOption @{ temperature = 2; top_k = 64; alpha = 1 }</c> are its options; <c>alpha</c> below 1 learns the data's tokens as well.</summary>
+    [Parameter]
+    [ValidateNotNull]
+    public object? Teacher { get; set; }
+
+    /// <summary>What is made small, where the model's head doesn't say it: such as <c>distillation</c>, <c>dft</c>, or <c>cosine_similarity</c> in place of <c>multiple_negatives_ranking</c>.</summary>
+    [Parameter]
+    [ArgumentCompleter(typeof(ObjectiveCompleter))]
+    [ValidateNotNullOrEmpty]
+    public string? Objective { get; set; }
+
     /// <summary>Other options of what is learnt, under the names that Hugging Face's scripts give them, such as <c>@{ prior_loss_weight = 0.5; caption_dropout = 0.1; center_crop = $true }</c> of a diffusion model.</summary>
     [Parameter]
     [ValidateNotNull]
@@ -73,11 +85,18 @@ public sealed class InvokeLoraTrainingCommand : AdapterTrainingCommand
     private protected override TrainingOptions ReadOptions()
     {
         var options = base.ReadOptions();
+        options = Objective is not null ? options with { Objective = Objective } : options;
+        options = Teacher is not null ? options with { Objective = "distillation" } : options;
         options = options.Objective == new TrainingOptions().Objective ? options with { Objective = ObjectiveRegistry.DefaultFor(TheModel.Base) } : options;
         var own = options.ObjectiveOptions?.DeepClone().AsObject() ?? [];
         foreach (DictionaryEntry entry in ObjectiveOption ?? [])
         {
             own[entry.Key.ToString()!] = JsonSerializer.SerializeToNode(DatasetRow.Value(entry.Value));
+        }
+
+        if (TeachingAdapter is { } teacher)
+        {
+            own["teacher"] = teacher;
         }
 
         Set(nameof(Resolution), "resolution", Resolution);
@@ -94,6 +113,22 @@ public sealed class InvokeLoraTrainingCommand : AdapterTrainingCommand
             }
         }
     }
+
+    /// <summary>Name of the adapter that teaches; null where it is a model with what is active on it.</summary>
+    private string? TeachingAdapter => Teacher.Unwrap() switch { PeftAdapter adapter => adapter.Name, string name => name, _ => null };
+
+    /// <inheritdoc/>
+    private protected override IObjective? MakeObjective(TrainingOptions options, WorkOutput output) => Teacher.Unwrap() switch
+    {
+        PeftModel model => Distillation.From(options, model),
+        PeftAdapter adapter when adapter.Model != TheModel => Distillation.From(options, adapter.Model),
+        null or PeftAdapter or string => base.MakeObjective(options, output),
+        var other => throw new PeftException("TeacherUnfit", $"'{other}' is no teacher.")
+        {
+            Target = other,
+            RecommendedAction = "Give a model, an adapter, or the name of an adapter of this model.",
+        },
+    };
 
     /// <inheritdoc/>
     private protected override ITrainingData Read(TrainingDataset dataset, PeftModel model, TrainingOptions options, WorkOutput output)

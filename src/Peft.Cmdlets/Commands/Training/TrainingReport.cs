@@ -85,6 +85,7 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
         _last = value;
         var evaluation = value.Reward is { } reward ? FormattableString.Invariant($"reward {reward:0.000}, ") : "";
         evaluation += value.EvaluationLoss is { } loss ? FormattableString.Invariant($"evaluation {loss:0.0000}, ") : "";
+        evaluation += value.RetentionLoss is { } kept ? FormattableString.Invariant($"retention {kept:0.0000}, ") : "";
         _line!.Show(
             value.Step,
             value.TotalSteps,
@@ -146,6 +147,7 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
             : record.BestEvaluation is { } lowest && lowest.Step != last.Step ? FormattableString.Invariant($", evaluation {last.Loss:0.0000} (lowest {lowest.Loss:0.0000} after step {lowest.Step:N0})")
             : FormattableString.Invariant($", evaluation {last.Loss:0.0000}");
         evaluation += record.RetentionAfter is { } after ? FormattableString.Invariant($", retention {record.RetentionBefore:0.0000} before and {after:0.0000} after") : "";
+        evaluation += record.CopiedAnswers is { Copied: > 0 } copied ? $", {copied} unseen questions answered with a training row's answer" : "";
         return FormattableString.Invariant($"{record.StepCount:N0} {(record.StepCount == 1 ? "step" : "steps")} in {Time(record.Duration)}, loss {record.FinalLoss:0.0000}{best}{evaluation}");
     }
 

@@ -72,6 +72,16 @@ public class CausalModel : PretrainedModel
         return output.AuxiliaryLoss is { } auxiliary ? ResidualSum.Forward(loss, auxiliary, context) : loss;
     }
 
+    /// <summary>The loss against another model's predictions, and against the labels as far as these count.</summary>
+    /// <param name="output">The backbone's output.</param>
+    /// <param name="labels">int64 [rows, tokens], as for <see cref="Loss"/>: which positions are learnt.</param>
+    /// <param name="divisor">What the sum over labelled positions is divided by; null for their number.</param>
+    /// <param name="soft">What is to be predicted; its positions are those of the hidden states, virtual ones included.</param>
+    /// <param name="context">The forward pass.</param>
+    /// <returns>A scalar in float32, known to the tape.</returns>
+    public Tensor SoftLoss(BackboneOutput output, Tensor labels, double? divisor, SoftTargets soft, ForwardContext context) =>
+        _head.Loss(output.Hidden, output.Aligned(labels), divisor, output.In(context), soft: soft);
+
     /// <summary>Negative log-likelihood of every labelled position.</summary>
     /// <param name="output">The backbone's output.</param>
     /// <param name="labels">int64 [rows, tokens], as for <see cref="Loss"/>.</param>

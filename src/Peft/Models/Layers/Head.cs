@@ -54,11 +54,12 @@ public sealed class Head
     /// <param name="context">The forward pass.</param>
     /// <param name="labelSmoothing">Share of the target that is spread over the whole vocabulary.</param>
     /// <param name="offset">How many positions later a position's label stands: 1 for the next token, 0 for its own.</param>
+    /// <param name="soft">What else each labelled position is to predict: a distribution over some tokens; null for nothing.</param>
     /// <returns>A scalar in float32, known to the tape. Zero where nothing is labelled.</returns>
-    public Tensor Loss(Tensor hidden, Tensor labels, double? divisor, ForwardContext context, double labelSmoothing = 0, int offset = 1)
+    public Tensor Loss(Tensor hidden, Tensor labels, double? divisor, ForwardContext context, double labelSmoothing = 0, int offset = 1, SoftTargets? soft = null)
     {
         using var scope = NewDisposeScope();
-        var labelled = Labelled.Of(labels, offset);
+        var labelled = Labelled.Of(labels, offset) with { Soft = soft };
         var scale = 1 / (divisor ?? Math.Max(1, labelled.Count));
         return Losses(hidden, labelled, scale, context, labelSmoothing).MoveToOuterDisposeScope();
     }
@@ -191,7 +192,7 @@ public sealed class Head
     /// <summary>Writes the loss of each row into <paramref name="losses"/> and returns the gradients of them, which may take the product's memory.</summary>
     private Tensor? CrossEntropy(Tensor product, Labelled labelled, Tensor losses, double smoothing, bool wantsGradient)
     {
-        if (SoftCap is null && Offset is null && labelled.Statistics.Count == 0 && product.NumberOfElements > 0 && CpuRows.Serves(product))
+        if (SoftCap is null && Offset is null && labelled is { Statistics.Count: 0, Soft: null } && product.NumberOfElements > 0 && CpuRows.Serves(product))
         {
             CrossEntropyKernel.Form(product, labelled.Targets, losses, Scale, smoothing, wantsGradient);
             return wantsGradient ? product : null;
@@ -200,6 +201,11 @@ public sealed class Head
         var logits = Shape(product);
         logits = LinearProduct.Cast(logits, ScalarType.Float32);
         labelled.Observe(logits);
+        if (labelled.Soft is { } soft)
+        {
+            return Sloped(logits, soft.Form(logits, labelled.Positions, labelled.Targets, losses, wantsGradient));
+        }
+
         var columns = labelled.Targets.unsqueeze(1);
         var normaliser = logits.logsumexp(1, keepdim: true);
         losses.copy_(normaliser.sub(logits.gather(1, columns).mul_(1 - smoothing)).squeeze_(1));
@@ -213,7 +219,7 @@ public sealed class Head
             return null;
         }
 
-        var slope = SoftCap is { } cap ? logits.div(cap).pow_(2).neg_().add_(1) : null;
+        var slope = Slope(logits);
         var gradient = logits.sub_(normaliser).exp_();
         gradient.scatter_add_(1, columns, full_like(columns, smoothing - 1, ScalarType.Float32));
         if (smoothing > 0)
@@ -221,6 +227,17 @@ public sealed class Head
             gradient.sub_(smoothing / _projection.Outputs);
         }
 
+        return Through(slope, gradient);
+    }
+
+    private Tensor? Sloped(Tensor logits, Tensor? gradient) => gradient is null ? null : Through(Slope(logits), gradient);
+
+    /// <summary>How fast capped scores follow those of the product; null where they do at the same rate.</summary>
+    private Tensor? Slope(Tensor logits) => SoftCap is { } cap ? logits.div(cap).pow_(2).neg_().add_(1) : null;
+
+    /// <summary>The gradient of the product's scores from that of the shaped ones, in its memory.</summary>
+    private Tensor Through(Tensor? slope, Tensor gradient)
+    {
         gradient = slope is null ? gradient : gradient.mul_(slope);
         return Scale == 1 ? gradient : gradient.mul_(Scale);
     }
@@ -234,6 +251,9 @@ public sealed class Head
     private sealed record Labelled(long[] Shape, Tensor Positions, Tensor Places, Tensor Targets, IReadOnlyList<TokenStatistic> Statistics)
     {
         public long Count { get; } = Targets.size(0);
+
+        /// <summary>What else they are to predict; null for nothing.</summary>
+        public SoftTargets? Soft { get; init; }
 
         public static Labelled Of(Tensor labels, int offset, params IReadOnlyList<TokenStatistic> statistics)
         {
@@ -252,7 +272,7 @@ public sealed class Head
 
         /// <summary>Some of them.</summary>
         public Labelled Part(long start, long size) =>
-            new(Shape, Positions.narrow(0, start, size), Places.narrow(0, start, size), Targets.narrow(0, start, size), Statistics);
+            new(Shape, Positions.narrow(0, start, size), Places.narrow(0, start, size), Targets.narrow(0, start, size), Statistics) { Soft = Soft };
 
         /// <summary>Takes the statistics of their logits.</summary>
         public void Observe(Tensor logits)

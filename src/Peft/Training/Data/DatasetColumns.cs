@@ -32,6 +32,9 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
         ColumnRole.Prior => ["is_prior"],
         ColumnRole.Output => ["output", "response"],
         ColumnRole.Input => ["input", "context"],
+        ColumnRole.Anchor => ["anchor", "query", "sentence1"],
+        ColumnRole.Positive => ["positive", "sentence2"],
+        ColumnRole.Similarity => ["similarity", "score", "label"],
         _ => [role.ToString().ToLowerInvariant()],
     };
 
@@ -62,7 +65,7 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
         return found.Count > 0 ? found : throw new PeftException("DatasetColumnsUnknown", $"The columns of '{origin}' fit no kind of example: {string.Join(", ", columns)}.")
         {
             Target = origin,
-            RecommendedAction = "Say which column is which, as with -PromptColumn and -CompletionColumn (or -Template in place of the prompt's). Or name them text; prompt and completion; instruction, input and output; messages; prompt, chosen and rejected; prompt, completion and label; text and label; words and tags; or question, context and answers.",
+            RecommendedAction = "Say which column is which, as with -PromptColumn and -CompletionColumn (or -Template in place of the prompt's). Or name them text; prompt and completion; instruction, input and output; messages; prompt, chosen and rejected; prompt, completion and label; text and label; words and tags; question, context and answers; or anchor and positive.",
         };
     }
 
@@ -92,7 +95,7 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
                 case ColumnRole.TaskId or ColumnRole.AnswerStart:
                     row.OptionalWhole(column);
                     break;
-                case ColumnRole.Margin:
+                case ColumnRole.Margin or ColumnRole.Similarity:
                     row.OptionalNumber(column);
                     break;
                 case ColumnRole.Input:

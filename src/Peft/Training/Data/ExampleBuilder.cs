@@ -171,6 +171,19 @@ internal sealed class ExampleBuilder(
         };
     }
 
+    /// <summary>Two texts that mean the same, or so much of the same as a column says.</summary>
+    public TrainingExample Similar(TrainingRow row)
+    {
+        var (anchor, positive) = (columns[ColumnRole.Anchor]!, columns[ColumnRole.Positive]!);
+        var (ids, others) = (tokenizer.EncodeIds(row.Text(anchor)), tokenizer.EncodeIds(row.Text(positive)));
+        return new TrainingExample(row, ids, ids, $"'{anchor}' and '{positive}' are read, and how alike they are is learnt")
+        {
+            Kind = ExampleKind.Similar,
+            Rejected = new TokenRow(others, others),
+            Margin = columns[ColumnRole.Similarity] is { } similarity ? row.OptionalNumber(similarity) : null,
+        };
+    }
+
     /// <summary>A conversation.</summary>
     public TrainingExample Conversation(TrainingRow row) => Conversation(row, row.Messages(columns[ColumnRole.Messages]!));
 

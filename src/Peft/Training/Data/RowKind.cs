@@ -31,6 +31,9 @@ public enum ExampleKind
 
     /// <summary>An image with its caption.</summary>
     Image,
+
+    /// <summary>Two texts that mean the same, or nearly, and how nearly.</summary>
+    Similar,
 }
 
 /// <summary>The part that a column plays in a row.</summary>
@@ -98,6 +101,15 @@ public enum ColumnRole
 
     /// <summary>Whether an image keeps a class as it is while another one is learnt.</summary>
     Prior,
+
+    /// <summary>A text whose meaning is learnt, such as a query.</summary>
+    Anchor,
+
+    /// <summary>A text that means the same, such as what answers the query.</summary>
+    Positive,
+
+    /// <summary>How much two texts mean the same, a number from -1 to 1.</summary>
+    Similarity,
 }
 
 /// <summary>What a data set's rows are made of: which parts there are, and how they become an example. A new kind is a line in <see cref="All"/>.</summary>
@@ -182,11 +194,17 @@ public sealed class RowKind
         Optional = [ColumnRole.AnswerStart],
     };
 
+    /// <summary>Two texts that mean the same, or so much of the same.</summary>
+    public static RowKind Similar { get; } = new(nameof(Similar), ExampleKind.Similar, [ColumnRole.Anchor, ColumnRole.Positive], static (builder, row) => builder.Similar(row))
+    {
+        Optional = [ColumnRole.Similarity],
+    };
+
     /// <summary>A prompt that the model answers itself.</summary>
     public static RowKind Prompt { get; } = new(nameof(Prompt), ExampleKind.Rated, [ColumnRole.Prompt], static (builder, row) => builder.PromptAlone(row));
 
     /// <summary>All kinds. Where rows fit several for one purpose, the first counts.</summary>
-    public static IReadOnlyList<RowKind> All { get; } = [Messages, PromptCompletion, Instruction, Image, ImageClass, Text, Preference, Judged, TextToText, InstructionToText, Classified, Tagged, Span, Prompt];
+    public static IReadOnlyList<RowKind> All { get; } = [Messages, PromptCompletion, Instruction, Image, ImageClass, Text, Preference, Judged, TextToText, InstructionToText, Classified, Tagged, Span, Similar, Prompt];
 
     /// <summary>The name.</summary>
     public string Name { get; }

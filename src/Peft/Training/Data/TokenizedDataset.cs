@@ -188,7 +188,7 @@ public sealed class TokenizedDataset : ITrainingData
         ArgumentNullException.ThrowIfNull(rows);
         switch (ExampleKind)
         {
-            case ExampleKind.Pair:
+            case ExampleKind.Pair or ExampleKind.Similar:
                 return Pairs([.. rows.Select(row => Examples[row])], device);
             case ExampleKind.Judged:
                 return Judged([.. rows.Select(row => Examples[row])], device);

@@ -48,10 +48,10 @@ public sealed record TrainingExample(TrainingRow Row, int[] InputIds, int[] Labe
     /// <summary>What is noteworthy of it.</summary>
     public ExampleRemarks Remarks { get; init; }
 
-    /// <summary>In a pair, the worse answer to the same prompt; null elsewhere.</summary>
+    /// <summary>In a pair, the worse answer to the same prompt; of two texts that are alike the second; null elsewhere.</summary>
     public TokenRow? Rejected { get; init; }
 
-    /// <summary>In a pair, by how much the better answer is better; null where the data doesn't say.</summary>
+    /// <summary>In a pair, by how much the better answer is better; of two texts how alike they are; null where the data doesn't say.</summary>
     public double? Margin { get; init; }
 
     /// <summary>What it is to an objective, and with it what <see cref="Labels"/> are: of a text its own tokens, of two texts the tokens of the second, of words a class for each token, of a question the first and the last token of its answer; empty beside a <see cref="Target"/>.</summary>
@@ -95,7 +95,7 @@ public sealed record TrainingExample(TrainingRow Row, int[] InputIds, int[] Labe
 
     /// <summary>Cuts it to a length.</summary>
     /// <param name="length">Maximum length of each row, in tokens; null keeps all.</param>
-    internal TrainingExample Cut(int? length) => Kind is ExampleKind.Text or ExampleKind.Pair or ExampleKind.Judged or ExampleKind.Rated ? CutText(length) : CutLabelled(length);
+    internal TrainingExample Cut(int? length) => Kind is ExampleKind.Text or ExampleKind.Pair or ExampleKind.Judged or ExampleKind.Rated or ExampleKind.Similar ? CutText(length) : CutLabelled(length);
 
     private TrainingExample CutText(int? length) => length is not { } limit || (InputIds.Length <= limit && (Rejected?.InputIds.Length ?? 0) <= limit) ? this : this with
     {

@@ -32,6 +32,24 @@ internal sealed class Retention(TrainingRequest request, TrainedPart part, Actio
         }
     }
 
+    /// <summary>How many questions set apart got a training row's answer; null before the end, and where none can be asked.</summary>
+    public CopiedAnswers? Copied { get; private set; }
+
+    /// <summary>The training is over: measures once more, asks questions that are set apart, and warns where a training row's answers are repeated in place of answering.</summary>
+    /// <param name="learnt">Rows that were learnt.</param>
+    /// <param name="unseen">Rows that are set apart.</param>
+    /// <param name="cancellation">Ends the work between two layers.</param>
+    public void End(IReadOnlyList<int> learnt, IReadOnlyList<int> unseen, CancellationToken cancellation)
+    {
+        Look(cancellation);
+        Copied = CopiedAnswers.Measure(request, part.Selection, learnt, unseen, cancellation);
+        if (Copied is { IsMany: true } copied)
+        {
+            say(FormattableString.Invariant(
+                $"{copied.Copied} of {copied.Asked} questions that were not learnt were answered with the answer of a training row, word for word: the model repeats what it learnt in place of answering. Fewer epochs, a lower rank or more and more varied rows help."));
+        }
+    }
+
     /// <summary>An evaluation with the figure beside the others.</summary>
     public EvaluationRecord Add(EvaluationRecord evaluation, CancellationToken cancellation)
     {

@@ -29,6 +29,9 @@ public sealed class ObjectivePass
     /// <summary>The model; who acts on it is said by <see cref="Context"/>.</summary>
     public PretrainedModel Model => _model.Base;
 
+    /// <summary>The model with its adapters.</summary>
+    internal PeftModel Owner => _model;
+
     /// <summary>The rows.</summary>
     public TrainingBatch Batch { get; }
 

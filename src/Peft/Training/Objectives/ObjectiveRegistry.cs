@@ -18,6 +18,9 @@ public static class ObjectiveRegistry
         ["masked_language_modelling"] = static (_, own) => new MaskedLanguageModelling(own),
         ["denoising"] = static (_, own) => new Denoising(own),
         ["dft"] = static (_, _) => new DynamicFineTuning(),
+        ["distillation"] = static (_, own) => new Distillation(own),
+        ["multiple_negatives_ranking"] = static (_, own) => new MultipleNegativesRanking(own),
+        ["cosine_similarity"] = static (_, own) => new CosineSimilarity(own),
         ["dpo"] = static (_, own) => new DirectPreference(own),
         ["cpo"] = static (_, own) => new ContrastivePreference(own),
         ["orpo"] = static (_, own) => new OddsRatio(own),
@@ -62,6 +65,7 @@ public static class ObjectiveRegistry
         TokenClassificationModel => ("token_classification", "TOKEN_CLS"),
         QuestionAnsweringModel => ("question_answering", "QUESTION_ANS"),
         MaskedModel => ("masked_language_modelling", null),
+        FeatureModel => ("multiple_negatives_ranking", "FEATURE_EXTRACTION"),
         _ => ("causal_language_modelling", "CAUSAL_LM"),
     };
 
