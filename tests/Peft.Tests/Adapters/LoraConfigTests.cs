@@ -10,10 +10,7 @@ public class LoraConfigTests
 {
     public static TheoryData<string, string> Variants => new()
     {
-        { "use_qalora", "true" },
-        { "arrow_config", """{"a":1}""" },
         { "megatron_config", """{"a":1}""" },
-        { "velora_config", """{"a":1}""" },
         { "monteclora_config", """{"a":1}""" },
         { "enable_lora", "[true,false,true]" },
     };
@@ -32,6 +29,8 @@ public class LoraConfigTests
     [InlineData("eva_config", """{"rho":0.5}""")]
     [InlineData("corda_config", """{"corda_method":"mpm"}""")]
     [InlineData("lora_ga_config", """{"direction":"up"}""")]
+    [InlineData("arrow_config", """{"top_k":0}""")]
+    [InlineData("velora_config", """{"init_type":"none"}""")]
     public void Settings_of_a_start_that_are_none_are_refused(string key, string value) =>
         Assert.Equal("AdapterConfigContradictory", Assert.Throws<PeftException>(() => Read($$"""{"peft_type":"LORA","{{key}}":{{value}}}""").Validate()).ErrorId);
 

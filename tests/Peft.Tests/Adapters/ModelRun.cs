@@ -38,7 +38,7 @@ internal static class ModelRun
     private static Tensor InFront(Tensor mask, long count) => cat([ones([mask.size(0), count], mask.dtype), mask], 1);
 
     /// <summary>The loss with the active adapters, and the gradient of every trainable parameter by key.</summary>
-    public static (double Loss, Dictionary<string, Tensor> Gradients) Backward(PeftModel model, PeftAdapter adapter, IReadOnlyDictionary<string, Tensor> inputs)
+    public static (double Loss, Dictionary<string, Tensor> Gradients) Backward(PeftModel model, PeftAdapter adapter, IReadOnlyDictionary<string, Tensor> inputs, bool isTraining = false)
     {
         using var noGradients = no_grad();
         var gradients = new Dictionary<string, Tensor>();
@@ -53,7 +53,7 @@ internal static class ModelRun
         using (NewDisposeScope())
         {
             using var tape = new Tape();
-            var context = model.NewPass(Context(inputs) with { Tape = tape });
+            var context = model.NewPass(Context(inputs) with { Tape = tape, IsTraining = isTraining });
             var loss = adapter.Adapter.Loss(Loss(model, inputs, context), context);
             value = loss.to(ScalarType.Float64).item<double>();
             tape.Backward(loss);

@@ -39,6 +39,13 @@ public sealed class AdapterSlot : Slot
     /// <summary>What the adapter of this name has here, or null.</summary>
     public LayerAdapter? this[string name] => _layers.Find(entry => entry.Name == name).Layer;
 
+    /// <summary>Names of the adapters that have something here, in the order they were attached.</summary>
+    public IEnumerable<string> Names => _layers.Select(static entry => entry.Name);
+
+    /// <summary>What the adapter of this name has here, where it is of a kind; null otherwise.</summary>
+    internal TLayer? Layer<TLayer>(string name)
+        where TLayer : LayerAdapter => this[name] as TLayer;
+
     /// <summary>The slot of a parameter, made when it isn't there yet.</summary>
     public static AdapterSlot Of(Module module, Parameter parameter) =>
         (AdapterSlot)(parameter.Slot ??= new AdapterSlot(module, parameter));

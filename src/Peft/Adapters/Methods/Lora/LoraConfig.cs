@@ -13,14 +13,10 @@ namespace Peft.Adapters.Methods.Lora;
 /// Low-rank adaptation (Hu et al. 2021): a layer's weight changes by scale · B · A, with A [rank, in] and B [out, rank].
 /// Defaults are PEFT's.
 /// </summary>
-[ConfigVariant("arrow_config")]
 [ConfigVariant("enable_lora", IsFormer = true)]
 [ConfigVariant("megatron_config")]
 [ConfigVariant("megatron_core", "\"megatron.core\"", IsIdle = true)]
 [ConfigVariant("monteclora_config")]
-[ConfigVariant("qalora_group_size", "16", IsIdle = true)]
-[ConfigVariant("use_qalora", "false")]
-[ConfigVariant("velora_config")]
 public sealed record LoraConfig : LayerwiseConfig
 {
     /// <inheritdoc/>
@@ -114,6 +110,25 @@ public sealed record LoraConfig : LayerwiseConfig
     public BlockDiagonalSettings? BlockDiagonal { get; init; }
 
     /// <summary>
+    /// Makes an adapter that chooses token by token among the LoRA adapters beside it (Arrow, Ostapenko et al. 2024), with nothing of its own to train: a table of top_k (3),
+    /// router_temperature (1), task_adapter_names, use_gks with gks_adapter_names, and rng_seed.
+    /// </summary>
+    [ConfigField("arrow_config", Parameter = "Arrow")]
+    public ArrowSettings? Arrow { get; init; }
+
+    /// <summary>Lets the first factor see sums of groups of inputs (QALoRA, Xu et al. 2023). PEFT does so over GPTQ weights alone; here any linear layer can have it.</summary>
+    [ConfigField("use_qalora", Parameter = "UseQaLora")]
+    public bool UseQaLora { get; init; }
+
+    /// <summary>Inputs of such a group; divides the inputs of every target.</summary>
+    [ConfigField("qalora_group_size", Parameter = "QaLoraGroupSize", Minimum = 1)]
+    public int QaLoraGroupSize { get; init; } = 16;
+
+    /// <summary>Lets the first factor learn from inputs that are summed up by groups (VeLoRA, Miles et al. 2024): a table of num_groups (64), scale (1) and init_type (<c>batch_average</c>, <c>batch_average_once</c> or <c>random</c>).</summary>
+    [ConfigField("velora_config", Parameter = "Velora")]
+    public VeloraSettings? Velora { get; init; }
+
+    /// <summary>
     /// Blocks that stand in the model's stack, by ranges of the first block and the block behind the last: <c>[[0,4],[2,5]]</c> makes seven of five.
     /// Those that stand there again share the base's weights and have changes of their own. The model is what it was when the adapter is removed.
     /// </summary>
@@ -149,6 +164,8 @@ public sealed record LoraConfig : LayerwiseConfig
         Eva?.Validate();
         Corda?.Validate();
         LoraGa?.Validate();
+        Arrow?.Validate();
+        Velora?.Validate();
         if (UseDora && LoraBias)
         {
             throw Contradiction("lora_bias can't be used with use_dora.");
@@ -230,6 +247,9 @@ public sealed record LoraConfig : LayerwiseConfig
         }
 
         return InvocationTokens is { Count: > 0 } ? new ActivatedLoraLayer(layer, this, adapter.Name)
+            : Arrow is { } arrow ? new ArrowLayer(layer, this, arrow, adapter.Name)
+            : UseQaLora ? new QaLoraLayer(layer, this)
+            : Velora is { } velora ? new VeloraLayer(layer, this, velora)
             : Kasa is not null ? new KasaLayer(layer, this)
             : BlockDiagonal is { } blocks && blocks.IsFirst(layer.Path) is { } isFirst ? new BlockDiagonalLayer(layer, this, isFirst, blocks.Blocks)
             : UseDora ? new DoraLayer(layer, this)
@@ -237,7 +257,7 @@ public sealed record LoraConfig : LayerwiseConfig
     }
 
     private IEnumerable<(string Name, bool IsUsed)> Variants =>
-        [("use_dora", UseDora), ("alora_invocation_tokens", InvocationTokens is { Count: > 0 }), ("kasa_config", Kasa is not null), ("use_bdlora", BlockDiagonal is not null)];
+        [("use_dora", UseDora), ("alora_invocation_tokens", InvocationTokens is { Count: > 0 }), ("kasa_config", Kasa is not null), ("use_bdlora", BlockDiagonal is not null), ("arrow_config", Arrow is not null), ("use_qalora", UseQaLora), ("velora_config", Velora is not null)];
 
     private bool IsVariant => Variants.Any(static variant => variant.IsUsed);
 
@@ -251,6 +271,11 @@ public sealed record LoraConfig : LayerwiseConfig
         if (Kasa is not null && ForLayer(layer).Rank >= Math.Min(layer.Inputs, layer.Outputs))
         {
             throw Contradiction($"With kasa_config the rank on '{layer.Path}' has to be below its {Math.Min(layer.Inputs, layer.Outputs)} singular values.");
+        }
+
+        if (UseQaLora && layer.Inputs % QaLoraGroupSize != 0)
+        {
+            throw Contradiction($"The {layer.Inputs} inputs of '{layer.Path}' have to be a multiple of qalora_group_size ({QaLoraGroupSize}).");
         }
 
         if (BlockDiagonal is { } blocks && (ForLayer(layer).Rank % blocks.Blocks != 0 || layer.Inputs % blocks.Blocks != 0 || layer.Outputs % blocks.Blocks != 0))
