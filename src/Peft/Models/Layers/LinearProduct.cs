@@ -58,7 +58,7 @@ internal static class LinearProduct
         // Trained lengths scale the product before anything is added to it.
         var scales = Array.Exists(terms, static term => term.Change.Magnitude is not null);
         var y = Base(x, weight, scales ? null : bias, members, context, scales ? null : residual);
-        IReadOnlyList<LowRankProduct> state = terms.Length == 0 ? [] : LowRankProduct.Forward(x, y, terms, context);
+        var state = terms.Length == 0 ? Array.Empty<LowRankProduct>() : LowRankProduct.Forward(x, y, terms, context);
         OutputLengths? lengths = null;
         if (scales)
         {
