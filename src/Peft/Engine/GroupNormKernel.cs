@@ -37,6 +37,33 @@ internal static unsafe class GroupNormKernel
         return (y.MoveToOuterDisposeScope(), moments.MoveToOuterDisposeScope());
     }
 
+    /// <summary>m and r of each group alone, as <see cref="Form"/> returns them.</summary>
+    public static Tensor Moments(Tensor x, Settings settings)
+    {
+        var moments = empty([x.size(0) * settings.Groups, 2], ScalarType.Float32);
+        var work = Work.Of(x, settings, moments);
+        RowParallel.Run(moments.size(0), work.Grain, &MeasureGroups, &work);
+        GC.KeepAlive((x, settings));
+        return moments;
+    }
+
+    /// <summary>The result in some of an image's lines.</summary>
+    /// <param name="x">[rows, channels, height, width].</param>
+    /// <param name="moments">Of all of it.</param>
+    /// <param name="settings">The norm.</param>
+    /// <param name="top">First line.</param>
+    /// <param name="count">Number of lines.</param>
+    /// <returns>[rows, channels, count, width].</returns>
+    public static Tensor Strip(Tensor x, Tensor moments, Settings settings, long top, long count)
+    {
+        var y = empty([x.size(0), x.size(1), count, x.size(3)], x.dtype);
+        var work = Work.Of(x, settings, moments);
+        (work.Result, work.From, work.Count) = (CpuRows.Of(y, 0), top * x.size(3), count * x.size(3));
+        RowParallel.Run(x.size(0) * x.size(1), 1, &FormStrips, &work);
+        GC.KeepAlive((x, moments, settings));
+        return y;
+    }
+
     /// <summary>The gradients.</summary>
     /// <param name="x">The input.</param>
     /// <param name="gradient">Of the result, of the same shape and type.</param>
@@ -62,40 +89,71 @@ internal static unsafe class GroupNormKernel
         var scratch = (float*)NativeMemory.Alloc(ScratchPieces * PieceElements, sizeof(float));
         for (var group = from; group < to; group++)
         {
-            var (start, count) = (group * work.Width, work.Width);
-            double sum = 0, squares = 0;
-            for (long at = 0; at < count; at += PieceElements)
-            {
-                sum += TensorPrimitives.Sum(work.Input.ReadAt(start + at, Piece(count, at), scratch));
-            }
-
-            var mean = (float)(sum / count);
-            var centred = new Span<float>(scratch + PieceElements, PieceElements);
-            for (long at = 0; at < count; at += PieceElements)
-            {
-                var x = work.Input.ReadAt(start + at, Piece(count, at), scratch);
-                TensorPrimitives.Subtract(x, mean, centred);
-                squares += TensorPrimitives.SumOfSquares<float>(centred[..x.Length]);
-            }
-
-            var inverse = (float)(1 / Math.Sqrt((squares / count) + work.Epsilon));
-            (work.Moments[2 * group], work.Moments[(2 * group) + 1]) = (mean, inverse);
+            Measure(ref work, group, scratch);
             for (var channel = 0; channel < work.Channels; channel++)
             {
-                FormChannel(ref work, start + (channel * work.Positions), work.Scale(group, channel), work.Shift(group, channel), scratch);
+                var start = (group * work.Width) + (channel * work.Positions);
+                FormChannel(ref work, (start, start, work.Positions), work.Scale(group, channel), work.Shift(group, channel), scratch);
             }
         }
 
         NativeMemory.Free(scratch);
     }
 
-    private static void FormChannel(ref Work work, long start, float scale, float shift, float* scratch)
+    private static void FormStrips(void* state, long from, long to)
+    {
+        ref var work = ref *(Work*)state;
+        var scratch = (float*)NativeMemory.Alloc(ScratchPieces * PieceElements, sizeof(float));
+        for (var each = from; each < to; each++)
+        {
+            var (group, channel) = (each / work.Channels, (int)(each % work.Channels));
+            FormChannel(ref work, ((each * work.Positions) + work.From, each * work.Count, work.Count), work.Scale(group, channel), work.Shift(group, channel), scratch);
+        }
+
+        NativeMemory.Free(scratch);
+    }
+
+    private static void MeasureGroups(void* state, long from, long to)
+    {
+        ref var work = ref *(Work*)state;
+        var scratch = (float*)NativeMemory.Alloc(ScratchPieces * PieceElements, sizeof(float));
+        for (var group = from; group < to; group++)
+        {
+            Measure(ref work, group, scratch);
+        }
+
+        NativeMemory.Free(scratch);
+    }
+
+    private static void Measure(ref Work work, long group, float* scratch)
+    {
+        var (start, count) = (group * work.Width, work.Width);
+        double sum = 0, squares = 0;
+        for (long at = 0; at < count; at += PieceElements)
+        {
+            sum += TensorPrimitives.Sum(work.Input.ReadAt(start + at, Piece(count, at), scratch));
+        }
+
+        var mean = (float)(sum / count);
+        var centred = new Span<float>(scratch + PieceElements, PieceElements);
+        for (long at = 0; at < count; at += PieceElements)
+        {
+            var x = work.Input.ReadAt(start + at, Piece(count, at), scratch);
+            TensorPrimitives.Subtract(x, mean, centred);
+            squares += TensorPrimitives.SumOfSquares<float>(centred[..x.Length]);
+        }
+
+        var inverse = (float)(1 / Math.Sqrt((squares / count) + work.Epsilon));
+        (work.Moments[2 * group], work.Moments[(2 * group) + 1]) = (mean, inverse);
+    }
+
+    private static void FormChannel(ref Work work, (long Input, long Result, long Count) place, float scale, float shift, float* scratch)
     {
         var sigmoid = new Span<float>(scratch + PieceElements, PieceElements);
-        for (long at = 0; at < work.Positions; at += PieceElements)
+        for (long at = 0; at < place.Count; at += PieceElements)
         {
-            var x = work.Input.ReadAt(start + at, Piece(work.Positions, at), scratch);
-            var y = work.Result.TargetAt(start + at, x.Length, scratch + (2 * PieceElements));
+            var x = work.Input.ReadAt(place.Input + at, Piece(place.Count, at), scratch);
+            var y = work.Result.TargetAt(place.Result + at, x.Length, scratch + (2 * PieceElements));
             TensorPrimitives.Multiply(x, scale, y);
             TensorPrimitives.Add(y, shift, y);
             if (work.Activates)
@@ -104,7 +162,7 @@ internal static unsafe class GroupNormKernel
                 TensorPrimitives.Multiply(y, sigmoid[..x.Length], y);
             }
 
-            work.Result.WriteAt(start + at, y);
+            work.Result.WriteAt(place.Result + at, y);
         }
     }
 
@@ -207,6 +265,8 @@ internal static unsafe class GroupNormKernel
         public long Groups;
         public long Width;
         public long Positions;
+        public long From;
+        public long Count;
         public int Channels;
         public double Epsilon;
         public bool Activates;

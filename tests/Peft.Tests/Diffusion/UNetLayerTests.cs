@@ -56,6 +56,18 @@ public class UNetLayerTests
         check.Run(context => Pixels.Enlarge(x, height, width, context), (inputs, _) => nn.functional.interpolate(inputs[0], [height, width]));
     }
 
+    [Theory]
+    [InlineData(0, 8)]
+    [InlineData(3, 4)]
+    [InlineData(2, 5)]
+    public void Lines_of_a_larger_image_are_those_of_the_whole(int top, int count)
+    {
+        using var scope = NewDisposeScope();
+        var x = randn(2, 3, 4, 3);
+        var whole = nn.functional.interpolate(x, [8, 6]);
+        TensorAssert.CloseToScale(whole.narrow(2, top, count), Pixels.EnlargedLines(x, top, count), 0);
+    }
+
     [Fact]
     public void Channels_get_a_value_and_positions_become_rows_and_an_image_again()
     {

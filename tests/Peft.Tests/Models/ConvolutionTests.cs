@@ -37,6 +37,28 @@ public class ConvolutionTests
     }
 
     [Fact]
+    public void A_large_image_is_convolved_in_strips_as_it_is_whole()
+    {
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        using var check = new BackwardCheck();
+        using var layer = new Convolution(64, 2, [3, 3], new ConvolutionShape(Padding: 1));
+        using var norm = new GroupNorm(2, 64, 1e-5);
+        check.Fill(layer.Weight);
+        check.Fill(layer.Bias!);
+        check.Fill(norm.Weight);
+        check.Fill(norm.Bias);
+        var context = new ForwardContext();
+        var x = randn(1, 64, 517, 512);
+        Assert.True(layer.TakesStrips(517 * 512, x.device_type, context));
+        Assert.False(layer.TakesStrips(64 * 64, x.device_type, context));
+        Assert.False(layer.TakesStrips(517 * 512, x.device_type, context with { Tape = new Tape() }));
+        var expected = nn.functional.conv2d(nn.functional.group_norm(x, 2, norm.Weight.Data, norm.Bias.Data).silu(), layer.Weight.Data, layer.Bias!.Data, [1, 1], [1, 1], [1, 1]);
+        TensorAssert.CloseToScale(expected, layer.Forward(norm.Forward(x, context, activates: true), context), 1e-5);
+        TensorAssert.CloseToScale(expected, layer.ForwardInStrips(x.shape, norm.Strips(x, context)!, x.dtype, context), 1e-5);
+    }
+
+    [Fact]
     public void A_convolution_prints_as_PyTorch_prints_it()
     {
         using var layer = Layer();

@@ -135,8 +135,7 @@ internal sealed class AutoencoderHalf : Module
         var steps = _blocks.Items.Select(block => (Func<Tensor, Tensor>)(given => block.Forward(given, context)));
         Func<Tensor, Tensor> middle = given => _middle.Forward(given, context);
         using var last = Chain.Run(_input.Forward(x, context), _isDecoder ? steps.Prepend(middle) : steps.Append(middle), context);
-        using var normed = _outputNorm.Forward(last, context, activates: true);
-        return _output.Forward(normed, context);
+        return ResnetBlock2D.Convolved(_outputNorm, null, _output, last, context);
     }
 }
 

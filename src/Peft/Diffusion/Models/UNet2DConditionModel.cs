@@ -98,7 +98,7 @@ public sealed class UNet2DConditionModel : PretrainedModel
             x = block.Forward(x, skips, pass, context);
         }
 
-        return _output.Forward(_outputNorm.Forward(x, context, activates: true), context).MoveToOuterDisposeScope();
+        return ResnetBlock2D.Convolved(_outputNorm, null, _output, x, context).MoveToOuterDisposeScope();
     }
 
     private Tensor Time(UNetInputs inputs, ForwardContext context)

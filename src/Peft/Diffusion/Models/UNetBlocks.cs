@@ -59,6 +59,15 @@ internal static class Pixels
         return larger;
     }
 
+    /// <summary>Some lines of the image of twice the height and width.</summary>
+    public static Tensor EnlargedLines(Tensor image, long top, long count)
+    {
+        using var scope = NewDisposeScope();
+        var (first, last) = (top / 2, (top + count + 1) / 2);
+        var part = nn.functional.interpolate(image.narrow(2, first, last - first), [2 * (last - first), 2 * image.size(3)]);
+        return part.narrow(2, top - (2 * first), count).MoveToOuterDisposeScope();
+    }
+
     /// <summary>A pass over the positions of images.</summary>
     public static ForwardContext Pass(Tensor image, ForwardContext context) =>
         context with { Rows = image.size(0), Length = image.size(2) * image.size(3), AttentionMask = null, Positions = null };
@@ -123,15 +132,22 @@ internal sealed class ResnetBlock2D : Module
         using var scope = NewDisposeScope();
         var hidden = Convolved(_firstNorm, null, _first, x, context);
         hidden = _time is null ? hidden : Pixels.AddToChannels(hidden, _time.Forward(pass.Time!, context), context);
-        using var added = Convolved(_secondNorm, _dropout, _second, hidden, context);
+        var added = Convolved(_secondNorm, _dropout, _second, hidden, context);
         hidden.Dispose();
-        var sum = ResidualSum.Forward(_shortcut?.Forward(x, context) ?? x, added, context);
+        var given = _shortcut?.Forward(x, context) ?? x;
+        var sum = context.Tape is null ? added.add_(given) : ResidualSum.Forward(given, added, context);
         return Scaling.Forward(sum, 1 / _scale, context).MoveToOuterDisposeScope();
     }
 
-    private static Tensor Convolved(GroupNorm norm, Dropout? dropout, Convolution convolution, Tensor x, ForwardContext context)
+    /// <summary>A convolution of the normed and activated image.</summary>
+    public static Tensor Convolved(GroupNorm norm, Dropout? dropout, Convolution convolution, Tensor x, ForwardContext context)
     {
         using var scope = NewDisposeScope();
+        if (convolution.TakesStrips(x.size(0) * x.size(2) * x.size(3), x.device_type, context) && dropout?.Acts(context) != true && norm.Strips(x, context) is { } lines)
+        {
+            return convolution.ForwardInStrips(x.shape, lines, x.dtype, context).MoveToOuterDisposeScope();
+        }
+
         var normed = norm.Forward(x, context, activates: true);
         return convolution.Forward(dropout?.Forward(normed, context) ?? normed, context).MoveToOuterDisposeScope();
     }
@@ -311,6 +327,11 @@ internal sealed class Upsample2D : Module
     {
         using var scope = NewDisposeScope();
         var (height, width) = size ?? (2 * x.size(2), 2 * x.size(3));
+        if (height == 2 * x.size(2) && width == 2 * x.size(3) && _convolution.TakesStrips(x.size(0) * height * width, x.device_type, context))
+        {
+            return _convolution.ForwardInStrips([x.size(0), x.size(1), height, width], (top, count) => Pixels.EnlargedLines(x, top, count), x.dtype, context).MoveToOuterDisposeScope();
+        }
+
         return _convolution.Forward(Pixels.Enlarge(x, height, width, context), context).MoveToOuterDisposeScope();
     }
 }

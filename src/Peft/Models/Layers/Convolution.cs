@@ -1,5 +1,6 @@
 using System.Globalization;
 using Peft.Engine;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -14,6 +15,11 @@ public sealed record ConvolutionShape(long Stride = 1, long Padding = 0, long Di
 /// <summary>A convolution over one dimension or two (PyTorch's <c>Conv1d</c> and <c>Conv2d</c>), whose weight can carry adapters.</summary>
 public sealed class Convolution : Module, IAdaptable
 {
+    // An image of 64 MB in float32 counts as large, and is read 16 MB at a time.
+    private const long LargeElements = 1 << 24;
+    private const long StripElements = 1 << 22;
+    private const long LeastLines = 8;
+
     private readonly ConvolutionShape _shape;
 
     /// <summary>Makes a layer without weights.</summary>
@@ -87,6 +93,50 @@ public sealed class Convolution : Module, IAdaptable
         return Weight.Slot is { } slot && !slot.Plan(context).IsEmpty ? slot.Forward(x, context, Product) : Product(x, context);
     }
 
+    /// <summary>
+    /// Whether an image is so large that it is convolved strip by strip, so that neither what the convolution reads nor the copies that the
+    /// engine makes of it are ever whole in memory.
+    /// </summary>
+    /// <param name="positions">Rows · height · width of the image.</param>
+    /// <param name="device">Where it is.</param>
+    /// <param name="context">The forward pass.</param>
+    internal bool TakesStrips(long positions, DeviceType device, ForwardContext context) =>
+        positions * Inputs >= LargeElements
+        && device == DeviceType.CPU
+        && context is { Tape: null, InputObserver: null }
+        && Kernel.Count == 2
+        && Kernel.All(size => size == (2 * _shape.Padding) + 1)
+        && _shape is { Stride: 1, Dilation: 1, Groups: 1 }
+        && Weight.Slot?.Plan(context).IsEmpty != false;
+
+    /// <summary>Convolves an image of which it asks for lines.</summary>
+    /// <param name="shape">[rows, inputs, height, width] of the image.</param>
+    /// <param name="lines">Gives its lines from one on, and how many.</param>
+    /// <param name="type">Type of the image.</param>
+    /// <param name="context">The forward pass.</param>
+    internal Tensor ForwardInStrips(long[] shape, Func<long, long, Tensor> lines, ScalarType type, ForwardContext context)
+    {
+        using var scope = NewDisposeScope();
+        var (height, width) = (shape[2], shape[3]);
+        var (weight, bias) = (Weight.Effective(context).Unpacked(type), Bias is null ? null : LinearProduct.Cast(Bias.Effective(context).Data, type));
+        var y = empty([shape[0], Outputs, height, width], type);
+        var most = Math.Max(LeastLines, StripElements / (shape[0] * Inputs * width));
+        for (long top = 0; top < height; top += most)
+        {
+            context.Cancellation.ThrowIfCancellationRequested();
+            using var strip = NewDisposeScope();
+            var count = Math.Min(most, height - top);
+            var edge = _shape.Padding;
+            var (first, last) = (Math.Max(0, top - edge), Math.Min(height, top + count + edge));
+            var given = lines(first, last - first);
+            var (before, behind) = (first - (top - edge), top + count + edge - last);
+            given = before + behind == 0 ? given : nn.functional.pad(given, [0, 0, before, behind]);
+            y.narrow(2, top, count).copy_(nn.functional.conv2d(given, weight, bias, [1, 1], [0, edge], [1, 1]));
+        }
+
+        return y.MoveToOuterDisposeScope();
+    }
+
     /// <summary>The same convolution with another weight, which says by its own shape how many groups it has.</summary>
     /// <inheritdoc/>
     public Tensor Apply(Tensor x, Tensor weight, Tensor? bias) => Convolve(x, weight, bias, _shape);
@@ -118,7 +168,9 @@ public sealed class Convolution : Module, IAdaptable
         var (weight, bias) = (Weight.Effective(context), Bias?.Effective(context));
         if (context.Tape is not { } tape)
         {
-            return Run(x);
+            return Kernel.Count == 2 && TakesStrips(x.size(0) * x.size(2) * x.size(3), x.device_type, context)
+                ? ForwardInStrips(x.shape, (top, count) => x.narrow(2, top, count), x.dtype, context)
+                : Run(x);
         }
 
         if (weight.IsTrained || bias?.IsTrained == true || Kernel.Count != 2 || !Operators.AreNative)

@@ -58,6 +58,21 @@ public sealed class GroupNorm : Module, INorm
         return !activates ? normed : ParameterTensor.Run(static given => nn.functional.silu(given[0]), [normed], [], context);
     }
 
+    /// <summary>What gives some of the normed image's lines, [rows, channels, count, width] from the first one and their number, with SiLU; null where this pass needs the whole.</summary>
+    /// <param name="x">[rows, channels, height, width].</param>
+    /// <param name="context">The forward pass, without a tape.</param>
+    internal Func<long, long, Tensor>? Strips(Tensor x, ForwardContext context)
+    {
+        if (!CpuRows.Serves(x) || Weight.Slot?.Plan(context).NeedsForward == true)
+        {
+            return null;
+        }
+
+        var settings = new GroupNormKernel.Settings(Values(Weight.Effective(context)), Values(Bias.Effective(context)), _groups, _epsilon, Activates: true);
+        var moments = GroupNormKernel.Moments(x, settings);
+        return (top, count) => GroupNormKernel.Strip(x, moments, settings, top, count);
+    }
+
     private Tensor Run(Tensor x, ForwardContext context, bool activates)
     {
         var (weight, bias) = (Weight.Effective(context), Bias.Effective(context));
