@@ -144,6 +144,7 @@ Describe 'The cmdlets for adapters' {
         }
 
         It 'refuses a method that is none' {
+            (New-PeftConfig -Method LOHA -r 4 | Out-String) | Should -Match 'Settings +: .*r=4, alpha=8'
             { New-PeftConfig -Method NOTHING -ErrorAction Stop } | Should -Throw
         }
     }

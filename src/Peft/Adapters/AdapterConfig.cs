@@ -129,6 +129,11 @@ public abstract record AdapterConfig
     /// <returns>The value as text; null where there is no such field, or no value.</returns>
     public string? Spelt(string name) => Fields.FirstOrDefault(field => field.Name == name) is { } field ? field.Write(field.Property.GetValue(this))?.ToString() : null;
 
+    /// <summary>The method's own fields that hold something, as its file has them: <c>r=8, alpha=16</c>.</summary>
+    public string Settings => string.Join(", ", Fields.Where(static own => own.Property.DeclaringType is { IsAbstract: false })
+        .Select(own => (own.Name, Value: own.Write(own.Property.GetValue(this))))
+        .Where(static own => own.Value is { } value && !IsEmpty(value)).Select(static own => $"{own.Name}={own.Value}"));
+
     /// <summary>Refuses what the method can't do, before anything is changed.</summary>
     /// <exception cref="PeftException">A value that makes no sense, named by its key.</exception>
     /// <exception cref="NotSupportedByPeftException">A variant that Peft has no code for, named by its key.</exception>

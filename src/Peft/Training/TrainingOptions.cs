@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Reflection;
+using System.Reflection;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using System.Text.Json.Serialization;
@@ -216,6 +217,14 @@ public sealed record TrainingOptions
     /// <summary>Keys that were in the file and that Peft has no use for; they are written back.</summary>
     [JsonExtensionData]
     public IDictionary<string, JsonElement>? Others { get; init; }
+
+    /// <summary>A sentence on the keys of <see cref="Others"/>, with the option that each may mean; null where there are none.</summary>
+    [JsonIgnore]
+    public string? Unused => Others is not { Count: > 0 } others ? null
+        : $"Of the training options nothing is done with {string.Join(", ", others.Keys.Select(static key => $"{key}{Spelling.DidYouMean(key, s_names)}"))}";
+
+    private static readonly string[] s_names = [.. typeof(TrainingOptions).GetProperties()
+        .Select(static property => property.GetCustomAttribute<JsonPropertyNameAttribute>()?.Name).OfType<string>()];
 
     /// <summary>Reads a <c>training_options.json</c>, or any JSON object with Hugging Face's names.</summary>
     /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>: a value is of the wrong kind, or the file is no JSON.</exception>

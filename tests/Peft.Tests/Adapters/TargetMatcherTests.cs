@@ -51,6 +51,14 @@ public class TargetMatcherTests
         Assert.Equal(count, model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Of(name) }).AdaptedModules.Count);
     }
 
+    [Fact]
+    public void A_misspelt_target_is_answered_with_the_name_it_may_mean()
+    {
+        using var model = TinyLlama.CreateStructure();
+        var error = Assert.Throws<PeftException>(() => model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Of("qproj") }));
+        Assert.EndsWith("Did you mean 'q_proj'?", error.Message, StringComparison.Ordinal);
+    }
+
     [Theory]
     [InlineData("proj")]
     [InlineData("_proj")]

@@ -27,6 +27,16 @@ public class TrainingOptionsTests
     }
 
     [Fact]
+    public void Keys_without_a_use_are_named_with_what_they_may_mean()
+    {
+        Assert.Null(new TrainingOptions().Unused);
+        Assert.Null(TrainingOptions.FromJson(new TrainingOptions().ToJson()).Unused);
+        var unused = TrainingOptions.FromJson("{\"learning_rat\": 1, \"hub_model_id\": \"somebody/model\"}").Unused;
+        Assert.Contains("learning_rat Did you mean 'learning_rate'?", unused, StringComparison.Ordinal);
+        Assert.Contains("hub_model_id", unused, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void Defaults_are_valid() => new TrainingOptions().Validate();
 
     [Theory]

@@ -220,6 +220,11 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
     private protected virtual TrainingOptions ReadOptions()
     {
         var start = Options ?? new TrainingOptions();
+        if (start.Unused is { } unused)
+        {
+            WriteWarning(unused);
+        }
+
         return (start with
         {
             Epochs = Pick(nameof(Epoch), Epoch, start.Epochs),

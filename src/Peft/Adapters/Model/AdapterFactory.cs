@@ -15,7 +15,7 @@ internal static class AdapterFactory
     private const int LongestName = 80;
 
     /// <summary>What the model without adapters is called where adapters are chosen by name.</summary>
-    private const string BaseName = "base";
+    internal const string BaseName = "base";
 
     private static readonly Regex s_devices = new("^(con|prn|aux|nul|conin\\$|conout\\$|(com|lpt)[0-9\u00b9\u00b2\u00b3])$", RegexOptions.IgnoreCase | RegexOptions.CultureInvariant, TimeSpan.FromSeconds(1));
 

@@ -30,7 +30,7 @@ internal sealed class AdapterSet(string model)
         "AdapterNotFound", $"The model '{model}' has no adapter '{name}'; it has {(_adapters.Count == 0 ? "none" : string.Join(", ", _adapters.Select(static adapter => adapter.Name)))}.{Spelling.DidYouMean(name, _adapters.Select(static adapter => adapter.Name))}")
     {
         Target = name,
-        RecommendedAction = _adapters.Count == 0 ? "Add, load or train one first." : "Give the name of one that it has.",
+        RecommendedAction = name == AdapterFactory.BaseName ? "Disable-PeftAdapter turns all adapters off, so that the base acts alone." : _adapters.Count == 0 ? "Add, load or train one first." : "Give the name of one that it has.",
     };
 
     /// <summary>The adapter of a name, or null.</summary>

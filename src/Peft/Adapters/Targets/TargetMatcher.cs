@@ -278,7 +278,8 @@ public static class TargetMatcher
 
         var layers = config.LayersToTransform is { } indices ? $" in the layers {string.Join(", ", indices)}" : "";
         var pattern = config.LayersPattern is { Count: > 0 } names ? $" (layers_pattern {string.Join(", ", names)})" : "";
-        return new PeftException("NoModuleMatched", $"No module of the model matches target_modules ({targets}){layers}{pattern}.")
+        var meant = string.Concat((targets.Names ?? []).Select(name => Spelling.DidYouMean(name, model.Descendants().Select(static module => module.Name))));
+        return new PeftException("NoModuleMatched", $"No module of the model matches target_modules ({targets}){layers}{pattern}.{meant}")
         {
             Target = targets.ToString(),
             RecommendedAction = "Get-ModelModule lists the modules; a regular expression has to match the whole path.",
