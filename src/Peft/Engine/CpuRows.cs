@@ -188,9 +188,16 @@ internal readonly unsafe struct CpuRows
 
         for (; i < count; i++)
         {
-            var bits = BitConverter.SingleToUInt32Bits(from[i]);
-            to[i] = float.IsNaN(from[i]) ? (ushort)0x7FC0 : (ushort)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
+            to[i] = Narrow(from[i]);
         }
+    }
+
+    /// <summary>One of them, where a call would take longer than the work.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static ushort Narrow(float value)
+    {
+        var bits = BitConverter.SingleToUInt32Bits(value);
+        return float.IsNaN(value) ? (ushort)0x7FC0 : (ushort)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]

@@ -1,4 +1,5 @@
 using System.Numerics.Tensors;
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using static TorchSharp.torch;
 using Tensor = TorchSharp.torch.Tensor;
@@ -34,6 +35,7 @@ internal static unsafe class GatedKernel
         GC.KeepAlive(gradient);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void FormRows(void* state, long from, long to)
     {
         var work = (Work*)state;
@@ -52,6 +54,7 @@ internal static unsafe class GatedKernel
         NativeMemory.Free(scratch);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void GradientRows(void* state, long from, long to)
     {
         var work = (Work*)state;

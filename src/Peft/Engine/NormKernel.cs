@@ -1,4 +1,5 @@
 using System.Numerics.Tensors;
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using static TorchSharp.torch;
 using Tensor = TorchSharp.torch.Tensor;
@@ -40,6 +41,7 @@ internal static unsafe class NormKernel
         return (y, inverse);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Rows(void* state, long from, long to)
     {
         var work = (Work*)state;

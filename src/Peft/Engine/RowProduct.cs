@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 using static TorchSharp.torch;
@@ -57,6 +58,7 @@ internal static unsafe class RowProduct
     /// The input of a bfloat16 product in the order in which weights come out of a register: of each block of lanes taken as 32 bits the
     /// lower halves first, then the upper ones.
     /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Split(ushort* x, float* to, long width)
     {
         var lanes = Vector512.IsHardwareAccelerated ? 16 : 8;
@@ -76,6 +78,7 @@ internal static unsafe class RowProduct
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Float32Rows(void* state, long from, long to)
     {
         var work = (Work*)state;
@@ -86,17 +89,18 @@ internal static unsafe class RowProduct
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void BFloat16Rows(void* state, long from, long to)
     {
         var work = (Work*)state;
         var y = (ushort*)work->Result;
         for (var row = from; row < to; row++)
         {
-            var sum = Dot(work->Weight, row, work->Input, work->Width);
-            CpuRows.Narrow(&sum, y + row, 1);
+            y[row] = CpuRows.Narrow(Dot(work->Weight, row, work->Input, work->Width));
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static float Dot512(float* w, float* x, long width)
     {
         var (a, b, c, d) = (Vector512<float>.Zero, Vector512<float>.Zero, Vector512<float>.Zero, Vector512<float>.Zero);
@@ -112,6 +116,7 @@ internal static unsafe class RowProduct
         return Vector512.Sum((a + b) + (c + d)) + Rest(w, x, i, width);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static float Dot256(float* w, float* x, long width)
     {
         var (a, b, c, d) = (Vector256<float>.Zero, Vector256<float>.Zero, Vector256<float>.Zero, Vector256<float>.Zero);
@@ -127,6 +132,7 @@ internal static unsafe class RowProduct
         return Vector256.Sum((a + b) + (c + d)) + Rest(w, x, i, width);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static float HalvesDot512(ushort* w, float* x, long width)
     {
         var upper = Vector512.Create(0xFFFF0000u);
@@ -152,6 +158,7 @@ internal static unsafe class RowProduct
         return Vector512.Sum((a + b) + (c + d)) + Rest(w, x, i, width);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static float HalvesDot256(ushort* w, float* x, long width)
     {
         var upper = Vector256.Create(0xFFFF0000u);

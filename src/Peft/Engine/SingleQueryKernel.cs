@@ -1,4 +1,5 @@
 using System.Numerics.Tensors;
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using Peft.Tensors;
 using static TorchSharp.torch;
@@ -60,6 +61,7 @@ internal static unsafe class SingleQueryKernel
     private static bool ServesStored(Tensor stored, Tensor queries) =>
         stored.dtype == queries.dtype && stored.device_type == queries.device_type && stored.size(1) > 0 && stored.stride(2) == 1 && stored.stride(1) == stored.size(2);
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Heads(void* state, long from, long to)
     {
         var work = (Work*)state;
@@ -89,6 +91,7 @@ internal static unsafe class SingleQueryKernel
         NativeMemory.AlignedFree(scratch);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Weigh(Span<float> scores, Work* work, long row)
     {
         if (work->Mask is not null)

@@ -60,6 +60,7 @@ internal static unsafe class FourBitRowProduct
     /// The input in the order in which codes come out of a register of 32-bit words, each of eight codes: of all words the codes in the lowest four bits,
     /// then in the next four, and so on. The first of two codes is in the upper half of its byte.
     /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Arrange(CpuRows x, long width, int lanes, float* to)
     {
         var scratch = x.IsBFloat16 ? (float*)NativeMemory.Alloc((nuint)width, sizeof(float)) : null;
@@ -85,6 +86,7 @@ internal static unsafe class FourBitRowProduct
         NativeMemory.Free(scratch);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Rows(void* state, long from, long to)
     {
         var work = (Work*)state;
@@ -97,7 +99,7 @@ internal static unsafe class FourBitRowProduct
             var sum = Avx512F.IsSupported ? Dot512(codes, own, work->Input, work->Table, steps) : Dot256(codes, own, work->Input, work->Table, steps);
             if (work->Result.IsBFloat16)
             {
-                CpuRows.Narrow(&sum, (ushort*)work->Result.Row(0) + row, 1);
+                ((ushort*)work->Result.Row(0))[row] = CpuRows.Narrow(sum);
             }
             else
             {
@@ -108,6 +110,7 @@ internal static unsafe class FourBitRowProduct
         NativeMemory.Free(scales);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static float Dot512(byte* codes, float* scales, float* x, float* table, long steps)
     {
         var (entries, sum) = (Vector512.Load(table), Vector512<float>.Zero);
@@ -142,6 +145,7 @@ internal static unsafe class FourBitRowProduct
         return a + b;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static float Dot256(byte* codes, float* scales, float* x, float* table, long steps)
     {
         var (lower, upper, sum) = (Vector256.Load(table), Vector256.Load(table + 8), Vector256<float>.Zero);
@@ -182,6 +186,7 @@ internal static unsafe class FourBitRowProduct
         public int BlockShift;
 
         /// <summary>The scale of each step of a row: where they lie, or in the scratch memory.</summary>
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         public readonly float* ScalesOf(long first, long count, float* scratch)
         {
             if (Nested is null)

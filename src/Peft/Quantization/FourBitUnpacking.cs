@@ -1,5 +1,6 @@
-using System.Runtime.Intrinsics;
+using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics.X86;
+using System.Runtime.Intrinsics;
 using Peft.Engine;
 using Peft.Tensors;
 using static TorchSharp.torch;
@@ -37,6 +38,7 @@ internal static unsafe class FourBitUnpacking
         GC.KeepAlive(target);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Range(void* state, long from, long to)
     {
         var work = (Work*)state;
@@ -77,6 +79,7 @@ internal static unsafe class FourBitUnpacking
     /// <summary>
     /// Blocks that are full, to bfloat16, all in registers. What is larger than a processor's cache goes past it to the memory, which needn't be read first.
     /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static long WholeBlocks(Work* work, long from, long to)
     {
         var (table, half, one) = (Vector512.Load(work->Table), Vector512.Create(0x7FFFu), Vector512.Create(1u));

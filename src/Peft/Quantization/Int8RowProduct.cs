@@ -1,3 +1,4 @@
+using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
@@ -54,6 +55,7 @@ internal static unsafe class Int8RowProduct
         return true;
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Rows(void* state, long from, long to)
     {
         var work = (Work*)state;
@@ -77,6 +79,7 @@ internal static unsafe class Int8RowProduct
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static int Dot(sbyte* codes, short* x, long width)
     {
         long i = 0;
@@ -158,7 +161,7 @@ internal static unsafe class Int8RowProduct
         {
             if (Result.IsBFloat16)
             {
-                CpuRows.Narrow(&value, (ushort*)Result.Row(0) + row, 1);
+                ((ushort*)Result.Row(0))[row] = CpuRows.Narrow(value);
             }
             else
             {

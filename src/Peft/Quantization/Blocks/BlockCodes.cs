@@ -1,4 +1,5 @@
 using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 
@@ -16,11 +17,15 @@ internal unsafe interface IBlockCodes
     /// <summary>Whether offsets are anything but zero.</summary>
     static abstract bool HasOffsets { get; }
 
-    /// <summary>Scales and offsets of a block.</summary>
+    /// <summary>Scale and offset of a block of two groups, which share them.</summary>
+    /// <param name="block">The block.</param>
+    static virtual (float Scale, float Offset) Scale(byte* block) => throw new NotSupportedException();
+
+    /// <summary>Scales and offsets of a block of sixteen groups.</summary>
     /// <param name="block">The block.</param>
     /// <param name="scales">Room for one of each group.</param>
     /// <param name="offsets">Likewise; left alone where there are none.</param>
-    static abstract void Scales(byte* block, float* scales, float* offsets);
+    static virtual void Scales(byte* block, float* scales, float* offsets) => throw new NotSupportedException();
 
     /// <summary>Sixteen codes.</summary>
     /// <param name="block">The block.</param>
@@ -31,14 +36,12 @@ internal unsafe interface IBlockCodes
 /// <summary>What the types share.</summary>
 internal static unsafe class BlockBits
 {
-    /// <summary>A half-precision number that is finite, without the table or the branches of a conversion.</summary>
+    // A conversion takes branches; a look-up among all of them, of which a weight's scales are few, takes none.
+    private static readonly float* s_halves = AllHalves();
+
+    /// <summary>A half-precision number.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static float Half(byte* at)
-    {
-        // Exponents are 112 apart; the product brings subnormal numbers along.
-        uint bits = *(ushort*)at;
-        return BitConverter.UInt32BitsToSingle(BitConverter.SingleToUInt32Bits(BitConverter.UInt32BitsToSingle((bits & 0x7FFF) << 13) * 5.1922968585348276e33f) | ((bits & 0x8000) << 16));
-    }
+    public static float Half(byte* at) => s_halves[*(ushort*)at];
 
     /// <summary>Sixteen bytes as integers.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -54,7 +57,7 @@ internal static unsafe class BlockBits
 
     /// <summary>Four bits of each of sixteen bytes.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<int> Nibbles(byte* at, int shift) => Vector512.ShiftRightLogical(Widen(at), shift) & Vector512.Create(15);
+    public static Vector512<int> Nibbles(byte* at, int shift) => shift == 0 ? Widen(at) & Vector512.Create(15) : Vector512.ShiftRightLogical(Widen(at), shift);
 
     /// <summary>A bit of a word for each of sixteen codes, as their fifth.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -79,6 +82,17 @@ internal static unsafe class BlockBits
         Twice(lowMinima | (highMinima << 32), Half(block + 2)).Store(offsets);
     }
 
+    private static float* AllHalves()
+    {
+        var all = (float*)NativeMemory.AlignedAlloc((1 << 16) * sizeof(float), 64);
+        for (var bits = 0; bits < 1 << 16; bits++)
+        {
+            all[bits] = (float)BitConverter.UInt16BitsToHalf((ushort)bits);
+        }
+
+        return all;
+    }
+
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector512<float> Twice(ulong bytes, float factor)
     {
@@ -97,8 +111,10 @@ internal readonly unsafe struct Q8Zero : IBlockCodes
 
     public static bool HasOffsets => false;
 
-    public static void Scales(byte* block, float* scales, float* offsets) => scales[0] = scales[1] = BlockBits.Half(block);
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static (float Scale, float Offset) Scale(byte* block) => (BlockBits.Half(block), 0);
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<int> Codes(byte* block, int group) => BlockBits.Widen((sbyte*)block + 2 + (16 * group));
 }
 
@@ -110,12 +126,10 @@ internal readonly unsafe struct Q4Zero : IBlockCodes
 
     public static bool HasOffsets => true;
 
-    public static void Scales(byte* block, float* scales, float* offsets)
-    {
-        scales[0] = scales[1] = BlockBits.Half(block);
-        offsets[0] = offsets[1] = 8 * scales[0];
-    }
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static (float Scale, float Offset) Scale(byte* block) => BlockBits.Half(block) is var scale ? (scale, 8 * scale) : default;
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<int> Codes(byte* block, int group) => BlockBits.Nibbles(block + 2, 4 * group);
 }
 
@@ -127,12 +141,10 @@ internal readonly unsafe struct Q4One : IBlockCodes
 
     public static bool HasOffsets => true;
 
-    public static void Scales(byte* block, float* scales, float* offsets)
-    {
-        scales[0] = scales[1] = BlockBits.Half(block);
-        offsets[0] = offsets[1] = -BlockBits.Half(block + 2);
-    }
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static (float Scale, float Offset) Scale(byte* block) => (BlockBits.Half(block), -BlockBits.Half(block + 2));
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<int> Codes(byte* block, int group) => BlockBits.Nibbles(block + 4, 4 * group);
 }
 
@@ -144,12 +156,10 @@ internal readonly unsafe struct Q5Zero : IBlockCodes
 
     public static bool HasOffsets => true;
 
-    public static void Scales(byte* block, float* scales, float* offsets)
-    {
-        scales[0] = scales[1] = BlockBits.Half(block);
-        offsets[0] = offsets[1] = 16 * scales[0];
-    }
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static (float Scale, float Offset) Scale(byte* block) => BlockBits.Half(block) is var scale ? (scale, 16 * scale) : default;
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<int> Codes(byte* block, int group) => BlockBits.Nibbles(block + 6, 4 * group) | BlockBits.FifthBits(*(uint*)(block + 2), 16 * group);
 }
 
@@ -161,12 +171,10 @@ internal readonly unsafe struct Q5One : IBlockCodes
 
     public static bool HasOffsets => true;
 
-    public static void Scales(byte* block, float* scales, float* offsets)
-    {
-        scales[0] = scales[1] = BlockBits.Half(block);
-        offsets[0] = offsets[1] = -BlockBits.Half(block + 2);
-    }
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static (float Scale, float Offset) Scale(byte* block) => (BlockBits.Half(block), -BlockBits.Half(block + 2));
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<int> Codes(byte* block, int group) => BlockBits.Nibbles(block + 8, 4 * group) | BlockBits.FifthBits(*(uint*)(block + 4), 16 * group);
 }
 
@@ -178,8 +186,10 @@ internal readonly unsafe struct Q4K : IBlockCodes
 
     public static bool HasOffsets => true;
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Scales(byte* block, float* scales, float* offsets) => BlockBits.SixBits(block, scales, offsets);
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<int> Codes(byte* block, int group) => BlockBits.Nibbles(block + 16 + (group / 4 * 32) + (group % 2 * 16), group / 2 % 2 * 4);
 }
 
@@ -191,8 +201,10 @@ internal readonly unsafe struct Q5K : IBlockCodes
 
     public static bool HasOffsets => true;
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Scales(byte* block, float* scales, float* offsets) => BlockBits.SixBits(block, scales, offsets);
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<int> Codes(byte* block, int group) =>
         BlockBits.Nibbles(block + 48 + (group / 4 * 32) + (group % 2 * 16), group / 2 % 2 * 4)
         | Vector512.ShiftLeft(Vector512.ShiftRightLogical(BlockBits.Widen(block + 16 + (group % 2 * 16)), group / 2) & Vector512.Create(1), 4);
@@ -206,9 +218,11 @@ internal readonly unsafe struct Q6K : IBlockCodes
 
     public static bool HasOffsets => false;
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static void Scales(byte* block, float* scales, float* offsets) =>
         (Vector512.ConvertToSingle(BlockBits.Widen((sbyte*)block + 192)) * Vector512.Create(BlockBits.Half(block + 208))).Store(scales);
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static Vector512<int> Codes(byte* block, int group)
     {
         var low = BlockBits.Nibbles(block + (group / 8 * 64) + (group % 4 * 16), group / 4 % 2 * 4);

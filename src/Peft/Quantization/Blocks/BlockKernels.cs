@@ -29,6 +29,9 @@ internal abstract unsafe class BlockKernels
     // Numbers that are worth a thread of their own.
     private const long GrainElements = 1 << 16;
 
+    // Before a loop is compiled, so that it takes the table for there.
+    static BlockKernels() => RuntimeHelpers.RunClassConstructor(typeof(BlockBits).TypeHandle);
+
     /// <summary>Those of a type; null where there are none, or the processor hasn't what they need.</summary>
     public static BlockKernels? Find(string type) => Avx2.IsSupported && Fma.IsSupported && BitConverter.IsLittleEndian ? s_all.GetValueOrDefault(type) : null;
 
@@ -47,11 +50,7 @@ internal abstract unsafe class BlockKernels
 
         var input = (float*)NativeMemory.AlignedAlloc((nuint)(width + (width / 16)) * sizeof(float), 64);
         CpuRows.Of(x, width).Read(0, (int)width, input).CopyTo(new Span<float>(input, (int)width));
-        for (long group = 0; group < width / 16; group++)
-        {
-            input[width + group] = Vector512.Sum(Vector512.Load(input + (16 * group)));
-        }
-
+        AddSums(input, width);
         var work = new Work { Blocks = TensorMemory.Pointer(blocks), Stride = blocks.size(1), Width = width, Input = input, Result = CpuRows.Of(y, height) };
         RowParallel.Run(height, Math.Max(1, GrainElements / width), RowsOfProduct, &work);
         NativeMemory.AlignedFree(input);
@@ -59,6 +58,16 @@ internal abstract unsafe class BlockKernels
         GC.KeepAlive(y);
         GC.KeepAlive(blocks);
         return true;
+    }
+
+    /// <summary>Sums of sixteens, behind them.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void AddSums(float* input, long width)
+    {
+        for (long group = 0; group < width / 16; group++)
+        {
+            input[width + group] = Vector512.Sum(Vector512.Load(input + (16 * group)));
+        }
     }
 
     /// <summary>Writes the values.</summary>
@@ -93,6 +102,7 @@ internal abstract unsafe class BlockKernels
 
         private protected override delegate*<void*, long, long, void> RowsOfValues => &Write;
 
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private static void Multiply(void* state, long from, long to)
         {
             var work = (Work*)state;
@@ -101,7 +111,7 @@ internal abstract unsafe class BlockKernels
                 var sum = Dot(work->Blocks + (row * work->Stride), work->Input, work->Input + work->Width, work->Width / (16 * T.Groups));
                 if (work->Result.IsBFloat16)
                 {
-                    CpuRows.Narrow(&sum, (ushort*)work->Result.Row(0) + row, 1);
+                    ((ushort*)work->Result.Row(0))[row] = CpuRows.Narrow(sum);
                 }
                 else
                 {
@@ -110,52 +120,79 @@ internal abstract unsafe class BlockKernels
             }
         }
 
-        private static float Dot(byte* block, float* x, float* sums, long blocks)
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        private static float Dot(byte* block, float* x, float* sums, long blocks) => T.Groups == 2 ? DotOfPairs(block, x, sums, blocks) : DotOfSixteens(block, x, sums, blocks);
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        private static float DotOfPairs(byte* block, float* x, float* sums, long blocks)
+        {
+            var (a, b, taken) = (Vector512<float>.Zero, Vector512<float>.Zero, 0f);
+            for (; blocks >= 2; blocks -= 2, block += 2 * T.Bytes, x += 64, sums += 4)
+            {
+                Pair(block, x, sums, ref a, ref taken);
+                Pair(block + T.Bytes, x + 32, sums + 2, ref b, ref taken);
+            }
+
+            if (blocks > 0)
+            {
+                Pair(block, x, sums, ref a, ref taken);
+            }
+
+            return Vector512.Sum(a + b) - taken;
+        }
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        private static void Pair(byte* block, float* x, float* sums, ref Vector512<float> sum, ref float taken)
+        {
+            var (scale, offset) = T.Scale(block);
+            var products = Vector512.ConvertToSingle(T.Codes(block, 0)) * Vector512.Load(x);
+            products = Vector512.FusedMultiplyAdd(Vector512.ConvertToSingle(T.Codes(block, 1)), Vector512.Load(x + 16), products);
+            sum = Vector512.FusedMultiplyAdd(products, Vector512.Create(scale), sum);
+            if (T.HasOffsets)
+            {
+                taken += offset * (sums[0] + sums[1]);
+            }
+        }
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        private static float DotOfSixteens(byte* block, float* x, float* sums, long blocks)
         {
             var scales = stackalloc float[32];
             var offsets = scales + 16;
             var (a, b, taken) = (Vector512<float>.Zero, Vector512<float>.Zero, Vector512<float>.Zero);
-            var takenPairs = 0f;
-            for (; blocks > 0; blocks--, block += T.Bytes, x += 16 * T.Groups, sums += T.Groups)
+            for (; blocks > 0; blocks--, block += T.Bytes, x += 256, sums += 16)
             {
                 T.Scales(block, scales, offsets);
                 Add(block, 0, x, scales, ref a);
                 Add(block, 1, x, scales, ref b);
-                if (T.Groups == 16)
-                {
-                    Add(block, 2, x, scales, ref a);
-                    Add(block, 3, x, scales, ref b);
-                    Add(block, 4, x, scales, ref a);
-                    Add(block, 5, x, scales, ref b);
-                    Add(block, 6, x, scales, ref a);
-                    Add(block, 7, x, scales, ref b);
-                    Add(block, 8, x, scales, ref a);
-                    Add(block, 9, x, scales, ref b);
-                    Add(block, 10, x, scales, ref a);
-                    Add(block, 11, x, scales, ref b);
-                    Add(block, 12, x, scales, ref a);
-                    Add(block, 13, x, scales, ref b);
-                    Add(block, 14, x, scales, ref a);
-                    Add(block, 15, x, scales, ref b);
-                }
-
-                if (T.HasOffsets && T.Groups == 16)
+                Add(block, 2, x, scales, ref a);
+                Add(block, 3, x, scales, ref b);
+                Add(block, 4, x, scales, ref a);
+                Add(block, 5, x, scales, ref b);
+                Add(block, 6, x, scales, ref a);
+                Add(block, 7, x, scales, ref b);
+                Add(block, 8, x, scales, ref a);
+                Add(block, 9, x, scales, ref b);
+                Add(block, 10, x, scales, ref a);
+                Add(block, 11, x, scales, ref b);
+                Add(block, 12, x, scales, ref a);
+                Add(block, 13, x, scales, ref b);
+                Add(block, 14, x, scales, ref a);
+                Add(block, 15, x, scales, ref b);
+                if (T.HasOffsets)
                 {
                     taken = Vector512.FusedMultiplyAdd(Vector512.Load(offsets), Vector512.Load(sums), taken);
                 }
-                else if (T.HasOffsets)
-                {
-                    takenPairs += offsets[0] * (sums[0] + sums[1]);
-                }
             }
 
-            return Vector512.Sum(a + b - taken) - takenPairs;
+            return Vector512.Sum(a + b - taken);
         }
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
         private static void Add(byte* block, int group, float* x, float* scales, ref Vector512<float> sum) => sum = Vector512.FusedMultiplyAdd(
             Vector512.ConvertToSingle(T.Codes(block, group)) * Vector512.Load(x + (16 * group)), Vector512.Create(scales[group]), sum);
 
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private static void Write(void* state, long from, long to)
         {
             var work = (Work*)state;
@@ -169,7 +206,16 @@ internal abstract unsafe class BlockKernels
                 {
                     var at = i * 16 * T.Groups;
                     var own = work->Result.IsBFloat16 ? values : (float*)work->Result.Row(row) + at;
-                    T.Scales(block, scales, scales + 16);
+                    if (T.Groups == 2)
+                    {
+                        (scales[0], scales[16]) = T.Scale(block);
+                        (scales[1], scales[17]) = (scales[0], scales[16]);
+                    }
+                    else
+                    {
+                        T.Scales(block, scales, scales + 16);
+                    }
+
                     for (var group = 0; group < T.Groups; group++)
                     {
                         var scaled = Vector512.ConvertToSingle(T.Codes(block, group)) * Vector512.Create(scales[group]);
