@@ -13,6 +13,8 @@ using Peft.Tensors.Gguf;
 using Peft.Tests.Adapters;
 using Peft.Tests.Golden;
 using Peft.Tests.Peer;
+using Peft.Training;
+using Peft.Training.Data;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -65,6 +67,50 @@ public sealed class GgufExportTests : IDisposable
         var difference = tensor(back).view(values.shape) - values;
         Assert.Equal(0, difference[3].abs().max().item<float>());
         Assert.True(difference.square().mean().sqrt().item<float>() < share * 0.02, $"{difference.square().mean().sqrt().item<float>()}");
+    }
+
+    [Theory]
+    [InlineData("Q4_K")]
+    [InlineData("Q5_K")]
+    [InlineData("Q6_K")]
+    public void Blocks_lose_less_where_it_counts_when_that_is_known(string name)
+    {
+        var type = GgufType.Named(name);
+        var values = randn(32, 512).mul_(0.02);
+        var importance = randn(512).mul_(2).exp_();
+        var given = values.data<float>().ToArray();
+        var (usual, weighted) = (Error(GgufWriter.Quantized(given, type)), Error(GgufWriter.Quantized(given, type, importance.data<float>().ToArray())));
+        Assert.True(weighted < 0.9 * usual, $"{weighted} of {usual}");
+
+        double Error(byte[] bytes)
+        {
+            var back = new float[given.Length];
+            for (var block = 0; block < back.Length / type.BlockValues; block++)
+            {
+                type.Reader!(bytes.AsSpan(block * type.BlockBytes, type.BlockBytes), back.AsSpan(block * type.BlockValues, type.BlockValues));
+            }
+
+            return (tensor(back).view(values.shape) - values).square().mul(importance).mean().item<float>();
+        }
+    }
+
+    [Fact]
+    public void A_data_set_says_which_inputs_count()
+    {
+        using var model = PeftModel.Load(PocketLlama.Folder);
+        var data = TrainingDataset.FromRows([Row("Question: What is the capital of Texas?\nAnswer: Austin"), Row("Question: What is the capital of Ohio?\nAnswer: Columbus")]).Tokenize(model.RequiredTokenizer, new TokenizationOptions());
+        var importance = ColumnImportance.Measure(model, data);
+        var layers = model.Base.Descendants().OfType<Linear>().Where(static layer => layer.Weight.IsOwner).ToArray();
+        Assert.All(layers, layer => Assert.Equal(layer.Inputs, importance[layer.Path + ".weight"].Length));
+        Assert.All(importance.Values, static squares => Assert.All(squares, static square => Assert.True(square >= 0 && float.IsFinite(square))));
+        var (plain, calibrated) = (Path.Combine(_folder.Path, "a.gguf"), Path.Combine(_folder.Path, "b.gguf"));
+        model.SaveGguf(plain, "Q4_K_M");
+        model.SaveGguf(calibrated, "Q4_K_M", importance: importance);
+        Assert.Equal(new FileInfo(plain).Length, new FileInfo(calibrated).Length);
+        using var read = PeftModel.Load(calibrated);
+        Close(Logits((CausalModel)read.Base, s_ids), LlamaCpp.Logits(calibrated, s_ids), 2e-2);
+
+        static Dictionary<string, object?> Row(string text) => new() { ["text"] = text };
     }
 
     [Theory]

@@ -6,12 +6,15 @@ using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
 using Peft.Cmdlets.Session;
 using Peft.Models;
+using Peft.Training;
+using Peft.Training.Data;
+using Peft.Training.Evaluation;
 
 namespace Peft.Cmdlets.Commands.Model;
 
 /// <summary>Export-PeftModel: writes the model with its tokenizer as transformers reads it, or as one GGUF file for llama.cpp.</summary>
 [Cmdlet(VerbsData.Export, "PeftModel", SupportsShouldProcess = true)]
-[OutputType(typeof(PeftModel))]
+[OutputType(typeof(PeftModel), typeof(CalibratedFile))]
 public sealed class ExportPeftModelCommand : ModelCommand
 {
     private const string SafetensorsFormat = "Safetensors";
@@ -34,6 +37,11 @@ public sealed class ExportPeftModelCommand : ModelCommand
     [ValidateSet("F32", "F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q5_1", "Q5_0", "Q4_K_M", "Q4_1", "Q4_0")]
     [PSDefaultValue(Value = "Q8_0", Help = "Q8_0")]
     public string Type { get; set; } = "Q8_0";
+
+    /// <summary>A data set that says which inputs of a layer matter: errors in their weights count more where a GGUF file has blocks of 256 numbers (<c>Q4_K_M</c>, <c>Q5_K_M</c>, <c>Q6_K</c>). Up to 256 of its rows are run through the model first, and its perplexity on them, before and in the file, is put out.</summary>
+    [Parameter]
+    [ValidateNotNull]
+    public TrainingDataset? Calibration { get; set; }
 
     /// <summary>Type to write the weights of safetensors in; <c>auto</c> keeps the model's.</summary>
     [Parameter]
@@ -59,9 +67,9 @@ public sealed class ExportPeftModelCommand : ModelCommand
     /// <summary>Looks before anything in the pipeline runs: a merge that is final isn't made for a model that can't be written.</summary>
     protected override void Begin()
     {
-        if (!IsGguf && Given(nameof(Type)))
+        if (!IsGguf && (Given(nameof(Type)) || Given(nameof(Calibration))))
         {
-            throw new PeftException("ParametersContradict", "-Type says how a GGUF file holds the weights, and goes with -Format Gguf.")
+            throw new PeftException("ParametersContradict", $"-{(Given(nameof(Type)) ? nameof(Type) : nameof(Calibration))} says how a GGUF file holds the weights, and goes with -Format Gguf.")
             {
                 RecommendedAction = "Add -Format Gguf, or say -DataType for safetensors.",
             };
@@ -104,6 +112,17 @@ public sealed class ExportPeftModelCommand : ModelCommand
         }
     }
 
+    private CalibratedFile SaveCalibrated(string path, Action<long, long> onProgress, WorkOutput output)
+    {
+        var data = Calibration!.Tokenize(Model.RequiredTokenizer, new TokenizationOptions(), cancellation: output.Cancellation);
+        data.Messages.ForEach(output.WriteWarning);
+        var before = DatasetPerplexity.Measure(Model, data, AdapterSelection.Base, cancellation: output.Cancellation);
+        Model.SaveGguf(path, Type, onProgress, output.WriteWarning, output.Cancellation, ColumnImportance.Measure(Model, data, cancellation: output.Cancellation));
+        using var written = PeftModel.Load(path, new LoadOptions { KeepsBlocks = true, DataType = Model.Base.DataType, Cancellation = output.Cancellation });
+        var after = DatasetPerplexity.Measure(written, data, cancellation: output.Cancellation);
+        return new CalibratedFile(path, Type.ToUpperInvariant(), Math.Min(data.Count, StartRows.Most), before.Value, after.Value);
+    }
+
     /// <inheritdoc/>
     protected override void Process()
     {
@@ -122,8 +141,9 @@ public sealed class ExportPeftModelCommand : ModelCommand
                 WriteWarning($"{string.Join(", ", leftOut)}: active, but not merged, so the model is written without. Merge-LoraAdapter puts adapters into the weights.");
             }
 
-            Run(output =>
+            var calibrated = Run(output =>
             {
+                CalibratedFile? file = null;
                 output.WriteVerbose($"Writing '{Model.Name}' to '{folder}'.");
                 if (Model.NonFiniteWarning(output.Cancellation) is { } warning)
                 {
@@ -132,7 +152,11 @@ public sealed class ExportPeftModelCommand : ModelCommand
 
                 var progress = new ProgressLine(output, $"Exporting '{Model.Name}'");
                 void Show(long done, long total) => progress.Show(done, total, FormattableString.Invariant($"{done / 1e6:N0} of {total / 1e6:N0} MB"));
-                if (IsGguf)
+                if (Calibration is not null)
+                {
+                    file = SaveCalibrated(folder, Show, output);
+                }
+                else if (IsGguf)
                 {
                     Model.SaveGguf(folder, Type, Show, output.WriteWarning, output.Cancellation);
                 }
@@ -142,7 +166,13 @@ public sealed class ExportPeftModelCommand : ModelCommand
                 }
 
                 progress.Complete();
+                return file;
             });
+            if (calibrated is not null)
+            {
+                WriteObject(calibrated);
+            }
+
             if (PassThru)
             {
                 WriteObject(Model);

@@ -18,8 +18,9 @@ internal static class GgufFiles
     /// <param name="onProgress">Sees the bytes of weights that are written, and how many there are.</param>
     /// <param name="onMessage">Hears what the file can't say.</param>
     /// <param name="cancellation">Looked at before each tensor.</param>
+    /// <param name="importance">By how much errors count in each column of a weight, by its path; null where nothing is known of it.</param>
     /// <returns>Paths of the files written.</returns>
-    public static IReadOnlyList<string> Save(PeftModel model, string path, string typeName, Action<long, long>? onProgress, Action<string>? onMessage, CancellationToken cancellation)
+    public static IReadOnlyList<string> Save(PeftModel model, string path, string typeName, Action<long, long>? onProgress, Action<string>? onMessage, CancellationToken cancellation, IReadOnlyDictionary<string, float[]>? importance = null)
     {
         if (model.IsStructureOnly)
         {
@@ -30,7 +31,7 @@ internal static class GgufFiles
         var types = GgufTypes.Named(typeName);
         var tree = new GgufTree(model.Base);
         var metadata = GgufExport.Metadata(tree, model.Base, model.Name, types);
-        var tensors = GgufExport.Tensors(tree, model.Base, metadata, types);
+        var tensors = GgufExport.Tensors(tree, model.Base, metadata, types, importance);
         foreach (var difference in GgufExport.Differences(tree))
         {
             onMessage?.Invoke(difference);

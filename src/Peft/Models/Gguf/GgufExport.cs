@@ -49,8 +49,9 @@ internal static class GgufExport
     /// <param name="model">The model.</param>
     /// <param name="metadata">What the file states.</param>
     /// <param name="types">How they are stored.</param>
+    /// <param name="importance">By how much errors count in each column of a weight, by its path; null where nothing is known of it.</param>
     /// <exception cref="NotSupportedByPeftException"><c>GgufTensorNotSupported</c>: a weight that the format has no name for.</exception>
-    public static List<GgufOutput> Tensors(GgufTree tree, PretrainedModel model, IReadOnlyList<(string Key, object Value)> metadata, GgufTypes types)
+    public static List<GgufOutput> Tensors(GgufTree tree, PretrainedModel model, IReadOnlyList<(string Key, object Value)> metadata, GgufTypes types, IReadOnlyDictionary<string, float[]>? importance = null)
     {
         var isTied = IsTied(model);
         var layers = tree.Layers;
@@ -65,7 +66,10 @@ internal static class GgufExport
                 var shape = first.Row is null ? first.Shapes[i] : [weights.Length, .. first.Shapes[i]];
                 var givesLogits = file == "output.weight" || (isTied && file == "token_embd.weight");
                 var type = types.Of(file, shape, first.Layer is { } layer ? (layer, layers) : null, givesLogits);
-                outputs.Add(new GgufOutput(file, shape, type, () => Read(weights, part)));
+                outputs.Add(new GgufOutput(file, shape, type, () => Read(weights, part))
+                {
+                    Importance = shape.Count == 2 && importance?.GetValueOrDefault(first.Path) is { } known && known.Length == shape[1] ? known : null,
+                });
             }
         }
 

@@ -36,10 +36,10 @@ internal static class GgufQuantizers
     }
 
     /// <summary>256 values in eight groups, each with a 6-bit scale and minimum.</summary>
-    public static void Q4_K(ReadOnlySpan<float> values, Span<byte> block)
+    public static void Q4_K(ReadOnlySpan<float> values, ReadOnlySpan<float> importance, Span<byte> block)
     {
         Span<byte> levels = stackalloc byte[Super];
-        GroupsAboveMinimum(values, block, levels, 15, new Search(-1, 20));
+        GroupsAboveMinimum(values, importance, block, levels, 15, new Search(-1, 20));
         for (var i = 0; i < 128; i++)
         {
             var at = (i / 32 * 64) + (i % 32);
@@ -48,10 +48,10 @@ internal static class GgufQuantizers
     }
 
     /// <summary>As <see cref="Q4_K"/> with a fifth bit for each value.</summary>
-    public static void Q5_K(ReadOnlySpan<float> values, Span<byte> block)
+    public static void Q5_K(ReadOnlySpan<float> values, ReadOnlySpan<float> importance, Span<byte> block)
     {
         Span<byte> levels = stackalloc byte[Super];
-        GroupsAboveMinimum(values, block, levels, 31, new Search(-0.5f, 15));
+        GroupsAboveMinimum(values, importance, block, levels, 31, new Search(-0.5f, 15));
         block.Slice(16, 32).Clear();
         for (var i = 0; i < Super; i++)
         {
@@ -66,7 +66,7 @@ internal static class GgufQuantizers
     }
 
     /// <summary>256 values in sixteen groups with signed 8-bit scales and 6-bit numbers around 32.</summary>
-    public static void Q6_K(ReadOnlySpan<float> values, Span<byte> block)
+    public static void Q6_K(ReadOnlySpan<float> values, ReadOnlySpan<float> importance, Span<byte> block)
     {
         const int Groups = 16, Size = 16;
         const float Nothing = 1e-15f;
@@ -75,7 +75,7 @@ internal static class GgufQuantizers
         var greatest = 0f;
         for (var group = 0; group < Groups; group++)
         {
-            scales[group] = BestScale(values.Slice(group * Size, Size), 32);
+            scales[group] = BestScale(values.Slice(group * Size, Size), Part(importance, group * Size, Size), 32);
             greatest = MathF.Abs(scales[group]) > MathF.Abs(greatest) ? scales[group] : greatest;
         }
 
@@ -157,7 +157,7 @@ internal static class GgufQuantizers
         }
     }
 
-    private static void GroupsAboveMinimum(ReadOnlySpan<float> values, Span<byte> block, Span<byte> levels, int most, Search search)
+    private static void GroupsAboveMinimum(ReadOnlySpan<float> values, ReadOnlySpan<float> importance, Span<byte> block, Span<byte> levels, int most, Search search)
     {
         const int Groups = 8, Size = 32, Finest = 63;
         Span<float> scales = stackalloc float[Groups];
@@ -165,7 +165,7 @@ internal static class GgufQuantizers
         float greatestScale = 0, greatestMinimum = 0;
         for (var group = 0; group < Groups; group++)
         {
-            (scales[group], minima[group]) = search.Best(values.Slice(group * Size, Size), most);
+            (scales[group], minima[group]) = search.Best(values.Slice(group * Size, Size), Part(importance, group * Size, Size), most);
             (greatestScale, greatestMinimum) = (Math.Max(greatestScale, scales[group]), Math.Max(greatestMinimum, minima[group]));
         }
 
@@ -200,8 +200,10 @@ internal static class GgufQuantizers
         packed[group] |= (byte)((minimum >> 4) << 6);
     }
 
-    /// <summary>The scale of signed numbers that leaves the least error, each value weighing by its square.</summary>
-    private static float BestScale(ReadOnlySpan<float> values, int most)
+    private static ReadOnlySpan<float> Part(ReadOnlySpan<float> importance, int from, int count) => importance.IsEmpty ? importance : importance.Slice(from, count);
+
+    /// <summary>The scale of signed numbers that leaves the least error, each value weighing by its square, or by its importance.</summary>
+    private static float BestScale(ReadOnlySpan<float> values, ReadOnlySpan<float> importance, int most)
     {
         const float Nothing = 1e-15f;
         const int Tries = 9;
@@ -216,10 +218,11 @@ internal static class GgufQuantizers
         {
             var inverse = -(most + (0.1f * attempt)) / largest;
             var (product, square) = (0f, 0f);
-            foreach (var value in values)
+            for (var i = 0; i < values.Length; i++)
             {
+                var value = values[i];
                 var level = Math.Clamp(Nearest(inverse * value), -most, most - 1);
-                var weight = value * value;
+                var weight = importance.IsEmpty ? value * value : importance[i];
                 product += weight * value * level;
                 square += weight * level * level;
             }
@@ -259,8 +262,8 @@ internal static class GgufQuantizers
     /// <summary>The search for a group's scale and minimum: a number of attempts from a first one on, a tenth of a level apart.</summary>
     private readonly record struct Search(float First, int Attempts)
     {
-        /// <summary>Scale and minimum, the latter as what is taken away; each value weighs by its amount and the group's root mean square.</summary>
-        public (float Scale, float Minimum) Best(ReadOnlySpan<float> values, int most)
+        /// <summary>Scale and minimum, the latter as what is taken away; each value weighs by its amount and the group's root mean square, and by its importance where that is known.</summary>
+        public (float Scale, float Minimum) Best(ReadOnlySpan<float> values, ReadOnlySpan<float> importance, int most)
         {
             const float Step = 0.1f;
             float least = values[0], largest = values[0], squares = 0;
@@ -276,12 +279,18 @@ internal static class GgufQuantizers
             }
 
             var usual = MathF.Sqrt(squares / values.Length);
+            Span<float> weights = stackalloc float[values.Length];
+            for (var i = 0; i < values.Length; i++)
+            {
+                weights[i] = importance.IsEmpty ? usual + MathF.Abs(values[i]) : importance[i] * MathF.Sqrt((usual * usual) + (values[i] * values[i]));
+            }
+
             var (scale, minimum) = ((largest - least) / most, least);
-            var error = Error(values, usual, most / (largest - least), (least, most), (scale, minimum));
+            var error = Error(values, weights, most / (largest - least), (least, most), (scale, minimum));
             for (var attempt = 0; attempt <= Attempts; attempt++)
             {
                 var inverse = (First + (Step * attempt) + most) / (largest - least);
-                if (Fit(values, usual, inverse, (least, most)) is { } fit && Error(values, usual, inverse, (least, most), fit) is var own && own < error)
+                if (Fit(values, weights, inverse, (least, most)) is { } fit && Error(values, weights, inverse, (least, most), fit) is var own && own < error)
                 {
                     (error, scale, minimum) = (own, fit.Scale, fit.Minimum);
                 }
@@ -291,12 +300,12 @@ internal static class GgufQuantizers
         }
 
         /// <summary>The line through levels and values with the least weighted error, not above zero at level zero.</summary>
-        private static (float Scale, float Minimum)? Fit(ReadOnlySpan<float> values, float usual, float inverse, (float Least, int Most) range)
+        private static (float Scale, float Minimum)? Fit(ReadOnlySpan<float> values, ReadOnlySpan<float> each, float inverse, (float Least, int Most) range)
         {
             float weights = 0, x = 0, l = 0, ll = 0, lx = 0;
-            foreach (var value in values)
+            for (var i = 0; i < values.Length; i++)
             {
-                var (weight, level) = (usual + MathF.Abs(value), Level(value, inverse, range));
+                var (value, weight, level) = (values[i], each[i], Level(values[i], inverse, range));
                 weights += weight;
                 x += weight * value;
                 l += weight * level;
@@ -314,13 +323,13 @@ internal static class GgufQuantizers
             return minimum > 0 ? (lx / ll, 0) : (((weights * lx) - (x * l)) / determinant, minimum);
         }
 
-        private static float Error(ReadOnlySpan<float> values, float usual, float inverse, (float Least, int Most) range, (float Scale, float Minimum) line)
+        private static float Error(ReadOnlySpan<float> values, ReadOnlySpan<float> weights, float inverse, (float Least, int Most) range, (float Scale, float Minimum) line)
         {
             var error = 0f;
-            foreach (var value in values)
+            for (var i = 0; i < values.Length; i++)
             {
-                var difference = (line.Scale * Level(value, inverse, range)) + line.Minimum - value;
-                error += (usual + MathF.Abs(value)) * difference * difference;
+                var difference = (line.Scale * Level(values[i], inverse, range)) + line.Minimum - values[i];
+                error += weights[i] * difference * difference;
             }
 
             return error;

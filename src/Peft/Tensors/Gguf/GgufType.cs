@@ -12,6 +12,12 @@ internal delegate void GgufBlockReader(ReadOnlySpan<byte> block, Span<float> val
 /// <param name="block">Where its bytes go.</param>
 internal delegate void GgufBlockWriter(ReadOnlySpan<float> values, Span<byte> block);
 
+/// <summary>Turns values into one block of stored bytes, some of which matter more than others.</summary>
+/// <param name="values">A block's values.</param>
+/// <param name="importance">By how much an error of each counts; empty where nothing is known of it.</param>
+/// <param name="block">Where its bytes go.</param>
+internal delegate void GgufWeightedWriter(ReadOnlySpan<float> values, ReadOnlySpan<float> importance, Span<byte> block);
+
 /// <summary>A tensor type of GGUF files.</summary>
 /// <param name="Name">The format's name, such as <c>Q4_1</c>.</param>
 /// <param name="BlockValues">Values a block; 1 for the plain types.</param>
@@ -33,9 +39,9 @@ internal sealed record GgufType(string Name, int BlockValues, int BlockBytes, Sc
         [8] = Quantised("Q8_0", 32, 34, GgufBlocks.Q8_0, GgufQuantizers.Q8_0),
         [10] = Quantised("Q2_K", Super, 84, GgufBlocks.Q2_K),
         [11] = Quantised("Q3_K", Super, 110, GgufBlocks.Q3_K),
-        [12] = Quantised("Q4_K", Super, 144, GgufBlocks.Q4_K, GgufQuantizers.Q4_K),
-        [13] = Quantised("Q5_K", Super, 176, GgufBlocks.Q5_K, GgufQuantizers.Q5_K),
-        [14] = Quantised("Q6_K", Super, 210, GgufBlocks.Q6_K, GgufQuantizers.Q6_K),
+        [12] = Weighted("Q4_K", Super, 144, GgufBlocks.Q4_K, GgufQuantizers.Q4_K),
+        [13] = Weighted("Q5_K", Super, 176, GgufBlocks.Q5_K, GgufQuantizers.Q5_K),
+        [14] = Weighted("Q6_K", Super, 210, GgufBlocks.Q6_K, GgufQuantizers.Q6_K),
         [16] = Quantised("IQ2_XXS", Super, 66, GgufGridBlocks.IQ2_XXS),
         [17] = Quantised("IQ2_XS", Super, 74, GgufGridBlocks.IQ2_XS),
         [18] = Quantised("IQ3_XXS", Super, 98, GgufGridBlocks.IQ3_XXS),
@@ -59,6 +65,9 @@ internal sealed record GgufType(string Name, int BlockValues, int BlockBytes, Sc
     /// <summary>Quantises a block; null for the plain types, and for those that are read alone.</summary>
     public GgufBlockWriter? Writer { get; private init; }
 
+    /// <summary>Quantises a block by the importance of its values; null for the types that don't know any.</summary>
+    public GgufWeightedWriter? WeightedWriter { get; private init; }
+
     /// <summary>Its number in a tensor's description.</summary>
     public uint Number => s_all.First(entry => entry.Value == this).Key;
 
@@ -69,6 +78,9 @@ internal sealed record GgufType(string Name, int BlockValues, int BlockBytes, Sc
     /// <param name="number">The number.</param>
     /// <returns>The type, or null for one that Peft doesn't read.</returns>
     public static GgufType? Find(uint number) => s_all.GetValueOrDefault(number);
+
+    private static GgufType Weighted(string name, int blockValues, int blockBytes, GgufBlockReader reader, GgufWeightedWriter writer) =>
+        Quantised(name, blockValues, blockBytes, reader, (values, block) => writer(values, [], block)) with { WeightedWriter = writer };
 
     private static GgufType Quantised(string name, int blockValues, int blockBytes, GgufBlockReader reader, GgufBlockWriter? writer = null) =>
         new(name, blockValues, blockBytes, ScalarType.Float32, reader) { Writer = writer };

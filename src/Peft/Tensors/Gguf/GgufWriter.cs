@@ -12,6 +12,9 @@ namespace Peft.Tensors.Gguf;
 /// <param name="Read">Gives the values; the writer frees them.</param>
 internal sealed record GgufOutput(string Name, IReadOnlyList<long> Shape, GgufType Type, Func<Tensor> Read)
 {
+    /// <summary>By how much an error in each column counts; null where nothing is known of it.</summary>
+    public float[]? Importance { get; init; }
+
     /// <summary>Bytes in the file, without what fills up to the alignment.</summary>
     public long Length => TensorEntry.Product(Shape) / Type.BlockValues * Type.BlockBytes;
 }
@@ -74,9 +77,20 @@ internal static class GgufWriter
     /// <summary>Values as a type's bytes.</summary>
     /// <param name="values">float32.</param>
     /// <param name="type">The type.</param>
-    internal static byte[] Quantized(ReadOnlyMemory<float> values, GgufType type)
+    /// <param name="importance">By how much an error in each column of a row counts; null where nothing is known of it, or the type takes no heed of it.</param>
+    internal static byte[] Quantized(ReadOnlyMemory<float> values, GgufType type, float[]? importance = null)
     {
         var writer = type.Writer!;
+        if (importance is not null && type.WeightedWriter is { } weighted)
+        {
+            var weighedBytes = new byte[values.Length / type.BlockValues * type.BlockBytes];
+            Parallel.For(0, values.Length / type.BlockValues, block => weighted(
+                values.Span.Slice(block * type.BlockValues, type.BlockValues),
+                importance.AsSpan(block * type.BlockValues % importance.Length, type.BlockValues),
+                weighedBytes.AsSpan(block * type.BlockBytes, type.BlockBytes)));
+            return weighedBytes;
+        }
+
         var bytes = new byte[values.Length / type.BlockValues * type.BlockBytes];
         Parallel.For(0, values.Length / type.BlockValues, block =>
             writer(values.Span.Slice(block * type.BlockValues, type.BlockValues), bytes.AsSpan(block * type.BlockBytes, type.BlockBytes)));
@@ -99,7 +113,7 @@ internal static class GgufWriter
         {
             using var inner = NewDisposeScope();
             var piece = values.narrow(0, row, Math.Min(step, values.size(0) - row));
-            stream.Write(Quantized(piece.to(ScalarType.Float32).cpu().contiguous().data<float>().ToArray(), tensor.Type));
+            stream.Write(Quantized(piece.to(ScalarType.Float32).cpu().contiguous().data<float>().ToArray(), tensor.Type, tensor.Importance));
         }
     }
 
