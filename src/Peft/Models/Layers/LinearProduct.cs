@@ -71,7 +71,7 @@ internal static class LinearProduct
         {
             var trains = Array.Exists(members, static member => member.IsTrained);
             tape.Record(
-                new LinearPiece(x, tape.SourceOf(x), changed is null ? weight is null ? null : Cast(weight, x.dtype) : null, members, state, residual is not null, InFloat32(x, context)) { Changed = changed, Lengths = lengths },
+                new LinearPiece(x, tape.SourceOf(x), changed, changed is null ? weight is null ? null : Cast(weight, x.dtype) : null, members, state, residual is not null, InFloat32(x, context)) { Lengths = lengths },
                 residual is null ? [x] : [x, residual],
                 [y],
                 trains);
@@ -161,10 +161,21 @@ internal sealed class LinearPiece : Piece
     private readonly IReadOnlyList<LowRankProduct> _lowRank;
     private readonly bool _hasResidual;
     private readonly bool _inFloat32;
+    private readonly ChangedWeights? _changed;
 
-    public LinearPiece(Tensor x, Piece? source, Tensor? weight, LinearMember[] members, IReadOnlyList<LowRankProduct> lowRank, bool hasResidual, bool inFloat32)
+    /// <param name="x">The input.</param>
+    /// <param name="source">The piece that can form it again; null to keep it where it is needed.</param>
+    /// <param name="changed">The weights that the product was formed with, where changes act in them.</param>
+    /// <param name="weight">The weights otherwise; null where they are packed.</param>
+    /// <param name="members">The layers.</param>
+    /// <param name="lowRank">Low-rank changes.</param>
+    /// <param name="hasResidual">Whether a residual was added.</param>
+    /// <param name="inFloat32">Whether products are formed in float32.</param>
+    public LinearPiece(Tensor x, Piece? source, ChangedWeights? changed, Tensor? weight, LinearMember[] members, IReadOnlyList<LowRankProduct> lowRank, bool hasResidual, bool inFloat32)
     {
         _inFloat32 = inFloat32;
+        _changed = changed;
+        changed?.Keep(tensor => KeepOwn(tensor), Keep);
         _hasResidual = hasResidual;
         _weight = weight is null ? null : Keep(weight);
         _members = members;
@@ -174,17 +185,6 @@ internal sealed class LinearPiece : Piece
         foreach (var changes in lowRank)
         {
             changes.Keep(tensor => KeepOwn(tensor));
-        }
-    }
-
-    /// <summary>The weights that the product was formed with, where changes act in them.</summary>
-    public ChangedWeights? Changed
-    {
-        get;
-        init
-        {
-            field = value;
-            value?.Keep(tensor => KeepOwn(tensor), Keep);
         }
     }
 
@@ -211,7 +211,7 @@ internal sealed class LinearPiece : Piece
         BiasGradients(g);
         g = Lengths?.Backward(g) ?? g;
         WeightGradients(g, input);
-        var gx = Changed is not null ? Changed.Backward(g, input!, gradients.Needs()) : !gradients.Needs() ? null : _weight is null ? PackedProduct.InputGradient(g, _members) : _inFloat32 ? FloatProducts.InputGradient(g, _weight) : g.mm(_weight);
+        var gx = _changed is not null ? _changed.Backward(g, input!, gradients.Needs()) : !gradients.Needs() ? null : _weight is null ? PackedProduct.InputGradient(g, _members) : _inFloat32 ? FloatProducts.InputGradient(g, _weight) : g.mm(_weight);
         foreach (var changes in _lowRank)
         {
             changes.Backward(g, input, gx);
@@ -223,7 +223,7 @@ internal sealed class LinearPiece : Piece
         }
     }
 
-    private bool NeedsInput() => _lowRank.Count > 0 || Changed is not null || Array.Exists(_members, static member => member.Weight.IsTrained);
+    private bool NeedsInput() => _lowRank.Count > 0 || _changed is not null || Array.Exists(_members, static member => member.Weight.IsTrained);
 
     private void WeightGradients(Tensor g, Tensor? input)
     {
