@@ -32,6 +32,28 @@ public sealed class RowProductTests : IDisposable
         Assert.InRange(found.to(ScalarType.Float64).sub(expected).abs().max().item<double>(), 0, 5e-3 * Math.Max(1, expected.abs().max().item<double>()));
     }
 
+    [Theory]
+    [InlineData(1, 1)]
+    [InlineData(7, 5)]
+    [InlineData(33, 129)]
+    [InlineData(64, 512)]
+    [InlineData(111, 1000)]
+    [InlineData(577, 1536)]
+    public void A_row_times_a_matrix_of_the_other_layout_is_the_product(int inputs, int outputs)
+    {
+        var x = randn(1, inputs);
+        var weight = randn(inputs, outputs).t();
+        Assert.True(ColumnProduct.Serves(x, weight));
+        Assert.Equal(inputs == 1 || outputs == 1, RowProduct.Serves(x, weight));
+        OperatorTests.Close(x.to(ScalarType.Float64).mm(weight.to(ScalarType.Float64).t()).to(ScalarType.Float32), ColumnProduct.Run(x, weight), (1e-6 * inputs) + 1e-6);
+
+        var (xHalf, weightHalf) = (x.to(ScalarType.BFloat16), weight.t().to(ScalarType.BFloat16).t());
+        var expected = xHalf.to(ScalarType.Float64).mm(weightHalf.to(ScalarType.Float64).t());
+        var found = ColumnProduct.Run(xHalf, weightHalf);
+        Assert.Equal(ScalarType.BFloat16, found.dtype);
+        Assert.InRange(found.to(ScalarType.Float64).sub(expected).abs().max().item<double>(), 0, 5e-3 * Math.Max(1, expected.abs().max().item<double>()));
+    }
+
     [Fact]
     public void Only_what_lies_in_the_processors_memory_row_by_row_is_served()
     {

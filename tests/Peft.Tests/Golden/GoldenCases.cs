@@ -7,7 +7,7 @@ namespace Peft.Tests.Golden;
 
 /// <summary>
 /// Finds the golden cases: folders with a <c>case.json</c> under <c>$PEFT_GOLDEN</c>, or under the committed archives of
-/// <c>tests/golden</c>, which are unpacked once into <c>artifacts/golden</c>.
+/// <c>tests/golden</c>, which are unpacked once into <c>artifacts/golden</c>, and the folders of <c>tests/golden/recorded</c>.
 /// </summary>
 /// <remarks>
 /// <c>PEFT_GOLDEN</c> may hold any mix of domain folders (<c>families</c>, <c>adapters</c>, ...), be one of them, or lie inside one.
@@ -127,7 +127,23 @@ public static class GoldenCases
             Unpack(Path.Combine(Repository, "tests", "golden", domain + ".tar.gz"), root, domain);
         }
 
+        AddRecorded(Path.Combine(Repository, "tests", "golden", "recorded"), root);
+
         return root;
+    }
+
+    /// <summary>Cases that were recorded after the archives lie beside them as folders.</summary>
+    private static void AddRecorded(string recorded, string root)
+    {
+        foreach (var file in Directory.Exists(recorded) ? Directory.GetFiles(recorded, "*", SearchOption.AllDirectories) : [])
+        {
+            var target = Path.Combine(root, Path.GetRelativePath(recorded, file));
+            if (File.GetLastWriteTimeUtc(target) != File.GetLastWriteTimeUtc(file))
+            {
+                Directory.CreateDirectory(Path.GetDirectoryName(target)!);
+                File.Copy(file, target, overwrite: true);
+            }
+        }
     }
 
     /// <summary>One test process at a time unpacks; the others wait for it.</summary>

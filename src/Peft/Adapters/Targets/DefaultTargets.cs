@@ -59,6 +59,7 @@ public static class DefaultTargets
         ["distilbert"] = ModuleNames.Of("q_lin", "v_lin"),
         ["gemma3"] = s_queryAndValue,
         ["gemma4_text"] = s_queryAndValue,
+        ["ernie4_5"] = s_queryAndValue,
         ["glm4"] = s_queryAndValue,
         ["gpt_oss"] = s_queryAndValue,
         ["granite"] = s_queryAndValue,

@@ -104,6 +104,15 @@ internal static class LlamaFamilies
                 ["max_position_embeddings"] = 32768, ["use_sliding_window"] = false, ["pad_token_id"] = 128004,
             },
         },
+        new("ernie4_5", "Ernie4_5", static config => new LlamaModel(config, new LlamaTraits { IsInterleaved = true }))
+        {
+            OtherNames = new Dictionary<string, string> { ["attention_bias"] = "use_bias", ["mlp_bias"] = "use_bias" },
+            Defaults = new()
+            {
+                ["vocab_size"] = 103424, ["hidden_size"] = 1024, ["intermediate_size"] = 3072, ["num_hidden_layers"] = 18, ["num_attention_heads"] = 16, ["num_key_value_heads"] = 2,
+                ["head_dim"] = 128, ["max_position_embeddings"] = 131072, ["rms_norm_eps"] = 1e-5, ["rope_theta"] = 500000.0,
+            },
+        },
         new("granite", "Granite", static config => new LlamaModel(config))
         {
             Gguf = GgufMaps.Granite,

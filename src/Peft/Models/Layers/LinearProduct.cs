@@ -105,19 +105,22 @@ internal static class LinearProduct
 
         weight = Cast(weight, x.dtype);
         bias = bias is null ? null : Cast(bias, x.dtype);
-        return context.Tape is null && x.size(0) == 1 && RowProduct.Serves(x, weight) ? SingleRow(x, weight, bias, residual)
-            : InFloat32(x, context) ? FloatProducts.Product(x, weight, bias, residual)
+        if (context.Tape is null && x.size(0) == 1)
+        {
+            var y = RowProduct.Serves(x, weight) ? RowProduct.Run(x, weight) : ColumnProduct.Serves(x, weight) ? ColumnProduct.Run(x, weight) : null;
+            if (y is not null)
+            {
+                y = bias is null ? y : y.add_(bias);
+                return residual is null ? y : y.add_(residual);
+            }
+        }
+
+        return InFloat32(x, context)
+            ? FloatProducts.Product(x, weight, bias, residual)
             : Product(x, weight, bias, residual);
     }
 
     private static bool InFloat32(Tensor x, ForwardContext context) => context.ProductsInFloat32 && x.dtype == ScalarType.BFloat16;
-
-    private static Tensor SingleRow(Tensor x, Tensor weight, Tensor? bias, Tensor? residual)
-    {
-        var y = RowProduct.Run(x, weight);
-        y = bias is null ? y : y.add_(bias);
-        return residual is null ? y : y.add_(residual);
-    }
 
     private static LowRankTerm[] Terms(LinearMember[] members)
     {

@@ -1,0 +1,154 @@
+using System.Numerics;
+using System.Numerics.Tensors;
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using static TorchSharp.torch;
+using Tensor = TorchSharp.torch.Tensor;
+
+namespace Peft.Engine;
+
+/// <summary>
+/// y = x W for one row x and weights [in, out] (transformers' <c>Conv1D</c>), beside <see cref="RowProduct"/> bound by reading the weights once: each thread
+/// reads its share of the rows in one stream and adds them to sums of its own, which stay in its cache; the sums of all threads are added at the end.
+/// </summary>
+internal static unsafe class ColumnProduct
+{
+    // What a thread of its own is worth: some ten microseconds of reading.
+    private const long GrainElements = 1 << 16;
+
+    // Rows that are added to the sums at once, so that these are loaded and stored once for all of them.
+    private const int RowsAtOnce = 4;
+
+    /// <summary>Whether <see cref="Run"/> serves a product.</summary>
+    /// <param name="x">[1, in].</param>
+    /// <param name="weight">[out, in] as a view of [in, out].</param>
+    public static bool Serves(Tensor x, Tensor weight)
+    {
+        if (!Vector.IsHardwareAccelerated || x.dtype != weight.dtype || weight.stride(0) != 1 || weight.stride(1) != weight.size(0) || !CpuRows.Serves(x))
+        {
+            return false;
+        }
+
+        using var rows = weight.t();
+        return CpuRows.Serves(rows);
+    }
+
+    /// <summary>Forms the product.</summary>
+    /// <param name="x">[1, in].</param>
+    /// <param name="weight">[out, in] as a view of [in, out], of the same type, float32 or bfloat16; sums are float32 in both.</param>
+    /// <returns>[1, out], of the same type.</returns>
+    public static Tensor Run(Tensor x, Tensor weight)
+    {
+        long width = weight.size(0), height = weight.size(1);
+        using var rows = weight.t();
+        var y = empty([1, width], x.dtype, x.device);
+        var parts = (int)Math.Clamp(height * width / GrainElements, 1, ComputeThreads.Count);
+        var scratch = (float*)NativeMemory.AlignedAlloc((nuint)(height + RowsAtOnce + (parts * width)) * sizeof(float), 64);
+        CpuRows.Of(x, height).Read(0, (int)height, scratch).CopyTo(new Span<float>(scratch, (int)height));
+        var work = new Work { Weight = CpuRows.Of(rows, width), Input = scratch, Sums = scratch + height, Width = width, Height = height, Parts = parts };
+        RowParallel.Run(parts, 1, &Shares, &work);
+        var sums = new Span<float>(work.Sums, (int)width);
+        for (var part = 1; part < parts; part++)
+        {
+            TensorPrimitives.Add(sums, new ReadOnlySpan<float>(work.Sums + (part * width), (int)width), sums);
+        }
+
+        var result = CpuRows.Of(y, width).Row(0);
+        if (work.Weight.IsBFloat16)
+        {
+            CpuRows.Narrow(work.Sums, (ushort*)result, (int)width);
+        }
+        else
+        {
+            sums.CopyTo(new Span<float>(result, (int)width));
+        }
+
+        NativeMemory.AlignedFree(scratch);
+        GC.KeepAlive(x);
+        GC.KeepAlive(weight);
+        return y;
+    }
+
+    private static void Shares(void* state, long from, long to)
+    {
+        var work = (Work*)state;
+        for (var part = from; part < to; part++)
+        {
+            var sums = work->Sums + (part * work->Width);
+            new Span<float>(sums, (int)work->Width).Clear();
+            var (row, end) = (work->Height * part / work->Parts, work->Height * (part + 1) / work->Parts);
+            for (; row < end; row += RowsAtOnce)
+            {
+                // What is missing at the end is the last row again, times nothing.
+                long Row(int i) => Math.Min(row + i, end - 1);
+                float Factor(int i) => row + i < end ? work->Input[row + i] : 0;
+                if (work->Weight.IsBFloat16)
+                {
+                    AddHalves((ushort*)work->Weight.Row(Row(0)), (ushort*)work->Weight.Row(Row(1)), (ushort*)work->Weight.Row(Row(2)), (ushort*)work->Weight.Row(Row(3)), Factor(0), Factor(1), Factor(2), Factor(3), sums, work->Width);
+                }
+                else
+                {
+                    Add((float*)work->Weight.Row(Row(0)), (float*)work->Weight.Row(Row(1)), (float*)work->Weight.Row(Row(2)), (float*)work->Weight.Row(Row(3)), Factor(0), Factor(1), Factor(2), Factor(3), sums, work->Width);
+                }
+            }
+        }
+    }
+
+    private static void Add(float* first, float* second, float* third, float* fourth, float a, float b, float c, float d, float* sums, long count)
+    {
+        long i = 0;
+        for (; i <= count - Vector<float>.Count; i += Vector<float>.Count)
+        {
+            var sum = Vector.FusedMultiplyAdd(new Vector<float>(a), Vector.Load(first + i), Vector.Load(sums + i));
+            sum = Vector.FusedMultiplyAdd(new Vector<float>(b), Vector.Load(second + i), sum);
+            sum = Vector.FusedMultiplyAdd(new Vector<float>(c), Vector.Load(third + i), sum);
+            Vector.Store(Vector.FusedMultiplyAdd(new Vector<float>(d), Vector.Load(fourth + i), sum), sums + i);
+        }
+
+        for (; i < count; i++)
+        {
+            sums[i] += (a * first[i]) + (b * second[i]) + (c * third[i]) + (d * fourth[i]);
+        }
+    }
+
+    private static void AddHalves(ushort* first, ushort* second, ushort* third, ushort* fourth, float a, float b, float c, float d, float* sums, long count)
+    {
+        long i = 0;
+        for (; i <= count - Vector<ushort>.Count; i += Vector<ushort>.Count)
+        {
+            var half = i + Vector<float>.Count;
+            var (lower, upper) = (Vector.Load(sums + i), Vector.Load(sums + half));
+            Accumulate(first + i, a, ref lower, ref upper);
+            Accumulate(second + i, b, ref lower, ref upper);
+            Accumulate(third + i, c, ref lower, ref upper);
+            Accumulate(fourth + i, d, ref lower, ref upper);
+            Vector.Store(lower, sums + i);
+            Vector.Store(upper, sums + half);
+        }
+
+        for (; i < count; i++)
+        {
+            sums[i] += (a * Single(first[i])) + (b * Single(second[i])) + (c * Single(third[i])) + (d * Single(fourth[i]));
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static void Accumulate(ushort* weights, float factor, ref Vector<float> lower, ref Vector<float> upper)
+    {
+        Vector.Widen(Vector.Load(weights), out var first, out var second);
+        lower = Vector.FusedMultiplyAdd(new Vector<float>(factor), Vector.AsVectorSingle(Vector.ShiftLeft(first, 16)), lower);
+        upper = Vector.FusedMultiplyAdd(new Vector<float>(factor), Vector.AsVectorSingle(Vector.ShiftLeft(second, 16)), upper);
+    }
+
+    private static float Single(ushort half) => BitConverter.UInt32BitsToSingle((uint)half << 16);
+
+    private struct Work
+    {
+        public CpuRows Weight;
+        public float* Input;
+        public float* Sums;
+        public long Width;
+        public long Height;
+        public int Parts;
+    }
+}
