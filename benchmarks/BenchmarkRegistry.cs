@@ -34,6 +34,7 @@ internal static class BenchmarkRegistry
         GenerationBenchmark.Job(ModelShape.SmolLm2, Float32),
         GenerationBenchmark.Job(ModelShape.SmolLm2, BFloat16),
         .. from shape in s_families from type in new[] { Float32, BFloat16 } select GenerationBenchmark.Job(shape, type),
+        LoadBenchmark.Job(ModelShape.SmolLm2),
         LargeDataBenchmark.Job("100mb", 100_000_000),
         LargeDataBenchmark.Job("1gb", 1_000_000_000),
         .. QuantisedGeneration(),

@@ -43,9 +43,9 @@ internal static unsafe class ColumnProduct
         using var rows = weight.t();
         var y = empty([1, width], x.dtype, x.device);
         var parts = (int)Math.Clamp(height * width / GrainElements, 1, ComputeThreads.Count);
-        var scratch = (float*)NativeMemory.AlignedAlloc((nuint)(height + RowsAtOnce + (parts * width)) * sizeof(float), 64);
+        var scratch = (float*)NativeMemory.AlignedAlloc((nuint)(Math.Max(height, width) + (parts * width)) * sizeof(float), 64);
         CpuRows.Of(x, height).Read(0, (int)height, scratch).CopyTo(new Span<float>(scratch, (int)height));
-        var work = new Work { Weight = CpuRows.Of(rows, width), Input = scratch, Sums = scratch + height, Width = width, Height = height, Parts = parts };
+        var work = new Work { Weight = CpuRows.Of(rows, width), Input = scratch, Sums = scratch + Math.Max(height, width), Width = width, Height = height, Parts = parts };
         RowParallel.Run(parts, 1, &Shares, &work);
         var sums = new Span<float>(work.Sums, (int)width);
         for (var part = 1; part < parts; part++)
@@ -56,7 +56,7 @@ internal static unsafe class ColumnProduct
         var result = CpuRows.Of(y, width).Row(0);
         if (work.Weight.IsBFloat16)
         {
-            CpuRows.Narrow(work.Sums, (ushort*)result, (int)width);
+            CpuRows.Narrow(InOrder(work.Sums, scratch, width), (ushort*)result, (int)width);
         }
         else
         {
@@ -111,6 +111,7 @@ internal static unsafe class ColumnProduct
         }
     }
 
+    /// <summary>As <see cref="Add"/>, with the sums of each block of lanes taken as 32 bits in the order in which weights come out of a register: the lower halves, then the upper ones.</summary>
     private static void AddHalves(ushort* first, ushort* second, ushort* third, ushort* fourth, float a, float b, float c, float d, float* sums, long count)
     {
         long i = 0;
@@ -135,9 +136,25 @@ internal static unsafe class ColumnProduct
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static void Accumulate(ushort* weights, float factor, ref Vector<float> lower, ref Vector<float> upper)
     {
-        Vector.Widen(Vector.Load(weights), out var first, out var second);
-        lower = Vector.FusedMultiplyAdd(new Vector<float>(factor), Vector.AsVectorSingle(Vector.ShiftLeft(first, 16)), lower);
-        upper = Vector.FusedMultiplyAdd(new Vector<float>(factor), Vector.AsVectorSingle(Vector.ShiftLeft(second, 16)), upper);
+        var pairs = Vector.Load((uint*)weights);
+        lower = Vector.FusedMultiplyAdd(new Vector<float>(factor), Vector.AsVectorSingle(Vector.ShiftLeft(pairs, 16)), lower);
+        upper = Vector.FusedMultiplyAdd(new Vector<float>(factor), Vector.AsVectorSingle(pairs & new Vector<uint>(0xFFFF0000u)), upper);
+    }
+
+    private static float* InOrder(float* sums, float* to, long count)
+    {
+        long i = 0;
+        for (; i <= count - Vector<ushort>.Count; i += Vector<ushort>.Count)
+        {
+            for (var lane = 0; lane < Vector<float>.Count; lane++)
+            {
+                to[i + (2 * lane)] = sums[i + lane];
+                to[i + (2 * lane) + 1] = sums[i + Vector<float>.Count + lane];
+            }
+        }
+
+        new ReadOnlySpan<float>(sums + i, (int)(count - i)).CopyTo(new Span<float>(to + i, (int)(count - i)));
+        return to;
     }
 
     private static float Single(ushort half) => BitConverter.UInt32BitsToSingle((uint)half << 16);
