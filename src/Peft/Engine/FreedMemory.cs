@@ -18,7 +18,8 @@ internal static unsafe class FreedMemory
     /// Gives it back where the process has grown by much since it did so last: between the passes of a model whose many sizes of tensors leave
     /// holes, so that each pass would take some more (glibc's aligned allocations do; half as much again within ten steps of a UNet).
     /// </summary>
-    public static void GiveBackGrowth()
+    /// <param name="worth">Bytes of growth that are worth the time: pages that were given back have to be cleared before their next use.</param>
+    public static void GiveBackGrowth(long worth = WorthBytes)
     {
         if (s_trim is null)
         {
@@ -26,7 +27,7 @@ internal static unsafe class FreedMemory
         }
 
         var (resident, before) = (ProcessMemory.ResidentBytes, Interlocked.Read(ref s_residentBefore));
-        if (resident - before > WorthBytes)
+        if (resident - before > worth)
         {
             GiveBack();
             Interlocked.Exchange(ref s_residentBefore, ProcessMemory.ResidentBytes);

@@ -24,6 +24,9 @@ public sealed record UNetInputs(Tensor Sample, Tensor Timesteps, BackboneOutput 
 /// <summary>The UNet of Stable Diffusion 1, 2 and XL (Rombach et al. 2022; Podell et al. 2023), as diffusers lists it.</summary>
 public sealed class UNet2DConditionModel : PretrainedModel
 {
+    // What a training step keeps until its backward pass is needed again in the next step.
+    private const long TrainingWorthBytes = 256L << 20;
+
     private readonly UNetConfig _config;
     private readonly Convolution _input;
     private readonly TimestepEmbedding _time;
@@ -78,7 +81,7 @@ public sealed class UNet2DConditionModel : PretrainedModel
     {
         ArgumentNullException.ThrowIfNull(inputs);
         ArgumentNullException.ThrowIfNull(context);
-        FreedMemory.GiveBackGrowth();
+        FreedMemory.GiveBackGrowth(context.Tape is null ? FreedMemory.WorthBytes : TrainingWorthBytes);
         using var scope = NewDisposeScope();
         context = context with { Rows = inputs.Sample.size(0) };
         var pass = new UNetPass(Time(inputs, context), inputs.Text, inputs.TextMask);
