@@ -117,7 +117,7 @@ public sealed class ExportPeftModelCommand : ModelCommand
         var data = Calibration!.Tokenize(Model.RequiredTokenizer, new TokenizationOptions(), cancellation: output.Cancellation);
         data.Messages.ForEach(output.WriteWarning);
         var before = DatasetPerplexity.Measure(Model, data, AdapterSelection.Base, cancellation: output.Cancellation);
-        Model.SaveGguf(path, Type, onProgress, output.WriteWarning, output.Cancellation, ColumnImportance.Measure(Model, data, cancellation: output.Cancellation));
+        Model.SaveGguf(path, Type, onProgress, output.WriteWarning, ColumnImportance.Measure(Model, data, cancellation: output.Cancellation), output.Cancellation);
         using var written = PeftModel.Load(path, new LoadOptions { KeepsBlocks = true, DataType = Model.Base.DataType, Cancellation = output.Cancellation });
         var after = DatasetPerplexity.Measure(written, data, cancellation: output.Cancellation);
         return new CalibratedFile(path, Type.ToUpperInvariant(), Math.Min(data.Count, StartRows.Most), before.Value, after.Value);
@@ -158,7 +158,7 @@ public sealed class ExportPeftModelCommand : ModelCommand
                 }
                 else if (IsGguf)
                 {
-                    Model.SaveGguf(folder, Type, Show, output.WriteWarning, output.Cancellation);
+                    Model.SaveGguf(folder, Type, Show, output.WriteWarning, cancellation: output.Cancellation);
                 }
                 else
                 {

@@ -20,7 +20,7 @@ internal static class GgufFiles
     /// <param name="cancellation">Looked at before each tensor.</param>
     /// <param name="importance">By how much errors count in each column of a weight, by its path; null where nothing is known of it.</param>
     /// <returns>Paths of the files written.</returns>
-    public static IReadOnlyList<string> Save(PeftModel model, string path, string typeName, Action<long, long>? onProgress, Action<string>? onMessage, CancellationToken cancellation, IReadOnlyDictionary<string, float[]>? importance = null)
+    public static IReadOnlyList<string> Save(PeftModel model, string path, string typeName, Action<long, long>? onProgress, Action<string>? onMessage, IReadOnlyDictionary<string, float[]>? importance, CancellationToken cancellation)
     {
         if (model.IsStructureOnly)
         {

@@ -63,14 +63,14 @@ public sealed partial class PeftModel
     /// <param name="type">How weights are stored, such as <c>Q4_K_M</c>, <c>Q8_0</c> or <c>F16</c>.</param>
     /// <param name="onProgress">Sees the bytes of weights that are written, and how many there are.</param>
     /// <param name="onMessage">Hears what the file can't say.</param>
-    /// <param name="cancellation">Looked at before each tensor; a file that was there stays as it was.</param>
     /// <param name="importance">By how much errors count in each column of a weight, by its path, which blocks of 256 numbers take heed of: mean squared inputs; null where they aren't known.</param>
+    /// <param name="cancellation">Looked at before each tensor; a file that was there stays as it was.</param>
     /// <returns>Paths of the files written.</returns>
     /// <exception cref="NotSupportedByPeftException"><c>GgufArchitectureNotSupported</c>, <c>GgufTypeNotSupported</c>, <c>GgufTokenizerNotSupported</c>, <c>GgufTensorNotSupported</c> or <c>GgufRotaryNotSupported</c>; nothing is written.</exception>
     public IReadOnlyList<string> SaveGguf(
-        string path, string type, Action<long, long>? onProgress = null, Action<string>? onMessage = null, CancellationToken cancellation = default, IReadOnlyDictionary<string, float[]>? importance = null)
+        string path, string type, Action<long, long>? onProgress = null, Action<string>? onMessage = null, IReadOnlyDictionary<string, float[]>? importance = null, CancellationToken cancellation = default)
     {
         using var held = Acquire("saving the model");
-        return GgufFiles.Save(this, path, type, onProgress, onMessage, cancellation, importance);
+        return GgufFiles.Save(this, path, type, onProgress, onMessage, importance, cancellation);
     }
 }
