@@ -132,6 +132,17 @@ public abstract class Module : IDisposable
         return child;
     }
 
+    /// <summary>Takes away a child that was added; what it computes with is freed.</summary>
+    private protected void Remove(Module child)
+    {
+        _children.Remove(child);
+        child.Parent = null;
+        foreach (var parameter in child.Parameters)
+        {
+            parameter.Release();
+        }
+    }
+
     /// <summary>Adds a child that is listed after all others, also after those that are added later.</summary>
     protected T AddLast<T>(string name, T child)
         where T : Module

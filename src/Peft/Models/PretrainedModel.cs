@@ -161,6 +161,10 @@ public abstract class PretrainedModel : Module
         return new LastTokenHead(layer, Config);
     }
 
+    /// <summary>Takes a head away that <see cref="AddHead"/> added; no adapter has a copy of it any more.</summary>
+    /// <param name="head">The head.</param>
+    internal void RemoveHead(LastTokenHead head) => Remove(head.Layer);
+
     /// <summary>Makes a model ready whose weights were assigned one by one: ties what shares weights, joins what is used together.</summary>
     public void Prepare()
     {

@@ -218,6 +218,7 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
         using var added = TrainsBase ? null : Prepare(model, name, Config?[0], _source is null ? (ulong)Seed[0] : _source.StartSeed, config => ComputeStart(config, model, tokens = Read(Split(Dataset[0], options, output.Cancellation).Learnt, model, options, output), options, output));
         added?.Adapter.Report.Messages.ForEach(output.WriteWarning);
         Trainer? trainer = null;
+        IDisposable? objective = null;
         List<ITrainingObserver> observers = [];
         try
         {
@@ -240,6 +241,7 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
                 OnStart = start => report.Begin(start, data, model, TrainsBase ? null : model[name]),
                 Progress = report,
             };
+            objective = request.Objective as IDisposable;
             trainer = new Trainer(request);
             var record = trainer.Train(output.Cancellation);
             report.End(record);
@@ -263,6 +265,7 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
         }
         finally
         {
+            objective?.Dispose();
             observers.ForEach(static observer => observer.Dispose());
         }
 

@@ -19,7 +19,7 @@ namespace Peft.Cmdlets.Commands.Training;
 [OutputType(typeof(PeftAdapter), typeof(TrainingComparison))]
 public sealed class InvokePolicyTrainingCommand : AdapterTrainingCommand
 {
-    /// <summary>What rates an answer, the higher the better: a script block that gets the prompt, the answer and the row of the data set, <c>{ param($prompt, $completion, $row) … }</c>, and puts out a number, <c>$true</c> or <c>$false</c>, or <c>$null</c> where it has nothing to say. It runs in your session with your functions; it may generate with other models, but not with the one that is trained. An adapter that was trained to score (<c>Invoke-PreferenceTraining -Objective reward</c>) does as well. Of several the weighted sum counts; a table gives them names.</summary>
+    /// <summary>What rates an answer, the higher the better: a script block that gets the prompt, the answer and the row of the data set, <c>{ param($prompt, $completion, $row) … }</c>, and puts out a number, <c>$true</c> or <c>$false</c>, or <c>$null</c> where it has nothing to say. It runs in your session with your functions; it may generate with other models, but not with the one that is trained. An adapter that was trained to score (<c>Invoke-PreferenceTraining -Objective reward</c>) does as well, loaded on a model of its own, or as its folder: then it is loaded beside the adapter that is trained, on the same base. Of several the weighted sum counts; a table gives them names.</summary>
     [Parameter(Mandatory = true, Position = 2, ParameterSetName = ModelSet)]
     [Parameter(Mandatory = true, Position = 1, ParameterSetName = AdapterSet)]
     [ValidateNotNullOrEmpty]
@@ -116,7 +116,7 @@ public sealed class InvokePolicyTrainingCommand : AdapterTrainingCommand
     }
 
     /// <inheritdoc/>
-    private protected override IObjective MakeObjective(TrainingOptions options, WorkOutput output) => new PolicyObjective(options, ScriptReward.Read(Reward, output))
+    private protected override IObjective MakeObjective(TrainingOptions options, WorkOutput output) => new PolicyObjective(options, ScriptReward.Read(Reward, output, TheModel, path => PathResolution.Target(this, path) is var folder && System.IO.Directory.Exists(folder) ? folder : null))
     {
         OnRated = rated =>
         {

@@ -34,9 +34,13 @@ internal sealed class ScriptReward(string name, ScriptBlock script, WorkOutput o
         return rates;
     }
 
-    /// <summary>The rewards that a parameter gives: script blocks, adapters that were trained to score, or tables of these by name.</summary>
+    /// <summary>The rewards that a parameter gives: script blocks, adapters that were trained to score, their folders, or tables of these by name.</summary>
     /// <exception cref="PeftException"><c>RewardInvalid</c>: something else.</exception>
-    public static IReadOnlyList<IReward> Read(IEnumerable<object> given, WorkOutput output)
+    /// <param name="given">What the parameter was given.</param>
+    /// <param name="output">Where the pipeline's thread is reached.</param>
+    /// <param name="model">The model that is trained, onto which saved reward adapters are loaded.</param>
+    /// <param name="folderOf">Resolves a path; null where it is no folder.</param>
+    public static IReadOnlyList<IReward> Read(IEnumerable<object> given, WorkOutput output, PeftModel model, Func<string, string?> folderOf)
     {
         List<(string? Name, object? Value)> all = [];
         foreach (var item in given)
@@ -51,18 +55,19 @@ internal sealed class ScriptReward(string name, ScriptBlock script, WorkOutput o
             }
         }
 
-        return [.. all.Select((entry, i) => One(entry.Name, entry.Value.Unwrap(), all.Count == 1 ? "reward" : FormattableString.Invariant($"reward{i + 1}"), output))];
+        return [.. all.Select((entry, i) => One(entry.Name, entry.Value.Unwrap(), all.Count == 1 ? "reward" : FormattableString.Invariant($"reward{i + 1}"), output, model, folderOf))];
     }
 
-    private static IReward One(string? name, object? value, string otherwise, WorkOutput output) => value switch
+    private static IReward One(string? name, object? value, string otherwise, WorkOutput output, PeftModel model, Func<string, string?> folderOf) => value switch
     {
         ScriptBlock script => new ScriptReward(name ?? otherwise, script, output),
         CommandInfo command => new ScriptReward(name ?? command.Name, ScriptBlock.Create($"param($prompt, $completion, $row) & '{CodeGeneration.EscapeSingleQuotedStringContent(command.Name)}' $prompt $completion"), output),
         PeftAdapter adapter => new RewardAdapter(adapter, name),
+        string path when folderOf(path) is { } folder => RewardAdapter.On(model, folder, name),
         _ => throw new PeftException("RewardInvalid", $"'{value}' is no reward.")
         {
             Target = value,
-            RecommendedAction = "Give a script block such as { param($prompt, $completion) … }, an adapter that was trained with Invoke-PreferenceTraining -Objective reward, or a table of these by name.",
+            RecommendedAction = "Give a script block such as { param($prompt, $completion) … }, an adapter that was trained with Invoke-PreferenceTraining -Objective reward or its folder, or a table of these by name.",
         },
     };
 

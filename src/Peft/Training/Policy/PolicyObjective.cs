@@ -11,7 +11,7 @@ namespace Peft.Training.Policy;
 /// Training on the model's own answers: draws several to each prompt, has them rated, and makes those likelier that are better than the others. The options name the loss
 /// (<c>grpo</c>, <c>rloo</c>) and hold what TRL's configuration of it holds; <see cref="TrainingOptions.BatchSize"/> counts answers, as there.
 /// </summary>
-public sealed class PolicyObjective : IObjective
+public sealed class PolicyObjective : IObjective, IDisposable
 {
     /// <summary>Rows that are drawn at once: what they remember of their tokens stands in memory.</summary>
     private const int RowsAtOnce = 64;
@@ -91,6 +91,15 @@ public sealed class PolicyObjective : IObjective
 
     /// <inheritdoc/>
     public void LoadState(IReadOnlyDictionary<string, Tensor> state) => _kept = KeptBatches.Load(state);
+
+    /// <summary>Gives up rewards that hold anything.</summary>
+    public void Dispose()
+    {
+        foreach (var reward in _rewards.OfType<IDisposable>())
+        {
+            reward.Dispose();
+        }
+    }
 
     /// <inheritdoc/>
     public long Items(TrainingBatch batch) => _loss.Items(batch);
