@@ -41,7 +41,7 @@ public class RecurrenceTests
         var key = randn(Rows, Length, Heads, 4);
         Tensor[] given = [randn(Rows, Length, Heads, 4), key / key.norm(-1, keepdim: true), randn(Rows, Length, Heads, 5), rand(Rows, Length, Heads).mul(-0.5), rand(Rows, Length, Heads), randn(Rows, Heads, 4, 5)];
         var weights = randn(Rows, Length, Heads, 5);
-        var (chunks, plain) = (Gradients(GatedRecurrence.Run), Gradients(Plain));
+        var (chunks, plain) = (Gradients(GatedRecurrence.Run), Gradients(static (q, k, v, decay, rate, state) => Plain(q, k, v, decay, rate, state!)));
         for (var i = 0; i < given.Length; i++)
         {
             if (hasRate || i != 4)
