@@ -130,7 +130,7 @@ public abstract record AdapterConfig
     public string? Spelt(string name) => Fields.FirstOrDefault(field => field.Name == name) is { } field ? field.Write(field.Property.GetValue(this))?.ToString() : null;
 
     /// <summary>The method's own fields that hold something, as its file has them: <c>r=8, alpha=16</c>.</summary>
-    public string Settings => string.Join(", ", Fields.Where(static own => own.Property.DeclaringType is { IsAbstract: false })
+    public string Settings => string.Join(", ", Fields.Where(static own => own.Property.DeclaringType != typeof(AdapterConfig) && own.Property.DeclaringType != typeof(LayerwiseConfig))
         .Select(own => (own.Name, Value: own.Write(own.Property.GetValue(this))))
         .Where(static own => own.Value is { } value && !IsEmpty(value)).Select(static own => $"{own.Name}={own.Value}"));
 
