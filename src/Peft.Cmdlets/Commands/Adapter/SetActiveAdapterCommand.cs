@@ -59,7 +59,7 @@ public sealed class SetActiveAdapterCommand : AdapterCommand
             };
         }
 
-        object?[]? blocks = BlockWeight is { Length: > 0 } && Array.TrueForAll(BlockWeight, static entry => entry.Unwrap() is int or double or float or decimal) ? [BlockWeight] : BlockWeight;
+        var blocks = BlockWeight is { Length: > 0 } && Array.TrueForAll(BlockWeight, static entry => entry.Unwrap() is int or double or float or decimal) ? [BlockWeight] : BlockWeight;
         if (blocks is not (null or { Length: 1 }) && blocks.Length != _adapters.Count)
         {
             throw new PeftException("WeightCountMismatch", $"-BlockWeight gives {blocks.Length} strengths by block for {_adapters.Count} adapters.")
