@@ -28,7 +28,7 @@ public sealed class TextualInversionGoldenTests
         var recorded = AdapterGolden.Tensors(Path.Combine(folder, "data.safetensors"));
         using var model = DiffusionModelFiles.Load(GoldenCases.PathOf("diffusion", (string)arguments["model"]!));
         var adapter = DiffusionAdapterFile.Load(model, Path.Combine(folder, (string)arguments["file"]!), "word", (string)arguments["token"]!);
-        Assert.Equal(AdapterGolden.Strings(golden["added_tokens"]).Count(), ((TextualInversionConfig)adapter.Config).Vectors);
+        Assert.Equal(AdapterGolden.Strings(golden["added_tokens"]).Length, ((TextualInversionConfig)adapter.Config).Vectors);
         Assert.True(recorded["vectors"].equal(Assert.Single(adapter.TrainableParameters).Parameter.Data).all().item<bool>());
 
         var diffusion = (DiffusionModel)model.Base;
