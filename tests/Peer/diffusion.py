@@ -4,7 +4,7 @@
 
 The manifest is a JSON file: model (folder in diffusers' layout), inputs (safetensors with sample, timestep, states and input_ids), files (objects with
 path, reader: diffusers, lycoris or inversion, and scales: diffusers' strengths, a number or a table by block). Beside each file there will be a
-FILE.outputs with the tensors unet and text_encoder, or a FILE.error where the reader can't load it.
+FILE.outputs with the tensors unet and text_encoder, or a FILE.error where the reader can't load it. checkpoint, where it is there, is a safetensors file to write as .ckpt beside it.
 """
 import json
 import os
@@ -76,6 +76,10 @@ def write(manifest, entry, inputs):
 def main():
     manifest = json.loads(Path(sys.argv[1]).read_text())
     inputs = load_file(manifest["inputs"])
+    if "checkpoint" in manifest:
+        # As trainers wrote them before safetensors.
+        source = Path(manifest["checkpoint"])
+        torch.save({"state_dict": load_file(source), "global_step": 1, "epoch": 0}, source.with_suffix(".ckpt"))
     for entry in manifest["files"]:
         try:
             with torch.no_grad():

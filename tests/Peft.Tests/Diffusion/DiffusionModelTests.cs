@@ -4,6 +4,7 @@ using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
 using Peft.Diffusion;
 using Peft.Diffusion.Pipelines;
+using Peft.Images;
 using Peft.Models;
 using Peft.Tensors;
 using Peft.Tests.Models;
@@ -141,6 +142,27 @@ public sealed class DiffusionModelTests : IDisposable
         var made = new DenoisingRun(_model, parts, options).Run(scheduler, prompt, negative, new LatentStart(randn(1, 4, 8, 8)) { Original = original, Mask = mask }, () => randn(1, 4, 8, 8), null, default);
         TensorAssert.Close(original.narrow(3, 0, 4), made.narrow(3, 0, 4), 1e-6, 1e-6);
         Assert.True((original.narrow(3, 4, 4) - made.narrow(3, 4, 4)).abs().max().item<float>() > 0.1);
+    }
+
+    /// <summary>A UNet of nine channels reads the mask and the picture without what is changed beside the noise.</summary>
+    [Fact]
+    public void A_model_made_for_filling_reads_the_picture_and_the_mask_and_wants_both()
+    {
+        using var model = TinyStableDiffusion.Create(_folder.Path, channels: 9);
+        var mask = Plain(0, right: 255);
+        byte[] Filled(byte left, byte right, PixelImage? over) =>
+            new ImageGenerator(model).Generate("a bird", new ImageOptions { Steps = 2, Seed = 1, Strength = 1, Image = Plain(left, right), Mask = over }).Image.Pixels;
+
+        Assert.NotEqual(Filled(0, 128, mask), Filled(255, 128, mask));
+        Assert.NotEqual(Filled(0, 128, mask), Filled(0, 128, Plain(255, 0)));
+        Assert.Equal(Filled(0, 128, mask).Length, Filled(0, 128, null).Length);
+        Assert.Equal("ImageOptionsInvalid", Assert.Throws<PeftException>(() => new ImageGenerator(model).Generate("a bird")).ErrorId);
+        model.Save(_folder["filling.safetensors"]);
+        model.Save(_folder["filling"]);
+        using var again = DiffusionModelFiles.Load(_folder["filling.safetensors"], configPath: _folder["filling"]);
+        Assert.Equal(9, ((DiffusionModel)again.Base).UNet.InputChannels);
+
+        static PixelImage Plain(byte left, byte right) => new(16, 16, [.. Enumerable.Range(0, 256).SelectMany(at => Enumerable.Repeat(at % 16 < 8 ? left : right, 3))]);
     }
 
     [Fact]

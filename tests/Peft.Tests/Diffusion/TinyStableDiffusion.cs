@@ -17,7 +17,9 @@ internal static class TinyStableDiffusion
     private static readonly string[] s_words = ["<start>", "<end>", "a", "red", "blue", "bird", "fish", "with", "many", "feathers"];
 
     /// <summary>A model in memory.</summary>
-    public static PeftModel Create(string folder)
+    /// <param name="folder">Where its tokenizer's files go.</param>
+    /// <param name="channels">What its UNet reads: 9 of a model that fills parts of pictures.</param>
+    public static PeftModel Create(string folder, int channels = 4)
     {
         manual_seed(1);
         var tokenizer = Path.Combine(folder, "words");
@@ -38,8 +40,8 @@ internal static class TinyStableDiffusion
                 """)),
             ("unet", Filled("""
                 { "_class_name": "UNet2DConditionModel", "sample_size": 8, "block_out_channels": [32, 64], "layers_per_block": 1, "cross_attention_dim": 64,
-                  "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "attention_head_dim": 8 }
-                """)),
+                  "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "attention_head_dim": 8, "in_channels": CHANNELS }
+                """.Replace("CHANNELS", channels.ToString(System.Globalization.CultureInfo.InvariantCulture), StringComparison.Ordinal))),
             ("vae", Filled("""
                 { "_class_name": "AutoencoderKL", "block_out_channels": [32, 32], "layers_per_block": 1, "latent_channels": 4,
                   "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D"], "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D"] }

@@ -46,6 +46,7 @@ public class DiffusionExchangeTests
         using var noGradients = no_grad();
         using var model = TinyStableDiffusion.Create(folder.Path);
         model.Save(folder["model"]);
+        model.Save(folder["whole.safetensors"]);
         var inputs = Inputs(folder["inputs.safetensors"]);
         Dictionary<string, IReadOnlyDictionary<string, Tensor>> ours = [];
         var files = new JsonArray();
@@ -72,8 +73,12 @@ public class DiffusionExchangeTests
         Take("inversion", "inversion", null);
 
         var manifest = folder["manifest.json"];
-        JsonFile.Write(manifest, new JsonObject { ["model"] = folder["model"], ["inputs"] = folder["inputs.safetensors"], ["files"] = files });
+        JsonFile.Write(manifest, new JsonObject { ["model"] = folder["model"], ["inputs"] = folder["inputs.safetensors"], ["files"] = files, ["checkpoint"] = folder["whole.safetensors"] });
         peer.Run(Path.Combine(RepositoryRoot.Folder, "tests", "Peer", "diffusion.py"), manifest);
+        using var checkpoint = DiffusionModelFiles.Load(folder["whole.ckpt"], configPath: folder["model"]);
+        Assert.All(
+            model.Base.NamedParameters().Zip(checkpoint.Base.NamedParameters()),
+            static pair => Assert.True(pair.First.Path == pair.Second.Path && pair.First.Parameter.Data.equal(pair.Second.Parameter.Data).all().item<bool>(), pair.First.Path));
         var wrong = ours.SelectMany(entry => Differences(folder[$"{entry.Key}.safetensors"], entry.Value).Select(difference => $"{entry.Key}: {difference}")).ToArray();
         Assert.True(wrong.Length == 0, string.Join('\n', wrong));
 
