@@ -9,6 +9,7 @@ error.txt where PEFT can't load what lies there.
 import json
 import os
 import sys
+import types
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -16,6 +17,16 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
+
+try:
+    import setuptools  # noqa: F401
+except ModuleNotFoundError:
+    # PEFT asks torch to compile BOFT's kernel and does without where that fails; torch's module for it can't even be imported without this package.
+    def load(**_):
+        raise RuntimeError("nothing is compiled here")
+
+    sys.modules["torch.utils.cpp_extension"] = types.ModuleType("torch.utils.cpp_extension")
+    sys.modules["torch.utils.cpp_extension"].load = load
 
 
 def base(manifest):

@@ -8,7 +8,8 @@ namespace Peft.Models;
 /// </summary>
 internal sealed class LayerReplication
 {
-    private const string LayersKey = "num_hidden_layers";
+    /// <summary>What families call the number of their blocks.</summary>
+    private static readonly string[] s_countKeys = ["num_hidden_layers", "n_layer", "num_layers", "n_layers"];
 
     private readonly PretrainedModel _model;
     private readonly IReadOnlyList<int> _sources;
@@ -134,7 +135,9 @@ internal sealed class LayerReplication
         return copy;
     }
 
-    private static int CountOf(PretrainedModel model) => (int)(model.Backbone.Config.Integer(LayersKey) ?? 0);
+    private static int CountOf(PretrainedModel model) => (int)(model.Backbone.Config.Integer(CountKey(model.Backbone.Config.Document)) ?? 0);
+
+    private static string CountKey(JsonObject document) => Array.Find(s_countKeys, document.ContainsKey) ?? s_countKeys[0];
 
     private static int[] Sources(IReadOnlyList<IReadOnlyList<int>> ranges, int count)
     {
@@ -154,6 +157,6 @@ internal sealed class LayerReplication
             document[key] = new JsonArray([.. sources.Select(source => list[source]?.DeepClone())]);
         }
 
-        document[LayersKey] = sources.Count;
+        document[CountKey(document)] = sources.Count;
     }
 }

@@ -238,6 +238,9 @@ public sealed class ModuleList<T> : Module
     /// <summary>The entries in order.</summary>
     public IReadOnlyList<T> Items => _items;
 
+    /// <summary>Makes another entry like the one in a place, by shape alone; null where nothing says how.</summary>
+    internal Func<int, T>? Make { get; init; }
+
     /// <summary>Puts other entries in the place of those there are, which aren't freed.</summary>
     /// <param name="entries">Named by their place.</param>
     internal void Replace(IEnumerable<T> entries)

@@ -72,6 +72,36 @@ public class LayerReplicationTests
     }
 
     [Fact]
+    public void Blocks_of_an_encoder_stand_again_too()
+    {
+        using var folder = new TemporaryFolder();
+        using var noGradients = no_grad();
+        var bare = ArchitectureRegistry.Create(ModelConfig.FromText("""
+            {
+              "model_type": "bert", "architectures": ["BertForSequenceClassification"], "vocab_size": 41, "hidden_size": 16, "intermediate_size": 24,
+              "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64
+            }
+            """));
+        foreach (var (_, parameter, _) in bare.NamedParameters())
+        {
+            parameter.Assign(randn([.. parameter.Shape]).mul_(0.3));
+        }
+
+        bare.Prepare();
+        using var model = new PeftModel(bare, "encoder");
+        using var own = ModelRun.Logits(model, TinyLlama.Inputs());
+        model.AddAdapter(s_config with { TargetModules = ModuleNames.Of("query", "value"), TaskType = "SEQ_CLS" }, "more", 1).Perturb(2);
+        using var more = ModelRun.Logits(model, TinyLlama.Inputs());
+        Assert.True(own.sub(more).abs().max().item<float>() > 1e-3);
+        model.Merge(options: new MergeOptions { Unload = true });
+        model.Save(folder.Path);
+        using var loaded = PeftModel.Load(folder.Path);
+        using var merged = ModelRun.Logits(loaded, TinyLlama.Inputs());
+        Assert.Equal(3, loaded.Config.Integer("num_hidden_layers"));
+        Assert.True(more.sub(merged).abs().max().item<float>() < 1e-4);
+    }
+
+    [Fact]
     public void What_cannot_be_repeated_is_refused_and_leaves_the_model_as_it_was()
     {
         using var model = TinyLlama.Create();

@@ -38,6 +38,32 @@ public class LoraVariantTests
     }
 
     [Fact]
+    public void In_a_mixed_batch_activated_LoRA_acts_on_its_rows_as_it_does_alone_with_and_without_a_cache()
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var model = TinyLlama.Create();
+        model.AddAdapter(s_activated, "waits", 1).Perturb(2);
+        model.AddAdapter(s_activated with { InvocationTokens = [5] }, "other", 1).Perturb(3);
+        model.AddAdapter(s_activated with { InvocationTokens = null }, "plain", 1).Perturb(4);
+        var ids = tensor(new long[,] { { 3, 11, 12, 4, 5, 12 }, { 3, 11, 12, 4, 5, 12 }, { 3, 11, 12, 4, 5, 12 }, { 3, 11, 12, 4, 5, 12 }, { 11, 12, 3, 3, 5, 4 } });
+        string[] names = ["plain", "waits", AdapterSelection.BaseRow, "other", "waits"];
+        var expected = cat([.. names.Select((name, row) => Hidden(ids.narrow(0, row, 1), name == AdapterSelection.BaseRow ? AdapterSelection.Base : AdapterSelection.Of(name)))]);
+        Assert.True(Hidden(ids, model.SelectRows(names)).sub(expected).abs().max().item<float>() < 1e-4);
+
+        using var cache = new ModelCache();
+        var first = model.Base.Forward(ids.narrow(1, 0, 4), model.NewPass(new ForwardContext { Cache = cache }, model.SelectRows(names))).Hidden.view(5, 4, -1);
+        Assert.True(expected.narrow(1, 0, 4).sub(first).abs().max().item<float>() < 1e-4);
+        for (var i = 4; i < 6; i++)
+        {
+            var step = model.Base.Forward(ids.narrow(1, i, 1), model.NewPass(new ForwardContext { Cache = cache }, model.SelectRows(names))).Hidden;
+            Assert.True(expected.select(1, i).sub(step).abs().max().item<float>() < 1e-4, $"position {i}");
+        }
+
+        Tensor Hidden(Tensor rows, AdapterSelection selection) => model.Base.Forward(rows, model.NewPass(new ForwardContext(), selection)).Hidden.view(rows.size(0), 6, -1);
+    }
+
+    [Fact]
     public void In_a_packed_row_each_example_waits_for_its_own_tokens()
     {
         using var scope = NewDisposeScope();

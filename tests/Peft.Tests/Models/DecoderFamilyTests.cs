@@ -1,5 +1,11 @@
+using Peft.Adapters.Merging;
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
+using Peft.Adapters.Targets;
 using Peft.Models;
+using Peft.Models.Architectures;
 using Peft.Models.Heads;
+using Peft.Tests.Adapters;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -77,6 +83,43 @@ public class DecoderFamilyTests
                 };
             }
         }
+    });
+
+    [Theory]
+    [MemberData(nameof(Configurations))]
+    public void Blocks_that_stand_again_are_those_of_the_model_that_is_saved_with_them(string json) => Run(json, bare =>
+    {
+        using var folder = new TemporaryFolder();
+        var model = new PeftModel(bare, "tiny");
+        var before = Logits(bare, Ids(6), new());
+        var config = new LoraConfig { Rank = 2, TargetModules = ModuleNames.AllLinear, LayerReplication = [[0, 2], [0, 2]] };
+        if (bare.Backbone is not DecoderModel)
+        {
+            Assert.Equal("LayersNotReplicable", Assert.Throws<NotSupportedByPeftException>(() => model.AddAdapter(config, "more", 1)).ErrorId);
+            return;
+        }
+
+        model.AddAdapter(config, "more", 1).Perturb(2);
+        var whole = Logits(bare, Ids(6), model.NewPass(new ForwardContext()));
+        Assert.True(whole.sub(before).abs().max().item<float>() > 1e-3);
+        using var cache = new ModelCache();
+        var steps = cat([Logits(bare, Ids(6).narrow(1, 0, 5), model.NewPass(new ForwardContext { Cache = cache })), Logits(bare, Ids(6).narrow(1, 5, 1), model.NewPass(new ForwardContext { Cache = cache }))], 0);
+        TensorAssert.CloseToScale(whole, steps, 2e-5, "with a cache");
+
+        model.Merge(options: new MergeOptions { Unload = true });
+        model.Save(folder.Path);
+        using var loaded = PeftModel.Load(folder.Path);
+        TensorAssert.CloseToScale(whole, Logits((CausalModel)loaded.Base, Ids(6), new()), 2e-5, "merged");
+    });
+
+    [Fact]
+    public void A_block_cannot_stand_where_its_place_would_make_another_of_it() => Run(
+        """{ "model_type": "gpt_neo", "hidden_size": 16, "num_heads": 4, "num_layers": 2, "window_size": 3, "attention_types": [[["global", "local"], 1]] }""", bare =>
+    {
+        var model = new PeftModel(bare, "tiny");
+        var error = Assert.Throws<NotSupportedByPeftException>(() => model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.AllLinear, LayerReplication = [[0, 1], [0, 2]] }, "more", 1));
+        Assert.Contains("Block 0 of GPTNeoModel can't stand in place 1", error.Message, StringComparison.Ordinal);
+        Assert.Equal(2, bare.Config.Integer("num_layers"));
     });
 
     [Fact]

@@ -182,7 +182,7 @@ public sealed partial class PeftModel : IDisposable
     {
         ArgumentNullException.ThrowIfNull(pass);
         pass = pass with { Selection = selection ?? CurrentSelection, Prompt = null, OnTokens = null };
-        foreach (var (name, _) in pass.Selection.Order)
+        foreach (var name in pass.Selection.RowNames?.Distinct() ?? pass.Selection.Order.Select(static entry => entry.Name))
         {
             pass = _adapters.Find(name)?.Adapter.Prepare(pass) ?? pass;
         }

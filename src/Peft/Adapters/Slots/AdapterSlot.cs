@@ -207,6 +207,11 @@ public sealed class AdapterSlot : Slot
             var rows = tensor(group.Rows, device: y.device);
             var inputs = Rows(x, rows, context);
             var inner = context with { Selection = group.Selection, Rows = group.Rows.Length };
+            if (context.Activations.TryGetValue(group.Name, out var acts))
+            {
+                inner = inner with { Activations = new Dictionary<string, Tensor> { [group.Name] = acts.index_select(0, rows) } };
+            }
+
             var outputs = OverlayOf(group.Name) is null ? Rows(y, rows, context) : baseProduct(inputs, inner);
             if (this[group.Name] is { } layer)
             {

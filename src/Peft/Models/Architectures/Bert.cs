@@ -145,12 +145,11 @@ internal sealed class BertSelfAttention : Module
 {
     private readonly AttentionShape _shape;
     private readonly LinearGroup _projections;
-    private readonly int _layer;
 
     public BertSelfAttention(BertConfig config, int layer)
         : base(config.Stem + "SelfAttention")
     {
-        _layer = layer;
+        Layer = layer;
         _shape = config.Attention;
         var queries = Add("query", new Linear(config.HiddenSize, config.HiddenSize, hasBias: true));
         var keys = Add("key", new Linear(config.HiddenSize, config.HiddenSize, hasBias: true));
@@ -159,8 +158,11 @@ internal sealed class BertSelfAttention : Module
         _projections = Group(queries, keys, values);
     }
 
+    /// <summary>Index of its block.</summary>
+    public int Layer { get; set; }
+
     public Tensor Forward(Tensor x, AttentionPlan plan, ForwardContext context) =>
-        Attention.Forward(_projections.Forward(x, context), _shape, null, plan, _layer, context);
+        Attention.Forward(_projections.Forward(x, context), _shape, null, plan, Layer, context);
 }
 
 /// <summary>norm(residual + dropout(dense(x))): what ends both halves of a block.</summary>
@@ -233,6 +235,9 @@ internal sealed class BertLayer<T> : Module
         _output = Add("output", new BertOutput(config, config.InnerSize, "Output"));
     }
 
+    /// <summary>What lets positions see others.</summary>
+    public T Attention => _attention.Self;
+
     /// <summary>Runs the block.</summary>
     /// <param name="x">[rows · length, hidden size].</param>
     /// <param name="attend">Runs the attention on x.</param>
@@ -253,9 +258,13 @@ internal sealed class BertEncoder : Module
     public BertEncoder(BertConfig config)
         : base(config.Stem + "Encoder")
     {
-        _layers = Add("layer", new ModuleList<BertLayer<BertSelfAttention>>(
-            Enumerable.Range(0, config.Layers).Select(i => new BertLayer<BertSelfAttention>(config, new BertSelfAttention(config, i)))));
+        _layers = Add("layer", new ModuleList<BertLayer<BertSelfAttention>>(Enumerable.Range(0, config.Layers).Select(Block)) { Make = Block });
+
+        BertLayer<BertSelfAttention> Block(int layer) => new(config, new BertSelfAttention(config, layer));
     }
+
+    /// <summary>As <see cref="Backbone.ReplicateLayers"/>.</summary>
+    public Action Replicate(IReadOnlyList<int> sources) => LayerReplication.Replace(_layers, sources, _layers.Make!, static (block, place) => block.Attention.Layer = place);
 
     public StackOutput Forward(Tensor x, ForwardContext context)
     {
@@ -304,6 +313,8 @@ internal sealed class BertModel : Backbone
     public override long Width => _config.HiddenSize;
 
     public override Embedding TokenEmbeddings => _embeddings.Words;
+
+    public override Action ReplicateLayers(IReadOnlyList<int> sources) => _encoder.Replicate(sources);
 
     /// <summary>What makes a row's vector of its first position; null unless <see cref="WithPooler"/>.</summary>
     public BertPooler? Pooler { get; private set; }

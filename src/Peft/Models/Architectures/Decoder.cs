@@ -114,7 +114,7 @@ internal sealed record BlockParts(LayerNorm AttentionNorm, DecoderAttention Atte
 /// <summary>A block of a decoder.</summary>
 internal sealed class DecoderBlock : Module
 {
-    private readonly BlockParts _parts;
+    private BlockParts _parts;
 
     /// <summary>Makes a block.</summary>
     /// <param name="className">transformers' class name.</param>
@@ -129,6 +129,12 @@ internal sealed class DecoderBlock : Module
 
     /// <summary>How many positions its attention sees; 0 for all.</summary>
     public long Window => _parts.Attention.Window;
+
+    /// <summary>Whether another block attends with the same sizes, scale and window.</summary>
+    public bool AttendsLike(DecoderBlock other) => (_parts.Attention.Shape, Window) == (other._parts.Attention.Shape, other.Window);
+
+    /// <summary>Says the block where it stands in the stack.</summary>
+    public void MoveTo(int place) => _parts = _parts with { Attention = _parts.Attention with { Layer = place } };
 
     /// <summary>Runs the block.</summary>
     public Tensor Forward(Tensor x, DecoderPass pass, ForwardContext context)
@@ -197,7 +203,7 @@ internal sealed class DecoderModel : Backbone
     /// <param name="fallback">That number where it is absent.</param>
     /// <param name="block">Makes the block of an index.</param>
     public static ModuleList<DecoderBlock> Stack(ModelConfig config, string key, int fallback, Func<int, DecoderBlock> block) =>
-        new(Enumerable.Range(0, (int)config.Size(key, fallback, least: 0, most: 10_000)).Select(block));
+        new(Enumerable.Range(0, (int)config.Size(key, fallback, least: 0, most: 10_000)).Select(block)) { Make = block };
 
     /// <inheritdoc/>
     public override bool CanContinue(long from, long to) => _parts.Rotary?.CanContinue(from, to) ?? true;
@@ -214,6 +220,26 @@ internal sealed class DecoderModel : Backbone
         var stack = DecoderStack.Run(
             _parts.Blocks.Items, x, shared, context, (block, values, inner) => [block.Forward(values[0], pass with { Bias = values.ElementAtOrDefault(1) }, inner)]);
         return new BackboneOutput(_parts.End?.Invoke(stack.Output, context) ?? stack.Output, context.Rows, context.Length) { HiddenStates = stack.Inputs };
+    }
+
+    /// <inheritdoc/>
+    public override Action ReplicateLayers(IReadOnlyList<int> sources)
+    {
+        var blocks = _parts.Blocks;
+        foreach (var (place, source) in sources.Index())
+        {
+            // A model that is saved and read again would have another block there than the one that stands there now.
+            using var usual = blocks.Make!(place);
+            if (!usual.AttendsLike(blocks.Items[source]))
+            {
+                throw new NotSupportedByPeftException("LayersNotReplicable", $"Block {source} of {ClassName} can't stand in place {place}: its place decides how far a block sees or how its scores are scaled.")
+                {
+                    RecommendedAction = "Give ranges that leave blocks of one kind in the same places, or leave layer_replication out.",
+                };
+            }
+        }
+
+        return LayerReplication.Replace(blocks, sources, blocks.Make!, static (block, place) => block.MoveTo(place));
     }
 
     /// <inheritdoc/>

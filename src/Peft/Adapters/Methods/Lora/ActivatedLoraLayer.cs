@@ -15,9 +15,6 @@ namespace Peft.Adapters.Methods.Lora;
 internal sealed class ActivatedLoraLayer(IAdaptable layer, LoraConfig config, string name) : LoraLayer(layer, config)
 {
     /// <inheritdoc/>
-    public override bool RowSelectable => false;
-
-    /// <inheritdoc/>
     public override string? MergeObstacle => "it acts on some positions alone (alora_invocation_tokens)";
 
     /// <inheritdoc/>

@@ -13,6 +13,9 @@ public sealed class LoraAdapter(string name, LoraConfig config) : LayerwiseAdapt
     private const string TokensName = "token_adapter";
 
     /// <inheritdoc/>
+    internal override bool SharesPasses => base.SharesPasses && ((LoraConfig)Config).InvocationTokens is not { Count: > 0 };
+
+    /// <inheritdoc/>
     public override void Declare(PretrainedModel model, ICollection<string> messages)
     {
         base.Declare(model, messages);
