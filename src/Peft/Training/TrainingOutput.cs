@@ -6,6 +6,7 @@ using Peft.Adapters.Model;
 using Peft.Engine;
 using Peft.Files;
 using Peft.Training.Checkpoints;
+using Peft.Training.Diffusion;
 using Peft.Training.Optimizers;
 using Peft.Training.Reports;
 using Peft.Training.Schedules;
@@ -101,6 +102,11 @@ internal sealed class TrainingOutput : IDisposable
             _describes = true;
             WriteDescription();
             _log.Rename(path);
+            if (steps == 0)
+            {
+                SamplePictures.RemoveOlder(Folder, _run.Started);
+            }
+
             foreach (var (_, folder) in replaced.Where(entry => entry.Folder != _checkpoints.FolderOf(_savedStep)))
             {
                 _checkpoints.Remove(folder);

@@ -1,6 +1,9 @@
 using System.Management.Automation;
+using System.Text.Json;
 using Peft.Images;
+using Peft.Tensors;
 using Peft.Tests.Diffusion;
+using TorchSharp;
 
 namespace Peft.Tests.PowerShell;
 
@@ -94,6 +97,151 @@ public sealed class ImageCmdletTests : IClassFixture<ModuleHost>, IDisposable
         Assert.Equal("BlockStrengthsInvalid", ErrorId(Adapters + "$m | Set-ActiveAdapter a -BlockWeight 'much'"));
     }
 
+    /// <summary>LyCORIS's methods, of its own networks and of PEFT's, are trained, written and read again.</summary>
+    [Theory]
+    [InlineData("New-PeftConfig -Method LYCORIS -Algorithm loha -Rank 2 -Preset full")]
+    [InlineData("New-PeftConfig -Method LYCORIS -Algorithm lokr -Rank 2 -Factor 4 -Preset unet-only")]
+    [InlineData("New-PeftConfig -Method LYCORIS -Algorithm ia3 -TargetModule to_k, to_v, ff.net.2")]
+    [InlineData("New-PeftConfig -Method LYCORIS -Algorithm full -Preset attn-only")]
+    [InlineData("New-PeftConfig -Method LYCORIS -Algorithm dylora -Rank 4 -BlockSize 2 -Preset attn-mlp")]
+    [InlineData("New-PeftConfig -Method LYCORIS -Algorithm locon -Rank 2 -ConvolutionRank 1 -UseTucker -UseDora -Preset unet-convblock-only")]
+    [InlineData("New-LoHaConfig -Rank 2 -TargetModule to_q, to_v, conv1")]
+    [InlineData("New-LoKrConfig -Rank 2 -TargetModule to_q, to_v, conv1")]
+    [InlineData("New-IA3Config -TargetModule to_k, to_v, ff.net.2 -FeedforwardModule ff.net.2")]
+    public void A_method_of_LyCORIS_is_trained_written_and_read_again(string config)
+    {
+        WritePictures("pictures");
+        Directory.CreateDirectory(_folder["out"]);
+        var made = Run($$"""
+            $a = $m | Invoke-LoraTraining -Config ({{config}}) -Dataset (Import-TrainingDataset $args[2] -InstancePrompt 'a bird') -AdapterName a -MaxSteps 2 -BatchSize 2 -LearningRate 0.05 6>$null
+            $a.TrainingRecord.Losses
+            $a | Export-PeftAdapter "$out/a.safetensors" -Format LyCORIS | Out-Null
+            $m | Import-PeftAdapter "$out/a.safetensors" b | Out-Null
+            'base', 'a', 'b' | ForEach-Object { $m | Invoke-ImageGeneration 'a bird' -AdapterName $_ -Seed 1 -Step 2 -OutputPath "$out/$_.png" | Out-Null }
+            """);
+        Assert.Equal(2, made.Count);
+        Assert.All(made, static loss => Assert.True(double.IsFinite((double)loss.BaseObject)));
+        var pictures = new[] { "base", "a", "b" }.Select(name => ImageFile.Read(_folder[$"out/{name}.png"]).Pixels).ToArray();
+        Assert.NotEqual(pictures[0], pictures[1]);
+        Assert.True(pictures[1].Zip(pictures[2], static (one, other) => Math.Abs(one - other)).Max() <= 2, "what is read again draws the same");
+    }
+
+    [Fact]
+    public void Pictures_drawn_along_a_training_are_in_the_report_and_those_of_the_one_it_replaces_are_not()
+    {
+        WritePictures("pictures");
+        var pages = Run("""
+            $learn = @{ Config = New-LoraConfig -Rank 2 -TargetModule to_q, to_v; Dataset = Import-TrainingDataset $args[2] -InstancePrompt 'a bird'; AdapterName = 'a'; BatchSize = 2; OutputPath = $out; SamplePrompt = 'a red bird', 'a fish' }
+            $m | Invoke-LoraTraining @learn -MaxSteps 3 -EvaluationInterval 1 6>$null | Out-Null
+            [IO.File]::WriteAllText("$out/a/samples/mine.png", "somebody else's")
+            $a = $m | Invoke-LoraTraining @learn -MaxSteps 4 -EvaluationInterval 2 -Force 6>$null
+            ($a | Export-TrainingReport "$out/page.html").FullName
+            ("$out/a" | Export-TrainingReport "$out/read.html").FullName
+            """);
+        Assert.Equal(["mine.png", "step-2-1.png", "step-2-2.png", "step-4-1.png", "step-4-2.png"], Directory.GetFiles(_folder["out/a/samples"]).Select(Path.GetFileName).Order(StringComparer.Ordinal));
+        foreach (var page in pages.Select(static file => File.ReadAllText(file.ToString())))
+        {
+            var start = page.IndexOf("id=\"data\">", StringComparison.Ordinal) + "id=\"data\">".Length;
+            var pictures = JsonDocument.Parse(page[start..page.IndexOf("</script>", start, StringComparison.Ordinal)]).RootElement.GetProperty("runs")[0].GetProperty("pictures").EnumerateArray().ToArray();
+            Assert.Equal(["2 a red bird", "2 a fish", "4 a red bird", "4 a fish"], pictures.Select(static picture => $"{picture.GetProperty("step")} {picture.GetProperty("prompt")}"));
+            Assert.Equal(File.ReadAllBytes(_folder["out/a/samples/step-4-2.png"]), pictures[3].GetProperty("png").GetBytesFromBase64());
+        }
+    }
+
+    /// <summary>Files that fit nothing end in a named error, and an adapter whose place they were to take acts as it did.</summary>
+    [Theory]
+    [InlineData("xl", "AdapterModelMismatch")]
+    [InlineData("strange", "AdapterModelMismatch")]
+    [InlineData("half-pair", "AdapterEmpty")]
+    [InlineData("nothing", "AdapterEmpty")]
+    [InlineData("model", "AdapterEmpty")]
+    [InlineData("cut", "SafetensorsTruncated")]
+    [InlineData("text", "SafetensorsHeaderTooLong")]
+    public void A_file_that_is_no_adapter_of_the_model_changes_nothing(string kind, string errorId)
+    {
+        const string Block = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k";
+        Directory.CreateDirectory(_folder["bad"]);
+        var bad = _folder["bad/a.safetensors"];
+        using (torch.NewDisposeScope())
+        {
+            var (down, up) = (torch.ones(2, 64), torch.ones(32, 2));
+            Dictionary<string, (string, torch.Tensor)[]> kinds = new()
+            {
+                ["xl"] = [($"{Block}.lora_down.weight", torch.ones(2, 2048)), ($"{Block}.lora_up.weight", up), ("lora_te2_text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight", torch.ones(2, 1280)), ("lora_te2_text_model_encoder_layers_0_self_attn_q_proj.lora_up.weight", torch.ones(1280, 2))],
+                ["strange"] = [("lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight", down), ("lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight", up)],
+                ["half-pair"] = [($"{Block}.lora_down.weight", down), ($"{Block}.alpha", torch.ones(1))],
+                ["nothing"] = [("something", down), ("more", up)],
+                ["model"] = [("model.diffusion_model.input_blocks.0.0.weight", down), ("first_stage_model.encoder.conv_in.weight", up)],
+            };
+            SafetensorsWriter.Write(bad, kinds.TryGetValue(kind, out var tensors) ? tensors : [($"{Block}.lora_down.weight", down), ($"{Block}.lora_up.weight", up)]);
+        }
+
+        if (kind == "cut")
+        {
+            File.WriteAllBytes(bad, File.ReadAllBytes(bad)[..^9]);
+        }
+        else if (kind == "text")
+        {
+            File.WriteAllText(bad, "<html>404: there is no such file here</html>");
+        }
+
+        var result = _host.Run(Start + """
+            $m | Add-PeftAdapter (New-LoraConfig -Rank 2 -TargetModule to_q) a | Out-Null
+            $m | Invoke-ImageGeneration 'a bird' -Seed 1 -Step 1 -OutputPath "$out/before.png" | Out-Null
+            $m | Import-PeftAdapter $args[2] a -Force
+            $m | Invoke-ImageGeneration 'a bird' -Seed 1 -Step 1 -OutputPath "$out/after.png" | Out-Null
+            "$(($m | Get-PeftAdapter).Name) $(($m | Get-PeftAdapter).Config.PeftType)"
+            """, _folder["model"], _folder["out"], bad);
+        var error = Assert.Single(result.Errors);
+        Assert.True(errorId == error.FullyQualifiedErrorId.Split(',')[0], error.ToString());
+        Assert.Equal("a LORA", Assert.Single(result.Output).ToString());
+        Assert.Equal(File.ReadAllBytes(_folder["out/before.png"]), File.ReadAllBytes(_folder["out/after.png"]));
+    }
+
+    /// <summary>A part of a file may belong to nothing: what fits acts, and a warning names the rest. An alpha may be a list of one number.</summary>
+    [Fact]
+    public void Keys_that_belong_to_nothing_are_named_beside_those_that_act()
+    {
+        Directory.CreateDirectory(_folder["out"]);
+        var made = Run("$m | Add-PeftAdapter (New-LoraConfig -Rank 2 -TargetModule to_q) a | Export-PeftAdapter \"$out/a.safetensors\" -Format Kohya | Out-Null; \"$out/a.safetensors\"");
+        using (var scope = torch.NewDisposeScope())
+        using (var file = SafetensorsFile.Open(made[0].ToString()))
+        {
+            SafetensorsWriter.Write(_folder["more.safetensors"], [.. file.Names.Select(name => (name, name.EndsWith(".alpha", StringComparison.Ordinal) ? file.Read(name).view(1) : file.Read(name))), ("lora_unet_time_machine.lora_down.weight", torch.ones(2, 2))]);
+        }
+
+        var result = _host.Run("Get-PeftModel painter | Import-PeftAdapter $args[0] more", _folder["more.safetensors"]);
+        Assert.Empty(result.Errors);
+        Assert.Contains("lora_unet_time_machine", Assert.Single(result.Warnings).Message, StringComparison.Ordinal);
+    }
+
+    /// <summary>Half a model is none: the error names what is missing, and no model is left behind.</summary>
+    [Theory]
+    [InlineData("unet/diffusion_pytorch_model.safetensors", "mid_block.attentions.0.proj_in.weight")]
+    [InlineData("text_encoder/model.safetensors", "encoder.layers.1.mlp.fc2.bias")]
+    [InlineData("vae/diffusion_pytorch_model.safetensors", "decoder.conv_in.weight")]
+    public void Half_a_model_is_refused_by_the_name_of_what_is_missing(string part, string without)
+    {
+        var path = _folder["model/" + part];
+        using (var scope = torch.NewDisposeScope())
+        {
+            (string, torch.Tensor)[] kept;
+            using (var file = SafetensorsFile.Open(path))
+            {
+                kept = [.. file.Names.Where(name => !name.EndsWith(without, StringComparison.Ordinal)).Select(name => (name, file.Read(name).clone()))];
+                Assert.Equal(file.Names.Count() - 1, kept.Length);
+            }
+
+            SafetensorsWriter.Write(path, kept);
+        }
+
+        var result = _host.Run("Import-PeftModel $args[0] -Name half; Get-PeftModel | Where-Object Name -eq half", _folder["model"]);
+        var error = Assert.Single(result.Errors);
+        Assert.Equal("WeightsMissing", error.FullyQualifiedErrorId.Split(',')[0]);
+        Assert.Contains(without, error.ToString(), StringComparison.Ordinal);
+        Assert.Empty(result.Output);
+    }
+
     [Fact]
     public void Images_in_a_folder_for_each_class_are_learnt_and_measured()
     {
@@ -130,7 +278,15 @@ public sealed class ImageCmdletTests : IClassFixture<ModuleHost>, IDisposable
         Assert.Throws<PipelineStoppedException>(() => shell.EndInvoke(invocation));
     }
 
-    private IReadOnlyList<PSObject> Run(string script) => _host.Output(Start + script, _folder["model"], _folder["out"]);
+    private IReadOnlyList<PSObject> Run(string script) => _host.Output(Start + script, _folder["model"], _folder["out"], _folder["pictures"]);
+
+    private void WritePictures(string folder)
+    {
+        foreach (var shade in new byte[] { 30, 200 })
+        {
+            ImageFile.Write(new PixelImage(16, 16, [.. Enumerable.Repeat(shade, 16 * 16 * 3)]), _folder[$"{folder}/{shade}.png"]);
+        }
+    }
 
     private string? ErrorId(string script) => _host.Run(Start + script, _folder["model"], _folder["out"]).Errors is [var error, ..] ? error.FullyQualifiedErrorId.Split(',')[0] : null;
 }

@@ -107,7 +107,9 @@ internal sealed class AdapterContents
         foreach (var (module, key, name) in _tensors)
         {
             var full = KeyOf(module, key);
-            var shape = shapes.GetValueOrDefault(full) ?? File.Entry(name).Shape;
+
+            // An alpha is one number, whatever ones stand around it.
+            var shape = key == LycorisModule.AlphaKey ? [] : shapes.GetValueOrDefault(full) ?? File.Entry(name).Shape;
             formed.TryAdd(full, new FormedTensor(shape, () => Form(name, shape)));
             if (Modules[module.TreePath].Alpha is { } alpha)
             {

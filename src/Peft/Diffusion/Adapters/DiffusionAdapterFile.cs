@@ -137,7 +137,7 @@ public static class DiffusionAdapterFile
 
         if (contents.Tensors.Count == 0)
         {
-            throw contents.StrangeModules > 0 ? Mismatch(path, model, made, own, $"the model has none of its {contents.StrangeModules} modules ({AdapterKeys.Shorten(contents.Unknown)})") : new PeftException("AdapterEmpty", $"'{path}' holds no adapter that is known here: {AdapterKeys.Shorten(contents.Unknown)}.")
+            throw contents.StrangeModules > 0 && !contents.File.Names.Any(IsOfModel) ? Mismatch(path, model, made, own, $"the model has none of its {contents.StrangeModules} modules ({AdapterKeys.Shorten(contents.Unknown)})") : new PeftException("AdapterEmpty", $"'{path}' holds no adapter that is known here: {AdapterKeys.Shorten(contents.Unknown)}.")
             {
                 Target = path,
                 RecommendedAction = "Give a LoRA or LyCORIS file; a model's own weights are imported with Import-PeftModel.",
@@ -180,6 +180,9 @@ public static class DiffusionAdapterFile
 
         return shapes;
     }
+
+    /// <summary>Whether a tensor is a checkpoint's own, some of which have names as (IA)3's are.</summary>
+    private static bool IsOfModel(string name) => name.StartsWith("model.diffusion_model.", StringComparison.Ordinal) || name.StartsWith("first_stage_model.", StringComparison.Ordinal);
 
     private static PeftException Mismatch(string path, string model, string? made, string? own, string why) => new("AdapterModelMismatch", $"'{path}' doesn't fit '{model}': {why}. Nothing was changed.")
     {

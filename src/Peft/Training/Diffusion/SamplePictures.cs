@@ -2,6 +2,7 @@ using System.Globalization;
 using Peft.Adapters.Model;
 using Peft.Diffusion;
 using Peft.Diffusion.Pipelines;
+using Peft.Files;
 using Peft.Images;
 using Peft.Models;
 
@@ -14,6 +15,7 @@ internal static class SamplePictures
     public const string FolderName = "samples";
 
     private const int Steps = 20;
+    private const string Start = "step-";
 
     /// <summary>Draws the prompts.</summary>
     /// <param name="request">The training, its prompts and its options.</param>
@@ -31,12 +33,41 @@ internal static class SamplePictures
         return [.. request.SamplePrompts.Select((prompt, i) =>
         {
             var picture = generator.Generate(prompt, options, cancellation: cancellation);
-            var name = string.Create(CultureInfo.InvariantCulture, $"{FolderName}/step-{step}-{i + 1}.png");
-            ImageFile.Write(picture.Image, Path.Combine(folder, name), new Dictionary<string, string> { ["parameters"] = picture.Parameters });
+            var name = string.Create(CultureInfo.InvariantCulture, $"{FolderName}/{Start}{step}-{i + 1}.png");
+            ImageFile.Write(picture.Image, Path.Combine(folder, name), new Dictionary<string, string> { [ImageParameters.Keyword] = picture.Parameters });
             return new TrainingSample(prompt, name);
         })];
     }
 
+    /// <summary>What was drawn in a training's folder, by steps and in the order of the prompts.</summary>
+    /// <param name="folder">The training's folder; null for none.</param>
+    public static IReadOnlyList<(int Step, TrainingSample Sample)> In(string? folder) =>
+        [.. Files(folder).Select(static file => (Place: PlaceOf(file), File: file)).Where(static entry => entry.Place is not null).OrderBy(static entry => entry.Place)
+            .Select(static entry => (entry.Place!.Value.Step, new TrainingSample(PromptOf(entry.File), $"{FolderName}/{Path.GetFileName(entry.File)}")))];
+
+    /// <summary>Takes away what another training drew into the folder.</summary>
+    /// <param name="folder">The training's folder.</param>
+    /// <param name="started">When this training began.</param>
+    public static void RemoveOlder(string folder, DateTimeOffset started)
+    {
+        foreach (var file in Files(folder).Where(file => PlaceOf(file) is not null && File.GetLastWriteTimeUtc(file) < started.UtcDateTime))
+        {
+            Disk.TryTo(() => File.Delete(file));
+        }
+    }
+
     /// <summary>Whether a model draws.</summary>
     public static bool AreOf(PeftModel model) => model.Base is DiffusionModel;
+
+    private static string[] Files(string? folder) =>
+        folder is not null && Path.Combine(folder, FolderName) is var drawn && Directory.Exists(drawn) ? Directory.GetFiles(drawn, Start + "*.png") : [];
+
+    /// <summary>Step and prompt's number that a file's name says; null for a file of somebody else's.</summary>
+    private static (int Step, int Number)? PlaceOf(string file) =>
+        Path.GetFileNameWithoutExtension(file)[Start.Length..].Split('-') is [var step, var number]
+        && int.TryParse(step, NumberStyles.None, CultureInfo.InvariantCulture, out var at) && int.TryParse(number, NumberStyles.None, CultureInfo.InvariantCulture, out var which) ? (at, which) : null;
+
+    /// <summary>The prompt, which stands in the picture above the line with its settings.</summary>
+    private static string PromptOf(string file) =>
+        ImageFile.ReadTexts(file).TryGetValue(ImageParameters.Keyword, out var text) && text.LastIndexOf('\n') is >= 0 and var end ? text[..end] : "";
 }

@@ -4,6 +4,7 @@ using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Peft.Files;
+using Peft.Training.Diffusion;
 
 namespace Peft.Training.Reports;
 
@@ -89,7 +90,9 @@ public static class TrainingReportPage
         json.WriteNumber("tokens", record.TokenCount);
         Number(json, "tokensPerSecond", record.TokensPerSecond);
         WriteSteps(json, record.Steps);
-        WriteEvaluations(json, record.Evaluations);
+        var pictures = SamplePictures.In(record.OutputPath);
+        WriteEvaluations(json, record.Evaluations, pictures.Select(static picture => picture.Sample.Text).ToHashSet(StringComparer.Ordinal));
+        WritePictures(json, record.OutputPath, pictures);
         Texts(json, "options", JsonNode.Parse(record.Options.ToJson())!.AsObject().Where(static entry => entry.Value is not null).Select(static entry => (entry.Key, entry.Value is JsonValue value && value.TryGetValue<string>(out var text) ? text : entry.Value!.ToJsonString())));
         Texts(json, "environment", (record.Run?.Environment ?? new Dictionary<string, string>()).Select(static entry => (entry.Key, entry.Value)));
         json.WriteStartArray("messages");
@@ -142,7 +145,7 @@ public static class TrainingReportPage
         json.WriteEndObject();
     }
 
-    private static void WriteEvaluations(Utf8JsonWriter json, IReadOnlyList<EvaluationRecord> evaluations)
+    private static void WriteEvaluations(Utf8JsonWriter json, IReadOnlyList<EvaluationRecord> evaluations, HashSet<string> pictures)
     {
         json.WriteStartArray("evaluations");
         foreach (var evaluation in evaluations)
@@ -158,7 +161,7 @@ public static class TrainingReportPage
 
             json.WriteEndObject();
             json.WriteStartArray("samples");
-            foreach (var sample in evaluation.Samples ?? [])
+            foreach (var sample in (evaluation.Samples ?? []).Where(sample => !pictures.Contains(sample.Text)))
             {
                 json.WriteStartObject();
                 json.WriteString("prompt", VisibleText.Of(sample.Prompt));
@@ -167,6 +170,22 @@ public static class TrainingReportPage
             }
 
             json.WriteEndArray();
+            json.WriteEndObject();
+        }
+
+        json.WriteEndArray();
+    }
+
+    /// <summary>What a diffusion model drew along the way, whole, for the page stands alone.</summary>
+    private static void WritePictures(Utf8JsonWriter json, string? folder, IReadOnlyList<(int Step, TrainingSample Sample)> pictures)
+    {
+        json.WriteStartArray("pictures");
+        foreach (var (step, sample) in pictures)
+        {
+            json.WriteStartObject();
+            json.WriteNumber("step", step);
+            json.WriteString("prompt", VisibleText.Of(sample.Prompt));
+            json.WriteBase64String("png", File.ReadAllBytes(Path.Combine(folder!, sample.Text)));
             json.WriteEndObject();
         }
 

@@ -45,8 +45,10 @@ public sealed record LycorisModule(IReadOnlyDictionary<string, IReadOnlyList<lon
     ];
 
     /// <summary>Whether something is known to act here.</summary>
-    internal bool IsKnown => Has("lora_down.weight") || Has("hada_w1_a") || Has("lokr_w1") || Has("lokr_w1_a") || Has("oft_blocks") || Has("a1.weight")
-        || Has("lambda_layer") || Has("diff") || Has("w_norm") || (Has("weight") && Has(InputMark));
+    internal bool IsKnown => Has("lora_down.weight", "lora_up.weight") || Has("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+        || ((Has("lokr_w1") || Has("lokr_w1_a", "lokr_w1_b")) && (Has("lokr_w2") || Has("lokr_w2_a", "lokr_w2_b")))
+        || Has("oft_blocks") || Has("a1.weight", "a2.weight", "b1.weight", "b2.weight")
+        || Has("lambda_layer", "p_layer.weight", "q_layer.weight") || Has("diff") || Has("w_norm") || Has("weight", InputMark);
 
     /// <summary>LyCORIS's name of what acts here.</summary>
     public string Algorithm => this switch
@@ -116,5 +118,16 @@ public sealed record LycorisModule(IReadOnlyDictionary<string, IReadOnlyList<lon
 
     private int Rank(string key) => Shapes.TryGetValue(key, out var shape) && shape.Count > 0 ? checked((int)Math.Max(1, shape[0])) : 1;
 
-    private bool Has(string key) => Shapes.ContainsKey(key);
+    private bool Has(params ReadOnlySpan<string> keys)
+    {
+        foreach (var key in keys)
+        {
+            if (!Shapes.ContainsKey(key))
+            {
+                return false;
+            }
+        }
+
+        return true;
+    }
 }

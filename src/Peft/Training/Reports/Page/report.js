@@ -220,20 +220,25 @@ runs.forEach((run, i) => {
     button.addEventListener('click', () => navigator.clipboard?.writeText(run.command).then(() => { button.textContent = 'Copied'; }));
     byId('commands').append(...(title ? [make('strong', {}, run.name)] : []), make('pre', {}, run.command), button);
   }
-  for (const prompt of new Set(run.evaluations.flatMap(entry => entry.samples.map(sample => sample.prompt)))) {
+  const answers = [...run.evaluations.flatMap(entry => entry.samples.map(sample => ({ step: entry.step, ...sample }))), ...run.pictures];
+  for (const prompt of new Set(answers.map(answer => answer.prompt))) {
     byId('samples').hidden = false;
     const box = make('div', { class: 'sample' });
     box.append(make('strong', {}, runs.length > 1 ? run.name : ''), make('div', { class: 'text' }, prompt));
-    const list = make('table');
-    for (const entry of run.evaluations) {
-      for (const sample of entry.samples.filter(sample => sample.prompt === prompt)) {
-        const row = make('tr'), cell = make('td');
-        cell.append(make('div', { class: 'text' }, sample.text));
-        row.append(make('th', {}, `step ${entry.step}`), cell);
-        list.append(row);
+    const list = make('table'), pictures = make('div', { class: 'pictures' });
+    for (const answer of answers.filter(answer => answer.prompt === prompt)) {
+      if (answer.png) {
+        const picture = make('div');
+        picture.append(make('img', { src: `data:image/png;base64,${answer.png}`, alt: `${prompt}, step ${answer.step}` }), make('div', {}, `step ${answer.step}`));
+        pictures.append(picture);
+        continue;
       }
+      const row = make('tr'), cell = make('td');
+      cell.append(make('div', { class: 'text' }, answer.text));
+      row.append(make('th', {}, `step ${answer.step}`), cell);
+      list.append(row);
     }
-    box.append(list);
+    box.append(list, pictures);
     byId('sample-list').append(box);
   }
   for (const example of run.hardest) {
