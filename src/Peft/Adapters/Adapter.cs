@@ -86,6 +86,12 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
         }
     }
 
+    /// <summary>Refuses what a file may hold but can't be begun, once the adapter is declared.</summary>
+    /// <exception cref="PeftException">What stands in the way.</exception>
+    internal virtual void RefuseNew()
+    {
+    }
+
     /// <summary>Puts everything into the slots of the model.</summary>
     public virtual void Attach()
     {

@@ -1,7 +1,10 @@
+using Peft.Adapters;
 using Peft.Adapters.Merging;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Targets;
 using Peft.Models;
+using Peft.Tests.Training;
+using Peft.Training;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Adapters;
@@ -61,6 +64,63 @@ public class LoraVariantTests
         }
 
         Tensor Hidden(Tensor rows, AdapterSelection selection) => model.Base.Forward(rows, model.NewPass(new ForwardContext(), selection)).Hidden.view(rows.size(0), 6, -1);
+    }
+
+    [Theory]
+    [InlineData("embed_tokens", false)]
+    [InlineData("lm_head", false)]
+    [InlineData("embed_tokens", true)]
+    public void Layers_that_share_their_weight_are_trained_to_one_change_of_it_where_that_is_asked_for(string target, bool dora)
+    {
+        using var folder = new TemporaryFolder();
+        using var model = TinyLlama.Create(tied: true);
+        var adapter = model.AddAdapter(new LoraConfig { Rank = 2, TargetModules = ModuleNames.Of(target), EnsureWeightTying = true, UseDora = dora }, "tuned", 1);
+        var start = Values("lora_embedding_A");
+        var (_, gradients) = ModelRun.Backward(model, adapter, TinyLlama.Inputs());
+        using (no_grad())
+        {
+            var expected = gradients[Find("lora_embedding_A").FullKey] + gradients[Find("lora_B.weight").FullKey].t();
+            foreach (var parameter in adapter.TrainableParameters)
+            {
+                parameter.Parameter.Gradient = gradients[parameter.FullKey];
+            }
+
+            adapter.Adapter.OnGradients(0);
+            AssertNear(expected, gradients[Find("lora_embedding_A").FullKey]);
+            Assert.Equal(0, gradients[Find("lora_B.weight").FullKey].abs().max().item<float>());
+            foreach (var parameter in adapter.TrainableParameters)
+            {
+                parameter.Parameter.Gradient = null;
+            }
+        }
+
+        new Trainer(TrainerTests.Request(model, new TrainingOptions { LearningRate = 1e-2, MaxSteps = 4, BatchSize = 2, Seed = 5 })).Train();
+        AssertNear(Values("lora_embedding_A"), Values("lora_B.weight").t());
+        AssertNear(Values("lora_embedding_B"), Values("lora_A.weight").t());
+        Assert.True(Values("lora_embedding_A").sub(start).abs().max().item<float>() > 1e-3);
+
+        model.SaveAdapter("tuned", folder.Path);
+        using var before = ModelRun.Logits(model, TinyLlama.Inputs());
+        using var other = TinyLlama.Create(tied: true);
+        Assert.Empty(other.LoadAdapter(folder.Path).Report.Missing);
+        using var after = ModelRun.Logits(other, TinyLlama.Inputs());
+        AssertNear(before, after);
+
+        AdapterParameter Find(string name) => adapter.TrainableParameters.Single(parameter => parameter.FullKey.EndsWith(name, StringComparison.Ordinal));
+
+        Tensor Values(string name) => Find(name).Parameter.Data.clone();
+
+        static void AssertNear(Tensor expected, Tensor found) => Assert.True(expected.sub(found).abs().max().item<float>() < 1e-5, $"{expected.sub(found).abs().max().item<float>()}");
+    }
+
+    [Fact]
+    public void What_cannot_be_one_change_of_a_shared_weight_is_refused()
+    {
+        using var model = TinyLlama.Create(tied: true);
+        var config = new LoraConfig { Rank = 2, TargetModules = ModuleNames.Of("embed_tokens", "lm_head"), EnsureWeightTying = true, RankPattern = new Dictionary<string, int> { ["lm_head"] = 3 } };
+        var error = Assert.Throws<PeftException>(() => model.AddAdapter(config, "tuned", 1));
+        Assert.Equal("AdapterConfigContradictory", error.ErrorId);
+        Assert.Contains("different ranks", error.Message, StringComparison.Ordinal);
     }
 
     [Fact]

@@ -33,7 +33,7 @@ public sealed class CmdletTests(ModuleHost host) : CmdletsInFolder(host, import:
             """)[0];
         Assert.Equal("main", config.Properties["Revision"].Value);
         Assert.Equal("", config.Properties["UnknownKeys"].Value is IEnumerable<string> keys ? string.Join(' ', keys) : null);
-        Assert.StartsWith("LoraVariantNotSupported,", Assert.Single(host.Run("New-LoraConfig -use_qalora $true").Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
+        Assert.StartsWith("LoraVariantNotSupported,", Assert.Single(host.Run("New-LoraConfig -megatron_config @{ hidden_size = 8 }").Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
     }
 
     [Fact]

@@ -31,6 +31,9 @@ internal sealed class WeightMerge
     private bool _isFinal;
     private bool _isTrial;
 
+    // Weights lie in mapped files, whose changed pages would stay in memory until the whole file is let go of.
+    private bool _leavesFiles;
+
     private WeightMerge(PretrainedModel model, IReadOnlyList<ActiveAdapter> set, MergeOptions options)
     {
         _model = model;
@@ -48,7 +51,7 @@ internal sealed class WeightMerge
     /// <exception cref="PeftException"><c>MergeNotPossible</c>.</exception>
     public static Action<Module> ByModule(PretrainedModel model, IReadOnlyList<ActiveAdapter> set, MergeOptions options)
     {
-        var merge = new WeightMerge(model, set, options) { _isFinal = true };
+        var merge = new WeightMerge(model, set, options) { _isFinal = true, _leavesFiles = true };
         RefuseObstacles(model, merge._names);
         return module =>
         {
@@ -249,6 +252,11 @@ internal sealed class WeightMerge
     {
         if (_isFinal && weight.Edits is null)
         {
+            if (_leavesFiles)
+            {
+                weight.Assign(weight.Data.clone());
+            }
+
             Add(weight.Data);
             weight.MarkChanged();
         }
@@ -323,7 +331,7 @@ internal sealed class WeightMerge
         }
 
         var written = parameter.TiedTo ?? parameter;
-        if (_isFinal && written is { Edits: null, Packed: null })
+        if (_isFinal && !_leavesFiles && written is { Edits: null, Packed: null })
         {
             written.Data.copy_(merged);
             written.MarkChanged();

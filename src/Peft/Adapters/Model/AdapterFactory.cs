@@ -32,7 +32,7 @@ internal static class AdapterFactory
         List<string> messages = [];
         return Make(model, config.ForNew(model.Base), name, messages, adapter =>
         {
-            RefuseTiedLayers(adapter);
+            adapter.RefuseNew();
             if (!model.IsStructureOnly)
             {
                 using var generator = seed is { } given ? new Generator(given) : new Generator((ulong)System.Random.Shared.NextInt64());
@@ -112,20 +112,6 @@ internal static class AdapterFactory
         {
             adapter.Dispose();
             throw;
-        }
-    }
-
-    /// <summary>A file with factors for both sharers of a weight can be used, but training would let the two drift apart.</summary>
-    private static void RefuseTiedLayers(Adapter adapter)
-    {
-        bool DriftsFrom(AdaptedLayer layer, AdaptedLayer other) => other.Layer.Weight.TiedTo == layer.Layer.Weight
-            && !other.Adapter.Parameters.Any(entry => layer.Adapter.Parameters.Any(own => own.Parameter == entry.Parameter));
-        if (adapter.Config.EnsureWeightTying && adapter.Layers.Any(layer => adapter.Layers.Any(other => DriftsFrom(layer, other))))
-        {
-            throw new NotSupportedByPeftException("LoraVariantNotSupported", "Training one change for layers that share their weight (ensure_weight_tying on target modules) is not supported.")
-            {
-                Target = "ensure_weight_tying",
-            };
         }
     }
 

@@ -12,6 +12,8 @@ public sealed class LoraAdapter(string name, LoraConfig config) : LayerwiseAdapt
 {
     private const string TokensName = "token_adapter";
 
+    private IReadOnlyList<SharedFactors> _shared = [];
+
     /// <inheritdoc/>
     internal override bool SharesPasses => base.SharesPasses && ((LoraConfig)Config).InvocationTokens is not { Count: > 0 };
 
@@ -19,6 +21,7 @@ public sealed class LoraAdapter(string name, LoraConfig config) : LayerwiseAdapt
     public override void Declare(PretrainedModel model, ICollection<string> messages)
     {
         base.Declare(model, messages);
+        _shared = Config.EnsureWeightTying ? SharedFactors.Of(Layers) : [];
         if (((LoraConfig)Config).TrainableTokens is not { } tokens)
         {
             return;
@@ -38,9 +41,44 @@ public sealed class LoraAdapter(string name, LoraConfig config) : LayerwiseAdapt
     public override void Initialise(torch.Generator generator, Predicate<Parameter> needed)
     {
         base.Initialise(generator, needed);
+        foreach (var shared in _shared)
+        {
+            shared.Start(needed);
+        }
 
         // What data decided is the layers' now.
         Config = (LoraConfig)Config with { Start = null };
+    }
+
+    /// <inheritdoc/>
+    internal override void RefuseNew()
+    {
+        foreach (var shared in _shared)
+        {
+            shared.RefuseUnfit();
+        }
+    }
+
+    /// <inheritdoc/>
+    public override void OnGradients(int step)
+    {
+        using var noGradients = no_grad();
+        foreach (var shared in _shared)
+        {
+            shared.SumGradients();
+        }
+    }
+
+    /// <inheritdoc/>
+    public override bool OnStepped(int step)
+    {
+        using var noGradients = no_grad();
+        foreach (var shared in _shared)
+        {
+            shared.Follow();
+        }
+
+        return false;
     }
 
     /// <summary>A pass says where activated LoRA acts once its tokens are known.</summary>

@@ -149,7 +149,7 @@ public sealed record LoraConfig : LayerwiseConfig
     [ConfigField("fan_in_fan_out")]
     public override bool FanInFanOut { get; init; }
 
-    /// <summary>Lets layers that share their weights share what is trained of them as well.</summary>
+    /// <summary>Lets layers that share their weights share what is trained of them as well: an embedding and an output layer get one change, with the gradients of both, which a file holds for each.</summary>
     [ConfigField("ensure_weight_tying")]
     public override bool EnsureWeightTying { get; init; }
 
