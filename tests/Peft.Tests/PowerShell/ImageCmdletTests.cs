@@ -148,6 +148,27 @@ public sealed class ImageCmdletTests : IClassFixture<ModuleHost>, IDisposable
         }
     }
 
+    /// <summary>PEFT keeps alphas in adapter_config.json: whoever takes its weights takes them with it.</summary>
+    [Fact]
+    public void An_adapter_in_PEFT_s_layout_is_converted_and_imported_with_its_alpha()
+    {
+        WritePictures("pictures");
+        Run("""
+            $learn = @{ Config = New-LoraConfig -Rank 2 -Alpha 7 -TargetModule to_q, to_v; Dataset = Import-TrainingDataset $args[2] -InstancePrompt 'a bird'; AdapterName = 'a'; MaxSteps = 2; LearningRate = 0.05; OutputPath = $out }
+            $m | Invoke-LoraTraining @learn 6>$null | Out-Null
+            Convert-PeftAdapter "$out/a" "$out/folder.safetensors" Kohya -Model $m | Out-Null
+            Convert-PeftAdapter "$out/a/adapter_model.safetensors" "$out/file.safetensors" Diffusers -Model $m | Out-Null
+            $m | Import-PeftAdapter "$out/folder.safetensors", "$out/file.safetensors" | Out-Null
+            $m | Import-PeftAdapter "$out/a/adapter_model.safetensors" plain | Out-Null
+            'a', 'folder', 'file', 'plain' | ForEach-Object { $m | Invoke-ImageGeneration 'a bird' -AdapterName $_ -Seed 1 -Step 2 -OutputPath "$out/$_.png" | Out-Null }
+            """);
+        Assert.All(
+            new[] { "folder", "file", "plain" },
+            name => Assert.True(ImageFile.Read(_folder[$"out/{name}.png"]).Pixels.Zip(ImageFile.Read(_folder["out/a.png"]).Pixels, static (one, other) => Math.Abs(one - other)).Max() <= 1, name));
+        Assert.Equal("AdapterModelUnclear", ErrorId("Convert-PeftAdapter \"$out/a\" \"$out/none.safetensors\" Kohya"));
+        Assert.Equal("DatasetKindUnfit", ErrorId("Import-TrainingDataset \"$out/../pictures\" -InstancePrompt x | Show-TrainingExample -Model $m"));
+    }
+
     /// <summary>Files that fit nothing end in a named error, and an adapter whose place they were to take acts as it did.</summary>
     [Theory]
     [InlineData("xl", "AdapterModelMismatch")]
@@ -229,7 +250,7 @@ public sealed class ImageCmdletTests : IClassFixture<ModuleHost>, IDisposable
             using (var file = SafetensorsFile.Open(path))
             {
                 kept = [.. file.Names.Where(name => !name.EndsWith(without, StringComparison.Ordinal)).Select(name => (name, file.Read(name).clone()))];
-                Assert.Equal(file.Names.Count() - 1, kept.Length);
+                Assert.Equal(file.Names.Count - 1, kept.Length);
             }
 
             SafetensorsWriter.Write(path, kept);

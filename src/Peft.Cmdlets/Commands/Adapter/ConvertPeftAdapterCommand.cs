@@ -13,7 +13,7 @@ namespace Peft.Cmdlets.Commands.Adapter;
 [OutputType(typeof(AdapterFormatReport))]
 public sealed class ConvertPeftAdapterCommand : PeftCmdlet
 {
-    /// <summary>The adapter's file (<c>.safetensors</c>, <c>.pt</c>, <c>.bin</c>), of kohya's scripts, the web UI, LyCORIS or diffusers.</summary>
+    /// <summary>The adapter's file (<c>.safetensors</c>, <c>.pt</c>, <c>.bin</c>), of kohya's scripts, the web UI, LyCORIS or diffusers; or a folder that holds <c>adapter_config.json</c>, with <c>-Model</c>.</summary>
     [Parameter(Mandatory = true, Position = 0, ValueFromPipeline = true, ValueFromPipelineByPropertyName = true)]
     [Alias("PSPath", "LP", "LiteralPath")]
     [ValidateNotNullOrEmpty]
@@ -59,7 +59,10 @@ public sealed class ConvertPeftAdapterCommand : PeftCmdlet
         ExportPeftAdapterCommand.RefuseExisting(target, Force);
         if (ShouldProcess(target, $"Write '{source}' in the format {Format}"))
         {
-            var report = Run(_ => DiffusionAdapterFile.Convert(source, target, Enum.Parse<DiffusionAdapterFormat>(Format, ignoreCase: true), Model?.Base, EngineNames.DataType(DataType)));
+            var (format, type) = (Enum.Parse<DiffusionAdapterFormat>(Format, ignoreCase: true), EngineNames.DataType(DataType));
+            var report = Run(_ => DiffusionAdapterFile.FolderOf(source) is { } folder
+                ? DiffusionAdapterFile.ConvertFolder(Model ?? throw ModelMissing(folder), folder, target, format, type)
+                : DiffusionAdapterFile.Convert(source, target, format, Model?.Base, type));
             if (report.Lost.Count > 0)
             {
                 WriteWarning(report.ToString());
@@ -68,4 +71,10 @@ public sealed class ConvertPeftAdapterCommand : PeftCmdlet
             WriteObject(report);
         }
     });
+
+    private static PeftException ModelMissing(string folder) => new("AdapterModelUnclear", $"'{folder}' is an adapter in PEFT's layout, which is converted on the model that it was made for.")
+    {
+        Target = folder,
+        RecommendedAction = "Give the model with -Model, from Import-PeftModel.",
+    };
 }

@@ -49,6 +49,15 @@ public sealed class ShowTrainingExampleCommand : PeftCmdlet
     /// <inheritdoc/>
     protected override void Process()
     {
+        if (Dataset.Columns.Kind == RowKind.Image || Dataset.Columns.Kind == RowKind.ImageClass)
+        {
+            throw new NotSupportedByPeftException("DatasetKindUnfit", "Examples are shown of texts, and the data set holds images.")
+            {
+                Target = Dataset,
+                RecommendedAction = "Look at the image files; captions stand beside them or in metadata.jsonl, classes are their folders.",
+            };
+        }
+
         var model = Model ?? (LoadedModels.All is [var only] ? only : throw new PeftException("ModelMissing", "Examples take their form from a model's tokenizer and chat template.")
         {
             RecommendedAction = "Give the model with -Model.",

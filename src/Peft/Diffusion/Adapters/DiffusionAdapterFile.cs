@@ -1,3 +1,4 @@
+using Peft.Adapters;
 using Peft.Adapters.Files;
 using Peft.Adapters.Methods.Lycoris;
 using Peft.Adapters.Methods.TextualInversion;
@@ -26,6 +27,11 @@ public static class DiffusionAdapterFile
     public static PeftAdapter Load(PeftModel model, string path, string? name = null, string? token = null)
     {
         ArgumentNullException.ThrowIfNull(model);
+        if (FolderOf(path) is { } folder)
+        {
+            return model.LoadAdapter(folder, name ?? NameOf(path));
+        }
+
         using var file = TensorStore.OpenFile(path);
         var modules = ModulesOf(model.Base, model.Name, path);
         var called = name ?? NameOf(path);
@@ -107,6 +113,37 @@ public static class DiffusionAdapterFile
         }
 
         return writer.Write(path, contents.Metadata);
+    }
+
+    /// <summary>Writes an adapter in PEFT's layout, a folder, as a single file. The model is as it was before.</summary>
+    /// <param name="model">The model that the adapter was made for.</param>
+    /// <param name="folder">The folder, with <c>adapter_config.json</c>.</param>
+    /// <param name="path">The new file; replaced where it is there.</param>
+    /// <param name="format">The format.</param>
+    /// <param name="dataType">Type of the tensors; null for float32.</param>
+    /// <returns>What the format can't hold.</returns>
+    /// <exception cref="PeftException">What loading the adapter throws, or as <see cref="Save"/>.</exception>
+    public static AdapterFormatReport ConvertFolder(PeftModel model, string folder, string path, DiffusionAdapterFormat format, ScalarType? dataType = null)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        var name = $"converted_{Guid.NewGuid():N}";
+        model.LoadAdapter(folder, name);
+        try
+        {
+            return Save(model, name, path, format, dataType);
+        }
+        finally
+        {
+            model.RemoveAdapter(name);
+        }
+    }
+
+    /// <summary>The folder of PEFT's layout that a path means: itself, or that of its <c>adapter_model</c> file, whose alphas stand in <c>adapter_config.json</c>; null for a file of another kind.</summary>
+    /// <param name="path">A folder or file.</param>
+    public static string? FolderOf(string path)
+    {
+        var folder = Directory.Exists(path) ? path : Path.GetFileNameWithoutExtension(path) == AdapterFile.Stem ? Path.GetDirectoryName(Path.GetFullPath(path))! : null;
+        return folder is not null && File.Exists(Path.Combine(folder, AdapterConfig.FileName)) ? folder : null;
     }
 
     private static PeftException KindUnclear(string path) => new("AdapterModelUnclear", $"'{path}' doesn't tell which model it was made for.")
