@@ -1,5 +1,6 @@
 using System.Text;
 using System.Text.RegularExpressions;
+using Peft.Images;
 using Peft.Tests.Hub;
 
 namespace Peft.Tests.PowerShell;
@@ -45,6 +46,17 @@ public sealed partial class TutorialTests : CmdletsInFolder
         foreach (var name in s_embedded)
         {
             _hub.Repositories[name] = Directory.GetFiles(PocketLlama).ToDictionary(static file => Path.GetFileName(file), File.ReadAllBytes);
+        }
+
+        var vision = Path.Combine(ModuleHost.Root, "tests", "references", "vision", "vit");
+        _hub.Repositories["google/vit-base-patch16-224-in21k"] = new[] { "config.json", "model.safetensors" }.ToDictionary(static name => name, name => File.ReadAllBytes(Path.Combine(vision, name)));
+        foreach (var (flower, shade) in new[] { ("daisy", (byte)220), ("tulip", (byte)40) })
+        {
+            Directory.CreateDirectory(Path.Combine(folder.FullName, "flowers", flower));
+            for (var i = 0; i < 5; i++)
+            {
+                ImageFile.Write(new PixelImage(16, 16, [.. Enumerable.Repeat((byte)(shade + i), 16 * 16 * 3)]), Path.Combine(folder.FullName, "flowers", flower, $"{i}.png"));
+            }
         }
 
         foreach (var part in new[] { "pocket-llama", "data" })
