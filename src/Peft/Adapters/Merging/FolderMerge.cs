@@ -1,4 +1,5 @@
 using Peft.Adapters.Model;
+using Peft.Engine;
 using Peft.Files;
 using Peft.Models;
 using Peft.Tensors;
@@ -118,6 +119,9 @@ public static class FolderMerge
             if (_made >= 0)
             {
                 Free(_shards[_made]);
+
+                // The next file's weights don't fit into all of the holes.
+                FreedMemory.GiveBack();
             }
 
             _made = index;
