@@ -338,6 +338,8 @@ internal static class Aten
     internal static readonly Operator randperm_generator = new("aten::randperm", "generator");
     internal static readonly Operator ravel = new("aten::ravel");
     internal static readonly Operator real = new("aten::real");
+    internal static readonly Operator lgamma = new("aten::lgamma");
+    internal static readonly Operator digamma = new("aten::digamma");
     internal static readonly Operator reciprocal = new("aten::reciprocal");
     internal static readonly Operator reciprocal_ = new("aten::reciprocal_");
     internal static readonly Operator relu = new("aten::relu");

@@ -186,6 +186,10 @@ public static partial class torch
 
         public Tensor prelu(Tensor target) => Aten.prelu.Tensor(this, target);
 
+        public Tensor lgamma() => Aten.lgamma.Tensor(this);
+
+        public Tensor digamma() => Aten.digamma.Tensor(this);
+
         public Tensor reciprocal() => Aten.reciprocal.Tensor(this);
 
         public Tensor reciprocal_() => Aten.reciprocal_.InPlace(this);

@@ -1,3 +1,4 @@
+using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
 using Peft.Files;
 using Peft.Models;
@@ -45,6 +46,12 @@ public class AdapterVariantTests
 
         if (file.Contains("loss"))
         {
+            foreach (var layer in model[names[^1]].Adapter.Layers.Select(static layer => layer.Adapter).OfType<MonteCloraLayer>())
+            {
+                var place = "draw." + layer.Layer.Path;
+                layer.Source = _ => new MonteCloraDraw(file.Read(place + ".noise"), file.Read(place + ".spread"), file.Read(place + ".shares"));
+            }
+
             var (loss, gradients) = ModelRun.Backward(model, model[names[^1]], inputs, isTraining: true);
             Close(file.Read("loss"), tensor((float)loss), "loss");
             foreach (var key in file.Names.Where(static key => key.StartsWith("grad.", StringComparison.Ordinal)))

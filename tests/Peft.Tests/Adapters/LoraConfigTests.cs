@@ -11,7 +11,6 @@ public class LoraConfigTests
     public static TheoryData<string, string> Variants => new()
     {
         { "megatron_config", """{"a":1}""" },
-        { "monteclora_config", """{"a":1}""" },
         { "enable_lora", "[true,false,true]" },
     };
 
@@ -31,6 +30,7 @@ public class LoraConfigTests
     [InlineData("lora_ga_config", """{"direction":"up"}""")]
     [InlineData("arrow_config", """{"top_k":0}""")]
     [InlineData("velora_config", """{"init_type":"none"}""")]
+    [InlineData("monteclora_config", """{"num_samples":0}""")]
     public void Settings_of_a_start_that_are_none_are_refused(string key, string value) =>
         Assert.Equal("AdapterConfigContradictory", Assert.Throws<PeftException>(() => Read($$"""{"peft_type":"LORA","{{key}}":{{value}}}""").Validate()).ErrorId);
 

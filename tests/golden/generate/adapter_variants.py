@@ -1,9 +1,9 @@
-"""Records LoRA's variants that the archives have no case of: Arrow, QALoRA and VeLoRA.
+"""Records LoRA's variants that the archives have no case of: Arrow, QALoRA, VeLoRA and MonteCLoRA.
 
     python adapter_variants.py ../../references/adapter-variants
 
 Writes a tiny Llama (base) and a folder a case: adapters (folders by their names), case.json (which of them are loaded, in which order, and which acts) and
-io.safetensors (input_ids, labels, logits, loss and gradients of what the acting adapter trains, by the keys of its file).
+io.safetensors (input_ids, labels, logits, loss and gradients of what the acting adapter trains, by the keys of its file; what MonteCLoRA drew, by module).
 PEFT forms QALoRA over GPTQ layers alone, whose package needs an accelerator: its variant is put on plain layers here.
 """
 import json
@@ -15,7 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from peft import ArrowConfig, LoraConfig, PeftModel, create_arrow_model, get_peft_model
 from peft.tuners.lora import layer as lora_layer
-from peft.tuners.lora.config import VeloraConfig
+from peft.tuners.lora.config import MontecloraConfig, VeloraConfig
 from peft.tuners.lora.variants import QALoraLinearVariant
 from peft.utils.save_and_load import get_peft_model_state_dict
 from safetensors.torch import save_file
@@ -44,7 +44,14 @@ def record(root, case, model, active, folders, gradients=True):
         tensors["logits"] = model.eval()(input_ids=ids).logits
     if gradients:
         model.train()
-        loss = model(input_ids=ids, labels=ids).loss
+        for key, module in model.named_modules():
+            if key.endswith(f"lora_monteclora_sampler.{active}"):
+                drawn = module.sampler.buffer[0]
+                place = "draw." + key.removeprefix("base_model.model.").removesuffix(f".lora_monteclora_sampler.{active}")
+                tensors[place + ".noise"] = drawn["z_mvn"]
+                tensors[place + ".spread"] = drawn["z_wishart"].diag().clone()
+                tensors[place + ".shares"] = drawn["z_dirichlet"]
+        loss = model(input_ids=ids, labels=ids).loss + model.base_model._get_monteclora_loss()
         loss.backward()
         tensors["loss"] = loss.detach()
         for key, parameter in model.named_parameters():
@@ -99,6 +106,10 @@ def main():
     for init in ("batch_average", "batch_average_once", "random"):
         model = plain(root, f"velora_{init}", "adapter", 31, velora_config=VeloraConfig(num_groups=4, scale=1.5, init_type=init))
         record(root, f"velora_{init}", model, "default", ["adapter"])
+    for entropy in (False, True):
+        settings = MontecloraConfig(num_samples=3, use_entropy=entropy, dirichlet_prior=0.4, sample_scaler=0.1, kl_loss_weight=0.01, buffer_size=1)
+        model = plain(root, f"monteclora_{entropy}".lower(), "adapter", 51, monteclora_config=settings)
+        record(root, f"monteclora_{entropy}".lower(), model, "default", ["adapter"])
     resolve = lora_layer.LoraLayer.resolve_lora_variant
     lora_layer.LoraLayer.resolve_lora_variant = lambda self, *, config, **_: QALoraLinearVariant() if config.use_qalora else resolve(self, config=config)
     model = plain(root, "qalora", "adapter", 41, use_qalora=True, qalora_group_size=4)

@@ -81,6 +81,17 @@ public sealed class LoraAdapter(string name, LoraConfig config) : LayerwiseAdapt
         return false;
     }
 
+    /// <summary>MonteCLoRA's mean divergence from its priors, in training.</summary>
+    public override Tensor Loss(Tensor loss, ForwardContext pass)
+    {
+        MonteCloraLayer[] drawn = pass.IsTraining ? [.. Layers.Select(static layer => layer.Adapter).OfType<MonteCloraLayer>()] : [];
+        return drawn.Length == 0 ? loss
+            : pass.Tape is { } tape ? tape.Autograd(inputs => WithTerms(inputs[0]), [loss], [.. drawn.SelectMany(static layer => layer.Priors)])
+            : WithTerms(loss);
+
+        Tensor WithTerms(Tensor own) => drawn.Select(static layer => layer.Term()).OfType<Tensor>().Aggregate(own, (sum, term) => sum + (term / drawn.Length));
+    }
+
     /// <summary>A pass says where activated LoRA acts once its tokens are known.</summary>
     public override ForwardContext Prepare(ForwardContext pass) => ((LoraConfig)Config).InvocationTokens is { Count: > 0 } tokens
         ? pass with { OnTokens = (ids, known) => Activated(tokens, ids, pass.OnTokens?.Invoke(ids, known) ?? known) }

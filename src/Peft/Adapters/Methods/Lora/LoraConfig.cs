@@ -16,7 +16,6 @@ namespace Peft.Adapters.Methods.Lora;
 [ConfigVariant("enable_lora", IsFormer = true)]
 [ConfigVariant("megatron_config")]
 [ConfigVariant("megatron_core", "\"megatron.core\"", IsIdle = true)]
-[ConfigVariant("monteclora_config")]
 public sealed record LoraConfig : LayerwiseConfig
 {
     /// <inheritdoc/>
@@ -129,6 +128,13 @@ public sealed record LoraConfig : LayerwiseConfig
     public VeloraSettings? Velora { get; init; }
 
     /// <summary>
+    /// Lets training draw the first factor around what it learns, with a spread and shares that are learnt too (MonteCLoRA, Sengupta et al. 2024): a table of num_samples (8), use_entropy,
+    /// dirichlet_prior (0.1), sample_scaler (1e-4), kl_loss_weight (1e-5) and buffer_size (150, which says nothing here).
+    /// </summary>
+    [ConfigField("monteclora_config", Parameter = "MonteClora")]
+    public MonteCloraSettings? MonteClora { get; init; }
+
+    /// <summary>
     /// Blocks that stand in the model's stack, by ranges of the first block and the block behind the last: <c>[[0,4],[2,5]]</c> makes seven of five.
     /// Those that stand there again share the base's weights and have changes of their own. The model is what it was when the adapter is removed.
     /// </summary>
@@ -166,6 +172,7 @@ public sealed record LoraConfig : LayerwiseConfig
         LoraGa?.Validate();
         Arrow?.Validate();
         Velora?.Validate();
+        MonteClora?.Validate();
         if (UseDora && LoraBias)
         {
             throw Contradiction("lora_bias can't be used with use_dora.");
@@ -250,6 +257,7 @@ public sealed record LoraConfig : LayerwiseConfig
             : Arrow is { } arrow ? new ArrowLayer(layer, this, arrow, adapter.Name)
             : UseQaLora ? new QaLoraLayer(layer, this)
             : Velora is { } velora ? new VeloraLayer(layer, this, velora)
+            : MonteClora is { } drawn ? new MonteCloraLayer(layer, this, drawn)
             : Kasa is not null ? new KasaLayer(layer, this)
             : BlockDiagonal is { } blocks && blocks.IsFirst(layer.Path) is { } isFirst ? new BlockDiagonalLayer(layer, this, isFirst, blocks.Blocks)
             : UseDora ? new DoraLayer(layer, this)
@@ -257,7 +265,7 @@ public sealed record LoraConfig : LayerwiseConfig
     }
 
     private IEnumerable<(string Name, bool IsUsed)> Variants =>
-        [("use_dora", UseDora), ("alora_invocation_tokens", InvocationTokens is { Count: > 0 }), ("kasa_config", Kasa is not null), ("use_bdlora", BlockDiagonal is not null), ("arrow_config", Arrow is not null), ("use_qalora", UseQaLora), ("velora_config", Velora is not null)];
+        [("use_dora", UseDora), ("alora_invocation_tokens", InvocationTokens is { Count: > 0 }), ("kasa_config", Kasa is not null), ("use_bdlora", BlockDiagonal is not null), ("arrow_config", Arrow is not null), ("use_qalora", UseQaLora), ("velora_config", Velora is not null), ("monteclora_config", MonteClora is not null)];
 
     private bool IsVariant => Variants.Any(static variant => variant.IsUsed);
 
