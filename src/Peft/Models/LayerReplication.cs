@@ -44,7 +44,11 @@ internal sealed class LayerReplication
                 throw new PeftException("LayersInUse", "Blocks can't be repeated while the model has adapters that were made for its blocks as they are.");
             }
 
-            model.Replication ??= new LayerReplication(model, sources);
+            model.Replication ??= IsWherePeftLooks(model) ? new LayerReplication(model, sources) : throw new NotSupportedByPeftException(
+                "LayersNotReplicable", $"Blocks of {model.Backbone.ClassName} don't stand where PEFT repeats them: in 'layers', 'encoder.layer' or 'h' of the model, so that nobody could load the adapter.")
+            {
+                RecommendedAction = "Use a decoder of the Llama line or BERT, or an adapter without layer_replication.",
+            };
             if (!model.Replication._sources.SequenceEqual(sources))
             {
                 throw new PeftException("LayersInUse", "The model's blocks are repeated in another way by an adapter that it has.");
@@ -58,6 +62,21 @@ internal sealed class LayerReplication
 
         return model.Replication;
     }
+
+    /// <summary>Whether blocks stand where PEFT's replicate_layers finds them.</summary>
+    internal static bool IsWherePeftLooks(PretrainedModel model)
+    {
+        Module place = model;
+        while (Child(place, "model") is { } inner)
+        {
+            place = inner;
+        }
+
+        place = Child(place, "bert") ?? place;
+        return Child(place, "layers") is not null || (Child(place, "encoder") is { } encoder && Child(encoder, "layer") is not null) || Child(place, "h") is not null;
+    }
+
+    private static Module? Child(Module module, string name) => module.Children.FirstOrDefault(child => child.Name == name);
 
     /// <summary>Says that a user leaves; after the last one blocks stand as before.</summary>
     public void End()

@@ -73,7 +73,9 @@ internal static class GgufExport
             }
         }
 
-        return outputs;
+        return isTied && tree.Map.NeedsHead && outputs.Find(static output => output.Name == "token_embd.weight") is { } embedding
+            ? [.. outputs, embedding with { Name = "output.weight" }]
+            : outputs;
     }
 
     /// <summary>Whether the embedding gives the logits too.</summary>

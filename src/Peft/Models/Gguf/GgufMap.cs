@@ -40,6 +40,9 @@ internal sealed record GgufMap(string Architecture)
     /// <summary>Names inside a block.</summary>
     public required IReadOnlyList<GgufName> InLayer { get; init; }
 
+    /// <summary>Whether llama.cpp wants an output layer of its own where the embedding gives the logits, and takes the embedding for it nowhere.</summary>
+    public bool NeedsHead { get; init; }
+
     /// <summary>Rotary positions; null for none.</summary>
     public GgufRotary? Rotary { get; init; } = new();
 

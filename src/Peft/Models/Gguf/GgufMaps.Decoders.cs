@@ -44,6 +44,7 @@ internal static partial class GgufMaps
 
     public static GgufMap GptNeoX { get; } = new("gptneox")
     {
+        NeedsHead = true,
         Keys = [.. Sizes(), .. Heads(shared: null, size: null, epsilon: "layer_norm_eps", norm: Plain), new("use_parallel_residual", "use_parallel_residual", GgufKind.Flag)],
         Fixed = [Gelu("hidden_act", "gelu"), new("attention_bias", true)],
         Rotary = new() { Share = 0.25 },
@@ -144,6 +145,7 @@ internal static partial class GgufMaps
 
     public static GgufMap StableLm { get; } = new("stablelm")
     {
+        NeedsHead = true,
         Keys = [.. Sizes(), .. Heads(size: null, epsilon: "layer_norm_eps", norm: Plain), new("use_parallel_residual", "use_parallel_residual", GgufKind.Flag)],
         Fixed = [s_silu],
         Flags = [new("use_qkv_bias", "blk.0.attn_q.bias"), new("qk_layernorm", "blk.0.attn_q_norm.weight"), new("use_parallel_residual", "!blk.0.ffn_norm.weight")],
@@ -161,6 +163,7 @@ internal static partial class GgufMaps
 
     public static GgufMap Phi { get; } = new("phi2")
     {
+        NeedsHead = true,
         Keys = [.. Sizes(), .. Heads(size: null, epsilon: "layer_norm_eps", norm: Plain)],
         Fixed = [Gelu("hidden_act", "gelu_new"), new("qk_layernorm", false)],
         Rotary = new() { Share = 0.5 },

@@ -45,6 +45,7 @@ internal static partial class GgufMaps
 
     public static GgufMap GptOss { get; } = new("gpt-oss")
     {
+        NeedsHead = true,
         Keys =
         [
             .. Sizes(), .. Heads(), ExpertCount("num_local_experts", "num_experts"), s_expertKeys[1],
@@ -68,6 +69,7 @@ internal static partial class GgufMaps
 
     public static GgufMap Deepseek { get; } = new("deepseek2")
     {
+        NeedsHead = true,
         Keys =
         [
             .. Sizes(),
