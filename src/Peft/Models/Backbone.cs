@@ -60,7 +60,7 @@ public abstract class Backbone : Module
     public virtual Action ReplicateLayers(IReadOnlyList<int> sources) =>
         throw new NotSupportedByPeftException("LayersNotReplicable", $"Blocks of {ClassName} can't be repeated.")
         {
-            RecommendedAction = "Use a decoder or a relative of BERT, or an adapter without layer_replication.",
+            RecommendedAction = "Use a decoder of the Llama line or BERT, or an adapter without layer_replication.",
         };
 
     /// <summary>Vectors of tokens before anything is added to them: what prompt methods put virtual tokens in front of.</summary>
