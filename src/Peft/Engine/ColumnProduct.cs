@@ -129,7 +129,7 @@ internal static unsafe class ColumnProduct
 
         for (; i < count; i++)
         {
-            sums[i] += (a * Single(first[i])) + (b * Single(second[i])) + (c * Single(third[i])) + (d * Single(fourth[i]));
+            sums[i] += (a * CpuRows.Widen(first[i])) + (b * CpuRows.Widen(second[i])) + (c * CpuRows.Widen(third[i])) + (d * CpuRows.Widen(fourth[i]));
         }
     }
 
@@ -156,8 +156,6 @@ internal static unsafe class ColumnProduct
         new ReadOnlySpan<float>(sums + i, (int)(count - i)).CopyTo(new Span<float>(to + i, (int)(count - i)));
         return to;
     }
-
-    private static float Single(ushort half) => BitConverter.UInt32BitsToSingle((uint)half << 16);
 
     private struct Work
     {

@@ -107,13 +107,16 @@ internal readonly unsafe struct CpuRows
     {
         if (IsBFloat16)
         {
-            Narrow(&value, (ushort*)Row(row), 1);
+            *(ushort*)Row(row) = Narrow(value);
         }
         else
         {
             *(float*)Row(row) = value;
         }
     }
+
+    /// <summary>The one value of a row.</summary>
+    public float Get(long row) => IsBFloat16 ? Widen(*(ushort*)Row(row)) : *(float*)Row(row);
 
     /// <summary>Puts a row back that <see cref="Read"/> gave and that was changed.</summary>
     public void Write(long row, ReadOnlySpan<float> values)
@@ -150,7 +153,7 @@ internal readonly unsafe struct CpuRows
 
         for (; i < sum.Length; i++)
         {
-            sum[i] += BitConverter.UInt32BitsToSingle((uint)values[i] << 16) * factor;
+            sum[i] += Widen(values[i]) * factor;
         }
     }
 
@@ -170,7 +173,7 @@ internal readonly unsafe struct CpuRows
 
         for (; i < count; i++)
         {
-            to[i] = BitConverter.UInt32BitsToSingle((uint)from[i] << 16);
+            to[i] = Widen(from[i]);
         }
     }
 
@@ -199,6 +202,9 @@ internal readonly unsafe struct CpuRows
         var bits = BitConverter.SingleToUInt32Bits(value);
         return float.IsNaN(value) ? (ushort)0x7FC0 : (ushort)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
     }
+
+    /// <summary>A bfloat16 as float32.</summary>
+    public static float Widen(ushort value) => BitConverter.UInt32BitsToSingle((uint)value << 16);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector256<uint> Rounded(Vector256<float> values)

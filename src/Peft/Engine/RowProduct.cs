@@ -67,14 +67,14 @@ internal static unsafe class RowProduct
         {
             for (var lane = 0; lane < lanes; lane++)
             {
-                to[i + lane] = BitConverter.UInt32BitsToSingle((uint)x[i + (2 * lane)] << 16);
-                to[i + lanes + lane] = BitConverter.UInt32BitsToSingle((uint)x[i + (2 * lane) + 1] << 16);
+                to[i + lane] = CpuRows.Widen(x[i + (2 * lane)]);
+                to[i + lanes + lane] = CpuRows.Widen(x[i + (2 * lane) + 1]);
             }
         }
 
         for (; i < width; i++)
         {
-            to[i] = BitConverter.UInt32BitsToSingle((uint)x[i] << 16);
+            to[i] = CpuRows.Widen(x[i]);
         }
     }
 
@@ -200,7 +200,7 @@ internal static unsafe class RowProduct
         var sum = 0f;
         for (var i = from; i < width; i++)
         {
-            sum += BitConverter.UInt32BitsToSingle((uint)w[i] << 16) * x[i];
+            sum += CpuRows.Widen(w[i]) * x[i];
         }
 
         return sum;

@@ -80,14 +80,9 @@ internal readonly unsafe struct FloatMemory
     {
         if (type == ScalarType.BFloat16)
         {
-            fixed (float* all = values)
+            for (var i = 0; i < values.Length; i++)
             {
-                for (var i = 0; i < values.Length; i++)
-                {
-                    ushort rounded;
-                    CpuRows.Narrow(all + i, &rounded, 1);
-                    all[i] = BitConverter.UInt32BitsToSingle((uint)rounded << 16);
-                }
+                values[i] = CpuRows.Widen(CpuRows.Narrow(values[i]));
             }
         }
         else if (type == ScalarType.Float16)

@@ -41,7 +41,7 @@ internal static unsafe class FourBitRowProduct
             {
                 var work = new Work
                 {
-                    Input = input, Result = CpuRows.Of(y, height), Width = width, Codes = TensorMemory.Pointer(parts.Packed), Table = table,
+                    Input = input, Result = CpuRows.Of(y, 1), Width = width, Codes = TensorMemory.Pointer(parts.Packed), Table = table,
                     Scales = TensorMemory.Pointer(parts.Scales), Nested = parts.NestedScales is { } nested ? (float*)TensorMemory.Pointer(nested) : null,
                     Offset = parts.NestedOffset, Map = map, BlockShift = System.Numerics.BitOperations.Log2((uint)(parts.BlockSize / Step)),
                 };
@@ -97,14 +97,7 @@ internal static unsafe class FourBitRowProduct
             var codes = work->Codes + (row * work->Width / 2);
             var own = work->ScalesOf(row * steps, steps, scales);
             var sum = Avx512F.IsSupported ? Dot512(codes, own, work->Input, work->Table, steps) : Dot256(codes, own, work->Input, work->Table, steps);
-            if (work->Result.IsBFloat16)
-            {
-                ((ushort*)work->Result.Row(0))[row] = CpuRows.Narrow(sum);
-            }
-            else
-            {
-                ((float*)work->Result.Row(0))[row] = sum;
-            }
+            work->Result.Put(row, sum);
         }
 
         NativeMemory.Free(scales);

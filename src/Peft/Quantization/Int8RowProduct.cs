@@ -40,7 +40,7 @@ internal static unsafe class Int8RowProduct
         var work = new Work
         {
             Codes = (sbyte*)TensorMemory.Pointer(codes), Scales = (float*)TensorMemory.Pointer(scales), Row = rounded, Given = given, Outliers = outliers,
-            Result = CpuRows.Of(y, height), Width = width,
+            Result = CpuRows.Of(y, 1), Width = width,
         };
         work.Quantize((float)threshold, new Span<float>(scratch, (int)width));
         RowParallel.Run(height, Math.Max(1, GrainElements / Math.Max(1, width)), &Rows, &work);
@@ -63,18 +63,18 @@ internal static unsafe class Int8RowProduct
         {
             var codes = work->Codes + (row * work->Width);
             var sum = (float)Dot(codes, work->Row, work->Width) * (work->Scale * work->Scales[row]) * (float)Int8Rows.ProductScale;
-            work->Write(row, sum);
+            work->Result.Put(row, sum);
             if (work->OutlierCount > 0)
             {
                 var factor = work->Scales[row] * (1f / 127f);
-                var y = work->Read(row);
+                var y = work->Result.Get(row);
                 for (var i = 0; i < work->OutlierCount; i++)
                 {
                     var column = work->Outliers[i];
                     y += work->Given[column] * work->Rounded(codes[column] * factor);
                 }
 
-                work->Write(row, y);
+                work->Result.Put(row, y);
             }
         }
     }
@@ -157,33 +157,7 @@ internal static unsafe class Int8RowProduct
             }
         }
 
-        public readonly void Write(long row, float value)
-        {
-            if (Result.IsBFloat16)
-            {
-                ((ushort*)Result.Row(0))[row] = CpuRows.Narrow(value);
-            }
-            else
-            {
-                ((float*)Result.Row(0))[row] = value;
-            }
-        }
-
-        public readonly float Read(long row) => Result.IsBFloat16
-            ? BitConverter.UInt32BitsToSingle((uint)((ushort*)Result.Row(0))[row] << 16)
-            : ((float*)Result.Row(0))[row];
-
         /// <summary>A value in the row's type.</summary>
-        public readonly float Rounded(float value)
-        {
-            if (!Result.IsBFloat16)
-            {
-                return value;
-            }
-
-            ushort half;
-            CpuRows.Narrow(&value, &half, 1);
-            return BitConverter.UInt32BitsToSingle((uint)half << 16);
-        }
+        public readonly float Rounded(float value) => Result.IsBFloat16 ? CpuRows.Widen(CpuRows.Narrow(value)) : value;
     }
 }

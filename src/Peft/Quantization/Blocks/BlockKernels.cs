@@ -51,7 +51,7 @@ internal abstract unsafe class BlockKernels
         var input = (float*)NativeMemory.AlignedAlloc((nuint)(width + (width / 16)) * sizeof(float), 64);
         CpuRows.Of(x, width).Read(0, (int)width, input).CopyTo(new Span<float>(input, (int)width));
         AddSums(input, width);
-        var work = new Work { Blocks = TensorMemory.Pointer(blocks), Stride = blocks.size(1), Width = width, Input = input, Result = CpuRows.Of(y, height) };
+        var work = new Work { Blocks = TensorMemory.Pointer(blocks), Stride = blocks.size(1), Width = width, Input = input, Result = CpuRows.Of(y, 1) };
         RowParallel.Run(height, Math.Max(1, GrainElements / width), RowsOfProduct, &work);
         NativeMemory.AlignedFree(input);
         GC.KeepAlive(x);
@@ -109,14 +109,7 @@ internal abstract unsafe class BlockKernels
             for (var row = from; row < to; row++)
             {
                 var sum = Dot(work->Blocks + (row * work->Stride), work->Input, work->Input + work->Width, work->Width / (16 * T.Groups));
-                if (work->Result.IsBFloat16)
-                {
-                    ((ushort*)work->Result.Row(0))[row] = CpuRows.Narrow(sum);
-                }
-                else
-                {
-                    ((float*)work->Result.Row(0))[row] = sum;
-                }
+                work->Result.Put(row, sum);
             }
         }
 
