@@ -70,16 +70,8 @@ public class LinearLayerTests
     public void Values_between_the_factors_and_lengths_of_the_outputs_are_part_of_the_product(bool hasOther)
     {
         using var check = new BackwardCheck();
-        using var first = new Linear(12, 10, hasBias: true);
-        using var second = new Linear(12, 6, hasBias: true);
-        using var group = new LinearGroup(first, second);
-        foreach (var layer in new[] { first, second })
-        {
-            check.Fill(layer.Weight, isTrained: false);
-            check.Fill(layer.Bias!);
-        }
-
-        group.Fuse();
+        using var pair = new FusedPair(check, 12, 10, 6, hasBias: true);
+        var (first, second, group) = pair;
         var plain = Change(check, 12, 10, 3, 1.5);
         var change = plain with { Inner = check.Fill(new Parameter("values", [3, 1])), Magnitude = check.Fill(new Parameter("lengths", [10])) };
         var other = Change(check, 12, 6, 2, 0.5);
@@ -105,16 +97,8 @@ public class LinearLayerTests
     public void A_change_in_the_weight_has_its_gradients_whether_the_weight_is_kept_or_formed_again(int rows)
     {
         using var check = new BackwardCheck();
-        using var first = new Linear(12, 10, hasBias: true);
-        using var second = new Linear(12, 6, hasBias: true);
-        using var group = new LinearGroup(first, second);
-        foreach (var layer in new[] { first, second })
-        {
-            check.Fill(layer.Weight, isTrained: false);
-            check.Fill(layer.Bias!);
-        }
-
-        group.Fuse();
+        using var pair = new FusedPair(check, 12, 10, 6, hasBias: true);
+        var (first, second, group) = pair;
         var scales = check.Fill(new Parameter("scales", [12]));
         var other = Change(check, 12, 6, 2, 0.5);
         scales.Data.requires_grad_(true);
@@ -215,12 +199,8 @@ public class LinearLayerTests
     public void AMemberWhoseInputChangesSendsTheGroupOneByOne()
     {
         using var check = new BackwardCheck();
-        using var first = new Linear(6, 4);
-        using var second = new Linear(6, 3);
-        using var group = new LinearGroup(first, second);
-        check.Fill(first.Weight, isTrained: false);
-        check.Fill(second.Weight, isTrained: false);
-        group.Fuse();
+        using var pair = new FusedPair(check, 6, 4, 3);
+        var (first, second, group) = pair;
         second.Weight.Slot = new FixedSlot { ChangesInput = true };
         var x = check.Input(8, 6);
         check.Run(
@@ -232,12 +212,8 @@ public class LinearLayerTests
     public void AMemberEditedInPlaceActsThroughTheFusedWeight()
     {
         using var check = new BackwardCheck();
-        using var first = new Linear(6, 4);
-        using var second = new Linear(6, 3);
-        using var group = new LinearGroup(first, second);
-        check.Fill(first.Weight, isTrained: false);
-        check.Fill(second.Weight, isTrained: false);
-        group.Fuse();
+        using var pair = new FusedPair(check, 6, 4, 3);
+        var (first, second, group) = pair;
         second.Weight.Data.mul_(3);
         second.Weight.MarkChanged();
         var x = check.Input(8, 6);
@@ -248,12 +224,8 @@ public class LinearLayerTests
     public void AMemberWhoseWeightWasReplacedActs()
     {
         using var check = new BackwardCheck();
-        using var first = new Linear(6, 4);
-        using var second = new Linear(6, 3);
-        using var group = new LinearGroup(first, second);
-        check.Fill(first.Weight, isTrained: false);
-        check.Fill(second.Weight, isTrained: false);
-        group.Fuse();
+        using var pair = new FusedPair(check, 6, 4, 3);
+        var (first, second, group) = pair;
         check.Fill(second.Weight, isTrained: false);
         var x = check.Input(8, 6);
         check.Run(context => group.Forward(x, context), (inputs, value) => cat([Plain(first, inputs[0], value), Plain(second, inputs[0], value)], 1));
@@ -308,5 +280,32 @@ public class LinearLayerTests
         tape.AddRoot(x);
         var y = layer.Forward(x, new ForwardContext { Tape = tape });
         Assert.Throws<InvalidOperationException>(() => layer.Forward(y.mul(2), new ForwardContext { Tape = tape }));
+    }
+
+    /// <summary>Two layers over the same inputs whose frozen weights lie side by side; biases, where they have any, are trained.</summary>
+    private sealed record FusedPair(Linear First, Linear Second, LinearGroup Group) : IDisposable
+    {
+        public FusedPair(BackwardCheck check, long inputs, long first, long second, bool hasBias = false)
+            : this(new Linear(inputs, first, hasBias), new Linear(inputs, second, hasBias), null!)
+        {
+            foreach (var layer in new[] { First, Second })
+            {
+                check.Fill(layer.Weight, isTrained: false);
+                if (hasBias)
+                {
+                    check.Fill(layer.Bias!);
+                }
+            }
+
+            Group = new LinearGroup(First, Second);
+            Group.Fuse();
+        }
+
+        public void Dispose()
+        {
+            Group.Dispose();
+            First.Dispose();
+            Second.Dispose();
+        }
     }
 }
