@@ -84,12 +84,11 @@ internal static class ModelChecks
         var (methods, misses) = (new SortedSet<string>(StringComparer.Ordinal), new Misses());
         foreach (var folder in Directory.EnumerateDirectories(machine.At("golden", "adapters", "cases")).Order(StringComparer.Ordinal))
         {
-            var record = JsonFile.ReadObject(Path.Combine(folder, "case.json"));
             var adapter = Path.Combine(folder, "adapter");
-            var baseFolder = machine.At("golden", "adapters", record.GetProperty("base").GetString()!);
-            if (!File.Exists(Path.Combine(baseFolder, "config.json")) || !File.Exists(Path.Combine(adapter, "adapter_config.json"))
-                || JsonFile.ReadObject(Path.Combine(adapter, "adapter_config.json")).GetProperty("peft_type").GetString() == DrawsNoise
-                || !methods.Add(JsonFile.ReadObject(Path.Combine(adapter, "adapter_config.json")).GetProperty("peft_type").GetString()!))
+            var config = Path.Combine(adapter, "adapter_config.json");
+            var baseFolder = machine.At("golden", "adapters", JsonFile.ReadObject(Path.Combine(folder, "case.json")).GetProperty("base").GetString()!);
+            if (!File.Exists(Path.Combine(baseFolder, "config.json")) || !File.Exists(config)
+                || JsonFile.ReadObject(config).GetProperty("peft_type").GetString() is not { } method || method == DrawsNoise || !methods.Add(method))
             {
                 continue;
             }
@@ -185,7 +184,7 @@ internal static class ModelChecks
         var config = JsonNode.Parse(File.ReadAllText(Path.Combine(folder, "config.json")))!.AsObject();
         foreach (var part in new[] { config, config["text_config"] as JsonObject }.OfType<JsonObject>())
         {
-            foreach (var name in part.Where(static entry => (entry.Key.Contains("drop", StringComparison.Ordinal)) && entry.Value?.GetValueKind() == JsonValueKind.Number).Select(static entry => entry.Key).ToList())
+            foreach (var name in part.Where(static entry => entry.Key.Contains("drop", StringComparison.Ordinal) && entry.Value?.GetValueKind() == JsonValueKind.Number).Select(static entry => entry.Key).ToList())
             {
                 part[name] = 0.0;
             }

@@ -18,6 +18,9 @@ namespace Peft.Training;
 /// </summary>
 public sealed record TrainingOptions
 {
+    private static readonly string[] s_names = [.. typeof(TrainingOptions).GetProperties()
+        .Select(static property => property.GetCustomAttribute<JsonPropertyNameAttribute>()?.Name).OfType<string>()];
+
     /// <summary>Name of the file in an adapter's folder.</summary>
     public const string FileName = "training_options.json";
 
@@ -220,10 +223,7 @@ public sealed record TrainingOptions
     /// <summary>A sentence on the keys of <see cref="Others"/>, with the option that each may mean; null where there are none.</summary>
     [JsonIgnore]
     public string? Unused => Others is not { Count: > 0 } others ? null
-        : $"Of the training options nothing is done with {string.Join(", ", others.Keys.Select(static key => $"{key}{Spelling.DidYouMean(key, s_names)}"))}";
-
-    private static readonly string[] s_names = [.. typeof(TrainingOptions).GetProperties()
-        .Select(static property => property.GetCustomAttribute<JsonPropertyNameAttribute>()?.Name).OfType<string>()];
+        : $"Of the training options nothing is done with {string.Join(", ", others.Keys.Select(static key => Spelling.Nearest(key, s_names) is { } meant ? $"{key} (did you mean {meant}?)" : key))}.";
 
     /// <summary>Reads a <c>training_options.json</c>, or any JSON object with Hugging Face's names.</summary>
     /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>: a value is of the wrong kind, or the file is no JSON.</exception>
