@@ -195,7 +195,7 @@ internal readonly unsafe struct CpuRows
         }
     }
 
-    /// <summary>One of them, where a call would take longer than the work.</summary>
+    /// <summary>A float32 rounded to the nearest bfloat16, ties to even.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static ushort Narrow(float value)
     {
