@@ -3,7 +3,9 @@ namespace Peft;
 /// <summary>What somebody may have meant who misspelt a name.</summary>
 public static class Spelling
 {
-    /// <summary>The name that is written most alike, as far as one in three letters may differ.</summary>
+    private const int FewestLetters = 3;
+
+    /// <summary>The first name that begins with what was typed, or else the one that is written most alike, as far as one in three letters may differ.</summary>
     /// <param name="typed">What was typed.</param>
     /// <param name="names">The names there are.</param>
     /// <returns>The name, or null where none is near.</returns>
@@ -12,7 +14,9 @@ public static class Spelling
         ArgumentNullException.ThrowIfNull(typed);
         ArgumentNullException.ThrowIfNull(names);
         var limit = Math.Max(1, typed.Length / 3);
-        return names.Distinct(StringComparer.Ordinal).Select(name => (Name: name, Distance: Distance(typed.ToUpperInvariant(), name.ToUpperInvariant(), limit)))
+        string[] all = [.. names.Distinct(StringComparer.Ordinal)];
+        var begun = typed.Length < FewestLetters ? null : Array.Find(all, name => name.StartsWith(typed, StringComparison.OrdinalIgnoreCase));
+        return begun ?? all.Select(name => (Name: name, Distance: Distance(typed.ToUpperInvariant(), name.ToUpperInvariant(), limit)))
             .Where(entry => entry.Distance <= limit).OrderBy(static entry => entry.Distance).Select(static entry => entry.Name).FirstOrDefault();
     }
 

@@ -206,6 +206,17 @@ Describe 'Export-PeftModel' {
         (Get-ErrorRecord { $model | Export-PeftModel kept -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'OutputExists,*'
     }
 
+    It 'puts no model beside an adapter, -Force or not, and no adapter beside a model' {
+        $adapter = $model | Add-PeftAdapter (New-LoraConfig -Rank 2 -TargetModule q_proj) -AdapterName beside
+        $adapter | Export-PeftAdapter apart
+        (Get-ErrorRecord { $model | Export-PeftModel apart -Force -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'OutputExists,*'
+        'apart/config.json' | Should -Not -Exist
+        $model | Export-PeftModel whole
+        (Get-ErrorRecord { $adapter | Export-PeftAdapter whole -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'OutputExists,*'
+        'whole/adapter_config.json' | Should -Not -Exist
+        $adapter | Remove-PeftAdapter
+    }
+
     It 'writes nothing under -WhatIf' {
         $model | Export-PeftModel never -WhatIf
         'never' | Should -Not -Exist

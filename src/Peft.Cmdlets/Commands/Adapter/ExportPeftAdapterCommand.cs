@@ -102,15 +102,7 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
             return;
         }
 
-        if (!Force && File.Exists(System.IO.Path.Combine(folder, AdapterConfig.FileName)))
-        {
-            throw new PeftException("OutputExists", $"'{folder}' holds an adapter already.")
-            {
-                Target = folder,
-                RecommendedAction = "Choose another folder, or write over it with -Force.",
-            };
-        }
-
+        OutputFolder.RequireFreeOfAdapters(folder, Force);
         if (ShouldProcess(folder, $"Write the adapter '{adapter.Name}'"))
         {
             if (Format.Equals("Mlx", StringComparison.OrdinalIgnoreCase))

@@ -122,15 +122,7 @@ public sealed class MergeLoraAdapterCommand : AdapterCommand
     private void MergeFolders()
     {
         var (folder, output) = (PathResolution.Target(this, Path), PathResolution.Target(this, OutputPath));
-        if (!Force && ModelFolder.Holding(output) is { } held)
-        {
-            throw new PeftException("OutputExists", $"'{output}' holds a model already, or a part of one: {held}.")
-            {
-                Target = output,
-                RecommendedAction = "Choose another folder, or write over it with -Force.",
-            };
-        }
-
+        OutputFolder.RequireFree(output, Force);
         string[] adapters = [.. AdapterPath.Select(path => PathResolution.Target(this, path))];
         if (ShouldProcess(output, $"Write '{folder}' with {string.Join(", ", adapters)} merged"))
         {

@@ -102,14 +102,7 @@ public sealed class ExportPeftModelCommand : ModelCommand
             return;
         }
 
-        if (!Force && ModelFolder.Holding(folder) is { } held)
-        {
-            throw new PeftException("OutputExists", $"'{folder}' holds a model already, or a part of one: {held}.")
-            {
-                Target = folder,
-                RecommendedAction = "Choose another folder, or write over it with -Force.",
-            };
-        }
+        OutputFolder.RequireFree(folder, Force);
     }
 
     private CalibratedFile SaveCalibrated(string path, Action<long, long> onProgress, WorkOutput output)
