@@ -74,26 +74,37 @@ internal static unsafe class ColumnProduct
         var work = (Work*)state;
         for (var part = from; part < to; part++)
         {
-            var sums = work->Sums + (part * work->Width);
-            new Span<float>(sums, (int)work->Width).Clear();
-            var (row, end) = (work->Height * part / work->Parts, work->Height * (part + 1) / work->Parts);
-            for (; row < end; row += RowsAtOnce)
+            AddRows(work->Weight, work->Input, work->Height * part / work->Parts, work->Height * (part + 1) / work->Parts, work->Sums + (part * work->Width), work->Width);
+        }
+    }
+
+    /// <summary>The sums over some rows; of bfloat16 weights in the order of <see cref="AddHalves"/>.</summary>
+    /// <param name="weight">[in, out].</param>
+    /// <param name="input">[in].</param>
+    /// <param name="row">The first row.</param>
+    /// <param name="end">The row after the last.</param>
+    /// <param name="sums">[out], written over.</param>
+    /// <param name="width">Columns.</param>
+    internal static void AddRows(CpuRows weight, float* input, long row, long end, float* sums, long width)
+    {
+        new Span<float>(sums, (int)width).Clear();
+        for (; row < end; row += RowsAtOnce)
+        {
+            // What is missing at the end is the last row again, times nothing.
+            long Row(int i) => Math.Min(row + i, end - 1);
+            float Factor(int i) => row + i < end ? input[row + i] : 0;
+            if (weight.IsBFloat16)
             {
-                // What is missing at the end is the last row again, times nothing.
-                long Row(int i) => Math.Min(row + i, end - 1);
-                float Factor(int i) => row + i < end ? work->Input[row + i] : 0;
-                if (work->Weight.IsBFloat16)
-                {
-                    AddHalves((ushort*)work->Weight.Row(Row(0)), (ushort*)work->Weight.Row(Row(1)), (ushort*)work->Weight.Row(Row(2)), (ushort*)work->Weight.Row(Row(3)), Factor(0), Factor(1), Factor(2), Factor(3), sums, work->Width);
-                }
-                else
-                {
-                    Add((float*)work->Weight.Row(Row(0)), (float*)work->Weight.Row(Row(1)), (float*)work->Weight.Row(Row(2)), (float*)work->Weight.Row(Row(3)), Factor(0), Factor(1), Factor(2), Factor(3), sums, work->Width);
-                }
+                AddHalves((ushort*)weight.Row(Row(0)), (ushort*)weight.Row(Row(1)), (ushort*)weight.Row(Row(2)), (ushort*)weight.Row(Row(3)), Factor(0), Factor(1), Factor(2), Factor(3), sums, width);
+            }
+            else
+            {
+                Add((float*)weight.Row(Row(0)), (float*)weight.Row(Row(1)), (float*)weight.Row(Row(2)), (float*)weight.Row(Row(3)), Factor(0), Factor(1), Factor(2), Factor(3), sums, width);
             }
         }
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Add(float* first, float* second, float* third, float* fourth, float a, float b, float c, float d, float* sums, long count)
     {
         long i = 0;
@@ -112,6 +123,7 @@ internal static unsafe class ColumnProduct
     }
 
     /// <summary>As <see cref="Add"/>, with the sums of each block of lanes taken as 32 bits in the order in which weights come out of a register: the lower halves, then the upper ones.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void AddHalves(ushort* first, ushort* second, ushort* third, ushort* fourth, float a, float b, float c, float d, float* sums, long count)
     {
         long i = 0;
@@ -141,7 +153,8 @@ internal static unsafe class ColumnProduct
         upper = Vector.FusedMultiplyAdd(new Vector<float>(factor), Vector.AsVectorSingle(pairs & new Vector<uint>(0xFFFF0000u)), upper);
     }
 
-    private static float* InOrder(float* sums, float* to, long count)
+    /// <summary>Sums of bfloat16 weights in the order of the columns, in other memory.</summary>
+    internal static float* InOrder(float* sums, float* to, long count)
     {
         long i = 0;
         for (; i <= count - Vector<ushort>.Count; i += Vector<ushort>.Count)

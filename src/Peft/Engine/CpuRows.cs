@@ -38,6 +38,9 @@ internal readonly unsafe struct CpuRows
         return new CpuRows(TensorMemory.Pointer(tensor), width * (isBFloat16 ? 2 : 4), isBFloat16);
     }
 
+    /// <summary>Rows in memory of a kernel's own.</summary>
+    public static CpuRows At(byte* start, long width, bool isBFloat16) => new(start, width * (isBFloat16 ? 2 : 4), isBFloat16);
+
     /// <summary>Whether kernels of our own can work on heads: as <see cref="Serves"/>, but positions may lie apart.</summary>
     /// <param name="heads">[rows, length, heads, size].</param>
     public static bool ServesHeads(Tensor heads) =>
@@ -55,6 +58,15 @@ internal readonly unsafe struct CpuRows
         using var position = row.select(0, 0);
         using var first = position.select(0, 0);
         return Of(first, 0);
+    }
+
+    /// <summary>Some of the elements, as a row of their own.</summary>
+    /// <param name="start">The first of them.</param>
+    /// <param name="width">How many.</param>
+    public CpuRows Part(long start, long width)
+    {
+        var size = IsBFloat16 ? 2 : 4;
+        return new CpuRows(_start + (start * size), width * size, IsBFloat16);
     }
 
     /// <summary>The address of a row.</summary>

@@ -55,6 +55,16 @@ internal static unsafe class LayerNormKernel
         return gx;
     }
 
+    /// <summary>n of one row.</summary>
+    /// <returns>r.</returns>
+    internal static float Norm(ReadOnlySpan<float> x, Span<float> n, double epsilon)
+    {
+        TensorPrimitives.Subtract(x, TensorPrimitives.Sum(x) / x.Length, n);
+        var inverse = (float)(1 / Math.Sqrt((TensorPrimitives.SumOfSquares<float>(n) / x.Length) + epsilon));
+        TensorPrimitives.Multiply(n, inverse, n);
+        return inverse;
+    }
+
     private static void FormRows(void* state, long from, long to)
     {
         ref var work = ref *(Work*)state;
@@ -66,9 +76,7 @@ internal static unsafe class LayerNormKernel
             ReadOnlySpan<float> x = work.Input.Read(row, width, scratch);
             var y = work.Result.Target(row, width, scratch + width);
             var n = work.KeepsNormed ? work.Normed.Target(row, width, scratch + (2 * width)) : y;
-            TensorPrimitives.Subtract(x, TensorPrimitives.Sum(x) / width, n);
-            var inverse = (float)(1 / Math.Sqrt((TensorPrimitives.SumOfSquares<float>(n) / width) + work.Epsilon));
-            TensorPrimitives.Multiply(n, inverse, n);
+            var inverse = Norm(x, n, work.Epsilon);
             TensorPrimitives.Multiply(n, weight, y);
             if (work.Bias is not null)
             {

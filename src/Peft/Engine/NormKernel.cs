@@ -41,6 +41,16 @@ internal static unsafe class NormKernel
         return (y, inverse);
     }
 
+    /// <summary>The norm of one row.</summary>
+    /// <returns>r.</returns>
+    internal static float RootMeanSquareRow(ReadOnlySpan<float> x, ReadOnlySpan<float> weight, Span<float> y, double epsilon)
+    {
+        var inverse = (float)(1 / Math.Sqrt((TensorPrimitives.SumOfSquares(x) / x.Length) + epsilon));
+        TensorPrimitives.Multiply(x, inverse, y);
+        TensorPrimitives.Multiply(y, weight, y);
+        return inverse;
+    }
+
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Rows(void* state, long from, long to)
     {
@@ -49,13 +59,9 @@ internal static unsafe class NormKernel
         ReadOnlySpan<float> weight = work->Weight.Read(0, work->Width, scratch + (2 * work->Width));
         for (var row = from; row < to; row++)
         {
-            ReadOnlySpan<float> x = work->Input.Read(row, work->Width, scratch);
-            var inverse = (float)(1 / Math.Sqrt((TensorPrimitives.SumOfSquares(x) / work->Width) + work->Epsilon));
             var y = work->Result.Target(row, work->Width, scratch + work->Width);
-            TensorPrimitives.Multiply(x, inverse, y);
-            TensorPrimitives.Multiply(y, weight, y);
+            work->Inverse.Put(row, RootMeanSquareRow(work->Input.Read(row, work->Width, scratch), weight, y, work->Epsilon));
             work->Result.Write(row, y);
-            work->Inverse.Put(row, inverse);
         }
 
         NativeMemory.Free(scratch);

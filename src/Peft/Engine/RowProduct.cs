@@ -61,14 +61,25 @@ internal static unsafe class RowProduct
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Split(ushort* x, float* to, long width)
     {
-        var lanes = Vector512.IsHardwareAccelerated ? 16 : 8;
         long i = 0;
-        for (; i <= width - (2 * lanes); i += 2 * lanes)
+        if (Vector512.IsHardwareAccelerated)
         {
-            for (var lane = 0; lane < lanes; lane++)
+            var upper = Vector512.Create(0xFFFF0000u);
+            for (; i <= width - 32; i += 32)
             {
-                to[i + lane] = CpuRows.Widen(x[i + (2 * lane)]);
-                to[i + lanes + lane] = CpuRows.Widen(x[i + (2 * lane) + 1]);
+                var pairs = Vector512.Load(x + i).AsUInt32();
+                Vector512.ShiftLeft(pairs, 16).AsSingle().Store(to + i);
+                (pairs & upper).AsSingle().Store(to + i + 16);
+            }
+        }
+        else
+        {
+            var upper = Vector256.Create(0xFFFF0000u);
+            for (; i <= width - 16; i += 16)
+            {
+                var pairs = Vector256.Load(x + i).AsUInt32();
+                Vector256.ShiftLeft(pairs, 16).AsSingle().Store(to + i);
+                (pairs & upper).AsSingle().Store(to + i + 8);
             }
         }
 

@@ -65,7 +65,19 @@ internal static unsafe class SingleQueryKernel
     private static void Heads(void* state, long from, long to)
     {
         var work = (Work*)state;
-        var scratch = (float*)NativeMemory.AlignedAlloc((nuint)(work->Count + work->KeySize + 1 + work->ValueSize) * sizeof(float), 64);
+        var scratch = (float*)NativeMemory.AlignedAlloc((nuint)work->ScratchFloats * sizeof(float), 64);
+        Attend(work, from, to, scratch);
+        NativeMemory.AlignedFree(scratch);
+    }
+
+    /// <summary>Attention of some heads.</summary>
+    /// <param name="work">The tensors.</param>
+    /// <param name="from">The first of all rows' heads.</param>
+    /// <param name="to">The head after the last.</param>
+    /// <param name="scratch">As many floats as <see cref="Work.ScratchFloats"/> says.</param>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    internal static void Attend(Work* work, long from, long to, float* scratch)
+    {
         var scores = new Span<float>(scratch + work->KeySize + 1, work->Count);
         for (var head = from; head < to; head++)
         {
@@ -87,8 +99,6 @@ internal static unsafe class SingleQueryKernel
 
             work->Output.Write(head, sum);
         }
-
-        NativeMemory.AlignedFree(scratch);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -102,7 +112,8 @@ internal static unsafe class SingleQueryKernel
         AttentionKernels.Softmax(scores);
     }
 
-    private struct Work
+    /// <summary>The tensors and sizes of one pass.</summary>
+    internal struct Work
     {
         public CpuRows Queries;
         public CpuRows Keys;
@@ -119,5 +130,8 @@ internal static unsafe class SingleQueryKernel
         public bool* Mask;
         public int Masked;
         public long MaskStride;
+
+        /// <summary>Memory that a thread needs.</summary>
+        public readonly int ScratchFloats => Count + KeySize + 1 + ValueSize;
     }
 }

@@ -82,6 +82,9 @@ public sealed record ForwardContext
     /// <summary>Whether the pass gives every layer's input (<see cref="BackboneOutput.HiddenStates"/>) beside the last hidden states.</summary>
     public bool KeepsHiddenStates { get; init; }
 
+    /// <summary>Takes down what layers compute of one token, to be run again for the next; null usually.</summary>
+    internal Steps.StepRecorder? Recorder { get; init; }
+
     /// <summary>Everything that masks are drawn from in the pass.</summary>
     internal IReadOnlyList<Generator> AllGenerators => Generator is { } own ? [own, .. Generators.Values] : [.. Generators.Values];
 

@@ -8,6 +8,9 @@ public sealed class ModelCache : IDisposable
 {
     private readonly SortedDictionary<int, LayerState> _layers = [];
 
+    /// <summary>What is computed for each further token, recorded.</summary>
+    internal Steps.StepMemory Steps { get; } = new();
+
     /// <summary>Number of positions stored. Grows when a whole pass is finished: see <see cref="Advance"/>.</summary>
     public long Length { get; private set; }
 
@@ -28,12 +31,17 @@ public sealed class ModelCache : IDisposable
     }
 
     /// <summary>Counts the positions of a finished pass in.</summary>
-    public void Advance(long positions) => Length += positions;
+    public void Advance(long positions)
+    {
+        Length += positions;
+        Steps.EndPass();
+    }
 
     /// <summary>Keeps and repeats rows by index (finished rows dropped, beams reordered).</summary>
     /// <param name="rows">int64 [new rows].</param>
     public void SelectRows(Tensor rows)
     {
+        Steps.Drop();
         foreach (var state in _layers.Values)
         {
             state.SelectRows(rows);
@@ -62,6 +70,7 @@ public sealed class ModelCache : IDisposable
     /// <summary>Forgets everything (after a switch of adapters what is stored is another model's).</summary>
     public void Clear()
     {
+        Steps.Dispose();
         foreach (var state in _layers.Values)
         {
             state.Dispose();
@@ -152,6 +161,21 @@ public sealed class KeyValueState : LayerState
         _keys.narrow(2, length, added).copy_(newKeys);
         _values.narrow(2, length, added).copy_(newValues);
         return Stored(total);
+    }
+
+    /// <summary>The buffers: [rows, heads, capacity, …] each.</summary>
+    internal (Tensor Keys, Tensor Values) All => _keys is null || _values is null ? throw new InvalidOperationException("Nothing is stored.") : (_keys, _values);
+
+    /// <summary>The buffers, with room for a number of positions.</summary>
+    internal (Tensor Keys, Tensor Values) Reserve(long total)
+    {
+        var (keys, values) = All;
+        if (keys.size(2) < total)
+        {
+            (_keys, _values) = (Grow(keys, keys, keys.size(2), total), Grow(values, values, values.size(2), total));
+        }
+
+        return All;
     }
 
     /// <summary>What is stored, for layers that read another's keys and values.</summary>

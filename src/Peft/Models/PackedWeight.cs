@@ -1,3 +1,4 @@
+using Peft.Engine.Steps;
 using static TorchSharp.torch;
 
 namespace Peft.Models;
@@ -56,6 +57,11 @@ public abstract class PackedWeight(IReadOnlyList<long> shape, ScalarType dataTyp
     /// <param name="y">[1, outputs], the same type; written over. Its elements lie side by side.</param>
     /// <returns>Whether it was formed; otherwise nothing was written.</returns>
     internal virtual bool RowProduct(Tensor x, Tensor y) => false;
+
+    /// <summary>The same as an operation of a recorded step; null where a form, a type or a size has no kernel for it.</summary>
+    /// <param name="x">[1, in].</param>
+    /// <param name="output">Takes the elements.</param>
+    internal virtual StepOperation? Step(Tensor x, ProductOutput output) => null;
 
     /// <summary>Whether <see cref="Stored"/> gives tensors.</summary>
     public virtual bool IsStorable => false;

@@ -3,6 +3,7 @@ using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 using Peft.Engine;
+using Peft.Engine.Steps;
 using Peft.Tensors;
 using static TorchSharp.torch;
 
@@ -26,27 +27,19 @@ internal static unsafe class FourBitRowProduct
     public static bool TryRun(FourBitParts parts, Tensor x, Tensor y)
     {
         long width = x.size(1), height = y.size(1);
-        if (!(Avx512F.IsSupported || (Avx2.IsSupported && Fma.IsSupported)) || width % Step != 0 || parts.BlockSize % Step != 0 || width == 0
-            || !CpuRows.Serves(x) || !CpuRows.Serves(y) || x.dtype != y.dtype || parts.Packed.device_type != TorchSharp.DeviceType.CPU)
+        if (!Serves(parts, x) || !CpuRows.Serves(y) || x.dtype != y.dtype)
         {
             return false;
         }
 
-        var lanes = Avx512F.IsSupported ? 16 : 8;
         var input = (float*)NativeMemory.AlignedAlloc((nuint)(width + (2 * Step)) * sizeof(float), 64);
-        Arrange(CpuRows.Of(x, width), width, lanes, input);
-        fixed (float* table = parts.Type.Values)
+        Arrange(CpuRows.Of(x, width), width, input, scratch: null);
+        fixed (float* table = parts.Type.Values, map = DynamicMap.Signed.Values)
         {
-            fixed (float* map = DynamicMap.Signed.Values)
-            {
-                var work = new Work
-                {
-                    Input = input, Result = CpuRows.Of(y, 1), Width = width, Codes = TensorMemory.Pointer(parts.Packed), Table = table,
-                    Scales = TensorMemory.Pointer(parts.Scales), Nested = parts.NestedScales is { } nested ? (float*)TensorMemory.Pointer(nested) : null,
-                    Offset = parts.NestedOffset, Map = map, BlockShift = System.Numerics.BitOperations.Log2((uint)(parts.BlockSize / Step)),
-                };
-                RowParallel.Run(height, Math.Max(1, GrainElements / width), &Rows, &work);
-            }
+            var work = Work.Of(parts, width, table, map);
+            work.Input = input;
+            work.Result = CpuRows.Of(y, 1);
+            RowParallel.Run(height, Math.Max(1, GrainElements / width), &Rows, &work);
         }
 
         NativeMemory.AlignedFree(input);
@@ -56,51 +49,71 @@ internal static unsafe class FourBitRowProduct
         return true;
     }
 
+    /// <summary>The product as an operation of a recorded step, where the processor, the sizes and the types allow it.</summary>
+    /// <param name="parts">The weight, on the CPU.</param>
+    /// <param name="height">Outputs.</param>
+    /// <param name="x">[1, in], float32 or bfloat16.</param>
+    /// <param name="output">Takes the elements.</param>
+    public static StepOperation? Operation(FourBitParts parts, long height, Tensor x, ProductOutput output) => Serves(parts, x) ? new StepForm(parts, height, x, output) : null;
+
+    private static bool Serves(FourBitParts parts, Tensor x) => (Avx512F.IsSupported || (Avx2.IsSupported && Fma.IsSupported))
+        && x.size(1) % Step == 0 && parts.BlockSize % Step == 0 && x.size(1) > 0
+        && CpuRows.Serves(x) && parts.Packed.device_type == TorchSharp.DeviceType.CPU;
+
     /// <summary>
     /// The input in the order in which codes come out of a register of 32-bit words, each of eight codes: of all words the codes in the lowest four bits,
     /// then in the next four, and so on. The first of two codes is in the upper half of its byte.
     /// </summary>
+    /// <param name="x">The input.</param>
+    /// <param name="width">Its width.</param>
+    /// <param name="to">Takes it, with <see cref="Step"/> times two more.</param>
+    /// <param name="scratch">Room for a row; null to take some.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Arrange(CpuRows x, long width, int lanes, float* to)
+    private static void Arrange(CpuRows x, long width, float* to, float* scratch)
     {
-        var scratch = x.IsBFloat16 ? (float*)NativeMemory.Alloc((nuint)width, sizeof(float)) : null;
-        var given = x.Read(0, (int)width, scratch);
-        new Span<float>(to, (int)(width + (2 * Step))).Clear();
-        fixed (float* all = given)
+        var lanes = Avx512F.IsSupported ? 16 : 8;
+        var own = scratch is null && x.IsBFloat16 ? (float*)NativeMemory.Alloc((nuint)width, sizeof(float)) : null;
+        var everyEighth = Vector256.Create(0, 8, 16, 24, 32, 40, 48, 56);
+        fixed (float* all = x.Read(0, (int)width, scratch is null ? own : scratch))
         {
             for (long start = 0; start < width; start += 8 * lanes)
             {
-                var words = Math.Min(lanes, (width - start) / 8);
-                for (var lane = 0; lane < words; lane++)
+                // Width is a multiple of eight words; where the last sixteen are eight, the others weigh nothing.
+                for (var lane = 0; lane < lanes; lane += 8)
                 {
-                    var eight = all + start + (8 * lane);
-                    var first = to + start + lane;
+                    var from = start + (8 * lane);
                     for (var place = 0; place < 8; place++)
                     {
-                        first[place * lanes] = eight[place ^ 1];
+                        var eight = from < width ? Avx2.GatherVector256(all + from + (place ^ 1), everyEighth, sizeof(float)) : Vector256<float>.Zero;
+                        eight.Store(to + start + (place * lanes) + lane);
                     }
                 }
             }
         }
 
-        NativeMemory.Free(scratch);
+        NativeMemory.Free(own);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Rows(void* state, long from, long to)
     {
         var work = (Work*)state;
-        var steps = work->Width / Step;
-        var scales = (float*)NativeMemory.Alloc((nuint)(steps + 1), sizeof(float));
+        var scales = (float*)NativeMemory.Alloc((nuint)((work->Width / Step) + 1), sizeof(float));
         for (var row = from; row < to; row++)
         {
-            var codes = work->Codes + (row * work->Width / 2);
-            var own = work->ScalesOf(row * steps, steps, scales);
-            var sum = Avx512F.IsSupported ? Dot512(codes, own, work->Input, work->Table, steps) : Dot256(codes, own, work->Input, work->Table, steps);
-            work->Result.Put(row, sum);
+            work->Result.Put(row, Dot(work, row, scales));
         }
 
         NativeMemory.Free(scales);
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static float Dot(Work* work, long row, float* scales)
+    {
+        var steps = work->Width / Step;
+        var codes = work->Codes + (row * work->Width / 2);
+        var own = work->ScalesOf(row * steps, steps, scales);
+        return Avx512F.IsSupported ? Dot512(codes, own, work->Input, work->Table, steps) : Dot256(codes, own, work->Input, work->Table, steps);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -165,6 +178,39 @@ internal static unsafe class FourBitRowProduct
     private static Vector256<float> Look(Vector256<float> lower, Vector256<float> upper, Vector256<int> words) => Avx.BlendVariable(
         Avx2.PermuteVar8x32(lower, words), Avx2.PermuteVar8x32(upper, words), Vector256.ShiftLeft(words, 28).AsSingle());
 
+    /// <summary>The product as a part of a step.</summary>
+    private sealed class StepForm(FourBitParts parts, long height, Tensor x, ProductOutput output) : StepOperation
+    {
+        private readonly CpuRows _x = CpuRows.Of(x, x.size(1));
+        private readonly long _width = x.size(1);
+        private readonly FourBitParts _parts = parts;
+        private readonly Work _work = Work.Of(parts, x.size(1), null, null);
+
+        public override long Parts => height;
+
+        public override long Grain => Math.Max(1, (1 << 14) / _width);
+
+        public override int ScratchFloats => (int)((2 * _width) + (_width / Step) + (4 * Step));
+
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        public override void Run(long from, long to, float* scratch)
+        {
+            var scales = scratch + _width + (2 * Step);
+            Arrange(_x, _width, scratch, scales + (_width / Step) + 1);
+            fixed (float* table = _parts.Type.Values, map = DynamicMap.Signed.Values)
+            {
+                var work = _work;
+                work.Input = scratch;
+                work.Table = table;
+                work.Map = map;
+                for (var row = from; row < to; row++)
+                {
+                    output.Put(row, Dot(&work, row, scales));
+                }
+            }
+        }
+    }
+
     private struct Work
     {
         public float* Input;
@@ -177,6 +223,14 @@ internal static unsafe class FourBitRowProduct
         public float Offset;
         public float* Map;
         public int BlockShift;
+
+        /// <summary>What doesn't depend on the input.</summary>
+        public static Work Of(FourBitParts parts, long width, float* table, float* map) => new()
+        {
+            Width = width, Codes = TensorMemory.Pointer(parts.Packed), Table = table,
+            Scales = TensorMemory.Pointer(parts.Scales), Nested = parts.NestedScales is { } nested ? (float*)TensorMemory.Pointer(nested) : null,
+            Offset = parts.NestedOffset, Map = map, BlockShift = System.Numerics.BitOperations.Log2((uint)(parts.BlockSize / Step)),
+        };
 
         /// <summary>The scale of each step of a row: where they lie, or in the scratch memory.</summary>
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]

@@ -1,3 +1,4 @@
+using Peft.Engine.Steps;
 using Peft.Models;
 using Peft.Quantization.Checkpoints;
 using TorchSharp;
@@ -126,6 +127,9 @@ public sealed class FourBitWeight : PackedWeight
     /// <inheritdoc/>
     internal override bool RowProduct(Tensor x, Tensor y) =>
         FourBitRowProduct.TryRun(Parts, x, y);
+
+    /// <inheritdoc/>
+    internal override StepOperation? Step(Tensor x, ProductOutput output) => FourBitRowProduct.Operation(Parts, Shape[0], x, output);
 
     /// <inheritdoc/>
     public override PackedWeight Repack(Tensor values)

@@ -3,6 +3,7 @@ using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 using Peft.Engine;
+using Peft.Engine.Steps;
 using Peft.Tensors;
 using static TorchSharp.torch;
 using TensorPrimitives = System.Numerics.Tensors.TensorPrimitives;
@@ -27,7 +28,7 @@ internal static unsafe class Int8RowProduct
     public static bool TryRun(Tensor codes, Tensor scales, double threshold, Tensor x, Tensor y)
     {
         long width = x.size(1), height = y.size(1);
-        if (!Avx2.IsSupported || width > LargestWidth || !CpuRows.Serves(x) || !CpuRows.Serves(y) || x.dtype != y.dtype || codes.device_type != TorchSharp.DeviceType.CPU)
+        if (!Serves(codes, x) || !CpuRows.Serves(y) || x.dtype != y.dtype)
         {
             return false;
         }
@@ -40,7 +41,7 @@ internal static unsafe class Int8RowProduct
         var work = new Work
         {
             Codes = (sbyte*)TensorMemory.Pointer(codes), Scales = (float*)TensorMemory.Pointer(scales), Row = rounded, Given = given, Outliers = outliers,
-            Result = CpuRows.Of(y, 1), Width = width,
+            Result = CpuRows.Of(y, 1), IsBFloat16 = y.dtype == ScalarType.BFloat16, Width = width,
         };
         work.Quantize((float)threshold, new Span<float>(scratch, (int)width));
         RowParallel.Run(height, Math.Max(1, GrainElements / Math.Max(1, width)), &Rows, &work);
@@ -55,28 +56,45 @@ internal static unsafe class Int8RowProduct
         return true;
     }
 
+    /// <summary>The product as an operation of a recorded step, where the processor, the sizes and the types allow it.</summary>
+    /// <param name="codes">[out, in], int8.</param>
+    /// <param name="scales">[out], float32.</param>
+    /// <param name="threshold">The magnitude from which on an input is an outlier; 0 for none.</param>
+    /// <param name="x">[1, in], float32 or bfloat16.</param>
+    /// <param name="output">Takes the elements.</param>
+    public static StepOperation? Operation(Tensor codes, Tensor scales, double threshold, Tensor x, ProductOutput output) =>
+        Serves(codes, x) ? new StepForm(codes, scales, (float)threshold, x, output) : null;
+
+    private static bool Serves(Tensor codes, Tensor x) =>
+        Avx2.IsSupported && x.size(1) <= LargestWidth && x.size(1) > 0 && CpuRows.Serves(x) && codes.device_type == TorchSharp.DeviceType.CPU;
+
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Rows(void* state, long from, long to)
     {
         var work = (Work*)state;
         for (var row = from; row < to; row++)
         {
-            var codes = work->Codes + (row * work->Width);
-            var sum = (float)Dot(codes, work->Row, work->Width) * (work->Scale * work->Scales[row]) * (float)Int8Rows.ProductScale;
-            work->Result.Put(row, sum);
-            if (work->OutlierCount > 0)
-            {
-                var factor = work->Scales[row] * (1f / 127f);
-                var y = work->Result.Get(row);
-                for (var i = 0; i < work->OutlierCount; i++)
-                {
-                    var column = work->Outliers[i];
-                    y += work->Given[column] * work->Rounded(codes[column] * factor);
-                }
+            work->Result.Put(row, Value(work, row));
+        }
+    }
 
-                work->Result.Put(row, y);
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static float Value(Work* work, long row)
+    {
+        var codes = work->Codes + (row * work->Width);
+        var value = (float)Dot(codes, work->Row, work->Width) * (work->Scale * work->Scales[row]) * (float)Int8Rows.ProductScale;
+        if (work->OutlierCount > 0)
+        {
+            var factor = work->Scales[row] * (1f / 127f);
+            value = work->Rounded(value);
+            for (var i = 0; i < work->OutlierCount; i++)
+            {
+                var column = work->Outliers[i];
+                value += work->Given[column] * work->Rounded(codes[column] * factor);
             }
         }
+
+        return value;
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -115,6 +133,40 @@ internal static unsafe class Int8RowProduct
         return sum;
     }
 
+    /// <summary>The product as a part of a step.</summary>
+    private sealed class StepForm(Tensor codes, Tensor scales, float threshold, Tensor x, ProductOutput output) : StepOperation
+    {
+        private readonly CpuRows _x = CpuRows.Of(x, x.size(1));
+        private readonly long _width = x.size(1);
+        private readonly Work _work = new()
+        {
+            Codes = (sbyte*)TensorMemory.Pointer(codes), Scales = (float*)TensorMemory.Pointer(scales), Width = x.size(1), IsBFloat16 = x.dtype == ScalarType.BFloat16,
+        };
+
+        public override long Parts { get; } = codes.size(0);
+
+        public override long Grain => Math.Max(1, (1 << 14) / _width);
+
+        // Codes take half a number each; rounded up to a cache line.
+        public override int ScratchFloats => (4 * (int)_width) + 16;
+
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        public override void Run(long from, long to, float* scratch)
+        {
+            var work = _work;
+            work.Row = (short*)scratch;
+            work.Given = scratch + ((_width + 15) / 16 * 16);
+            work.Outliers = (int*)(work.Given + _width);
+            var room = new Span<float>(work.Given + (2 * _width), (int)_width);
+            _x.Read(0, (int)_width, work.Given).CopyTo(new Span<float>(work.Given, (int)_width));
+            work.Quantize(threshold, room);
+            for (var row = from; row < to; row++)
+            {
+                output.Put(row, Value(&work, row));
+            }
+        }
+    }
+
     private struct Work
     {
         public sbyte* Codes;
@@ -123,6 +175,7 @@ internal static unsafe class Int8RowProduct
         public float* Given;
         public int* Outliers;
         public CpuRows Result;
+        public bool IsBFloat16;
         public long Width;
         public float Scale;
         public int OutlierCount;
@@ -158,6 +211,6 @@ internal static unsafe class Int8RowProduct
         }
 
         /// <summary>A value in the row's type.</summary>
-        public readonly float Rounded(float value) => Result.IsBFloat16 ? CpuRows.Widen(CpuRows.Narrow(value)) : value;
+        public readonly float Rounded(float value) => IsBFloat16 ? CpuRows.Widen(CpuRows.Narrow(value)) : value;
     }
 }

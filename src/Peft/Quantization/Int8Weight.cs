@@ -1,3 +1,4 @@
+using Peft.Engine.Steps;
 using Peft.Models;
 using Peft.Models.Layers;
 using Peft.Quantization.Checkpoints;
@@ -105,6 +106,9 @@ public sealed class Int8Weight : PackedWeight
 
         return y.MoveToOuterDisposeScope();
     }
+
+    /// <inheritdoc/>
+    internal override StepOperation? Step(Tensor x, ProductOutput output) => Int8RowProduct.Operation(_codes, _scales, Threshold, x, output);
 
     /// <inheritdoc/>
     internal override bool RowProduct(Tensor x, Tensor y) => Int8RowProduct.TryRun(_codes, _scales, Threshold, x, y);

@@ -95,6 +95,7 @@ public sealed class AdapterSlot : Slot
     /// <inheritdoc/>
     public override Tensor Forward(Tensor x, ForwardContext context, Func<Tensor, ForwardContext, Tensor> baseProduct)
     {
+        context.Recorder?.Refuse();
         var choice = Choose(context.Selection);
         return choice.Spans is { } spans ? ForwardSpans(spans, x, context, baseProduct)
             : choice.Rows is { } rows ? ForwardRows(rows, x, context, baseProduct)

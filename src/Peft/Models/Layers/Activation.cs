@@ -1,3 +1,5 @@
+using Peft.Engine;
+using Peft.Models.Steps;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -16,7 +18,16 @@ public sealed class Activation : Module
         : this(Lookup(name), className)
     {
         Details = details;
-        IsSilu = name is "silu" or "swish";
+        Form = name switch
+        {
+            "silu" or "swish" => ActivationForm.Silu,
+            "gelu" => ActivationForm.Gelu,
+            "gelu_new" or "gelu_pytorch_tanh" => ActivationForm.TanhGelu,
+            "quick_gelu" => ActivationForm.QuickGelu,
+            "relu" => ActivationForm.Relu,
+            "tanh" => ActivationForm.Tanh,
+            _ => null,
+        };
     }
 
     private Activation((string ClassName, Func<Tensor, Tensor> Function) found, string? className)
@@ -29,13 +40,34 @@ public sealed class Activation : Module
     public override string Details { get; } = "";
 
     /// <summary>Whether it is x · sigmoid(x).</summary>
-    internal bool IsSilu { get; }
+    internal bool IsSilu => Form == ActivationForm.Silu;
+
+    /// <summary>The kernel's form of it; null where there is none.</summary>
+    internal ActivationForm? Form { get; }
 
     /// <summary>Applies it as a step of a pass.</summary>
     /// <param name="x">Any shape.</param>
     /// <param name="context">The forward pass.</param>
-    public Tensor Forward(Tensor x, ForwardContext context) =>
-        context.Tape is { } tape ? tape.Autograd(inputs => Apply(inputs[0]), [x], []) : Apply(x);
+    public Tensor Forward(Tensor x, ForwardContext context)
+    {
+        if (context.Tape is { } tape)
+        {
+            return tape.Autograd(inputs => Apply(inputs[0]), [x], []);
+        }
+
+        if (Form is not { } form || !CpuRows.Serves(x) || is_grad_enabled())
+        {
+            return Apply(x);
+        }
+
+        var y = ActivationKernel.Form(form, x);
+        if (context.Recorder is { } recorder)
+        {
+            LayerSteps.Activation(recorder, x, y, form, isGated: false);
+        }
+
+        return y;
+    }
 
     /// <summary>Applies it, element by element.</summary>
     public Tensor Apply(Tensor x) => _function(x);

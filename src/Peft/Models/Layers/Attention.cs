@@ -1,3 +1,4 @@
+using Peft.Models.Steps;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -140,6 +141,11 @@ public static class Attention
         var sinks = terms.Sinks?.Effective(context);
         var piece = new AttentionPiece(call, queries, keys.flatten(0, 1), values.flatten(0, 1), terms.Bias, sinks, context);
         var output = piece.Run();
+        if (context.Recorder is { } recorder)
+        {
+            LayerSteps.Attention(recorder, call, inputs, output, piece.IsSingle() ? layer is { } place ? context.Cache?.State<KeyValueState>(place) : null : null);
+        }
+
         if (context.Tape is { } tape)
         {
             piece.KeepForBackward();

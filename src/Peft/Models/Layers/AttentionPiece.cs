@@ -114,7 +114,7 @@ internal sealed class AttentionPiece(
     }
 
     /// <summary>One new token a row on a processor, as texts are continued.</summary>
-    private bool IsSingle() => call.Length == 1
+    public bool IsSingle() => call.Length == 1
         && context.Tape is null
         && _bias is null
         && sinks is null

@@ -92,7 +92,9 @@ public sealed class AttentionPlan
             }
         }
 
-        return new AttentionPlan(blocks, isPlain) { SeesAll = seesAll, HasBlindQueries = hasBlindQueries };
+        var plan = new AttentionPlan(blocks, isPlain) { SeesAll = seesAll, HasBlindQueries = hasBlindQueries };
+        context.Cache?.Steps.Give(plan);
+        return plan;
     }
 
     private static Block[] Triangles(long before, long length, Device device)

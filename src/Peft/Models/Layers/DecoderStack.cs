@@ -1,3 +1,4 @@
+using Peft.Models.Steps;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -47,6 +48,16 @@ internal static class DecoderStack
     /// <param name="context">The forward pass.</param>
     /// <param name="run">Runs one block on its input and those tensors; the first of what it returns is the next block's input.</param>
     public static StackOutput Run<TBlock>(
+        IReadOnlyList<TBlock> blocks,
+        Tensor x,
+        Func<IReadOnlyList<IReadOnlyList<Tensor>>, IReadOnlyList<Tensor>> beside,
+        ForwardContext context,
+        Func<TBlock, IReadOnlyList<Tensor>, ForwardContext, IReadOnlyList<Tensor>> run)
+        where TBlock : Module => StepMemory.Of(x, context) is { } steps
+            ? steps.Run(blocks, x, context, inner => Compute(blocks, x, beside, inner, run))
+            : Compute(blocks, x, beside, context, run);
+
+    private static StackOutput Compute<TBlock>(
         IReadOnlyList<TBlock> blocks,
         Tensor x,
         Func<IReadOnlyList<IReadOnlyList<Tensor>>, IReadOnlyList<Tensor>> beside,

@@ -1,3 +1,5 @@
+using Peft.Engine.Steps;
+using Peft.Models.Steps;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -13,6 +15,11 @@ public static class ResidualSum
     public static Tensor Forward(Tensor left, Tensor right, ForwardContext context, double scale = 1)
     {
         var sum = left.add(right, alpha: scale);
+        if (context.Recorder is { } recorder && recorder.Accepts(sum, left, right))
+        {
+            recorder.Add(new SumOperation(left, right, sum, (float)scale), sum, left, right);
+        }
+
         context.Tape?.Record(new SumPiece(scale), [left, right], [sum], trains: false);
         return sum;
     }
@@ -63,6 +70,11 @@ internal static class Scaling
         }
 
         var y = x.mul(factor);
+        if (context.Recorder is { } recorder && recorder.Accepts(y, x))
+        {
+            recorder.Add(new ScalingOperation(x, y, (float)factor), y, x);
+        }
+
         context.Tape?.Record(new ScalingPiece(factor), [x], [y], trains: false);
         return y;
     }
@@ -80,6 +92,11 @@ internal static class Concatenation
     public static Tensor Forward(Tensor[] parts, ForwardContext context)
     {
         var joined = cat(parts, 1);
+        if (context.Recorder is { } recorder)
+        {
+            LayerSteps.Concatenation(recorder, parts, joined);
+        }
+
         context.Tape?.Record(new ConcatenationPiece([.. parts.Select(static part => part.size(1))]), parts, [joined], trains: false);
         return joined;
     }

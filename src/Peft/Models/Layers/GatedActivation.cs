@@ -1,4 +1,5 @@
 using Peft.Engine;
+using Peft.Models.Steps;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -21,7 +22,13 @@ public static class GatedActivation
         ArgumentNullException.ThrowIfNull(activation);
         if (context.Tape is not { } tape)
         {
-            return Form(projections, activation);
+            var gated = Form(projections, activation);
+            if (context.Recorder is { } recorder)
+            {
+                Record(recorder, projections, gated, activation);
+            }
+
+            return gated;
         }
 
         if (!activation.IsSilu)
@@ -39,6 +46,14 @@ public static class GatedActivation
         var output = Form(projections, activation);
         tape.Record(new SiluPiece(projections, activation), [projections], [output], trains: false);
         return output;
+    }
+
+    private static void Record(StepRecorder recorder, Tensor projections, Tensor gated, Activation activation)
+    {
+        if (activation.Form is { } form)
+        {
+            LayerSteps.Activation(recorder, projections, gated, form, isGated: true);
+        }
     }
 
     private static Tensor Form(Tensor projections, Activation activation)

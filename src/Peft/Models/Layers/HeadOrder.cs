@@ -1,3 +1,4 @@
+using Peft.Engine.Steps;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -49,8 +50,31 @@ internal sealed record HeadOrder(long Groups, IReadOnlyList<(HeadPart Part, long
             var index = Index(wanted);
             return groups.narrow(2, Parts.Take(index).Sum(static part => part.Width), Parts[index].Width).flatten(1);
         })], 1);
+        if (context.Recorder is { } recorder && recorder.Accepts(y, x))
+        {
+            recorder.Add(Copying(x, y), y, x);
+        }
+
         context.Tape?.Record(new OrderPiece(this), [x], [y], trains: false);
         return y.MoveToOuterDisposeScope();
+    }
+
+    private CopyOperation Copying(Tensor x, Tensor y)
+    {
+        var copy = new CopyOperation();
+        var width = Parts.Sum(static part => part.Width);
+        long target = 0;
+        foreach (var wanted in s_wanted)
+        {
+            var index = Index(wanted);
+            var (start, own) = (Parts.Take(index).Sum(static part => part.Width), Parts[index].Width);
+            for (long group = 0; group < Groups; group++, target += own)
+            {
+                copy.Add(x, (group * width) + start, y, target, own);
+            }
+        }
+
+        return copy;
     }
 
     private int Index(HeadPart wanted) => Parts.TakeWhile(part => part.Part != wanted).Count();

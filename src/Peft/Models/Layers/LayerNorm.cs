@@ -1,4 +1,5 @@
 using Peft.Engine;
+using Peft.Engine.Steps;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -63,8 +64,13 @@ public sealed class LayerNorm : Module, INorm
         var heads = x.size(-1) == _size && Weight.Shape.Count == 1 ? x : x.view(x.size(0), -1, _size);
         if (Weight.Shape.Count == 1 && CpuRows.Serves(x))
         {
-            var (result, own, inverses) = LayerNormKernel.Form(
-                x, LinearProduct.Cast(weight.Data, ScalarType.Float32), bias is null ? null : LinearProduct.Cast(bias.Data, ScalarType.Float32), _epsilon, context.Tape is not null);
+            var (wide, wideBias) = (LinearProduct.Cast(weight.Data, ScalarType.Float32), bias is null ? null : LinearProduct.Cast(bias.Data, ScalarType.Float32));
+            var (result, own, inverses) = LayerNormKernel.Form(x, wide, wideBias, _epsilon, context.Tape is not null);
+            if (context.Recorder is { } recorder && recorder.Accepts(result, x))
+            {
+                recorder.Add(new LayerNormOperation(x, wide, wideBias, result, (int)_size, _epsilon), result, x, wide, wideBias);
+            }
+
             if (context.Tape is not null)
             {
                 Record(new LayerNormPiece(own!.view(heads.shape), inverses!, x.shape, weight, bias) { IsByKernel = true }, result);
@@ -73,6 +79,7 @@ public sealed class LayerNorm : Module, INorm
             return result.MoveToOuterDisposeScope();
         }
 
+        context.Recorder?.Refuse();
         var mean = heads.mean([-1], keepdim: true, type: ScalarType.Float32);
         var centred = LinearProduct.Cast(heads.sub(mean), x.dtype);
         var inverse = LinearProduct.Cast(centred.square().sum(-1, keepdim: true, type: ScalarType.Float32).mul_(1.0 / _size).add_(_epsilon).rsqrt_(), x.dtype);

@@ -1,4 +1,5 @@
 using Peft.Engine;
+using Peft.Models.Steps;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -67,6 +68,11 @@ internal static class LinearProduct
             y = residual is null ? y : y.add_(residual);
         }
 
+        if (context.Recorder is { } recorder)
+        {
+            Record(recorder, x, y, changed is not null || scales ? null : new LinearSource(weight, bias, residual, members), (terms, state));
+        }
+
         if (context.Tape is { } tape)
         {
             var trains = Array.Exists(members, static member => member.IsTrained);
@@ -94,6 +100,18 @@ internal static class LinearProduct
         }
 
         return bias is null ? x.mm(transposed) : addmm(bias, x, transposed, 1, 1);
+    }
+
+    private static void Record(StepRecorder recorder, Tensor x, Tensor y, LinearSource? source, (LowRankTerm[] Terms, IReadOnlyList<LowRankProduct> Products) changes)
+    {
+        if (source is { } product)
+        {
+            LayerSteps.Linear(recorder, x, y, product, changes);
+        }
+        else
+        {
+            recorder.Refuse();
+        }
     }
 
     private static Tensor Base(Tensor x, Tensor? weight, Tensor? bias, LinearMember[] members, ForwardContext context, Tensor? residual)

@@ -25,6 +25,12 @@ internal sealed class LowRankProduct
         _masks = masks;
     }
 
+    /// <summary>All A one below the other, [ranks, in].</summary>
+    public Tensor Stacked => _stacked;
+
+    /// <summary>x Aᵀ of all, [rows, ranks].</summary>
+    public Tensor Products => _products;
+
     /// <summary>Adds every change to <paramref name="y"/> in place: those that act on the same positions together.</summary>
     /// <returns>What the backward pass needs, in the caller's dispose scope.</returns>
     public static IReadOnlyList<LowRankProduct> Forward(Tensor x, Tensor y, LowRankTerm[] terms, ForwardContext context)

@@ -1,4 +1,5 @@
 using Peft.Engine;
+using Peft.Engine.Steps;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -45,8 +46,14 @@ public sealed class RmsNorm : Module
         using var scope = NewDisposeScope();
         var weight = Weight.Effective(context);
         var heads = x.size(-1) == _size ? x : x.view(x.size(0), -1, _size);
-        var (result, inverse) = Form(heads, Scale(weight, x.dtype, _addsOne));
+        var cast = Scale(weight, x.dtype, _addsOne);
+        var (result, inverse) = Form(heads, cast);
         var y = result.view(x.shape);
+        if (context.Recorder is { } recorder && recorder.Accepts(y, x))
+        {
+            recorder.Add(new RmsNormOperation(heads, cast, result, (int)_size, _epsilon), y, x, cast);
+        }
+
         context.Tape?.Record(new RmsNormPiece(heads, x.shape, inverse, weight, _size, _addsOne), [x], [y], weight.IsTrained);
         return y.MoveToOuterDisposeScope();
     }

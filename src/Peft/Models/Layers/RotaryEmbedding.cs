@@ -41,7 +41,9 @@ public sealed class RotaryEmbedding : Module
             : context.Positions.max().item<long>() + 1;
         var table = Table(length, type, device);
         var found = context.Positions is { } positions ? table.Select(positions.to(device)) : table.Range(start, context.Length);
-        return (_frequencies.QueryGrowth is { } growth ? found with { QueryScale = Growth(context, growth, type, device) } : found).MoveToPass(context);
+        var tables = (_frequencies.QueryGrowth is { } growth ? found with { QueryScale = Growth(context, growth, type, device) } : found).MoveToPass(context);
+        context.Cache?.Steps.Give(tables);
+        return tables;
     }
 
     // 1 + beta · ln(1 + floor(position / original length)).

@@ -3,6 +3,7 @@ using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
 using Peft.Engine;
+using Peft.Engine.Steps;
 using Peft.Tensors;
 using static TorchSharp.torch;
 
@@ -60,6 +61,12 @@ internal abstract unsafe class BlockKernels
         return true;
     }
 
+    /// <summary>The product as an operation of a recorded step.</summary>
+    /// <param name="blocks">[out, bytes of a row], uint8, on the CPU.</param>
+    /// <param name="x">[1, in], float32 or bfloat16.</param>
+    /// <param name="output">Takes the elements.</param>
+    public StepOperation? Operation(Tensor blocks, Tensor x, ProductOutput output) => CpuRows.Serves(x) && x.size(1) > 0 ? new StepForm(this, blocks, x, output) : null;
+
     /// <summary>Sums of sixteens, behind them.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void AddSums(float* input, long width)
@@ -85,6 +92,42 @@ internal abstract unsafe class BlockKernels
     private protected abstract delegate*<void*, long, long, void> RowsOfProduct { get; }
 
     private protected abstract delegate*<void*, long, long, void> RowsOfValues { get; }
+
+    /// <summary>The product as a part of a step.</summary>
+    private sealed class StepForm(BlockKernels kernels, Tensor blocks, Tensor x, ProductOutput output) : StepOperation
+    {
+        // Rows whose sums wait for their place together.
+        private const int RowsAtOnce = 64;
+
+        private readonly CpuRows _x = CpuRows.Of(x, x.size(1));
+        private readonly Work _work = new() { Blocks = TensorMemory.Pointer(blocks), Stride = blocks.size(1), Width = x.size(1) };
+
+        public override long Parts { get; } = blocks.size(0);
+
+        public override long Grain => Math.Max(1, (1 << 14) / _work.Width);
+
+        public override int ScratchFloats => (int)(_work.Width + (_work.Width / 16)) + RowsAtOnce;
+
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        public override void Run(long from, long to, float* scratch)
+        {
+            var work = _work;
+            var sums = scratch;
+            work.Input = scratch + RowsAtOnce;
+            _x.Read(0, (int)work.Width, work.Input).CopyTo(new Span<float>(work.Input, (int)work.Width));
+            AddSums(work.Input, work.Width);
+            for (; from < to; from += RowsAtOnce)
+            {
+                var end = Math.Min(to, from + RowsAtOnce);
+                work.Result = CpuRows.At((byte*)(sums - from), 1, isBFloat16: false);
+                kernels.RowsOfProduct(&work, from, end);
+                for (var row = from; row < end; row++)
+                {
+                    output.Put(row, sums[row - from]);
+                }
+            }
+        }
+    }
 
     private struct Work
     {

@@ -1,4 +1,5 @@
 using Peft.Engine;
+using Peft.Engine.Steps;
 using Peft.Models;
 using Peft.Models.Gguf;
 using Peft.Quantization.Checkpoints;
@@ -72,6 +73,9 @@ public sealed unsafe class BlockWeight : PackedWeight
         GC.KeepAlive(blocks);
         target.copy_(values.view(target.shape));
     }
+
+    /// <inheritdoc/>
+    internal override StepOperation? Step(Tensor x, ProductOutput output) => Device.type == DeviceType.CPU ? _kernels?.Operation(_blocks, x, output) : null;
 
     /// <inheritdoc/>
     internal override bool RowProduct(Tensor x, Tensor y) => Device.type == DeviceType.CPU && _kernels?.TryMultiply(_blocks, x, y) == true;

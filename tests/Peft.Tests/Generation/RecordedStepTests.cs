@@ -1,0 +1,240 @@
+using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
+using Peft.Adapters.Targets;
+using Peft.Generation;
+using Peft.Models;
+using Peft.Models.Heads;
+using Peft.Models.Layers;
+using Peft.Quantization;
+using Peft.Quantization.Blocks;
+using Peft.Tensors;
+using Peft.Tests.Adapters;
+using Peft.Tests.Golden;
+using Peft.Tests.Models;
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace Peft.Tests.Generation;
+
+/// <summary>A token computed by a recorded step, beside the same token computed as ever.</summary>
+public class RecordedStepTests
+{
+    // More than a cache holds at first.
+    private const int Tokens = 90;
+
+    // Families whose blocks hold what there is no operation for: experts, recurrences, biases of distance, an encoder, caps, sinks.
+    private static readonly string[] s_computedAsEver =
+    [
+        "bloom", "mpt", "mixtral", "qwen2_moe", "qwen3_moe", "qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text", "gpt_oss", "deepseek_v3", "lfm2", "lfm2_moe", "granitemoehybrid", "gemma2", "gemma4", "gemma4_text", "falcon",
+        "cohere", "ministral3", "mistral3",
+    ];
+
+    [GoldenTheory]
+    [GoldenData("families", Holding = FamilyGoldenTests.ModelFile)]
+    public void Every_family_gives_the_same_logits(string path) => GoldenCases.Run("families", path, static folder =>
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var model = ModelLoader.Load(folder);
+        if (model is not CausalModel causal)
+        {
+            return;
+        }
+
+        using var recorded = TensorStore.OpenFile(Path.Combine(folder, "io.safetensors"));
+        if (!recorded.Contains("plain.input_ids") || !causal.Backbone.CanContinue(1, 16))
+        {
+            return;
+        }
+
+        var ids = recorded.Read("plain.input_ids").narrow(0, 0, 1);
+        ids = ids.narrow(1, 0, Math.Min(6, ids.size(1)));
+        var (expected, none) = Continue(causal, ids, 10, isOff: true);
+        var (found, replays) = Continue(causal, ids, 10, isOff: false);
+        Assert.Equal(0, none);
+        TensorAssert.CloseToScale(expected, found, 1e-4, "logits");
+        Assert.True(replays > 0 || s_computedAsEver.Contains(model.Config.ModelType), $"'{model.Config.ModelType}' was computed as ever.");
+    });
+
+    [Theory]
+    [InlineData(ScalarType.Float32, 1e-5)]
+    [InlineData(ScalarType.BFloat16, 2e-2)]
+    public void Adapters_act_in_it(ScalarType type, double tolerance)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var model = TinyLlama.Create(bias: true, type: type);
+        model.AddAdapter(new LoraConfig { Rank = 3, TargetModules = ModuleNames.Of("q_proj", "v_proj", "down_proj") }, "first", 1).Perturb(2);
+        model.AddAdapter(new LoraConfig { Rank = 2, TargetModules = ModuleNames.Of("v_proj", "gate_proj") }, "second", 1).Perturb(3);
+        model.SetActive(["first", "second"]);
+        Same(model, tolerance);
+    }
+
+    [Fact]
+    public void What_has_no_operation_is_computed_as_ever()
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var model = TinyLlama.Create();
+        model.AddAdapter(new LoraConfig { Rank = 2, TargetModules = ModuleNames.Of("o_proj"), UseDora = true }, "dora", 1).Perturb(2);
+        var causal = (CausalModel)model.Base;
+        var ids = Prompt();
+        var (expected, _) = Continue(causal, ids, 8, isOff: true, model);
+        var (found, replays) = Continue(causal, ids, 8, isOff: false, model);
+        Assert.Equal(0, replays);
+        TensorAssert.CloseToScale(expected, found, 1e-6, "logits");
+    }
+
+    [Theory]
+    [InlineData("nf4")]
+    [InlineData("nf4-double")]
+    [InlineData("int8")]
+    [InlineData("Q8_0")]
+    [InlineData("Q4_K")]
+    public void Packed_weights_are_read_in_it(string form)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        foreach (var type in new[] { ScalarType.Float32, ScalarType.BFloat16 })
+        {
+            using var owner = new PeftModel(Wide(type), "wide");
+            var model = (CausalModel)owner.Base;
+            Pack(model, form);
+            var (expected, _) = Continue(model, Prompt(), 12, isOff: true);
+            var (found, replays) = Continue(model, Prompt(), 12, isOff: false);
+            Assert.True(replays > 0);
+            TensorAssert.CloseToScale(expected, found, type == ScalarType.Float32 ? 1e-4 : 3e-2, $"logits of {form} in {type}");
+        }
+    }
+
+    [Fact]
+    public void A_long_text_a_batch_that_shrinks_and_padding_give_the_same_tokens()
+    {
+        using var noGradients = no_grad();
+        using var model = TinyLlama.Create();
+        var generator = new TextGenerator(model);
+        int[][] prompts = [[3, 4, 5, 6, 7], [8, 9]];
+        var options = new GenerationOptions { MaxNewTokens = 40, EndOfTextIds = [11] };
+        var together = generator.Generate(prompts, options);
+        foreach (var (prompt, result) in prompts.Zip(together))
+        {
+            var alone = generator.Generate([prompt], options with { UseCache = false })[0];
+            Assert.Equal(alone.TokenIds, result.TokenIds);
+            Assert.Equal(alone.TokenIds, generator.Generate([prompt], options)[0].TokenIds);
+        }
+    }
+
+    [Fact]
+    public void It_goes_on_over_the_memory_that_grows()
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var model = TinyLlama.Create();
+        Same(model, 1e-4, Tokens);
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(2)]
+    public void Any_number_of_threads_gives_the_same(int threads)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var kept = Peft.Engine.ComputeThreads.Keep(Math.Min(threads, Environment.ProcessorCount));
+        using var owner = new PeftModel(Wide(ScalarType.Float32), "wide");
+        Same(owner, 1e-5);
+    }
+
+    [Fact]
+    public void Nothing_of_it_stays_when_the_cache_is_gone()
+    {
+        using var noGradients = no_grad();
+        using var model = TinyLlama.Create();
+        using (NewDisposeScope())
+        {
+            Continue((CausalModel)model.Base, Prompt(), 4, isOff: false);
+        }
+
+        var before = Tensor.TotalCount;
+        using (NewDisposeScope())
+        {
+            Continue((CausalModel)model.Base, Prompt(), 6, isOff: false);
+        }
+
+        Assert.Equal(before, Tensor.TotalCount);
+    }
+
+    private static void Same(PeftModel model, double tolerance, int tokens = 12)
+    {
+        var causal = (CausalModel)model.Base;
+        var (expected, _) = Continue(causal, Prompt(), tokens, isOff: true, model);
+        var (found, replays) = Continue(causal, Prompt(), tokens, isOff: false, model);
+        Assert.True(replays > 0);
+        TensorAssert.CloseToScale(expected, found, tolerance, "logits");
+    }
+
+    private static Tensor Prompt() => tensor(new long[,] { { 3, 4, 5, 6 } });
+
+    /// <summary>The logits of tokens that are given one after another, and how many of them a recording computed.</summary>
+    private static (Tensor Logits, long Replays) Continue(CausalModel model, Tensor ids, int tokens, bool isOff, PeftModel? owner = null)
+    {
+        using var cache = new ModelCache();
+        cache.Steps.IsOff = isOff;
+        var all = new List<Tensor>();
+        var vocabulary = model.VocabularySize;
+        for (var i = 0; i < tokens; i++)
+        {
+            var context = new ForwardContext { Cache = cache };
+            context = owner?.NewPass(context) ?? context;
+            var logits = model.Logits(model.Forward(ids, context).LastPosition(), context);
+            all.Add(logits);
+
+            // The same tokens whatever the logits: a tie would lead the two apart.
+            ids = tensor(new long[,] { { 3 + ((i * 7) % Math.Min(vocabulary - 3, 30)) } });
+        }
+
+        return (cat(all), cache.Steps.Replays);
+    }
+
+    private static PretrainedModel Wide(ScalarType type)
+    {
+        var model = ArchitectureRegistry.Create(ModelConfig.FromText("""
+            {
+              "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 64, "hidden_size": 256, "intermediate_size": 512,
+              "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256, "tie_word_embeddings": false
+            }
+            """));
+        using var generator = new Generator(4);
+        foreach (var (_, parameter, _) in model.NamedParameters())
+        {
+            var values = empty([.. parameter.Shape]).normal_(0, 0.1, generator);
+            parameter.Assign((parameter.Shape.Count == 1 ? values.add_(1) : values).to(type));
+        }
+
+        model.Fuse();
+        return model;
+    }
+
+    private static void Pack(CausalModel model, string form)
+    {
+        if (form.StartsWith("nf4", StringComparison.Ordinal))
+        {
+            ModelQuantizer.Quantize(model, new QuantizationConfig { LoadIn4Bit = true, QuantType = FourBitType.NF4, UseDoubleQuant = form == "nf4-double" });
+            return;
+        }
+
+        if (form == "int8")
+        {
+            ModelQuantizer.Quantize(model, new QuantizationConfig { LoadIn8Bit = true });
+            return;
+        }
+
+        var buffer = new UnpackBuffer();
+        foreach (var layer in model.Backbone.Descendants().OfType<Linear>())
+        {
+            layer.Weight.Pack(BlockWeight.Quantize(layer.Weight.Data, form, buffer));
+        }
+
+        model.Fuse();
+    }
+}
