@@ -23,6 +23,9 @@ public abstract class Piece : IDisposable
     /// <returns>A tensor of the caller's dispose scope.</returns>
     public virtual Tensor Recompute() => throw new InvalidOperationException($"{GetType().Name} cannot form its output again.");
 
+    /// <summary>Memory that the piece keeps, the graph of autograd's pieces left out; what several keep counts for each.</summary>
+    internal long KeptBytes => _kept.Sum(static tensor => tensor.numel() * tensor.ElementSize);
+
     /// <summary>Drops what the piece kept.</summary>
     public void Dispose()
     {

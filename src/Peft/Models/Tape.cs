@@ -21,6 +21,9 @@ public sealed class Tape : IDisposable
     /// <summary>Number of pieces that will run backward.</summary>
     public int Count => _entries.Count;
 
+    /// <summary>Memory that these pieces keep, as <see cref="Piece.KeptBytes"/> counts it.</summary>
+    internal long KeptBytes => _entries.Sum(static entry => entry.Piece.KeptBytes);
+
     /// <summary>Introduces a tensor that comes from outside (embeddings of ids, a checkpointed block's input).</summary>
     /// <param name="tensor">The tensor.</param>
     /// <param name="needsGradient">Whether its gradient is asked for.</param>

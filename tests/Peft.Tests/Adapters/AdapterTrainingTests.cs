@@ -12,8 +12,10 @@ public class AdapterTrainingTests
     /// <summary>Fields that a method needs beyond its defaults, or that make it small enough for the tiny model.</summary>
     private static readonly Dictionary<string, string> s_fields = new()
     {
+        ["ADAMSS"] = """{"r":3,"num_subspaces":2}""",
         ["ADAPTION_PROMPT"] = """{"adapter_len":3,"adapter_layers":2}""",
         ["C3A"] = """{"block_size":4}""",
+        ["CARTRIDGE"] = """{"num_virtual_tokens":3}""",
         ["FOURIERFT"] = """{"n_frequency":12}""",
         ["GRALORA"] = """{"r":4}""",
         ["LN_TUNING"] = """{"target_modules":["input_layernorm","norm"]}""",
@@ -61,6 +63,11 @@ public class AdapterTrainingTests
         ["RANDLORA", """{"r":4,"very_sparse":true,"save_projection":false}"""],
         ["PREFIX_TUNING", """{"num_virtual_tokens":3,"prefix_projection":true}"""],
         ["P_TUNING", """{"num_virtual_tokens":3,"encoder_reparameterization_type":"LSTM"}"""],
+        ["LORA", """{"r":2,"monteclora_config":{"num_samples":3,"sample_scaler":0.1}}"""],
+        ["LORA", """{"r":2,"velora_config":{"num_groups":4}}"""],
+        ["ADAMSS", """{"r":4,"num_subspaces":3,"subspace_rank":2,"use_dynamic_rank":true}"""],
+        ["FROD", """{"sparse_rate":0.2,"save_projection":false}"""],
+        ["CARTRIDGE", """{"num_virtual_tokens":3,"num_frozen_tokens":0}"""],
         ["LORA", """{"r":2,"init_lora_weights":"pissa"}"""],
         ["LORA", """{"r":2,"init_lora_weights":"olora"}"""],
         ["LORA", """{"r":2,"init_lora_weights":"orthogonal"}"""],

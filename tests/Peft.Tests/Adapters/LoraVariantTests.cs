@@ -1,6 +1,7 @@
 using Peft.Adapters;
 using Peft.Adapters.Merging;
 using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Slots;
 using Peft.Adapters.Targets;
 using Peft.Models;
 using Peft.Tests.Training;
@@ -38,6 +39,68 @@ public class LoraVariantTests
         Assert.Equal("MergeNotPossible", Assert.Throws<PeftException>(() => model.Merge()).ErrorId);
 
         Tensor Hidden(AdapterSelection selection) => model.Base.Forward(ids, model.NewPass(new ForwardContext(), selection)).Hidden.view(2, 8, -1);
+    }
+
+    /// <summary>With one number a group of one input nothing is lost, so that its gradients are LoRA's, dropout and all; and with fewer groups that many numbers are kept, no inputs.</summary>
+    [Theory]
+    [InlineData(0)]
+    [InlineData(0.4)]
+    public void VeLoRA_keeps_one_number_a_group_of_inputs(double dropout)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var model = TinyLlama.Create();
+        var config = new LoraConfig { Rank = 2, Alpha = 3, Dropout = dropout, TargetModules = ModuleNames.Of("q_proj") };
+        model.AddAdapter(config, "plain", 1).Perturb(2);
+        var layer = (LoraLayer)model["plain"].Adapter.Layers[0].Adapter;
+        var (inputs, outputs) = (layer.Layer.Inputs, layer.Layer.Outputs);
+        model.AddAdapter(config with { Velora = new VeloraSettings { Groups = (int)inputs, Start = VeloraSettings.Random } }, "exact", 1).Perturb(2);
+        model.AddAdapter(config with { Velora = new VeloraSettings { Groups = 2 } }, "summed", 1).Perturb(2);
+        using var generator = new Generator(5);
+        var (x, y) = (randn([7, inputs], generator: generator), randn([7, outputs], generator: generator));
+        var plain = Gradients("plain", out _);
+        var exact = Gradients("exact", out _);
+        Assert.All(plain.Zip(exact), static pair => Assert.True(pair.First.sub(pair.Second).abs().max().item<float>() < 1e-5));
+        Gradients("summed", out var bytes);
+        Assert.Equal(((7 * 2) + (7 * 2) + ((inputs + 1) / 2) + (dropout > 0 ? 7 * inputs : 0)) * sizeof(float), bytes);
+
+        Tensor[] Gradients(string name, out long kept)
+        {
+            using var tape = new Tape();
+            var own = (LoraLayer)model[name].Adapter.Layers[0].Adapter;
+            foreach (var parameter in new[] { own.A, own.B })
+            {
+                parameter.Data.requires_grad_(true);
+                parameter.Gradient = zeros_like(parameter.Data).requires_grad_(false);
+            }
+
+            // Both ends of a piece are roots here: the gradient of the input is what the piece before it would get.
+            var seen = new RootPiece();
+            tape.AddRoot(x, needsGradient: true);
+            tape.AddRoot(y, needsGradient: true);
+            var start = x.clone();
+            tape.Record(seen, [x], [start], trains: true);
+            using var random = new Generator(9);
+            var call = new SlotCall(AdapterSlot.Of(own.Layer.Module, own.Layer.Weight), new ForwardContext { Tape = tape, IsTraining = true, Generator = random }, 1f);
+            var made = own.AfterOn(tape, start, y, call);
+            kept = tape.KeptBytes;
+            tape.Backward(made, made.cos());
+            var found = new[] { made, own.A.Gradient!, own.B.Gradient!, seen.Seen! };
+            foreach (var parameter in new[] { own.A, own.B })
+            {
+                parameter.Data.requires_grad_(false);
+                parameter.Gradient = null;
+            }
+
+            return found;
+        }
+    }
+
+    private sealed class RootPiece : Piece
+    {
+        public Tensor? Seen { get; private set; }
+
+        public override void Backward(PieceGradients gradients) => Seen = gradients.Output().clone().MoveToOuterDisposeScope();
     }
 
     [Fact]

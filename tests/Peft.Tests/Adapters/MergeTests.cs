@@ -1,11 +1,13 @@
 using Peft.Adapters.Merging;
 using Peft.Adapters.Methods.AdaLora;
+using Peft.Adapters.Methods.Adamss;
 using Peft.Adapters.Methods.Beft;
 using Peft.Adapters.Methods.Boft;
 using Peft.Adapters.Methods.C3A;
 using Peft.Adapters.Methods.Deft;
 using Peft.Adapters.Methods.Delora;
 using Peft.Adapters.Methods.FourierFT;
+using Peft.Adapters.Methods.Frod;
 using Peft.Adapters.Methods.Glora;
 using Peft.Adapters.Methods.GraLora;
 using Peft.Adapters.Methods.Hira;
@@ -82,6 +84,8 @@ public class MergeTests
         ["supertuning"] = new SuperTuningConfig { Sparsity = 0.9, Rank = 2, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
         ["psoft"] = new PsoftConfig { Rank = 3, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
         ["osf"] = new OsfConfig { EffectiveRank = 3, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["adamss"] = new AdamssConfig { Rank = 3, SubspaceCount = 2, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
+        ["frod"] = new FrodConfig { SparseRate = 0.1, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
         ["lokr"] = new LoKrConfig { Rank = 2, Alpha = 3, TargetModules = ModuleNames.Of("q_proj", "down_proj") },
     };
 

@@ -44,6 +44,7 @@ internal static class TinyLlama
             var value = parameter.Parameter.Data;
             using var noise = empty([.. parameter.Parameter.Shape]).normal_(0, scale, generator);
             value.add_(noise.to(value.dtype));
+            parameter.Parameter.MarkChanged();
         }
 
         return adapter;

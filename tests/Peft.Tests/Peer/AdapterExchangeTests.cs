@@ -27,6 +27,8 @@ public class AdapterExchangeTests
             RankPattern = new Dictionary<string, int> { ["k_proj"] = 4 },
             AlphaPattern = new Dictionary<string, double> { [@"layers\.1.*q_proj"] = 1.5 },
         },
+        ["monteclora"] = new() { Rank = 2, Alpha = 4, TaskType = "CAUSAL_LM", TargetModules = ModuleNames.Of("q_proj", "down_proj"), MonteClora = new MonteCloraSettings { Samples = 3, BufferSize = 2 } },
+        ["velora"] = new() { Rank = 2, Alpha = 4, TaskType = "CAUSAL_LM", TargetModules = ModuleNames.Of("q_proj", "down_proj"), Velora = new VeloraSettings { Groups = 4 } },
         ["saved"] = new() { Rank = 2, Alpha = 4, TaskType = "CAUSAL_LM", TargetModules = ModuleNames.Of("v_proj"), ModulesToSave = ["lm_head", "norm"] },
         ["adapted-biases"] = new() { Rank = 2, Alpha = 4, TaskType = "CAUSAL_LM", TargetModules = ModuleNames.Of("q_proj", "o_proj"), Bias = BiasTraining.Adapted },
         ["biases"] = new() { Rank = 2, Alpha = 4, TaskType = "CAUSAL_LM", TargetModules = ModuleNames.Of("v_proj"), Bias = BiasTraining.All },
@@ -81,8 +83,9 @@ public class AdapterExchangeTests
                 document["tfinal"] = 1;
             }
 
-            // PEFT can't make LoftQ's start without an accelerator, even to read a file; what LyCORIS wrote is no method of its.
-            if ((string?)document["init_lora_weights"] == "loftq" || (string?)document["peft_type"] == "LYCORIS")
+            // PEFT can't make LoftQ's start without an accelerator, even to read a file; what LyCORIS wrote is no method of its. Of FRoD it reads one half of a basis
+            // and computes the other of another one, its own, which fits only where that comes out the same, digit for digit.
+            if ((string?)document["init_lora_weights"] == "loftq" || (string?)document["peft_type"] is "LYCORIS" or "FROD")
             {
                 continue;
             }
@@ -98,9 +101,14 @@ public class AdapterExchangeTests
         var manifest = Path.Combine(folder.Path, "manifest.json");
         JsonFile.Write(manifest, new JsonObject { ["base"] = baseFolder, ["inputs"] = inputFile, ["ours"] = new JsonArray([.. ours.Values.Select(static entry => JsonValue.Create(entry.Folder))]), ["theirs"] = new JsonArray() });
         peer.Run(Path.Combine(RepositoryRoot.Folder, "tests", "Peer", "adapters.py"), manifest);
-        var wrong = ours.Select(static entry => Difference(entry.Value.Folder, entry.Value.Logits) is { } difference ? $"{entry.Key}: {difference}" : null).OfType<string>();
+
+        // AdaMSS needs scikit-learn there, which not every Python with PEFT has.
+        var wrong = ours.Where(static entry => !IsWithoutLibrary(entry.Value.Folder)).Select(static entry => Difference(entry.Value.Folder, entry.Value.Logits) is { } difference ? $"{entry.Key}: {difference}" : null).OfType<string>();
         Assert.True(!wrong.Any(), string.Join('\n', wrong));
     }
+
+    private static bool IsWithoutLibrary(string folder) =>
+        Path.Combine(folder, "error.txt") is var error && File.Exists(error) && File.ReadAllText(error).StartsWith("ImportError: scikit-learn", StringComparison.Ordinal);
 
     /// <summary>What differs, or null.</summary>
     private static string? Difference(string folder, Tensor found)

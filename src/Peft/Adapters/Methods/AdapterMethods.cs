@@ -1,12 +1,15 @@
 using Peft.Adapters.Methods.AdaLora;
+using Peft.Adapters.Methods.Adamss;
 using Peft.Adapters.Methods.AdaptionPrompt;
 using Peft.Adapters.Methods.Beft;
 using Peft.Adapters.Methods.Boft;
 using Peft.Adapters.Methods.C3A;
+using Peft.Adapters.Methods.Cartridge;
 using Peft.Adapters.Methods.Cpt;
 using Peft.Adapters.Methods.Deft;
 using Peft.Adapters.Methods.Delora;
 using Peft.Adapters.Methods.FourierFT;
+using Peft.Adapters.Methods.Frod;
 using Peft.Adapters.Methods.Glora;
 using Peft.Adapters.Methods.GraLora;
 using Peft.Adapters.Methods.Hira;
@@ -50,14 +53,17 @@ public static class AdapterMethods
     private static readonly Dictionary<string, Type> s_configs = new(StringComparer.Ordinal)
     {
         ["ADALORA"] = typeof(AdaLoraConfig),
+        ["ADAMSS"] = typeof(AdamssConfig),
         ["ADAPTION_PROMPT"] = typeof(AdaptionPromptConfig),
         ["BEFT"] = typeof(BeftConfig),
         ["BOFT"] = typeof(BoftConfig),
         ["C3A"] = typeof(C3AConfig),
+        ["CARTRIDGE"] = typeof(CartridgeConfig),
         ["CPT"] = typeof(CptConfig),
         ["DEFT"] = typeof(DeftConfig),
         ["DELORA"] = typeof(DeloraConfig),
         ["FOURIERFT"] = typeof(FourierFTConfig),
+        ["FROD"] = typeof(FrodConfig),
         ["GLORA"] = typeof(GloraConfig),
         ["GRALORA"] = typeof(GraLoraConfig),
         ["HIRA"] = typeof(HiraConfig),

@@ -154,18 +154,8 @@ public sealed class AdapterSlot : Slot
         return y;
     }
 
-    private static Tensor After(LayerAdapter layer, Tensor x, Tensor y, SlotCall call)
-    {
-        if (call.Context.Tape is not { } tape)
-        {
-            return layer.After(x, y, call);
-        }
-
-        // Token ids are no tensor that a gradient could flow to, so they aren't on the tape.
-        return x.is_floating_point()
-            ? tape.Autograd(given => layer.After(given[0], given[1], call), [x, y], [.. layer.Reads(call.Context)])
-            : tape.Autograd(given => layer.After(x, given[0], call), [y], [.. layer.Reads(call.Context)]);
-    }
+    private static Tensor After(LayerAdapter layer, Tensor x, Tensor y, SlotCall call) =>
+        call.Context.Tape is { } tape ? layer.AfterOn(tape, x, y, call) : layer.After(x, y, call);
 
     /// <summary>Adapters that share a pass: the layer's own product once for all positions, then every adapter on its stretch, as one piece.</summary>
     private Tensor ForwardSpans(IReadOnlyList<SpanGroup> groups, Tensor x, ForwardContext context, Func<Tensor, ForwardContext, Tensor> baseProduct)

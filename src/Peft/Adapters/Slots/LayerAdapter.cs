@@ -76,6 +76,19 @@ public abstract class LayerAdapter(IAdaptable layer) : IDisposable
     /// <param name="call">The pass.</param>
     public abstract Tensor After(Tensor x, Tensor y, SlotCall call);
 
+    /// <summary><see cref="After"/> in a pass with a tape: by autograd over itself alone, unless the method has a backward pass of its own there.</summary>
+    /// <param name="tape">The tape.</param>
+    /// <param name="x">As in <see cref="After"/>.</param>
+    /// <param name="y">As in <see cref="After"/>.</param>
+    /// <param name="call">The pass.</param>
+    internal virtual Tensor AfterOn(Tape tape, Tensor x, Tensor y, SlotCall call)
+    {
+        // Token ids are no tensor that a gradient could flow to, so they aren't on the tape.
+        return x.is_floating_point()
+            ? tape.Autograd(given => After(given[0], given[1], call), [x, y], [.. Reads(call.Context)])
+            : tape.Autograd(given => After(x, given[0], call), [y], [.. Reads(call.Context)]);
+    }
+
     /// <summary>Puts the change into the weights; what it returns computes the same as <see cref="Before"/>, the layer and <see cref="After"/> together.</summary>
     /// <param name="current">The layer's weights with the adapters inside of this one merged, in the precision of the merge; may be edited in place.</param>
     /// <param name="bare">The layer's own weights, without any adapter; not to be edited.</param>
@@ -113,6 +126,11 @@ public abstract class LayerAdapter(IAdaptable layer) : IDisposable
     /// <param name="type">The type to compute in.</param>
     protected Tensor BaseProduct(Tensor x, SlotCall call, ScalarType type) => Layer.Apply(x, BareWeight(call, type), null);
 
+    /// <summary>Frees what the layer has beside its parameters.</summary>
+    private protected virtual void Release()
+    {
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {
@@ -121,6 +139,7 @@ public abstract class LayerAdapter(IAdaptable layer) : IDisposable
             entry.Parameter.Release();
         }
 
+        Release();
         GC.SuppressFinalize(this);
     }
 }

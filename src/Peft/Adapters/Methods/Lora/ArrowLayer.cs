@@ -62,6 +62,11 @@ internal sealed class ArrowLayer(IAdaptable layer, LoraConfig config, ArrowSetti
     private const double Epsilon = 1e-8;
     private const string GeneralPrefix = "gks_";
 
+    private Known? _known;
+
+    /// <summary>The experts' directions as the last pass had them; null before the first.</summary>
+    internal Tensor? LastDirections => _known?.Directions;
+
     /// <inheritdoc/>
     public override bool RowSelectable => false;
 
@@ -78,9 +83,10 @@ internal sealed class ArrowLayer(IAdaptable layer, LoraConfig config, ArrowSetti
     public override Tensor After(Tensor x, Tensor y, SlotCall call)
     {
         var experts = Experts(call.Slot);
-        var (a, b) = Factors(experts, call.Slot);
+        LoraLayer[] general = settings.SubtractsGeneral ? [.. (settings.General ?? []).Select(call.Slot.Layer<LoraLayer>).OfType<LoraLayer>()] : [];
+        var (a, b) = Factors(experts, general);
         var tokens = x.reshape(-1, x.size(-1)).to(ScalarType.Float32);
-        var shares = Shares(tokens, a, b);
+        var shares = Shares(tokens, Directions([.. experts, .. general], a, b));
         var change = zeros([tokens.size(0), Layer.Outputs], ScalarType.Float32, y.device);
         for (var i = 0; i < experts.Count; i++)
         {
@@ -103,9 +109,11 @@ internal sealed class ArrowLayer(IAdaptable layer, LoraConfig config, ArrowSetti
             };
     }
 
-    private (Tensor[] A, Tensor[] B) Factors(List<LoraLayer> experts, AdapterSlot slot)
+    /// <inheritdoc/>
+    private protected override void Release() => _known?.Directions.Dispose();
+
+    private static (Tensor[] A, Tensor[] B) Factors(List<LoraLayer> experts, LoraLayer[] general)
     {
-        LoraLayer[] general = settings.SubtractsGeneral ? [.. (settings.General ?? []).Select(slot.Layer<LoraLayer>).OfType<LoraLayer>()] : [];
         Tensor[] a = [.. experts.Select(static expert => expert.A.Data)], b = [.. experts.Select(static expert => expert.B.Data)];
         if (general.Length == 0)
         {
@@ -117,13 +125,27 @@ internal sealed class ArrowLayer(IAdaptable layer, LoraConfig config, ArrowSetti
     }
 
     /// <summary>The share of each expert in each token, [tokens, experts]; zero but for the chosen ones.</summary>
-    private Tensor Shares(Tensor tokens, Tensor[] a, Tensor[] b)
+    private Tensor Shares(Tensor tokens, Tensor directions)
     {
         using var noGradients = no_grad();
-        var directions = stack([.. a.Zip(b, Direction)], 0);
         var along = tokens.mm(directions.t()).abs();
         var (values, indexes) = along.topk(settings.Count, 1);
         return full_like(along, double.NegativeInfinity).scatter_(1, indexes, values).div_(settings.Temperature).softmax(1);
+    }
+
+    /// <summary>The experts' directions, [experts, in]: those of the last pass, as long as they are the same experts with the same weights.</summary>
+    private Tensor Directions(LoraLayer[] of, Tensor[] a, Tensor[] b)
+    {
+        int[] versions = [.. of.SelectMany(static layer => (int[])[layer.A.Version, layer.B.Version])];
+        if (_known is { } known && known.Of.SequenceEqual(of) && known.Versions.SequenceEqual(versions))
+        {
+            return known.Directions;
+        }
+
+        using var noGradients = no_grad();
+        _known?.Directions.Dispose();
+        _known = new Known(of, versions, stack([.. a.Zip(b, Direction)], 0).DetachFromDisposeScope());
+        return _known.Directions;
     }
 
     /// <summary>The input direction that B · A changes most, by PEFT's iteration from its start: what it has after so many rounds is what routes.</summary>
@@ -141,4 +163,10 @@ internal sealed class ArrowLayer(IAdaptable layer, LoraConfig config, ArrowSetti
 
         return direction.squeeze(1);
     }
+
+    /// <summary>Directions that were found.</summary>
+    /// <param name="Of">The experts' layers, and those of the general adapters.</param>
+    /// <param name="Versions">What version of their factors they are of.</param>
+    /// <param name="Directions">[experts, in].</param>
+    private sealed record Known(LoraLayer[] Of, int[] Versions, Tensor Directions);
 }

@@ -129,9 +129,14 @@ internal class LoraLayer : LayerAdapter
     /// <summary>The input with dropout, where it acts.</summary>
     protected Tensor Dropped(Tensor x, SlotCall call, out bool isDropped)
     {
-        isDropped = call.Context.IsTraining && _config.Dropout > 0 && x.is_floating_point();
-        return isDropped ? x * RandomTensors.DropoutMask(x, _config.Dropout, call.Context.Generator) : x;
+        var mask = DropoutMask(x, call);
+        isDropped = mask is not null;
+        return mask is null ? x : x * mask;
     }
+
+    /// <summary>What multiplies an input where dropout acts; null where it doesn't.</summary>
+    protected Tensor? DropoutMask(Tensor x, SlotCall call) =>
+        call.Context.IsTraining && _config.Dropout > 0 && x.is_floating_point() ? RandomTensors.DropoutMask(x, _config.Dropout, call.Context.Generator) : null;
 
     /// <summary>The change of an output of <paramref name="y"/>'s shape and type, scaled, without the bias.</summary>
     protected Tensor Change(Tensor input, Tensor y)

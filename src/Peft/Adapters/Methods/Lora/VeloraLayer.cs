@@ -46,7 +46,8 @@ public sealed record VeloraSettings
 }
 
 /// <summary>
-/// VeLoRA (Miles et al. 2024): LoRA whose first factor learns from one number a group of inputs, that along a direction which all groups share. What it computes is LoRA's.
+/// VeLoRA (Miles et al. 2024): LoRA whose first factor learns from one number a group of inputs, that along a direction which all groups share. What it computes is LoRA's;
+/// these numbers are all that a training keeps of the inputs until the backward pass.
 /// </summary>
 internal sealed class VeloraLayer : LoraLayer
 {
@@ -82,47 +83,86 @@ internal sealed class VeloraLayer : LoraLayer
     public override LowRank? LowRank(float weight) => null;
 
     /// <inheritdoc/>
-    public override Tensor After(Tensor x, Tensor y, SlotCall call)
+    internal override Tensor AfterOn(Tape tape, Tensor x, Tensor y, SlotCall call)
     {
-        if (!call.Context.IsTraining || call.Context.Tape is null)
+        if (!call.Context.IsTraining)
         {
-            return base.After(x, y, call);
+            return base.AfterOn(tape, x, y, call);
         }
 
-        var input = Dropped(x, call, out _);
-        var a = FactorA(y.dtype);
-
-        // The value is x Aᵀ and so is the gradient of x; that of A is of what the input is taken for.
-        var taken = Taken(input.detach());
-        var learnt = taken.mm(a.t());
-        var inner = input.reshape(-1, input.size(-1)).mm(a.detach().t()) + (learnt - learnt.detach());
+        using var noGradients = no_grad();
+        using var scope = NewDisposeScope();
+        var mask = DropoutMask(x, call);
+        var input = (mask is null ? x : x * mask).reshape(-1, x.size(-1));
+        var inner = input.mm(FactorA(y.dtype).t());
         var change = inner.mm(FactorB(y.dtype).t()).view_as(y) * Scale;
-        return y + ((Bias is null ? change : change + (Bias.Data.to(y.dtype) * Scale)) * call.Weight);
+        var output = (y + ((Bias is null ? change : change + (Bias.Data.to(y.dtype) * Scale)) * call.Weight)).MoveToOuterDisposeScope();
+        var piece = new VeloraPiece(this, Compressed(input), inner, mask, call.Weight);
+        tape.Record(piece, [x, y], [output], trains: Reads(call.Context).Any(static parameter => parameter.IsTrained));
+        return output;
     }
 
-    /// <summary>What the first factor takes an input for: in each group its length along the direction.</summary>
-    private Tensor Taken(Tensor x)
+    /// <summary>What is kept of inputs [tokens, in]: of each group its length along the direction, [tokens, groups].</summary>
+    private Tensor Compressed(Tensor flat)
     {
-        using var noGradients = no_grad();
-        var flat = x.reshape(-1, x.size(-1));
         var size = _direction.Shape[0];
         var missing = (size * _settings.Groups) - flat.size(1);
         var groups = (missing == 0 ? flat : cat([flat, zeros([flat.size(0), missing], flat.dtype, flat.device)], 1)).view(-1, size);
         if (_settings.Start == VeloraSettings.EveryBatch || (_settings.Start == VeloraSettings.FirstBatch && !_isTaken))
         {
-            using var mean = Unit(groups.mean([0]).to(ScalarType.Float32));
-            _direction.Data.copy_(mean);
+            _direction.Data.copy_(Unit(groups.mean([0]).to(ScalarType.Float32)));
             _direction.MarkChanged();
             _isTaken = true;
         }
 
-        var direction = _direction.Data.to(flat.dtype).unsqueeze(1);
-        return groups.mm(direction).mm(direction.t()).view(flat.size(0), -1).narrow(1, 0, flat.size(1)).mul_(_settings.Scale);
+        return groups.mv(_direction.Data.to(flat.dtype)).view(flat.size(0), -1);
     }
 
     private static Tensor Unit(Tensor direction)
     {
         var length = direction.norm();
         return length.item<float>() == 0 ? ones_like(direction) / Math.Sqrt(direction.size(0)) : direction / length;
+    }
+
+    private sealed class VeloraPiece : Piece
+    {
+        private readonly VeloraLayer _layer;
+        private readonly Tensor _compressed;
+        private readonly Tensor _direction;
+        private readonly Tensor _inner;
+        private readonly Tensor? _mask;
+        private readonly double _scale;
+
+        public VeloraPiece(VeloraLayer layer, Tensor compressed, Tensor inner, Tensor? mask, float weight)
+        {
+            _layer = layer;
+            _compressed = Keep(compressed);
+            _direction = KeepOwn(layer._direction.Data.to(compressed.dtype, copy: true));
+            _inner = Keep(inner);
+            _mask = mask is null ? null : Keep(mask);
+            _scale = layer.Scale * weight;
+        }
+
+        public override void Backward(PieceGradients gradients)
+        {
+            var whole = gradients.Output();
+            gradients.Add(1, whole, owned: false);
+            var flat = whole.reshape(-1, whole.size(-1));
+            var inner = flat.mm(_layer.FactorB(whole.dtype)).mul_(_scale);
+            if (_layer.A.Gradient is { } ofA)
+            {
+                // A learns from inputs that are taken for what was kept of them, along the direction.
+                var rows = inner.t().mm(_compressed).unsqueeze(2).mul(_direction).flatten(1).narrow(1, 0, ofA.size(1));
+                ofA.add_(rows.to(ofA.dtype), alpha: _layer._settings.Scale);
+            }
+
+            _layer.B.Gradient?.add_(flat.t().mm(_inner).to(ScalarType.Float32), alpha: _scale);
+            _layer.Bias?.Gradient?.add_(flat.sum([0]).to(ScalarType.Float32), alpha: _scale);
+            if (gradients.Needs())
+            {
+                var ofInput = inner.mm(_layer.FactorA(whole.dtype)).view([.. whole.shape[..^1], -1]);
+                gradients.Add(0, _mask is null ? ofInput : ofInput.mul_(_mask));
+            }
+        }
     }
 }

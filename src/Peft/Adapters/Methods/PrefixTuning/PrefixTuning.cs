@@ -10,7 +10,7 @@ namespace Peft.Adapters.Methods.PrefixTuning;
 /// Defaults are PEFT's.
 /// </summary>
 [ConfigVariant("init_weights")]
-public sealed record PrefixTuningConfig : PromptConfig
+public sealed record PrefixTuningConfig : PrefixConfig
 {
     /// <inheritdoc/>
     public override string PeftType => "PREFIX_TUNING";
@@ -31,50 +31,14 @@ public sealed record PrefixTuningConfig : PromptConfig
         var prefix = (PrefixTuningConfig)sized;
         return prefix with { EncoderHiddenSize = prefix.EncoderHiddenSize ?? prefix.TokenWidth };
     }
-
-    private protected override (long Width, long? Heads, long? Layers) SizesOf(PretrainedModel model)
-    {
-        var config = model.Config;
-        if (LayersOf(config) is not { } first || HeadsOf(config) is not { } heads || config.Integer("kv_lora_rank") is not null)
-        {
-            throw new NotSupportedByPeftException("PrefixNotSupported", $"{model.ClassName} has no keys and values of its layers in the form that a prefix could stand in front of.") { Target = model.ClassName };
-        }
-
-        // Of an encoder with a decoder the decoder's layers read the prefix; PEFT makes one for as many layers as the encoder has.
-        var needed = config.Integer("num_decoder_layers") ?? config.Integer("decoder_layers") ?? first;
-        var layers = Math.Max(first, needed);
-        var (keys, size) = model.Backbone.KeyValueShape ?? (
-            config.Integer("num_key_value_heads") ?? config.Integer("decoder_attention_heads") ?? heads,
-            config.Integer("head_dim") ?? config.Integer("d_kv") ?? ((config.Integer("hidden_size") ?? model.Backbone.Width) / heads));
-        return LayerCount is { } given && (given < needed || given > layers) ? throw DoesNotFit("num_layers", given, layers)
-            : HeadCount is { } had && had != keys ? throw DoesNotFit("num_attention_heads", had, keys)
-            : (keys * size, keys, layers);
-    }
 }
 
 /// <summary>Prefix tuning on a model.</summary>
-public sealed class PrefixTuningAdapter(string name, PrefixTuningConfig config) : PromptAdapter(name, config)
+public sealed class PrefixTuningAdapter(string name, PrefixTuningConfig config) : PrefixAdapter(name, config)
 {
-    private protected override long RowWidth => 2L * Config.LayerCount!.Value * Config.TokenWidth!.Value;
-
-    /// <summary>Of an encoder with a decoder the decoder alone has a prefix.</summary>
-    private protected override long RowCount => Config.VirtualTokens!.Value;
-
     private protected override PromptEncoder? CreateEncoder() => Config is PrefixTuningConfig { PrefixProjection: true } prefix
         ? new PrefixProjection(prefix, Table.Shape[0], RowWidth)
         : null;
-
-    private protected override VirtualPrompt Prompt(Tensor values, ForwardContext pass)
-    {
-        var (layers, heads, tokens) = (Config.LayerCount!.Value, Config.HeadCount!.Value, Config.VirtualTokens!.Value);
-        var size = Config.TokenWidth!.Value / heads;
-        var parts = values.view(tokens, 2 * layers, heads, size);
-        Tensor[] all = [.. Enumerable.Range(0, 2 * layers).Select(i => parts.select(1, i).transpose(0, 1).unsqueeze(0).contiguous())];
-        pass.Tape?.Record(new SplitPiece(2 * layers), [values], all, trains: false);
-
-        // On an encoder-decoder PEFT lays the table out twice and deals out four parts a layer, of which the decoder's own attention reads the first two.
-        return new VirtualPrompt(tokens) { KeyValues = [.. Enumerable.Range(0, layers).Select(layer => (Config.Submodules == 2 ? 2 * layer : layer) % layers).Select(i => new KeyValuePrefix(all[2 * i], all[(2 * i) + 1]))] };
-    }
 
     /// <summary>Tanh between two linear layers, from a table as wide as a layer's keys to the keys and values of all layers.</summary>
     private sealed class PrefixProjection : PromptEncoder
@@ -91,16 +55,5 @@ public sealed class PrefixTuningAdapter(string name, PrefixTuningConfig config) 
         }
 
         public override Tensor Forward(ForwardContext pass) => _second(_first(Embedding).tanh());
-    }
-
-    /// <summary>Cuts the table into keys and values, one pair a layer.</summary>
-    private sealed class SplitPiece(int parts) : Piece
-    {
-        public override void Backward(PieceGradients gradients)
-        {
-            var some = Enumerable.Range(0, parts).Select(gradients.OutputOrNull).OfType<Tensor>().First();
-            using var nothing = zeros_like(some);
-            gradients.Add(0, cat([.. Enumerable.Range(0, parts).Select(i => (gradients.OutputOrNull(i) ?? nothing).squeeze(0).transpose(0, 1).flatten(1))], 1));
-        }
     }
 }

@@ -152,7 +152,8 @@ public abstract class PromptAdapter(string name, PromptConfig config) : Adapter(
         return vectors.Weight.Data.index_select(0, ids.to(Device)).to(ScalarType.Float32);
     }
 
-    private Tensor Values(ForwardContext pass) => _encoder is { } computes
+    /// <summary>The table as it is in a pass, known to the tape.</summary>
+    private protected virtual Tensor Values(ForwardContext pass) => _encoder is { } computes
         ? OnTape(pass, _ => computes.Forward(pass), [], [.. computes.Parameters.Select(static entry => entry.Parameter)])
         : OnTape(pass, _ => Table.Data.alias(), [], [Table]);
 
