@@ -167,7 +167,7 @@ public static class ModelLoader
 
         if (!options.StaysMapped)
         {
-            model.Fuse();
+            model.FuseWhenUsed();
         }
     }
 

@@ -181,6 +181,15 @@ public abstract class PretrainedModel : Module
         }
     }
 
+    /// <summary>Has weights that are used together put into one tensor when they are first used.</summary>
+    internal void FuseWhenUsed()
+    {
+        foreach (var group in Descendants().SelectMany(static module => module.Groups))
+        {
+            group.FuseWhenUsed();
+        }
+    }
+
     /// <summary>Saves the model; see <see cref="ModelLoader.Save(PretrainedModel, string, ScalarType?, long, Action{long, long}?, CancellationToken)"/>.</summary>
     internal virtual IReadOnlyList<string> SaveTo(
         string path, CompanionFiles? companions, ScalarType? dataType, long maxShardBytes, Action<long, long>? onProgress, CancellationToken cancellation) =>

@@ -1,6 +1,7 @@
 using Peft.Engine;
 using Peft.Models.Layers;
 using Peft.Tensors;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Models;
@@ -39,11 +40,19 @@ internal sealed class WeightReader
         }
     }
 
-    /// <summary>Makes one tensor for the weights of layers that are computed together, so that they are read straight into it.</summary>
+    /// <summary>
+    /// Makes one tensor for the weights of layers that are computed together, so that they are read straight into it. Weights that stay in the file
+    /// are joined when they are first used.
+    /// </summary>
     public void Allocate()
     {
         foreach (var group in _model.Descendants().SelectMany(static module => module.Groups).Where(group => !group.Members.Any(IsPacked)))
         {
+            if (group.Members.All(member => member.Parameters.All(parameter => StaysInFile($"{member.Path}.{parameter.Name}", parameter))))
+            {
+                continue;
+            }
+
             var types = group.Members.SelectMany(Paths).Select(path => _places.TryGetValue(path, out var parts) ? Type(parts[0]) : (ScalarType?)null).Distinct().ToArray();
             if (types is [{ } type])
             {
@@ -135,7 +144,7 @@ internal sealed class WeightReader
     {
         if (!_allocated.Contains(parameter))
         {
-            if (parts is [{ Expert: null } only] && only.Size == parameter.Shape.FirstOrDefault(1) && IsWhole(only))
+            if (Alone(parts, parameter) is { } only)
             {
                 Check(_store.Entry(only.Name).Shape, parameter.Shape, path);
                 var values = packs ? _store.Read(only.Name, TypeOf(parameter)) : _store.Map(only.Name, TypeOf(parameter));
@@ -156,6 +165,15 @@ internal sealed class WeightReader
     private string? StoredForm(Linear layer, IReadOnlyList<FilePart> parts) =>
         parts is [{ Expert: null, FileStart: 0 } only] && only.Size == layer.Weight.Shape[0] && (layer.IsTransposed || IsWhole(only))
         && _store is IPackedStore store && store.IsPacked(only.Name) ? only.Name : null;
+
+    private bool StaysInFile(string path, Parameter parameter) =>
+        _places.TryGetValue(path, out var parts) && Alone(parts, parameter) is { } only && _store.StaysInFile(only.Name)
+        && (_options.Device is null || _options.Device.type == DeviceType.CPU)
+        && (TypeOf(parameter) is not { } type || type == _store.Entry(only.Name).ScalarType);
+
+    /// <summary>The tensor of a file that is a parameter and nothing else, or null.</summary>
+    private FilePart? Alone(IReadOnlyList<FilePart> parts, Parameter parameter) =>
+        parts is [{ Expert: null } only] && only.Size == parameter.Shape.FirstOrDefault(1) && IsWhole(only) ? only : null;
 
     private bool IsPacked(Linear layer) =>
         _packed.Contains(layer) || (_places.TryGetValue($"{layer.Path}.{layer.Weight.Name}", out var parts) && StoredForm(layer, parts) is not null);

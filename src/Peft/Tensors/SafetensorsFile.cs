@@ -81,8 +81,7 @@ public sealed class SafetensorsFile : TensorStore
     public override Tensor Map(string name, ScalarType? type = null)
     {
         var tensor = Find(Entry(name));
-        var mappable = _isWorthMapping && !tensor.Type.IsFloat8 && tensor.Length > 0 && tensor.Offset % tensor.Type.Size == 0;
-        if (!mappable)
+        if (!IsMappable(tensor))
         {
             return Read(name, type);
         }
@@ -100,6 +99,9 @@ public sealed class SafetensorsFile : TensorStore
 
         return mapped;
     }
+
+    /// <inheritdoc/>
+    internal override bool StaysInFile(string name) => _header.Tensors.TryGetValue(name, out var tensor) && IsMappable(tensor);
 
     /// <inheritdoc/>
     internal override Tensor ReadBytes(string name)
@@ -228,6 +230,9 @@ public sealed class SafetensorsFile : TensorStore
             }
         });
     }
+
+    private bool IsMappable(SafetensorsTensor tensor) =>
+        _isWorthMapping && tensor.Type is { ScalarType: not null, IsFloat8: false } && tensor.Length > 0 && tensor.Offset % tensor.Type.Size == 0;
 
     private SafetensorsTensor Find(TensorEntry entry)
     {

@@ -70,6 +70,9 @@ public sealed class ShardedTensorStore : TensorStore
     }
 
     /// <inheritdoc/>
+    internal override bool StaysInFile(string name) => _storeOf.TryGetValue(name, out var store) && store.StaysInFile(name);
+
+    /// <inheritdoc/>
     internal override Tensor ReadBytes(string name)
     {
         Entry(name);

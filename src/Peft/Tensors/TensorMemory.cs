@@ -54,6 +54,10 @@ internal static unsafe class TensorMemory
         return (byte*)Unsafe.AsPointer(ref MemoryMarshal.GetReference(first.bytes));
     }
 
+    /// <summary>Where a tensor's elements begin, as a number; 0 for a tensor without elements.</summary>
+    /// <param name="tensor">Contiguous and on the CPU.</param>
+    public static nint Address(Tensor tensor) => (nint)Pointer(tensor);
+
     /// <summary>A tensor's elements as a span.</summary>
     /// <typeparam name="T">The element's type, of the same size as the tensor's.</typeparam>
     /// <param name="tensor">Contiguous, on the CPU, not larger than 2 GB.</param>

@@ -81,6 +81,10 @@ public abstract class TensorStore : IDisposable
     /// <returns>A contiguous tensor on the CPU that the caller owns.</returns>
     public virtual Tensor Map(string name, ScalarType? type = null) => Read(name, type);
 
+    /// <summary>Whether <see cref="Map"/> gives a tensor in its stored type without a copy.</summary>
+    /// <param name="name">The tensor's name.</param>
+    internal virtual bool StaysInFile(string name) => false;
+
     /// <summary>Reads the bytes of a tensor as they are stored, also those of types that the engine doesn't have.</summary>
     /// <param name="name">The tensor's name.</param>
     /// <returns>uint8, of the tensor's shape with the bytes of an element as another size where it has several.</returns>

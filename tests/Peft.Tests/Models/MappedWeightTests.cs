@@ -1,5 +1,6 @@
 using Peft.Adapters.Model;
 using Peft.Models;
+using Peft.Models.Heads;
 using Peft.Tensors;
 using static TorchSharp.torch;
 
@@ -61,9 +62,57 @@ public sealed class MappedWeightTests : IDisposable
         Assert.Equal(1, LastWeight(model));
     }
 
+    [Fact]
+    public void WeightsOfALargeFileAreJoinedWhenTheyAreFirstUsedAndLieInTheFileUntilThen()
+    {
+        var expected = Save(LargeVocabulary, null);
+        using var model = PeftModel.Load(_folder.Path);
+        string[] projections = [.. ((string[])["q_proj", "k_proj", "v_proj"]).Select(static name => $"model.layers.0.self_attn.{name}.weight")];
+        string[] gated = ["model.layers.0.mlp.gate_proj.weight", "model.layers.0.mlp.up_proj.weight"];
+        var before = Places(model, [.. projections, .. gated]);
+
+        Assert.Equal(expected, Logits(model.Base));
+        Assert.NotEqual(before[..3], Places(model, projections));
+        Assert.True(AreBehind(model, projections));
+
+        // Gate and up follow one another in the file: they are one tensor there.
+        Assert.Equal(before[3..], Places(model, gated));
+        Assert.True(AreBehind(model, gated));
+        Assert.Equal(expected, Logits(model.Base));
+    }
+
+    [Fact]
+    public void WeightsThatAreReplacedBeforeTheirFirstUseAreComputedWithAsTheyAre()
+    {
+        Save(LargeVocabulary, 1);
+        using var changed = PeftModel.Load(_folder.Path);
+        using var first = PeftModel.Load(_folder.Path);
+        Logits(first.Base);
+        foreach (var model in (PeftModel[])[changed, first])
+        {
+            model.Base.FindParameter("model.layers.0.self_attn.k_proj.weight")!.Assign(linspace(-1, 1, Hidden * Hidden).view(Hidden, Hidden));
+        }
+
+        Assert.Equal(Logits(first.Base), Logits(changed.Base));
+    }
+
+    private static nint[] Places(PeftModel model, string[] names) => [.. names.Select(name => TensorMemory.Address(model.Base.FindParameter(name)!.Data))];
+
+    private static bool AreBehind(PeftModel model, string[] names) =>
+        names.Zip(names.Skip(1)).All(pair => Places(model, [pair.Second])[0] == Places(model, [pair.First])[0] + (nint)model.Base.FindParameter(pair.First)!.Bytes);
+
+    private static float[] Logits(PretrainedModel model)
+    {
+        using var noGradients = no_grad();
+        using var scope = NewDisposeScope();
+        var pass = new ForwardContext();
+        return [.. ((CausalModel)model).Logits(model.Forward(tensor((long[])[1, 5, 3], 1, 3), pass), pass)[.., ..50].contiguous().data<float>()];
+    }
+
     private static float LastWeight(PeftModel model) => model.Base.FindParameter("lm_head.weight")!.Data[-1, -1].item<float>();
 
-    private void Save(int vocabulary, int value)
+    /// <summary>Saves a model of one value everywhere, or of random ones; the first logits that it gives.</summary>
+    private float[] Save(int vocabulary, int? value)
     {
         using var model = ArchitectureRegistry.Create(ModelConfig.FromText($$"""
             {
@@ -73,10 +122,11 @@ public sealed class MappedWeightTests : IDisposable
             """));
         foreach (var (_, parameter, _) in model.NamedParameters())
         {
-            parameter.Assign(full([.. parameter.Shape], value, ScalarType.Float32));
+            parameter.Assign(value is { } same ? full([.. parameter.Shape], same, ScalarType.Float32) : randn([.. parameter.Shape]));
         }
 
         model.Prepare();
         ModelLoader.Save(model, _folder.Path);
+        return Logits(model);
     }
 }

@@ -1,3 +1,5 @@
+using Peft.Tensors;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -17,6 +19,9 @@ public sealed class LinearGroup : IDisposable
     private Tensor? _bias;
     private bool _isPacked;
 
+    // The values that are to be joined when the group is first used; null where nothing waits.
+    private Tensor?[]? _waiting;
+
     /// <summary>Makes a group; it runs its members one by one until <see cref="Fuse()"/>.</summary>
     /// <param name="members">Layers in the order of their columns in the output.</param>
     internal LinearGroup(params Linear[] members)
@@ -31,11 +36,12 @@ public sealed class LinearGroup : IDisposable
     public IReadOnlyList<Linear> Members => _members;
 
     /// <summary>
-    /// Puts the members' weights into one tensor and gives each its view. Nothing happens where it is done already, where types differ or
-    /// only some have a bias.
+    /// Puts the members' weights into one tensor and gives each its view; weights that lie one behind the other already stay where they are.
+    /// Nothing happens where it is done already, where types differ or only some have a bias.
     /// </summary>
     public void Fuse()
     {
+        _waiting = null;
         if ((_isPacked ? ArePacked() : _weight is not null && IsFused(_views, static member => member.Weight)) && (_bias is null || IsFused(_biasViews, static member => member.Bias!)))
         {
             return;
@@ -60,6 +66,9 @@ public sealed class LinearGroup : IDisposable
         _weight = Fuse([.. _members.Select(static member => member.Weight)], _views);
         _bias = biases == 0 ? null : Fuse([.. _members.Select(static member => member.Bias!)], _biasViews);
     }
+
+    /// <summary>Has the weights put into one tensor when the group is first used, unless they were replaced by then: a model that was loaded, but not computed with, costs no copy.</summary>
+    internal void FuseWhenUsed() => _waiting = Values();
 
     /// <summary>Makes the tensor that the members share, without values: for a loader that reads them straight into it.</summary>
     /// <param name="type">Type of the weights.</param>
@@ -86,6 +95,16 @@ public sealed class LinearGroup : IDisposable
     /// <returns>[rows, sum of the members' outputs], in the order of the members.</returns>
     public Tensor Forward(Tensor x, ForwardContext context)
     {
+        if (_waiting is { } waiting)
+        {
+            _waiting = null;
+            if (Values().SequenceEqual(waiting, ReferenceEqualityComparer.Instance))
+            {
+                using var noGradients = no_grad();
+                Fuse();
+            }
+        }
+
         if ((_weight is not null || _isPacked) && Shared(context) is { } shared)
         {
             _members[0].CheckInput(x);
@@ -116,8 +135,11 @@ public sealed class LinearGroup : IDisposable
         _bias?.Dispose();
         _weight = null;
         _bias = null;
+        _waiting = null;
         _isPacked = false;
     }
+
+    private Tensor?[] Values() => [.. _members.Select(static member => member.Weight.Value), .. _members.Select(static member => member.Bias?.Value)];
 
     /// <summary>The members of the shared product, or null where this pass needs them one by one.</summary>
     private LinearMember[]? Shared(ForwardContext context)
@@ -147,7 +169,42 @@ public sealed class LinearGroup : IDisposable
     private static Tensor Fuse(Parameter[] parts, Tensor[] views)
     {
         using var scope = NewDisposeScope();
+        if (Behind(parts) is { } joined)
+        {
+            for (var i = 0; i < parts.Length; i++)
+            {
+                views[i] = parts[i].Data;
+            }
+
+            return joined.DetachFromDisposeScope();
+        }
+
         return Share(cat([.. parts.Select(static part => part.Data)], 0), parts, views);
+    }
+
+    /// <summary>The parts as one tensor where they lie one behind the other in one piece of memory, such as a mapped file; otherwise null.</summary>
+    private static Tensor? Behind(Parameter[] parts)
+    {
+        var first = parts[0].Data;
+        if (first.device_type != DeviceType.CPU || !Array.TrueForAll(parts, static part => part.Data.is_contiguous()))
+        {
+            return null;
+        }
+
+        // Where addresses and offsets into the memory both go on, the memory is the same.
+        var (address, offset) = (TensorMemory.Address(first), first.storage_offset());
+        foreach (var part in parts)
+        {
+            if (TensorMemory.Address(part.Data) != address || part.Data.storage_offset() != offset)
+            {
+                return null;
+            }
+
+            (address, offset) = (address + (nint)(part.Count * part.Data.ElementSize), offset + part.Count);
+        }
+
+        long[] shape = [parts.Sum(static part => part.Shape[0]), .. first.shape[1..]];
+        return first.as_strided(shape, first.stride(), first.storage_offset());
     }
 
     private static Tensor Share(Tensor fused, Parameter[] parts, Tensor[] views)
