@@ -3,14 +3,15 @@ using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
 using Peft.Training;
+using Peft.Training.Sweeps;
 using static TorchSharp.torch;
 
 namespace Peft.Benchmarks.Training;
 
-/// <summary>Four adapters of ranks 4 to 16 on every linear layer, one row each a step: how many times the speed of one after another they are trained at side by side.</summary>
+/// <summary>Four adapters of ranks 4 to 16 on every linear layer, one row each a step: how many times the speed of four trainings one after another a sweep of them has.</summary>
 internal static class SweepBenchmark
 {
-    private const int WarmUp = 2, Rounds = 3;
+    private const int Rounds = 3;
     private static readonly int[] s_ranks = [4, 8, 12, 16];
 
     /// <summary>The job; there is no peer that trains several at once.</summary>
@@ -30,36 +31,32 @@ internal static class SweepBenchmark
                 {
                     Model = model,
                     AdapterName = name,
-                    Data = new TrainingBenchmark.RandomRows((long)shape.Config["vocab_size"]!, steps + WarmUp, length),
-                    Options = new TrainingOptions { LearningRate = 1e-4, BatchSize = 1, MaxSteps = steps + WarmUp },
+                    Data = new TrainingBenchmark.RandomRows((long)shape.Config["vocab_size"]!, steps, length),
+                    Options = new TrainingOptions { LearningRate = 1e-4, BatchSize = 1, MaxSteps = steps },
                 };
             }),
         ];
-        List<double>[] single = [.. requests.Select(static _ => new List<double>())];
-        List<double> shared = [];
+
+        // To warm up, both ways.
+        Seconds(requests);
+        Seconds(requests[..1]);
+        List<double> alone = [], together = [];
         for (var round = 0; round < Rounds; round++)
         {
             // In turns, for a machine is not equally fast all the time.
-            for (var i = 0; i < requests.Length; i++)
-            {
-                single[i].AddRange(StepTimes(requests[i..(i + 1)]));
-            }
-
-            shared.AddRange(StepTimes(requests));
+            alone.Add(requests.Sum(static request => Seconds([request])));
+            together.Add(Seconds(requests));
         }
 
-        double[] alone = [.. single.Select(Median)];
-        var together = Median(shared);
-        return new BenchmarkFigure(alone.Sum() / together, Note: FormattableString.Invariant($"a step of all {s_ranks.Length} takes {together * 1000:N0} ms, one after another {alone.Sum() * 1000:N0} ms"));
+        var (one, all) = (Median(alone), Median(together));
+        return new BenchmarkFigure(one / all, Note: FormattableString.Invariant($"{steps} steps of {s_ranks.Length} adapters take {all:N2} s, one after another {one:N2} s"));
     }
 
-    /// <summary>Seconds of each step after those to warm up, of all trainings together.</summary>
-    private static IEnumerable<double> StepTimes(TrainingRequest[] requests)
+    private static double Seconds(IReadOnlyList<TrainingRequest> requests)
     {
         var clock = Stopwatch.StartNew();
-        List<double> times = [];
-        new Trainer([.. requests[..^1], requests[^1] with { AfterStep = _ => times.Add(clock.Elapsed.TotalSeconds) }]).TrainAll();
-        return times.Zip(times.Skip(1), static (before, after) => after - before).Skip(WarmUp - 1);
+        new Sweep(requests).Run();
+        return clock.Elapsed.TotalSeconds;
     }
 
     private static double Median(IEnumerable<double> times)

@@ -49,8 +49,11 @@ public sealed record ForwardContext
     /// <summary>Whether blocks keep their input alone and run again in the backward pass: less memory, a third more work.</summary>
     public bool Checkpointing { get; init; }
 
-    /// <summary>Whether products with bfloat16 weights on the tape are formed in float32, where the processor is faster so.</summary>
-    public bool ProductsInFloat32 { get; init; }
+    /// <summary>
+    /// Type that products of weights, factors, attention and convolutions are formed in, values between them staying in their own: float32 of bfloat16 values, where the processor
+    /// is faster so, or bfloat16 of float32 ones, as PyTorch's autocast does. Null for the values' own.
+    /// </summary>
+    public ScalarType? ProductType { get; init; }
 
     /// <summary>Seen between pieces, in both directions.</summary>
     public CancellationToken Cancellation { get; init; }
@@ -84,6 +87,15 @@ public sealed record ForwardContext
 
     /// <summary>Takes down what layers compute of one token, to be run again for the next; null usually.</summary>
     internal Steps.StepRecorder? Recorder { get; init; }
+
+    /// <summary>Whether products of such values are formed in float32 although they are bfloat16.</summary>
+    internal bool Widens(Tensor x) => ProductType == ScalarType.Float32 && x.dtype == ScalarType.BFloat16;
+
+    /// <summary>Whether products of such values are formed in bfloat16 although they are float32.</summary>
+    internal bool Narrows(Tensor x) => ProductType == ScalarType.BFloat16 && x.dtype == ScalarType.Float32;
+
+    /// <summary>The values as products take them: rounded where products are narrower than they.</summary>
+    internal Tensor Narrowed(Tensor x) => Narrows(x) ? x.to(ScalarType.BFloat16) : x;
 
     /// <summary>Everything that masks are drawn from in the pass.</summary>
     internal IReadOnlyList<Generator> AllGenerators => Generator is { } own ? [own, .. Generators.Values] : [.. Generators.Values];

@@ -30,10 +30,14 @@ internal readonly record struct PassShare(OpenStep Step, int Micro)
 /// </summary>
 internal static class SharedPass
 {
-    /// <summary>Whether a training can take part: it learns to continue texts by the plain loss, with a method that can act on some rows alone, and nothing else is drawn or added.</summary>
+    /// <summary>
+    /// Whether a training can take part: it learns to continue texts by the plain loss, with a method that can act on some rows alone, nothing else is drawn or added, and
+    /// two of its micro batches fit into a pass. Larger ones have nothing to share: trained by turns they would only wait for each other.
+    /// </summary>
     public static bool CanTake(TrainingRequest request, TrainedPart part, IObjective objective) =>
         objective is CausalLanguageModelling { IsPlain: true }
         && part.Adapter is { SharesPasses: true }
+        && !(request.Data.TokenTotal * (double)request.Options.BatchSize / request.Data.Count > StepPasses.MostShared / 2)
         && request is { Data: { ExampleKind: ExampleKind.Text, PadsInFront: false }, Model: { DataType: not ScalarType.Float16, Base: CausalModel network } }
         && !network.Descendants().Any(static module => module is Experts or Dropout { IsUsed: true })
         && !network.Config.Document.Any(static entry => entry.Key.Contains("drop", StringComparison.OrdinalIgnoreCase) && entry.Value is JsonValue value && value.TryGetValue<double>(out var probability) && probability > 0);

@@ -6,8 +6,8 @@ namespace Peft.Training;
 /// <summary>Both passes over the micro batches of open steps: each for itself, or several trainings' in one pass over the base where that is faster.</summary>
 internal static class StepPasses
 {
-    // Up to here reading the base's weights takes much of a pass's time; beyond it the arithmetic does, and passes of their own need less memory.
-    private const long MostShared = 512;
+    /// <summary>The most positions of a shared pass. Up to here reading the base's weights takes much of a pass's time; beyond it the arithmetic does, and passes of their own need less memory.</summary>
+    public const long MostShared = 512;
 
     /// <summary>Brings the gradients, and the losses of the micro batches.</summary>
     /// <param name="steps">One step of each training.</param>

@@ -138,7 +138,7 @@ public sealed class Trainer
             "PrecisionNotSupported", $"'{request.Model.Name}' is loaded in {request.Model.DataType}; training it in BFloat16 is not supported.")
         {
             Target = "precision",
-            RecommendedAction = "Import the model in bfloat16 to train in bfloat16.",
+            RecommendedAction = "Import the model in bfloat16 (-DataType) to train in bfloat16, or form products alone in it (-BFloat16, bf16).",
         },
         ("float32", not ScalarType.Float32) => WeightEdits.Convert(request.Model.Base, ScalarType.Float32),
         _ => null,
@@ -150,7 +150,7 @@ public sealed class Trainer
             : requests.Any(request => request.Model != requests[0].Model) ? "they are on different models"
             : requests.Any(static request => request.AdapterName is null) ? "one of them trains all weights of the base"
             : requests.DistinctBy(static request => request.AdapterName).Count() < requests.Count ? "two of them train the same adapter"
-            : requests.DistinctBy(static request => request.Options.Precision).Count() > 1 ? "they compute in different types (precision)"
+            : requests.DistinctBy(static request => (request.Options.Precision, request.Options.BFloat16Products)).Count() > 1 ? "they compute in different types (precision)"
             : null;
         if (what is not null)
         {

@@ -87,9 +87,24 @@ public sealed record TrainingEstimate
             OptimizerBytes = trained * BytesOfTrained,
             ScoreBytes = Math.Min(Head.ChunkRowsOf(vocabulary * bytes), batch ?? 0) * vocabulary * bytes * ScoreCopies,
             ProcessBytes = Math.Max(0, ProcessMemory.ResidentBytes - weights) is var resident && model.Device.type == DeviceType.CPU ? Math.Max(resident, IdleBytes) + EngineBytes : 0,
-            Duration = timesProducts && tokens is { } count ? TimeSpan.FromSeconds(Operations(model.Base) * count / (Rate(model) * ShareOfRate)) : null,
+            Duration = timesProducts && tokens is { } count ? TimeSpan.FromSeconds(Operations(model.Base) * count / (Rate(model, options.BFloat16Products ? ScalarType.BFloat16 : model.DataType) * ShareOfRate)) : null,
         };
     }
+
+    /// <summary>What several trainings of one model take, by turns or side by side: the memory of the largest, and what all of them train.</summary>
+    /// <param name="each">What each takes.</param>
+    public static TrainingEstimate Of(IReadOnlyList<TrainingEstimate> each) => new()
+    {
+        Steps = each.Sum(static one => one.Steps),
+        Tokens = each.Sum(static one => one.Tokens),
+        BatchTokens = each.Max(static one => one.BatchTokens),
+        WeightBytes = each.Max(static one => one.WeightBytes),
+        ActivationBytes = each.Max(static one => one.ActivationBytes),
+        OptimizerBytes = each.Sum(static one => one.OptimizerBytes),
+        ScoreBytes = each.Max(static one => one.ScoreBytes),
+        ProcessBytes = each.Max(static one => one.ProcessBytes),
+        Duration = each.All(static one => one.Duration is not null) ? TimeSpan.FromSeconds(each.Sum(static one => one.Duration!.Value.TotalSeconds)) : null,
+    };
 
     /// <summary>Refuses a training for which the memory isn't enough by more than the estimate may be wrong, and says what makes it fit.</summary>
     /// <param name="model">The model.</param>
@@ -177,13 +192,13 @@ public sealed record TrainingEstimate
     private static double Operations(Module root) =>
         root.Descendants().OfType<Linear>().Sum(static linear => (double)linear.Inputs * linear.Outputs) * OperationsOfProduct * ProductsOfFrozen;
 
-    /// <summary>Operations a second of a product of matrices of the model's type.</summary>
-    private static double Rate(PeftModel model)
+    /// <summary>Operations a second of a product of matrices of a type.</summary>
+    private static double Rate(PeftModel model, ScalarType type)
     {
         const int Size = 512, Rounds = 6;
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
-        var (a, b) = (zeros([Size, Size], model.DataType, model.Device), zeros([Size, Size], model.DataType, model.Device));
+        var (a, b) = (zeros([Size, Size], type, model.Device), zeros([Size, Size], type, model.Device));
         a.mm(b).sum().to(ScalarType.Float32).item<float>();
         var fastest = double.PositiveInfinity;
         for (var i = 0; i < Rounds; i++)

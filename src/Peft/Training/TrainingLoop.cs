@@ -286,7 +286,7 @@ internal sealed class TrainingLoop : IDisposable
     private void TakeUp(ComputeChoice compute, ComputeChoice? before)
     {
         Compute = compute;
-        _context = _context with { ProductsInFloat32 = compute.InFloat32(_request.Model.DataType) };
+        _context = _context with { ProductType = compute.InFloat32(_request.Model.DataType) ? ScalarType.Float32 : _options.BFloat16Products ? ScalarType.BFloat16 : null };
         _logsCompute = compute != before;
         _output?.Keep(compute);
         if (before is not null && _logsCompute)

@@ -195,6 +195,14 @@ public sealed record TrainingOptions
     [JsonPropertyName("precision")]
     public string? Precision { get; init; }
 
+    /// <summary>
+    /// Whether a float32 model's products (of weights, low-rank factors, attention, convolutions and scores) are formed in bfloat16, in both passes, as PyTorch's autocast does; weights, norms, softmax,
+    /// loss and optimiser stay float32. Faster where the processor or GPU multiplies that type faster; weights in bfloat16 (<see cref="Precision"/>) save memory as well. Default false.
+    /// </summary>
+    [JsonPropertyName("bf16")]
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)]
+    public bool BFloat16Products { get; init; }
+
     /// <summary>Whether blocks keep their input alone and are computed again in the backward pass: less memory, a third more work. Default false.</summary>
     [JsonPropertyName("gradient_checkpointing")]
     public bool GradientCheckpointing { get; init; }

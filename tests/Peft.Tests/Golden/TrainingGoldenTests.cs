@@ -18,7 +18,7 @@ public sealed class TrainingGoldenTests
     private static readonly string[] s_beside =
     [
         "eval_strategy", "metric_for_best_model", "greater_is_better", "assistant_only_loss", "completion_only_loss", "packing", "packing_strategy", "max_length",
-        "per_device_train_batch_size", "loss_type", "bf16",
+        "per_device_train_batch_size", "loss_type",
     ];
 
     private static readonly Dictionary<string, string> s_optimizers = new(StringComparer.Ordinal)
@@ -177,7 +177,6 @@ public sealed class TrainingGoldenTests
             BatchSize = 1,
             EvaluationBatchSize = 1,
             Sampling = "sequential",
-            Precision = (bool?)given["bf16"] == true ? "bfloat16" : null,
         };
         if (document["arguments"]!["optimizer"] is not JsonObject optimizer)
         {

@@ -52,6 +52,39 @@ public sealed class SweepTests(ModuleHost host) : CmdletsInFolder(host, import: 
     }
 
     [Fact]
+    public void Each_training_of_a_sweep_has_a_log_of_its_own()
+    {
+        var values = host.Output(Data + """
+            $seen = [Collections.ArrayList]::new()
+            $null = $args[0] | Invoke-LoraTraining (New-LoraConfig -Rank 2 -TargetModule q_proj), (New-LoraConfig -Rank 4 -TargetModule q_proj) $rows -Full -MaxSteps 3 -BatchSize 2 -LogTo { $null = $seen.Add("$($args[1]) $($_.Step)") }, ./board
+            $seen.Sort(); $seen -join ', '
+            $folders = [IO.Directory]::GetDirectories("$pwd/board"); [array]::Sort($folders)
+            ($folders | ForEach-Object { "$([IO.Path]::GetFileName($_)) $([IO.Directory]::GetFiles($_).Count)" }) -join ', '
+            $args[0] | Remove-PeftAdapter *
+            """, model);
+        Assert.Equal(
+            ["default-r2 1, default-r2 2, default-r2 3, default-r4 1, default-r4 2, default-r4 3, model 1, model 2, model 3", "default-r2 1, default-r4 1, model 1"],
+            values.Select(static value => value.BaseObject));
+    }
+
+    [Fact]
+    public void What_a_sweep_would_take_is_said_and_the_model_is_left_as_it_was()
+    {
+        var result = host.Run(Data + """
+            $args[0] | Invoke-LoraTraining (New-LoraConfig -Rank 2 -TargetModule q_proj), (New-LoraConfig -Rank 4 -TargetModule q_proj) $rows -Full -MaxSteps 3 -BatchSize 2 -OutputPath planned -PricePerHour 2 -WhatIf -InformationVariable lines 6>$null
+            $lines -join "`n"
+            @($args[0] | Get-PeftAdapter).Count; [IO.Directory]::Exists("$pwd/planned")
+            """, model);
+        Assert.Empty(result.Errors);
+        var said = (string)result.Output[0].BaseObject;
+        Assert.Matches("default-r2: 3 steps, [0-9,]+ tokens, roughly 0:00:[0-9]+ at a price of 0.00; memory up to", said);
+        Assert.Contains("default-r4: 3 steps", said, StringComparison.Ordinal);
+        Assert.Contains("model: 3 steps", said, StringComparison.Ordinal);
+        Assert.Contains("Plan of all 3: 9 steps", said, StringComparison.Ordinal);
+        Assert.Equal([0, false], result.Output.Skip(1).Select(static value => value.BaseObject));
+    }
+
+    [Fact]
     public void Several_of_anything_need_configurations()
     {
         var result = host.Run(Data + "$args[0] | Invoke-LoraTraining -Dataset $rows -Seed 1, 2", model);

@@ -21,6 +21,8 @@ internal sealed class RandomRows(int count, int vocabulary, int length = 7, stri
 
     public string Fingerprint => fingerprint;
 
+    public long? TokenTotal => _rows.Sum(static row => (long)row.Length);
+
     /// <summary>Called before each micro batch with the number of micro batches made before it.</summary>
     public Action<int>? Before { get; set; }
 

@@ -4,6 +4,7 @@ using Peft.Adapters.Model;
 using Peft.Tests.Adapters;
 using Peft.Training;
 using Peft.Training.Data;
+using Peft.Training.Sweeps;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Training;
@@ -43,6 +44,22 @@ public class SideBySideTests
                 alone[$"a{i}"].TrainableParameters.Zip(together[$"a{i}"].TrainableParameters),
                 pair => Assert.True(pair.First.Parameter.Data.allclose(pair.Second.Parameter.Data, 1e-3, 2e-4), $"{s_sweep[i].Config} {pair.First.FullKey}"));
         }
+    }
+
+    [Theory]
+    [InlineData(64, true)]
+    [InlineData(300, false)]
+    public void Steps_of_which_no_two_fit_into_a_pass_are_made_one_training_after_another(int length, bool turns)
+    {
+        using var model = Model();
+        List<string> order = [];
+        var data = new RandomRows(4, TinyLlama.Vocabulary, length);
+        new Sweep([.. new[] { "a", "b" }.Select(name =>
+        {
+            model.AddAdapter(Config("""{"peft_type":"LORA","r":2,"target_modules":["q_proj"]}"""), name, 1);
+            return new TrainingRequest { Model = model, AdapterName = name, Data = data, Options = s_options with { BatchSize = 1, GradientAccumulation = 1, MaxSteps = 2 }, AfterStep = _ => order.Add(name) };
+        })]).Run();
+        Assert.Equal(turns ? ["a", "b", "a", "b"] : ["a", "a", "b", "b"], order);
     }
 
     [Fact]

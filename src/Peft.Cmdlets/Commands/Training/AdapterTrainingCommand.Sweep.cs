@@ -6,7 +6,9 @@ using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Pipeline;
 using Peft.Training;
 using Peft.Training.Data;
+using Peft.Training.Reports;
 using Peft.Training.Sweeps;
+using TorchSharp;
 
 namespace Peft.Cmdlets.Commands.Training;
 
@@ -37,6 +39,11 @@ public abstract partial class AdapterTrainingCommand
         string[] names = [.. members.Select(static member => member.Name), .. ComparesBase ? [TrainingRequest.BaseName] : Array.Empty<string>()];
         if (!ShouldProcess(model.Name, $"Train {names.Length} adapters ({string.Join(", ", names)}) on {Examples(Dataset.Sum(static dataset => dataset.Count))}"))
         {
+            if (Given("WhatIf"))
+            {
+                Run(output => PlanSweep(model, members, output));
+            }
+
             return;
         }
 
@@ -79,30 +86,21 @@ public abstract partial class AdapterTrainingCommand
         using var held = model.Acquire("training");
         var report = new SweepReport(members.Count + (ComparesBase ? 1 : 0), output);
         List<AdapterReplacement> added = [];
+        List<ITrainingObserver> observers = [];
         try
         {
+            var prepared = Prepare(model, members, added, output);
+            SayPlan(model, prepared, output);
             List<TrainingRequest> requests = [];
-            var read = new Dictionary<TrainingDataset, ITrainingData>(ReferenceEqualityComparer.Instance);
-            foreach (var (name, config, dataset, seed, options) in members)
+            foreach (var (member, data, judged) in prepared)
             {
-                var (learnt, judged) = Split(dataset, options, output.Cancellation);
-                if (!read.TryGetValue(learnt, out var data))
-                {
-                    read[learnt] = data = Read(learnt, model, options, output);
-                }
-
-                if (Prepare(model, name, config, (ulong)seed, start => ComputeStart(start, model, data, options, output)) is { } own)
-                {
-                    added.Add(own);
-                    own.Adapter.Report.Messages.ForEach(output.WriteWarning);
-                }
-
-                requests.Add(Request(model, name, dataset, data, judged, options, output) with { OutputPath = folder, Progress = report.For(name) });
+                added.Find(own => own.Adapter.Name == member.Name)?.Adapter.Report.Messages.ForEach(output.WriteWarning);
+                requests.Add(Request(model, member.Name, member.Dataset, data, judged, member.Options, output) with { OutputPath = folder, Progress = report.For(member.Name), Observers = Told(member.Name) });
             }
 
             if (ComparesBase)
             {
-                requests.Add(requests[0] with { AdapterName = null, Progress = report.For(TrainingRequest.BaseName) });
+                requests.Add(requests[0] with { AdapterName = null, Progress = report.For(TrainingRequest.BaseName), Observers = Told(TrainingRequest.BaseName) });
             }
 
             return new Sweep(requests).Run(output.Cancellation);
@@ -120,7 +118,84 @@ public abstract partial class AdapterTrainingCommand
         finally
         {
             added.ForEach(static own => own.Dispose());
+            observers.ForEach(static observer => observer.Dispose());
             report.Complete();
+        }
+
+        ITrainingObserver[] Told(string name)
+        {
+            ITrainingObserver[] told = [.. Observers(name, output)];
+            observers.AddRange(told);
+            return told;
+        }
+    }
+
+    /// <summary>Sees that the model has all adapters, and reads what they learn.</summary>
+    /// <param name="model">The model.</param>
+    /// <param name="members">The trainings.</param>
+    /// <param name="added">Gets what was added to the model, also where this ends in an error.</param>
+    /// <param name="output">What is shown meanwhile.</param>
+    private List<(SweepMember Member, ITrainingData Data, TrainingDataset? Judged)> Prepare(PeftModel model, List<SweepMember> members, List<AdapterReplacement> added, WorkOutput output)
+    {
+        var read = new Dictionary<TrainingDataset, ITrainingData>(ReferenceEqualityComparer.Instance);
+        List<(SweepMember Member, ITrainingData Data, TrainingDataset? Judged)> prepared = [];
+        foreach (var member in members)
+        {
+            var (learnt, judged) = Split(member.Dataset, member.Options, output.Cancellation);
+            if (!read.TryGetValue(learnt, out var data))
+            {
+                read[learnt] = data = Read(learnt, model, member.Options, output);
+            }
+
+            if (Prepare(model, member.Name, member.Config, (ulong)member.Seed, start => ComputeStart(start, model, data, member.Options, output)) is { } own)
+            {
+                added.Add(own);
+            }
+
+            prepared.Add((member, data, judged));
+        }
+
+        return prepared;
+    }
+
+    /// <summary>What -WhatIf says of a sweep. The model is left as it was found.</summary>
+    private void PlanSweep(PeftModel model, List<SweepMember> members, WorkOutput output)
+    {
+        using var held = model.Acquire("training");
+        List<AdapterReplacement> added = [];
+        try
+        {
+            SayPlan(model, Prepare(model, members, added, output), output);
+        }
+        finally
+        {
+            foreach (var own in added.AsEnumerable().Reverse())
+            {
+                own.Undo();
+                own.Dispose();
+            }
+        }
+    }
+
+    /// <summary>Says what each training takes, and all of them.</summary>
+    /// <exception cref="PeftException"><c>TrainingMemoryInsufficient</c>: one of them doesn't fit.</exception>
+    private void SayPlan(PeftModel model, List<(SweepMember Member, ITrainingData Data, TrainingDataset? Judged)> prepared, WorkOutput output)
+    {
+        var plans = prepared.ConvertAll(one => (one.Member.Name, Estimate: EstimateOf(model, one.Member.Name, one.Data, one.Member.Options)));
+        if (ComparesBase)
+        {
+            plans.Add((TrainingRequest.BaseName, EstimateOf(model, null, prepared[0].Data, prepared[0].Member.Options)));
+        }
+
+        foreach (var (name, estimate) in plans)
+        {
+            output.WriteLine($"{name}: {TrainingReport.Plan(estimate, PricePerHour)}.");
+        }
+
+        output.WriteLine($"Plan of all {plans.Count}: {TrainingReport.Plan(TrainingEstimate.Of(plans.ConvertAll(static plan => plan.Estimate)), PricePerHour)}.");
+        foreach (var (one, plan) in prepared.Zip(plans).Where(pair => pair.Second.Estimate.BatchTokens is not null && model.Device.type == DeviceType.CPU))
+        {
+            plan.Estimate.RefuseTooLarge(model, one.Data, one.Member.Options);
         }
     }
 

@@ -79,7 +79,7 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
     [ValidateNotNullOrEmpty]
     public string? OutputPath { get; set; }
 
-    /// <summary>What else is told of each step and evaluation as it comes: a script block, which gets the record as <c>$_</c>; or a folder, into which TensorBoard's event files are written.</summary>
+    /// <summary>What else is told of each step and evaluation as it comes: a script block, which gets the record as <c>$_</c> and first argument, the adapter's name as the second; or a folder, into which TensorBoard's event files are written, of several adapters each into a folder of its name there.</summary>
     [Parameter]
     [Alias("logging_dir")]
     [ValidateNotNullOrEmpty]
@@ -223,11 +223,11 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
         try
         {
             report.Show(output);
-            observers.AddRange((LogTo ?? []).Select(target => Observer(target, output)));
+            observers.AddRange(Observers(name, output));
             var (learnt, judged) = Split(Dataset[0], options, output.Cancellation);
             var data = tokens ?? Read(learnt, model, options, output);
             RefuseOther(model, name, data);
-            var estimate = Estimate(model, name, data, options);
+            var estimate = EstimateOf(model, TrainsBase ? null : name, data, options);
             report.Say(estimate);
             if (estimate.BatchTokens is not null && model.Device.type == DeviceType.CPU)
             {
@@ -302,7 +302,7 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
         try
         {
             report.Show(output);
-            report.Say(Estimate(model, report.AdapterName, data, options));
+            report.Say(EstimateOf(model, TrainsBase ? null : report.AdapterName, data, options));
         }
         finally
         {
@@ -310,18 +310,20 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
         }
     }
 
-    private TrainingEstimate Estimate(PeftModel model, string name, ITrainingData data, TrainingOptions options) => TrainingEstimate.Of(
+    /// <summary>What a training takes; <paramref name="adapter"/> is null of one of all weights.</summary>
+    private static TrainingEstimate EstimateOf(PeftModel model, string? adapter, ITrainingData data, TrainingOptions options) => TrainingEstimate.Of(
         model,
-        TrainsBase ? model.Base.NamedParameters().Where(static named => named.Parameter.IsOwner).Sum(static named => named.Parameter.Count) : model[name].TrainableParameters.Sum(static parameter => parameter.Parameter.Count),
+        adapter is null ? model.Base.NamedParameters().Where(static named => named.Parameter.IsOwner).Sum(static named => named.Parameter.Count) : model[adapter].TrainableParameters.Sum(static parameter => parameter.Parameter.Count),
         data,
         options,
         timesProducts: true);
 
-    private ITrainingObserver Observer(object target, WorkOutput output) => target.Unwrap() switch
+    /// <summary>What is told of a training.</summary>
+    private IEnumerable<ITrainingObserver> Observers(string name, WorkOutput output) => (LogTo ?? []).Select<object, ITrainingObserver>(target => target.Unwrap() switch
     {
-        ScriptBlock script => new ScriptObserver(script, output),
-        var folder => new TensorBoardLog(PathResolution.Target(this, folder?.ToString() ?? ".")),
-    };
+        ScriptBlock script => new ScriptObserver(script, name, output),
+        var folder => new TensorBoardLog(System.IO.Path.Combine(PathResolution.Target(this, folder?.ToString() ?? "."), IsSweep ? name : "")),
+    });
 
     /// <summary>What is learnt and what is evaluated on. Of examples that are packed those for evaluation are set apart before, so that none that says nearly the same shares a row with them.</summary>
     private (TrainingDataset Learnt, TrainingDataset? Judged) Split(TrainingDataset dataset, TrainingOptions options, CancellationToken cancellation)

@@ -6,7 +6,10 @@ using Peft.Training.Reports;
 namespace Peft.Cmdlets.Commands.Training;
 
 /// <summary>Hands each step and each evaluation to a script block, as <c>$_</c>, in the caller's runspace. What it fails in is said once; the training goes on.</summary>
-internal sealed class ScriptObserver(ScriptBlock script, WorkOutput output) : ITrainingObserver
+/// <param name="script">The script block, whose arguments are the record and the adapter's name.</param>
+/// <param name="name">The adapter's name.</param>
+/// <param name="output">Where the caller's runspace is reached.</param>
+internal sealed class ScriptObserver(ScriptBlock script, string name, WorkOutput output) : ITrainingObserver
 {
     private bool _hasFailed;
 
@@ -25,7 +28,7 @@ internal sealed class ScriptObserver(ScriptBlock script, WorkOutput output) : IT
     {
         try
         {
-            script.InvokeWithContext(null, [new PSVariable("_", record)], record);
+            script.InvokeWithContext(null, [new PSVariable("_", record)], record, name);
         }
         catch (RuntimeException error)
         {

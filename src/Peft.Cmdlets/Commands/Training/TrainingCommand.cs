@@ -184,6 +184,11 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
     [ValidateSet("float32", "bfloat16")]
     public string? Precision { get; set; }
 
+    /// <summary>Forms a float32 model's products in bfloat16 in both passes, as PyTorch's autocast does; weights, norms, softmax, loss and optimiser stay float32. Faster where the processor or GPU multiplies that type faster.</summary>
+    [Parameter]
+    [Alias("bf16")]
+    public SwitchParameter BFloat16 { get; set; }
+
     /// <summary>Keeps only the blocks' inputs and computes them again in the backward pass: less memory, a third more work.</summary>
     [Parameter]
     [Alias("gradient_checkpointing")]
@@ -246,6 +251,7 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
             MaxLength = Pick(nameof(MaxLength), MaxLength, start.MaxLength),
             Packing = Pick(nameof(Packing), Packing, start.Packing),
             Precision = Pick(nameof(Precision), Precision?.ToLowerInvariant(), start.Precision),
+            BFloat16Products = Pick(nameof(BFloat16), BFloat16.IsPresent, start.BFloat16Products),
             GradientCheckpointing = Pick(nameof(GradientCheckpointing), GradientCheckpointing.IsPresent, start.GradientCheckpointing),
             EvaluationStrategy = Pick(nameof(EvaluationStrategy), EvaluationStrategy.ToLowerInvariant(), Given(nameof(EvaluationTime)) ? "time" : start.EvaluationStrategy),
             EvaluationSeconds = Pick(nameof(EvaluationTime), EvaluationTime.TotalSeconds, start.EvaluationSeconds),

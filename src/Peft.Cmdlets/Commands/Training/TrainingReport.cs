@@ -98,20 +98,19 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
     public double PricePerHour { get; init; }
 
     /// <summary>Says what the training will take.</summary>
-    public void Say(TrainingEstimate estimate)
+    public void Say(TrainingEstimate estimate) => Say($"Plan: {Plan(estimate, PricePerHour)}.");
+
+    /// <summary>What a training will take, in words.</summary>
+    internal static string Plan(TrainingEstimate estimate, double pricePerHour)
     {
         var tokens = estimate.Tokens is { } count ? FormattableString.Invariant($", {count:N0} tokens") : "";
-        var time = estimate.Duration is { } duration ? FormattableString.Invariant($", roughly {Time(duration)}{Price(duration)}") : "";
-        if (estimate.BatchTokens is null)
-        {
-            Say($"Plan: {estimate.Steps:N0} {(estimate.Steps == 1 ? "step" : "steps")}{tokens}{time}.");
-            return;
-        }
-
-        Say($"Plan: {estimate.Steps:N0} {(estimate.Steps == 1 ? "step" : "steps")}{tokens}{time}; memory up to {estimate.PeakBytes / 1e6:N0} MB (weights {estimate.WeightBytes / 1e6:N0}, activations {estimate.ActivationBytes / 1e6:N0}, optimiser {estimate.OptimizerBytes / 1e6:N0}, scores {estimate.ScoreBytes / 1e6:N0}, process {estimate.ProcessBytes / 1e6:N0}).");
+        var time = estimate.Duration is { } duration ? FormattableString.Invariant($", roughly {Time(duration)}{Price(duration, pricePerHour)}") : "";
+        var memory = estimate.BatchTokens is null ? "" : FormattableString.Invariant(
+            $"; memory up to {estimate.PeakBytes / 1e6:N0} MB (weights {estimate.WeightBytes / 1e6:N0}, activations {estimate.ActivationBytes / 1e6:N0}, optimiser {estimate.OptimizerBytes / 1e6:N0}, scores {estimate.ScoreBytes / 1e6:N0}, process {estimate.ProcessBytes / 1e6:N0})");
+        return FormattableString.Invariant($"{estimate.Steps:N0} {(estimate.Steps == 1 ? "step" : "steps")}{tokens}{time}{memory}");
     }
 
-    private string Price(TimeSpan time) => PricePerHour > 0 ? FormattableString.Invariant($" at a price of {time.TotalHours * PricePerHour:N2}") : "";
+    private static string Price(TimeSpan time, double perHour) => perHour > 0 ? FormattableString.Invariant($" at a price of {time.TotalHours * perHour:N2}") : "";
 
     /// <summary>Says what came of it.</summary>
     public void End(TrainingRecord record)
@@ -119,7 +118,7 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
         _line!.Complete();
         if (_start.StepsMade < _start.TotalSteps)
         {
-            Say($"Trained '{adapterName}': {Results(record)}{Price(record.Duration)}. {(Folder is null ? $"It is in memory alone; Export-PeftAdapter saves it." : $"It lies in {Folder}.")}");
+            Say($"Trained '{adapterName}': {Results(record)}{Price(record.Duration, PricePerHour)}. {(Folder is null ? $"It is in memory alone; Export-PeftAdapter saves it." : $"It lies in {Folder}.")}");
         }
     }
 

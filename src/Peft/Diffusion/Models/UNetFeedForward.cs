@@ -80,7 +80,8 @@ internal sealed class UNetFeedForward : Module
     /// <summary>Whether nothing acts on a layer and nothing in it is trained, so that what lies between the two layers is wanted by nobody.</summary>
     private static bool IsPlain(Linear layer, Tensor x, ForwardContext context) =>
         context.InputObserver is null
-        && !(context.ProductsInFloat32 && x.dtype == ScalarType.BFloat16)
+        && !context.Widens(x)
+        && !context.Narrows(x)
         && layer.Weight.Slot?.Plan(context).IsEmpty != false
         && layer.Weight.Effective(context) is { Packed: null, IsTrained: false }
         && !layer.Bias!.Effective(context).IsTrained;

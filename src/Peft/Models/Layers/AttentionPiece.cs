@@ -20,13 +20,24 @@ internal sealed class AttentionPiece(
     private readonly bool _drops = call.Shape.Dropout > 0 && context.IsTraining;
     private readonly List<Tensor> _dropped = [];
 
-    private Tensor _queries = queries;
-    private Tensor _keys = keys;
-    private Tensor _values = values;
+    // What comes in and goes out; between them stands the type that products are formed in.
+    private readonly ScalarType _type = queries.dtype;
+
+    private Tensor _queries = Rounded(queries, context);
+    private Tensor _keys = Rounded(keys, context);
+    private Tensor _values = Rounded(values, context);
     private Tensor? _bias = bias;
 
     /// <summary>[rows · length, heads · value size].</summary>
-    public Tensor Run()
+    public Tensor Run() => LinearProduct.Cast(Form(), _type);
+
+    /// <summary>
+    /// Values as narrow products take them. On the processor these stay float32 once they are rounded: the engine's product gives scores in the type of what it multiplies,
+    /// and scores of bfloat16 would be much coarser than those of a kernel that keeps its sums.
+    /// </summary>
+    private static Tensor Rounded(Tensor x, ForwardContext context) => x.device_type == DeviceType.CPU ? LinearProduct.Cast(context.Narrowed(x), x.dtype) : context.Narrowed(x);
+
+    private Tensor Form()
     {
         if (IsNative())
         {
@@ -68,7 +79,7 @@ internal sealed class AttentionPiece(
 
     public override void Backward(PieceGradients gradients)
     {
-        var g = gradients.Output().contiguous();
+        var g = LinearProduct.Cast(gradients.Output(), _queries.dtype).contiguous();
         if (IsNative())
         {
             NativeBackward(gradients, g);
@@ -76,8 +87,8 @@ internal sealed class AttentionPiece(
         }
 
         g = g.view(call.Rows, call.Length, _shape.KeyValueHeads, _shape.Group, _shape.ValueSize);
-        var result = call.IsFused ? empty([call.Rows, call.Length, _shape.AllHeads, _shape.HeadSize], g.dtype, g.device) : null;
-        var gq = result?.narrow(2, 0, _shape.Heads) ?? empty([call.Rows, call.Length, _shape.Heads, _shape.HeadSize], g.dtype, g.device);
+        var result = call.IsFused ? empty([call.Rows, call.Length, _shape.AllHeads, _shape.HeadSize], _type, g.device) : null;
+        var gq = result?.narrow(2, 0, _shape.Heads) ?? empty([call.Rows, call.Length, _shape.Heads, _shape.HeadSize], _type, g.device);
         var grouped = gq.view(call.Rows, call.Length, _shape.KeyValueHeads, _shape.Group, _shape.HeadSize);
         var gk = zeros_like(_keys);
         var gv = zeros_like(_values);
@@ -155,7 +166,7 @@ internal sealed class AttentionPiece(
         Tensor? result = null;
         if (call.IsFused)
         {
-            result = empty([call.Rows, call.Length, _shape.AllHeads, _shape.HeadSize], g.dtype, g.device);
+            result = empty([call.Rows, call.Length, _shape.AllHeads, _shape.HeadSize], _type, g.device);
             result.narrow(2, 0, _shape.Heads).copy_(q);
         }
 
@@ -167,6 +178,7 @@ internal sealed class AttentionPiece(
     /// <summary>Hands the gradients to whoever gave queries, keys and values, and to the prefix.</summary>
     private void Collect(PieceGradients gradients, Tensor? result, Tensor gq, Tensor gk, Tensor gv)
     {
+        (gq, gk, gv) = (LinearProduct.Cast(gq, _type), LinearProduct.Cast(gk, _type), LinearProduct.Cast(gv, _type));
         if (call.Prefix > 0)
         {
             AddPrefixGradient(gradients, BiasInput - 2, gk, _shape.HeadSize);

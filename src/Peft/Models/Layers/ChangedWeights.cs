@@ -68,14 +68,14 @@ internal sealed class ChangedWeights
     public Tensor? Backward(Tensor g, Tensor x, bool needsInput)
     {
         var formed = _formed ?? Form();
-        var gx = needsInput ? g.mm(_whole ?? Joined(formed)) : null;
+        var gx = needsInput ? g.mm(LinearProduct.Cast(_whole ?? Joined(formed), g.dtype)) : null;
         long column = 0;
         for (var i = 0; i < _members.Length; i++)
         {
             var width = _members[i].Width;
             if (formed[i] is { requires_grad: true } weight)
             {
-                AutogradPiece.Add(weight, g.narrow(1, column, width).t().mm(x), _members[i].Change!.Trained);
+                AutogradPiece.Add(weight, LinearProduct.Cast(g.narrow(1, column, width).t().mm(x), weight.dtype), _members[i].Change!.Trained);
             }
 
             column += width;

@@ -179,13 +179,14 @@ public sealed class Convolution : Module, IAdaptable
         }
 
         var y = Run(x);
-        tape.Record(new FrozenPiece(weight, x.shape, _shape), [x], [y], trains: false);
+        tape.Record(new FrozenPiece(weight, x.shape, _shape, context), [x], [y], trains: false);
         return y;
 
         Tensor Run(Tensor given)
         {
             using var scope = NewDisposeScope();
-            return Apply(given, weight.Unpacked(given.dtype), bias is null ? null : LinearProduct.Cast(bias.Data, given.dtype)).MoveToOuterDisposeScope();
+            var input = context.Narrowed(given);
+            return LinearProduct.Cast(Apply(input, weight.Unpacked(input.dtype), bias is null ? null : LinearProduct.Cast(bias.Data, input.dtype)), given.dtype).MoveToOuterDisposeScope();
         }
     }
 
@@ -194,14 +195,15 @@ public sealed class Convolution : Module, IAdaptable
     private static string Tuple(IReadOnlyList<long> values) => values.Count == 1 ? $"({values[0]},)" : $"({string.Join(", ", values)})";
 
     /// <summary>Keeps nothing: the gradient of the input needs the weight alone.</summary>
-    private sealed class FrozenPiece(Parameter weight, long[] inputShape, ConvolutionShape shape) : Piece
+    private sealed class FrozenPiece(Parameter weight, long[] inputShape, ConvolutionShape shape, ForwardContext context) : Piece
     {
         public override void Backward(PieceGradients gradients)
         {
             if (gradients.Needs())
             {
-                var g = gradients.Output().contiguous();
-                gradients.Add(0, Operators.ConvolutionInputGradient(g, weight.Unpacked(g.dtype), inputShape, shape.Stride, shape.Padding, shape.Dilation));
+                var output = gradients.Output();
+                var g = context.Narrowed(output).contiguous();
+                gradients.Add(0, LinearProduct.Cast(Operators.ConvolutionInputGradient(g, weight.Unpacked(g.dtype), inputShape, shape.Stride, shape.Padding, shape.Dilation), output.dtype));
             }
         }
     }

@@ -162,14 +162,15 @@ internal sealed class ExpertWeight(Module module, Parameter weight, Parameter? b
         var own = weight.Effective(context);
         var ownBias = bias?.Effective(context);
         var y = empty([x.size(0), Outputs], x.dtype, x.device);
+        var input = context.Narrowed(x);
         foreach (var (expert, start, count) in rows.Parts())
         {
             using var part = NewDisposeScope();
-            var product = x.narrow(0, start, count).mm(Matrix(own, expert, x.dtype).t());
+            var product = input.narrow(0, start, count).mm(Matrix(own, expert, input.dtype).t());
             y.narrow(0, start, count).copy_(ownBias is null ? product : product.add_(ownBias.Data[expert]));
         }
 
-        context.Tape?.Record(new ProductPiece(this, x, own, ownBias, rows), [x], [y], own.IsTrained || ownBias?.IsTrained == true);
+        context.Tape?.Record(new ProductPiece(this, x, own, ownBias, rows, context), [x], [y], own.IsTrained || ownBias?.IsTrained == true);
         return y.MoveToOuterDisposeScope();
     }
 
@@ -183,9 +184,11 @@ internal sealed class ExpertWeight(Module module, Parameter weight, Parameter? b
         private readonly Parameter _weight;
         private readonly Parameter? _bias;
         private readonly ExpertRows _rows;
+        private readonly ForwardContext _context;
 
-        public ProductPiece(ExpertWeight layer, Tensor x, Parameter weight, Parameter? bias, ExpertRows rows)
+        public ProductPiece(ExpertWeight layer, Tensor x, Parameter weight, Parameter? bias, ExpertRows rows, ForwardContext context)
         {
+            _context = context;
             _layer = layer;
             _x = Keep(x);
             _weight = weight;
@@ -195,7 +198,8 @@ internal sealed class ExpertWeight(Module module, Parameter weight, Parameter? b
 
         public override void Backward(PieceGradients gradients)
         {
-            var all = gradients.Output();
+            var all = _context.Narrowed(gradients.Output());
+            var x = _context.Narrowed(_x);
             var gx = gradients.Needs() ? empty_like(_x) : null;
             foreach (var (expert, start, count) in _rows.Parts())
             {
@@ -204,7 +208,7 @@ internal sealed class ExpertWeight(Module module, Parameter weight, Parameter? b
                 gx?.narrow(0, start, count).copy_(g.mm(_layer.Matrix(_weight, expert, g.dtype)));
                 if (_weight.Gradient is { } own)
                 {
-                    _layer.ToMatrix(own.select(0, expert)).add_(g.t().mm(_x.narrow(0, start, count)));
+                    _layer.ToMatrix(own.select(0, expert)).add_(g.t().mm(x.narrow(0, start, count)));
                 }
 
                 _bias?.Gradient?.select(0, expert).add_(g.sum(dim: 0));

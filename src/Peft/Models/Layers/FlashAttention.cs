@@ -19,6 +19,7 @@ internal static class FlashAttention
         && shape.ValueSize == shape.HeadSize
         && !(shape.Dropout > 0 && context.IsTraining)
         && context.Cache is null
+        && !context.Narrows(queries)
         && context.Prompt?.KeyValues is null
         && terms is { Bias: null, Sinks: null }
         && Operators.AreNative;

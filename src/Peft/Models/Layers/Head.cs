@@ -145,7 +145,8 @@ public sealed class Head
 
         var parameter = _projection.Weight.Effective(context);
         var bias = _projection.Bias?.Effective(context);
-        var weight = parameter.Unpacked(selected.dtype);
+        var type = context.Narrows(selected) ? ScalarType.BFloat16 : selected.dtype;
+        var weight = parameter.Unpacked(type);
         var tape = context.Tape;
         var gradient = tape is not null && tape.NeedsGradient(selected) ? empty_like(selected) : null;
         var weightGradient = tape is not null && parameter.IsTrained ? zeros_like(parameter.Data, ScalarType.Float32) : null;
@@ -155,14 +156,14 @@ public sealed class Head
         foreach (var (start, size) in Chunks(selected))
         {
             using var chunk = NewDisposeScope();
-            var x = selected.narrow(0, start, size);
+            var x = LinearProduct.Cast(selected.narrow(0, start, size), type);
             var product = !isFree ? _projection.Forward(x, context)
                 : bias is null ? x.mm(weight.t())
                 : addmm(LinearProduct.Cast(bias.Data, x.dtype), x, weight.t(), 1, 1);
             var logitGradient = CrossEntropy(product, labelled.Part(start, size), losses.narrow(0, start, size), smoothing, keepsGradient);
             if (logitGradient is not null)
             {
-                var g = LinearProduct.Cast(logitGradient, selected.dtype);
+                var g = LinearProduct.Cast(logitGradient, type);
                 gradient?.narrow(0, start, size).copy_(g.mm(weight));
                 weightGradient?.add_(g.t().mm(x));
                 biasGradient?.add_(g.sum(dim: 0));

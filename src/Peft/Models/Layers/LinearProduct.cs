@@ -53,20 +53,23 @@ internal static class LinearProduct
     {
         using var scope = NewDisposeScope();
         var terms = Terms(members);
+        var input = context.Narrowed(x);
         var changed = ChangedWeights.Of(x.size(0), weight, members, context);
         weight = changed?.Whole() ?? weight;
 
         // Trained lengths scale the product before anything is added to it.
         var scales = Array.Exists(terms, static term => term.Change.Magnitude is not null);
-        var y = Base(x, weight, scales ? null : bias, members, context, scales ? null : residual);
-        var state = terms.Length == 0 ? Array.Empty<LowRankProduct>() : LowRankProduct.Forward(x, y, terms, context);
+        var addsLater = scales || input.dtype != x.dtype;
+        var y = Cast(Base(input, weight, scales ? null : bias, members, context, addsLater ? null : residual), x.dtype);
+        var state = terms.Length == 0 ? Array.Empty<LowRankProduct>() : LowRankProduct.Forward(input, y, terms, context);
         OutputLengths? lengths = null;
         if (scales)
         {
             (y, lengths) = OutputLengths.Forward(y, terms, members, weight);
             y = bias is null ? y : y.add_(Cast(bias, y.dtype));
-            y = residual is null ? y : y.add_(residual);
         }
+
+        y = addsLater && residual is not null ? y.add_(residual) : y;
 
         if (context.Recorder is { } recorder)
         {
@@ -77,7 +80,7 @@ internal static class LinearProduct
         {
             var trains = Array.Exists(members, static member => member.IsTrained);
             tape.Record(
-                new LinearPiece(x, tape.SourceOf(x), changed, changed is null ? weight is null ? null : Cast(weight, x.dtype) : null, members, state, residual is not null, InFloat32(x, context)) { Lengths = lengths },
+                new LinearPiece(x, tape.SourceOf(x), changed, changed is null ? weight is null ? null : Cast(weight, x.dtype) : null, members, state, residual is not null, context) { Lengths = lengths },
                 residual is null ? [x] : [x, residual],
                 [y],
                 trains);
@@ -133,12 +136,10 @@ internal static class LinearProduct
             }
         }
 
-        return InFloat32(x, context)
+        return context.Widens(x)
             ? FloatProducts.Product(x, weight, bias, residual)
             : Product(x, weight, bias, residual);
     }
-
-    private static bool InFloat32(Tensor x, ForwardContext context) => context.ProductsInFloat32 && x.dtype == ScalarType.BFloat16;
 
     private static LowRankTerm[] Terms(LinearMember[] members)
     {
@@ -181,7 +182,7 @@ internal sealed class LinearPiece : Piece
     private readonly LinearMember[] _members;
     private readonly IReadOnlyList<LowRankProduct> _lowRank;
     private readonly bool _hasResidual;
-    private readonly bool _inFloat32;
+    private readonly ForwardContext _context;
     private readonly ChangedWeights? _changed;
 
     /// <param name="x">The input.</param>
@@ -191,10 +192,10 @@ internal sealed class LinearPiece : Piece
     /// <param name="members">The layers.</param>
     /// <param name="lowRank">Low-rank changes.</param>
     /// <param name="hasResidual">Whether a residual was added.</param>
-    /// <param name="inFloat32">Whether products are formed in float32.</param>
-    public LinearPiece(Tensor x, Piece? source, ChangedWeights? changed, Tensor? weight, LinearMember[] members, IReadOnlyList<LowRankProduct> lowRank, bool hasResidual, bool inFloat32)
+    /// <param name="context">The forward pass.</param>
+    public LinearPiece(Tensor x, Piece? source, ChangedWeights? changed, Tensor? weight, LinearMember[] members, IReadOnlyList<LowRankProduct> lowRank, bool hasResidual, ForwardContext context)
     {
-        _inFloat32 = inFloat32;
+        _context = context;
         _changed = changed;
         changed?.Keep(tensor => KeepOwn(tensor), Keep);
         _hasResidual = hasResidual;
@@ -228,11 +229,12 @@ internal sealed class LinearPiece : Piece
             gradients.Add(1, g, owned: false);
         }
 
-        var input = NeedsInput() ? _x ?? _source!.Recompute() : null;
+        var input = NeedsInput() ? _context.Narrowed(_x ?? _source!.Recompute()) : null;
         BiasGradients(g);
-        g = Lengths?.Backward(g) ?? g;
+        var type = g.dtype;
+        g = _context.Narrowed(Lengths?.Backward(g) ?? g);
         WeightGradients(g, input);
-        var gx = _changed is not null ? _changed.Backward(g, input!, gradients.Needs()) : !gradients.Needs() ? null : _weight is null ? PackedProduct.InputGradient(g, _members) : _inFloat32 ? FloatProducts.InputGradient(g, _weight) : g.mm(_weight);
+        var gx = InputGradient(g, input, gradients.Needs()) is { } found ? LinearProduct.Cast(found, type) : null;
         foreach (var changes in _lowRank)
         {
             changes.Backward(g, input, gx);
@@ -243,6 +245,12 @@ internal sealed class LinearPiece : Piece
             gradients.Add(0, gx);
         }
     }
+
+    private Tensor? InputGradient(Tensor g, Tensor? input, bool isWanted) => _changed is not null ? _changed.Backward(g, input!, isWanted)
+        : !isWanted ? null
+        : _weight is null ? PackedProduct.InputGradient(g, _members)
+        : _context.Widens(g) ? FloatProducts.InputGradient(g, _weight)
+        : g.mm(LinearProduct.Cast(_weight, g.dtype));
 
     private bool NeedsInput() => _lowRank.Count > 0 || _changed is not null || Array.Exists(_members, static member => member.Weight.IsTrained);
 

@@ -81,7 +81,7 @@ internal sealed class LowRankProduct
             var term = terms[i];
             var slice = y.narrow(1, term.Column, term.Width);
             var b = term.Change.FactorB(type);
-            slice.addmm_(inner.narrow(1, term.RankStart, term.Rank), b.t(), 1, Scale(term, drawn?[i]));
+            Add(slice, inner.narrow(1, term.RankStart, term.Rank), b.t(), Scale(term, drawn?[i]));
             if (term.Change.Bias is { } bias)
             {
                 slice.add_(bias.Data, term.Change.Scale);
@@ -146,7 +146,10 @@ internal sealed class LowRankProduct
             }
         }
 
-        gx?.addmm_(inner, _stacked);
+        if (gx is not null)
+        {
+            Add(gx, inner, _stacked, 1);
+        }
     }
 
     private void Masked(Tensor inner, Tensor x, Tensor? gx)
@@ -159,6 +162,10 @@ internal sealed class LowRankProduct
             gx?.add_(Masked(own.mm(_stacked.narrow(0, term.RankStart, term.Rank)), _masks![i]));
         }
     }
+
+    /// <summary>Adds a product, which may be of a narrower type than the sum.</summary>
+    private static void Add(Tensor sum, Tensor left, Tensor right, float scale) =>
+        _ = sum.dtype == left.dtype ? sum.addmm_(left, right, 1, scale) : sum.add_(left.mm(right), scale);
 
     private static Tensor Stack(LowRankTerm[] terms, ScalarType type)
     {

@@ -93,7 +93,7 @@ public sealed class Distillation : IObjective
 
         using var held = model.Acquire("teaching");
         var selection = _teacher.Length == 0 ? model.CurrentSelection : _teacher == "base" ? AdapterSelection.Base : AdapterSelection.Of(model[_teacher].Name);
-        var own = new ForwardContext { Cancellation = pass.Context.Cancellation, ProductsInFloat32 = pass.Context.ProductsInFloat32 };
+        var own = new ForwardContext { Cancellation = pass.Context.Cancellation, ProductType = pass.Context.ProductType };
         var context = model.NewPass(pass.Batch.In(own), selection);
         return (network, network.Forward(pass.Batch.Inputs, context), context);
     }

@@ -60,7 +60,7 @@ public sealed class Sweep
     private static (bool IsBase, int Number) Group(TrainingRequest request, int index)
     {
         var part = new TrainedPart(request.Model, request.AdapterName);
-        return part.IsBase || !SharedPass.CanTake(request, part, request.Objective ?? ObjectiveRegistry.Create(request.Options)) ? (part.IsBase, index + 1) : (false, request.Options.Precision is "float32" ? -1 : 0);
+        return part.IsBase || !SharedPass.CanTake(request, part, request.Objective ?? ObjectiveRegistry.Create(request.Options)) ? (part.IsBase, index + 1) : (false, -((request.Options.Precision is "float32" ? 1 : 0) + (request.Options.BFloat16Products ? 2 : 0)));
     }
 
     private IEnumerable<TrainingComparison> BySeed(TrainingComparison[] results) => results.Index()
