@@ -27,6 +27,8 @@ internal static class BenchmarkRegistry
         DiffusionTrainingBenchmark.Job(Float32, steps: 4),
         ShortExamplesBenchmark.Job(ModelShape.SmolLm2, Float32, steps: 4),
         ShortExamplesBenchmark.Job(ModelShape.SmolLm2, BFloat16, steps: 4),
+        PreferenceBenchmark.Job(ModelShape.SmolLm2, Float32, steps: 4),
+        PreferenceBenchmark.Job(ModelShape.SmolLm2, BFloat16, steps: 4),
         SweepBenchmark.Job(ModelShape.SmolLm2, Float32, length: 16, steps: 6),
         SweepBenchmark.Job(ModelShape.SmolLm2, Float32, length: 512, steps: 2),
         DiffusionStepBenchmark.Job(Float32, steps: 6),

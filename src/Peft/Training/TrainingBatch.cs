@@ -79,16 +79,19 @@ public record TrainingBatch(Tensor InputIds, Tensor Labels) : IDisposable
     }
 }
 
-/// <summary>Pairs of answers to the same prompt: the rows of all chosen ones, then in the same order those of the rejected ones. Or pairs of texts that are alike: all first ones, then all second ones.</summary>
-/// <param name="InputIds">Token ids, int64 [2 · pairs, length].</param>
-/// <param name="Labels">The answers' tokens, -100 elsewhere, int64 [2 · pairs, length].</param>
+/// <summary>Pairs of answers to the same prompt: the rows of all chosen ones, then in the same order those of the rejected ones. Or pairs of texts that are alike: all first ones, then all second ones, then those that are like none.</summary>
+/// <param name="InputIds">Token ids, int64 [2 · pairs + negatives, length].</param>
+/// <param name="Labels">The answers' tokens, -100 elsewhere, of the same shape.</param>
 public sealed record PairBatch(Tensor InputIds, Tensor Labels) : TrainingBatch(InputIds, Labels)
 {
     /// <summary>By how much each chosen answer is better, or how alike the texts of each pair are, float32 [pairs]; null where nobody said.</summary>
     public Tensor? Margins { get; init; }
 
+    /// <summary>Number of texts behind the pairs that each first text is to be told from.</summary>
+    public long Negatives { get; init; }
+
     /// <summary>Number of pairs.</summary>
-    public long Pairs => InputIds.size(0) / 2;
+    public long Pairs => (InputIds.size(0) - Negatives) / 2;
 
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)

@@ -4,6 +4,7 @@ using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
 using Peft.Models;
 using Peft.Tests.Adapters;
+using Peft.Tests.Models;
 using Peft.Training;
 using Peft.Training.Data;
 using static TorchSharp.torch;
@@ -58,6 +59,38 @@ public class EmbeddingObjectiveTests
         Assert.Equal(expected, record.Losses[0], 1e-4);
         Assert.True(record.FinalLoss < 0.7 * record.Losses[0], $"{record.Losses[0]} became {record.FinalLoss}");
         Assert.NotEmpty(record.Steps[0].Metrics!);
+    }
+
+    [Theory]
+    [InlineData(false, true, 1.9751225709915161)]
+    [InlineData(true, true, 1.208382487297058)]
+    [InlineData(false, false, 0.37804245948791504)]
+    public void Texts_that_rows_are_to_be_told_from_count_as_plain_torch_has_it(bool symmetric, bool hasNegatives, double recorded)
+    {
+        // tests/references/embedding_negatives.py
+        using var model = PeftModel.Load(PocketLlama.Folder, new LoadOptions { Task = "FEATURE_EXTRACTION", DataType = ScalarType.Float32 });
+        model.AddAdapter(new LoraConfig { Rank = 2, TargetModules = ModuleNames.AllLinear }, "tuned", 3);
+        string[] rows =
+        [
+            """{"anchor":"What is the capital of Texas?","positive":"Austin is the capital of Texas.","negative":"Houston is the largest city of Texas."}""",
+            """{"anchor":"Where does the sun rise?","positive":"The sun rises in the east.","negative":["The moon is far away.","The sun sets in the west."]}""",
+            """{"anchor":"Who wrote it?","positive":"A friend of mine wrote the letter.","negative":null}""",
+        ];
+        using var folder = new TemporaryFolder();
+        File.WriteAllLines(folder["rows.jsonl"], hasNegatives ? rows : rows.Select(static row => row[..row.IndexOf(",\"negative", StringComparison.Ordinal)] + "}"));
+        var options = new TrainingOptions
+        {
+            Objective = "multiple_negatives_ranking",
+            ObjectiveOptions = new JsonObject { ["symmetric"] = symmetric },
+            BatchSize = 3,
+            MaxSteps = 8,
+            LearningRate = 1e-2,
+            Sampling = "sequential",
+        };
+        var data = TrainingDataset.FromFile(folder["rows.jsonl"]).Tokenize(model.RequiredTokenizer, TokenizationOptions.Of(options, model));
+        var record = new Trainer(new TrainingRequest { Model = model, AdapterName = "tuned", Data = data, Options = options }).Train();
+        Assert.Equal(recorded, record.Losses[0], 2e-4);
+        Assert.True(record.FinalLoss < 0.7 * record.Losses[0], $"{record.Losses[0]} became {record.FinalLoss}");
     }
 
     /// <summary>Texts of different lengths, padded behind.</summary>

@@ -35,6 +35,7 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
         ColumnRole.Anchor => ["anchor", "query", "sentence1"],
         ColumnRole.Positive => ["positive", "sentence2"],
         ColumnRole.Similarity => ["similarity", "score", "label"],
+        ColumnRole.Negative => ["negative", "negatives"],
         _ => [role.ToString().ToLowerInvariant()],
     };
 
@@ -97,6 +98,9 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
                     break;
                 case ColumnRole.Margin or ColumnRole.Similarity:
                     row.OptionalNumber(column);
+                    break;
+                case ColumnRole.Negative:
+                    row.Texts(column);
                     break;
                 case ColumnRole.Input:
                     row.OptionalText(column);

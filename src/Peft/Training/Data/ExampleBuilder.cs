@@ -176,8 +176,10 @@ internal sealed class ExampleBuilder(
     {
         var (anchor, positive) = (columns[ColumnRole.Anchor]!, columns[ColumnRole.Positive]!);
         var (ids, others) = (tokenizer.EncodeIds(row.Text(anchor)), tokenizer.EncodeIds(row.Text(positive)));
-        return new TrainingExample(row, ids, ids, $"'{anchor}' and '{positive}' are read, and how alike they are is learnt")
+        var negative = columns[ColumnRole.Negative];
+        return new TrainingExample(row, ids, ids, $"'{anchor}' and '{positive}' are read, and how alike they are is learnt{(negative is null ? "" : $"; '{negative}' is read as what they are not")}")
         {
+            Negatives = negative is null ? [] : [.. row.Texts(negative).Select(tokenizer.EncodeIds)],
             Kind = ExampleKind.Similar,
             Rejected = new TokenRow(others, others),
             Margin = columns[ColumnRole.Similarity] is { } similarity ? row.OptionalNumber(similarity) : null,

@@ -53,8 +53,8 @@ internal sealed class ExampleStatistics(int limit)
         Count++;
         Tokens += example.TokenCount;
         Learned += example.LearnedCount;
-        Longest = Math.Max(Longest, example.Rejected is { } rejected ? 2 * Math.Max(example.InputIds.Length, rejected.InputIds.Length) : example.TokenCount);
-        HighestId = Math.Max(HighestId, example.InputIds.Concat(example.Rejected?.InputIds ?? []).DefaultIfEmpty().Max());
+        Longest = Math.Max(Longest, example.Rejected is null ? example.TokenCount : example.Texts.Count() * example.Texts.Max(static text => text.Length));
+        HighestId = Math.Max(HighestId, example.Texts.SelectMany(static text => text).DefaultIfEmpty().Max());
         IsLearnable |= example.IsLearnable;
         var place = example.Row.Place;
         if (example.UncutLength > limit)
@@ -114,6 +114,11 @@ internal sealed class ExampleStatistics(int limit)
         Append(example.Labels);
         Append(example.Rejected?.InputIds ?? []);
         Append(example.Rejected?.Labels ?? []);
+        foreach (var negative in example.Negatives)
+        {
+            Append(negative);
+        }
+
         if (example.Margin is not null || example.IsDesirable is not null || example.Target is not null || example.TaskId is not null)
         {
             hash.AppendData(Encoding.UTF8.GetBytes(string.Create(

@@ -46,6 +46,12 @@ internal sealed class ExampleStore(IReadOnlyList<TrainingRow> rows)
         Write(writer, example.Labels);
         Write(writer, example.Rejected?.InputIds);
         Write(writer, example.Rejected?.Labels);
+        writer.Write7BitEncodedInt(example.Negatives.Count);
+        foreach (var negative in example.Negatives)
+        {
+            Write(writer, negative);
+        }
+
         Write(writer, example.TokenTypes);
         Write(writer, example.TaskId is { } task ? [task] : null);
         Write(writer, example.IsDesirable is { } good ? [good ? 1 : 0] : null);
@@ -74,6 +80,7 @@ internal sealed class ExampleStore(IReadOnlyList<TrainingRow> rows)
             Remarks = remarks,
             UncutLength = uncut,
             Rejected = rejected is null ? null : new TokenRow(rejected, rejectedLabels!),
+            Negatives = [.. Enumerable.Range(0, reader.Read7BitEncodedInt()).Select(_ => Ints(reader)!)],
             TokenTypes = Ints(reader),
             TaskId = Ints(reader)?[0],
             IsDesirable = Ints(reader) is { } good ? good[0] == 1 : null,

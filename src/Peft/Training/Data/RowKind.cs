@@ -110,6 +110,9 @@ public enum ColumnRole
 
     /// <summary>How much two texts mean the same, a number from -1 to 1.</summary>
     Similarity,
+
+    /// <summary>A text that means something else although it looks alike, or a list of such texts.</summary>
+    Negative,
 }
 
 /// <summary>What a data set's rows are made of: which parts there are, and how they become an example. A new kind is a line in <see cref="All"/>.</summary>
@@ -197,7 +200,7 @@ public sealed class RowKind
     /// <summary>Two texts that mean the same, or so much of the same.</summary>
     public static RowKind Similar { get; } = new(nameof(Similar), ExampleKind.Similar, [ColumnRole.Anchor, ColumnRole.Positive], static (builder, row) => builder.Similar(row))
     {
-        Optional = [ColumnRole.Similarity],
+        Optional = [ColumnRole.Similarity, ColumnRole.Negative],
     };
 
     /// <summary>A prompt that the model answers itself.</summary>

@@ -169,7 +169,7 @@ public sealed class TokenizedDataset : ITrainingData
 
         foreach (var example in Examples)
         {
-            var id = example.InputIds.Concat(example.Rejected?.InputIds ?? []).FirstOrDefault(id => id >= count);
+            var id = example.Texts.SelectMany(static text => text).FirstOrDefault(id => id >= count);
             if (id != 0)
             {
                 throw new PeftException("TokenOutOfRange", string.Create(
@@ -218,9 +218,11 @@ public sealed class TokenizedDataset : ITrainingData
 
     private PairBatch Pairs(IReadOnlyList<TrainingExample> examples, Device device)
     {
-        var batch = Padded([.. examples.Select(example => new TokenRow(example.InputIds, example.Labels)), .. examples.Select(example => example.Rejected!)], device);
+        TokenRow[] negatives = [.. examples.SelectMany(static example => example.Negatives).Select(static text => new TokenRow(text, text))];
+        var batch = Padded([.. examples.Select(example => new TokenRow(example.InputIds, example.Labels)), .. examples.Select(example => example.Rejected!), .. negatives], device);
         return new PairBatch(batch.InputIds, batch.Labels)
         {
+            Negatives = negatives.Length,
             AttentionMask = batch.AttentionMask,
             TokenCount = batch.TokenCount,
             TargetCount = batch.TargetCount,

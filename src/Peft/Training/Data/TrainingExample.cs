@@ -51,6 +51,12 @@ public sealed record TrainingExample(TrainingRow Row, int[] InputIds, int[] Labe
     /// <summary>In a pair, the worse answer to the same prompt; of two texts that are alike the second; null elsewhere.</summary>
     public TokenRow? Rejected { get; init; }
 
+    /// <summary>Beside two texts that are alike, those that the first is to be told from; none elsewhere.</summary>
+    public IReadOnlyList<int[]> Negatives { get; init; } = [];
+
+    /// <summary>The tokens of every text of it.</summary>
+    internal IEnumerable<int[]> Texts => [InputIds, .. Rejected is null ? Array.Empty<int[]>() : [Rejected.InputIds], .. Negatives];
+
     /// <summary>In a pair, by how much the better answer is better; of two texts how alike they are; null where the data doesn't say.</summary>
     public double? Margin { get; init; }
 
@@ -69,8 +75,8 @@ public sealed record TrainingExample(TrainingRow Row, int[] InputIds, int[] Labe
     /// <summary>Whether the answer is good; null where nobody judged it.</summary>
     public bool? IsDesirable { get; init; }
 
-    /// <summary>How many tokens it has, those of both answers of a pair.</summary>
-    public int TokenCount => InputIds.Length + (Rejected?.InputIds.Length ?? 0) + (Kind == ExampleKind.SequenceToSequence ? Labels.Length : 0);
+    /// <summary>How many tokens it has, those of both answers of a pair and of all texts that are compared.</summary>
+    public int TokenCount => Texts.Sum(static text => text.Length) + (Kind == ExampleKind.SequenceToSequence ? Labels.Length : 0);
 
     /// <summary>How many labels carry loss. The first of a text that is continued never does: nothing stands before it that could predict it.</summary>
     public int LearnedCount => Target?.Values.Count ?? (Learned(Labels) + (Rejected is null ? 0 : Learned(Rejected.Labels)));
@@ -97,12 +103,13 @@ public sealed record TrainingExample(TrainingRow Row, int[] InputIds, int[] Labe
     /// <param name="length">Maximum length of each row, in tokens; null keeps all.</param>
     internal TrainingExample Cut(int? length) => Kind is ExampleKind.Text or ExampleKind.Pair or ExampleKind.Judged or ExampleKind.Rated or ExampleKind.Similar ? CutText(length) : CutLabelled(length);
 
-    private TrainingExample CutText(int? length) => length is not { } limit || (InputIds.Length <= limit && (Rejected?.InputIds.Length ?? 0) <= limit) ? this : this with
+    private TrainingExample CutText(int? length) => length is not { } limit || Texts.All(text => text.Length <= limit) ? this : this with
     {
         InputIds = InputIds[..Math.Min(limit, InputIds.Length)],
         Labels = Labels[..Math.Min(limit, Labels.Length)],
         Rejected = Rejected is null ? null : new TokenRow(Rejected.InputIds[..Math.Min(limit, Rejected.InputIds.Length)], Rejected.Labels[..Math.Min(limit, Rejected.Labels.Length)]),
-        UncutLength = Math.Max(InputIds.Length, Rejected?.InputIds.Length ?? 0),
+        Negatives = [.. Negatives.Select(text => text[..Math.Min(limit, text.Length)])],
+        UncutLength = Texts.Max(static text => text.Length),
     };
 
     /// <summary>What ends a text (an end-of-text token, a separator) stays at its end.</summary>

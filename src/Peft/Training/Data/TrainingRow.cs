@@ -50,6 +50,16 @@ public sealed record TrainingRow(IReadOnlyDictionary<string, object?> Values, st
     /// <returns>The text, empty where there is none.</returns>
     public string OptionalText(string column) => Values.GetValueOrDefault(column) is null ? string.Empty : Text(column);
 
+    /// <summary>The texts of a column that may be missing: one, or a list of them.</summary>
+    /// <param name="column">The column.</param>
+    /// <exception cref="PeftException"><c>DatasetRowInvalid</c>: something else.</exception>
+    public IReadOnlyList<string> Texts(string column) => Values.GetValueOrDefault(column) switch
+    {
+        null => [],
+        IReadOnlyList<object?> list => [.. list.Select((item, i) => item as string ?? throw Error(string.Create(CultureInfo.InvariantCulture, $"{column}[{i}]"), "a text is needed."))],
+        _ => [Text(column)],
+    };
+
     /// <summary>The truth value of a column: true or false, 1 or 0, also as text.</summary>
     /// <param name="column">The column.</param>
     /// <exception cref="PeftException"><c>DatasetRowInvalid</c>: something else.</exception>

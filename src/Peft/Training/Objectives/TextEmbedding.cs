@@ -34,7 +34,7 @@ public abstract class TextEmbedding : IObjective
             inputs =>
             {
                 var vectors = normalize(Pool(inputs[0].to(ScalarType.Float32), output, batch.AttentionMask), dim: 1);
-                return Loss(pass, vectors.narrow(0, 0, batch.Pairs), vectors.narrow(0, batch.Pairs, batch.Pairs), batch.Margins).div(pass.Divisor ?? 1);
+                return Loss(pass, vectors.narrow(0, 0, batch.Pairs), vectors.narrow(0, batch.Pairs, batch.Pairs + batch.Negatives), batch.Margins).div(pass.Divisor ?? 1);
             },
             output.Hidden);
     }
@@ -42,7 +42,7 @@ public abstract class TextEmbedding : IObjective
     /// <summary>The mean loss of a batch.</summary>
     /// <param name="pass">The pass.</param>
     /// <param name="first">The first texts' vectors, of length 1, [pairs, width].</param>
-    /// <param name="second">The second texts' vectors.</param>
+    /// <param name="second">The second texts' vectors, and behind them those of texts that are like none, [pairs + negatives, width].</param>
     /// <param name="similarities">How alike the texts of each pair are, [pairs]; null where nobody said.</param>
     private protected abstract Tensor Loss(ObjectivePass pass, Tensor first, Tensor second, Tensor? similarities);
 
@@ -65,7 +65,7 @@ public abstract class TextEmbedding : IObjective
 
 /// <summary>
 /// Multiple negatives ranking (Henderson et al. 2017; van den Oord et al. 2018): of all second texts of a batch each first one is to be nearest to its own, by the cross-entropy of
-/// cosines times <c>scale</c> (20). With <c>symmetric</c> the other way round as well, each way by half. Larger batches hold more negatives: micro batches don't see each other's.
+/// cosines times <c>scale</c> (20); texts that rows give as negatives stand among the second ones and are nobody's own. With <c>symmetric</c> the other way round as well (from second texts to first ones), each way by half. Larger batches hold more negatives: micro batches don't see each other's.
 /// </summary>
 public sealed class MultipleNegativesRanking : TextEmbedding
 {
@@ -93,7 +93,7 @@ public sealed class MultipleNegativesRanking : TextEmbedding
         }
 
         var loss = cross_entropy(scores, own);
-        return _isSymmetric ? loss.add(cross_entropy(scores.t(), own)).mul(0.5) : loss;
+        return _isSymmetric ? loss.add(cross_entropy(scores.narrow(1, 0, own.size(0)).t(), own)).mul(0.5) : loss;
     }
 }
 
@@ -110,6 +110,14 @@ public sealed class CosineSimilarity : TextEmbedding
 
     private protected override Tensor Loss(ObjectivePass pass, Tensor first, Tensor second, Tensor? similarities)
     {
+        if (second.size(0) != first.size(0))
+        {
+            throw new PeftException("ObjectiveDataMismatch", "The data has texts to tell others from (a column 'negative'), which this objective doesn't compare.")
+            {
+                RecommendedAction = "Learn with -Objective multiple_negatives_ranking, or leave the column out.",
+            };
+        }
+
         var difference = first.mul(second).sum(1).sub(similarities ?? ones(first.size(0), first.dtype, first.device));
         using (no_grad())
         {
