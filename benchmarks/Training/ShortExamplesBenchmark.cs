@@ -26,7 +26,7 @@ internal static class ShortExamplesBenchmark
     {
         using var model = new PeftModel(shape.Create(type), shape.Name);
         model.AddAdapter(new LoraConfig { Rank = 8, Alpha = 16, TargetModules = ModuleNames.AllLinear, TaskType = "CAUSAL_LM" });
-        var data = new PackedRows((int)shape.Config["vocab_size"]!, Rows * (steps + WarmUp) * Length / Mean);
+        var data = new PackedRows((int)(long)shape.Config["vocab_size"]!, Rows * (steps + WarmUp) * Length / Mean);
         var record = new Trainer(new TrainingRequest
         {
             Model = model,

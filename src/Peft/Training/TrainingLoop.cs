@@ -142,7 +142,8 @@ internal sealed class TrainingLoop : IDisposable
     /// <summary>Says that the first step comes, and makes the evaluation that a training was stopped in.</summary>
     public void Start()
     {
-        _secondsBefore = _records.Count > 0 ? _records[^1].Seconds : 0;
+        // A log that was damaged may not say it.
+        _secondsBefore = _records.Select(static record => record.Seconds).LastOrDefault(double.IsFinite);
         _request.OnStart?.Invoke(new TrainingStart(_firstStep, _plan.TotalSteps, _plan.RowCount, _heldOut.Length, Optimizer.Parameters.Count));
         _retention?.Begin(_context.Cancellation);
         using var clock = Measured();

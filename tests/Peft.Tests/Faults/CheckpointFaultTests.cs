@@ -185,6 +185,17 @@ public sealed class CheckpointFaultTests : IDisposable
     }
 
     [Fact]
+    public void ATrainingGoesOnWhereItsDamagedLogDoesntSayHowLongItTook()
+    {
+        Train(s_options);
+        File.WriteAllText(Log, System.Text.RegularExpressions.Regex.Replace(File.ReadAllText(Log), "\"seconds\":[^,}]*", "\"seconds\":null"));
+        var record = Train(s_options with { MaxSteps = 11 }, resume: true);
+        Assert.Equal(9, record.ResumedFrom);
+        Assert.All(record.Steps.Skip(9), static step => Assert.True(double.IsFinite(step.Seconds)));
+        Assert.Equal(11, File.ReadLines(Log).Count());
+    }
+
+    [Fact]
     public void AnOlderTrainingIsThereUntilTheFirstCheckpointOfTheNewOne()
     {
         Train(s_options);

@@ -179,7 +179,7 @@ internal sealed class ExampleBuilder(
         var negative = columns[ColumnRole.Negative];
         return new TrainingExample(row, ids, ids, $"'{anchor}' and '{positive}' are read, and how alike they are is learnt{(negative is null ? "" : $"; '{negative}' is read as what they are not")}")
         {
-            Negatives = negative is null ? [] : [.. row.Texts(negative).Select(tokenizer.EncodeIds)],
+            Negatives = negative is null ? [] : [.. row.Texts(negative).Select(text => tokenizer.EncodeIds(text))],
             Kind = ExampleKind.Similar,
             Rejected = new TokenRow(others, others),
             Margin = columns[ColumnRole.Similarity] is { } similarity ? row.OptionalNumber(similarity) : null,
