@@ -33,7 +33,8 @@ internal sealed class LayerReplication
     /// <param name="ranges">First block and the block behind the last of each range that stands in the stack; null to join alone.</param>
     /// <param name="isInUse">Whether the model has adapters, which were made for its blocks as they are.</param>
     /// <returns>What is to be ended, or null where blocks stand once.</returns>
-    /// <exception cref="PeftException"><c>LayersInvalid</c> or <c>LayersInUse</c>.</exception>
+    /// <exception cref="PeftException"><c>LayersInvalid</c>, <c>LayersInUse</c>, or <c>LayersNotReplicable</c> where PEFT refuses too.</exception>
+    /// <exception cref="NotSupportedByPeftException"><c>LayersNotReplicable</c>: the family has no code for what PEFT does.</exception>
     public static LayerReplication? Use(PretrainedModel model, IReadOnlyList<IReadOnlyList<int>>? ranges, bool isInUse)
     {
         if (ranges is { Count: > 0 })
@@ -44,7 +45,7 @@ internal sealed class LayerReplication
                 throw new PeftException("LayersInUse", "Blocks can't be repeated while the model has adapters that were made for its blocks as they are.");
             }
 
-            model.Replication ??= IsWherePeftLooks(model) ? new LayerReplication(model, sources) : throw new NotSupportedByPeftException(
+            model.Replication ??= IsWherePeftLooks(model) ? new LayerReplication(model, sources) : throw new PeftException(
                 "LayersNotReplicable", $"Blocks of {model.Backbone.ClassName} don't stand where PEFT repeats them: in 'layers', 'encoder.layer' or 'h' of the model, so that nobody could load the adapter.")
             {
                 RecommendedAction = "Use a decoder of the Llama line or BERT, or an adapter without layer_replication.",
