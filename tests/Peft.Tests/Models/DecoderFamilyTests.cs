@@ -119,7 +119,7 @@ public class DecoderFamilyTests
         """{ "model_type": "gpt_neo", "hidden_size": 16, "num_heads": 4, "num_layers": 2, "window_size": 3, "attention_types": [[["global", "local"], 1]] }""", bare =>
     {
         var model = new PeftModel(bare, "tiny");
-        var error = Assert.Throws<NotSupportedByPeftException>(() => model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.AllLinear, LayerReplication = [[0, 1], [0, 2]] }, "more", 1));
+        var error = Assert.Throws<PeftException>(() => model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.AllLinear, LayerReplication = [[0, 1], [0, 2]] }, "more", 1));
         Assert.Equal("LayersNotReplicable", error.ErrorId);
         Assert.Equal(2, bare.Config.Integer("num_layers"));
     });
