@@ -83,6 +83,7 @@ internal static class RecommendedActions
         ["ModelConfigInvalid"] = ConfigOfWeights,
         ["ModelConfigMissing"] = "Point to the folder that holds the model's config.json beside its weights, or to a GGUF file.",
         ["MaxMemoryExceeded"] = "Allow more, or quantise the model: -LoadIn4Bit takes about a quarter of bfloat16.",
+        ["WeightsOffloaded"] = "Train an adapter on them, and merge it from folder to folder: Merge-LoraAdapter -Path BASE -AdapterPath ADAPTER -OutputPath OUT. For anything else import the model without a device map or limit.",
         ["MaxMemoryInvalid"] = "Give a number of bytes, or a text such as 8GB.",
         ["MergeOriginalMissing"] = "Name the folder of the unquantised model with -OriginalPath, or merge onto the unpacked weights.",
         ["MergeOriginalUnfit"] = "Name the folder of the model that was quantised with -OriginalPath.",

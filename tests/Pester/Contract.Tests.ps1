@@ -34,7 +34,7 @@ Describe 'Cmdlet <Name>' -ForEach $cmdlets {
     }
 
     It 'asks before it changes something, and only then' {
-        $changes = $Command.Verb -in 'Add', 'Set', 'Remove', 'Export', 'Enable', 'Disable', 'Join', 'Merge', 'Undo' -and $Name -ne 'Join-TrainingDataset' -or $Name -in 'Compress-PeftModel', 'Convert-PeftAdapter', 'ConvertTo-LoraAdapter', 'Import-PeftAdapter', 'Invoke-LoraTraining', 'Invoke-PolicyTraining', 'Invoke-PreferenceTraining', 'Save-HubModel'
+        $changes = $Command.Verb -in 'Add', 'Set', 'Remove', 'Export', 'Enable', 'Disable', 'Join', 'Merge', 'Undo' -and $Name -ne 'Join-TrainingDataset' -or $Name -in 'Compress-PeftModel', 'Convert-PeftAdapter', 'ConvertTo-LoraAdapter', 'Import-PeftAdapter', 'Import-PeftModel', 'Invoke-LoraTraining', 'Invoke-PolicyTraining', 'Invoke-PreferenceTraining', 'Save-HubModel'
         $Command.Parameters.ContainsKey('WhatIf') | Should -Be $changes
     }
 

@@ -11,6 +11,8 @@ internal static unsafe partial class LinuxProcess
     private const int BindLazily = 0x1;
     private const int OnlyIfLoaded = 0x4;
     private const int SymbolsForAll = 0x100;
+    private const int WillNeed = 3;
+    private const int DontNeed = 4;
 
     /// <summary>Sets a variable in the process's environment, which <c>getenv</c> reads; .NET's own is a copy that native code never sees.</summary>
     public static void SetVariable(string name, string value) => _ = setenv(name, value, 1);
@@ -45,6 +47,12 @@ internal static unsafe partial class LinuxProcess
         .Select(static line => line.IndexOf('/', StringComparison.Ordinal) is var path and >= 0 ? line[path..] : "")
         .FirstOrDefault(path => Path.GetFileName(path).StartsWith(beginning, StringComparison.Ordinal));
 
+    /// <summary>Begins to read pages of a mapped file; where nothing is mapped nothing happens.</summary>
+    public static void ReadAhead(nint start, nint bytes) => _ = madvise(start, bytes, WillNeed);
+
+    /// <summary>Drops pages of a mapped file, with what was written to them.</summary>
+    public static void Drop(nint start, nint bytes) => _ = madvise(start, bytes, DontNeed);
+
     /// <summary>A function of any library that was loaded for all, or zero.</summary>
     public static nint LoadedFunctionOfAll(string function) => dlsym(0, function);
 
@@ -62,6 +70,9 @@ internal static unsafe partial class LinuxProcess
 
     [LibraryImport(Library)]
     private static partial int close(int file);
+
+    [LibraryImport(Library)]
+    private static partial int madvise(nint start, nint bytes, int advice);
 
     [LibraryImport(Library, StringMarshalling = StringMarshalling.Utf8)]
     private static partial nint dlopen(string path, int flags);

@@ -1,3 +1,4 @@
+using Peft.Models.Placement;
 using static TorchSharp.torch;
 
 namespace Peft.Models;
@@ -28,8 +29,12 @@ internal sealed class CheckpointPiece : Piece
         _needs = needs;
     }
 
+    /// <summary>Brings the block's weights to where they are computed with; null where they are there.</summary>
+    public BlockResidence? Residence { get; init; }
+
     public override void Backward(PieceGradients gradients)
     {
+        using var stay = Residence?.Enter();
         using var tape = new Tape();
         for (var i = 0; i < _inputs.Length; i++)
         {

@@ -19,6 +19,10 @@ public interface IWeightPacking
     /// <param name="weight">Its weight, in the layout of the layer's parameter.</param>
     PackedWeight Pack(Linear layer, Tensor weight);
 
+    /// <summary>What a packed weight takes, told from its shape.</summary>
+    /// <param name="layer">One of the targets.</param>
+    long BytesOf(Linear layer);
+
     /// <summary>Refuses a model of whose layers none was packed, since they share their weights with what isn't.</summary>
     /// <param name="targets">What was to be packed.</param>
     /// <param name="model">The model.</param>
@@ -31,6 +35,10 @@ public interface IPackedStore
     /// <summary>Whether a tensor is a packed weight.</summary>
     /// <param name="name">The tensor's name.</param>
     bool IsPacked(string name);
+
+    /// <summary>What a packed weight takes.</summary>
+    /// <param name="name">A name for which <see cref="IsPacked"/> is true.</param>
+    long PackedBytes(string name);
 
     /// <summary>Reads a packed weight as it is.</summary>
     /// <param name="name">A name for which <see cref="IsPacked"/> is true.</param>

@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Text.Json.Nodes;
 using Peft.Files;
 using Peft.Models.Gguf;
+using Peft.Models.Placement;
 using Peft.Tensors;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -37,6 +38,12 @@ public sealed record LoadOptions
 
     /// <summary>Makes weights of a GGUF file's blocks; null where nothing can.</summary>
     internal Func<GgufPacked, UnpackBuffer, bool, Device, PackedWeight>? MakeBlocks { get; init; }
+
+    /// <summary>How modules are spread over devices and the disk; null where all go to <see cref="Device"/>.</summary>
+    public DeviceMapRequest? DeviceMap { get; init; }
+
+    /// <summary>Whether the device map is planned and nothing is loaded.</summary>
+    internal bool PlansOnly { get; init; }
 
     /// <summary>Whether weights stay in the files that they are mapped from as far as these allow it: layers that share an input aren't joined, which needs memory of its own.</summary>
     internal bool StaysMapped { get; init; }
@@ -120,6 +127,18 @@ public static class ModelLoader
         return Complete(model, plain ?? store, options);
     }
 
+    /// <summary>Where a model's modules would lie, by the device map that is asked for: no weights are read.</summary>
+    /// <param name="path">As <see cref="Load"/>.</param>
+    /// <param name="options">How it would be loaded, with a device map.</param>
+    /// <exception cref="PeftException">As <see cref="Load"/>, or what a device map lacks.</exception>
+    public static IReadOnlyList<ModulePlacement> Plan(string path, LoadOptions options)
+    {
+        ArgumentNullException.ThrowIfNull(options);
+        IReadOnlyList<ModulePlacement> rows = [];
+        using var model = Load(path, options with { PlansOnly = true, DeviceMap = (options.DeviceMap ?? new DeviceMapRequest()) with { OnPlan = plan => rows = plan } });
+        return rows;
+    }
+
     /// <summary>Gives a structure its weights.</summary>
     /// <param name="model">The structure.</param>
     /// <param name="store">Tensors by the names that the family's files use; the backbone's prefix may be missing or too much.</param>
@@ -134,6 +153,13 @@ public static class ModelLoader
         using var scope = NewDisposeScope();
         var reader = new WeightReader(model, store, options);
         RefuseMissing(model, store, reader);
+        using var placement = options.DeviceMap is { } request ? WeightPlacement.Plan(model, request, reader.Bytes()) : null;
+        if (options.PlansOnly)
+        {
+            return;
+        }
+
+        reader.PlaceBy(placement);
         if (!options.StaysMapped)
         {
             reader.Allocate();
@@ -149,8 +175,10 @@ public static class ModelLoader
             using var own = NewDisposeScope();
             if (!reader.Read(path, parameter, module) && IsInHead(model, module))
             {
-                parameter.Assign(FreshHead(model, parameter, options));
+                parameter.Assign(FreshHead(model, parameter, options with { Device = reader.DeviceOf(path) }));
             }
+
+            placement?.Settle(path, parameter);
 
             done += parameter.Count;
             options.OnProgress?.Invoke(done, total);
@@ -158,6 +186,7 @@ public static class ModelLoader
 
         TieAsStored(model, options);
         reader.PackRest();
+        placement?.Finish(model);
         reader.Finish();
         SayCarried(model, options);
         if (model.Carried.Count > 0 || model.NamedWeights().Any(static named => named.Parameter is { IsLoaded: true, Device.type: DeviceType.CPU }))
@@ -165,7 +194,8 @@ public static class ModelLoader
             model.Keep(store.TakeMappedFiles());
         }
 
-        if (!options.StaysMapped)
+        // A copy beside the file's pages would take twice what a weight was planned to.
+        if (!options.StaysMapped && placement?.Offloads != true)
         {
             model.FuseWhenUsed();
         }

@@ -1,4 +1,5 @@
 using Peft.Models.Layers;
+using Peft.Models.Placement;
 
 namespace Peft.Models;
 
@@ -35,6 +36,9 @@ public abstract class Module : IDisposable
 
     /// <summary>Full name from the root, such as <c>model.layers.0.self_attn.q_proj</c>; empty for the root.</summary>
     public string Path => Parent is null || Parent.Path.Length == 0 ? Name : $"{Parent.Path}.{Name}";
+
+    /// <summary>In a block whose weights lie elsewhere than where they are computed with, what brings them there; null usually.</summary>
+    internal BlockResidence? Residence { get; set; }
 
     /// <summary>Children in the order transformers lists them.</summary>
     public IReadOnlyList<Module> Children => _children;

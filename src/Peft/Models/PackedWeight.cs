@@ -77,6 +77,10 @@ public abstract class PackedWeight(IReadOnlyList<long> shape, ScalarType dataTyp
     /// <param name="values">[outputs, inputs].</param>
     public abstract PackedWeight Repack(Tensor values);
 
+    /// <summary>The same weight with its tensors elsewhere: on another device, or mapped from a file.</summary>
+    /// <param name="move">Gives for each tensor the one in its place, of the caller's dispose scope.</param>
+    internal abstract PackedWeight Moved(Func<Tensor, Tensor> move);
+
     /// <summary>Memory that takes a number of weights one below the other.</summary>
     /// <param name="weights">Packed weights of one width, on one device and of one model.</param>
     /// <param name="type">The type to unpack to.</param>

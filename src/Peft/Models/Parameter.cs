@@ -1,3 +1,4 @@
+using Peft.Models.Placement;
 using Peft.Tensors;
 using static TorchSharp.torch;
 
@@ -21,6 +22,7 @@ public sealed class Parameter
     private PackedWeight? _packed;
     private Tensor? _lowered;
     private int _loweredVersion;
+    private OffloadedWeight? _offloaded;
 
     /// <summary>Makes a parameter without weights.</summary>
     /// <param name="name">Local name inside its module, such as <c>weight</c>.</param>
@@ -60,8 +62,14 @@ public sealed class Parameter
     /// <summary>Whether there are weights, packed or not.</summary>
     public bool IsLoaded => Value is not null || Packed is not null;
 
-    /// <summary>Where the weights are; the CPU while only the structure exists.</summary>
-    public Device Device => Value?.device ?? Packed?.Device ?? CPU;
+    /// <summary>Where the weights are computed with; the CPU while only the structure exists.</summary>
+    public Device Device => Offloaded?.Computing ?? Value?.device ?? Packed?.Device ?? CPU;
+
+    /// <summary>What brings the weights to where they are computed with, where they lie elsewhere; null usually.</summary>
+    internal OffloadedWeight? Offloaded => TiedTo is { } other ? other.Offloaded : _offloaded;
+
+    /// <summary>Whether the weights lie elsewhere than where they are computed with: in the processor's memory or on the disk.</summary>
+    public bool IsOffloaded => Offloaded is not null;
 
     /// <summary>Memory the weights take.</summary>
     public long Bytes => Packed?.Bytes ?? (Count * ElementType.SizeOf(DataType));
@@ -88,11 +96,15 @@ public sealed class Parameter
             if (TiedTo is { } other)
             {
                 other.Gradient = value;
+                return;
             }
-            else
+
+            if (value is not null)
             {
-                _gradient = value;
+                RefuseOffloaded("trained");
             }
+
+            _gradient = value;
         }
     }
 
@@ -123,6 +135,7 @@ public sealed class Parameter
         }
 
         TiedTo = null;
+        _offloaded = null;
         if (!ReferenceEquals(_value, weights))
         {
             _value?.Dispose();
@@ -148,12 +161,35 @@ public sealed class Parameter
         }
 
         TiedTo = null;
+        _offloaded = null;
         _value?.Dispose();
         _value = null;
         _packed?.Dispose();
         _packed = weights;
         _dataType = weights.DataType;
         Version++;
+    }
+
+    /// <summary>Says that the weights lie elsewhere than where they are computed with.</summary>
+    internal void Offload(OffloadedWeight weight) => _offloaded = weight;
+
+    /// <summary>Puts the same weights from elsewhere in the place of those there are, which go to the caller.</summary>
+    internal (Tensor? Value, PackedWeight? Packed) Exchange(Tensor? value, PackedWeight? packed)
+    {
+        var before = (_value, _packed);
+        (_value, _packed) = (value, packed);
+        return before;
+    }
+
+    /// <summary>Refuses to change weights that lie elsewhere: what is written to them would be lost.</summary>
+    /// <param name="what">What is to be done with them, as a participle.</param>
+    /// <exception cref="PeftException"><c>WeightsOffloaded</c>.</exception>
+    internal void RefuseOffloaded(string what)
+    {
+        if (IsOffloaded)
+        {
+            throw new PeftException("WeightsOffloaded", $"The weights of '{Name}' [{string.Join(", ", _shape)}] can't be {what}: they are offloaded ({(Offloaded!.IsOnDisk ? "to the disk" : "to the processor")}), and are only read from there.") { Target = Name };
+        }
     }
 
     /// <summary>Gives packed weights away, so that what replaces them doesn't free them.</summary>
@@ -211,6 +247,7 @@ public sealed class Parameter
         _value = null;
         _packed?.Dispose();
         _packed = null;
+        _offloaded = null;
         TiedTo = other.TiedTo ?? other;
         Version++;
     }
@@ -221,6 +258,7 @@ public sealed class Parameter
     /// <returns>What was there.</returns>
     internal Tensor? Resize(long rows, Tensor? weights)
     {
+        RefuseOffloaded("given other rows");
         var before = _value;
         _shape[0] = rows;
         _value = weights?.DetachFromDisposeScope();
@@ -245,6 +283,7 @@ public sealed class Parameter
     public void Release()
     {
         Edits?.Forget();
+        _offloaded = null;
         _value?.Dispose();
         _value = null;
         _packed?.Dispose();

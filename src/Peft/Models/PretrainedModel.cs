@@ -1,6 +1,7 @@
 using System.Text.Json.Nodes;
 using Peft.Models.Heads;
 using Peft.Models.Layers;
+using Peft.Models.Placement;
 using Peft.Tensors;
 using static TorchSharp.torch;
 
@@ -77,8 +78,14 @@ public abstract class PretrainedModel : Module
     /// <summary>Type of the weights: the first parameter's.</summary>
     public ScalarType DataType => First.DataType;
 
-    /// <summary>Device of the weights: the first parameter's; the CPU while only the structure exists.</summary>
-    public Device Device => First.Value?.device ?? CPU;
+    /// <summary>Device that computes: the first parameter's; the CPU while only the structure exists.</summary>
+    public Device Device => Residency?.Computing ?? First.Value?.device ?? CPU;
+
+    /// <summary>Where modules lie, where a device map was asked for; empty otherwise.</summary>
+    public IReadOnlyList<ModulePlacement> DeviceMap => Residency?.Map.Rows ?? [];
+
+    /// <summary>Brings weights that lie elsewhere to the device that computes; null where no device map was asked for.</summary>
+    internal Residency? Residency { get; set; }
 
     /// <summary>Whether weights are there.</summary>
     public bool IsLoaded => First.IsLoaded;
@@ -252,6 +259,7 @@ public abstract class PretrainedModel : Module
         }
 
         base.Dispose(disposing);
+        Residency?.Dispose();
         _mappedFiles.ForEach(static file => file.Dispose());
         _mappedFiles.Clear();
     }

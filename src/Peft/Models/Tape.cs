@@ -1,3 +1,4 @@
+using Peft.Models.Placement;
 using static TorchSharp.torch;
 
 namespace Peft.Models;
@@ -110,13 +111,19 @@ public sealed class Tape : IDisposable
     /// <param name="inputs">Tensors from roots or earlier pieces.</param>
     /// <param name="context">The forward pass, whose tape this is.</param>
     /// <param name="trains">Whether the block trains anything.</param>
-    public IReadOnlyList<Tensor> Checkpoint(
-        Func<IReadOnlyList<Tensor>, ForwardContext, IReadOnlyList<Tensor>> block, IReadOnlyList<Tensor> inputs, ForwardContext context, bool trains)
+    /// <param name="residence">Brings the block's weights to where they are computed with; null where they are there.</param>
+    internal IReadOnlyList<Tensor> Checkpoint(
+        Func<IReadOnlyList<Tensor>, ForwardContext, IReadOnlyList<Tensor>> block, IReadOnlyList<Tensor> inputs, ForwardContext context, bool trains, BlockResidence? residence = null)
     {
         Tensor[] states = [.. context.AllGenerators.Select(static generator => generator.get_state())];
-        var outputs = block(inputs, context with { Tape = null });
+        IReadOnlyList<Tensor> outputs;
+        using (residence?.Enter())
+        {
+            outputs = block(inputs, context with { Tape = null });
+        }
+
         IReadOnlyList<Tensor> all = [.. inputs, .. context.TapeTensors];
-        Record(new CheckpointPiece(block, all, inputs.Count, context, states, [.. all.Select(NeedsGradient)]), all, outputs, trains);
+        Record(new CheckpointPiece(block, all, inputs.Count, context, states, [.. all.Select(NeedsGradient)]) { Residence = residence }, all, outputs, trains);
         return outputs;
     }
 

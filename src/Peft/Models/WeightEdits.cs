@@ -77,6 +77,7 @@ public sealed class WeightEdits
     public void Edit(Parameter parameter, Func<Tensor, Tensor> change, bool unpacks = false)
     {
         ArgumentNullException.ThrowIfNull(parameter);
+        parameter.RefuseOffloaded("changed in place");
         (parameter.Edits ??= new EditStack(parameter)).Push(this, new WeightEdit(change, unpacks));
         _edited.Add(parameter);
     }
@@ -86,6 +87,7 @@ public sealed class WeightEdits
     /// <param name="change">Changes the weights in place. Called again when an edit below is taken back.</param>
     internal void EditInPlace(Parameter parameter, Action<Tensor> change)
     {
+        parameter.RefuseOffloaded("changed in place");
         (parameter.Edits ??= new EditStack(parameter)).Push(this, new WeightEdit(static current => current, Unpacks: false) { InPlace = change });
         _edited.Add(parameter);
     }

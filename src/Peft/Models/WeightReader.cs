@@ -1,5 +1,6 @@
 using Peft.Engine;
 using Peft.Models.Layers;
+using Peft.Models.Placement;
 using Peft.Tensors;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -22,6 +23,7 @@ internal sealed class WeightReader
     private readonly HashSet<string> _tied;
     private readonly UnpackBuffer _buffer = new();
     private long _plainBytes;
+    private WeightPlacement? _placement;
 
     public WeightReader(PretrainedModel model, TensorStore store, LoadOptions options)
     {
@@ -40,13 +42,30 @@ internal sealed class WeightReader
         }
     }
 
+    /// <summary>What each weight will take, by its path; weights that are shared once.</summary>
+    public Dictionary<string, long> Bytes()
+    {
+        var followers = _model.TiedParameters.Select(static tie => tie.Follower).ToHashSet(StringComparer.Ordinal);
+        return _model.NamedWeights().Where(named => !followers.Contains(named.Path)).ToDictionary(static named => named.Path, BytesOf, StringComparer.Ordinal);
+    }
+
+    /// <summary>Has weights read to where they are to lie.</summary>
+    public void PlaceBy(WeightPlacement? placement)
+    {
+        _placement = placement;
+        placement?.Open(_store);
+    }
+
+    /// <summary>Where a weight is read to.</summary>
+    public Device DeviceOf(string path) => _placement?.DeviceOf(path) ?? _options.Device ?? CPU;
+
     /// <summary>
     /// Makes one tensor for the weights of layers that are computed together, so that they are read straight into it. Weights that stay in the file
     /// are joined when they are first used.
     /// </summary>
     public void Allocate()
     {
-        foreach (var group in _model.Descendants().SelectMany(static module => module.Groups).Where(group => !group.Members.Any(IsPacked)))
+        foreach (var group in _model.Descendants().SelectMany(static module => module.Groups).Where(group => !group.Members.Any(member => IsPacked(member) || IsElsewhere(member))))
         {
             if (group.Members.All(member => member.Parameters.All(parameter => StaysInFile($"{member.Path}.{parameter.Name}", parameter))))
             {
@@ -56,7 +75,7 @@ internal sealed class WeightReader
             var types = group.Members.SelectMany(Paths).Select(path => _places.TryGetValue(path, out var parts) ? Type(parts[0]) : (ScalarType?)null).Distinct().ToArray();
             if (types is [{ } type])
             {
-                _allocated.UnionWith(group.Allocate(type, _options.Device ?? CPU));
+                _allocated.UnionWith(group.Allocate(type, DeviceOf(Paths(group.Members[0]).First())));
             }
         }
     }
@@ -75,7 +94,7 @@ internal sealed class WeightReader
         var layer = module is Linear linear && ReferenceEquals(linear.Weight, parameter) ? linear : null;
         if (layer is not null && StoredForm(layer, parts) is { } name)
         {
-            parameter.Pack(((IPackedStore)_store).ReadPacked(name, _buffer, layer.IsTransposed, _options.Device ?? CPU));
+            parameter.Pack(((IPackedStore)_store).ReadPacked(name, _buffer, layer.IsTransposed, DeviceOf(path)));
             return true;
         }
 
@@ -148,11 +167,11 @@ internal sealed class WeightReader
             {
                 Check(_store.Entry(only.Name).Shape, parameter.Shape, path);
                 var values = packs ? _store.Read(only.Name, TypeOf(parameter)) : _store.Map(only.Name, TypeOf(parameter));
-                parameter.Assign(ModelLoader.Placed(values, _options.Device));
+                parameter.Assign(ModelLoader.Placed(values, DeviceOf(path)));
                 return;
             }
 
-            parameter.Assign(empty([.. parameter.Shape], TypeOf(parameter) ?? Type(parts[0]), _options.Device ?? CPU));
+            parameter.Assign(empty([.. parameter.Shape], TypeOf(parameter) ?? Type(parts[0]), DeviceOf(path)));
         }
 
         foreach (var part in parts)
@@ -168,7 +187,7 @@ internal sealed class WeightReader
 
     private bool StaysInFile(string path, Parameter parameter) =>
         _places.TryGetValue(path, out var parts) && Alone(parts, parameter) is { } only && _store.StaysInFile(only.Name)
-        && (_options.Device is null || _options.Device.type == DeviceType.CPU)
+        && DeviceOf(path).type == DeviceType.CPU
         && (TypeOf(parameter) is not { } type || type == _store.Entry(only.Name).ScalarType);
 
     /// <summary>The tensor of a file that is a parameter and nothing else, or null.</summary>
@@ -177,6 +196,18 @@ internal sealed class WeightReader
 
     private bool IsPacked(Linear layer) =>
         _packed.Contains(layer) || (_places.TryGetValue($"{layer.Path}.{layer.Weight.Name}", out var parts) && StoredForm(layer, parts) is not null);
+
+    private bool IsElsewhere(Linear member) => Paths(member).Any(path => _placement?.IsOffloaded(path) == true);
+
+    private long BytesOf(NamedParameter named)
+    {
+        var (path, parameter, module) = named;
+        var layer = module is Linear linear && ReferenceEquals(linear.Weight, parameter) ? linear : null;
+        var parts = _places.GetValueOrDefault(path);
+        return layer is not null && parts is not null && StoredForm(layer, parts) is { } name ? ((IPackedStore)_store).PackedBytes(name)
+            : layer is not null && _packed.Contains(layer) && !_tied.Contains(path) ? _options.Packing!.BytesOf(layer)
+            : parameter.Count * ElementType.SizeOf(TypeOf(parameter) ?? (parts is null ? ScalarType.Float32 : Type(parts[0])));
+    }
 
     private static IEnumerable<string> Paths(Linear member) => member.Parameters.Select(parameter => $"{member.Path}.{parameter.Name}");
 
@@ -228,6 +259,11 @@ internal sealed class WeightReader
         source = isPiece ? source.narrow(0, part.FileStart, part.Size) : source;
         Check(source.shape, target.shape, path);
         target.copy_(source);
+        if (_store.IsMapped(source))
+        {
+            // The copy is what is computed with; the file's pages would stay beside it.
+            MappedPages.Drop(TensorMemory.Address(source), source.NumberOfElements * source.ElementSize);
+        }
     }
 
     private void Check(IReadOnlyList<long> found, IReadOnlyList<long> expected, string path)

@@ -86,6 +86,13 @@ public sealed unsafe class Float8Weight : PackedWeight
         return Of(codes, scales, (_blockRows, _blockColumns), DataType, new PackedPlace(Buffer, IsTransposed, Device));
     }
 
+    /// <inheritdoc/>
+    internal override PackedWeight Moved(Func<Tensor, Tensor> move)
+    {
+        var codes = move(_codes);
+        return Of(codes, move(_scales), (_blockRows, _blockColumns), DataType, new PackedPlace(Buffer, IsTransposed, codes.device));
+    }
+
     /// <summary>Takes what a file holds.</summary>
     /// <param name="codes">[outputs, inputs], uint8.</param>
     /// <param name="scales">[blocks of rows, blocks of columns], float32: what codes are multiplied with.</param>

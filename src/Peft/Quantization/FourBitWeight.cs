@@ -138,6 +138,13 @@ public sealed class FourBitWeight : PackedWeight
         return Quantize(values.to(DataType), new FourBitOptions(Type) { BlockSize = BlockSize, HasNestedScales = HasNestedScales, ComputeType = ComputeType }, Buffer, IsTransposed);
     }
 
+    /// <inheritdoc/>
+    internal override PackedWeight Moved(Func<Tensor, Tensor> move)
+    {
+        var parts = Parts with { Packed = move(_packed), Scales = move(_scales), NestedScales = _nestedScales is null ? null : move(_nestedScales) };
+        return new FourBitWeight(parts, Shape, DataType, Buffer) { IsTransposed = IsTransposed, ComputeType = ComputeType };
+    }
+
     /// <summary>The scales in float32, of the caller's dispose scope.</summary>
     internal Tensor DenseScales()
     {

@@ -92,6 +92,13 @@ public sealed unsafe class GroupedWeight : PackedWeight
         return Of(here, DataType, new PackedPlace(Buffer, IsTransposed, Device));
     }
 
+    /// <inheritdoc/>
+    internal override PackedWeight Moved(Func<Tensor, Tensor> move)
+    {
+        var parts = _parts with { Words = move(_parts.Words), Zeros = move(_parts.Zeros), Scales = move(_parts.Scales), Groups = _parts.Groups is { } groups ? move(groups) : null };
+        return Of(parts, DataType, new PackedPlace(Buffer, IsTransposed, parts.Words.device));
+    }
+
     /// <summary>Takes what a file holds.</summary>
     internal static GroupedWeight Of(GroupedTensors parts, ScalarType dataType, PackedPlace place) => new(parts, dataType, place);
 

@@ -117,6 +117,10 @@ public sealed class Int8Weight : PackedWeight
     public override PackedWeight Repack(Tensor values) => Quantize(values, Threshold, Buffer, IsTransposed);
 
     /// <inheritdoc/>
+    internal override PackedWeight Moved(Func<Tensor, Tensor> move) =>
+        new Int8Weight(move(_codes), move(_scales), DataType, Threshold, Buffer) { IsTransposed = IsTransposed };
+
+    /// <inheritdoc/>
     protected override void Free()
     {
         _codes.Dispose();

@@ -39,6 +39,7 @@ public sealed class ModelQuantizer(QuantizationConfig config) : IWeightPacking
         foreach (var layer in layers)
         {
             _ = layer.Weight.Data;
+            layer.Weight.RefuseOffloaded("quantised in place");
         }
 
         foreach (var layer in layers)
@@ -81,6 +82,21 @@ public sealed class ModelQuantizer(QuantizationConfig config) : IWeightPacking
                 new FourBitOptions(_config.QuantType) { BlockSize = _config.BlockSize, HasNestedScales = _config.UseDoubleQuant, ComputeType = _config.ComputeType },
                 _buffer,
                 layer.IsTransposed);
+    }
+
+    /// <inheritdoc/>
+    public long BytesOf(Linear layer)
+    {
+        ArgumentNullException.ThrowIfNull(layer);
+        var count = layer.Weight.Count;
+        if (_config.LoadIn8Bit)
+        {
+            return count + (layer.Outputs * sizeof(float));
+        }
+
+        // A float32 for each block of four-bit numbers, or a byte for it and a float32 for each block of these.
+        var blocks = (count + _config.BlockSize - 1) / _config.BlockSize;
+        return ((count + 1) / 2) + (_config.UseDoubleQuant ? blocks + ((blocks + FourBitWeight.NestedBlockSize - 1) / FourBitWeight.NestedBlockSize * sizeof(float)) : blocks * sizeof(float));
     }
 
     /// <inheritdoc/>

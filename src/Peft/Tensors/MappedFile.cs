@@ -48,11 +48,12 @@ internal sealed class MappedFile : IDisposable
     /// <summary>Whether a file is large, and on a disk of this machine: a share may go away, and with it the memory.</summary>
     public static bool IsWorthMapping(string path, long length)
     {
-        if (length <= SmallestBytes)
-        {
-            return false;
-        }
+        return length > SmallestBytes && IsOnThisMachine(path);
+    }
 
+    /// <summary>Whether a file is on a disk of this machine.</summary>
+    public static bool IsOnThisMachine(string path)
+    {
         try
         {
             var drive = new DriveInfo(System.IO.Path.GetFullPath(path));

@@ -17,7 +17,7 @@ public sealed class SafetensorsFile : TensorStore
     private readonly DateTime _written;
     private readonly long _length;
     private readonly Dictionary<ScalarType, Tensor> _mappings = [];
-    private readonly bool _isWorthMapping;
+    private bool _isWorthMapping;
     private MappedFile? _mapped;
 
     private SafetensorsFile(string path, SafeFileHandle file, SafetensorsHeader header, long length)
@@ -111,6 +111,31 @@ public sealed class SafetensorsFile : TensorStore
         var entry = new TensorEntry(name, ScalarType.Byte, stored.Type.Size == 1 ? stored.Entry.Shape : [.. stored.Entry.Shape, stored.Type.Size], "U8");
         return TensorMemory.Create(entry, tensor =>
             TensorMemory.CopyFrom(tensor, (target, offset) => ReadExactly(_file, Path, target, stored.Offset + offset)));
+    }
+
+    /// <inheritdoc/>
+    internal override Tensor MapBytes(string name)
+    {
+        Entry(name);
+        return _header.Tensors[name].Type.ScalarType == ScalarType.Byte ? Map(name) : ReadBytes(name);
+    }
+
+    /// <inheritdoc/>
+    internal override void MapSmallFiles() => _isWorthMapping = MappedFile.IsOnThisMachine(Path);
+
+    /// <inheritdoc/>
+    internal override unsafe bool IsMapped(Tensor tensor)
+    {
+        if (tensor.device_type != TorchSharp.DeviceType.CPU || !tensor.is_contiguous())
+        {
+            return false;
+        }
+
+        var address = TensorMemory.Pointer(tensor);
+        lock (_mappings)
+        {
+            return _mappings.Values.Any(mapping => TensorMemory.Pointer(mapping) is var start && address >= start && address < start + (mapping.NumberOfElements * mapping.ElementSize));
+        }
     }
 
     /// <inheritdoc/>

@@ -80,6 +80,25 @@ public sealed class ShardedTensorStore : TensorStore
     }
 
     /// <inheritdoc/>
+    internal override Tensor MapBytes(string name)
+    {
+        Entry(name);
+        return _storeOf[name].MapBytes(name);
+    }
+
+    /// <inheritdoc/>
+    internal override void MapSmallFiles()
+    {
+        foreach (var store in _stores.Values)
+        {
+            store.MapSmallFiles();
+        }
+    }
+
+    /// <inheritdoc/>
+    internal override bool IsMapped(Tensor tensor) => _stores.Values.Any(store => store.IsMapped(tensor));
+
+    /// <inheritdoc/>
     internal override IEnumerable<MappedFile> TakeMappedFiles() => [.. _stores.Values.SelectMany(static store => store.TakeMappedFiles())];
 
     /// <inheritdoc/>

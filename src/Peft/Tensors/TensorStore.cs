@@ -99,6 +99,19 @@ public abstract class TensorStore : IDisposable
     /// <summary>The files that tensors from <see cref="Map"/> lie in, which the caller looks at before it uses them, and disposes of.</summary>
     internal virtual IEnumerable<MappedFile> TakeMappedFiles() => [];
 
+    /// <summary>Has <see cref="Map"/> map files of any size from now on, where the format allows it and the file is on this machine.</summary>
+    internal virtual void MapSmallFiles()
+    {
+    }
+
+    /// <summary>Whether a tensor's memory is one of the store's files.</summary>
+    /// <param name="tensor">A tensor of this store, or a view of one.</param>
+    internal virtual bool IsMapped(Tensor tensor) => false;
+
+    /// <summary>As <see cref="ReadBytes"/>, of the file itself where <see cref="Map"/> is.</summary>
+    /// <param name="name">The tensor's name.</param>
+    internal virtual Tensor MapBytes(string name) => ReadBytes(name);
+
     /// <summary>Opens the tensors of a folder in Hugging Face layout.</summary>
     /// <param name="folder">The folder.</param>
     /// <param name="stem">File name without extension: <c>model</c>, <c>adapter_model</c>, <c>diffusion_pytorch_model</c>.</param>

@@ -127,17 +127,6 @@ public sealed class QuantizationCmdletTests(ModuleHost host) : CmdletsInFolder(h
         Assert.Equal(["nf4", "default"], result.Output.Select(static value => (string)value.BaseObject));
     }
 
-    [Theory]
-    [InlineData("-device_map @{ model = 0; lm_head = 'cpu' }", "DeviceMapNotSupported,")]
-    [InlineData("-max_memory @{ cpu = '1MB' }", "MaxMemoryExceeded,")]
-    [InlineData("-max_memory @{ cpu = 'much' }", "MaxMemoryInvalid,")]
-    [InlineData("-device_map auto -Device cpu", "ParametersContradict,")]
-    public void A_place_that_can_not_be_had_is_named_before_weights_are_read(string arguments, string errorId)
-    {
-        Assert.StartsWith(errorId, Assert.Single(host.Run($"Import-PeftModel $args[0] -Name other {arguments}", PocketLlama).Errors).FullyQualifiedErrorId, StringComparison.Ordinal);
-        Assert.Empty(host.Output("Get-PeftModel other*"));
-    }
-
     [Fact]
     public void All_weights_of_it_can_not_be_trained()
     {

@@ -92,10 +92,21 @@ public abstract class ImportCommand : PeftCmdlet
         {
             OnProgress = (done, total) => progress.Show(done, total, FormattableString.Invariant($"{done:N0} of {total:N0} parameters")),
             OnMessage = output.WriteWarning,
+            DeviceMap = options.DeviceMap is { } map ? map with { OnPlan = rows => output.WriteLine(DeviceMaps.Table(rows)) } : null,
             Packing = quantization is null ? null : new ModelQuantizer(quantization),
             Cancellation = output.Cancellation,
         };
-        var model = DiffusionModelFiles.IsDiffusionModel(path) ? DiffusionModelFiles.Load(path, options, name, configPath) : PeftModel.Load(path, options, name);
+        var isDiffusion = DiffusionModelFiles.IsDiffusionModel(path);
+        if (isDiffusion && options.DeviceMap is not null)
+        {
+            throw new NotSupportedByPeftException("DeviceMapNotSupported", "A device map or a limit of memory is not supported for diffusion models: they lie on one device.")
+            {
+                Target = path,
+                RecommendedAction = "Leave -DeviceMap and -MaxMemory out, or give one device.",
+            };
+        }
+
+        var model = isDiffusion ? DiffusionModelFiles.Load(path, options, name, configPath) : PeftModel.Load(path, options, name);
         try
         {
             progress.Complete();

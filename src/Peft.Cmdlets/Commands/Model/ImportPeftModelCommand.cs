@@ -6,16 +6,19 @@ using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
 using Peft.Cmdlets.Session;
+using Peft.Diffusion;
 using Peft.Engine;
 using Peft.Hub;
 using Peft.Models;
+using Peft.Models.Placement;
 using Peft.Quantization;
 
 namespace Peft.Cmdlets.Commands.Model;
 
 /// <summary>Import-PeftModel: loads a model from a folder in Hugging Face's layout, from a GGUF file, from a checkpoint of a diffusion model or from the hub's cache.</summary>
-[Cmdlet(VerbsData.Import, "PeftModel", DefaultParameterSetName = PathSet)]
+[Cmdlet(VerbsData.Import, "PeftModel", DefaultParameterSetName = PathSet, SupportsShouldProcess = true)]
 [OutputType(typeof(PeftModel))]
+[OutputType(typeof(ModulePlacement))]
 public sealed class ImportPeftModelCommand : ImportCommand
 {
     /// <summary>Folders that hold <c>config.json</c> and weights, <c>.gguf</c> files, or diffusion models: folders with <c>model_index.json</c>, and checkpoints in one file (<c>.safetensors</c>, <c>.ckpt</c>). Wildcards are allowed.</summary>
@@ -92,17 +95,27 @@ public sealed class ImportPeftModelCommand : ImportCommand
     [ValidateNotNull]
     public AdapterConfig? PeftConfig { get; set; }
 
-    /// <summary>Where modules go, as transformers has it: <c>auto</c>, a device, the number of a GPU, or a table that puts the whole model on one device, such as <c>@{ '' = 0 }</c>.</summary>
+    /// <summary>
+    /// Where modules go, as transformers has it: <c>auto</c> (also <c>balanced</c>, <c>sequential</c>), a device, the number of a GPU, or a table of modules and devices, such as
+    /// <c>@{ '' = 0 }</c> or <c>@{ 'model.embed_tokens' = 'cpu'; 'model.layers' = 'disk'; 'model.norm' = 'cpu'; lm_head = 'cpu' }</c>. What lies on the
+    /// <c>disk</c>, or beside a GPU on the <c>cpu</c>, is brought to the device that computes block by block. <c>-WhatIf</c> shows where modules would lie.
+    /// </summary>
     [Parameter]
     [Alias("device_map")]
     [ValidateNotNull]
     public object? DeviceMap { get; set; }
 
-    /// <summary>The most memory that the weights may take, by device, such as <c>@{ cpu = '8GB' }</c>. What the model will take is said before it is loaded; where it is more, nothing is loaded.</summary>
+    /// <summary>The most memory that the weights may take, by device, such as <c>@{ 0 = '10GiB'; cpu = '8GB' }</c>. Devices are filled in this order, GPUs first, and what is left stays on the disk. Where modules lie is said before the model is loaded.</summary>
     [Parameter]
     [Alias("max_memory")]
     [ValidateNotNull]
     public IDictionary? MaxMemory { get; set; }
+
+    /// <summary>A folder for weights that stay on the disk and have to be written again for it, since they are quantised or of another type than in the model's files. They are removed with the model.</summary>
+    [Parameter]
+    [Alias("offload_folder")]
+    [ValidateNotNullOrEmpty]
+    public string? OffloadFolder { get; set; }
 
     /// <summary>Taken because a tutorial gives it; keys and values are kept while a text is generated, and not in training, whatever it says.</summary>
     [Parameter]
@@ -144,15 +157,21 @@ public sealed class ImportPeftModelCommand : ImportCommand
         var options = new LoadOptions
         {
             DataType = EngineNames.DataType(DataType),
-            Device = EngineNames.Device(DeviceMap is null ? Device : DeviceMaps.Single(DeviceMap)),
+            Device = EngineNames.Device(Device),
             StructureOnly = StructureOnly,
             KeepsBlocks = KeepQuantized,
             Task = TaskType,
             Labels = Label,
         };
-        if (MaxMemory is not null)
+        if (DeviceMap is not null || MaxMemory is not null)
         {
-            WriteLine(Run(_ => MemoryBudget.Check(path, options, Quantization, MaxMemory)));
+            options = Placed(path, options);
+        }
+
+        if (!ShouldProcess(path, "Import-PeftModel"))
+        {
+            WriteObject(Run(_ => Plan(path, options, Quantization)), enumerateCollection: true);
+            return;
         }
 
         var model = ImportModel(path, Name ?? name, options, Quantization, ConfigPath is null ? null : PathResolution.ResolveLiteral(this, ConfigPath));
@@ -176,6 +195,30 @@ public sealed class ImportPeftModelCommand : ImportCommand
 
         WriteObject(model);
     }
+
+    /// <summary>The options with what is asked for of devices and memory. A whole model on one device without a limit needs no map.</summary>
+    private LoadOptions Placed(string path, LoadOptions options)
+    {
+        var map = DeviceMaps.Parse(DeviceMap, MaxMemory is null ? null : MemoryLimits.Parse(MaxMemory, WriteWarning), Given(nameof(Device)) ? options.Device : null);
+        if (map is { Table: [("", var only)], MaxMemory.Count: 0 } && only != DeviceMapRequest.Disk)
+        {
+            return options with { Device = EngineNames.Device(only) };
+        }
+
+        return map is null || (map.Table is null && MaxMemory is null && DiffusionModelFiles.IsDiffusionModel(path)) ? options : options with
+        {
+            DeviceMap = map with
+            {
+                OffloadFolder = OffloadFolder is null ? null : PathResolution.Target(this, OffloadFolder),
+            },
+        };
+    }
+
+    private static IReadOnlyList<ModulePlacement> Plan(string path, LoadOptions options, QuantizationConfig? quantization) => PeftModel.Plan(path, options with
+    {
+        Packing = quantization is null ? null : new ModelQuantizer(quantization),
+        DeviceMap = options.DeviceMap ?? new DeviceMapRequest { Table = [("", options.Device is { type: not TorchSharp.DeviceType.CPU } gpu ? gpu.ToString() : DeviceMapRequest.Cpu)] },
+    });
 
     private static PeftException Contradict(string parameter, string why, string action) =>
         new("ParametersContradict", $"-{parameter} {why}.") { Target = parameter, RecommendedAction = action };

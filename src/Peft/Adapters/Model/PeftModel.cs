@@ -6,6 +6,7 @@ using Peft.Adapters.Merging;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Slots;
 using Peft.Models;
+using Peft.Models.Placement;
 using Peft.Quantization;
 using Peft.Quantization.Blocks;
 using Peft.Quantization.Checkpoints;
@@ -96,14 +97,17 @@ public sealed partial class PeftModel : IDisposable
     public string? Quantization =>
         string.Join(", ", Base.NamedParameters().Select(static named => named.Parameter.Packed?.Kind).OfType<string>().Distinct()) is { Length: > 0 } kinds ? kinds : null;
 
+    /// <summary>Where modules lie, by the device map that was asked for; empty where the whole model is on <see cref="Device"/>.</summary>
+    public IReadOnlyList<ModulePlacement> DeviceMap => Base.DeviceMap;
+
     /// <summary>
-    /// Memory that the weights of base and adapters take, with the originals that a merge keeps. Counted from shapes and types: another
+    /// Memory that the weights of base and adapters take, with the originals that a merge keeps, and without what lies on the disk. Counted from shapes and types: another
     /// runspace may free the tensors meanwhile.
     /// </summary>
     public long MemoryBytes => Base.NamedParameters().Where(static named => named.Parameter.IsOwner).Select(static named => named.Parameter)
         .Concat(Adapters.ToArray().SelectMany(static adapter => adapter.Adapter.Parameters().Select(static parameter => parameter.Parameter)))
         .Concat(Adapters.ToArray().SelectMany(static adapter => adapter.Adapter.Overlays.Select(static overlay => overlay.Copy)))
-        .Distinct().Where(static parameter => parameter.IsLoaded)
+        .Distinct().Where(static parameter => parameter.IsLoaded && parameter.Offloaded?.IsOnDisk != true)
         .Sum(static parameter => parameter.Bytes + (parameter.Edits?.OriginalBytes ?? 0));
 
     /// <summary>Counts parameters as PEFT does.</summary>
@@ -170,6 +174,16 @@ public sealed partial class PeftModel : IDisposable
         using var noGradients = no_grad();
         var model = ModelLoader.Load(path, (options ?? new LoadOptions()) with { OpenQuantized = QuantizedStore.Open, MakeBlocks = BlockWeight.Of });
         return new PeftModel(model, name ?? System.IO.Path.GetFileName(System.IO.Path.TrimEndingDirectorySeparator(System.IO.Path.GetFullPath(path))), path);
+    }
+
+    /// <summary>Where a model's modules would lie, by the device map that the options ask for; no weights are read.</summary>
+    /// <param name="path">The folder or file.</param>
+    /// <param name="options">How it would be loaded.</param>
+    /// <exception cref="PeftException">As <see cref="Load"/>, or what the device map lacks.</exception>
+    public static IReadOnlyList<ModulePlacement> Plan(string path, LoadOptions options)
+    {
+        using var noGradients = no_grad();
+        return ModelLoader.Plan(path, options with { OpenQuantized = QuantizedStore.Open, MakeBlocks = BlockWeight.Of });
     }
 
     /// <summary>

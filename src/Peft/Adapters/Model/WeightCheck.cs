@@ -22,6 +22,8 @@ internal static class WeightCheck
             {
                 bad.Add(path);
             }
+
+            parameter.Offloaded?.Drop();
         }
 
         return bad.Count == 0 ? null : FormattableString.Invariant(

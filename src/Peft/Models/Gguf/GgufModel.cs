@@ -90,6 +90,9 @@ public sealed class GgufModel : TensorStore, IPackedStore
         && Fits(weight) && File.Tensors[file] is { Type.Reader: not null, Entry.Shape: [> 0, > 0] };
 
     /// <inheritdoc/>
+    public long PackedBytes(string name) => File.Tensors[_entries[name].Weight.Files[0]].Length;
+
+    /// <inheritdoc/>
     public PackedWeight ReadPacked(string name, UnpackBuffer buffer, bool isTransposed, Device device)
     {
         using var scope = NewDisposeScope();

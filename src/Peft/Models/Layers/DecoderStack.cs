@@ -13,7 +13,10 @@ internal sealed record StackOutput(Tensor Output, IReadOnlyList<Tensor>? Inputs,
     public IReadOnlyList<Tensor> AllSides => [.. Sides.SelectMany(static sides => sides)];
 }
 
-/// <summary>Runs blocks one after another: frees what no piece kept, sees cancellation, and keeps inputs alone where asked to.</summary>
+/// <summary>
+/// Runs blocks one after another: frees what no piece kept, sees cancellation, and keeps inputs alone where asked to. A block whose weights lie elsewhere has
+/// them here while it runs, and keeps its inputs alone in any case: they come once more for its backward pass, and serve both its runs there.
+/// </summary>
 internal static class DecoderStack
 {
     /// <summary>Runs blocks that map one tensor to one.</summary>
@@ -53,7 +56,7 @@ internal static class DecoderStack
         Func<IReadOnlyList<IReadOnlyList<Tensor>>, IReadOnlyList<Tensor>> beside,
         ForwardContext context,
         Func<TBlock, IReadOnlyList<Tensor>, ForwardContext, IReadOnlyList<Tensor>> run)
-        where TBlock : Module => StepMemory.Of(x, context) is { } steps
+        where TBlock : Module => StepMemory.Of(x, context) is { } steps && !blocks.Any(static block => block.Residence is not null)
             ? steps.Run(blocks, x, context, inner => Compute(blocks, x, beside, inner, run))
             : Compute(blocks, x, beside, context, run);
 
@@ -72,9 +75,9 @@ internal static class DecoderStack
         {
             context.Cancellation.ThrowIfCancellationRequested();
             IReadOnlyList<Tensor> inputs = [input, .. beside(sides)];
-            var outputs = context is { Checkpointing: true, Tape: { } tape }
-                ? tape.Checkpoint((values, inner) => run(block, values, inner), inputs, context, Trains(block, context))
-                : run(block, inputs, context);
+            var outputs = context.Tape is { } tape && (context.Checkpointing || block.Residence is not null)
+                ? tape.Checkpoint((values, inner) => run(block, values, inner), inputs, context, Trains(block, context), block.Residence)
+                : Resident(block, () => run(block, inputs, context));
             kept?.Add(input);
             if (kept is null && !ReferenceEquals(input, x))
             {
@@ -87,6 +90,13 @@ internal static class DecoderStack
         }
 
         return new StackOutput(input, kept, sides);
+    }
+
+    /// <summary>Runs a block while its weights are where they are computed with.</summary>
+    private static IReadOnlyList<Tensor> Resident(Module block, Func<IReadOnlyList<Tensor>> run)
+    {
+        using var stay = block.Residence?.Enter();
+        return run();
     }
 
     /// <summary>The outputs of a block, moved out of its dispose scope.</summary>

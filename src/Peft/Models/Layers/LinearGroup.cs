@@ -56,7 +56,7 @@ public sealed class LinearGroup : IDisposable
             return;
         }
 
-        if (_members.Any(static member => member.Weight.Value is null || !member.Weight.IsOwner)
+        if (_members.Any(static member => member.Weight.Value is null || !member.Weight.IsOwner || member.Weight.IsOffloaded)
             || _members.Select(static member => member.Weight.DataType).Distinct().Count() > 1
             || (biases > 0 && biases < _members.Length))
         {

@@ -90,6 +90,14 @@ public sealed unsafe class BlockWeight : PackedWeight
     }
 
     /// <inheritdoc/>
+    internal override PackedWeight Moved(Func<Tensor, Tensor> move)
+    {
+        ArgumentNullException.ThrowIfNull(move);
+        var blocks = move(_blocks);
+        return new BlockWeight(_type, blocks, DataType, new PackedPlace(Buffer, IsTransposed, blocks.device)) { IsTransposed = IsTransposed };
+    }
+
+    /// <inheritdoc/>
     protected override void Free() => _blocks.Dispose();
 
     private static Tensor Blocks(Tensor values, GgufType type)

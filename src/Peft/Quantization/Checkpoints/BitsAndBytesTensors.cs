@@ -87,7 +87,7 @@ internal static class BitsAndBytesTensors
                 }
 
                 // Bytes may be stored as elements of another type (bnb_4bit_quant_storage).
-                var packed = file.ReadBytes(name).view(-1, 1);
+                var packed = file.MapBytes(name).view(-1, 1);
                 var scales = file.Read(name + ".absmax").view(-1);
                 var nested = isNested ? file.Read(name + ".nested_absmax").view(-1) : null;
                 var count = TensorEntry.Product(state.Shape);
@@ -123,7 +123,7 @@ internal static class BitsAndBytesTensors
                     throw new NotSupportedByPeftException("QuantizationNotSupported", $"'{format}' of '{file.Path}' says that the weight isn't stored by rows.") { Target = format };
                 }
 
-                return Int8Weight.Of(file.Read(name), file.Read(stem + ScaleEnd, ScalarType.Float32).view(-1), type, config.Threshold, place);
+                return Int8Weight.Of(file.Map(name), file.Read(stem + ScaleEnd, ScalarType.Float32).view(-1), type, config.Threshold, place);
             },
         };
     }

@@ -74,6 +74,10 @@ public sealed class QuantizedStore : TensorStore, IPackedStore
     public bool IsPacked(string name) => _quantized.TryGetValue(name, out var tensor) && tensor.Pack is not null;
 
     /// <inheritdoc/>
+    public long PackedBytes(string name) => _quantized[name].Parts.Sum(part =>
+        _file.Entry(part) is var entry && entry.StoredType.StartsWith("F8", StringComparison.Ordinal) ? entry.Count : entry.Count * ElementType.SizeOf(entry.ScalarType));
+
+    /// <inheritdoc/>
     public PackedWeight ReadPacked(string name, UnpackBuffer buffer, bool isTransposed, Device device)
     {
         using var scope = NewDisposeScope();
@@ -82,6 +86,12 @@ public sealed class QuantizedStore : TensorStore, IPackedStore
 
     /// <inheritdoc/>
     internal override IEnumerable<MappedFile> TakeMappedFiles() => _file.TakeMappedFiles();
+
+    /// <inheritdoc/>
+    internal override void MapSmallFiles() => _file.MapSmallFiles();
+
+    /// <inheritdoc/>
+    internal override bool IsMapped(Tensor tensor) => _file.IsMapped(tensor);
 
     /// <inheritdoc/>
     protected override Tensor ReadStored(TensorEntry entry)

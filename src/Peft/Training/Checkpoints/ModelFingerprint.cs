@@ -24,8 +24,9 @@ internal static class ModelFingerprint
             Append(string.Create(CultureInfo.InvariantCulture, $"{path} [{string.Join(",", parameter.Shape)}] {parameter.DataType}{parameter.Packed?.Kind}"));
             if (parameter.IsOwner)
             {
-                var weights = parameter.Unpacked(parameter.DataType);
-                var first = weights.flatten().narrow(0, 0, Math.Min(Values, weights.numel())).to(ScalarType.Float32).cpu();
+                using var own = NewDisposeScope();
+                using var weights = parameter.Dense(parameter.DataType);
+                var first = weights.Tensor.flatten().narrow(0, 0, Math.Min(Values, parameter.Count)).to(ScalarType.Float32).cpu();
                 hash.AppendData(MemoryMarshal.AsBytes(first.data<float>().ToArray().AsSpan()));
             }
         }
