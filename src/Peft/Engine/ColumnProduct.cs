@@ -2,6 +2,7 @@ using System.Numerics;
 using System.Numerics.Tensors;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
+using System.Runtime.Intrinsics;
 using static TorchSharp.torch;
 using Tensor = TorchSharp.torch.Tensor;
 
@@ -16,8 +17,8 @@ internal static unsafe class ColumnProduct
     // What a thread of its own is worth: some ten microseconds of reading.
     private const long GrainElements = 1 << 16;
 
-    // Rows that are added to the sums at once, so that these are loaded and stored once for all of them.
-    private const int RowsAtOnce = 4;
+    // Sums of one half of a register of weights.
+    private static int Lanes => Vector512.IsHardwareAccelerated ? Vector512<float>.Count : Vector<float>.Count;
 
     /// <summary>Whether <see cref="Run"/> serves a product.</summary>
     /// <param name="x">[1, in].</param>
@@ -88,81 +89,74 @@ internal static unsafe class ColumnProduct
     internal static void AddRows(CpuRows weight, float* input, long row, long end, float* sums, long width)
     {
         new Span<float>(sums, (int)width).Clear();
-        for (; row < end; row += RowsAtOnce)
+        for (; row < end; row++)
         {
-            // What is missing at the end is the last row again, times nothing.
-            long Row(int i) => Math.Min(row + i, end - 1);
-            float Factor(int i) => row + i < end ? input[row + i] : 0;
             if (weight.IsBFloat16)
             {
-                AddHalves((ushort*)weight.Row(Row(0)), (ushort*)weight.Row(Row(1)), (ushort*)weight.Row(Row(2)), (ushort*)weight.Row(Row(3)), Factor(0), Factor(1), Factor(2), Factor(3), sums, width);
+                AddHalves((ushort*)weight.Row(row), input[row], sums, width);
             }
             else
             {
-                Add((float*)weight.Row(Row(0)), (float*)weight.Row(Row(1)), (float*)weight.Row(Row(2)), (float*)weight.Row(Row(3)), Factor(0), Factor(1), Factor(2), Factor(3), sums, width);
+                Add((float*)weight.Row(row), input[row], sums, width);
             }
         }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Add(float* first, float* second, float* third, float* fourth, float a, float b, float c, float d, float* sums, long count)
+    private static void Add(float* row, float factor, float* sums, long count)
     {
         long i = 0;
-        for (; i <= count - Vector<float>.Count; i += Vector<float>.Count)
+        for (var factors = Vector512.Create(factor); Vector512.IsHardwareAccelerated && i <= count - 16; i += 16)
         {
-            var sum = Vector.FusedMultiplyAdd(new Vector<float>(a), Vector.Load(first + i), Vector.Load(sums + i));
-            sum = Vector.FusedMultiplyAdd(new Vector<float>(b), Vector.Load(second + i), sum);
-            sum = Vector.FusedMultiplyAdd(new Vector<float>(c), Vector.Load(third + i), sum);
-            Vector.Store(Vector.FusedMultiplyAdd(new Vector<float>(d), Vector.Load(fourth + i), sum), sums + i);
+            Vector512.FusedMultiplyAdd(factors, Vector512.Load(row + i), Vector512.Load(sums + i)).Store(sums + i);
+        }
+
+        for (var factors = new Vector<float>(factor); i <= count - Vector<float>.Count; i += Vector<float>.Count)
+        {
+            Vector.Store(Vector.FusedMultiplyAdd(factors, Vector.Load(row + i), Vector.Load(sums + i)), sums + i);
         }
 
         for (; i < count; i++)
         {
-            sums[i] += (a * first[i]) + (b * second[i]) + (c * third[i]) + (d * fourth[i]);
+            sums[i] += factor * row[i];
         }
     }
 
     /// <summary>As <see cref="Add"/>, with the sums of each block of lanes taken as 32 bits in the order in which weights come out of a register: the lower halves, then the upper ones.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void AddHalves(ushort* first, ushort* second, ushort* third, ushort* fourth, float a, float b, float c, float d, float* sums, long count)
+    private static void AddHalves(ushort* row, float factor, float* sums, long count)
     {
         long i = 0;
-        for (; i <= count - Vector<ushort>.Count; i += Vector<ushort>.Count)
+        for (var factors = Vector512.Create(factor); Vector512.IsHardwareAccelerated && i <= count - 32; i += 32)
         {
-            var half = i + Vector<float>.Count;
-            var (lower, upper) = (Vector.Load(sums + i), Vector.Load(sums + half));
-            Accumulate(first + i, a, ref lower, ref upper);
-            Accumulate(second + i, b, ref lower, ref upper);
-            Accumulate(third + i, c, ref lower, ref upper);
-            Accumulate(fourth + i, d, ref lower, ref upper);
-            Vector.Store(lower, sums + i);
-            Vector.Store(upper, sums + half);
+            var pairs = Vector512.Load(row + i).AsUInt32();
+            Vector512.FusedMultiplyAdd(factors, Vector512.ShiftLeft(pairs, 16).AsSingle(), Vector512.Load(sums + i)).Store(sums + i);
+            Vector512.FusedMultiplyAdd(factors, (pairs & Vector512.Create(0xFFFF0000u)).AsSingle(), Vector512.Load(sums + i + 16)).Store(sums + i + 16);
+        }
+
+        for (var factors = new Vector<float>(factor); !Vector512.IsHardwareAccelerated && i <= count - (2 * Lanes); i += 2 * Lanes)
+        {
+            var pairs = Vector.Load((uint*)(row + i));
+            Vector.Store(Vector.FusedMultiplyAdd(factors, Vector.AsVectorSingle(Vector.ShiftLeft(pairs, 16)), Vector.Load(sums + i)), sums + i);
+            Vector.Store(Vector.FusedMultiplyAdd(factors, Vector.AsVectorSingle(pairs & new Vector<uint>(0xFFFF0000u)), Vector.Load(sums + i + Lanes)), sums + i + Lanes);
         }
 
         for (; i < count; i++)
         {
-            sums[i] += (a * CpuRows.Widen(first[i])) + (b * CpuRows.Widen(second[i])) + (c * CpuRows.Widen(third[i])) + (d * CpuRows.Widen(fourth[i]));
+            sums[i] += factor * CpuRows.Widen(row[i]);
         }
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void Accumulate(ushort* weights, float factor, ref Vector<float> lower, ref Vector<float> upper)
-    {
-        var pairs = Vector.Load((uint*)weights);
-        lower = Vector.FusedMultiplyAdd(new Vector<float>(factor), Vector.AsVectorSingle(Vector.ShiftLeft(pairs, 16)), lower);
-        upper = Vector.FusedMultiplyAdd(new Vector<float>(factor), Vector.AsVectorSingle(pairs & new Vector<uint>(0xFFFF0000u)), upper);
     }
 
     /// <summary>Sums of bfloat16 weights in the order of the columns, in other memory.</summary>
     internal static float* InOrder(float* sums, float* to, long count)
     {
         long i = 0;
-        for (; i <= count - Vector<ushort>.Count; i += Vector<ushort>.Count)
+        for (; i <= count - (2 * Lanes); i += 2 * Lanes)
         {
-            for (var lane = 0; lane < Vector<float>.Count; lane++)
+            for (var lane = 0; lane < Lanes; lane++)
             {
                 to[i + (2 * lane)] = sums[i + lane];
-                to[i + (2 * lane) + 1] = sums[i + Vector<float>.Count + lane];
+                to[i + (2 * lane) + 1] = sums[i + Lanes + lane];
             }
         }
 

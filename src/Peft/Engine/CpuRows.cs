@@ -207,6 +207,24 @@ internal readonly unsafe struct CpuRows
         }
     }
 
+    /// <summary>Values as they are when they have been stored as bfloat16.</summary>
+    public static void Round(Span<float> values)
+    {
+        var i = 0;
+        if (Vector256.IsHardwareAccelerated)
+        {
+            for (ref var at = ref MemoryMarshal.GetReference(values); i <= values.Length - 8; i += 8)
+            {
+                Vector256.ShiftLeft(Rounded(Vector256.LoadUnsafe(ref at, (nuint)i)), 16).AsSingle().StoreUnsafe(ref at, (nuint)i);
+            }
+        }
+
+        for (; i < values.Length; i++)
+        {
+            values[i] = Widen(Narrow(values[i]));
+        }
+    }
+
     /// <summary>A float32 rounded to the nearest bfloat16, ties to even.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static ushort Narrow(float value)

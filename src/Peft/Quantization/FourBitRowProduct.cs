@@ -11,7 +11,7 @@ namespace Peft.Quantization;
 
 /// <summary>
 /// y = W x of one row x and a weight of four-bit blocks, read as it is stored: a code's value comes out of a register, its block's scale is applied to the sum
-/// over the block. Sums are float32.
+/// over the block. Sums are float32; of an input in bfloat16 those over a block are of integers, where the processor has what they take.
 /// </summary>
 internal static unsafe class FourBitRowProduct
 {
@@ -32,11 +32,11 @@ internal static unsafe class FourBitRowProduct
             return false;
         }
 
-        var input = (float*)NativeMemory.AlignedAlloc((nuint)(width + (2 * Step)) * sizeof(float), 64);
-        Arrange(CpuRows.Of(x, width), width, input, scratch: null);
+        var input = (float*)NativeMemory.AlignedAlloc((nuint)ScratchFloats(width) * sizeof(float), 64);
         fixed (float* table = parts.Type.Values, map = DynamicMap.Signed.Values)
         {
-            var work = Work.Of(parts, width, table, map);
+            var work = Work.Of(parts, x, table, map);
+            Arrange(CpuRows.Of(x, width), &work, input, input + width + (2 * Step));
             work.Input = input;
             work.Result = CpuRows.Of(y, 1);
             RowParallel.Run(height, Math.Max(1, GrainElements / width), &Rows, &work);
@@ -56,6 +56,9 @@ internal static unsafe class FourBitRowProduct
     /// <param name="output">Takes the elements.</param>
     public static StepOperation? Operation(FourBitParts parts, long height, Tensor x, ProductOutput output) => Serves(parts, x) ? new StepForm(parts, height, x, output) : null;
 
+    // The input in order, and behind it a row or the scales of one, twice.
+    private static int ScratchFloats(long width) => (int)((2 * width) + (4 * Step));
+
     private static bool Serves(FourBitParts parts, Tensor x) => (Avx512F.IsSupported || (Avx2.IsSupported && Fma.IsSupported))
         && x.size(1) % Step == 0 && parts.BlockSize % Step == 0 && x.size(1) > 0
         && CpuRows.Serves(x) && parts.Packed.device_type == TorchSharp.DeviceType.CPU;
@@ -65,17 +68,22 @@ internal static unsafe class FourBitRowProduct
     /// then in the next four, and so on. The first of two codes is in the upper half of its byte.
     /// </summary>
     /// <param name="x">The input.</param>
-    /// <param name="width">Its width.</param>
+    /// <param name="work">The weight.</param>
     /// <param name="to">Takes it, with <see cref="Step"/> times two more.</param>
-    /// <param name="scratch">Room for a row; null to take some.</param>
+    /// <param name="scratch">Room for a row.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Arrange(CpuRows x, long width, float* to, float* scratch)
+    private static void Arrange(CpuRows x, Work* work, float* to, float* scratch)
     {
-        var lanes = Avx512F.IsSupported ? 16 : 8;
-        var own = scratch is null && x.IsBFloat16 ? (float*)NativeMemory.Alloc((nuint)width, sizeof(float)) : null;
+        var (width, lanes) = (work->Width, Avx512F.IsSupported ? 16 : 8);
         var everyEighth = Vector256.Create(0, 8, 16, 24, 32, 40, 48, 56);
-        fixed (float* all = x.Read(0, (int)width, scratch is null ? own : scratch))
+        fixed (float* all = x.Read(0, (int)width, scratch))
         {
+            if (work->IsInteger)
+            {
+                FourBitIntegers.Arrange(all, width, work->Table, to);
+                return;
+            }
+
             for (long start = 0; start < width; start += 8 * lanes)
             {
                 // Width is a multiple of eight words; where the last sixteen are eight, the others weigh nothing.
@@ -90,30 +98,40 @@ internal static unsafe class FourBitRowProduct
                 }
             }
         }
-
-        NativeMemory.Free(own);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Rows(void* state, long from, long to)
     {
         var work = (Work*)state;
-        var scales = (float*)NativeMemory.Alloc((nuint)((work->Width / Step) + 1), sizeof(float));
-        for (var row = from; row < to; row++)
+        var scales = (float*)NativeMemory.Alloc((nuint)(2 * ((work->Width / Step) + 1)), sizeof(float));
+        var sums = stackalloc float[ProductOutput.Most];
+        for (; from < to; from += ProductOutput.Most)
         {
-            work->Result.Put(row, Dot(work, row, scales));
+            var end = Math.Min(to, from + ProductOutput.Most);
+            Sums(work, from, end, sums, scales);
+            for (var row = from; row < end; row++)
+            {
+                work->Result.Put(row, sums[row - from]);
+            }
         }
 
         NativeMemory.Free(scales);
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static float Dot(Work* work, long row, float* scales)
+    /// <summary>The sums of some rows.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Sums(Work* work, long from, long to, float* sums, float* scales)
     {
-        var steps = work->Width / Step;
-        var codes = work->Codes + (row * work->Width / 2);
-        var own = work->ScalesOf(row * steps, steps, scales);
-        return Avx512F.IsSupported ? Dot512(codes, own, work->Input, work->Table, steps) : Dot256(codes, own, work->Input, work->Table, steps);
+        var (steps, bytes) = (work->Width / Step, work->Width / 2);
+        for (; from < to; from++, sums++)
+        {
+            var codes = work->Codes + (from * bytes);
+            var own = work->ScalesOf(from * steps, steps, scales);
+            *sums = work->IsInteger ? FourBitIntegers.Dot(codes, own, work->Input, scales + steps + 1, steps)
+                : Avx512F.IsSupported ? Dot512(codes, own, work->Input, work->Table, steps)
+                : Dot256(codes, own, work->Input, work->Table, steps);
+        }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -179,34 +197,39 @@ internal static unsafe class FourBitRowProduct
         Avx2.PermuteVar8x32(lower, words), Avx2.PermuteVar8x32(upper, words), Vector256.ShiftLeft(words, 28).AsSingle());
 
     /// <summary>The product as a part of a step.</summary>
-    private sealed class StepForm(FourBitParts parts, long height, Tensor x, ProductOutput output) : StepOperation
+    private sealed class StepForm(FourBitParts parts, long height, Tensor x, ProductOutput output) : ProductOperation(output)
     {
         private readonly CpuRows _x = CpuRows.Of(x, x.size(1));
         private readonly long _width = x.size(1);
         private readonly FourBitParts _parts = parts;
-        private readonly Work _work = Work.Of(parts, x.size(1), null, null);
+        private readonly Work _work = Work.Of(parts, x, null, null);
 
         public override long Parts => height;
 
         public override long Grain => Math.Max(1, (1 << 14) / _width);
 
-        public override int ScratchFloats => (int)((2 * _width) + (_width / Step) + (4 * Step));
+        public override int ScratchFloats => FourBitRowProduct.ScratchFloats(_width);
+
+        protected override void Begin(float* scratch)
+        {
+            fixed (float* table = _parts.Type.Values)
+            {
+                var work = _work;
+                work.Table = table;
+                Arrange(_x, &work, scratch, scratch + _width + (2 * Step));
+            }
+        }
 
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        public override void Run(long from, long to, float* scratch)
+        protected override void Sum(long from, int count, float* sums, float* scratch)
         {
-            var scales = scratch + _width + (2 * Step);
-            Arrange(_x, _width, scratch, scales + (_width / Step) + 1);
             fixed (float* table = _parts.Type.Values, map = DynamicMap.Signed.Values)
             {
                 var work = _work;
                 work.Input = scratch;
                 work.Table = table;
                 work.Map = map;
-                for (var row = from; row < to; row++)
-                {
-                    output.Put(row, Dot(&work, row, scales));
-                }
+                Sums(&work, from, from + count, sums, scratch + _width + (2 * Step));
             }
         }
     }
@@ -216,6 +239,7 @@ internal static unsafe class FourBitRowProduct
         public float* Input;
         public CpuRows Result;
         public long Width;
+        public bool IsInteger;
         public byte* Codes;
         public float* Table;
         public byte* Scales;
@@ -225,9 +249,9 @@ internal static unsafe class FourBitRowProduct
         public int BlockShift;
 
         /// <summary>What doesn't depend on the input.</summary>
-        public static Work Of(FourBitParts parts, long width, float* table, float* map) => new()
+        public static Work Of(FourBitParts parts, Tensor x, float* table, float* map) => new()
         {
-            Width = width, Codes = TensorMemory.Pointer(parts.Packed), Table = table,
+            Width = x.size(1), IsInteger = x.dtype == ScalarType.BFloat16 && FourBitIntegers.IsSupported, Codes = TensorMemory.Pointer(parts.Packed), Table = table,
             Scales = TensorMemory.Pointer(parts.Scales), Nested = parts.NestedScales is { } nested ? (float*)TensorMemory.Pointer(nested) : null,
             Offset = parts.NestedOffset, Map = map, BlockShift = System.Numerics.BitOperations.Log2((uint)(parts.BlockSize / Step)),
         };

@@ -134,7 +134,7 @@ internal static unsafe class Int8RowProduct
     }
 
     /// <summary>The product as a part of a step.</summary>
-    private sealed class StepForm(Tensor codes, Tensor scales, float threshold, Tensor x, ProductOutput output) : StepOperation
+    private sealed class StepForm(Tensor codes, Tensor scales, float threshold, Tensor x, ProductOutput output) : ProductOperation(output)
     {
         private readonly CpuRows _x = CpuRows.Of(x, x.size(1));
         private readonly long _width = x.size(1);
@@ -147,23 +147,39 @@ internal static unsafe class Int8RowProduct
 
         public override long Grain => Math.Max(1, (1 << 14) / _width);
 
-        // Codes take half a number each; rounded up to a cache line.
-        public override int ScratchFloats => (4 * (int)_width) + 16;
+        // The codes, the input and where its outliers are, room for a row, and what all rows share, a row each.
+        public override int ScratchFloats => (4 * Room) + 2;
+
+        private int Room => ((int)_width + 15) / 16 * 16;
+
+        protected override void Begin(float* scratch)
+        {
+            var work = Of(scratch);
+            _x.Read(0, (int)_width, work.Given).CopyTo(new Span<float>(work.Given, (int)_width));
+            work.Quantize(threshold, new Span<float>(scratch + (3 * Room), (int)_width));
+            scratch[4 * Room] = work.Scale;
+            scratch[(4 * Room) + 1] = work.OutlierCount;
+        }
 
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        public override void Run(long from, long to, float* scratch)
+        protected override void Sum(long from, int count, float* sums, float* scratch)
+        {
+            var work = Of(scratch);
+            work.Scale = scratch[4 * Room];
+            work.OutlierCount = (int)scratch[(4 * Room) + 1];
+            for (var row = 0; row < count; row++)
+            {
+                sums[row] = Value(&work, from + row);
+            }
+        }
+
+        private Work Of(float* scratch)
         {
             var work = _work;
             work.Row = (short*)scratch;
-            work.Given = scratch + ((_width + 15) / 16 * 16);
-            work.Outliers = (int*)(work.Given + _width);
-            var room = new Span<float>(work.Given + (2 * _width), (int)_width);
-            _x.Read(0, (int)_width, work.Given).CopyTo(new Span<float>(work.Given, (int)_width));
-            work.Quantize(threshold, room);
-            for (var row = from; row < to; row++)
-            {
-                output.Put(row, Value(&work, row));
-            }
+            work.Given = scratch + Room;
+            work.Outliers = (int*)(scratch + (2 * Room));
+            return work;
         }
     }
 

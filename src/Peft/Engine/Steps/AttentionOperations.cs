@@ -160,10 +160,7 @@ internal sealed unsafe class RotateOperation : StepOperation
         if (_queries.IsBFloat16)
         {
             // As the engine stores them before they are scaled.
-            foreach (ref var value in y)
-            {
-                value = CpuRows.Widen(CpuRows.Narrow(value));
-            }
+            CpuRows.Round(y);
         }
     }
 }

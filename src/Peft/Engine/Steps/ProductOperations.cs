@@ -1,5 +1,7 @@
+using System.Numerics.Tensors;
 using System.Runtime.InteropServices;
 using static TorchSharp.torch;
+using Tensor = TorchSharp.torch.Tensor;
 
 namespace Peft.Engine.Steps;
 
@@ -28,25 +30,71 @@ internal readonly unsafe struct ProductOutput
     /// <summary>The elements from one on.</summary>
     public ProductOutput From(long column) => new(_result, _hasBias ? _bias : null, _hasResidual ? _residual : null, _start + column);
 
-    /// <summary>Puts an element.</summary>
-    public void Put(long column, float value)
+    /// <summary>Elements that are put together.</summary>
+    public const int Most = 64;
+
+    /// <summary>Puts elements.</summary>
+    /// <param name="column">The first of them.</param>
+    /// <param name="values">At most <see cref="Most"/>; they are changed.</param>
+    public void Put(long column, Span<float> values)
     {
         column += _start;
-        value = Rounded(value);
-        value = _hasBias ? Rounded(value + _bias.Get(column)) : value;
-        _result.Put(column, _hasResidual ? value + _residual.Get(column) : value);
+        var scratch = stackalloc float[Most];
+        if (_hasBias)
+        {
+            Round(values);
+            TensorPrimitives.Add(values, _bias.ReadAt(column, values.Length, scratch), values);
+        }
+
+        if (_hasResidual)
+        {
+            Round(values);
+            TensorPrimitives.Add(values, _residual.ReadAt(column, values.Length, scratch), values);
+        }
+
+        values.CopyTo(_result.TargetAt(column, values.Length, scratch));
+        _result.WriteAt(column, values);
     }
 
     private static CpuRows Elements(Tensor tensor) => CpuRows.Of(tensor, 1);
 
-    private float Rounded(float value) => _result.IsBFloat16 ? CpuRows.Widen(CpuRows.Narrow(value)) : value;
+    private void Round(Span<float> values)
+    {
+        if (_result.IsBFloat16)
+        {
+            CpuRows.Round(values);
+        }
+    }
+}
+
+/// <summary>A product whose elements are sums over a row of weights each.</summary>
+/// <param name="output">Takes the elements.</param>
+internal abstract unsafe class ProductOperation(ProductOutput output) : StepOperation
+{
+    public sealed override void Run(long from, long to, float* scratch)
+    {
+        var sums = stackalloc float[ProductOutput.Most];
+        Begin(scratch);
+        for (; from < to; from += ProductOutput.Most)
+        {
+            var count = (int)Math.Min(ProductOutput.Most, to - from);
+            Sum(from, count, sums, scratch);
+            output.Put(from, new Span<float>(sums, count));
+        }
+    }
+
+    /// <summary>Puts the input in order in the scratch memory.</summary>
+    protected abstract void Begin(float* scratch);
+
+    /// <summary>The sums of some rows.</summary>
+    protected abstract void Sum(long from, int count, float* sums, float* scratch);
 }
 
 /// <summary>A product with weights that lie row by row.</summary>
 /// <param name="x">[1, in].</param>
 /// <param name="weight">[out, in], of the same type.</param>
 /// <param name="output">Takes the elements.</param>
-internal sealed unsafe class RowProductOperation(Tensor x, Tensor weight, ProductOutput output) : StepOperation
+internal sealed unsafe class RowProductOperation(Tensor x, Tensor weight, ProductOutput output) : ProductOperation(output)
 {
     private readonly CpuRows _x = CpuRows.Of(x, x.size(1));
     private readonly CpuRows _weight = CpuRows.Of(weight, weight.size(1));
@@ -58,12 +106,14 @@ internal sealed unsafe class RowProductOperation(Tensor x, Tensor weight, Produc
 
     public override int ScratchFloats { get; } = (int)weight.size(1);
 
-    public override void Run(long from, long to, float* scratch)
+    protected override void Begin(float* scratch) => RowProduct.Input(_x, 0, _width, scratch);
+
+    protected override void Sum(long from, int count, float* sums, float* scratch)
     {
-        var input = RowProduct.Input(_x, 0, _width, scratch);
-        for (var row = from; row < to; row++)
+        var input = _x.IsBFloat16 ? scratch : (float*)_x.Row(0);
+        for (var row = 0; row < count; row++)
         {
-            output.Put(row, RowProduct.Dot(_weight, row, input, _width));
+            sums[row] = RowProduct.Dot(_weight, from + row, input, _width);
         }
     }
 }
@@ -123,9 +173,11 @@ internal sealed unsafe class ColumnSumsOperation : StepOperation
 internal sealed unsafe class ColumnEndOperation(ColumnSumsOperation sums, ProductOutput output) : StepOperation
 {
     // A multiple of every block of lanes.
-    private const long Columns = 128;
+    private const long Columns = ProductOutput.Most;
 
     public override long Parts { get; } = (sums.Width + Columns - 1) / Columns;
+
+    public override long Grain => 2;
 
     public override int ScratchFloats => 2 * (int)Columns;
 
@@ -139,14 +191,11 @@ internal sealed unsafe class ColumnEndOperation(ColumnSumsOperation sums, Produc
             new ReadOnlySpan<float>(sums.Sums + start, (int)count).CopyTo(total);
             for (var other = 1; other < sums.Parts; other++)
             {
-                System.Numerics.Tensors.TensorPrimitives.Add(total, new ReadOnlySpan<float>(sums.Sums + (other * sums.Stride) + start, (int)count), total);
+                TensorPrimitives.Add(total, new ReadOnlySpan<float>(sums.Sums + (other * sums.Stride) + start, (int)count), total);
             }
 
             var ordered = sums.IsBFloat16 ? ColumnProduct.InOrder(scratch, scratch + Columns, count) : scratch;
-            for (long i = 0; i < count; i++)
-            {
-                output.Put(start + i, ordered[i]);
-            }
+            output.Put(start, new Span<float>(ordered, (int)count));
         }
     }
 }

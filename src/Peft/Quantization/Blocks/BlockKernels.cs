@@ -94,11 +94,8 @@ internal abstract unsafe class BlockKernels
     private protected abstract delegate*<void*, long, long, void> RowsOfValues { get; }
 
     /// <summary>The product as a part of a step.</summary>
-    private sealed class StepForm(BlockKernels kernels, Tensor blocks, Tensor x, ProductOutput output) : StepOperation
+    private sealed class StepForm(BlockKernels kernels, Tensor blocks, Tensor x, ProductOutput output) : ProductOperation(output)
     {
-        // Rows whose sums wait for their place together.
-        private const int RowsAtOnce = 64;
-
         private readonly CpuRows _x = CpuRows.Of(x, x.size(1));
         private readonly Work _work = new() { Blocks = TensorMemory.Pointer(blocks), Stride = blocks.size(1), Width = x.size(1) };
 
@@ -106,26 +103,20 @@ internal abstract unsafe class BlockKernels
 
         public override long Grain => Math.Max(1, (1 << 14) / _work.Width);
 
-        public override int ScratchFloats => (int)(_work.Width + (_work.Width / 16)) + RowsAtOnce;
+        public override int ScratchFloats => (int)(_work.Width + (_work.Width / 16));
 
-        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        public override void Run(long from, long to, float* scratch)
+        protected override void Begin(float* scratch)
+        {
+            _x.Read(0, (int)_work.Width, scratch).CopyTo(new Span<float>(scratch, (int)_work.Width));
+            AddSums(scratch, _work.Width);
+        }
+
+        protected override void Sum(long from, int count, float* sums, float* scratch)
         {
             var work = _work;
-            var sums = scratch;
-            work.Input = scratch + RowsAtOnce;
-            _x.Read(0, (int)work.Width, work.Input).CopyTo(new Span<float>(work.Input, (int)work.Width));
-            AddSums(work.Input, work.Width);
-            for (; from < to; from += RowsAtOnce)
-            {
-                var end = Math.Min(to, from + RowsAtOnce);
-                work.Result = CpuRows.At((byte*)(sums - from), 1, isBFloat16: false);
-                kernels.RowsOfProduct(&work, from, end);
-                for (var row = from; row < end; row++)
-                {
-                    output.Put(row, sums[row - from]);
-                }
-            }
+            work.Input = scratch;
+            work.Result = CpuRows.At((byte*)(sums - from), 1, isBFloat16: false);
+            kernels.RowsOfProduct(&work, from, from + count);
         }
     }
 
