@@ -48,6 +48,19 @@ public sealed class ConversationRowTests : IDisposable
         Assert.Equal("""<|assistant|>{"n": [5, {"deep": 1}]}x<|end|>""", Learnt(Tokenizer(PrintsCalls), TrainingDataset.FromRows([row], new DatasetOptions { Loss = LossTokens.All })));
     }
 
+    [Theory]
+    [InlineData(Unmarked, """, "tools":[{"name":"f"}]""", "", true)]
+    [InlineData(Unmarked, "", ""","tool_calls":[{"function":{"name":"f","arguments":{}}}]""", true)]
+    [InlineData(PrintsCalls, """, "tools":[{"name":"f"}]""", ""","tool_calls":[{"function":{"name":"f","arguments":{}}}]""", false)]
+    [InlineData(Unmarked, "", "", false)]
+    public void Tools_that_the_template_says_nothing_of_are_said(string template, string tools, string calls, bool isSaid)
+    {
+        File.WriteAllText(_folder["tools.jsonl"], $$"""{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"{{calls}}}]{{tools}}}""");
+        var tokenized = TrainingDataset.FromFile(_folder["tools.jsonl"]).Tokenize(Tokenizer(template));
+        Assert.Equal(isSaid, tokenized.Examples[0].Remarks.HasFlag(ExampleRemarks.ToolsLeftOut));
+        Assert.Equal(isSaid, tokenized.Messages.Any(static message => message.Contains("chat template doesn't write", StringComparison.Ordinal)));
+    }
+
     [Fact]
     public void Tools_beside_a_conversation_are_handed_to_the_template() =>
         Assert.Equal("""<|user|>a<|end|>{"name": "f"}""", Learnt(PrintsCalls, """{"messages":[{"role":"user","content":"a"}],"tools":[{"name":"f"}]}""", LossTokens.All));

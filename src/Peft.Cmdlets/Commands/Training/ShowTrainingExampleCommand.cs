@@ -92,6 +92,14 @@ public sealed class ShowTrainingExampleCommand : PeftCmdlet
 public sealed record TrainingExampleView(
     int Index, string Place, int TokenCount, int LearnedCount, string Rule, bool IsCut, IReadOnlyList<ExampleSegment> Segments)
 {
+    private static readonly (ExampleRemarks Remark, string What)[] s_remarks =
+    [
+        (ExampleRemarks.AnswerTouches, "there is no space between prompt and answer"),
+        (ExampleRemarks.AnswerEmpty, "the answer is empty"),
+        (ExampleRemarks.IdleTail, "of messages behind the last answer nothing is learnt"),
+        (ExampleRemarks.ToolsLeftOut, "the chat template leaves tools out"),
+    ];
+
     /// <summary>What is learnt, as text.</summary>
     public string LearnedText => string.Concat(Segments.Where(static segment => segment.IsLearned).Select(static segment => segment.Text));
 
@@ -107,13 +115,7 @@ public sealed record TrainingExampleView(
     /// <summary>What is noteworthy of it.</summary>
     public ExampleRemarks Remarks { get; init; }
 
-    private string Remark => Remarks switch
-    {
-        ExampleRemarks.AnswerTouches => "; there is no space between prompt and answer",
-        ExampleRemarks.AnswerEmpty => "; the answer is empty",
-        ExampleRemarks.IdleTail => "; of messages behind the last answer nothing is learnt",
-        _ => "",
-    };
+    private string Remark => string.Concat(s_remarks.Where(entry => Remarks.HasFlag(entry.Remark)).Select(static entry => "; " + entry.What));
 
     /// <inheritdoc/>
     public override string ToString() => $"{Title}\n{Text}";

@@ -212,6 +212,8 @@ internal sealed class ExampleBuilder(
         return labels;
     }
 
+    private const string ToolCalls = "tool_calls";
+
     private TrainingExample Conversation(TrainingRow row, IReadOnlyList<ChatMessage> messages)
     {
         var rendered = tokenizer.RenderChat(messages, Options(row), cancellation);
@@ -233,8 +235,26 @@ internal sealed class ExampleBuilder(
 
         return new TrainingExample(row, ids, labels, "the assistant's messages carry loss, the others do not")
         {
-            Remarks = messages[^1].Role == "assistant" ? ExampleRemarks.None : ExampleRemarks.IdleTail,
+            Remarks = (messages[^1].Role == "assistant" ? ExampleRemarks.None : ExampleRemarks.IdleTail) | (LeavesToolsOut(row, messages, rendered.Text) ? ExampleRemarks.ToolsLeftOut : ExampleRemarks.None),
         };
+    }
+
+    /// <summary>Whether the conversation reads the same without its tools, or without the calls of them.</summary>
+    private bool LeavesToolsOut(TrainingRow row, IReadOnlyList<ChatMessage> messages, string text)
+    {
+        try
+        {
+            var options = Options(row);
+            return (options.Tools is not null && tokenizer.RenderChat(messages, options with { Tools = null }, cancellation).Text == text)
+                || (messages.Any(Calls) && Render(row, [.. messages.Select(static message => Calls(message) ? message.WithField(ToolCalls, Array.Empty<object?>()) : message)]) == text);
+        }
+        catch (TemplateException)
+        {
+            // A template that misses them knows them.
+            return false;
+        }
+
+        static bool Calls(ChatMessage message) => message.Fields.Get(ToolCalls) is not null;
     }
 
     /// <summary>How many characters before each position lie in spans.</summary>

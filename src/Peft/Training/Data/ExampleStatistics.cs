@@ -13,6 +13,7 @@ internal sealed class ExampleStatistics(int limit)
     [
         (ExampleRemarks.AnswerTouches, "the answer begins right behind the prompt's last word, without a space between; where that isn't meant, put a space in front of the answers, or a template like '{prompt} ' between"),
         (ExampleRemarks.AnswerEmpty, "the answer is empty, and only the end of the text is learnt"),
+        (ExampleRemarks.ToolsLeftOut, "tools or calls of them stand in the conversation that the model's chat template doesn't write: nothing is read or learnt of them"),
         (ExampleRemarks.IdleTail, "messages stand behind the assistant's last one; nothing is learnt of them"),
     ];
 

@@ -27,6 +27,9 @@ public enum ExampleRemarks
 
     /// <summary>Messages stand behind the assistant's last one; nothing is learnt of them.</summary>
     IdleTail = 4,
+
+    /// <summary>The chat template writes nothing of the tools beside the conversation, or of the calls in it.</summary>
+    ToolsLeftOut = 8,
 }
 
 /// <summary>An example as the training sees it.</summary>
