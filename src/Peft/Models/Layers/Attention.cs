@@ -113,7 +113,7 @@ public static class Attention
     private static Tensor Run(
         AttentionCall call, Tensor[] inputs, (Tensor Queries, Tensor Keys, Tensor Values) parts, int? layer, ForwardContext context, ScoreTerms terms)
     {
-        var queries = parts.Queries.mul_(call.Shape.Scale);
+        var queries = LinearProduct.Cast(context.Narrowed(parts.Queries), parts.Queries.dtype).mul_(call.Shape.Scale);
         queries = call.Rotary?.QueryScale is { } growth ? queries.mul_(growth) : queries;
         var (keys, values) = (parts.Keys.transpose(1, 2), parts.Values.transpose(1, 2));
         (keys, values) = layer is { } index && context.Cache is { } cache

@@ -23,7 +23,7 @@ internal sealed class AttentionPiece(
     // What comes in and goes out; between them stands the type that products are formed in.
     private readonly ScalarType _type = queries.dtype;
 
-    private Tensor _queries = Rounded(queries, context);
+    private Tensor _queries = queries.device_type == DeviceType.CPU ? queries : context.Narrowed(queries);
     private Tensor _keys = Rounded(keys, context);
     private Tensor _values = Rounded(values, context);
     private Tensor? _bias = bias;
@@ -32,7 +32,7 @@ internal sealed class AttentionPiece(
     public Tensor Run() => LinearProduct.Cast(Form(), _type);
 
     /// <summary>
-    /// Values as narrow products take them. On the processor these stay float32 once they are rounded: the engine's product gives scores in the type of what it multiplies,
+    /// Keys and values as narrow products take them; queries are rounded before they are scaled. On the processor these stay float32 once they are rounded: the engine's product gives scores in the type of what it multiplies,
     /// and scores of bfloat16 would be much coarser than those of a kernel that keeps its sums.
     /// </summary>
     private static Tensor Rounded(Tensor x, ForwardContext context) => x.device_type == DeviceType.CPU ? LinearProduct.Cast(context.Narrowed(x), x.dtype) : context.Narrowed(x);
@@ -61,12 +61,24 @@ internal sealed class AttentionPiece(
                 _dropped.Add(context.Tape is null ? kept : KeepOwn(kept));
             }
 
-            var part = Dropped(weights, _dropped.Count - 1).bmm(_values.narrow(1, block.Key, block.Keys));
+            var part = Sums(Dropped(weights, _dropped.Count - 1), _values.narrow(1, block.Key, block.Keys));
             all.narrow(1, block.Query, block.Queries).copy_(
                 part.view(call.Rows, _shape.KeyValueHeads, _shape.Group, block.Queries, _shape.ValueSize).permute(0, 3, 1, 2, 4));
         }
 
         return all.view(call.Rows * call.Length, _shape.Heads * _shape.ValueSize);
+    }
+
+    /// <summary>Weighted sums of values. Narrow ones are formed as the engine's kernel forms them: of weights beside the largest of their row, rounded.</summary>
+    private Tensor Sums(Tensor weights, Tensor values)
+    {
+        if (!context.Narrows(weights))
+        {
+            return weights.bmm(values);
+        }
+
+        var largest = weights.amax([-1], keepdim: true).clamp_min(float.Epsilon);
+        return context.Narrowed(weights.div(largest)).to(weights.dtype).bmm(values).mul_(largest);
     }
 
     public void KeepForBackward()

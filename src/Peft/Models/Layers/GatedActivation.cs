@@ -22,7 +22,7 @@ public static class GatedActivation
         ArgumentNullException.ThrowIfNull(activation);
         if (context.Tape is not { } tape)
         {
-            var gated = Form(projections, activation);
+            var gated = Form(projections, activation, context);
             if (context.Recorder is { } recorder)
             {
                 Record(recorder, projections, gated, activation);
@@ -36,15 +36,15 @@ public static class GatedActivation
             return tape.Autograd(
                 inputs =>
                 {
-                    var halves = inputs[0].chunk(2, 1);
-                    return activation.Apply(halves[0]).mul(halves[1]);
+                    var halves = context.Narrowed(inputs[0]).chunk(2, 1);
+                    return LinearProduct.Cast(activation.Apply(halves[0]).mul(halves[1]), inputs[0].dtype);
                 },
                 [projections],
                 []);
         }
 
-        var output = Form(projections, activation);
-        tape.Record(new SiluPiece(projections, activation), [projections], [output], trains: false);
+        var output = Form(projections, activation, context);
+        tape.Record(new SiluPiece(projections, activation, context), [projections], [output], trains: false);
         return output;
     }
 
@@ -56,8 +56,16 @@ public static class GatedActivation
         }
     }
 
-    private static Tensor Form(Tensor projections, Activation activation)
+    private static Tensor Form(Tensor projections, Activation activation, ForwardContext context)
     {
+        if (context.Narrows(projections))
+        {
+            // What comes of narrow products is narrow until it meets what isn't.
+            using var narrow = NewDisposeScope();
+            var halves = context.Narrowed(projections).chunk(2, 1);
+            return activation.Apply(halves[0]).mul_(halves[1]).to(projections.dtype).MoveToOuterDisposeScope();
+        }
+
         if (activation.IsSilu && CpuRows.Serves(projections))
         {
             return GatedKernel.Form(projections);
@@ -89,8 +97,11 @@ public static class GatedActivation
         private readonly Tensor _projections;
         private readonly Activation _activation;
 
-        public SiluPiece(Tensor projections, Activation activation)
+        private readonly ForwardContext _context;
+
+        public SiluPiece(Tensor projections, Activation activation, ForwardContext context)
         {
+            _context = context;
             _projections = Keep(projections);
             _activation = activation;
         }
@@ -99,7 +110,7 @@ public static class GatedActivation
 
         public override bool OverwritesInputs => true;
 
-        public override Tensor Recompute() => Form(_projections, _activation);
+        public override Tensor Recompute() => Form(_projections, _activation, _context);
 
         /// <summary>The gradients take the place of the values.</summary>
         public override void Backward(PieceGradients gradients)

@@ -60,8 +60,9 @@ internal static class LinearProduct
         // Trained lengths scale the product before anything is added to it.
         var scales = Array.Exists(terms, static term => term.Change.Magnitude is not null);
         var addsLater = scales || input.dtype != x.dtype;
-        var y = Cast(Base(input, weight, scales ? null : bias, members, context, addsLater ? null : residual), x.dtype);
+        var y = Base(input, weight, scales ? null : bias, members, context, addsLater ? null : residual);
         var state = terms.Length == 0 ? Array.Empty<LowRankProduct>() : LowRankProduct.Forward(input, y, terms, context);
+        y = Cast(y, x.dtype);
         OutputLengths? lengths = null;
         if (scales)
         {

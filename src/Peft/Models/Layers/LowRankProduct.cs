@@ -81,7 +81,7 @@ internal sealed class LowRankProduct
             var term = terms[i];
             var slice = y.narrow(1, term.Column, term.Width);
             var b = term.Change.FactorB(type);
-            Add(slice, inner.narrow(1, term.RankStart, term.Rank), b.t(), Scale(term, drawn?[i]));
+            Add(slice, inner.narrow(1, term.RankStart, term.Rank), b.t(), Scale(term, drawn?[i]), context.ProductType == ScalarType.BFloat16);
             if (term.Change.Bias is { } bias)
             {
                 slice.add_(bias.Data, term.Change.Scale);
@@ -148,7 +148,7 @@ internal sealed class LowRankProduct
 
         if (gx is not null)
         {
-            Add(gx, inner, _stacked, 1);
+            Add(gx, inner, _stacked, 1, rounds: false);
         }
     }
 
@@ -163,9 +163,9 @@ internal sealed class LowRankProduct
         }
     }
 
-    /// <summary>Adds a product, which may be of a narrower type than the sum.</summary>
-    private static void Add(Tensor sum, Tensor left, Tensor right, float scale) =>
-        _ = sum.dtype == left.dtype ? sum.addmm_(left, right, 1, scale) : sum.add_(left.mm(right), scale);
+    /// <summary>Adds a product, which may be of a narrower type than the sum, or is rounded for itself.</summary>
+    private static void Add(Tensor sum, Tensor left, Tensor right, float scale, bool rounds) =>
+        _ = sum.dtype == left.dtype && !rounds ? sum.addmm_(left, right, 1, scale) : sum.add_(left.mm(right), scale);
 
     private static Tensor Stack(LowRankTerm[] terms, ScalarType type)
     {
