@@ -8,7 +8,7 @@ internal static class Bloom
 {
     public static Family Row { get; } = new("bloom", "Bloom", Model)
     {
-        Gguf = GgufMaps.Bloom,
+        Gguf = GgufDecoderMaps.Bloom,
         Prefix = "transformer",
         Heads = HeadRow.DecoderWith(tokenHead: "classifier"),
         OtherNames = new Dictionary<string, string> { ["hidden_size"] = "n_embed", ["n_layer"] = "num_hidden_layers", ["n_head"] = "num_attention_heads" },

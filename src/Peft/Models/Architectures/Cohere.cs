@@ -8,7 +8,7 @@ internal static class Cohere
 {
     public static Family Row { get; } = new("cohere", "Cohere", Model)
     {
-        Gguf = GgufMaps.Cohere,
+        Gguf = GgufDecoderMaps.Cohere,
         Defaults = new() { ["logit_scale"] = 0.0625, ["rope_theta"] = 500000.0, ["pad_token_id"] = 0 },
     };
 

@@ -13,7 +13,7 @@ internal static class Falcon
 
     public static Family Row { get; } = new("falcon", "Falcon", Model)
     {
-        Gguf = GgufMaps.Falcon,
+        Gguf = GgufDecoderMaps.Falcon,
         Prefix = "transformer",
         Heads = HeadRow.DecoderWith(tokenHead: "classifier"),
         OtherNames = new Dictionary<string, string> { ["hidden_size"] = "n_embed" },

@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Text.Json.Nodes;
+using Peft.Models.Gguf;
 using Peft.Models.Layers;
 
 namespace Peft.Models.Architectures;
@@ -46,9 +47,15 @@ internal sealed class Gemma4Config
     /// <summary>The families: the language model by itself, and the one beside towers for images and sound.</summary>
     public static IReadOnlyList<Family> Rows { get; } =
     [
-        new("gemma4_text", "Gemma4", static config => new Gemma4Model(config)) { Defaults = new() { ["pad_token_id"] = 0 } },
+        new("gemma4_text", "Gemma4", static config => new Gemma4Model(config)) { Gguf = GgufGemma4Map.Map, Defaults = new() { ["pad_token_id"] = 0, ["rope_parameters"] = Positions } },
         Family.Around("gemma4", "Gemma4", textType: "gemma4_text"),
     ];
+
+    private static JsonObject Positions => new()
+    {
+        [Sliding] = new JsonObject { ["rope_type"] = "default", ["rope_theta"] = 10_000.0 },
+        [Full] = new JsonObject { ["rope_type"] = "proportional", ["partial_rotary_factor"] = 0.25, ["rope_theta"] = 1_000_000.0 },
+    };
 
     public long VocabularySize { get; }
 
@@ -112,9 +119,7 @@ internal sealed class Gemma4Config
     {
         var layer = Math.Max(0, Array.IndexOf(_slides, isSliding));
         var parameters = (_source.Node("rope_parameters") as JsonObject)?[isSliding ? Sliding : Full] as JsonObject
-            ?? (isSliding
-                ? new JsonObject { ["rope_type"] = "default", ["rope_theta"] = 10_000.0 }
-                : new JsonObject { ["rope_type"] = "proportional", ["partial_rotary_factor"] = 0.25, ["rope_theta"] = 1_000_000.0 });
+            ?? (JsonObject)Positions[isSliding ? Sliding : Full]!;
         return new RotaryEmbedding(new RotaryFrequencies(_source, HeadSizes(layer).Size, parameters: parameters), "Gemma4TextRotaryEmbedding");
     }
 

@@ -13,13 +13,13 @@ internal static class Gpt2
     [
         new("gpt2", "GPT2", static config => Model(config, isBigCode: false))
         {
-            Gguf = GgufMaps.Gpt2,
+            Gguf = GgufDecoderMaps.Gpt2,
             Prefix = "transformer",
             Heads = HeadRow.DecoderWith(causal: "LMHeadModel", tokenHead: "classifier"),
         },
         new("gpt_bigcode", "GPTBigCode", static config => Model(config, isBigCode: true))
         {
-            Gguf = GgufMaps.GptBigCode,
+            Gguf = GgufDecoderMaps.GptBigCode,
             Prefix = "transformer",
             Heads = HeadRow.DecoderWith(tokenHead: "classifier"),
             Defaults = new() { ["activation_function"] = "gelu_pytorch_tanh", ["multi_query"] = true, ["num_key_value_heads"] = 1 },

@@ -11,7 +11,7 @@ internal static class GptNeoX
 {
     public static Family Row { get; } = new("gpt_neox", "GPTNeoX", Model)
     {
-        Gguf = GgufMaps.GptNeoX,
+        Gguf = GgufDecoderMaps.GptNeoX,
         Prefix = "gpt_neox",
         Heads = HeadRow.DecoderWith(tokenHead: "classifier"),
         Keys = new KeyMap(new KeyRule("lm_head", "embed_out")),

@@ -88,6 +88,7 @@ internal static class LlamaFamilies
         },
         new("ministral3", "Ministral3", static config => new LlamaModel(config, new LlamaTraits(HasWindow: true)))
         {
+            Gguf = GgufMaps.Ministral3,
             Defaults = Defaults("""
                 {
                     "vocab_size": 131072, "intermediate_size": 14336, "num_hidden_layers": 34, "num_key_value_heads": 8, "head_dim": 128,
@@ -106,6 +107,7 @@ internal static class LlamaFamilies
         },
         new("ernie4_5", "Ernie4_5", static config => new LlamaModel(config, new LlamaTraits { IsInterleaved = true }))
         {
+            Gguf = GgufMaps.Ernie,
             OtherNames = new Dictionary<string, string> { ["attention_bias"] = "use_bias", ["mlp_bias"] = "use_bias" },
             Defaults = new()
             {

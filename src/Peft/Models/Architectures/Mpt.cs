@@ -11,7 +11,7 @@ internal static class Mpt
 {
     public static Family Row { get; } = new("mpt", "Mpt", Model)
     {
-        Gguf = GgufMaps.Mpt,
+        Gguf = GgufDecoderMaps.Mpt,
         Prefix = "transformer",
         Heads = [new("ForCausalLM", "CAUSAL_LM", static (config, name) => new CausalModel(config, name, scales: false)), .. HeadRow.DecoderWith(tokenHead: "classifier").Skip(1)],
         OtherNames = new Dictionary<string, string> { ["d_model"] = "hidden_size", ["n_layers"] = "num_hidden_layers", ["n_heads"] = "num_attention_heads" },

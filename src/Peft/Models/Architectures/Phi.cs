@@ -8,7 +8,7 @@ internal static class Phi
 {
     public static Family Row { get; } = new("phi", "Phi", Model)
     {
-        Gguf = GgufMaps.Phi,
+        Gguf = GgufDecoderMaps.Phi,
         Heads = HeadRow.DecoderWith(causalBias: true),
         Defaults = ArchitectureRegistry.Defaults("{}"),
     };

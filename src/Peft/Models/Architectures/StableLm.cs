@@ -10,7 +10,7 @@ namespace Peft.Models.Architectures;
 /// </summary>
 internal static class StableLm
 {
-    public static Family Row { get; } = new("stablelm", "StableLm", Model) { Gguf = GgufMaps.StableLm, Defaults = ArchitectureRegistry.Defaults("{}") };
+    public static Family Row { get; } = new("stablelm", "StableLm", Model) { Gguf = GgufDecoderMaps.StableLm, Defaults = ArchitectureRegistry.Defaults("{}") };
 
     private static DecoderModel Model(ModelConfig config)
     {

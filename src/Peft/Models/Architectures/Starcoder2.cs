@@ -6,7 +6,7 @@ namespace Peft.Models.Architectures;
 /// <summary>StarCoder 2 (Lozhkov et al. 2024): Llama's attention, with biases and a window, between layer norms and a plain MLP.</summary>
 internal static class Starcoder2
 {
-    public static Family Row { get; } = new("starcoder2", "Starcoder2", Model) { Gguf = GgufMaps.Starcoder2 };
+    public static Family Row { get; } = new("starcoder2", "Starcoder2", Model) { Gguf = GgufDecoderMaps.Starcoder2 };
 
     private static DecoderModel Model(ModelConfig config)
     {

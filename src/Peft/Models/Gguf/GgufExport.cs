@@ -38,9 +38,9 @@ internal static class GgufExport
             }
         }
 
+        metadata.AddRange(map.Further?.Invoke(model, config).Select(further => (map.Key(further.Key), further.Value)) ?? []);
         metadata.AddRange(GgufRotaryKeys.Metadata(map, config, HeadSize(metadata, map)));
         metadata.AddRange(Window(map, config));
-        metadata.AddRange(map.Further?.Invoke(model, config).Select(further => (map.Key(further.Key), further.Value)) ?? []);
         return metadata;
     }
 
@@ -160,6 +160,14 @@ internal static class GgufExport
         var count = (int)config.RequiredInteger(map.LayersKey);
         var usual = (int)(form.PeriodKey is { } key ? config.Integer(key) ?? config.Integer("_" + key) ?? form.Period : form.Period);
         var sees = Enumerable.Range(0, count).Select(layer => config.TextOf("layer_types", layer) is { } kind ? kind != "sliding_attention" : (layer + 1) % usual == 0).ToArray();
+        if (form.ListsLayers)
+        {
+            sees[^1] |= form.LastSeesAll;
+            yield return (map.Key("attention.sliding_window"), (uint)window);
+            yield return (map.Key("attention.sliding_window_pattern"), sees.Select(static full => !full).ToArray());
+            yield break;
+        }
+
         var period = Array.IndexOf(sees, true) + 1;
         period = period == 0 ? Math.Max(form.Period, count + 1) : period;
         if ((period != form.Period && !form.ReadsPeriod && count >= Math.Min(period, form.Period)) || sees.Where((full, layer) => full != ((layer + 1) % period == 0)).Any())

@@ -10,8 +10,11 @@ internal sealed record GgufLayout(Func<Tensor, ModelConfig, IReadOnlyList<Tensor
     /// <summary>Whether it only puts whole rows in another order: what acts on values then acts on a row's bytes, and on an adapter's second factor, too.</summary>
     public bool MovesRows { get; private init; }
 
+    /// <summary>Whether it only puts whole columns in another order: what acts on values then acts on an adapter's first factor, too.</summary>
+    public bool MovesColumns { get; private init; }
+
     /// <summary>Shapes of the file's tensors, by the parameter's; null where they are the parameter's.</summary>
-    public Func<IReadOnlyList<long>, ModelConfig, IReadOnlyList<IReadOnlyList<long>>>? Shapes { get; private init; }
+    public Func<IReadOnlyList<long>, ModelConfig, IReadOnlyList<IReadOnlyList<long>>>? Shapes { get; init; }
 
     /// <summary>As they are.</summary>
     public static GgufLayout Plain { get; } = Rows(static (values, _) => values, static (values, _) => values);
@@ -22,6 +25,9 @@ internal sealed record GgufLayout(Func<Tensor, ModelConfig, IReadOnlyList<Tensor
     /// <summary>[channels, 1, width of a convolution] without the one.</summary>
     public static GgufLayout Convolution { get; } = Values(
         static (values, _) => values.squeeze(1), static (values, _) => values.unsqueeze(1), static shape => [shape[0], shape[2]]);
+
+    /// <summary>A vector as a column.</summary>
+    public static GgufLayout Column { get; } = Values(static (values, _) => values.unsqueeze(1), static (values, _) => values.squeeze(1), static shape => [shape[0], 1]);
 
     /// <summary>A single row as a vector.</summary>
     public static GgufLayout Vector { get; } = Values(static (values, _) => values.squeeze(0), static (values, _) => values.unsqueeze(0), static shape => [shape[1]]);
@@ -34,6 +40,12 @@ internal sealed record GgufLayout(Func<Tensor, ModelConfig, IReadOnlyList<Tensor
     public static GgufLayout GateAndUp { get; } = new(static (values, _) => [.. values.chunk(2, 1).Select(static part => part.contiguous())], static (parts, _) => cat([.. parts], 1))
     {
         Shapes = static (shape, _) => Twice([shape[0], shape[1] / 2, .. shape.Skip(2)]),
+    };
+
+    /// <summary>Rows of the gate, then of what it gates: two tensors.</summary>
+    public static GgufLayout Halves { get; } = new(static (values, _) => [.. values.chunk(2, 0).Select(static part => part.contiguous())], static (parts, _) => cat([.. parts], 0))
+    {
+        Shapes = static (shape, _) => Twice([shape[0] / 2, .. shape.Skip(1)]),
     };
 
     /// <summary>Of each expert gate and up in turn along the last dimension, lying the other way round: two tensors.</summary>
@@ -76,6 +88,10 @@ internal sealed record GgufLayout(Func<Tensor, ModelConfig, IReadOnlyList<Tensor
 
     /// <summary>Whole rows in another order.</summary>
     public static GgufLayout Rows(Func<Tensor, ModelConfig, Tensor> toFile, Func<Tensor, ModelConfig, Tensor> toTree) => Values(toFile, toTree) with { MovesRows = true };
+
+    /// <summary>Whole columns in another order.</summary>
+    /// <param name="move">Values, the configuration, and whether it goes to the file.</param>
+    public static GgufLayout Columns(Func<Tensor, ModelConfig, bool, Tensor> move) => Values((values, config) => move(values, config, true), (values, config) => move(values, config, false)) with { MovesColumns = true };
 
     /// <summary>One tensor of other values.</summary>
     public static GgufLayout Values(Func<Tensor, ModelConfig, Tensor> toFile, Func<Tensor, ModelConfig, Tensor> toTree, Func<IReadOnlyList<long>, IReadOnlyList<long>>? shape = null) =>

@@ -7,8 +7,20 @@ namespace Peft.Models.Gguf;
 /// <param name="Architecture"><c>general.architecture</c>, which begins the names of sizes too.</param>
 internal sealed record GgufMap(string Architecture)
 {
-    /// <summary>A key that tells the family's files from those of another with the same architecture; null for the one that has none.</summary>
+    /// <summary>A key whose value other than 0 tells files from those of another map with the same architecture; null for the one that has none.</summary>
     public string? Marker { get; init; }
+
+    /// <summary>Maps of those models of the family that llama.cpp holds otherwise.</summary>
+    public IReadOnlyList<GgufMap> Others { get; init; } = [];
+
+    /// <summary>Which models one of <see cref="Others"/> is for.</summary>
+    public Func<ModelConfig, bool>? Serves { get; init; }
+
+    /// <summary>Whether files by this map are read as another family, which their architecture is named after.</summary>
+    public bool IsWrittenOnly { get; init; }
+
+    /// <summary>Tensors of files that the family computes nothing with.</summary>
+    public Func<string, ModelConfig, bool>? Unused { get; init; }
 
     /// <summary>Sizes and settings.</summary>
     public required IReadOnlyList<GgufKey> Keys { get; init; }
@@ -51,6 +63,9 @@ internal sealed record GgufMap(string Architecture)
 
     /// <summary>The key of a size in a file.</summary>
     public string Key(string name) => $"{Architecture}.{name}";
+
+    /// <summary>The map of a model of the family.</summary>
+    public GgufMap Of(ModelConfig config) => Others.FirstOrDefault(other => other.Serves!(config)) ?? this;
 }
 
 /// <summary>Rotary positions in files.</summary>
@@ -67,6 +82,12 @@ internal sealed record GgufRotary
 
     /// <summary>Whether the file states that base; otherwise it is that of all layers, unscaled.</summary>
     public bool StatesLocalBase { get; init; } = true;
+
+    /// <summary>Whether llama.cpp wants a factor for every frequency even where none is slowed down.</summary>
+    public bool NeedsFactors { get; init; }
+
+    /// <summary>Whether files state how YaRN's attention factor is divided (<c>mscale_all_dim</c>).</summary>
+    public bool StatesDivisor { get; init; }
 }
 
 /// <summary>Windows of attention in files.</summary>
@@ -78,4 +99,10 @@ internal sealed record GgufWindow(int Period)
 
     /// <summary>Whether llama.cpp reads a number of the file's own.</summary>
     public bool ReadsPeriod { get; init; }
+
+    /// <summary>Whether files list for each layer whether it has a window.</summary>
+    public bool ListsLayers { get; init; }
+
+    /// <summary>Whether the last layer sees everything, whatever a configuration says.</summary>
+    public bool LastSeesAll { get; init; }
 }

@@ -26,7 +26,7 @@ public sealed class GgufModel : TensorStore, IPackedStore
 
         // The tree says which parameters there are, and its map what files call them.
         using var structure = ArchitectureRegistry.Create(new ModelConfig((JsonObject)_config.DeepClone()));
-        var tree = new GgufTree(structure);
+        var tree = new GgufTree(structure, _map);
         var read = new HashSet<string>(StringComparer.Ordinal);
         foreach (var (path, parameter, module) in structure.NamedWeights())
         {
@@ -39,7 +39,7 @@ public sealed class GgufModel : TensorStore, IPackedStore
             }
         }
 
-        if (file.Names.FirstOrDefault(name => !read.Contains(name) && !GgufRotaryKeys.Owns(name)) is { } unknown)
+        if (file.Names.FirstOrDefault(name => !read.Contains(name) && !GgufRotaryKeys.Owns(name) && !IsUnused(name, tree)) is { } unknown)
         {
             throw new NotSupportedByPeftException("GgufTensorNotSupported", $"'{Path}' holds the tensor '{unknown}', which a plain {_family.Stem} does not have (experts, for instance).")
             {
@@ -136,19 +136,35 @@ public sealed class GgufModel : TensorStore, IPackedStore
     private static (Family Family, GgufMap Map) Find(GgufFile file)
     {
         var architecture = file.Metadata.GetText("general.architecture") ?? "(none)";
-        Family[] readable = [.. ArchitectureRegistry.Families.Where(static family => family.Gguf is not null)];
-        var found = readable.Where(family => family.Gguf!.Architecture == architecture).ToArray();
-        var family = Array.Find(found, family => family.Gguf!.Marker is { } marker && file.Metadata.ContainsKey(family.Gguf.Key(marker)))
-            ?? Array.Find(found, static family => family.Gguf!.Marker is null)
-            ?? throw new NotSupportedByPeftException(
-                "GgufArchitectureNotSupported",
-                $"'{file.Path}' holds a model of the architecture '{architecture}'; Peft reads {string.Join(", ", readable.Select(static family => $"'{family.Gguf!.Architecture}'").Distinct())}.")
-            {
-                Target = file.Path,
-                RecommendedAction = "Use the model's safetensors files.",
-            };
-        return (family, family.Gguf!);
+        (Family Family, GgufMap Map)[] readable =
+        [
+            .. from family in ArchitectureRegistry.Families
+               where family.Gguf is not null
+               from map in (GgufMap[])[family.Gguf, .. family.Gguf.Others]
+               where !map.IsWrittenOnly
+               select (family, map),
+        ];
+        var found = readable.Where(entry => entry.Map.Architecture == architecture).OrderBy(static entry => entry.Map.Marker is null)
+            .Where(entry => entry.Map.Marker is not { } marker || (file.Metadata.TryGetValue(entry.Map.Key(marker), out var value) && value is not (0u or 0 or 0ul or 0L)));
+        foreach (var entry in found)
+        {
+            return entry;
+        }
+
+        throw new NotSupportedByPeftException(
+            "GgufArchitectureNotSupported",
+            $"'{file.Path}' holds a model of the architecture '{architecture}'; Peft reads {string.Join(", ", readable.Select(static entry => $"'{entry.Map.Architecture}'").Distinct())}.")
+        {
+            Target = file.Path,
+            RecommendedAction = "Use the model's safetensors files.",
+        };
     }
+
+    /// <summary>What the family computes nothing with, and the layers behind the last one that only foretell further tokens.</summary>
+    private bool IsUnused(string name, GgufTree tree) => _map.Unused?.Invoke(name, tree.Config) == true
+        || (Foretelling > 0 && GgufName.Layer(name) is { } layer && layer >= tree.Layers && layer < tree.Layers + Foretelling);
+
+    private long Foretelling => File.Metadata.GetInteger(_map.Key("nextn_predict_layers"), 0);
 
     private bool Fits(GgufWeight weight) => weight.Files.Zip(weight.Shapes).All(pair =>
         File.Entry(pair.First).Shape is var stored && (weight.Row is { } row ? stored.Count > 0 && row < stored[0] && stored.Skip(1).SequenceEqual(pair.Second) : stored.SequenceEqual(pair.Second)));
@@ -186,6 +202,11 @@ public sealed class GgufModel : TensorStore, IPackedStore
             }
         }
 
+        if (Foretelling > 0)
+        {
+            config[_map.LayersKey] = metadata.GetInteger(_map.Key("block_count")) - Foretelling;
+        }
+
         foreach (var setting in _map.Fixed.Where(static setting => !setting.Key.Contains('.', StringComparison.Ordinal) && setting.Accepted[0] is not null))
         {
             config[setting.Key] = setting.Accepted[0] is double number && Math.Truncate(number) == number ? JsonValue.Create((long)number) : JsonValue.Create(setting.Accepted[0]);
@@ -199,6 +220,11 @@ public sealed class GgufModel : TensorStore, IPackedStore
         if (_map.Window is not null)
         {
             config["sliding_window"] = metadata.ContainsKey(_map.Key("attention.sliding_window")) ? metadata.GetInteger(_map.Key("attention.sliding_window")) : null;
+            if (_map.Window.ListsLayers)
+            {
+                config["layer_types"] = new JsonArray([.. (metadata.GetArray<bool>(_map.Key("attention.sliding_window_pattern")) ?? []).Select(static slides => (JsonNode)(slides ? "sliding_attention" : "full_attention"))]);
+            }
+
             if (_map.Window.PeriodKey is { } period && metadata.ContainsKey(_map.Key("attention.sliding_window_pattern")) && metadata[_map.Key("attention.sliding_window_pattern")] is not Array)
             {
                 config[period] = metadata.GetInteger(_map.Key("attention.sliding_window_pattern"));

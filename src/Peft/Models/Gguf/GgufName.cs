@@ -19,6 +19,10 @@ internal sealed record GgufName(string Tree, params IReadOnlyList<string> File)
     /// <summary>Whether llama.cpp reads a bias there.</summary>
     public bool HasBias { get; init; } = true;
 
+    /// <summary>The block that a tensor belongs to; null outside.</summary>
+    public static int? Layer(string file) => file.StartsWith("blk.", StringComparison.Ordinal) && file.IndexOf('.', 4) is > 0 and var end
+        && int.TryParse(file.AsSpan(4, end - 4), NumberStyles.None, CultureInfo.InvariantCulture, out var layer) ? layer : null;
+
     /// <summary>What of a path follows this name, and the index where it has one; null for another name.</summary>
     public (string End, int? Index)? Match(string path)
     {

@@ -14,6 +14,10 @@ internal static class GgufRotaryKeys
     private const string AttentionKey = "rope.scaling.attn_factor";
     private const string OriginalKey = "rope.scaling.original_context_length";
     private const string LocalBaseKey = "rope.freq_base_swa";
+    private const string DivisorKey = "rope.scaling.yarn_log_multiplier";
+
+    // What doesn't turn is slowed down beyond any length.
+    private const float Still = 1e30f;
 
     private static readonly (string Tree, string File)[] s_yarn = [("beta_fast", "rope.scaling.yarn_beta_fast"), ("beta_slow", "rope.scaling.yarn_beta_slow")];
 
@@ -81,6 +85,12 @@ internal static class GgufRotaryKeys
         {
             yield return (map.Key(AttentionKey), (float)(attention / YarnAttention(rope.Number("factor") ?? 1)));
         }
+        else if (kind == "yarn" && rotary.SizeKey is null && rope.Number("mscale") is { } scale and not 0 && rope.Number("mscale_all_dim") is { } all and not 0)
+        {
+            yield return scale == 1 && rotary.StatesDivisor
+                ? (map.Key(DivisorKey), (float)all)
+                : (map.Key(AttentionKey), (float)(new Layers.RotaryFrequencies(config, headSize, rotary.Share).Scale / YarnAttention(rope.Number("factor") ?? 1)));
+        }
 
         foreach (var key in s_yarn.Where(key => kind == "yarn" && rope.Number(key.Tree) is not null))
         {
@@ -101,9 +111,8 @@ internal static class GgufRotaryKeys
             "llama3" => [Output(Factors, Llama3(rope, Base(config), headSize))],
             "longrope" or "su" => [Output(LongFactors, Numbers(rope, "long_factor")), Output(ShortFactors, Numbers(rope, "short_factor"))],
 
-            // What doesn't turn is slowed down beyond any length.
-            "proportional" => [Output(Factors, [.. Enumerable.Range(0, (int)(headSize / 2)).Select(i => i < (int)(headSize * (rope.Number("partial_rotary_factor") ?? 1) / 2) ? (float)(rope.Number("factor") ?? 1) : 1e30f)])],
-            _ => [],
+            "proportional" => [Output(Factors, [.. Enumerable.Range(0, (int)(headSize / 2)).Select(i => i < (int)(headSize * (rope.Number("partial_rotary_factor") ?? 1) / 2) ? (float)(rope.Number("factor") ?? 1) : Still)])],
+            _ => map.Rotary.NeedsFactors ? [Output(Factors, [.. Enumerable.Repeat(1f, (int)(headSize / 2))])] : [],
         };
 
         static GgufOutput Output(string name, float[] values) => new(name, [values.Length], GgufType.Named("F32"), () => tensor(values));
@@ -165,6 +174,13 @@ internal static class GgufRotaryKeys
             }
         }
 
+        if (map.Rotary!.StatesDivisor && metadata.ContainsKey(map.Key(DivisorKey)))
+        {
+            rope["mscale"] = 1.0;
+            rope["mscale_all_dim"] = metadata.GetNumber(map.Key(DivisorKey));
+        }
+
+        var factors = ReadFactors(file, Factors);
         if (file.Contains(LongFactors) && file.Contains(ShortFactors))
         {
             rope["rope_type"] = "longrope";
@@ -172,7 +188,13 @@ internal static class GgufRotaryKeys
             rope["short_factor"] = List(ReadFactors(file, ShortFactors));
             rope["attention_factor"] = metadata.GetNumber(map.Key(AttentionKey), 1);
         }
-        else if (ReadFactors(file, Factors) is { Length: > 0 } factors && factors.Any(static factor => factor != 1))
+        else if (factors.Length > 0 && factors[0] < Still && Array.IndexOf(factors, Still) is > 0 and var turning && factors.Select((factor, i) => factor == (i < turning ? factors[0] : Still)).All(static same => same))
+        {
+            rope["rope_type"] = "proportional";
+            rope["partial_rotary_factor"] = turning / (double)factors.Length;
+            rope["factor"] = (double)factors[0];
+        }
+        else if (factors.Any(static factor => factor != 1))
         {
             // The one scaling of transformers that names a factor for each frequency; with equal lists it is the same at every length.
             rope["rope_type"] = "longrope";

@@ -47,17 +47,24 @@ internal sealed record GgufWeight(string Path, Parameter Parameter, GgufName Nam
 /// <summary>A model's parameters by their names in GGUF files.</summary>
 internal sealed class GgufTree
 {
+    // Decoders that llama.cpp has no code for.
+    private static readonly string[] s_unknown = ["codegen", "gpt_neo", "gptj", "opt"];
+
     private readonly PretrainedModel _model;
     private readonly string _prefix;
 
     /// <summary>Looks at a model's structure.</summary>
+    /// <param name="model">The model.</param>
+    /// <param name="map">The map of the file that it comes from; null for the one that it is written by.</param>
     /// <exception cref="NotSupportedByPeftException"><c>GgufArchitectureNotSupported</c>.</exception>
-    public GgufTree(PretrainedModel model)
+    public GgufTree(PretrainedModel model, GgufMap? map = null)
     {
         _model = model;
         Config = model.HasBackbone ? model.Backbone.Config : model.Config;
         _prefix = model.BackbonePath.Length > 0 ? model.BackbonePath + "." : "";
-        Map = Config.KnownFamily?.Gguf ?? throw new NotSupportedByPeftException("GgufArchitectureNotSupported", $"Models of the type '{model.Config.ModelType}' are not written as GGUF.")
+        Map = map ?? Config.KnownFamily?.Gguf?.Of(Config) ?? throw new NotSupportedByPeftException("GgufArchitectureNotSupported", s_unknown.Contains(model.Config.ModelType)
+            ? $"Models of the type '{model.Config.ModelType}' are not written as GGUF: llama.cpp doesn't run them."
+            : $"Models of the type '{model.Config.ModelType}' are not written as GGUF.")
         {
             Target = model.Config.ModelType,
             RecommendedAction = $"Supported are: {string.Join(", ", ArchitectureRegistry.Families.Where(static family => family.Gguf is not null).Select(static family => family.ModelType))}. Export the model as safetensors and convert it with llama.cpp's own script.",

@@ -22,7 +22,7 @@ internal sealed class GgufTypes
     };
 
     // What is small or is added to what everything is computed from: llama.cpp leaves these alone, too.
-    private static readonly string[] s_exact = ["_norm", "ffn_gate_inp", "position_embd", "shortconv.conv", "ssm_conv1d", "per_layer_model_proj", "inp_gate", "altup"];
+    private static readonly string[] s_exact = ["_norm", "ffn_gate_inp", "position_embd", "shortconv.conv", "ssm_conv1d", ".ssm_a", ".ssm_beta", ".ssm_d", "per_layer_model_proj", "inp_gate", "altup"];
 
     private readonly string _usual;
     private readonly string _finer;

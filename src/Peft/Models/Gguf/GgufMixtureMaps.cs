@@ -1,18 +1,19 @@
 using System.Text.Json.Nodes;
 using Peft.Tensors.Gguf;
+using static Peft.Models.Gguf.GgufMaps;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Gguf;
 
 /// <summary>The rows of families whose tokens visit experts, and of those with another kind of attention.</summary>
-internal static partial class GgufMaps
+internal static class GgufMixtureMaps
 {
     // llama.cpp's numbers for what a router's scores become.
-    private const uint Sigmoid = 2;
+    internal const uint Sigmoid = 2;
 
-    private static readonly GgufName[] s_experts = Experts("mlp");
+    internal static readonly GgufName[] s_experts = Experts("mlp");
 
-    private static readonly GgufKey[] s_expertKeys = [ExpertCount("num_experts", "num_local_experts"), new("num_experts_per_tok", "expert_used_count") { IsRequired = true }];
+    internal static readonly GgufKey[] s_expertKeys = [ExpertCount("num_experts", "num_local_experts"), new("num_experts_per_tok", "expert_used_count") { IsRequired = true }];
 
     public static GgufMap Mixtral { get; } = Llama with
     {
@@ -48,7 +49,7 @@ internal static partial class GgufMaps
         NeedsHead = true,
         Keys =
         [
-            .. Sizes(), .. Heads(), ExpertCount("num_local_experts", "num_experts"), s_expertKeys[1],
+            .. Sizes(), .. HeadKeys(), ExpertCount("num_local_experts", "num_experts"), s_expertKeys[1],
             new(null, "expert_feed_forward_length") { Otherwise = static (_, config) => config.RequiredInteger("intermediate_size") },
         ],
         Fixed = [s_silu, new("swiglu_limit", 7.0), new("swiglu_alpha", 1.702), new("attention_bias", true)],
@@ -151,24 +152,24 @@ internal static partial class GgufMaps
         InLayer = [.. Lfm2Names(), .. Experts("feed_forward"), new("feed_forward.expert_bias", "exp_probs_b.bias")],
     };
 
-    private static GgufName[] Experts(string mlp) =>
+    internal static GgufName[] Experts(string mlp) =>
     [
         new(mlp + ".gate.weight", "ffn_gate_inp.weight"),
         new(mlp + ".experts.gate_up_proj", "ffn_gate_exps.weight", "ffn_up_exps.weight") { Layout = GgufLayout.GateAndUp },
         new(mlp + ".experts.down_proj", "ffn_down_exps.weight"),
     ];
 
-    private static GgufName[] Shared(string module) =>
+    internal static GgufName[] Shared(string module) =>
         [new(module + ".gate_proj", "ffn_gate_shexp"), new(module + ".up_proj", "ffn_up_shexp"), new(module + ".down_proj", "ffn_down_shexp")];
 
     // Configurations give the number under either name; only one of them has a default.
-    private static GgufKey ExpertCount(string key, string other) => new(key, "expert_count")
+    internal static GgufKey ExpertCount(string key, string other) => new(key, "expert_count")
     {
         IsRequired = true,
         Of = model => model.Backbone.Config is var config && config.Document.ContainsKey(other) ? config.Number(other) : null,
     };
 
-    private static GgufName[] Lfm2Names() =>
+    internal static GgufName[] Lfm2Names() =>
     [
         .. s_llama[..3],
         new("self_attn.out_proj", "attn_output"),
@@ -185,7 +186,7 @@ internal static partial class GgufMaps
     ];
 
     // Layers without attention have no key and value heads.
-    private static uint[] Lfm2Heads(ModelConfig config)
+    internal static uint[] Lfm2Heads(ModelConfig config)
     {
         var shared = (uint)(config.Integer("num_key_value_heads") ?? 8);
         return [.. Enumerable.Range(0, (int)config.RequiredInteger("num_hidden_layers")).Select(layer =>
@@ -193,10 +194,10 @@ internal static partial class GgufMaps
     }
 
     // The configuration's number may be cut and rounded before it is a width.
-    private static double? Lfm2Inner(PretrainedModel model) =>
+    internal static double? Lfm2Inner(PretrainedModel model) =>
         model.NamedWeights().Where(static named => named.Path.EndsWith("layers.0.feed_forward.w1.weight", StringComparison.Ordinal)).Select(static named => (double?)named.Parameter.Shape[0]).FirstOrDefault();
 
-    private static void CompleteDeepseek(JsonObject config, GgufFile file, GgufMap map)
+    internal static void CompleteDeepseek(JsonObject config, GgufFile file, GgufMap map)
     {
         config["qk_rope_head_dim"] = file.Metadata.GetInteger(map.Key("rope.dimension_count"));
         config["qk_nope_head_dim"] = (long)config["qk_head_dim"]! - (long)config["qk_rope_head_dim"]!;
@@ -218,7 +219,7 @@ internal static partial class GgufMaps
     }
 
     /// <summary>What expands a latent: keys [heads, rank, size], which are multiplied from the other side, and values [heads, size, rank].</summary>
-    private static GgufLayout KeysAndValues()
+    internal static GgufLayout KeysAndValues()
     {
         return GgufLayout.Parts(
             static (values, config) =>

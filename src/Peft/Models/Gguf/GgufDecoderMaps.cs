@@ -1,9 +1,10 @@
 using System.Text.Json.Nodes;
+using static Peft.Models.Gguf.GgufMaps;
 
 namespace Peft.Models.Gguf;
 
 /// <summary>The rows of decoders between layer norms.</summary>
-internal static partial class GgufMaps
+internal static class GgufDecoderMaps
 {
     private static readonly string[] s_gelu = ["gelu_new", "gelu_pytorch_tanh", "gelu", "gelu_fast"];
 
@@ -19,7 +20,7 @@ internal static partial class GgufMaps
 
     public static GgufMap Gpt2 { get; } = new("gpt2")
     {
-        Keys = [.. Sizes("n_embd", "n_layer", "n_inner", "n_positions", innerTimes: 4), .. Heads("n_head", null, null, "layer_norm_epsilon", Plain)],
+        Keys = [.. Sizes("n_embd", "n_layer", "n_inner", "n_positions", innerTimes: 4), .. HeadKeys("n_head", null, null, "layer_norm_epsilon", Plain)],
         Fixed = [Gelu("activation_function", "gelu_new"), new("scale_attn_weights", true), new("scale_attn_by_inverse_layer_idx", false)],
         Layers = "h",
         LayersKey = "n_layer",
@@ -31,7 +32,7 @@ internal static partial class GgufMaps
     public static GgufMap GptBigCode { get; } = Gpt2 with
     {
         Architecture = "starcoder",
-        Keys = [.. Sizes("n_embd", "n_layer", "n_inner", "n_positions", innerTimes: 4), .. Heads("n_head", null, null, "layer_norm_epsilon", Plain, BigCodeGroups)],
+        Keys = [.. Sizes("n_embd", "n_layer", "n_inner", "n_positions", innerTimes: 4), .. HeadKeys("n_head", null, null, "layer_norm_epsilon", Plain, BigCodeGroups)],
         Fixed = [Gelu("activation_function", "gelu_pytorch_tanh"), new("scale_attn_weights", true)],
         Complete = static (config, file, map) =>
         {
@@ -45,7 +46,7 @@ internal static partial class GgufMaps
     public static GgufMap GptNeoX { get; } = new("gptneox")
     {
         NeedsHead = true,
-        Keys = [.. Sizes(), .. Heads(shared: null, size: null, epsilon: "layer_norm_eps", norm: Plain), new("use_parallel_residual", "use_parallel_residual", GgufKind.Flag)],
+        Keys = [.. Sizes(), .. HeadKeys(shared: null, size: null, epsilon: "layer_norm_eps", norm: Plain), new("use_parallel_residual", "use_parallel_residual", GgufKind.Flag)],
         Fixed = [Gelu("hidden_act", "gelu"), new("attention_bias", true)],
         Rotary = new() { Share = 0.25 },
         Whole = [new("embed_in", "token_embd"), new("final_layer_norm", "output_norm")],
@@ -61,7 +62,7 @@ internal static partial class GgufMaps
 
     public static GgufMap Bloom { get; } = new("bloom")
     {
-        Keys = [.. Sizes("hidden_size", "n_layer", null, "seq_length", innerTimes: 4), .. Heads("n_head", null, null, "layer_norm_epsilon", Plain)],
+        Keys = [.. Sizes("hidden_size", "n_layer", null, "seq_length", innerTimes: 4), .. HeadKeys("n_head", null, null, "layer_norm_epsilon", Plain)],
         Fixed = [new("apply_residual_connection_post_layernorm", false)],
         Layers = "h",
         LayersKey = "n_layer",
@@ -80,7 +81,7 @@ internal static partial class GgufMaps
     /// <summary>Falcon with rotary positions; llama.cpp knows none with ALiBi, and no biases.</summary>
     public static GgufMap Falcon { get; } = new("falcon")
     {
-        Keys = [.. Sizes(inner: "ffn_hidden_size", innerTimes: 4), .. Heads(shared: null, size: null, epsilon: "layer_norm_epsilon", norm: Plain, groups: FalconGroups)],
+        Keys = [.. Sizes(inner: "ffn_hidden_size", innerTimes: 4), .. HeadKeys(shared: null, size: null, epsilon: "layer_norm_epsilon", norm: Plain, groups: FalconGroups)],
         Fixed = [Gelu("activation", "gelu"), new("alibi", false), new("bias", false), new("parallel_attn", true)],
         Layers = "h",
         Whole = [new("word_embeddings", "token_embd"), new("ln_f", "output_norm")],
@@ -108,7 +109,7 @@ internal static partial class GgufMaps
     {
         Keys =
         [
-            .. Sizes("d_model", "n_layers", null, "max_seq_len", innerTimes: 4), .. Heads("n_heads", null, null, "layer_norm_epsilon", Plain),
+            .. Sizes("d_model", "n_layers", null, "max_seq_len", innerTimes: 4), .. HeadKeys("n_heads", null, null, "layer_norm_epsilon", Plain),
             new(null, "attention.max_alibi_bias", GgufKind.Number) { Otherwise = static (_, _) => 8 },
             new(null, "attention.clamp_kqv", GgufKind.Number) { Otherwise = static (_, config) => (config.Node("attn_config") as JsonObject)?["clip_qkv"]?.GetValue<double>() },
         ],
@@ -137,7 +138,7 @@ internal static partial class GgufMaps
 
     public static GgufMap Starcoder2 { get; } = new("starcoder2")
     {
-        Keys = [.. Sizes(), .. Heads(size: null, epsilon: "norm_epsilon", norm: Plain)],
+        Keys = [.. Sizes(), .. HeadKeys(size: null, epsilon: "norm_epsilon", norm: Plain)],
         Fixed = [Gelu("hidden_act", "gelu_pytorch_tanh")],
         Flags = [new("use_bias", "blk.0.attn_q.bias")],
         InLayer = [.. s_llama[..4], new("mlp.c_fc", "ffn_up"), new("mlp.c_proj", "ffn_down"), .. s_llamaNorms],
@@ -146,7 +147,7 @@ internal static partial class GgufMaps
     public static GgufMap StableLm { get; } = new("stablelm")
     {
         NeedsHead = true,
-        Keys = [.. Sizes(), .. Heads(size: null, epsilon: "layer_norm_eps", norm: Plain), new("use_parallel_residual", "use_parallel_residual", GgufKind.Flag)],
+        Keys = [.. Sizes(), .. HeadKeys(size: null, epsilon: "layer_norm_eps", norm: Plain), new("use_parallel_residual", "use_parallel_residual", GgufKind.Flag)],
         Fixed = [s_silu],
         Flags = [new("use_qkv_bias", "blk.0.attn_q.bias"), new("qk_layernorm", "blk.0.attn_q_norm.weight"), new("use_parallel_residual", "!blk.0.ffn_norm.weight")],
         Rotary = new() { Share = 0.25 },
@@ -155,7 +156,7 @@ internal static partial class GgufMaps
 
     public static GgufMap Cohere { get; } = new("command-r")
     {
-        Keys = [.. Sizes(), .. Heads(size: null, epsilon: "layer_norm_eps", norm: Plain), new("logit_scale", "logit_scale", GgufKind.Number) { Otherwise = static (_, _) => 0.0625 }],
+        Keys = [.. Sizes(), .. HeadKeys(size: null, epsilon: "layer_norm_eps", norm: Plain), new("logit_scale", "logit_scale", GgufKind.Number) { Otherwise = static (_, _) => 0.0625 }],
         Fixed = [s_silu, new("attention_bias", false)],
         Flags = [new("use_qk_norm", "blk.0.attn_q_norm.weight")],
         InLayer = [.. s_llama, .. s_headNorms, s_llamaNorms[0]],
@@ -164,7 +165,7 @@ internal static partial class GgufMaps
     public static GgufMap Phi { get; } = new("phi2")
     {
         NeedsHead = true,
-        Keys = [.. Sizes(), .. Heads(size: null, epsilon: "layer_norm_eps", norm: Plain)],
+        Keys = [.. Sizes(), .. HeadKeys(size: null, epsilon: "layer_norm_eps", norm: Plain)],
         Fixed = [Gelu("hidden_act", "gelu_new"), new("qk_layernorm", false)],
         Rotary = new() { Share = 0.5 },
         Whole = [new("embed_tokens", "token_embd"), new("final_layernorm", "output_norm")],
