@@ -331,7 +331,7 @@ internal static class WeightFiles
     }
 
     /// <summary>The tensors of a packed weight, where a file can hold it so; null for a plain one. Weights that a file has joined are packed again as one.</summary>
-    private static IEnumerable<(string Name, Tensor Tensor)>? Packed((NamedParameter Named, FilePart Part)[] pieces)
+    internal static IEnumerable<(string Name, Tensor Tensor)>? Packed((NamedParameter Named, FilePart Part)[] pieces)
     {
         var name = pieces[0].Part.Name;
         if (pieces[0].Named.Parameter.Packed is not { } form || form.Stored(name) is not { } stored)

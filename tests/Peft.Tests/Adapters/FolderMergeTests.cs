@@ -4,6 +4,7 @@ using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
 using Peft.Models;
+using Peft.Quantization;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Adapters;
@@ -35,6 +36,38 @@ public sealed class FolderMergeTests : IDisposable
         using var found = ModelRun.Logits(merged, TinyLlama.Inputs());
         Assert.True(found.sub(expected).abs().max().item<float>() < 1e-5, $"{found.sub(expected).abs().max().item<float>()}");
         Assert.Equal(ModelBits.Of(model.Base), ModelBits.Of(merged.Base));
+    }
+
+    [Theory]
+    [InlineData("nf4", MergeGround.Quantized, true)]
+    [InlineData("nf4", MergeGround.Unpacked, false)]
+    [InlineData("nf4", MergeGround.Original, false)]
+    [InlineData("int8", MergeGround.Quantized, true)]
+    [InlineData("int8", MergeGround.Unpacked, false)]
+    public void A_quantised_base_is_merged_into_as_in_memory(string kind, MergeGround ground, bool staysQuantised)
+    {
+        using (var plain = TinyLlama.Create())
+        {
+            plain.Save(_folder["original"]);
+            ModelQuantizer.Quantize(plain.Base, kind == "nf4" ? new QuantizationConfig { LoadIn4Bit = true, QuantType = FourBitType.NF4, UseDoubleQuant = true } : new QuantizationConfig { LoadIn8Bit = true });
+            plain.Save(_folder["base"]);
+        }
+
+        using var model = PeftModel.Load(_folder["base"]);
+        model.AddAdapter(new LoraConfig { Rank = 2, TargetModules = ModuleNames.AllLinear, ModulesToSave = ["lm_head"] }, "a", 1).Perturb(2);
+        model.SaveAdapter("a", _folder["a"], embeddings: false);
+        var options = new MergeOptions { Ground = ground, OriginalPath = _folder["original"] };
+        model.Merge(["a"], options);
+        using var expected = ModelRun.Logits(model, TinyLlama.Inputs());
+
+        var report = FolderMerge.Run(_folder["base"], [_folder["a"]], _folder["out"], 2000, options);
+        Assert.True(report.Files.Count > 3);
+        Assert.Equal(staysQuantised, report.Messages.Any(static message => message.Contains("quantised again", StringComparison.Ordinal)));
+        using var merged = PeftModel.Load(_folder["out"]);
+        Assert.Equal(staysQuantised ? kind : null, merged.Quantization);
+        using var found = ModelRun.Logits(merged, TinyLlama.Inputs());
+        Assert.True(found.sub(expected).abs().max().item<float>() < 1e-5, $"{found.sub(expected).abs().max().item<float>()}");
+        Assert.Equal("MergeOriginalMissing", Assert.Throws<PeftException>(() => FolderMerge.Run(_folder["base"], [_folder["a"]], _folder["none"], options: options with { Ground = MergeGround.Original, OriginalPath = _folder["base"] })).ErrorId);
     }
 
     [Fact]

@@ -75,15 +75,17 @@ public sealed class MergeLoraAdapterCommand : AdapterCommand
     [PSDefaultValue(Value = "auto", Help = "auto")]
     public string DataType { get; set; } = "auto";
 
-    /// <summary>What the changes are added to where weights are quantised: the <c>Quantized</c> weights, which are quantised again; the <c>Unpacked</c> values that they stand for, which makes the model a plain one; or the <c>Original</c> weights, read from the model's files.</summary>
+    /// <summary>What the changes are added to where weights are quantised, in memory or from folder to folder: the <c>Quantized</c> weights, which are quantised again; the <c>Unpacked</c> values that they stand for, which makes the model a plain one; or the <c>Original</c> weights, read from the model's files.</summary>
     [Parameter(ParameterSetName = AdapterSet)]
     [Parameter(ParameterSetName = ModelSet)]
+    [Parameter(ParameterSetName = FolderSet)]
     [PSDefaultValue(Value = MergeGround.Quantized, Help = "Quantized")]
     public MergeGround Onto { get; set; }
 
-    /// <summary>The folder of the unquantised model for <c>-Onto Original</c>. Without it the one that the model was imported from.</summary>
+    /// <summary>The folder of the unquantised model for <c>-Onto Original</c>. Without it the one that the model was imported from; from folder to folder it has to be named.</summary>
     [Parameter(ParameterSetName = AdapterSet)]
     [Parameter(ParameterSetName = ModelSet)]
+    [Parameter(ParameterSetName = FolderSet)]
     [ValidateNotNullOrEmpty]
     public string? OriginalPath { get; set; }
 
@@ -124,12 +126,14 @@ public sealed class MergeLoraAdapterCommand : AdapterCommand
         var (folder, output) = (PathResolution.Target(this, Path), PathResolution.Target(this, OutputPath));
         OutputFolder.RequireFree(output, Force);
         string[] adapters = [.. AdapterPath.Select(path => PathResolution.Target(this, path))];
+        var original = OriginalPath is null ? null : PathResolution.ResolveLiteral(this, OriginalPath);
         if (ShouldProcess(output, $"Write '{folder}' with {string.Join(", ", adapters)} merged"))
         {
             WriteObject(Run(work =>
             {
                 var progress = new ProgressLine(work, "Merging from folder to folder");
-                var report = FolderMerge.Run(folder, adapters, output, MaxShardSize, new MergeOptions { Safe = Safe, Cancellation = work.Cancellation }, (done, all) => progress.Show(done, all, $"{done} of {all} tensors"));
+                var options = new MergeOptions { Safe = Safe, Ground = Onto, OriginalPath = original, Cancellation = work.Cancellation };
+                var report = FolderMerge.Run(folder, adapters, output, MaxShardSize, options, (done, all) => progress.Show(done, all, $"{done} of {all} tensors"));
                 progress.Complete();
                 report.Messages.ForEach(work.WriteWarning);
                 work.WriteLine(FormattableString.Invariant($"Merged into '{output}', of whose weights {report.LargestShard / 1e6:N0} MB were in memory at once."));

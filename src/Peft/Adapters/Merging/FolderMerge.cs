@@ -2,6 +2,7 @@ using Peft.Adapters.Model;
 using Peft.Engine;
 using Peft.Files;
 using Peft.Models;
+using Peft.Quantization.Checkpoints;
 using Peft.Tensors;
 using Peft.Tokenization;
 using static TorchSharp.torch;
@@ -22,11 +23,11 @@ public static class FolderMerge
     /// <param name="adapters">Folders of adapters, innermost first.</param>
     /// <param name="output">Folder of the merged model; what is there stays where something fails.</param>
     /// <param name="shardBytes">Bytes of a file of the result at most, unless a single tensor is larger.</param>
-    /// <param name="options">Whether values that are no numbers are refused, and what ends the merge.</param>
+    /// <param name="options">Whether values that are no numbers are refused, what changes are added to where the base is quantised, and what ends the merge.</param>
     /// <param name="onProgress">Sees the tensors that are written, and how many there are.</param>
     /// <returns>What was written.</returns>
     /// <exception cref="PeftException">What is wrong with the folders; <c>MergeNotPossible</c>, <c>MergeNotFinite</c>; <c>OutputExists</c>: the result would replace the base.</exception>
-    /// <exception cref="NotSupportedByPeftException">A quantised base, or what has no code.</exception>
+    /// <exception cref="NotSupportedByPeftException">A base quantised by a method without code, or a form that is only read, or what has no code.</exception>
     public static FolderMergeReport Run(string basePath, IReadOnlyList<string> adapters, string output, long shardBytes = ShardBytes, MergeOptions? options = null, Action<int, int>? onProgress = null)
     {
         options ??= new MergeOptions();
@@ -36,7 +37,7 @@ public static class FolderMerge
         }
 
         using var noGradients = no_grad();
-        using var model = new PeftModel(ModelLoader.Load(basePath, new LoadOptions { StaysMapped = true, Cancellation = options.Cancellation }), "base", basePath);
+        using var model = Open(basePath, options);
         List<string> messages = [];
         string[] names = [.. adapters.Select((_, index) => FormattableString.Invariant($"a{index}"))];
         foreach (var (name, folder) in names.Zip(adapters))
@@ -50,7 +51,12 @@ public static class FolderMerge
             throw new PeftException("MergeNotPossible", $"An adapter can't be merged: {obstacle}.") { Target = basePath };
         }
 
-        var plan = new Plan(model.Base, WeightMerge.ByModule(model.Base, model.ActiveSet, options), shardBytes);
+        if (options.Ground == MergeGround.Quantized && model.Base.NamedParameters().Where(static named => named.Parameter is { Packed: not null, Slot: not null }).ToArray() is [var first, ..] packed)
+        {
+            messages.Add(ModelMerge.QuantisedAgain(packed.Length, first.Parameter.Packed!.Kind));
+        }
+
+        var plan = new Plan(model.Base, WeightMerge.ByModule(model.Base, model.ActiveSet, options), shardBytes, options.Ground == MergeGround.Quantized);
         AtomicFile.MakeFolder(output);
         var companions = new CompanionFiles(model.Tokenizer?.Files ?? [], Tokenizer.FilesIn(output));
         var parameters = names.SelectMany(name => model[name].Adapter.Parameters()).DistinctBy(static parameter => parameter.Parameter);
@@ -60,8 +66,28 @@ public static class FolderMerge
         {
             options.Cancellation.ThrowIfCancellationRequested();
             onProgress?.Invoke(++done, plan.Tensors);
-        }, ModelLoader.Documents(model.Base, null), companions);
+        }, ModelLoader.Documents(model.Base, options.Ground == MergeGround.Unpacked ? model.DataType : null), companions);
         return new FolderMergeReport(files, plan.LargestShard, messages);
+    }
+
+    /// <summary>The base whose weights the changes are added to.</summary>
+    private static PeftModel Open(string basePath, MergeOptions options)
+    {
+        var load = new LoadOptions { StaysMapped = true, Cancellation = options.Cancellation };
+        if (options.Ground != MergeGround.Original)
+        {
+            return PeftModel.Load(basePath, load, "base");
+        }
+
+        var path = options.OriginalPath ?? throw new PeftException("MergeOriginalMissing", $"'{basePath}' is to be merged onto the weights that it was made from, whose folder isn't named.") { Target = basePath };
+        var model = PeftModel.Load(path, load, "base");
+        if (model.Quantization is { } kind)
+        {
+            model.Dispose();
+            throw new PeftException("MergeOriginalMissing", $"'{path}' holds quantised weights ({kind}), not those that they were made from.") { Target = path };
+        }
+
+        return model;
     }
 
     /// <summary>Which tensors each file holds, and the work of making them.</summary>
@@ -72,10 +98,12 @@ public static class FolderMerge
         private readonly HashSet<Module> _merged = [];
         private readonly PretrainedModel _model;
         private readonly Action<Module> _merge;
+        private readonly bool _keepsPacked;
         private int _made = -1;
 
-        public Plan(PretrainedModel model, Action<Module> merge, long shardBytes)
+        public Plan(PretrainedModel model, Action<Module> merge, long shardBytes, bool keepsPacked)
         {
+            _keepsPacked = keepsPacked;
             _model = model;
             _merge = merge;
 
@@ -90,7 +118,7 @@ public static class FolderMerge
             long filled = 0;
             foreach (var piece in WeightFiles.Pieces(model))
             {
-                var bytes = piece.Sum(static entry => Bytes(entry.Named.Parameter, entry.Part));
+                var bytes = piece.Sum(entry => Bytes(entry.Named.Parameter, entry.Part));
                 if (filled > 0 && filled + bytes > shardBytes)
                 {
                     _shards.Add([]);
@@ -105,11 +133,13 @@ public static class FolderMerge
                     _uses[named.Parameter] = _uses.GetValueOrDefault(named.Parameter) + 1;
                 }
             }
+
+            Tensors = _shards.Sum(shard => shard.Sum(piece => (keepsPacked ? piece.First().Named.Parameter.Packed?.Stored(piece.Key)?.Count() : null) ?? 1)) + model.Carried.Count;
         }
 
         public int Count => _shards.Count;
 
-        public int Tensors => _shards.Sum(static shard => shard.Count) + _model.Carried.Count;
+        public int Tensors { get; }
 
         public long LargestShard { get; }
 
@@ -130,12 +160,17 @@ public static class FolderMerge
                 Merge(named.Module);
             }
 
-            List<(string, Tensor)> tensors = [.. _shards[index].Select(static piece => (piece.Key, WeightFiles.Whole(piece)))];
+            List<(string, Tensor)> tensors = [.. _shards[index].SelectMany(piece => (_keepsPacked ? WeightFiles.Packed([.. piece]) : null) ?? [(piece.Key, WeightFiles.Whole(piece))])];
             return index == Count - 1 ? [.. tensors, .. _model.Carried.Select(static entry => (entry.Name, entry.Tensor))] : tensors;
         }
 
-        private static long Bytes(Parameter parameter, FilePart part)
+        private long Bytes(Parameter parameter, FilePart part)
         {
+            if (_keepsPacked && parameter.Packed is { IsStorable: true } form)
+            {
+                return form.Bytes * part.Size / Math.Max(1, parameter.Shape[0]);
+            }
+
             var rows = parameter.Shape.Take(part.Expert is null ? 1 : 2).Aggregate(1L, static (all, size) => all * size);
             return rows == 0 ? 0 : parameter.Count / rows * part.Size * ElementType.SizeOf(parameter.DataType);
         }

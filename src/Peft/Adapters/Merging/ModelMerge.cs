@@ -55,7 +55,7 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
 
         if (options.DataType is null && options.Ground == MergeGround.Quantized && PackedTargets(wanted) is { Count: > 0 } packed)
         {
-            messages.Add($"{packed.Count} weights are quantised ({packed[0].Packed!.Kind}): they were unpacked, changed and quantised again, which rounds the adapters' changes. Merged with a type, or onto unpacked or original weights, they aren't.");
+            messages.Add(QuantisedAgain(packed.Count, packed[0].Packed!.Kind));
         }
 
         string[] deactivated = [.. active.Except(wanted, StringComparer.Ordinal)];
@@ -151,4 +151,8 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
             messages.Add($"Removed with the merge, which changed the weights they were made for: {string.Join(", ", lost)}.");
         }
     }
+
+    /// <summary>What a user should know of weights that were quantised again.</summary>
+    internal static string QuantisedAgain(int count, string kind) =>
+        $"{count} weights are quantised ({kind}): they were unpacked, changed and quantised again, which rounds the adapters' changes. Merged with a type, or onto unpacked or original weights, they aren't.";
 }

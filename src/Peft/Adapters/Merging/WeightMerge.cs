@@ -56,6 +56,11 @@ internal sealed class WeightMerge
         return module =>
         {
             using var noGradients = no_grad();
+            if (options.Ground != MergeGround.Quantized)
+            {
+                Unpack(module);
+            }
+
             merge.MergeModule(module);
             merge.Keep();
         };
@@ -128,6 +133,15 @@ internal sealed class WeightMerge
         _edits.Keep();
         _precision?.Keep();
         _conversion?.Keep();
+    }
+
+    private static void Unpack(Module module)
+    {
+        foreach (var parameter in module.Parameters.Where(static parameter => parameter is { IsOwner: true, Packed: not null }))
+        {
+            using var scope = NewDisposeScope();
+            parameter.Assign(parameter.Unpacked(parameter.DataType).contiguous());
+        }
     }
 
     /// <summary>What the changes are added to, where it isn't the weights as they are.</summary>
