@@ -22,7 +22,7 @@ internal static unsafe class FourBitIntegers
     private const int TableFloats = 16;
 
     /// <summary>
-    /// The table of values, then the input in the order in which codes come out of words, then each block's factor: of two blocks all that stand in the lowest
+    /// The table of values, then the input in the order in which codes come out of words, then each block's factor, in eight lanes: of two blocks all that stand in the lowest
     /// four bits of a word, then in the next four, and so on. The first of two codes is in the upper half of its byte.
     /// </summary>
     /// <param name="x">[width], a multiple of 64.</param>
@@ -60,7 +60,7 @@ internal static unsafe class FourBitIntegers
             }
 
             var factor = Vector512.Create(magnitude == 0 ? 0 : LargestInput / magnitude);
-            factors[step] = magnitude * largest / (LargestInput * LargestValue);
+            Vector256.Create(magnitude * largest / (LargestInput * LargestValue)).Store(factors + (8 * step));
             var first = Vector512.Create(Rounded(a * factor), Rounded(b * factor));
             var second = Vector512.Create(Rounded(c * factor), Rounded(d * factor));
             var half = row + ((step / 2) * 2 * Step) + ((step % 2) * 16);
@@ -82,25 +82,23 @@ internal static unsafe class FourBitIntegers
     /// <param name="codes">Its codes.</param>
     /// <param name="scales">The scale of each block of 64.</param>
     /// <param name="arranged">What <see cref="Arrange"/> put in order.</param>
-    /// <param name="scratch">Room for the scales.</param>
     /// <param name="steps">Blocks of 64.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static float Dot(byte* codes, float* scales, float* arranged, float* scratch, long steps)
+    public static float Dot(byte* codes, float* scales, float* arranged, long steps)
     {
-        System.Numerics.Tensors.TensorPrimitives.Multiply(
-            new ReadOnlySpan<float>(scales, (int)steps), new ReadOnlySpan<float>(Factors(arranged, steps), (int)steps), new Span<float>(scratch, (int)steps));
+        var factors = Factors(arranged, steps);
         var (values, x, sum) = (Vector512.Load((short*)arranged), (nint)(arranged + TableFloats), Vector512<float>.Zero);
         long step = 0;
         for (; step <= steps - 2; step += 2)
         {
-            var scale = Vector512.Create(Vector256.Create(scratch[step]), Vector256.Create(scratch[step + 1]));
+            var scale = Vector512.Create(Vector256.Create(scales[step]), Vector256.Create(scales[step + 1])) * Vector512.Load(factors + (8 * step));
             sum = Vector512.FusedMultiplyAdd(Words(Vector512.Load((short*)(codes + (step * Step / 2))), values, (short*)x + (step * Step)), scale, sum);
         }
 
         if (step < steps)
         {
             var words = Vector512.Create(Vector256.Load((short*)(codes + (step * Step / 2))), Vector256<short>.Zero);
-            sum = Vector512.FusedMultiplyAdd(Words(words, values, (short*)x + (step * Step)), Vector512.Create(scratch[step]), sum);
+            sum = Vector512.FusedMultiplyAdd(Words(words, values, (short*)x + (step * Step)), Vector512.Create(scales[step] * factors[8 * step]), sum);
         }
 
         return Vector512.Sum(sum);

@@ -56,7 +56,7 @@ internal static unsafe class FourBitRowProduct
     /// <param name="output">Takes the elements.</param>
     public static StepOperation? Operation(FourBitParts parts, long height, Tensor x, ProductOutput output) => Serves(parts, x) ? new StepForm(parts, height, x, output) : null;
 
-    // The input in order, and behind it a row or the scales of one, twice.
+    // The input in order, and behind it a row or the scales of one.
     private static int ScratchFloats(long width) => (int)((2 * width) + (4 * Step));
 
     private static bool Serves(FourBitParts parts, Tensor x) => (Avx512F.IsSupported || (Avx2.IsSupported && Fma.IsSupported))
@@ -104,7 +104,7 @@ internal static unsafe class FourBitRowProduct
     private static void Rows(void* state, long from, long to)
     {
         var work = (Work*)state;
-        var scales = (float*)NativeMemory.Alloc((nuint)(2 * ((work->Width / Step) + 1)), sizeof(float));
+        var scales = (float*)NativeMemory.Alloc((nuint)((work->Width / Step) + 1), sizeof(float));
         var sums = stackalloc float[ProductOutput.Most];
         for (; from < to; from += ProductOutput.Most)
         {
@@ -128,7 +128,7 @@ internal static unsafe class FourBitRowProduct
         {
             var codes = work->Codes + (from * bytes);
             var own = work->ScalesOf(from * steps, steps, scales);
-            *sums = work->IsInteger ? FourBitIntegers.Dot(codes, own, work->Input, scales + steps + 1, steps)
+            *sums = work->IsInteger ? FourBitIntegers.Dot(codes, own, work->Input, steps)
                 : Avx512F.IsSupported ? Dot512(codes, own, work->Input, work->Table, steps)
                 : Dot256(codes, own, work->Input, work->Table, steps);
         }
