@@ -25,6 +25,8 @@ internal static class MethodBenchmark
         ("oft", "OFT", "OFTConfig", $$"""{"r":0,"oft_block_size":32,{{Linear}}}"""),
         ("prompt", "PROMPT_TUNING", "PromptTuningConfig", """{"num_virtual_tokens":20}"""),
         ("prefix", "PREFIX_TUNING", "PrefixTuningConfig", """{"num_virtual_tokens":20}"""),
+        ("cartridge", "CARTRIDGE", "CartridgeConfig", """{"num_virtual_tokens":20}"""),
+        ("frod", "FROD", "FrodConfig", $$"""{"progressbar":false,{{Linear}}}"""),
         ("ptuning", "P_TUNING", "PromptEncoderConfig", """{"num_virtual_tokens":20,"encoder_hidden_size":128}"""),
         ("hra", "HRA", "HRAConfig", $$"""{"r":8,{{Linear}}}"""),
         ("miss", "MISS", "MissConfig", $$"""{"r":32,{{Linear}}}"""),

@@ -136,7 +136,7 @@ public sealed class AdamssAdapter(string name, AdamssConfig config) : LayerwiseA
             return false;
         }
 
-        float[] scores = stack([.. learning.Select(subspace => Score(subspace.A) + Score(subspace.B))]).cpu().data<float>().ToArray();
+        var scores = stack([.. learning.Select(subspace => Score(subspace.A) + Score(subspace.B))]).cpu().data<float>().ToArray();
         var threshold = scores.OrderDescending().ElementAt(budget - 1);
         foreach (var (subspace, _) in learning.Zip(scores).Where(entry => !(entry.Second > threshold)))
         {
