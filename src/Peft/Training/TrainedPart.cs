@@ -5,6 +5,7 @@ using Peft.Adapters.Files;
 using Peft.Adapters.Model;
 using Peft.Engine;
 using Peft.Models;
+using Peft.Training.Data;
 using static TorchSharp.torch;
 
 namespace Peft.Training;
@@ -89,6 +90,7 @@ internal sealed class TrainedPart
                 StartSeed = _adapter.Start?.Seed,
                 Data = request.Data.Fingerprint,
                 Rows = request.Data.Count,
+                Labels = _model.Base.ClassificationHead is null ? [] : ModelLabels.Of(_model.Base).Names,
                 Objective = record.Objective,
                 Options = (JsonObject)JsonNode.Parse(record.Options.ToJson())!,
                 Engine = EngineDescription.Current.ToString(),

@@ -35,6 +35,43 @@ public sealed class HeadTrainingTests(ModuleHost host) : CmdletsInFolder(host, i
         Assert.Contains(saved.Names, static name => name.Contains("score", StringComparison.Ordinal) || name.Contains("qa_outputs", StringComparison.Ordinal));
     }
 
+    [Theory]
+    [InlineData("SEQ_CLS -Label cat, dog, cow", "@{ text = 'It barks'; label = 'dog' }, @{ text = 'It purrs'; label = 'cat' }")]
+    [InlineData("TOKEN_CLS -Label other, name, place", "@{ words = 'I', 'am', 'Ann'; tags = 0, 0, 'name' }, @{ words = 'Bob', 'is'; tags = 'name', 'other' }")]
+    [InlineData("QUESTION_ANS", "@{ question = 'Who?'; context = 'It was Ann.'; answers = 'Ann' }, @{ question = 'When?'; context = 'At noon it was.'; answers = 'noon' }")]
+    public void An_adapter_alone_loads_its_base_with_the_head_and_the_classes_that_it_was_trained_with(string task, string rows)
+    {
+        var result = host.Run(
+            $$"""
+            $other = Import-PeftModel $args[0] -DataType float32
+            $model = Import-PeftModel $args[0] -Name judge -DataType float32 -TaskType {{task}}
+            $data = {{rows}} | Import-TrainingDataset
+            $adapter = $model | Invoke-LoraTraining {{Config}} $data -MaxSteps 3 -LearningRate 0.01 -OutputPath out
+            function Get-Digest($adapter) { "$(($adapter | Measure-TextAnswer $data -ErrorAction Ignore).Answers)" }
+            $labels = { "$($args[0].Model.Base.Config.Document['id2label'])" -replace '\s' }
+            $before = Get-Digest $adapter
+            $named = & $labels $adapter
+            $model | Remove-PeftModel
+            $again = Import-PeftAdapter ./out/default
+            ($again.Model.Name -eq $other.Name) -and ($again.Model.Base.ClassName -eq $other.Base.ClassName)
+            $again.Report.Messages.Count
+            (Get-Digest $again) -eq $before
+            (& $labels $again) -eq $named
+            $again.Model | Remove-PeftModel
+            [IO.File]::Delete("$($args[1])/out/default/provenance.json")
+            $bare = Import-PeftAdapter ./out/default
+            $bare.Report.Messages.Count
+            $bare.Model.Base.FindParameter("$($bare.Model.Base.ClassificationHead).weight").Shape[0]
+            $bare.Model | Remove-PeftModel
+            try { ($other | Import-PeftAdapter ./out/default -ErrorAction Stop).Report.Messages -match '-TaskType' } catch { "$_" }
+            $other | Remove-PeftModel
+            """, PocketLlama, folder.FullName);
+        Assert.Empty(result.Errors);
+        object[] output = [.. result.Output.Select(static value => value.BaseObject)];
+        Assert.Equal([false, 0, true, true, 0, task.StartsWith("QUESTION", StringComparison.Ordinal) ? 2L : 3L], output[..6]);
+        Assert.Contains($"-TaskType {task.Split(' ')[0]}", Assert.IsType<string>(output[6]), StringComparison.Ordinal);
+    }
+
     [Fact]
     public void An_encoder_decoder_learns_to_write_and_writes()
     {

@@ -1,5 +1,6 @@
 using System.Management.Automation;
 using Peft.Adapters;
+using Peft.Adapters.Files;
 using Peft.Adapters.Model;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Commands.Model;
@@ -101,8 +102,9 @@ public sealed class ImportPeftAdapterCommand : ImportCommand
             throw NoBase(folder, $"The adapter in '{folder}' was made for the model '{named}', which is neither a folder here nor in the hub's cache.", error);
         }
 
-        return LoadedModels.All.FirstOrDefault(model => model is { IsDisposed: false, IsMerged: false } && model.Path == path) ?? ImportModel(
-            path, System.IO.Path.GetFileName(System.IO.Path.TrimEndingDirectorySeparator(named)), new LoadOptions { Device = EngineNames.Device("auto") });
+        var options = Run(_ => TaskHead.Complete(new LoadOptions { Device = EngineNames.Device("auto") }, config, folder, path));
+        return LoadedModels.All.FirstOrDefault(model => model is { IsDisposed: false, IsMerged: false } && model.Path == path && TaskHead.Serves(model.Base, options))
+            ?? ImportModel(path, System.IO.Path.GetFileName(System.IO.Path.TrimEndingDirectorySeparator(named)), options);
     }
 
     private static PeftException NoBase(string folder, string message, Exception? innerException) => new("BaseModelNotFound", message, innerException)

@@ -72,7 +72,8 @@ internal static class AdapterFile
         // What is saved under several keys is found with any of them.
         List<string> missing = [.. parameters.Where(parameter => parameter.Role != ParameterRole.Derived && !found.ContainsKey(parameter.Parameter)).Select(static parameter => parameter.FileKey!)];
 
-        RefuseStranger(found.Count, parameters.Length, keys.Unexpected, store.Path);
+        var advice = TaskHead.Advice(adapter.Config, model);
+        RefuseStranger(found.Count, parameters.Length, keys.Unexpected, store.Path, advice);
         RefuseMissingModules(adapter, found, store.Path);
         RefuseMoreThanTheModel(adapter, found, store.Path);
         adapter.Initialise(generator, parameter => !found.ContainsKey(parameter));
@@ -88,7 +89,7 @@ internal static class AdapterFile
             messages.Add($"'{store.Path}' was made for another base model than this one, though its shapes fit: what it says here may make no sense.");
         }
 
-        return Report(missing, keys.Unexpected, messages, store.Path);
+        return Report(missing, keys.Unexpected, messages, store.Path, advice);
     }
 
     /// <summary>Writes an adapter into a folder, which is made when it isn't there.</summary>
@@ -278,11 +279,11 @@ internal static class AdapterFile
     private static string BaseWeightKey(AdaptedLayer adapted) => $"{Prefix}{adapted.Path}.base_layer.{adapted.Layer.Weight.Name}";
 
     /// <summary>A file that shares no key with the adapter was made for another model or by another method.</summary>
-    private static void RefuseStranger(int found, int asked, IReadOnlyList<string> unexpected, string path)
+    private static void RefuseStranger(int found, int asked, IReadOnlyList<string> unexpected, string path, string advice)
     {
         if (found == 0 && asked > 0)
         {
-            throw new PeftException("AdapterTensorMissing", $"'{path}' has none of the {asked} tensors that {AdapterConfig.FileName} and the model ask for; it holds {AdapterKeys.Shorten(unexpected)}.")
+            throw new PeftException("AdapterTensorMissing", $"'{path}' has none of the {asked} tensors that {AdapterConfig.FileName} and the model ask for; it holds {AdapterKeys.Shorten(unexpected)}.{advice}")
             {
                 Target = path,
                 RecommendedAction = "Check that the adapter was made for this model and that its configuration belongs to its weights.",
@@ -290,7 +291,12 @@ internal static class AdapterFile
         }
     }
 
-    private static LoadReport Report(List<string> missing, IReadOnlyList<string> unexpected, List<string> messages, string path)
+    /// <param name="missing">What the file lacks.</param>
+    /// <param name="unexpected">What the model lacks.</param>
+    /// <param name="messages">Takes what the user should know.</param>
+    /// <param name="path">The file.</param>
+    /// <param name="advice">What to do where the model has another head than the adapter.</param>
+    private static LoadReport Report(List<string> missing, IReadOnlyList<string> unexpected, List<string> messages, string path, string advice)
     {
         if (missing.Count > 0)
         {
@@ -299,7 +305,7 @@ internal static class AdapterFile
 
         if (unexpected.Count > 0)
         {
-            messages.Add($"'{path}' holds {unexpected.Count} tensors that belong to nothing in this model: {AdapterKeys.Shorten(unexpected)}.");
+            messages.Add($"'{path}' holds {unexpected.Count} tensors that belong to nothing in this model: {AdapterKeys.Shorten(unexpected)}.{advice}");
         }
 
         return new LoadReport(missing, unexpected, messages);

@@ -42,6 +42,9 @@ public sealed record Provenance
     /// <summary>Number of rows.</summary>
     public required int Rows { get; init; }
 
+    /// <summary>Names of the classes of the base's head, by number; empty where it has none.</summary>
+    public IReadOnlyList<string> Labels { get; init; } = [];
+
     /// <summary>What was made small.</summary>
     public required string Objective { get; init; }
 
@@ -67,6 +70,7 @@ public sealed record Provenance
             ["start_seed"] = StartSeed,
             ["data_digest"] = Data,
             ["rows"] = Rows,
+            ["labels"] = new JsonArray([.. Labels.Select(static name => (JsonNode?)name)]),
             ["objective"] = Objective,
             ["options"] = Options.DeepClone(),
             ["engine"] = Engine,
@@ -100,6 +104,7 @@ public sealed record Provenance
             StartSeed = (ulong?)json["start_seed"],
             Data = (string)json["data_digest"]!,
             Rows = (int?)json["rows"] ?? 0,
+            Labels = [.. (json["labels"] as JsonArray ?? []).Select(static name => (string?)name ?? "")],
             Objective = (string?)json["objective"] ?? "",
             Options = (JsonObject)options.DeepClone(),
             Engine = (string?)json["engine"] ?? "",
