@@ -49,6 +49,10 @@ public abstract class Module : IDisposable
     /// <summary>Layers of this module that are computed as one product: see <see cref="Group"/>.</summary>
     public IReadOnlyList<LinearGroup> Groups => _groups;
 
+    /// <summary>Bytes that a training keeps of each token for this module's backward pass, beside what its children and linear layers keep: an estimate.</summary>
+    /// <param name="elementBytes">Bytes of an element of the hidden states.</param>
+    internal virtual long KeptBytes(int elementBytes) => 0;
+
     /// <summary>This module and everything below it, parents first, in transformers' order.</summary>
     public IEnumerable<Module> Descendants()
     {

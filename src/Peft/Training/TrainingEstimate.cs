@@ -75,7 +75,7 @@ public sealed record TrainingEstimate
         var batch = longest is { } length ? Math.Min(options.BatchSize, training.Length) * (long)length : (long?)null;
         var weights = model.Base.NamedParameters().Where(static named => named.Parameter.IsOwner).Sum(static named => named.Parameter.Value is { } value ? value.numel() * value.ElementSize : 0);
         var vocabulary = model.Base.VocabularySize;
-        var perToken = Activations(model.Base, options.GradientCheckpointing);
+        var perToken = Activations(model.Base, bytes, options.GradientCheckpointing);
         long? tokens = data.TokenTotal is { } all ? (long)(all * (double)plan.TotalSteps / plan.StepsPerEpoch * training.Length / data.Count) : null;
         return new TrainingEstimate
         {
@@ -83,7 +83,7 @@ public sealed record TrainingEstimate
             Tokens = tokens,
             BatchTokens = batch,
             WeightBytes = weights,
-            ActivationBytes = (batch ?? 0) * perToken * bytes,
+            ActivationBytes = (batch ?? 0) * perToken,
             OptimizerBytes = trained * BytesOfTrained,
             ScoreBytes = Math.Min(Head.ChunkRowsOf(vocabulary * bytes), batch ?? 0) * vocabulary * bytes * ScoreCopies,
             ProcessBytes = Math.Max(0, ProcessMemory.ResidentBytes - weights) is var resident && model.Device.type == DeviceType.CPU ? Math.Max(resident, IdleBytes) + EngineBytes : 0,
@@ -150,8 +150,8 @@ public sealed record TrainingEstimate
         };
     }
 
-    /// <summary>Numbers that are kept for each token.</summary>
-    private static long Activations(Module root, bool checkpointing)
+    /// <summary>Bytes that are kept for each token.</summary>
+    private static long Activations(Module root, int bytes, bool checkpointing)
     {
         var blocks = new Dictionary<string, (long Kept, long Input)>(StringComparer.Ordinal);
         foreach (var module in root.Descendants())
@@ -165,7 +165,7 @@ public sealed record TrainingEstimate
             var grouped = module.Groups.Sum(static group => group.Members[0].Inputs - group.Members.Sum(static member => member.Inputs));
             var (outputs, inputs) = module is Linear linear ? (linear.Outputs, linear.Inputs) : (0, 0);
             var before = blocks.GetValueOrDefault(block);
-            blocks[block] = (before.Kept + outputs + inputs + grouped, before.Input > 0 ? before.Input : inputs);
+            blocks[block] = (before.Kept + ((outputs + inputs + grouped) * bytes) + module.KeptBytes(bytes), before.Input > 0 ? before.Input : inputs * bytes);
         }
 
         return checkpointing && blocks.Count > 0

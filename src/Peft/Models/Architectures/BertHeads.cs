@@ -56,12 +56,12 @@ internal sealed class BertTransform : Module
     private readonly Activation _activation;
     private readonly LayerNorm _norm;
 
-    public BertTransform(BertConfig config, string prefix)
+    public BertTransform(BertConfig config, string prefix, long size)
         : base(prefix + "PredictionHeadTransform")
     {
-        _dense = Add("dense", new Linear(config.HiddenSize, config.HiddenSize, hasBias: true));
+        _dense = Add("dense", new Linear(config.HiddenSize, size, hasBias: true));
         _activation = Add("transform_act_fn", new Activation(config.ActivationName));
-        _norm = Add("LayerNorm", config.Norm());
+        _norm = Add("LayerNorm", config.Norm(size));
     }
 
     public Tensor Forward(Tensor x, ForwardContext context) => _norm.Forward(_activation.Forward(_dense.Forward(x, context), context), context);
@@ -114,8 +114,10 @@ internal sealed class BertMaskedModel : MaskedModel
         AddBackbone();
         var words = Backbone.TokenEmbeddings!;
         prefix ??= config.Family.Stem;
-        _transform = new BertTransform(new BertConfig(config), prefix);
-        _predictions = new PredictionHead(prefix + "LMPredictionHead", Backbone.Width, words.Count, ("transform", _transform));
+
+        // Vectors of tokens may be narrower than hidden states (DeBERTa).
+        _transform = new BertTransform(new BertConfig(config), prefix, words.Size);
+        _predictions = new PredictionHead(prefix + "LMPredictionHead", words.Size, words.Count, ("transform", _transform));
         Add("cls", new Wrapper<PredictionHead>(prefix + "OnlyMLMHead", "predictions", _predictions));
         Head = new Head(_predictions.Decoder);
     }

@@ -181,6 +181,12 @@ internal sealed class Mamba2 : LlamaMixer
         return _output.Forward(_norm.Forward(mixed, parts[0], context), context, residual);
     }
 
+    /// <summary>What the convolution gave, in float32; x by its step and by itself; the recurrence and the norm behind it.</summary>
+    internal override long KeptBytes(int elementBytes) =>
+        ((_convolution.Channels + (2 * _inner)) * sizeof(float))
+        + GatedRecurrence.KeptBytes(_heads, _stateSize, _headSize, hasRate: false)
+        + GatedRmsNorm.KeptBytesOf(_inner);
+
     private Tensor Mix(IReadOnlyList<Tensor> inputs, SequenceLayout layout, TensorState? state)
     {
         var (bias, decay, direct) = (inputs[2].to(ScalarType.Float32), inputs[3].to(ScalarType.Float32), inputs[4].to(ScalarType.Float32));

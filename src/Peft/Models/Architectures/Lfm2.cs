@@ -138,6 +138,9 @@ internal sealed class Lfm2ShortConv : LlamaMixer
         return _output.Forward(mixed, context, residual);
     }
 
+    /// <summary>What is convolved and what multiplies the result.</summary>
+    internal override long KeptBytes(int elementBytes) => 2 * _width * elementBytes;
+
     private Tensor Mix(IReadOnlyList<Tensor> inputs, SequenceLayout layout, TensorState? state)
     {
         var parts = layout.Gather(inputs[0]).chunk(3, 2);

@@ -18,6 +18,18 @@ internal sealed record LlamaTraits(bool HasProjectionBias = false, bool HasWindo
     /// <summary>Where layers see a window although the configuration names none, every such layer sees everything; 0 for none.</summary>
     public int FullEvery { get; init; }
 
+    /// <summary>Whether a layer, by its index, sees a window where <c>layer_types</c> doesn't say; null for what <c>max_window_layers</c> and the pattern say.</summary>
+    public Func<LlamaConfig, int, bool>? IsLocal { get; init; }
+
+    /// <summary>Whether scores are capped by <c>attn_logit_softcapping</c> (Gemma 2; Gemma 3 has the key and does nothing by it).</summary>
+    public bool CapsScores { get; init; }
+
+    /// <summary>Key of the name of the MLP's activation.</summary>
+    public string ActivationKey { get; init; } = "hidden_act";
+
+    /// <summary>Whether keys are turned anew when a text grows past the length up to which short factors hold.</summary>
+    public bool TurnsAnew { get; init; }
+
     /// <summary>Whether a head has a sink beside its scores (gpt-oss).</summary>
     public bool HasSinks { get; init; }
 
@@ -124,7 +136,7 @@ internal sealed class LlamaConfig
         var headSize = config.Size("head_dim", HiddenSize / heads);
         Attention = new AttentionShape(heads, config.Size("num_key_value_heads", heads), headSize, Scale(config, headSize))
         {
-            SoftCap = config.Number("attn_logit_softcapping"),
+            SoftCap = traits.CapsScores ? config.Number("attn_logit_softcapping") : null,
             Dropout = config.Number("attention_dropout") ?? 0,
         };
         if (heads % Attention.KeyValueHeads != 0)
@@ -138,7 +150,7 @@ internal sealed class LlamaConfig
         }
 
         NormEpsilon = config.Number("rms_norm_eps") ?? config.Number("norm_eps") ?? 1e-6;
-        ActivationName = config.String("hidden_activation") ?? config.String("hidden_act") ?? "silu";
+        ActivationName = config.String(traits.ActivationKey) ?? "silu";
         ActivationName = traits.ApproximatesGelu && ActivationName == "gelu" ? "gelu_pytorch_tanh" : ActivationName;
         AttentionBias = config.Boolean("attention_bias") ?? false;
         MlpBias = config.Boolean("mlp_bias") ?? false;
@@ -182,7 +194,7 @@ internal sealed class LlamaConfig
 
     public LlamaNames Names => _traits.Names;
 
-    public bool ProjectionBias => _traits.HasProjectionBias || AttentionBias;
+    public bool ProjectionBias => (_traits.HasProjectionBias && Source.Boolean("qkv_bias") != false) || AttentionBias;
 
     public string Stem => Source.Family.Stem;
 
@@ -196,7 +208,7 @@ internal sealed class LlamaConfig
     {
         var size = _traits.RotarySize is { } key ? Source.Size(key, 64) : Attention.HeadSize;
         return new RotaryEmbedding(
-            new RotaryFrequencies(Source, size, _traits.RotaryShare, _traits.LocalBase is { } local ? RotaryParameters(isLocal, local.Key, local.Otherwise) : null),
+            new RotaryFrequencies(Source, size, _traits.RotaryShare, _traits.LocalBase is { } local ? RotaryParameters(isLocal, local.Key, local.Otherwise) : null) { TurnsAnew = _traits.TurnsAnew },
             Stem + (_traits.RotaryPart ?? _traits.Part) + "RotaryEmbedding",
             Source.Boolean("rope_interleave") ?? _traits.IsInterleaved);
     }
@@ -217,6 +229,7 @@ internal sealed class LlamaConfig
 
         return Source.TextOf("layer_types", layer) is { } kind
             ? kind == "sliding_attention" ? window : null
+            : _traits.IsLocal is { } isLocal ? isLocal(this, layer) ? window : null
             : layer >= (Source.Integer("max_window_layers") ?? 0) && (Pattern == 0 || (layer + 1) % Pattern != 0) ? window : null;
     }
 

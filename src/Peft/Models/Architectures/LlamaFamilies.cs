@@ -25,6 +25,7 @@ internal static class LlamaFamilies
     private static LlamaTraits Phi3 { get; } = new(HasWindow: true)
     {
         RotaryShare = 1,
+        TurnsAnew = true,
         Mixer = static (config, layer) => new JoinedAttention(config, layer),
         FeedForward = static (config, _) => new JoinedMLP(config),
         Names = new() { Dropouts = ("resid_attn_dropout", "resid_mlp_dropout") },
@@ -41,6 +42,9 @@ internal static class LlamaFamilies
     {
         HasWindow = true,
         FullEvery = 2,
+        CapsScores = true,
+        ApproximatesGelu = false,
+        ActivationKey = "hidden_activation",
         EmbeddingScale = ("Gemma2TextScaledWordEmbedding", Math.Sqrt),
         Names = new() { AttentionNorm = "post_attention_layernorm", InnerNorm = "pre_feedforward_layernorm", OutputNorm = "post_feedforward_layernorm" },
     };
@@ -48,6 +52,7 @@ internal static class LlamaFamilies
     private static LlamaTraits Gemma3 { get; } = Gemma2 with
     {
         HasHeadNorms = true,
+        CapsScores = false,
         FullEvery = 6,
         PatternKey = "sliding_window_pattern",
         LocalBase = ("rope_local_base_freq", 10000),
@@ -96,7 +101,7 @@ internal static class LlamaFamilies
                 }
                 """),
         },
-        new("smollm3", "SmolLM3", static config => new LlamaModel(config, new LlamaTraits(HasWindow: true) { HasLayersWithoutRotary = true }))
+        new("smollm3", "SmolLM3", static config => new LlamaModel(config, new LlamaTraits(HasWindow: true) { HasLayersWithoutRotary = true, IsLocal = static (config, layer) => !config.HasRotary(layer) }))
         {
             Gguf = GgufMaps.SmolLM3,
             Defaults = new()

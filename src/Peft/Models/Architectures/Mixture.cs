@@ -49,6 +49,7 @@ internal sealed class SparseMoeBlock : FeedForward
     private readonly LlamaMLP? _shared;
     private readonly Linear? _sharedGate;
     private readonly Parameter? _correction;
+    private readonly long _chosen, _width, _innerSize;
 
     public SparseMoeBlock(string stem, long width, string activation, SparseBlock block)
         : base(stem + block.ClassSuffix)
@@ -62,6 +63,7 @@ internal sealed class SparseMoeBlock : FeedForward
             block.HoldsCorrection ? null : block.Correction);
         _experts = block.MakeExperts?.Invoke()
             ?? new Experts(new ExpertSizes(block.Experts, width, block.InnerSize), stem + "Experts", new Activation(activation), block.ListsActivation);
+        (_chosen, _width, _innerSize) = (block.Rule.Chosen, width, block.InnerSize);
         _correction = block.HoldsCorrection && block.Correction is { } name ? AddBuffer(name, [block.Experts]) : null;
         if (block.ListsExpertsFirst)
         {
@@ -77,6 +79,9 @@ internal sealed class SparseMoeBlock : FeedForward
         _shared = block.Shared is null ? null : Add(block.SharedName, block.Shared());
         _sharedGate = block.GatesShared ? Add(block.SharedName + "_gate", new Linear(width, 1)) : null;
     }
+
+    /// <summary>For each expert that a token visits: its input, gate and up, their product, its output.</summary>
+    internal override long KeptBytes(int elementBytes) => _chosen * ((2 * _width) + (3 * _innerSize)) * elementBytes;
 
     public override IReadOnlyList<Tensor> Forward(Tensor x, Tensor? residual, ForwardContext context)
     {
@@ -115,11 +120,14 @@ internal static class Mixture
 
     public static LlamaTraits Qwen2 { get; } = new(HasProjectionBias: true, HasWindow: true)
     {
+        // Every other of the first layers, unlike in Qwen2.
+        IsLocal = static (config, layer) => layer % 2 == 0 && layer < config.Source.Integer("max_window_layers"),
         FeedForward = static (config, layer) => Qwen(config, layer, SharedBlock(config, config.Source.Boolean("norm_topk_prob") ?? false)),
     };
 
     public static LlamaTraits Qwen3 { get; } = new(HasWindow: true, HasHeadNorms: true)
     {
+        IsLocal = static (_, _) => true,
         FeedForward = static (config, layer) => Qwen(config, layer, QwenBlock(config, config.Source.Boolean("norm_topk_prob") ?? false) with { ListsExpertsFirst = true }),
     };
 

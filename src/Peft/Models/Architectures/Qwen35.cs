@@ -93,6 +93,7 @@ internal sealed class GatedDeltaNet : LlamaMixer
     private readonly long _keySize;
     private readonly long _valueSize;
     private readonly ShortConvolution _convolution;
+    private readonly Activation _activation;
     private readonly Parameter _timeBias;
     private readonly Parameter _logDecay;
     private readonly GatedRmsNorm _norm;
@@ -116,6 +117,7 @@ internal sealed class GatedDeltaNet : LlamaMixer
 
         var (channels, values) = ((2 * _keyHeads * _keySize) + (_valueHeads * _valueSize), _valueHeads * _valueSize);
         _convolution = Add("conv1d", new ShortConvolution(channels, source.Size("linear_conv_kernel_dim", 4, most: 64), hasBias: false));
+        _activation = new Activation(config.ActivationName);
         _timeBias = AddParameter("dt_bias", [_valueHeads]);
         _logDecay = AddParameter("A_log", [_valueHeads], keepsFloat32: true);
         _norm = Add("norm", new GatedRmsNorm(_valueSize, _valueSize, config.NormEpsilon, config.Stem + "RMSNormGated", gatesFirst: false));
@@ -136,11 +138,17 @@ internal sealed class GatedDeltaNet : LlamaMixer
         return _output.Forward(_norm.Forward(mixedHeads, _gate.Forward(x, context), context), context, residual);
     }
 
+    /// <summary>What the convolution gave, in float32; q and k as they are normed; the recurrence and the norm behind it.</summary>
+    internal override long KeptBytes(int elementBytes) =>
+        ((_convolution.Channels + (4 * _keyHeads * _keySize)) * sizeof(float))
+        + GatedRecurrence.KeptBytes(_valueHeads, _keySize, _valueSize, hasRate: true)
+        + GatedRmsNorm.KeptBytesOf(_valueHeads * _valueSize);
+
     private Tensor Mix(IReadOnlyList<Tensor> inputs, SequenceLayout layout, TensorState? state)
     {
         var (weight, bias, decay) = (inputs[2], inputs[3].to(ScalarType.Float32), inputs[4].to(ScalarType.Float32));
         var (convolved, past) = _convolution.Apply(layout.Gather(inputs[0]), state?.Values.ElementAtOrDefault(0), weight, null);
-        convolved = convolved.silu();
+        convolved = _activation.Apply(convolved);
         var (q, k, v) = (Heads(convolved, 0, _keyHeads, _keySize), Heads(convolved, _keyHeads * _keySize, _keyHeads, _keySize), Heads(convolved, 2 * _keyHeads * _keySize, _valueHeads, _valueSize));
         var gates = layout.Gather(inputs[1]).to(ScalarType.Float32);
         var rate = gates.narrow(2, 0, _valueHeads).sigmoid();

@@ -7,6 +7,8 @@ namespace Peft.Models.Layers;
 /// <summary>An activation by the name configurations give it.</summary>
 public sealed class Activation : Module
 {
+    private const double LeakySlope = 0.01;
+
     private readonly Func<Tensor, Tensor> _function;
 
     /// <summary>Looks the activation up.</summary>
@@ -17,12 +19,12 @@ public sealed class Activation : Module
     public Activation(string name, string? className = null, string details = "")
         : this(Lookup(name), className)
     {
-        Details = details;
+        Details = name == "leaky_relu" && details.Length == 0 ? FormattableString.Invariant($"negative_slope={LeakySlope}") : details;
         Form = name switch
         {
             "silu" or "swish" => ActivationForm.Silu,
-            "gelu" => ActivationForm.Gelu,
-            "gelu_new" or "gelu_pytorch_tanh" => ActivationForm.TanhGelu,
+            "gelu" or "gelu_python" => ActivationForm.Gelu,
+            "gelu_new" or "gelu_fast" or "gelu_accurate" or "gelu_pytorch_tanh" or "gelu_python_tanh" => ActivationForm.TanhGelu,
             "quick_gelu" => ActivationForm.QuickGelu,
             "relu" => ActivationForm.Relu,
             "tanh" => ActivationForm.Tanh,
@@ -72,19 +74,33 @@ public sealed class Activation : Module
     /// <summary>Applies it, element by element.</summary>
     public Tensor Apply(Tensor x) => _function(x);
 
+    // As transformers' table has them (activations.py there); those with weights of their own are missing.
     private static (string ClassName, Func<Tensor, Tensor> Function) Lookup(string name) => name switch
     {
-        "silu" or "swish" => ("SiLUActivation", static x => x.silu()),
-        "gelu" => ("GELUActivation", static x => x.gelu()),
+        "silu" => ("SiLUActivation", static x => x.silu()),
+        "swish" => ("SiLU", static x => x.silu()),
+        "gelu" or "gelu_python" => ("GELUActivation", static x => x.gelu()),
+        "gelu_10" => ("ClippedGELUActivation", static x => x.gelu().clamp(-10, 10)),
         "gelu_new" => ("NewGELUActivation", TanhGelu),
-        "gelu_pytorch_tanh" => ("GELUTanh", TanhGelu),
+        "gelu_fast" => ("FastGELUActivation", TanhGelu),
+        "gelu_accurate" => ("AccurateGELUActivation", TanhGelu),
+        "gelu_pytorch_tanh" or "gelu_python_tanh" => ("GELUTanh", TanhGelu),
         "quick_gelu" => ("QuickGELUActivation", static x => x.mul(x.mul(1.702).sigmoid_())),
         "relu" => ("ReLU", static x => x.relu()),
+        "relu2" => ("ReLUSquaredActivation", static x => x.relu().square()),
+        "relu6" => ("ReLU6", static x => x.clamp(0, 6)),
+        "leaky_relu" => ("LeakyReLU", static x => x.clamp_min(0).add(x.clamp_max(0).mul(LeakySlope))),
+        "hardswish" => ("Hardswish", static x => x.mul(x.add(3).clamp(0, 6)).div(6)),
+        "laplace" => ("LaplaceActivation", static x => x.sub(0.707107).div(0.282095 * Math.Sqrt(2)).erf().add(1).mul(0.5)),
+        "linear" => ("LinearActivation", static x => x.alias()),
+        "mish" => ("MishActivation", static x => x.mul(nn.functional.softplus(x).tanh())),
+        "sigmoid" => ("Sigmoid", static x => x.sigmoid()),
+        "sqrtsoftplus" => ("SqrtSoftplusActivation", static x => nn.functional.softplus(x).sqrt()),
         "tanh" => ("Tanh", static x => x.tanh()),
         _ => throw new NotSupportedByPeftException("ActivationNotSupported", $"The activation '{name}' is not supported.")
         {
             Target = name,
-            RecommendedAction = "Supported are: silu, swish, gelu, gelu_new, gelu_pytorch_tanh, quick_gelu, relu and tanh.",
+            RecommendedAction = "Supported are transformers' activations without weights: silu, swish, gelu and its kinds, quick_gelu, relu, relu2, relu6, leaky_relu, hardswish, laplace, linear, mish, sigmoid, sqrtsoftplus and tanh.",
         },
     };
 

@@ -55,6 +55,22 @@ internal static class GatedRecurrence
         return (output, current);
     }
 
+    /// <summary>Bytes that autograd keeps of a token, all in float32.</summary>
+    /// <param name="heads">Number of heads.</param>
+    /// <param name="keySize">Width of q and k.</param>
+    /// <param name="valueSize">Width of v.</param>
+    /// <param name="hasRate">Whether it learns by the delta rule.</param>
+    public static long KeptBytes(long heads, long keySize, long valueSize, bool hasRate)
+    {
+        // Matrices between the positions of a chunk: scores, decays and their product; for the delta rule the system as well and what its inverse was found by.
+        var between = (hasRate ? 11 : 3) * ChunkSize;
+
+        // q and k in chunks, and scaled to a chunk's ends; v, the outputs and their sum; one state a chunk.
+        var along = (4 * keySize) + (3 * valueSize) + (keySize * valueSize / ChunkSize);
+        var learnt = hasRate ? keySize + (2 * valueSize) : 0;
+        return heads * (between + along + learnt) * sizeof(float);
+    }
+
     /// <summary>[rows, length, heads, n] as [rows, heads, chunks, chunk, n] in float32, with zeros at the end.</summary>
     private static Tensor Chunks(Tensor x, long chunk)
     {

@@ -27,6 +27,10 @@ internal sealed class GatedRmsNorm : Module
     /// <summary>[width].</summary>
     public Parameter Weight { get; }
 
+    /// <summary>Bytes that are kept of a token for a width: input, gate, what is normed and scaled, in float32.</summary>
+    /// <param name="width">Elements of a token.</param>
+    public static long KeptBytesOf(long width) => 5 * width * sizeof(float);
+
     /// <summary>Runs the norm.</summary>
     /// <param name="x">[rows, n · width].</param>
     /// <param name="gate">Of the same shape.</param>

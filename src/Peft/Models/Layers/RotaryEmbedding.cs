@@ -25,7 +25,7 @@ public sealed class RotaryEmbedding : Module
         _isInterleaved = isInterleaved;
     }
 
-    /// <summary>Whether keys that were turned in a row of one length are right in a longer one; transformers keeps those of <c>dynamic</c> positions as they are.</summary>
+    /// <summary>Whether keys that were turned in a row of one length are right in a longer one; transformers keeps them as they are but in Phi-3.</summary>
     public bool CanContinue(long from, long to) => _frequencies.CanContinue(from, to);
 
     /// <summary>Cosines and sines for the positions of a pass; they live as long as its tape, or without one in the caller's dispose scope.</summary>

@@ -29,7 +29,7 @@ public sealed class RotaryFrequencies
     public RotaryFrequencies(ModelConfig config, long headSize, double? partial = null, JsonObject? parameters = null)
     {
         ArgumentNullException.ThrowIfNull(config);
-        _values = new ModelConfig(parameters ?? config.Node("rope_parameters") as JsonObject ?? config.Node("rope_scaling") as JsonObject ?? []);
+        _values = new ModelConfig(parameters ?? config.Node("rope_parameters") as JsonObject ?? config.Node("rope_scaling") as JsonObject ?? config.KnownFamily?.Defaults?["rope_scaling"] as JsonObject ?? []);
         _kind = _values.String("rope_type") ?? _values.String("type") ?? "default";
         if (_kind is not ("default" or "linear" or "dynamic" or "yarn" or "llama3" or "longrope" or "su" or "proportional"))
         {
@@ -67,6 +67,9 @@ public sealed class RotaryFrequencies
     /// <summary>By how much queries grow with their position (<c>llama_4_scaling_beta</c>), and the length at which that begins; null for not at all.</summary>
     public (double Beta, double Original)? QueryGrowth => _values.Number("llama_4_scaling_beta") is { } beta ? (beta, _original) : null;
 
+    /// <summary>Whether all keys are turned anew when a text grows past the original length (Phi-3); otherwise those in the cache stay as they are.</summary>
+    public bool TurnsAnew { get; init; }
+
     /// <summary>Whether the frequencies depend on how long the input is.</summary>
     public bool DependOnLength => _kind is "dynamic" or "longrope" or "su";
 
@@ -90,7 +93,7 @@ public sealed class RotaryFrequencies
     }
 
     /// <summary>Whether keys that were turned in a row of one length are kept in a longer one.</summary>
-    internal bool CanContinue(long from, long to) => _kind == "dynamic" || LengthClass(from) == LengthClass(to);
+    internal bool CanContinue(long from, long to) => !TurnsAnew || _kind == "dynamic" || LengthClass(from) == LengthClass(to);
 
     /// <summary>A key that is equal for lengths with equal frequencies.</summary>
     internal long LengthClass(long length) => _kind switch

@@ -36,6 +36,10 @@ internal sealed class ShortConvolution : Module
         CultureInfo.InvariantCulture,
         $"{Channels}, {Channels}, kernel_size=({Size},), stride=(1,), padding=({Size - 1},), groups={Channels}{(Bias is null ? ", bias=False" : "")}");
 
+    /// <inheritdoc/>
+    /// <remarks>Its input as channels first, and its output.</remarks>
+    internal override long KeptBytes(int elementBytes) => 2 * Channels * elementBytes;
+
     /// <summary>Convolves; autograd runs through it.</summary>
     /// <param name="x">[rows, length, channels].</param>
     /// <param name="past">The <see cref="Size"/> - 1 inputs before, [rows, size - 1, channels]; null for zeros.</param>
