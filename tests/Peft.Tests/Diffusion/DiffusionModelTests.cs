@@ -36,6 +36,19 @@ public sealed class DiffusionModelTests : IDisposable
     }
 
     [Fact]
+    public void A_prompt_that_is_too_long_is_read_piece_by_piece_or_cut_off()
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        const string Begin = "a red bird with many feathers", End = " a blue fish";
+        Tensor Encoded(string prompt, bool truncates) =>
+            new PromptEncoder(_model, (DiffusionModel)_model.Base).Encode(prompt, null, new ImageOptions { TruncatesPrompts = truncates }, default).Prompt.States;
+        Assert.Equal([1L, TinyStableDiffusion.Length, 64], Encoded(Begin + End, true).shape);
+        Assert.Equal([1L, 2 * TinyStableDiffusion.Length, 64], Encoded(Begin + End, false).shape);
+        TensorAssert.CloseToScale(Encoded(Begin, true), Encoded(Begin + End, true), 0);
+    }
+
+    [Fact]
     public void A_checkpoint_in_one_file_is_told_by_its_shapes_and_makes_the_same_pictures()
     {
         _model.Save(_folder["saved"]);

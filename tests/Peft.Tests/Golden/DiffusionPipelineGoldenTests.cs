@@ -72,6 +72,7 @@ public sealed class DiffusionPipelineGoldenTests
         {
             Scheduler = arguments.GetProperty("scheduler").GetString(),
             SchedulerOptions = (JsonObject)JsonFile.Node(arguments.GetProperty("scheduler_changes"))!,
+            TruncatesPrompts = true,
         };
         foreach (var argument in call.EnumerateObject())
         {

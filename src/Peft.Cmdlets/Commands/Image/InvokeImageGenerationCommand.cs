@@ -133,6 +133,10 @@ public sealed class InvokeImageGenerationCommand : TextModelCommand
     [Parameter]
     public SwitchParameter PlainPrompt { get; set; }
 
+    /// <summary>Cuts off what the text encoder can't read at once, as diffusers does; without it a long prompt is read piece by piece, as in the web interfaces.</summary>
+    [Parameter]
+    public SwitchParameter TruncatePrompt { get; set; }
+
     /// <summary>Writes over a file that is there.</summary>
     [Parameter]
     public SwitchParameter Force { get; set; }
@@ -254,5 +258,6 @@ public sealed class InvokeImageGenerationCommand : TextModelCommand
         Mask = MaskImage is null ? null : ImageFile.Read(PathResolution.ResolveLiteral(this, MaskImage)),
         Strength = Strength,
         WeighsWords = !PlainPrompt,
+        TruncatesPrompts = TruncatePrompt,
     };
 }

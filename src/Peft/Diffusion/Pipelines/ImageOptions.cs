@@ -55,6 +55,9 @@ public sealed record ImageOptions
     /// <summary>Whether brackets weigh words of the prompts, as in the web UI; otherwise they are letters.</summary>
     public bool WeighsWords { get; init; } = true;
 
+    /// <summary>Whether what a text encoder can't read at once is cut off a prompt, as diffusers does; otherwise it reads the prompt piece by piece.</summary>
+    public bool TruncatesPrompts { get; init; }
+
     /// <summary>The scheduler for a model.</summary>
     /// <param name="own">The model's own.</param>
     /// <exception cref="NotSupportedByPeftException"><c>SchedulerNotSupported</c>.</exception>

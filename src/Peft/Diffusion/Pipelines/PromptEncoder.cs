@@ -51,7 +51,8 @@ internal sealed class PromptEncoder(PeftModel model, DiffusionModel parts, Adapt
     private static Tensor Joined(IEnumerable<Tensor> states) => states.ToArray() is [var only] ? only : cat([.. states], 2);
 
     private PromptTokens Tokens(int encoder, string text, ImageOptions options) =>
-        PromptTokens.Of(parts.TokenizerOf(encoder), text, parts.TextLength(encoder), options.WeighsWords, words: PromptWords.Of(parts.TextEncoders[encoder], selection ?? model.CurrentSelection));
+        PromptTokens.Of(
+            parts.TokenizerOf(encoder), text, parts.TextLength(encoder), options.WeighsWords, options.TruncatesPrompts ? 1 : null, PromptWords.Of(parts.TextEncoders[encoder], selection ?? model.CurrentSelection));
 
     private (Tensor States, Tensor? Pooled) Encode(PretrainedModel encoder, PromptTokens tokens, int skipped, ForwardContext context)
     {
