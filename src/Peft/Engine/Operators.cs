@@ -1,3 +1,4 @@
+using Peft.Models.Layers;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -118,8 +119,8 @@ internal static class Operators
     /// <param name="dilation">Distance between taps.</param>
     public static Tensor ConvolutionInputGradient(Tensor gradient, Tensor weight, long[] inputShape, long stride, long padding, long dilation)
     {
-        // Its shape alone is read.
-        using var input = empty(inputShape, gradient.dtype, gradient.device);
+        // Its shape and order alone are read.
+        using var input = ImageLayout.IsByPosition(gradient) ? ImageLayout.Empty(inputShape, gradient.dtype, gradient.device) : empty(inputShape, gradient.dtype, gradient.device);
         Scalar[] numbers = [stride, padding, dilation, inputShape[1] / weight.size(1)];
         var result = (Tensor)s_compiled.Value!.invoke("convolution_input_gradient", gradient, input, weight, numbers[0], numbers[1], numbers[2], numbers[3]);
         GC.KeepAlive(numbers);

@@ -179,12 +179,17 @@ public abstract class PretrainedModel : Module
         Fuse();
     }
 
-    /// <summary>Puts weights that are used together into one tensor (again, after they were replaced).</summary>
+    /// <summary>Puts weights that are used together into one tensor, and those of convolutions into their images' order (again, after they were replaced).</summary>
     public void Fuse()
     {
         foreach (var group in Descendants().SelectMany(static module => module.Groups))
         {
             group.Fuse();
+        }
+
+        foreach (var convolution in Descendants().OfType<Convolution>())
+        {
+            convolution.Arrange();
         }
     }
 

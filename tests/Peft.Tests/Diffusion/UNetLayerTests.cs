@@ -68,13 +68,55 @@ public class UNetLayerTests
         TensorAssert.CloseToScale(whole.narrow(2, top, count), Pixels.EnlargedLines(x, top, count), 0);
     }
 
-    [Fact]
-    public void Channels_get_a_value_and_positions_become_rows_and_an_image_again()
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Channels_get_a_value_and_positions_become_rows_and_an_image_again(bool byPosition)
     {
         using var check = new BackwardCheck();
         var (x, values) = (check.Input(2, 3, 4, 5), check.Input(2, 3));
         check.Run(
-            context => Pixels.FromPositions(Pixels.ToPositions(Pixels.AddToChannels(x, values, context), context), x, context),
-            (inputs, _) => inputs[0].add(inputs[1].unsqueeze(-1).unsqueeze(-1)));
+            context =>
+            {
+                var given = byPosition ? Pixels.ByPosition(x, context) : x;
+                var image = Pixels.FromPositions(Pixels.ToPositions(Pixels.AddToChannels(given, values, context), context), given, context);
+                Assert.Equal(byPosition, ImageLayout.IsByPosition(image));
+                return Pixels.ByChannel(Pixels.Enlarge(image, 8, 10, context), context);
+            },
+            (inputs, _) => nn.functional.interpolate(inputs[0].add(inputs[1].unsqueeze(-1).unsqueeze(-1)), [8, 10]));
+    }
+
+    [Theory]
+    [InlineData(1, 1)]
+    [InlineData(2, 1)]
+    [InlineData(1, 2)]
+    public void A_resnet_is_the_same_in_either_order_of_memory_and_what_branches_off_keeps_its_gradient(int stride, int groups)
+    {
+        using var check = new BackwardCheck { Tolerance = 2e-5 };
+        using var norm = new GroupNorm(2, Width, 1e-5);
+        using var convolution = new Convolution(Width, Width, [3, 3], new ConvolutionShape(stride, 1, 1, groups)) { IsByPosition = true };
+        foreach (var parameter in new[] { norm.Weight, norm.Bias, convolution.Weight, convolution.Bias! })
+        {
+            check.Fill(parameter, isTrained: false);
+        }
+
+        convolution.Arrange();
+        Assert.True(ImageLayout.IsByPosition(convolution.Weight.Data));
+        var x = check.Input(2, Width, 6, 5);
+        check.Run(
+            context =>
+            {
+                // The image goes on beside the convolution, as rows of positions and as it is.
+                var image = Pixels.ByPosition(x, context);
+                var rows = Pixels.FromPositions(Pixels.ToPositions(image, context), image, context);
+                var sum = ResidualSum.Forward(ResidualSum.Forward(image, rows, context), image, context);
+                var y = ResnetBlock2D.Convolved(norm, null, convolution, sum, context);
+                return Pixels.ByChannel(y, context);
+            },
+            (inputs, value) =>
+            {
+                var normed = nn.functional.group_norm(inputs[0].mul(3), 2, value(norm.Weight), value(norm.Bias), 1e-5).silu();
+                return nn.functional.conv2d(normed, value(convolution.Weight), value(convolution.Bias!), [stride, stride], [1, 1], [1, 1], groups);
+            });
     }
 }

@@ -55,7 +55,7 @@ public class ConvolutionTests
         Assert.False(layer.TakesStrips(517 * 512, x.device_type, context with { Tape = new Tape() }));
         var expected = nn.functional.conv2d(nn.functional.group_norm(x, 2, norm.Weight.Data, norm.Bias.Data).silu(), layer.Weight.Data, layer.Bias!.Data, [1, 1], [1, 1], [1, 1]);
         TensorAssert.CloseToScale(expected, layer.Forward(norm.Forward(x, context, activates: true), context), 1e-5);
-        TensorAssert.CloseToScale(expected, layer.ForwardInStrips(x.shape, norm.Strips(x, context)!, x.dtype, context), 1e-5);
+        TensorAssert.CloseToScale(expected, layer.ForwardInStrips(x.shape, norm.Strips(x, context)!, x, context), 1e-5);
     }
 
     [Fact]

@@ -1,3 +1,4 @@
+using Peft.Diffusion.Models;
 using Peft.Models.Layers;
 using static TorchSharp.torch;
 
@@ -7,21 +8,25 @@ namespace Peft.Tests.Models;
 public class GroupNormTests
 {
     [Theory]
-    [InlineData(true, true, ScalarType.Float32, 2e-5)]
-    [InlineData(false, true, ScalarType.Float32, 2e-5)]
-    [InlineData(true, false, ScalarType.Float32, 2e-5)]
-    [InlineData(true, true, ScalarType.BFloat16, 5e-2)]
-    public void The_norm_and_its_gradients_are_autograds(bool activates, bool isTrained, ScalarType type, double tolerance)
+    [InlineData(true, true, ScalarType.Float32, false, 2e-5)]
+    [InlineData(false, true, ScalarType.Float32, false, 2e-5)]
+    [InlineData(true, false, ScalarType.Float32, false, 2e-5)]
+    [InlineData(true, true, ScalarType.BFloat16, false, 5e-2)]
+    [InlineData(true, true, ScalarType.Float32, true, 2e-5)]
+    [InlineData(false, true, ScalarType.Float32, true, 2e-5)]
+    [InlineData(true, false, ScalarType.Float32, true, 2e-5)]
+    [InlineData(true, true, ScalarType.BFloat16, true, 5e-2)]
+    public void The_norm_and_its_gradients_are_autograds(bool activates, bool isTrained, ScalarType type, bool byPosition, double tolerance)
     {
         using var check = new BackwardCheck { Type = type, Tolerance = tolerance };
         using var layer = new GroupNorm(3, 6, 1e-5);
         check.Fill(layer.Weight, isTrained, ScalarType.Float32);
         check.Fill(layer.Bias, isTrained, ScalarType.Float32);
 
-        // More positions than the kernel takes at once.
-        var x = check.Input(2, 6, 50, 47);
+        // More positions than the kernels take at once.
+        var x = check.Input(2, 6, 90, 47);
         check.Run(
-            context => layer.Forward(x, context, activates),
+            context => layer.Forward(byPosition ? Pixels.ByPosition(x, context) : x, context, activates),
             (inputs, value) =>
             {
                 var normed = nn.functional.group_norm(inputs[0], 3, value(layer.Weight), value(layer.Bias), 1e-5);
@@ -29,16 +34,31 @@ public class GroupNormTests
             });
     }
 
-    [Fact]
-    public void An_image_whose_channels_lie_side_by_side_is_normed_by_the_engine()
+    [Theory]
+    [InlineData(0, 3, 1, 2)]
+    [InlineData(0, 2, 3, 1)]
+    public void An_image_in_any_order_of_memory_is_normed_alike(params int[] order)
     {
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
         using var layer = new GroupNorm(2, 4, 1e-5);
         layer.Weight.Assign(rand(4));
         layer.Bias.Assign(rand(4));
-        var x = randn(2, 5, 3, 4);
-        var expected = layer.Forward(x.permute(0, 3, 1, 2).contiguous(), new(), activates: true);
-        TensorAssert.CloseToScale(expected, layer.Forward(x.permute(0, 3, 1, 2), new(), activates: true), 1e-5);
+        var x = randn(2, 4, 4, 4).permute([.. order.Select(static place => (long)place)]);
+        var expected = layer.Forward(x.contiguous(), new(), activates: true);
+        TensorAssert.CloseToScale(expected, layer.Forward(x, new(), activates: true), 1e-5);
+    }
+
+    [Fact]
+    public void Lines_of_an_image_that_lies_position_by_position_are_those_of_the_whole()
+    {
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        using var layer = new GroupNorm(2, 4, 1e-5);
+        layer.Weight.Assign(rand(4));
+        layer.Bias.Assign(rand(4));
+        var x = Pixels.ByPosition(randn(2, 4, 6, 5), new());
+        var whole = layer.Forward(x, new(), activates: true);
+        TensorAssert.CloseToScale(whole.narrow(2, 1, 3), layer.Strips(x, new())!(1, 3), 0);
     }
 }

@@ -61,6 +61,10 @@ public sealed class UNet2DConditionModel : PretrainedModel
         _outputNorm = Add("conv_norm_out", new GroupNorm(config.Groups, channels[0], config.Epsilon));
         Add("conv_act", new Activation("silu", "SiLU"));
         _output = Add("conv_out", new Convolution(channels[0], config.OutputChannels, [3, 3], new ConvolutionShape(Padding: 1)));
+        foreach (var convolution in Descendants().OfType<Convolution>())
+        {
+            convolution.IsByPosition = true;
+        }
     }
 
     /// <summary>Channels that the sample has to have: latents, and for inpainting a mask and a masked image behind them.</summary>
@@ -85,7 +89,7 @@ public sealed class UNet2DConditionModel : PretrainedModel
         using var scope = NewDisposeScope();
         context = context with { Rows = inputs.Sample.size(0) };
         var pass = new UNetPass(Time(inputs, context), inputs.Text, inputs.TextMask);
-        var x = _input.Forward(inputs.Sample, context);
+        var x = _input.Forward(Pixels.ByPosition(inputs.Sample, context), context);
         var skips = new Stack<Tensor>([x]);
         foreach (var block in _down.Items)
         {
@@ -101,7 +105,7 @@ public sealed class UNet2DConditionModel : PretrainedModel
             x = block.Forward(x, skips, pass, context);
         }
 
-        return ResnetBlock2D.Convolved(_outputNorm, null, _output, x, context).MoveToOuterDisposeScope();
+        return Pixels.ByChannel(ResnetBlock2D.Convolved(_outputNorm, null, _output, x, context), context).MoveToOuterDisposeScope();
     }
 
     private Tensor Time(UNetInputs inputs, ForwardContext context)

@@ -11,9 +11,9 @@ internal static class Pixels
     public static Tensor ToPositions(Tensor x, ForwardContext context)
     {
         using var scope = NewDisposeScope();
-        var shape = x.shape;
+        var (shape, byPosition) = (x.shape, ImageLayout.IsByPosition(x));
         var positions = Rows(x);
-        context.Tape?.Record(new PlacePiece(g => Image(g, shape)), [x], [positions], trains: false);
+        context.Tape?.Record(new PlacePiece(g => Image(g, shape, byPosition)), [x], [positions], trains: false);
         return positions.MoveToOuterDisposeScope();
     }
 
@@ -21,10 +21,16 @@ internal static class Pixels
     public static Tensor FromPositions(Tensor x, Tensor like, ForwardContext context)
     {
         using var scope = NewDisposeScope();
-        var image = Image(x, [like.size(0), x.size(1), like.size(2), like.size(3)]);
+        var image = Image(x, [like.size(0), x.size(1), like.size(2), like.size(3)], ImageLayout.IsByPosition(like));
         context.Tape?.Record(new PlacePiece(Rows), [x], [image], trains: false);
         return image.MoveToOuterDisposeScope();
     }
+
+    /// <summary>An image position by position, where the engine's convolutions are faster so.</summary>
+    public static Tensor ByPosition(Tensor image, ForwardContext context) => image.device_type == TorchSharp.DeviceType.CPU && !ImageLayout.IsByPosition(image) ? Placed(image, ImageLayout.ByPosition(image), context) : image;
+
+    /// <summary>An image channel by channel, as callers expect it.</summary>
+    public static Tensor ByChannel(Tensor image, ForwardContext context) => image.is_contiguous() ? image : Placed(image, image.contiguous(), context);
 
     /// <summary>A value for each channel added at every position: over the image itself where no tape has it.</summary>
     /// <param name="image">[rows, channels, height, width], of which the caller has no more use.</param>
@@ -54,9 +60,8 @@ internal static class Pixels
         }
 
         var shape = image.shape;
-        var larger = nn.functional.interpolate(image, [height, width]);
-        tape.Record(new PlacePiece(g => g.reshape(shape[0], shape[1], shape[2], 2, shape[3], 2).sum([3, 5])), [image], [larger], trains: false);
-        return larger;
+        return Placed(image, nn.functional.interpolate(image, [height, width]), context, g =>
+            ImageLayout.FromPositions(ImageLayout.Positions(g).reshape(shape[0], shape[2], 2, shape[3], 2, shape[1]).sum([2, 4])));
     }
 
     /// <summary>Some lines of the image of twice the height and width.</summary>
@@ -72,14 +77,24 @@ internal static class Pixels
     public static ForwardContext Pass(Tensor image, ForwardContext context) =>
         context with { Rows = image.size(0), Length = image.size(2) * image.size(3), AttentionMask = null, Positions = null };
 
-    private static Tensor Rows(Tensor image) => image.permute(0, 2, 3, 1).reshape(-1, image.size(1));
+    private static Tensor Rows(Tensor image) => ImageLayout.Positions(image).reshape(-1, image.size(1));
 
-    private static Tensor Image(Tensor rows, long[] shape) => rows.view(shape[0], shape[2], shape[3], shape[1]).permute(0, 3, 1, 2).contiguous();
+    private static Tensor Image(Tensor rows, long[] shape, bool byPosition)
+    {
+        var image = ImageLayout.FromPositions(rows.reshape(shape[0], shape[2], shape[3], shape[1]));
+        return byPosition ? image : image.contiguous();
+    }
 
-    /// <summary>Values in other places, which keeps nothing of them.</summary>
+    private static Tensor Placed(Tensor from, Tensor to, ForwardContext context, Func<Tensor, Tensor>? back = null)
+    {
+        context.Tape?.Record(new PlacePiece(back ?? (static g => g)), [from], [to], trains: false);
+        return to;
+    }
+
+    /// <summary>Values in other places, which keeps nothing of them. What it gives back may be the same memory seen in another way.</summary>
     private sealed class PlacePiece(Func<Tensor, Tensor> back) : Piece
     {
-        public override void Backward(PieceGradients gradients) => gradients.Add(0, back(gradients.Output().contiguous()));
+        public override void Backward(PieceGradients gradients) => gradients.Add(0, back(gradients.Output()), owned: false);
     }
 
     private sealed class ChannelPiece : Piece
@@ -145,7 +160,7 @@ internal sealed class ResnetBlock2D : Module
         using var scope = NewDisposeScope();
         if (convolution.TakesStrips(x.size(0) * x.size(2) * x.size(3), x.device_type, context) && dropout?.Acts(context) != true && norm.Strips(x, context) is { } lines)
         {
-            return convolution.ForwardInStrips(x.shape, lines, x.dtype, context).MoveToOuterDisposeScope();
+            return convolution.ForwardInStrips(x.shape, lines, x, context).MoveToOuterDisposeScope();
         }
 
         var normed = norm.Forward(x, context, activates: true);
@@ -329,7 +344,7 @@ internal sealed class Upsample2D : Module
         var (height, width) = size ?? (2 * x.size(2), 2 * x.size(3));
         if (height == 2 * x.size(2) && width == 2 * x.size(3) && _convolution.TakesStrips(x.size(0) * height * width, x.device_type, context))
         {
-            return _convolution.ForwardInStrips([x.size(0), x.size(1), height, width], (top, count) => Pixels.EnlargedLines(x, top, count), x.dtype, context).MoveToOuterDisposeScope();
+            return _convolution.ForwardInStrips([x.size(0), x.size(1), height, width], (top, count) => Pixels.EnlargedLines(x, top, count), x, context).MoveToOuterDisposeScope();
         }
 
         return _convolution.Forward(Pixels.Enlarge(x, height, width, context), context).MoveToOuterDisposeScope();

@@ -62,6 +62,9 @@ public sealed class Convolution : Module, IAdaptable
     /// <summary>[outputs], or null.</summary>
     public Parameter? Bias { get; }
 
+    /// <summary>Whether it reads images that lie position by position (<see cref="ImageLayout"/>), and keeps its weight in that order.</summary>
+    internal bool IsByPosition { get; set; }
+
     /// <inheritdoc/>
     public IReadOnlyList<long> InputShape => [1, Inputs, .. Ones];
 
@@ -76,6 +79,16 @@ public sealed class Convolution : Module, IAdaptable
         + (Bias is null ? ", bias=False" : "");
 
     private long[] Ones => Each(1);
+
+    /// <summary>Puts the weight into the order of the images that it is made for, where the engine has its own reason to prefer one: on a processor.</summary>
+    internal void Arrange()
+    {
+        if (IsByPosition && Kernel.Any(static size => size > 1) && !Weight.IsTrained && Weight is { Slot: null, Edits: null, Value: { device_type: DeviceType.CPU } value } && value.is_contiguous())
+        {
+            using var noGradients = no_grad();
+            Weight.Assign(ImageLayout.ByPosition(value));
+        }
+    }
 
     /// <summary>Convolves, with whatever adapters act on the layer.</summary>
     /// <param name="x">[rows, inputs, length], or [rows, inputs, height, width].</param>
@@ -112,14 +125,15 @@ public sealed class Convolution : Module, IAdaptable
     /// <summary>Convolves an image of which it asks for lines.</summary>
     /// <param name="shape">[rows, inputs, height, width] of the image.</param>
     /// <param name="lines">Gives its lines from one on, and how many.</param>
-    /// <param name="type">Type of the image.</param>
+    /// <param name="like">Of the image's type and order.</param>
     /// <param name="context">The forward pass.</param>
-    internal Tensor ForwardInStrips(long[] shape, Func<long, long, Tensor> lines, ScalarType type, ForwardContext context)
+    internal Tensor ForwardInStrips(long[] shape, Func<long, long, Tensor> lines, Tensor like, ForwardContext context)
     {
         using var scope = NewDisposeScope();
-        var (height, width) = (shape[2], shape[3]);
+        var (height, width, type) = (shape[2], shape[3], like.dtype);
         var (weight, bias) = (Weight.Effective(context).Unpacked(type), Bias is null ? null : LinearProduct.Cast(Bias.Effective(context).Data, type));
-        var y = empty([shape[0], Outputs, height, width], type);
+        long[] result = [shape[0], Outputs, height, width];
+        var y = ImageLayout.IsByPosition(like) ? ImageLayout.Empty(result, type, CPU) : empty(result, type);
         var most = Math.Max(LeastLines, StripElements / (shape[0] * Inputs * width));
         for (long top = 0; top < height; top += most)
         {
@@ -169,7 +183,7 @@ public sealed class Convolution : Module, IAdaptable
         if (context.Tape is not { } tape)
         {
             return Kernel.Count == 2 && TakesStrips(x.size(0) * x.size(2) * x.size(3), x.device_type, context)
-                ? ForwardInStrips(x.shape, (top, count) => x.narrow(2, top, count), x.dtype, context)
+                ? ForwardInStrips(x.shape, (top, count) => x.narrow(2, top, count), x, context)
                 : Run(x);
         }
 
@@ -179,7 +193,7 @@ public sealed class Convolution : Module, IAdaptable
         }
 
         var y = Run(x);
-        tape.Record(new FrozenPiece(weight, x.shape, _shape, context), [x], [y], trains: false);
+        tape.Record(new FrozenPiece(weight, x.shape, _shape, ImageLayout.IsByPosition(x), context), [x], [y], trains: false);
         return y;
 
         Tensor Run(Tensor given)
@@ -195,14 +209,15 @@ public sealed class Convolution : Module, IAdaptable
     private static string Tuple(IReadOnlyList<long> values) => values.Count == 1 ? $"({values[0]},)" : $"({string.Join(", ", values)})";
 
     /// <summary>Keeps nothing: the gradient of the input needs the weight alone.</summary>
-    private sealed class FrozenPiece(Parameter weight, long[] inputShape, ConvolutionShape shape, ForwardContext context) : Piece
+    private sealed class FrozenPiece(Parameter weight, long[] inputShape, ConvolutionShape shape, bool byPosition, ForwardContext context) : Piece
     {
         public override void Backward(PieceGradients gradients)
         {
             if (gradients.Needs())
             {
                 var output = gradients.Output();
-                var g = context.Narrowed(output).contiguous();
+                var narrowed = context.Narrowed(output);
+                var g = byPosition ? ImageLayout.ByPosition(narrowed) : narrowed.contiguous();
                 gradients.Add(0, LinearProduct.Cast(Operators.ConvolutionInputGradient(g, weight.Unpacked(g.dtype), inputShape, shape.Stride, shape.Padding, shape.Dilation), output.dtype));
             }
         }

@@ -63,24 +63,25 @@ public sealed class GroupNorm : Module, INorm
     /// <param name="context">The forward pass, without a tape.</param>
     internal Func<long, long, Tensor>? Strips(Tensor x, ForwardContext context)
     {
-        if (!CpuRows.Serves(x) || Weight.Slot?.Plan(context).NeedsForward == true)
+        var byPosition = ImageLayout.IsByPosition(x);
+        if (!Serves(x) || Weight.Slot?.Plan(context).NeedsForward == true)
         {
             return null;
         }
 
         var settings = new GroupNormKernel.Settings(Values(Weight.Effective(context)), Values(Bias.Effective(context)), _groups, _epsilon, Activates: true);
-        var moments = GroupNormKernel.Moments(x, settings);
-        return (top, count) => GroupNormKernel.Strip(x, moments, settings, top, count);
+        var moments = byPosition ? PositionNormKernel.Moments(x, settings) : GroupNormKernel.Moments(x, settings);
+        return (top, count) => byPosition ? PositionNormKernel.Strip(x, moments, settings, top, count) : GroupNormKernel.Strip(x, moments, settings, top, count);
     }
 
     private Tensor Run(Tensor x, ForwardContext context, bool activates)
     {
         var (weight, bias) = (Weight.Effective(context), Bias.Effective(context));
-        if (CpuRows.Serves(x))
+        if (Serves(x))
         {
             using var scope = NewDisposeScope();
             var settings = new GroupNormKernel.Settings(Values(weight), Values(bias), _groups, _epsilon, activates);
-            var (y, moments) = GroupNormKernel.Form(x, settings);
+            var (y, moments) = ImageLayout.IsByPosition(x) ? PositionNormKernel.Form(x, settings) : GroupNormKernel.Form(x, settings);
             context.Tape?.Record(new GroupNormPiece(x, moments, settings, weight, bias), [x], [y], weight.IsTrained || bias.IsTrained);
             return y.MoveToOuterDisposeScope();
         }
@@ -95,6 +96,18 @@ public sealed class GroupNorm : Module, INorm
         using var scope = NewDisposeScope();
         var normed = nn.functional.group_norm(x, _groups, LinearProduct.Cast(weight.Data, x.dtype), LinearProduct.Cast(bias.Data, x.dtype), _epsilon);
         return (activates ? nn.functional.silu(normed) : normed).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>Whether a kernel of our own takes an image: on the processor, channel by channel or position by position.</summary>
+    private static bool Serves(Tensor x)
+    {
+        if (!ImageLayout.IsByPosition(x))
+        {
+            return CpuRows.Serves(x);
+        }
+
+        using var positions = ImageLayout.Positions(x);
+        return CpuRows.Serves(positions);
     }
 
     private static Tensor Values(Parameter parameter) => LinearProduct.Cast(parameter.Data, ScalarType.Float32).contiguous();
@@ -116,7 +129,10 @@ public sealed class GroupNorm : Module, INorm
 
         public override void Backward(PieceGradients gradients)
         {
-            var (gx, channels) = GroupNormKernel.Gradients(_x, LinearProduct.Cast(gradients.Output(), _x.dtype).contiguous(), _moments, _settings);
+            var g = LinearProduct.Cast(gradients.Output(), _x.dtype);
+            var (gx, channels) = ImageLayout.IsByPosition(_x)
+                ? PositionNormKernel.Gradients(_x, ImageLayout.ByPosition(g), _moments, _settings)
+                : GroupNormKernel.Gradients(_x, g.contiguous(), _moments, _settings);
             _bias.Gradient?.add_(channels.select(2, 0).sum(dim: 0));
             _weight.Gradient?.add_(channels.select(2, 1).sum(dim: 0));
             gradients.Add(0, gx);
