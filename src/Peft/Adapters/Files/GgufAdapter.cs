@@ -47,17 +47,21 @@ public static class GgufAdapter
             var rank = factors.A.size(0);
             alpha ??= factors.Scale * rank is var product and not 0 ? product : rank;
             var weight = tree.Find(layer.Layer.Path + ".weight", layer.Layer.Weight, layer.Layer.Module);
-            if (!weight.Name.Layout.MovesRows || !weight.Name.HasAdapters)
+            var layout = weight.Name.Layout;
+            if (!layout.HasFactors || !weight.Name.HasAdapters)
             {
                 throw Refused(adapter.Name, layer.Layer.Path);
             }
 
-            var stored = weight.Files[0];
-            var b = weight.Name.Layout.ToFile(factors.B.to(ScalarType.Float32) * (factors.Scale * rank / alpha.Value), tree.Config)[0];
+            var scaled = factors.B.to(ScalarType.Float32) * (factors.Scale * rank / alpha.Value);
 
             // Rows of an embedding's first factor are looked up by token.
-            Add(stored + ".lora_a", layer.Layer is Embedding ? factors.A.t() : factors.A);
-            Add(stored + ".lora_b", b);
+            var a = layer.Layer is Embedding ? factors.A.t() : layout.MovesColumns ? layout.ToFile(factors.A, tree.Config)[0] : factors.A;
+            foreach (var (stored, b) in weight.Files.Zip(layout.MovesColumns ? [scaled] : layout.ToFile(scaled, tree.Config)))
+            {
+                Add(stored + ".lora_a", a);
+                Add(stored + ".lora_b", b);
+            }
         }
 
         AtomicFile.MakeFolder(Path.GetDirectoryName(Path.GetFullPath(path))!);

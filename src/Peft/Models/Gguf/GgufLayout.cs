@@ -10,6 +10,12 @@ internal sealed record GgufLayout(Func<Tensor, ModelConfig, IReadOnlyList<Tensor
     /// <summary>Whether it only puts whole rows in another order: what acts on values then acts on a row's bytes, and on an adapter's second factor, too.</summary>
     public bool MovesRows { get; private init; }
 
+    /// <summary>Whether it only cuts rows apart: what acts on values then acts on an adapter's second factor, too.</summary>
+    public bool SplitsRows { get; private init; }
+
+    /// <summary>Whether adapters of two factors have a place beside what it makes.</summary>
+    public bool HasFactors => MovesRows || SplitsRows || MovesColumns;
+
     /// <summary>Whether it only puts whole columns in another order: what acts on values then acts on an adapter's first factor, too.</summary>
     public bool MovesColumns { get; private init; }
 
@@ -46,6 +52,7 @@ internal sealed record GgufLayout(Func<Tensor, ModelConfig, IReadOnlyList<Tensor
     public static GgufLayout Halves { get; } = new(static (values, _) => [.. values.chunk(2, 0).Select(static part => part.contiguous())], static (parts, _) => cat([.. parts], 0))
     {
         Shapes = static (shape, _) => Twice([shape[0] / 2, .. shape.Skip(1)]),
+        SplitsRows = true,
     };
 
     /// <summary>Of each expert gate and up in turn along the last dimension, lying the other way round: two tensors.</summary>

@@ -140,7 +140,7 @@ public sealed class GgufModel : TensorStore, IPackedStore
         [
             .. from family in ArchitectureRegistry.Families
                where family.Gguf is not null
-               from map in (GgufMap[])[family.Gguf, .. family.Gguf.Others]
+               from map in (GgufMap[])[family.Gguf!, .. family.Gguf!.Others]
                where !map.IsWrittenOnly
                select (family, map),
         ];
@@ -222,7 +222,7 @@ public sealed class GgufModel : TensorStore, IPackedStore
             config["sliding_window"] = metadata.ContainsKey(_map.Key("attention.sliding_window")) ? metadata.GetInteger(_map.Key("attention.sliding_window")) : null;
             if (_map.Window.ListsLayers)
             {
-                config["layer_types"] = new JsonArray([.. (metadata.GetArray<bool>(_map.Key("attention.sliding_window_pattern")) ?? []).Select(static slides => (JsonNode)(slides ? "sliding_attention" : "full_attention"))]);
+                config["layer_types"] = new JsonArray([.. (metadata.GetArray<bool>(_map.Key("attention.sliding_window_pattern")) ?? []).Select(static slides => JsonValue.Create(slides ? "sliding_attention" : "full_attention"))]);
             }
 
             if (_map.Window.PeriodKey is { } period && metadata.ContainsKey(_map.Key("attention.sliding_window_pattern")) && metadata[_map.Key("attention.sliding_window_pattern")] is not Array)
