@@ -189,15 +189,15 @@ public static class ModelLoader
         placement?.Finish(model);
         reader.Finish();
         SayCarried(model, options);
-        if (model.Carried.Count > 0 || model.NamedWeights().Any(static named => named.Parameter is { IsLoaded: true, Device.type: DeviceType.CPU }))
-        {
-            model.Keep(store.TakeMappedFiles());
-        }
-
         // A copy beside the file's pages would take twice what a weight was planned to.
         if (!options.StaysMapped && placement?.Offloads != true)
         {
-            model.FuseWhenUsed();
+            model.FuseWhenUsed(store.IsMapped);
+        }
+
+        if (model.Carried.Count > 0 || model.NamedWeights().Any(static named => named.Parameter is { IsLoaded: true, Device.type: DeviceType.CPU }))
+        {
+            model.Keep(store.TakeMappedFiles());
         }
     }
 

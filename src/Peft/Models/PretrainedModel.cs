@@ -193,12 +193,18 @@ public abstract class PretrainedModel : Module
         }
     }
 
-    /// <summary>Has weights that are used together put into one tensor when they are first used.</summary>
-    internal void FuseWhenUsed()
+    /// <summary>Has weights that are used together put into one tensor, and those of convolutions into their images' order, when they are first used.</summary>
+    /// <param name="isMapped">Whether a tensor's memory is that of a file.</param>
+    internal void FuseWhenUsed(Func<Tensor, bool> isMapped)
     {
         foreach (var group in Descendants().SelectMany(static module => module.Groups))
         {
             group.FuseWhenUsed();
+        }
+
+        foreach (var convolution in Descendants().OfType<Convolution>())
+        {
+            convolution.ArrangeWhenUsed(isMapped);
         }
     }
 

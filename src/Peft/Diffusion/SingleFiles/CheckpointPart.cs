@@ -35,6 +35,9 @@ internal sealed class CheckpointPart(TensorStore file, IReadOnlyDictionary<strin
         places.TryGetValue(name, out var place) && place.Form == CheckpointForm.Same ? file.Map(place.Name, type) : Read(name, type);
 
     /// <inheritdoc/>
+    internal override bool IsMapped(Tensor tensor) => file.IsMapped(tensor);
+
+    /// <inheritdoc/>
     protected override Tensor ReadStored(TensorEntry entry)
     {
         using var scope = NewDisposeScope();

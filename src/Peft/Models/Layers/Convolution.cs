@@ -1,5 +1,6 @@
 using System.Globalization;
 using Peft.Engine;
+using Peft.Tensors;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -21,6 +22,9 @@ public sealed class Convolution : Module, IAdaptable
     private const long LeastLines = 8;
 
     private readonly ConvolutionShape _shape;
+
+    // The weight as it was loaded, which is put into its order when the layer is first used; null where nothing waits.
+    private (Tensor Value, bool IsMapped)? _waiting;
 
     /// <summary>Makes a layer without weights.</summary>
     /// <param name="inputs">Channels of the input.</param>
@@ -80,15 +84,37 @@ public sealed class Convolution : Module, IAdaptable
 
     private long[] Ones => Each(1);
 
-    /// <summary>Puts the weight into the order of the images that it is made for, where the engine has its own reason to prefer one: on a processor.</summary>
+    /// <summary>
+    /// Puts the weight into the order of the images that it is made for, where the engine has its own reason to prefer one: on a processor. Nothing
+    /// happens while it is trained, or edited in a way that can be taken back.
+    /// </summary>
     internal void Arrange()
     {
-        if (IsByPosition && Kernel.Any(static size => size > 1) && !Weight.IsTrained && Weight is { Slot: null, Edits: null, Value: { device_type: DeviceType.CPU } value } && value.is_contiguous())
+        if (!IsByPosition || Weight is not { IsOwner: true, IsTrained: false, Edits: null, IsOffloaded: false, Value: { device_type: DeviceType.CPU } value })
+        {
+            return;
+        }
+
+        var source = _waiting;
+        _waiting = null;
+        if (ImageLayout.HasTwoOrders(value) && value.is_contiguous())
         {
             using var noGradients = no_grad();
-            Weight.Assign(ImageLayout.ByPosition(value));
+            var arranged = ImageLayout.ByPosition(value);
+            if (source is (var loaded, true) && ReferenceEquals(loaded, value))
+            {
+                // The copy is what is computed with; the file's pages would stay beside it.
+                MappedPages.Drop(TensorMemory.Address(value), value.NumberOfElements * value.ElementSize);
+            }
+
+            Weight.Assign(arranged);
         }
     }
+
+    /// <summary>Has the weight put into its order when the layer is first used: a model that was loaded, but not computed with, costs no copy.</summary>
+    /// <param name="isMapped">Whether a tensor's memory is that of a file.</param>
+    internal void ArrangeWhenUsed(Func<Tensor, bool> isMapped) =>
+        _waiting = IsByPosition && Weight.Value is { device_type: DeviceType.CPU } value ? (value, isMapped(value)) : null;
 
     /// <summary>Convolves, with whatever adapters act on the layer.</summary>
     /// <param name="x">[rows, inputs, length], or [rows, inputs, height, width].</param>
@@ -102,6 +128,7 @@ public sealed class Convolution : Module, IAdaptable
             throw new PeftException("ShapeMismatch", $"'{Path}' takes inputs of {Inputs} channels over {Kernel.Count} dimensions, but was given [{string.Join(", ", x.shape)}].") { Target = Path };
         }
 
+        ArrangeNow();
         context.InputObserver?.Invoke(this, x);
         return Weight.Slot is { } slot && !slot.Plan(context).IsEmpty ? slot.Forward(x, context, Product) : Product(x, context);
     }
@@ -129,6 +156,7 @@ public sealed class Convolution : Module, IAdaptable
     /// <param name="context">The forward pass.</param>
     internal Tensor ForwardInStrips(long[] shape, Func<long, long, Tensor> lines, Tensor like, ForwardContext context)
     {
+        ArrangeNow();
         using var scope = NewDisposeScope();
         var (height, width, type) = (shape[2], shape[3], like.dtype);
         var (weight, bias) = (Weight.Effective(context).Unpacked(type), Bias is null ? null : LinearProduct.Cast(Bias.Effective(context).Data, type));
@@ -164,6 +192,14 @@ public sealed class Convolution : Module, IAdaptable
     /// <summary>By a convolution of one tap, group by group.</summary>
     /// <inheritdoc/>
     public Tensor Project(Tensor y, Tensor matrix) => Convolve(y, matrix.reshape([matrix.size(0), -1, .. Ones]), null, new ConvolutionShape());
+
+    private void ArrangeNow()
+    {
+        if (_waiting is not null)
+        {
+            Arrange();
+        }
+    }
 
     private static Tensor Convolve(Tensor x, Tensor weight, Tensor? bias, ConvolutionShape shape)
     {

@@ -21,6 +21,9 @@ internal static class ImageLayout
         return positions.is_contiguous();
     }
 
+    /// <summary>Whether the two orders of an image, or of a convolution's weight, differ: there are several channels and several positions.</summary>
+    public static bool HasTwoOrders(Tensor image) => image.dim() == 4 && image.size(1) > 1 && image.size(2) * image.size(3) > 1;
+
     /// <summary>The same image position by position.</summary>
     public static Tensor ByPosition(Tensor image)
     {
