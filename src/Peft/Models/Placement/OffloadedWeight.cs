@@ -50,10 +50,10 @@ internal sealed class OffloadedWeight
         }
     }
 
-    /// <summary>Leaves it where it lies, and nowhere else.</summary>
+    /// <summary>Leaves it where it lies, and nowhere else; also where it didn't get here.</summary>
     public void Leave()
     {
-        if (_copies)
+        if (_home is not (null, null))
         {
             var (value, packed) = _parameter.Exchange(_home.Value, _home.Packed);
             value?.Dispose();

@@ -91,16 +91,26 @@ internal sealed class BlockResidence(Residency residency, int index, IReadOnlyLi
     /// <summary>Brings the weights to where they are computed with, until what comes back is disposed.</summary>
     public IDisposable Enter()
     {
-        if (_stays++ == 0)
+        var stay = new Stay(this);
+        try
         {
-            residency.Begin(index);
-            foreach (var parameter in parameters)
+            if (_stays++ == 0)
             {
-                parameter.Offloaded?.Enter();
+                residency.Begin(index);
+                foreach (var parameter in parameters)
+                {
+                    parameter.Offloaded?.Enter();
+                }
             }
-        }
 
-        return new Stay(this);
+            return stay;
+        }
+        catch
+        {
+            // There may be no room for all of them.
+            stay.Dispose();
+            throw;
+        }
     }
 
     /// <summary>Has the system read the weights; from any thread.</summary>

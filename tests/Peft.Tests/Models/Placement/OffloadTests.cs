@@ -162,6 +162,28 @@ public sealed class OffloadTests : IDisposable
         }
     }
 
+    [Fact]
+    public void A_block_that_can_not_be_brought_here_whole_lies_where_it_lay()
+    {
+        Write((string)((object[])Families.First())[1]);
+        using var model = PeftModel.Load(_folder.Path, new LoadOptions { DeviceMap = OnDisk() with { AlwaysCopies = true } });
+        var block = model.Base.Find("model.layers.1")!.NamedParameters().Select(static named => named.Parameter).ToArray();
+        Tensor[] home = [.. block.Select(static parameter => parameter.Value!)];
+        home[^1].Dispose();
+        for (var pass = 0; pass < 2; pass++)
+        {
+            LiveTensors.Settle();
+            var before = Tensor.TotalCount;
+            using (NewDisposeScope())
+            {
+                Assert.ThrowsAny<Exception>(() => ModelRun.Logits(model, TinyLlama.Inputs()));
+            }
+
+            Assert.All(block.Zip(home), static pair => Assert.Same(pair.Second, pair.First.Value));
+            Assert.True(pass == 0 || before == Tensor.TotalCount, $"{Tensor.TotalCount - before} tensors");
+        }
+    }
+
     private static DeviceMapRequest OnDisk() => new() { Table = [("", DeviceMapRequest.Disk)] };
 
     private static void Same((Tensor Logits, double Loss, Dictionary<string, Tensor> Gradients) expected, (Tensor Logits, double Loss, Dictionary<string, Tensor> Gradients) found)
