@@ -189,13 +189,14 @@ public static class ModelLoader
         placement?.Finish(model);
         reader.Finish();
         SayCarried(model, options);
+
         // A copy beside the file's pages would take twice what a weight was planned to.
         if (!options.StaysMapped && placement?.Offloads != true)
         {
             model.FuseWhenUsed(store.IsMapped);
         }
 
-        if (model.Carried.Count > 0 || model.NamedWeights().Any(static named => named.Parameter is { IsLoaded: true, Device.type: DeviceType.CPU }))
+        if (model.Carried.Count > 0 || model.NamedWeights().Any(static named => named.Parameter is { IsLoaded: true, IsOffloaded: true } or { IsLoaded: true, Device.type: DeviceType.CPU }))
         {
             model.Keep(store.TakeMappedFiles());
         }

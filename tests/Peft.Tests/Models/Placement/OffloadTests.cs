@@ -184,6 +184,20 @@ public sealed class OffloadTests : IDisposable
         }
     }
 
+    [Fact]
+    public void A_file_of_offloaded_weights_that_is_written_over_ends_in_an_error_whatever_computes()
+    {
+        Write((string)((object[])Families.First())[1]);
+        DeviceMapRequest[] requests = [OnDisk(), new DeviceMapRequest { Table = [("", "meta"), ("model.layers", DeviceMapRequest.Disk)] }, new DeviceMapRequest { Table = [("", "meta"), ("model.layers", DeviceMapRequest.Cpu)] }];
+        foreach (var request in requests)
+        {
+            using var model = PeftModel.Load(_folder.Path, new LoadOptions { DeviceMap = request });
+            model.Acquire("generating").Dispose();
+            File.SetLastWriteTimeUtc(_folder["model.safetensors"], File.GetLastWriteTimeUtc(_folder["model.safetensors"]).AddSeconds(5));
+            Assert.Equal("FileChanged", Assert.Throws<PeftException>(() => model.Acquire("generating")).ErrorId);
+        }
+    }
+
     private static DeviceMapRequest OnDisk() => new() { Table = [("", DeviceMapRequest.Disk)] };
 
     private static void Same((Tensor Logits, double Loss, Dictionary<string, Tensor> Gradients) expected, (Tensor Logits, double Loss, Dictionary<string, Tensor> Gradients) found)
