@@ -142,11 +142,47 @@ public class RecordedStepTests
         Same(owner, 1e-5);
     }
 
-    private static void Same(PeftModel model, double tolerance, int tokens = 12)
+    [Theory]
+    [InlineData(null, 1e-5)]
+    [InlineData("nf4", 1e-4)]
+    public void Weights_that_change_between_two_tokens_count_from_the_next_on(string? form, double tolerance)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var model = new PeftModel(Wide(ScalarType.Float32), "wide");
+        if (form is not null)
+        {
+            Pack((CausalModel)model.Base, form);
+        }
+
+        var adapter = model.AddAdapter(new LoraConfig { Rank = 3, TargetModules = ModuleNames.AllLinear }, "first", 1).Perturb(2);
+        Same(model, tolerance, 16, token =>
+        {
+            Action? change = token switch
+            {
+                4 => () => model.Merge(),
+                8 => () => model.UndoMerge(),
+                12 or 15 => Negate,
+                _ => null,
+            };
+            change?.Invoke();
+        });
+
+        void Negate()
+        {
+            foreach (var factor in adapter.Adapter.Parameters().Select(static named => named.Parameter).Where(static parameter => parameter.Name.Contains('A', StringComparison.Ordinal)))
+            {
+                factor.Data.neg_();
+                factor.MarkChanged();
+            }
+        }
+    }
+
+    private static void Same(PeftModel model, double tolerance, int tokens = 12, Action<int>? between = null)
     {
         var causal = (CausalModel)model.Base;
-        var (expected, _) = Continue(causal, Prompt(), tokens, isOff: true, model);
-        var (found, replays) = Continue(causal, Prompt(), tokens, isOff: false, model);
+        var (expected, _) = Continue(causal, Prompt(), tokens, isOff: true, model, between);
+        var (found, replays) = Continue(causal, Prompt(), tokens, isOff: false, model, between);
         Assert.True(replays > 0);
         TensorAssert.CloseToScale(expected, found, tolerance, "logits");
     }
@@ -154,7 +190,7 @@ public class RecordedStepTests
     internal static Tensor Prompt() => tensor(new long[,] { { 3, 4, 5, 6 } });
 
     /// <summary>The logits of tokens that are given one after another, and how many of them a recording computed.</summary>
-    internal static (Tensor Logits, long Replays) Continue(CausalModel model, Tensor ids, int tokens, bool isOff, PeftModel? owner = null)
+    internal static (Tensor Logits, long Replays) Continue(CausalModel model, Tensor ids, int tokens, bool isOff, PeftModel? owner = null, Action<int>? between = null)
     {
         using var cache = new ModelCache();
         cache.Steps.IsOff = isOff;
@@ -162,6 +198,7 @@ public class RecordedStepTests
         var vocabulary = model.VocabularySize;
         for (var i = 0; i < tokens; i++)
         {
+            between?.Invoke(i);
             var context = new ForwardContext { Cache = cache };
             context = owner?.NewPass(context) ?? context;
             var logits = model.Logits(model.Forward(ids, context).LastPosition(), context);

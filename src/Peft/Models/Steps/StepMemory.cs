@@ -77,7 +77,7 @@ internal sealed class StepMemory : IDisposable
     /// <param name="x">[1, width].</param>
     /// <param name="context">The pass.</param>
     /// <param name="run">Computes the stack as ever.</param>
-    public StackOutput Run(object blocks, Tensor x, ForwardContext context, Func<ForwardContext, StackOutput> run)
+    public StackOutput Run(IReadOnlyList<Module> blocks, Tensor x, ForwardContext context, Func<ForwardContext, StackOutput> run)
     {
         Length = context.Cache!.Length;
         if (_recording is { } recording)
@@ -110,7 +110,31 @@ internal sealed class StepMemory : IDisposable
         _recordings = 0;
     }
 
-    private StackOutput Record(object blocks, Tensor x, ForwardContext context, Func<ForwardContext, StackOutput> run)
+    /// <summary>All weights that a block computes with, an adapter's among them.</summary>
+    private static IEnumerable<Parameter> Weights(Module block, ForwardContext context)
+    {
+        foreach (var (_, parameter, _) in block.NamedParameters())
+        {
+            var acting = parameter.Effective(context);
+            yield return acting;
+            if (acting.TiedTo is { } owner)
+            {
+                yield return owner;
+            }
+
+            foreach (var change in (parameter.Slot?.Plan(context) ?? SlotPlan.Empty).LowRank)
+            {
+                yield return change.A;
+                yield return change.B;
+                if (change.Inner is { } inner)
+                {
+                    yield return inner;
+                }
+            }
+        }
+    }
+
+    private StackOutput Record(IReadOnlyList<Module> blocks, Tensor x, ForwardContext context, Func<ForwardContext, StackOutput> run)
     {
         using var recorder = new StepRecorder(x, this);
         var output = run(context with { Recorder = recorder });
@@ -120,7 +144,7 @@ internal sealed class StepMemory : IDisposable
             return output;
         }
 
-        var recording = new StepRecording(blocks, context.Selection, _given.Count, operations);
+        var recording = new StepRecording(blocks, [.. blocks.SelectMany(block => Weights(block, context)).Distinct()], context.Selection, _given.Count, operations);
         var kept = output with { Output = output.Output.clone() };
         if (recording.Gives(x, kept.Output))
         {

@@ -17,24 +17,27 @@ internal sealed record StepOperations(IReadOnlyList<StepOperation> Operations, T
 
 /// <summary>A stack of blocks for one token, to be run again.</summary>
 /// <param name="blocks">The blocks.</param>
+/// <param name="weights">What they compute with: where any of it changes (a merge, a training between two tokens), what was recorded may be another model's, or freed.</param>
 /// <param name="selection">The adapters that act.</param>
 /// <param name="given">How many parts the pass was given.</param>
 /// <param name="operations">What was recorded.</param>
-internal sealed class StepRecording(object blocks, AdapterSelection selection, int given, StepOperations operations) : IDisposable
+internal sealed class StepRecording(IReadOnlyList<Module> blocks, Parameter[] weights, AdapterSelection selection, int given, StepOperations operations) : IDisposable
 {
     // Kernels round at other places than some of the engine's operators.
     private const float Tolerance = 1e-3f;
     private const float ToleranceOfHalves = 0.1f;
 
     private readonly StepProgram _program = new(operations.Operations);
+    private readonly long _versions = Versions(weights);
 
     /// <summary>Whether it is the stack of a pass.</summary>
-    public bool Fits(object otherBlocks, Tensor x, AdapterSelection otherSelection, int otherGiven) =>
+    public bool Fits(IReadOnlyList<Module> otherBlocks, Tensor x, AdapterSelection otherSelection, int otherGiven) =>
         ReferenceEquals(blocks, otherBlocks)
         && given == otherGiven
         && x.dtype == operations.Input.dtype
         && x.size(1) == operations.Input.size(1)
-        && (ReferenceEquals(selection, otherSelection) || selection.Order.SequenceEqual(otherSelection.Order));
+        && (ReferenceEquals(selection, otherSelection) || selection.Order.SequenceEqual(otherSelection.Order))
+        && _versions == Versions(weights);
 
     /// <summary>The stack's output.</summary>
     public StackOutput Run(Tensor x)
@@ -62,5 +65,17 @@ internal sealed class StepRecording(object blocks, AdapterSelection selection, i
         {
             tensor.Dispose();
         }
+    }
+
+    // Each only rises.
+    private static long Versions(Parameter[] weights)
+    {
+        long sum = 0;
+        foreach (var weight in weights)
+        {
+            sum += weight.Version;
+        }
+
+        return sum;
     }
 }
