@@ -178,6 +178,24 @@ public class RecordedStepTests
         }
     }
 
+    [Fact]
+    public void Embeddings_that_are_given_stay_the_caller_s()
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var owner = new PeftModel(Wide(ScalarType.Float32), "wide");
+        using var cache = new ModelCache();
+        Tensor[] given = [.. Enumerable.Range(0, 5).Select(static _ => randn([1, 256]))];
+        Tensor[] before = [.. given.Select(static one => one.clone())];
+        foreach (var one in given)
+        {
+            owner.Base.Forward(new ModelInputs { Ids = tensor(new long[,] { { 3 } }), Embeddings = one }, new ForwardContext { Cache = cache, Rows = 1, Length = 1 });
+        }
+
+        Assert.True(cache.Steps.Replays > 0);
+        Assert.All(given.Zip(before), static pair => Assert.True(pair.First.equal(pair.Second).all().item<bool>()));
+    }
+
     private static void Same(PeftModel model, double tolerance, int tokens = 12, Action<int>? between = null)
     {
         var causal = (CausalModel)model.Base;

@@ -57,7 +57,7 @@ internal static class DecoderStack
         ForwardContext context,
         Func<TBlock, IReadOnlyList<Tensor>, ForwardContext, IReadOnlyList<Tensor>> run)
         where TBlock : Module => StepMemory.Of(x, context) is { } steps && !blocks.Any(static block => block.Residence is not null)
-            ? steps.Run(blocks, x, context, inner => Compute(blocks, x, beside, inner, run))
+            ? steps.Run(blocks, x, context, (input, inner) => Compute(blocks, input, beside, inner, run))
             : Compute(blocks, x, beside, context, run);
 
     private static StackOutput Compute<TBlock>(

@@ -76,8 +76,8 @@ internal sealed class StepMemory : IDisposable
     /// <param name="blocks">The blocks, which tell one stack from another.</param>
     /// <param name="x">[1, width].</param>
     /// <param name="context">The pass.</param>
-    /// <param name="run">Computes the stack as ever.</param>
-    public StackOutput Run(IReadOnlyList<Module> blocks, Tensor x, ForwardContext context, Func<ForwardContext, StackOutput> run)
+    /// <param name="run">Computes the stack of an input as ever.</param>
+    public StackOutput Run(IReadOnlyList<Module> blocks, Tensor x, ForwardContext context, Func<Tensor, ForwardContext, StackOutput> run)
     {
         Length = context.Cache!.Length;
         if (_recording is { } recording)
@@ -92,7 +92,7 @@ internal sealed class StepMemory : IDisposable
             Drop();
         }
 
-        return _recordings++ < MostRecordings ? Record(blocks, x, context, run) : run(context);
+        return _recordings++ < MostRecordings ? Record(blocks, x, context, run) : run(x, context);
     }
 
     /// <summary>Forgets the recording.</summary>
@@ -134,10 +134,12 @@ internal sealed class StepMemory : IDisposable
         }
     }
 
-    private StackOutput Record(IReadOnlyList<Module> blocks, Tensor x, ForwardContext context, Func<ForwardContext, StackOutput> run)
+    private StackOutput Record(IReadOnlyList<Module> blocks, Tensor x, ForwardContext context, Func<Tensor, ForwardContext, StackOutput> run)
     {
-        using var recorder = new StepRecorder(x, this);
-        var output = run(context with { Recorder = recorder });
+        // Later tokens are written where this one is read, and x may be a tensor of the caller's.
+        var own = x.clone();
+        using var recorder = new StepRecorder(own, this);
+        var output = run(own, context with { Recorder = recorder });
         if (recorder.Finish(output) is not { } operations)
         {
             _recordings = MostRecordings;
@@ -156,6 +158,6 @@ internal sealed class StepMemory : IDisposable
         recording.Dispose();
         kept.Output.Dispose();
         _recordings = MostRecordings;
-        return run(context);
+        return run(x, context);
     }
 }
