@@ -44,18 +44,21 @@ internal sealed record DeviceMap(IReadOnlyList<ModulePlacement> Rows)
     public bool Offloads => Rows.Any(row => row.Device != Computing);
 
     /// <summary>Where a module or a parameter lies: what the nearest of the modules above says; null where none does.</summary>
-    public string? DeviceOf(string path)
+    public string? DeviceOf(string path) => Nearest(path, _devices.ContainsKey) is { } module ? _devices[module] : null;
+
+    /// <summary>The module that a map places a path by: itself, or the nearest of those above that are named; null where none is.</summary>
+    public static string? Nearest(string path, Func<string, bool> isNamed)
     {
         for (var name = path; ; name = name[..name.LastIndexOf('.')])
         {
-            if (_devices.TryGetValue(name, out var device))
+            if (isNamed(name))
             {
-                return device;
+                return name;
             }
 
             if (!name.Contains('.', StringComparison.Ordinal))
             {
-                return _devices.GetValueOrDefault("");
+                return isNamed("") ? "" : null;
             }
         }
     }

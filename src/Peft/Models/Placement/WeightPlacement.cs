@@ -34,7 +34,11 @@ internal sealed class WeightPlacement : IDisposable
         var table = request.Table ?? DeviceMapPlanner.Plan(model, bytes, [.. model.TiedParameters], request.MaxMemory);
         var sizes = DeviceMapPlanner.Sizes(bytes);
         RefuseUnknown(model, table, sizes);
-        var map = new DeviceMap([.. table.Select(row => new ModulePlacement(row.Module, row.Device, BytesOf(row.Module, table, bytes)))]);
+
+        // A row stands for what it places alone: without what rows below it say otherwise.
+        var names = table.Select(static row => row.Module).ToHashSet(StringComparer.Ordinal);
+        var placed = bytes.ToLookup(weight => DeviceMap.Nearest(weight.Key, names.Contains), static weight => weight.Value);
+        var map = new DeviceMap([.. table.Select(row => new ModulePlacement(row.Module, row.Device, placed[row.Module].Sum()))]);
         RefuseMissing(map, bytes);
         DeviceMapLimits.Check(model, map, request, sizes);
         request.OnPlan?.Invoke(map.Rows);
@@ -113,29 +117,6 @@ internal sealed class WeightPlacement : IDisposable
         if (!_isFinished)
         {
             _files.Dispose();
-        }
-    }
-
-    /// <summary>What a row of a map stands for alone: without what rows below it say otherwise.</summary>
-    private static long BytesOf(string module, IReadOnlyList<(string Module, string Device)> table, IReadOnlyDictionary<string, long> bytes)
-    {
-        var names = table.Select(static row => row.Module).ToHashSet(StringComparer.Ordinal);
-        return bytes.Where(weight => Nearest(weight.Key, names) == module).Sum(static weight => weight.Value);
-    }
-
-    private static string? Nearest(string path, HashSet<string> names)
-    {
-        for (var name = path; ; name = name[..name.LastIndexOf('.')])
-        {
-            if (names.Contains(name))
-            {
-                return name;
-            }
-
-            if (!name.Contains('.', StringComparison.Ordinal))
-            {
-                return names.Contains("") ? "" : null;
-            }
         }
     }
 
