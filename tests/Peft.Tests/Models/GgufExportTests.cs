@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using System.Text.RegularExpressions;
 using Peft.Adapters.Files;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
@@ -229,6 +230,12 @@ public sealed class GgufExportTests : IDisposable
                 .Where(layer => tree.TryFind(layer.Path + ".weight", layer.Weight, layer)?.Name is { HasAdapters: true, Layout.HasFactors: true })
                 .Select(static layer => layer.Path[^(layer.Path.Length - layer.Path.LastIndexOf('.', layer.Path.LastIndexOf('.') - 1) - 1)..]).Distinct(),
         ];
+        string[] parameters =
+        [
+            .. causal.NamedWeights().Where(named => named.Module.AdaptableOf(named.Parameter) is Router or { Experts: > 1 })
+                .Where(named => tree.TryFind(named.Path, named.Parameter, named.Module)?.Name is { HasAdapters: true, Layout.HasFactors: true })
+                .Select(static named => Regex.Replace(named.Path, @"^.*?\.\d+\.", "")).Distinct(),
+        ];
         var isTied = GgufExport.IsTied(model.Base);
 
         // ggml looks GELU up in half precision, and Gemma 4's scores, which nothing scales, make much of it: with GELU rounded so here, it is 1e-3 with any adapter.
@@ -237,7 +244,8 @@ public sealed class GgufExportTests : IDisposable
         {
             Rank = 3,
             Alpha = isGemma4 ? 1 : 5,
-            TargetModules = ModuleNames.Of(isTied ? targets : [.. targets, causal.Backbone.TokenEmbeddings!.Path.Split('.')[^1], "lm_head"]),
+            TargetModules = ModuleNames.Of(isTied ? targets : [.. targets, causal.Backbone.TokenEmbeddings!.Path.Split('.')[^1], .. (string[])(tree.Map.HeadHasAdapters ? ["lm_head"] : [])]),
+            TargetParameters = parameters.Length > 0 ? parameters : null,
             RankPattern = new Dictionary<string, int> { [targets[^1]] = 2 },
         };
         var bare = Logits(causal, ids);
@@ -246,12 +254,25 @@ public sealed class GgufExportTests : IDisposable
         var ours = Logits(causal, ids, model.NewPass(new ForwardContext()));
         Assert.True((ours - bare).abs().max().item<float>() > 1e-2);
         Close(ours, LlamaCpp.Logits(file, ids, adapterFile), isGemma4 ? 3e-3 : 1e-3);
-        if (isTied)
+        if (isTied || !tree.Map.HeadHasAdapters)
         {
-            model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Of(causal.Backbone.TokenEmbeddings!.Path.Split('.')[^1]) }, "b", 1);
+            model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Of(!tree.Map.HeadHasAdapters ? "lm_head" : causal.Backbone.TokenEmbeddings!.Path.Split('.')[^1]) }, "b", 1);
             Assert.Equal("AdapterFormatNotSupported", Assert.Throws<NotSupportedByPeftException>(() => GgufAdapter.Save(model, "b", Path.Combine(_folder.Path, "b.gguf"))).ErrorId);
             Assert.False(File.Exists(Path.Combine(_folder.Path, "b.gguf")));
         }
+    }
+
+    [Theory]
+    [InlineData("full_attention", "All layers have attention")]
+    [InlineData("linear_attention", "All layers are recurrent")]
+    public void A_hybrid_whose_layers_are_of_one_kind_is_written_with_a_warning(string kind, string wanted)
+    {
+        var document = JsonNode.Parse((string)Others().First(static row => (string)row[0] == "Qwen3.5")[1])!.AsObject();
+        document["layer_types"] = new JsonArray([.. Enumerable.Repeat(kind, 4).Select(static name => (JsonNode)name)]);
+        using var model = Random("one kind", document.ToJsonString());
+        var messages = new List<string>();
+        model.SaveGguf(Path.Combine(_folder.Path, "model.gguf"), "F32", onMessage: messages.Add);
+        Assert.Contains(messages, message => message.StartsWith(wanted, StringComparison.Ordinal) && message.Contains("'qwen35'", StringComparison.Ordinal));
     }
 
     [Fact]

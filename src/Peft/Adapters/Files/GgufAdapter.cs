@@ -1,3 +1,5 @@
+using Peft.Adapters.Conversion;
+using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
 using Peft.Adapters.Slots;
 using Peft.Files;
@@ -38,26 +40,26 @@ public static class GgufAdapter
 
         foreach (var layer in adapter.Layers.Select(static adapted => adapted.Adapter))
         {
-            var factors = layer.Layer is Linear or Embedding && adapter.Overlays.Count == 0 ? layer.ExactFactors() : null;
+            var factors = adapter.Overlays.Count == 0 ? Factors(layer) : null;
             if (factors is null || (GgufExport.IsTied(model.Base) && IsTiedPart(model.Base, layer)))
             {
                 throw Refused(adapter.Name, layer.Layer.Path);
             }
 
-            var rank = factors.A.size(0);
+            var rank = factors.A.size(-2);
             alpha ??= factors.Scale * rank is var product and not 0 ? product : rank;
-            var weight = tree.Find(layer.Layer.Path + ".weight", layer.Layer.Weight, layer.Layer.Module);
+            var weight = tree.Find($"{layer.Layer.Path}.{layer.Layer.Weight.Name}", layer.Layer.Weight, layer.Layer.Module);
             var layout = weight.Name.Layout;
             if (!layout.HasFactors || !weight.Name.HasAdapters)
             {
                 throw Refused(adapter.Name, layer.Layer.Path);
             }
 
+            // Rows of an embedding's first factor are looked up by token. The first factor stands beside each of the tensors that the second one is cut into.
             var scaled = factors.B.to(ScalarType.Float32) * (factors.Scale * rank / alpha.Value);
-
-            // Rows of an embedding's first factor are looked up by token.
             var a = layer.Layer is Embedding ? factors.A.t() : layout.MovesColumns ? layout.ToFile(factors.A, tree.Config)[0] : factors.A;
-            foreach (var (stored, b) in weight.Files.Zip(layout.MovesColumns ? [scaled] : layout.ToFile(scaled, tree.Config)))
+            var parts = layer.Layer is Embedding || layout.MovesColumns ? [scaled] : weight.ToFile(layer.Layer.FromMatrix(scaled));
+            foreach (var (stored, b) in weight.Files.Zip(parts))
             {
                 Add(stored + ".lora_a", a);
                 Add(stored + ".lora_b", b);
@@ -77,11 +79,14 @@ public static class GgufAdapter
         }
     }
 
+    /// <summary>The change as a product, or as one for each expert; null where it is none that llama.cpp could have.</summary>
+    private static ChangeFactors? Factors(LayerAdapter layer) => layer is ExpertLoraLayer experts ? experts.OfExperts() : layer.Layer is Linear or Embedding or Router ? layer.ExactFactors() : null;
+
     /// <summary>A weight that is embedding and head at once can be adapted in one of the two alone here, but not there.</summary>
     private static bool IsTiedPart(PretrainedModel model, LayerAdapter layer) => layer.Layer is Embedding || layer.Layer.Path == model.OutputEmbeddings;
 
     private static NotSupportedByPeftException Refused(string adapter, string layer) =>
-        new("AdapterFormatNotSupported", $"'{adapter}' can't be written for llama.cpp, which has LoRA of most linear layers, and of embeddings that aren't the head as well{(layer.Length == 0 ? "" : $"; '{layer}' has something else, or the adapter holds weights of its own")}.")
+        new("AdapterFormatNotSupported", $"'{adapter}' can't be written for llama.cpp, which has LoRA of most linear layers, of experts, and of embeddings that aren't the head as well{(layer.Length == 0 ? "" : $"; '{layer}' has something else, or the adapter holds weights of its own")}.")
         {
             Target = adapter,
             RecommendedAction = "Turn it into plain LoRA first (ConvertTo-LoraAdapter), or merge it: Merge-LoraAdapter, then Export-PeftModel -Format Gguf.",

@@ -102,6 +102,11 @@ internal static class GgufExport
         {
             yield return "llama.cpp takes the factors of long texts wherever its context (-c) is longer than the one the model was first made for, whatever the length of a text.";
         }
+
+        if (tree.Map.Recurs?.Invoke(config) is { Length: > 0 } recurs && recurs.Distinct().Count() == 1)
+        {
+            yield return $"All layers {(recurs[0] ? "are recurrent" : "have attention")}: llama.cpp expects layers of both kinds in '{tree.Map.Architecture}', and ends the process that runs this file.";
+        }
     }
 
     private static object? Value(GgufKey key, PretrainedModel model, ModelConfig config)

@@ -54,7 +54,9 @@ internal static class GgufGemma4Map
             new("router.proj", "ffn_gate_inp"),
             new("router.per_expert_scale", "ffn_down_exps.scale"),
             new("experts.gate_up_proj", "ffn_gate_up_exps.weight"),
-            new("experts.down_proj", "ffn_down_exps.weight"),
+
+            // What an adapter adds there isn't scaled by expert.
+            new("experts.down_proj", "ffn_down_exps.weight") { HasAdapters = false },
         ],
     };
 

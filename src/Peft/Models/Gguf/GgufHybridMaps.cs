@@ -47,6 +47,7 @@ internal static class GgufHybridMaps
         Keys = [.. Sizes(), .. HeadKeys(), .. s_deltaKeys],
         Fixed = [s_silu, new("attention_bias", false), new("attn_output_gate", true)],
         Rotary = new() { Share = 0.25 },
+        Recurs = DeltaLayers,
         Further = static (_, config) => DeltaMetadata(config),
         Complete = CompleteDelta,
         Whole = AddingOne([new("embed_tokens", "token_embd"), new("norm", "output_norm")]),
@@ -200,10 +201,8 @@ internal static class GgufHybridMaps
             throw Refused("linear_value_head_dim", "llama.cpp has heads of one width for keys and values in recurrent layers (linear_key_head_dim, linear_value_head_dim).");
         }
 
-        var layers = (int)config.RequiredInteger("num_hidden_layers");
-        var interval = config.Size("full_attention_interval", 4);
-        bool[] recurs = [.. Enumerable.Range(0, layers).Select(layer => config.TextOf("layer_types", layer) is { } kind ? kind == "linear_attention" : (layer + 1) % interval != 0)];
-        var period = Array.IndexOf(recurs, false) is >= 0 and var first ? first + 1 : layers + 1;
+        var recurs = DeltaLayers(config);
+        var period = Array.IndexOf(recurs, false) is >= 0 and var first ? first + 1 : recurs.Length + 1;
         yield return ("ssm.inner_size", (uint)(valueHeads * size));
         yield return recurs.Select((recurrent, layer) => recurrent == ((layer + 1) % period != 0)).All(static fits => fits)
             ? ("full_attention_interval", (uint)period)
@@ -213,6 +212,14 @@ internal static class GgufHybridMaps
         var pairs = GgufRotaryKeys.Turning(Qwen35, config, config.RequiredInteger("head_dim")) / 2;
         var sections = GgufRotaryKeys.Parameters(config)?.Numbers("mrope_section")?.Select(static part => (int)part).Take(4) ?? [(int)(pairs + 2) / 3, (int)(pairs + 1) / 3, (int)pairs / 3];
         yield return ("rope.dimension_sections", sections.Concat(Enumerable.Repeat(0, 4)).Take(4).ToArray());
+    }
+
+    /// <summary>Of each layer whether it has the delta rule.</summary>
+    internal static bool[] DeltaLayers(ModelConfig config)
+    {
+        var interval = config.Size("full_attention_interval", 4);
+        return [.. Enumerable.Range(0, (int)config.RequiredInteger("num_hidden_layers"))
+            .Select(layer => config.TextOf("layer_types", layer) is { } kind ? kind == "linear_attention" : (layer + 1) % interval != 0)];
     }
 
     internal static void CompleteDelta(JsonObject config, GgufFile file, GgufMap map)

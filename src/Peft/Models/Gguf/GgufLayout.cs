@@ -10,11 +10,11 @@ internal sealed record GgufLayout(Func<Tensor, ModelConfig, IReadOnlyList<Tensor
     /// <summary>Whether it only puts whole rows in another order: what acts on values then acts on a row's bytes, and on an adapter's second factor, too.</summary>
     public bool MovesRows { get; private init; }
 
-    /// <summary>Whether it only cuts rows apart: what acts on values then acts on an adapter's second factor, too.</summary>
-    public bool SplitsRows { get; private init; }
+    /// <summary>Whether it only cuts rows apart, or turns matrices: what acts on values then acts on an adapter's second factor, too, as if it had the rank's number of inputs.</summary>
+    public bool KeepsInputs { get; private init; }
 
     /// <summary>Whether adapters of two factors have a place beside what it makes.</summary>
-    public bool HasFactors => MovesRows || SplitsRows || MovesColumns;
+    public bool HasFactors => MovesRows || KeepsInputs || MovesColumns;
 
     /// <summary>Whether it only puts whole columns in another order: what acts on values then acts on an adapter's first factor, too.</summary>
     public bool MovesColumns { get; private init; }
@@ -40,19 +40,20 @@ internal sealed record GgufLayout(Func<Tensor, ModelConfig, IReadOnlyList<Tensor
 
     /// <summary>Matrices of experts that lie the other way round.</summary>
     public static GgufLayout Turned { get; } = Values(
-        static (values, _) => values.transpose(1, 2).contiguous(), static (values, _) => values.transpose(1, 2).contiguous(), static shape => [shape[0], shape[2], shape[1]]);
+        static (values, _) => values.transpose(1, 2).contiguous(), static (values, _) => values.transpose(1, 2).contiguous(), static shape => [shape[0], shape[2], shape[1]]) with { KeepsInputs = true };
 
     /// <summary>Of each expert the gate, then what it gates: two tensors.</summary>
     public static GgufLayout GateAndUp { get; } = new(static (values, _) => [.. values.chunk(2, 1).Select(static part => part.contiguous())], static (parts, _) => cat([.. parts], 1))
     {
         Shapes = static (shape, _) => Twice([shape[0], shape[1] / 2, .. shape.Skip(2)]),
+        KeepsInputs = true,
     };
 
     /// <summary>Rows of the gate, then of what it gates: two tensors.</summary>
     public static GgufLayout Halves { get; } = new(static (values, _) => [.. values.chunk(2, 0).Select(static part => part.contiguous())], static (parts, _) => cat([.. parts], 0))
     {
         Shapes = static (shape, _) => Twice([shape[0] / 2, .. shape.Skip(1)]),
-        SplitsRows = true,
+        KeepsInputs = true,
     };
 
     /// <summary>Of each expert gate and up in turn along the last dimension, lying the other way round: two tensors.</summary>
@@ -61,6 +62,7 @@ internal sealed record GgufLayout(Func<Tensor, ModelConfig, IReadOnlyList<Tensor
         static (parts, _) => stack(parts.Select(Last), -1).flatten(-2))
     {
         Shapes = static (shape, _) => Twice(shape.Count == 3 ? [shape[0], shape[2] / 2, shape[1]] : [shape[0], shape[1] / 2]),
+        KeepsInputs = true,
     };
 
     /// <summary>Rows of heads in which neighbours turn together in files, and rows half a head apart in the tree.</summary>

@@ -55,11 +55,17 @@ internal sealed record GgufMap(string Architecture)
     /// <summary>Whether llama.cpp wants an output layer of its own where the embedding gives the logits, and takes the embedding for it nowhere.</summary>
     public bool NeedsHead { get; init; }
 
+    /// <summary>Whether llama.cpp adds what an adapter has for the output layer.</summary>
+    public bool HeadHasAdapters { get; init; } = true;
+
     /// <summary>Rotary positions; null for none.</summary>
     public GgufRotary? Rotary { get; init; } = new();
 
     /// <summary>Which layers see a window; null where llama.cpp knows none in this architecture.</summary>
     public GgufWindow? Window { get; init; }
+
+    /// <summary>Of each layer whether it recurs, where llama.cpp runs only models that have layers of both kinds; null elsewhere.</summary>
+    public Func<ModelConfig, bool[]>? Recurs { get; init; }
 
     /// <summary>The key of a size in a file.</summary>
     public string Key(string name) => $"{Architecture}.{name}";

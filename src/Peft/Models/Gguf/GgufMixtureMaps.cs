@@ -71,6 +71,7 @@ internal static class GgufMixtureMaps
     public static GgufMap Deepseek { get; } = new("deepseek2")
     {
         NeedsHead = true,
+        HeadHasAdapters = false,
         Keys =
         [
             .. Sizes(),
@@ -99,11 +100,11 @@ internal static class GgufMixtureMaps
         Complete = CompleteDeepseek,
         InLayer =
         [
-            new("self_attn.q_proj", "attn_q"),
-            new("self_attn.q_a_proj", "attn_q_a"),
+            new("self_attn.q_proj", "attn_q") { HasAdapters = false },
+            new("self_attn.q_a_proj", "attn_q_a") { HasAdapters = false },
             new("self_attn.q_a_layernorm", "attn_q_a_norm"),
-            new("self_attn.q_b_proj", "attn_q_b"),
-            new("self_attn.kv_a_proj_with_mqa", "attn_kv_a_mqa"),
+            new("self_attn.q_b_proj", "attn_q_b") { HasAdapters = false },
+            new("self_attn.kv_a_proj_with_mqa", "attn_kv_a_mqa") { HasAdapters = false },
             new("self_attn.kv_a_layernorm", "attn_kv_a_norm"),
             new("self_attn.kv_b_proj.weight", "attn_k_b.weight", "attn_v_b.weight") { Layout = KeysAndValues() },
             new("self_attn.o_proj", "attn_output"),

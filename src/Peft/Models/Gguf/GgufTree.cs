@@ -93,7 +93,7 @@ internal sealed class GgufTree
     {
         if (_model.OutputEmbeddings is { } output && path.StartsWith(output + ".", StringComparison.Ordinal))
         {
-            return Weight(new GgufName(output, "output"), path[output.Length..], null, null);
+            return Weight(new GgufName(output, "output") { HasAdapters = Map.HeadHasAdapters }, path[output.Length..], null, null);
         }
 
         if (!path.StartsWith(_prefix, StringComparison.Ordinal))

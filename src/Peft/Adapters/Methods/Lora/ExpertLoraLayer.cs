@@ -1,3 +1,4 @@
+using Peft.Adapters.Conversion;
 using Peft.Adapters.Slots;
 using Peft.Models;
 using Peft.Models.Layers;
@@ -13,6 +14,13 @@ internal sealed class ExpertLoraLayer(IAdaptable layer, LoraConfig config) : Lor
 
     /// <summary>One pair of factors for all rows is what there isn't.</summary>
     public override LowRank? LowRank(float weight) => null;
+
+    /// <summary>The change as a product for each expert: A [experts, rank, in] and B [experts, out, rank], float32.</summary>
+    public ChangeFactors OfExperts()
+    {
+        var (a, b) = Factors(ScalarType.Float32);
+        return new ChangeFactors(a, b, Scale);
+    }
 
     /// <inheritdoc/>
     public override Tensor After(Tensor x, Tensor y, SlotCall call)
