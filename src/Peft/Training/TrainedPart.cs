@@ -90,7 +90,7 @@ internal sealed class TrainedPart
                 StartSeed = _adapter.Start?.Seed,
                 Data = request.Data.Fingerprint,
                 Rows = request.Data.Count,
-                Labels = _model.Base.ClassificationHead is null ? [] : ModelLabels.Of(_model.Base).Names,
+                Labels = Values.Of(_model.Base.ClassificationHead is null ? [] : ModelLabels.Of(_model.Base).Names),
                 Objective = record.Objective,
                 Options = (JsonObject)JsonNode.Parse(record.Options.ToJson())!,
                 Engine = EngineDescription.Current.ToString(),

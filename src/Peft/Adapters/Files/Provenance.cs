@@ -43,7 +43,7 @@ public sealed record Provenance
     public required int Rows { get; init; }
 
     /// <summary>Names of the classes of the base's head, by number; empty where it has none.</summary>
-    public IReadOnlyList<string> Labels { get; init; } = [];
+    public IReadOnlyList<string> Labels { get; init; } = Values.Of<string>([]);
 
     /// <summary>What was made small.</summary>
     public required string Objective { get; init; }
@@ -104,7 +104,7 @@ public sealed record Provenance
             StartSeed = (ulong?)json["start_seed"],
             Data = (string)json["data_digest"]!,
             Rows = (int?)json["rows"] ?? 0,
-            Labels = [.. (json["labels"] as JsonArray ?? []).Select(static name => (string?)name ?? "")],
+            Labels = Values.Of((json["labels"] as JsonArray ?? []).Select(static name => (string?)name ?? "")),
             Objective = (string?)json["objective"] ?? "",
             Options = (JsonObject)options.DeepClone(),
             Engine = (string?)json["engine"] ?? "",

@@ -98,7 +98,7 @@ public sealed partial class PeftModel : IDisposable
         string.Join(", ", Base.NamedParameters().Select(static named => named.Parameter.Packed?.Kind).OfType<string>().Distinct()) is { Length: > 0 } kinds ? kinds : null;
 
     /// <summary>Where modules lie, by the device map that was asked for; empty where the whole model is on <see cref="Device"/>.</summary>
-    public IReadOnlyList<ModulePlacement> DeviceMap => Base.DeviceMap;
+    public IReadOnlyList<ModulePlacement> DeviceMap => Values.Of(Base.DeviceMap);
 
     /// <summary>
     /// Memory that the weights of base and adapters take, with the originals that a merge keeps, and without what lies on the disk. Counted from shapes and types: another

@@ -33,6 +33,7 @@ internal static class GgufMixtureMaps
             new("shared_expert_intermediate_size", "expert_shared_feed_forward_length") { IsRequired = true },
         ],
         Fixed = [s_silu, new("norm_topk_prob", false), new("decoder_sparse_step", 1.0), new("mlp_only_layers", (object?)null)],
+        Flags = [new("qkv_bias", "blk.0.attn_q.bias")],
         InLayer = [.. s_llama[..4], .. s_llamaNorms, .. s_experts, .. Shared("mlp.shared_expert"), new("mlp.shared_expert_gate", "ffn_gate_inp_shexp") { Layout = GgufLayout.Vector }],
     };
 

@@ -19,6 +19,9 @@ internal static class GgufRotaryKeys
     // What doesn't turn is slowed down beyond any length.
     private const float Still = 1e30f;
 
+    /// <summary>Where llama.cpp reads factors of long and short texts; in other architectures it ends at their tensors.</summary>
+    private static readonly string[] s_withLongFactors = ["llama", "granite", "phi3"];
+
     private static readonly (string Tree, string File)[] s_yarn = [("beta_fast", "rope.scaling.yarn_beta_fast"), ("beta_slow", "rope.scaling.yarn_beta_slow")];
 
     /// <summary>Names of tensors that are no parameters.</summary>
@@ -65,14 +68,15 @@ internal static class GgufRotaryKeys
                 yield return (map.Key("rope.scaling.type"), kind);
                 yield return (map.Key("rope.scaling.factor"), (float)(rope.Number("factor") ?? 1));
                 break;
-            case "longrope" or "su":
+            case "longrope" or "su" when s_withLongFactors.Contains(map.Architecture):
+                yield return (map.Key("rope.scaling.type"), "longrope");
                 yield return (map.Key(AttentionKey), (float)new Layers.RotaryFrequencies(config, headSize, map.Rotary.Share).Scale);
                 break;
             default:
-                throw new NotSupportedByPeftException("GgufRotaryNotSupported", $"Rotary scaling '{kind}' is not written as GGUF.")
+                throw new NotSupportedByPeftException("GgufRotaryNotSupported", $"Rotary scaling '{kind}' is not written as GGUF of '{map.Architecture}'.")
                 {
                     Target = kind,
-                    RecommendedAction = "Supported are: default, linear, yarn, llama3 and longrope. Export the model as safetensors.",
+                    RecommendedAction = "Supported are: default, linear, yarn, llama3, and longrope of llama, granite and phi3. Export the model as safetensors.",
                 };
         }
 
