@@ -156,20 +156,34 @@ Import-PeftModel '$root/assets/pocket-llama' | Invoke-LoraTraining (New-LoraConf
 }
 
 Describe 'The README' {
-    It 'begins with a block that runs as it stands' {
-        $readme = Get-Content "$root/README.md" -Raw
-        $block = [regex]::Match($readme, '(?s)```powershell\r?\n(.*?)```').Groups[1].Value
-        $block | Should -Not -BeNullOrEmpty
+    BeforeAll {
+        $blocks = [regex]::Matches((Get-Content "$root/README.md" -Raw), '(?s)```powershell\r?\n(.*?)```').ForEach({ $_.Groups[1].Value })
         $place = New-Item -ItemType Directory (Join-Path $TestDrive 'readme')
         foreach ($name in 'Peft.psd1', 'bin', 'assets') { New-Item -ItemType SymbolicLink -Path "$place/$name" -Target "$root/$name" | Out-Null }
-        $file = Join-Path $place 'block.ps1'
-        Set-Content $file $block
-        Push-Location $place
-        try { $text = & $pwsh -NoProfile -File $file 2>&1 | Out-String } finally { Pop-Location }
-        $text | Should -Match 'Austin'
+
+        # What a block says in a shell of its own, beside what the blocks before it left.
+        function Invoke-Block([string] $Block) {
+            $Block | Should -Not -BeNullOrEmpty
+            $file = Join-Path $place 'block.ps1'
+            Set-Content $file $Block
+            Push-Location $place
+            try { & $pwsh -NoProfile -File $file 2>&1 | Out-String } finally { Pop-Location }
+        }
+    }
+
+    It 'begins with a block that runs as it stands' {
+        Invoke-Block $blocks[0] | Should -Match 'Austin'
         "$place/out/capitals/adapter_model.safetensors" | Should -Exist
         "$place/merged/model.safetensors" | Should -Exist
         "$place/merged/tokenizer.json" | Should -Exist
+    }
+
+    It 'goes on with a block that writes the merged model as GGUF and runs that' {
+        $text = Invoke-Block ($blocks -match '-Format Gguf')[0]
+        $text | Should -Match 'Austin'
+        $text | Should -Match 'FROM \./pocket-llama\.Q4_K_M\.gguf'
+        "$place/out/gguf/pocket-llama.Q4_K_M.gguf" | Should -Exist
+        "$place/out/gguf/Modelfile" | Should -Exist
     }
 
     It 'shows the sample of tests as it stands' {
