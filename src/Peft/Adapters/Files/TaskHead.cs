@@ -30,7 +30,7 @@ public static class TaskHead
             return options with { Labels = labels };
         }
 
-        var structure = ModelLoader.Load(basePath, new LoadOptions { StructureOnly = true, Task = config.TaskType });
+        using var structure = ModelLoader.Load(basePath, new LoadOptions { StructureOnly = true, Task = config.TaskType });
         return ScoresIn(folder, structure) is { } count && count != ModelLabels.Of(structure).Count
             ? options with { Labels = [.. Enumerable.Range(0, (int)count).Select(static i => string.Create(CultureInfo.InvariantCulture, $"LABEL_{i}"))] }
             : options;

@@ -172,6 +172,8 @@ internal sealed unsafe class AttendOperation : StepOperation
     private readonly StepHeads _sizes;
     private readonly SingleQueryKernel.Work* _work;
     private Tensor? _stored;
+
+    // Only held: its memory is read until the next token.
     private Tensor? _mask;
 
     /// <param name="pass">What differs from token to token.</param>

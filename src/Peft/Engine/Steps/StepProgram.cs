@@ -23,9 +23,6 @@ internal sealed unsafe class StepProgram : IDisposable
     /// <summary>Takes the operations over.</summary>
     public StepProgram(IReadOnlyList<StepOperation> operations) => _operations = [.. operations];
 
-    /// <summary>Number of operations.</summary>
-    public int Count => _operations.Length;
-
     /// <summary>Runs them.</summary>
     public void Run()
     {

@@ -44,16 +44,6 @@ internal sealed class Residency : IDisposable
     /// <summary>The device that computes.</summary>
     public Device Computing { get; }
 
-    /// <summary>Takes everything that lies on the disk out of memory.</summary>
-    public void Drop()
-    {
-        DropLoose();
-        foreach (var block in _blocks)
-        {
-            block.Drop();
-        }
-    }
-
     /// <summary>A block begins: what stands outside of blocks has been used, and the next one is read meanwhile.</summary>
     internal void Begin(int block)
     {
@@ -119,15 +109,6 @@ internal sealed class BlockResidence(Residency residency, int index, IReadOnlyLi
         foreach (var parameter in parameters)
         {
             parameter.Offloaded?.ReadAhead();
-        }
-    }
-
-    /// <summary>Takes what lies on the disk out of memory.</summary>
-    public void Drop()
-    {
-        foreach (var parameter in parameters)
-        {
-            parameter.Offloaded?.Drop();
         }
     }
 
