@@ -61,9 +61,8 @@ public sealed class ModelQuantizer(QuantizationConfig config) : IWeightPacking
     public IReadOnlySet<Linear> Targets(PretrainedModel model)
     {
         ArgumentNullException.ThrowIfNull(model);
-        var targets = (_config.SkipModules is { } skipped
-            ? model.Descendants().OfType<Linear>().Where(layer => !skipped.Any(name => IsBelow(layer.Path, name)))
-            : model.Backbone.Descendants().OfType<Linear>()).ToHashSet();
+        var targets = (_config.SkipModules is null ? model.Backbone : (Module)model).Descendants().OfType<Linear>()
+            .Where(layer => !layer.StaysPlain && !_config.Skips(layer.Path)).ToHashSet();
         return targets.Count > 0
             ? targets
             : throw Nothing(model);
@@ -120,7 +119,4 @@ public sealed class ModelQuantizer(QuantizationConfig config) : IWeightPacking
         config.Validate();
         return config;
     }
-
-    private static bool IsBelow(string path, string name) =>
-        path == name || path.EndsWith("." + name, StringComparison.Ordinal) || path.StartsWith(name + ".", StringComparison.Ordinal);
 }

@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using System.Text.RegularExpressions;
 using Peft.Quantization.Checkpoints;
 using static TorchSharp.torch;
 
@@ -7,6 +8,8 @@ namespace Peft.Quantization;
 /// <summary>How the linear layers of a model are quantised: transformers' BitsAndBytesConfig, with its defaults.</summary>
 public sealed record QuantizationConfig
 {
+    private static readonly TimeSpan s_patternTime = TimeSpan.FromSeconds(1);
+
     /// <summary>Whether weights become four-bit numbers by blocks.</summary>
     public bool LoadIn4Bit { get; init; }
 
@@ -28,7 +31,10 @@ public sealed record QuantizationConfig
     /// <summary>The magnitude from which on a column of the input isn't quantised with eight-bit weights; default 6, 0 for none.</summary>
     public double Threshold { get; init; } = 6;
 
-    /// <summary>Modules that stay as they are, by name, suffix or the path above them; null for the model's heads.</summary>
+    /// <summary>
+    /// Modules that stay as they are, as transformers compares them: by the end of their path, or by a regular expression that a path begins with, up to a
+    /// dot or to its end. Null for the model's heads.
+    /// </summary>
     public IReadOnlyList<string>? SkipModules { get; init; }
 
     /// <summary>Reads the fields of a BitsAndBytesConfig.</summary>
@@ -55,8 +61,10 @@ public sealed record QuantizationConfig
             Threshold = (double?)document["llm_int8_threshold"] ?? 6,
             SkipModules = document["llm_int8_skip_modules"] switch
             {
+                // Written by hand, or by what has no null.
                 null => null,
-                JsonArray names => [.. names.Select(static name => (string)name!)],
+                JsonValue text when (string?)text is "null" or "None" => null,
+                JsonArray names => [.. names.Select(static name => (string?)name).OfType<string>()],
                 var name => [(string)name!],
             },
         };
@@ -75,6 +83,32 @@ public sealed record QuantizationConfig
         {
             throw new PeftException("QuantizationInvalid", $"The model can't be quantised so: {fault}.");
         }
+
+        // Says now which expression is none.
+        _ = Skips("");
+    }
+
+    /// <summary>Whether a module stays as it is because <see cref="SkipModules"/> names it.</summary>
+    /// <param name="path">The module's path.</param>
+    /// <exception cref="PeftException"><c>QuantizationInvalid</c>: an expression that can't be compared with it.</exception>
+    internal bool Skips(string path)
+    {
+        foreach (var name in SkipModules ?? [])
+        {
+            try
+            {
+                if (path.EndsWith(name, StringComparison.Ordinal) || Regex.IsMatch(path, $@"\A(?:{name})(?:(?<=\.)|(?=\.|\z))", RegexOptions.CultureInvariant, s_patternTime))
+                {
+                    return true;
+                }
+            }
+            catch (Exception error) when (error is ArgumentException or RegexMatchTimeoutException)
+            {
+                throw new PeftException("QuantizationInvalid", $"'{name}' in llm_int8_skip_modules can't be used as a regular expression for module names: {error.Message}", error) { Target = name };
+            }
+        }
+
+        return false;
     }
 
     /// <summary>What config.json says of a model that is quantised so: BitsAndBytesConfig's fields.</summary>

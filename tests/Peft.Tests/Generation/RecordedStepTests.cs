@@ -104,6 +104,64 @@ public class RecordedStepTests
         }
     }
 
+    /// <summary>What may happen between two tokens that are computed over one cache.</summary>
+    private static readonly Dictionary<string, Action<PeftModel>> s_events = new()
+    {
+        ["nothing"] = static _ => { },
+        ["switched"] = static model => model.SetActive(["second"]),
+        ["scaled"] = static model => model.SetActive([new ActiveAdapter("first", 0.5f)]),
+        ["disabled"] = static model => model.Disable(),
+        ["trained"] = static model => model["first"].Perturb(9),
+        ["merged"] = static model => model.Merge(),
+        ["unpacked"] = static model => model.Merge(options: new() { DataType = model.DataType }),
+        ["replaced"] = static model =>
+        {
+            model.RemoveAdapter("first");
+            model.AddAdapter(new LoraConfig { Rank = 3, TargetModules = ModuleNames.Of("q_proj", "v_proj", "down_proj") }, "first", 1).Perturb(7);
+            model.SetActive(["first"]);
+        },
+    };
+
+    public static TheoryData<string, string, ScalarType> Events()
+    {
+        TheoryData<string, string, ScalarType> rows = [];
+        foreach (var happens in s_events.Keys)
+        {
+            rows.Add(happens, "nf4", ScalarType.Float32);
+            rows.Add(happens, "nf4-double", ScalarType.BFloat16);
+            rows.Add(happens, "int8", ScalarType.Float32);
+            rows.Add(happens, "plain", ScalarType.BFloat16);
+        }
+
+        return rows;
+    }
+
+    [Theory]
+    [MemberData(nameof(Events))]
+    public void It_is_never_of_the_model_as_it_was_before(string happens, string form, ScalarType type)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var model = new PeftModel(Wide(type), "wide");
+        var causal = (CausalModel)model.Base;
+        Pack(causal, form);
+        model.AddAdapter(new LoraConfig { Rank = 3, TargetModules = ModuleNames.Of("q_proj", "v_proj", "down_proj") }, "first", 1).Perturb(2);
+        model.AddAdapter(new LoraConfig { Rank = 2, TargetModules = ModuleNames.Of("v_proj", "gate_proj") }, "second", 1).Perturb(3);
+        model.SetActive(["first"]);
+        using var found = new ModelCache();
+        using var expected = new ModelCache { Steps = { IsOff = true } };
+        Same(Prompt(), 5);
+        var before = found.Steps.Replays;
+        Assert.True(before > 0);
+        s_events[happens](model);
+        Same(Given(5), 5);
+        Assert.True(found.Steps.Replays >= before + 3, $"{found.Steps.Replays} after {before}");
+
+        void Same(Tensor ids, int tokens) => TensorAssert.CloseToScale(
+            Continue(causal, ids, tokens, expected, model).to(ScalarType.Float32),
+            Continue(causal, ids, tokens, found, model).to(ScalarType.Float32), type == ScalarType.Float32 ? 1e-4 : 3e-2, $"logits of {form} in {type}, {happens}");
+    }
+
     [Fact]
     public void A_long_text_a_batch_that_shrinks_and_padding_give_the_same_tokens()
     {
@@ -210,24 +268,29 @@ public class RecordedStepTests
     /// <summary>The logits of tokens that are given one after another, and how many of them a recording computed.</summary>
     internal static (Tensor Logits, long Replays) Continue(CausalModel model, Tensor ids, int tokens, bool isOff, PeftModel? owner = null, Action<int>? between = null)
     {
-        using var cache = new ModelCache();
-        cache.Steps.IsOff = isOff;
+        using var cache = new ModelCache { Steps = { IsOff = isOff } };
+        var logits = Continue(model, ids, tokens, cache, owner);
+        return (logits, cache.Steps.Replays);
+    }
+
+    private static Tensor Continue(CausalModel model, Tensor ids, int tokens, ModelCache cache, PeftModel? owner)
+    {
         var all = new List<Tensor>();
-        var vocabulary = model.VocabularySize;
         for (var i = 0; i < tokens; i++)
         {
             between?.Invoke(i);
             var context = new ForwardContext { Cache = cache };
             context = owner?.NewPass(context) ?? context;
-            var logits = model.Logits(model.Forward(ids, context).LastPosition(), context);
-            all.Add(logits);
+            all.Add(model.Logits(model.Forward(ids, context).LastPosition(), context));
 
             // The same tokens whatever the logits: a tie would lead the two apart.
-            ids = tensor(new long[,] { { 3 + ((i * 7) % Math.Min(vocabulary - 3, 30)) } });
+            ids = Given(i, model.VocabularySize);
         }
 
-        return (cat(all), cache.Steps.Replays);
+        return cat(all);
     }
+
+    private static Tensor Given(int index, long vocabulary = 64) => tensor(new[,] { { 3 + ((index * 7) % Math.Min(vocabulary - 3, 30)) } });
 
     private static PretrainedModel Wide(ScalarType type)
     {
@@ -253,6 +316,11 @@ public class RecordedStepTests
         if (form.StartsWith("nf4", StringComparison.Ordinal))
         {
             ModelQuantizer.Quantize(model, new QuantizationConfig { LoadIn4Bit = true, QuantType = FourBitType.NF4, UseDoubleQuant = form == "nf4-double" });
+            return;
+        }
+
+        if (form == "plain")
+        {
             return;
         }
 

@@ -41,7 +41,7 @@ public sealed class NewQuantizationConfigCommand : PeftCmdlet
     [Alias("bnb_4bit_use_double_quant")]
     public SwitchParameter UseDoubleQuant { get; set; }
 
-    /// <summary>Modules that stay as they are, by name, ending of the path or the path above them. Without it the model's heads.</summary>
+    /// <summary>Modules that stay as they are, by the end of their path, by the path above them, or by a regular expression that their path begins with, up to a dot. Without it the model's heads.</summary>
     [Parameter]
     [Alias("llm_int8_skip_modules")]
     [ValidateNotNullOrEmpty]

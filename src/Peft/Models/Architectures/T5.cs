@@ -151,7 +151,7 @@ internal sealed class T5Mlp : Module
             _inner = Add("wi", new Linear(config.Width, config.InnerSize));
         }
 
-        Output = Add("wo", new Linear(config.InnerSize, config.Width));
+        Output = Add("wo", new Linear(config.InnerSize, config.Width) { StaysPlain = true });
         _dropout = Add("dropout", new Dropout(config.DropoutRate));
         _activation = Add("act", new Activation(config.ActivationName));
     }

@@ -29,6 +29,9 @@ public sealed class Linear : Module, IAdaptable
     /// <inheritdoc/>
     public bool IsTransposed { get; }
 
+    /// <summary>Whether it is left as it is when a model is quantised, whatever is skipped besides: transformers keeps it in float32 (T5's <c>wo</c>, which overflows).</summary>
+    public bool StaysPlain { get; init; }
+
     /// <summary>[outputs, inputs], or [inputs, outputs] where it is transposed.</summary>
     public Parameter Weight { get; }
 
