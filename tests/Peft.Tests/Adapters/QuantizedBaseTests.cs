@@ -1,6 +1,10 @@
 using Peft.Adapters;
+using Peft.Adapters.Merging;
 using Peft.Adapters.Methods;
+using Peft.Adapters.Model;
 using Peft.Quantization;
+using Peft.Tests.Models;
+using Peft.Tests.Quantization;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Adapters;
@@ -30,7 +34,7 @@ public class QuantizedBaseTests
         var inputs = new Dictionary<string, Tensor>(TinyLlama.Inputs());
         inputs["labels"] = inputs["input_ids"];
         var document = AdapterTrainingTests.Document(method, fields);
-        if (fields.Contains("pissa", StringComparison.Ordinal) || fields.Contains("olora", StringComparison.Ordinal) || fields.Contains("loftq", StringComparison.Ordinal))
+        if (NeedsPlainBase(fields))
         {
             // What is taken out of the base or quantises it needs the base as it was.
             Assert.Equal("WeightsPacked", Assert.Throws<PeftException>(() => model.AddAdapter(AdapterConfig.FromJson(document), seed: 1)).ErrorId);
@@ -55,4 +59,89 @@ public class QuantizedBaseTests
         Assert.True(found is null or PeftException, $"{found}");
         Assert.True(ModelRun.Logits(model, inputs).isfinite().all().item<bool>());
     }
+
+    public static TheoryData<string, string, string> Files()
+    {
+        TheoryData<string, string, string> cases = [];
+        foreach (var (index, method) in Cases().Select(static row => (object[])row).Where(static row => (string)row[2] == "nf4" && !NeedsPlainBase((string)row[1])).Index())
+        {
+            // Every form for the usual method, and every method on one of them.
+            var kinds = (string)method[0] == "LORA" && (string)method[1] == "{}" ? PackedForms.Kinds : [PackedForms.Kinds[index % PackedForms.Kinds.Count]];
+            foreach (var kind in kinds)
+            {
+                cases.Add((string)method[0], (string)method[1], kind);
+            }
+        }
+
+        return cases;
+    }
+
+    [Theory]
+    [MemberData(nameof(Files))]
+    public void A_method_on_a_base_of_any_form_has_the_gradients_of_the_plain_one_is_saved_and_merges_as_it_acts(string method, string fields, string kind)
+    {
+        using var scope = NewDisposeScope();
+        using var folder = new TemporaryFolder();
+        using var noGradients = no_grad();
+        using var packed = TinyLlama.Create();
+        using var plain = TinyLlama.Create();
+        PackedForms.Pack(packed.Base, kind);
+        foreach (var (path, parameter, _) in packed.Base.NamedParameters())
+        {
+            plain.Base.FindParameter(path)!.Assign(parameter.Unpacked(ScalarType.Float32).clone());
+        }
+
+        plain.Base.Fuse();
+        var inputs = TinyLlama.Inputs();
+        var document = AdapterTrainingTests.Document(method, fields);
+        var (adapter, other) = (Add(packed), Add(plain));
+
+        var (loss, gradients) = ModelRun.Backward(packed, adapter, inputs);
+        var (expectedLoss, expectedGradients) = ModelRun.Backward(plain, other, inputs);
+        Assert.Equal(expectedLoss, loss, 1e-4 * Math.Abs(expectedLoss));
+        foreach (var (name, gradient) in expectedGradients)
+        {
+            TensorAssert.CloseToScale(gradient, gradients[name], 1e-3, name);
+        }
+
+        var before = ModelRun.Logits(packed, inputs);
+        TensorAssert.CloseToScale(ModelRun.Logits(plain, inputs), before, 1e-4, "logits");
+        packed.SaveAdapter("default", folder["adapter"]);
+        packed.RemoveAdapter("default");
+        packed.LoadAdapter(folder["adapter"]);
+        TensorAssert.CloseToScale(before, ModelRun.Logits(packed, inputs), 1e-5, "logits of the saved adapter");
+        if (Record.Exception(() => packed.Merge(options: new() { Ground = MergeGround.Unpacked })) is { } refused)
+        {
+            Assert.Equal("MergeNotPossible", Assert.IsType<PeftException>(refused).ErrorId);
+            return;
+        }
+
+        TensorAssert.CloseToScale(before, ModelRun.Logits(packed, inputs), 1e-3, "logits of the merged, unpacked weights");
+        packed.Save(folder["unpacked"]);
+        using (var again = PeftModel.Load(folder["unpacked"]))
+        {
+            Assert.Null(again.Quantization);
+            TensorAssert.CloseToScale(before, ModelRun.Logits(again, inputs), 1e-3, "logits of the exported weights");
+        }
+
+        packed.UndoMerge();
+        Assert.Equal(PackedForms.KindOf(kind), packed.Quantization);
+        TensorAssert.CloseToScale(before, ModelRun.Logits(packed, inputs), 1e-6, "logits after the merge was taken back");
+        packed.Merge();
+        Assert.Equal(PackedForms.KindOf(kind), packed.Quantization);
+        var merged = ModelRun.Logits(packed, inputs);
+        Assert.True(merged.isfinite().all().item<bool>());
+        packed.Save(folder["merged"]);
+        using (var again = PeftModel.Load(folder["merged"]))
+        {
+            TensorAssert.CloseToScale(merged, ModelRun.Logits(again, inputs), 1e-5, "logits of the exported quantised weights");
+        }
+
+        packed.UndoMerge();
+        TensorAssert.CloseToScale(before, ModelRun.Logits(packed, inputs), 1e-6, "logits after the second merge was taken back");
+
+        PeftAdapter Add(PeftModel model) => model.AddAdapter(AdapterConfig.FromJson(document), seed: 1).Perturb(5, 0.05);
+    }
+
+    private static bool NeedsPlainBase(string fields) => fields.Contains("pissa", StringComparison.Ordinal) || fields.Contains("olora", StringComparison.Ordinal) || fields.Contains("loftq", StringComparison.Ordinal);
 }

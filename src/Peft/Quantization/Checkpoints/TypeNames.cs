@@ -10,6 +10,8 @@ internal static class TypeNames
         ["float32"] = ScalarType.Float32,
         ["bfloat16"] = ScalarType.BFloat16,
         ["float16"] = ScalarType.Float16,
+        ["float"] = ScalarType.Float32,
+        ["half"] = ScalarType.Float16,
     };
 
     /// <summary>The type of a name, with <c>torch.</c> in front or without.</summary>
