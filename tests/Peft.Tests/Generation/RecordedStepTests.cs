@@ -269,11 +269,11 @@ public class RecordedStepTests
     internal static (Tensor Logits, long Replays) Continue(CausalModel model, Tensor ids, int tokens, bool isOff, PeftModel? owner = null, Action<int>? between = null)
     {
         using var cache = new ModelCache { Steps = { IsOff = isOff } };
-        var logits = Continue(model, ids, tokens, cache, owner);
+        var logits = Continue(model, ids, tokens, cache, owner, between);
         return (logits, cache.Steps.Replays);
     }
 
-    private static Tensor Continue(CausalModel model, Tensor ids, int tokens, ModelCache cache, PeftModel? owner)
+    private static Tensor Continue(CausalModel model, Tensor ids, int tokens, ModelCache cache, PeftModel? owner, Action<int>? between = null)
     {
         var all = new List<Tensor>();
         for (var i = 0; i < tokens; i++)
