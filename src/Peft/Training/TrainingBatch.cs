@@ -37,7 +37,7 @@ public record TrainingBatch(Tensor InputIds, Tensor Labels) : IDisposable
     /// <summary>In packed rows the lengths of the examples that stand in each row; null when a row is one example.</summary>
     public IReadOnlyList<IReadOnlyList<int>>? Packing { get; init; }
 
-    /// <summary>Number of tokens that aren't padding.</summary>
+    /// <summary>Number of tokens that aren't padding; of images that a diffusion model learns from, their number.</summary>
     public required long TokenCount { get; init; }
 
     /// <summary>Number of labels that are learnt: those that aren't -100; of a model that continues text without the first of each row, which nothing precedes.</summary>

@@ -75,6 +75,7 @@ public sealed class ImageTrainingTests
         Fill(folder);
         var whole = Train(folder, options, "whole", steps: 12, out _);
         Assert.True(whole.Steps.Take(3).Average(static step => step.Loss) > whole.Steps.TakeLast(3).Average(static step => step.Loss));
+        Assert.Equal((whole.TargetCount, 0), (whole.TokenCount, whole.MaskedShare));
         Train(folder, options, "parts", steps: 12, out _, stopAfter: 5);
         var resumed = Train(folder, options, "parts", steps: 12, out _, resume: true);
         Assert.Equal(whole.Steps.Select(static step => step.Loss), resumed.Steps.Select(static step => step.Loss));

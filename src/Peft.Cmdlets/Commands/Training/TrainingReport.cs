@@ -15,6 +15,9 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
     private WorkOutput? _output;
     private ProgressLine? _line;
     private TrainingStart _start;
+
+    // What the speed counts.
+    private string _unit = "tokens";
     private TrainingProgress? _last;
 
     /// <summary>The adapter.</summary>
@@ -36,6 +39,7 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
     public void Begin(TrainingStart start, ITrainingData data, PeftModel model, PeftAdapter? adapter)
     {
         _start = start;
+        _unit = data is ImageDataset ? "images" : "tokens";
         Say($"Training '{adapterName}' on {What(data)}.");
         if (data is TokenizedDataset { IsPacked: true } packed)
         {
@@ -89,10 +93,12 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
         _line!.Show(
             value.Step,
             value.TotalSteps,
-            FormattableString.Invariant($"step {value.Step}/{value.TotalSteps}, loss {value.Loss:0.0000}, {evaluation}{value.TokensPerSecond:N0} tokens/s"),
+            FormattableString.Invariant($"step {value.Step}/{value.TotalSteps}, loss {value.Loss:0.0000}, {evaluation}{Speed(value.TokensPerSecond)}"),
             value.Remaining,
-            FormattableString.Invariant($"step {value.Step} of {value.TotalSteps}, epoch {value.Epoch:0.0}, loss {value.Loss:0.0000}, {evaluation}{value.TokensPerSecond:N0} tokens/s, {Time(value.Remaining)} left"));
+            FormattableString.Invariant($"step {value.Step} of {value.TotalSteps}, epoch {value.Epoch:0.0}, loss {value.Loss:0.0000}, {evaluation}{Speed(value.TokensPerSecond)}, {Time(value.Remaining)} left"));
     }
+
+    private string Speed(double perSecond) => string.Create(CultureInfo.InvariantCulture, $"{perSecond.ToString(perSecond < 10 ? "0.0" : "N0", CultureInfo.InvariantCulture)} {_unit}/s");
 
     /// <summary>What an hour costs; 0 where nobody says.</summary>
     public double PricePerHour { get; init; }

@@ -108,7 +108,7 @@ public sealed class ImageDataset : ITrainingData, IDisposable
             EmptyIds = empty is null ? [] : [.. empty.Ids.Select(tokens => tokens.to(device, copy: true))],
             Sizes = _model.ReadsSizes ? stack([.. all.Select(static image => tensor(image.Sizes))]).to(device) : null,
             PriorRows = prior.Length,
-            TokenCount = ids[0].numel(),
+            TokenCount = all.Length,
             TargetCount = all.Length,
         };
         foreach (var kept in new[] { batch.Latents, batch.Deviations, batch.Text?.States, batch.Text?.Pooled, batch.EmptyText?.States, batch.EmptyText?.Pooled, batch.Sizes }.Concat(batch.Ids).Concat(batch.EmptyIds))
