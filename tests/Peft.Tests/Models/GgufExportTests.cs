@@ -404,9 +404,14 @@ public sealed class GgufExportTests : IDisposable
         var text = document["text_config"] as JsonObject ?? document;
         foreach (var setting in ArchitectureRegistry.Find((string)text["model_type"]!)?.Gguf?.Fixed ?? [])
         {
-            if (text[setting.Key] is JsonValue own && !setting.Accepted.Any(accepted => JsonNode.DeepEquals(own, JsonValue.Create(accepted))) && !ChangesWeights(setting.Key))
+            if (text[setting.Key] is JsonValue own && !setting.Accepted.Any(accepted => JsonNode.DeepEquals(own, JsonValue.Create(accepted))))
             {
+                var (before, value) = (Weights(document), own.DeepClone());
                 text[setting.Key] = JsonValue.Create(setting.Accepted[0]);
+                if (!Weights(document).SequenceEqual(before))
+                {
+                    text[setting.Key] = value;
+                }
             }
         }
 
@@ -421,7 +426,18 @@ public sealed class GgufExportTests : IDisposable
         File.WriteAllText(Path.Combine(copy, "config.json"), document.ToJsonString());
         return copy;
 
-        static bool ChangesWeights(string key) => key is "use_bias" or "alibi" or "bias" or "parallel_attn" or "attention_bias" or "conv_bias" or "qk_layernorm" or "use_expert_bias";
+        // A setting that the weights were made for stays; none are where the sizes contradict one another.
+        static string[] Weights(JsonObject document)
+        {
+            try
+            {
+                return [.. ArchitectureRegistry.Create(new ModelConfig((JsonObject)document.DeepClone())).NamedParameters().Select(static named => $"{named.Path} [{string.Join(", ", named.Parameter.Shape)}]")];
+            }
+            catch (PeftException)
+            {
+                return [];
+            }
+        }
     }
 
     private static Tensor Logits(CausalModel model, int[] ids, ForwardContext? pass = null)
