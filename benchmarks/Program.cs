@@ -104,10 +104,25 @@ foreach (var column in table.Columns.Skip(1))
 var report = Path.Combine(repository, "artifacts", "bench.json");
 Directory.CreateDirectory(Path.GetDirectoryName(report)!);
 var results = new JsonArray();
+var failed = false;
 foreach (var job in chosen)
 {
     Console.Error.WriteLine($"Running {job.Name} …");
-    var (ours, theirs, others) = RunInTurns(job, peer, other);
+    BenchmarkFigure ours;
+    JsonNode? theirs;
+    BenchmarkFigure? others;
+    try
+    {
+        (ours, theirs, others) = RunInTurns(job, peer, other);
+    }
+    catch (InvalidOperationException error)
+    {
+        // A job that ends in an error doesn't take the others' figures with it.
+        Console.Error.WriteLine($"{job.Name}: {error.Message.Split('\n')[0]}");
+        failed = true;
+        continue;
+    }
+
     AddRow(table, results, job, ours, theirs, others, rates, engine);
     if (otherEngine is not null)
     {
@@ -125,7 +140,7 @@ foreach (var result in results.Where(static result => result!["note"] is not nul
 }
 
 Console.WriteLine("Written to artifacts/bench.json.");
-return 0;
+return failed ? 1 : 0;
 
 static (BenchmarkFigure Ours, JsonNode? Theirs, BenchmarkFigure? Other) RunInTurns(Benchmark job, PythonPeer? peer, string? other)
 {

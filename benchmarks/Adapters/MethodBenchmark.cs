@@ -39,7 +39,7 @@ internal static class MethodBenchmark
         ("hira", "HIRA", "HiraConfig", $$"""{"r":8,{{Linear}}}"""),
         ("road", "ROAD", "RoadConfig", $$"""{"group_size":32,{{Linear}}}"""),
         ("randlora", "RANDLORA", "RandLoraConfig", $$"""{"r":32,{{Linear}}}"""),
-        ("vblora", "VBLORA", "VBLoRAConfig", $$"""{"r":4,"num_vectors":60,"vector_length":64,{{Linear}}}"""),
+        ("vblora", "VBLORA", "VBLoRAConfig", $$"""{"r":4,"num_vectors":60,"vector_length":32,{{Linear}}}"""),
         ("lntuning", "LN_TUNING", "LNTuningConfig", "{}"),
         ("tokens", "TRAINABLE_TOKENS", "TrainableTokensConfig", """{"token_indices":[5,6,7]}"""),
     ];
