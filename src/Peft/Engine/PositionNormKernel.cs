@@ -124,8 +124,7 @@ internal static unsafe class PositionNormKernel
         for (var block = from; block < to; block++)
         {
             turn.Begin(block);
-            turn.Fill(1, &Work.Scale);
-            turn.Fill(2, &Work.Shift);
+            turn.FillScaleAndShift();
             while (turn.Next() is { Length: > 0 } x)
             {
                 var y = work->Result.TargetAt(turn.ResultOffset, x.Length, turn.Scratch(1));
@@ -149,7 +148,9 @@ internal static unsafe class PositionNormKernel
         for (var block = from; block < to; block++)
         {
             turn.Begin(block);
-            turn.FillForGradients();
+            turn.FillScaleAndShift();
+            turn.Fill(3, &Work.Mean);
+            turn.Fill(4, &Work.Inverse);
             while (turn.Next() is { Length: > 0 } x)
             {
                 var gz = turn.Behind(x);
@@ -175,15 +176,14 @@ internal static unsafe class PositionNormKernel
         for (var block = from; block < to; block++)
         {
             turn.Begin(block);
-            turn.FillForGradients();
-            turn.Fill(0, &Work.ByGradient);
+            turn.FillScaleAndShift();
             turn.Fill(3, &Work.ByInput);
             turn.Fill(4, &Work.Constant);
             while (turn.Next() is { Length: > 0 } x)
             {
                 var gz = turn.Behind(x);
                 var gx = work->Result.TargetAt(turn.ResultOffset, x.Length, turn.Scratch(2));
-                TensorPrimitives.MultiplyAdd(gz, turn.Tile(0)[..x.Length], turn.Tile(4)[..x.Length], gz);
+                TensorPrimitives.MultiplyAdd(gz, turn.Tile(1)[..x.Length], turn.Tile(4)[..x.Length], gz);
                 TensorPrimitives.MultiplyAdd(x, turn.Tile(3)[..x.Length], gz, gx);
                 work->Result.WriteAt(turn.ResultOffset, gx);
             }
@@ -259,12 +259,11 @@ internal static unsafe class PositionNormKernel
             }
         }
 
-        public readonly void FillForGradients()
+        /// <summary>What an input is multiplied by, in tile 1, and what is added then, in tile 2.</summary>
+        public readonly void FillScaleAndShift()
         {
             Fill(1, &Work.Scale);
             Fill(2, &Work.Shift);
-            Fill(3, &Work.Mean);
-            Fill(4, &Work.Inverse);
         }
 
         /// <summary>Adds a tile's positions up and keeps that as one of the block's sums.</summary>
@@ -402,8 +401,6 @@ internal static unsafe class PositionNormKernel
         public static float Scale(Work* work, long row, int channel) => Inverse(work, row, channel) * work->Weight[channel];
 
         public static float Shift(Work* work, long row, int channel) => work->Bias[channel] - (Mean(work, row, channel) * Scale(work, row, channel));
-
-        public static float ByGradient(Work* work, long row, int channel) => Scale(work, row, channel);
 
         public static float ByInput(Work* work, long row, int channel) => work->Constants[2 * work->Group(row, channel)];
 
