@@ -94,41 +94,28 @@ internal sealed unsafe class RotateOperation : StepOperation
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public override void Run(long from, long to, float* scratch)
     {
-        var turned = new Span<float>(scratch, _sizes.KeySize);
         for (var part = from; part < to; part++)
         {
             if (part < _sizes.Heads)
             {
-                Turn(_queries.Read(part, _sizes.KeySize, scratch + _sizes.KeySize), turned, scratch + (2 * _sizes.KeySize));
-                TensorPrimitives.Multiply(turned, _sizes.Scale, turned);
-                Put(turned, Turned, part);
+                var query = Turned.Target(part, _sizes.KeySize, scratch);
+                Turn(_queries.Read(part, _sizes.KeySize, scratch + _sizes.KeySize), query, scratch + (2 * _sizes.KeySize));
+                TensorPrimitives.Multiply(query, _sizes.Scale, query);
+                Turned.Write(part, query);
                 continue;
             }
 
             var head = part - _sizes.Heads;
-            Turn(_keys.Read(head, _sizes.KeySize, scratch + _sizes.KeySize), turned, scratch + (2 * _sizes.KeySize));
-            Put(turned, _storedKeys, (head * _capacity) + _position);
+            var stored = (head * _capacity) + _position;
+            var key = _storedKeys.Target(stored, _sizes.KeySize, scratch);
+            Turn(_keys.Read(head, _sizes.KeySize, scratch + _sizes.KeySize), key, scratch + (2 * _sizes.KeySize));
+            _storedKeys.Write(stored, key);
             var bytes = _sizes.ValueSize * (_values.IsBFloat16 ? sizeof(ushort) : sizeof(float));
-            Buffer.MemoryCopy(_values.Row(head), _storedValues.Row((head * _capacity) + _position), bytes, bytes);
+            Buffer.MemoryCopy(_values.Row(head), _storedValues.Row(stored), bytes, bytes);
         }
     }
 
     protected override void Free() => NativeMemory.AlignedFree(_turned);
-
-    private static void Put(Span<float> values, CpuRows rows, long row)
-    {
-        fixed (float* from = values)
-        {
-            if (rows.IsBFloat16)
-            {
-                CpuRows.Narrow(from, (ushort*)rows.Row(row), values.Length);
-            }
-            else
-            {
-                values.CopyTo(new Span<float>(rows.Row(row), values.Length));
-            }
-        }
-    }
 
     private void Turn(ReadOnlySpan<float> x, Span<float> y, float* scratch)
     {
