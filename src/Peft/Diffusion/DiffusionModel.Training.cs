@@ -30,6 +30,13 @@ public sealed partial class DiffusionModel
     }
 
     /// <inheritdoc/>
+    public bool IsOfImageEncoder(string path)
+    {
+        ArgumentNullException.ThrowIfNull(path);
+        return path.StartsWith(AutoencoderName, StringComparison.Ordinal);
+    }
+
+    /// <inheritdoc/>
     public IReadOnlyList<Tensor> Tokenize(string prompt, AdapterSelection? selection = null) =>
     [
         .. Enumerable.Range(0, TextEncoders.Count)

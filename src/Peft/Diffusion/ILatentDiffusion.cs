@@ -23,6 +23,10 @@ public interface ILatentDiffusion
     /// <param name="path">The path.</param>
     bool IsOfTextEncoder(string path);
 
+    /// <summary>Whether a module, by its path, belongs to what codes images.</summary>
+    /// <param name="path">The path.</param>
+    bool IsOfImageEncoder(string path);
+
     /// <summary>A prompt as the text encoders read it, one entry for each.</summary>
     /// <param name="prompt">The prompt, without weights; what is longer than the encoders read at once is left out.</param>
     /// <param name="selection">Adapters whose words (textual inversions) count; null for none.</param>

@@ -45,6 +45,8 @@ internal sealed class TinyDiffusion : PretrainedModel, ILatentDiffusion
 
     public bool IsOfTextEncoder(string path) => path.StartsWith("text_encoder", StringComparison.Ordinal);
 
+    public bool IsOfImageEncoder(string path) => false;
+
     public IReadOnlyList<Tensor> Tokenize(string prompt, AdapterSelection? selection = null) =>
         [tensor([.. prompt.Split(' ').Select(static word => word.Sum(static letter => (long)letter) % 31).Concat(Enumerable.Repeat(31L, Length)).Take(Length)], [1, Length], ScalarType.Int64)];
 

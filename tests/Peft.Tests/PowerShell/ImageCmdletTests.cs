@@ -127,6 +127,36 @@ public sealed class ImageCmdletTests : IClassFixture<ModuleHost>, IDisposable
     }
 
     [Fact]
+    public void Latents_and_captions_are_kept_in_a_folder_that_later_trainings_read()
+    {
+        WritePictures("pictures");
+        var said = Run("""
+            $learn = @{ Config = New-LoraConfig -Rank 2 -TargetModule to_q, to_v; Dataset = Import-TrainingDataset $args[2] -InstancePrompt 'a bird'; MaxSteps = 2; CachePath = "$out/cache" }
+            $m | Invoke-LoraTraining @learn -AdapterName plan -WhatIf 6>$null | Out-Null
+            [IO.Directory]::Exists("$out/cache")
+            'a', 'b' | ForEach-Object { $m | Invoke-LoraTraining @learn -AdapterName $_ -Verbose 4>&1 6>$null | Where-Object { $_ -is [Management.Automation.VerboseRecord] -and "$_" -match 'latents' } }
+            """);
+        Assert.Equal("False", said[0].ToString());
+        Assert.EndsWith("0 were in '" + _folder["out/cache"] + "', and 3 were computed.", said[1].ToString(), StringComparison.Ordinal);
+        Assert.EndsWith("3 were in '" + _folder["out/cache"] + "', and 0 were computed.", said[2].ToString(), StringComparison.Ordinal);
+    }
+
+    /// <summary>What is read of captions follows from the adapter, which is there only once it is added.</summary>
+    [Fact]
+    public void A_training_on_pictures_is_planned_and_several_are_compared()
+    {
+        WritePictures("pictures");
+        var said = Run("""
+            $learn = @{ Dataset = Import-TrainingDataset $args[2] -InstancePrompt 'a bird'; MaxSteps = 2 }
+            @($m | Invoke-LoraTraining @learn -Config (New-LoraConfig -Rank 2 -TargetModule to_q) -WhatIf 6>&1 | Where-Object { "$_" -match '2 steps' }).Count
+            @($m.Adapters).Count
+            $m | Invoke-LoraTraining @learn -Config (New-LoraConfig -Rank 2 -TargetModule to_q), (New-LoraConfig -Rank 4 -TargetModule to_q, q_proj) 6>$null
+            """);
+        Assert.Equal(["1", "0"], said.Take(2).Select(static item => item.ToString()));
+        Assert.Equal(["default-r2", "default-r4"], said.Skip(2).Select(static row => row.Properties["Name"].Value));
+    }
+
+    [Fact]
     public void Pictures_drawn_along_a_training_are_in_the_report_and_those_of_the_one_it_replaces_are_not()
     {
         WritePictures("pictures");

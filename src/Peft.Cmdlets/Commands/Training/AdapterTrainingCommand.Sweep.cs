@@ -4,6 +4,7 @@ using Peft.Adapters;
 using Peft.Adapters.Model;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Pipeline;
+using Peft.Diffusion;
 using Peft.Training;
 using Peft.Training.Data;
 using Peft.Training.Reports;
@@ -137,22 +138,22 @@ public abstract partial class AdapterTrainingCommand
     /// <param name="output">What is shown meanwhile.</param>
     private List<(SweepMember Member, ITrainingData Data, TrainingDataset? Judged)> Prepare(PeftModel model, List<SweepMember> members, List<AdapterReplacement> added, WorkOutput output)
     {
-        var read = new Dictionary<TrainingDataset, ITrainingData>(ReferenceEqualityComparer.Instance);
+        var read = new Dictionary<(TrainingDataset Learnt, string? Learner), ITrainingData>();
         List<(SweepMember Member, ITrainingData Data, TrainingDataset? Judged)> prepared = [];
         foreach (var member in members)
         {
             var (learnt, judged) = Split(member.Dataset, member.Options, output.Cancellation);
-            if (!read.TryGetValue(learnt, out var data))
-            {
-                read[learnt] = data = Read(learnt, model, member.Options, output);
-            }
 
-            if (Prepare(model, member.Name, member.Config, (ulong)member.Seed, start => ComputeStart(start, model, data, member.Options, output)) is { } own)
+            // What a diffusion model's encoders make of captions depends on who learns.
+            var key = (learnt, model.Base is ILatentDiffusion ? member.Name : null);
+            if (Prepare(model, member.Name, member.Config, (ulong)member.Seed, start => ComputeStart(start, model, Data(), member.Options, output)) is { } own)
             {
                 added.Add(own);
             }
 
-            prepared.Add((member, data, judged));
+            prepared.Add((member, Data(), judged));
+
+            ITrainingData Data() => read.TryGetValue(key, out var data) ? data : read[key] = Read(learnt, model, member.Name, member.Options, output);
         }
 
         return prepared;

@@ -215,7 +215,7 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
         var name = report.AdapterName;
         using var held = model.Acquire("training");
         ITrainingData? tokens = null;
-        using var added = TrainsBase ? null : Prepare(model, name, Config?[0], _source is null ? (ulong)Seed[0] : _source.StartSeed, config => ComputeStart(config, model, tokens = Read(Split(Dataset[0], options, output.Cancellation).Learnt, model, options, output), options, output));
+        using var added = TrainsBase ? null : Prepare(model, name, Config?[0], _source is null ? (ulong)Seed[0] : _source.StartSeed, config => ComputeStart(config, model, tokens = Read(Split(Dataset[0], options, output.Cancellation).Learnt, model, Learner(name), options, output), options, output));
         added?.Adapter.Report.Messages.ForEach(output.WriteWarning);
         Trainer? trainer = null;
         IDisposable? objective = null;
@@ -225,7 +225,7 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
             report.Show(output);
             observers.AddRange(Observers(name, output));
             var (learnt, judged) = Split(Dataset[0], options, output.Cancellation);
-            var data = tokens ?? Read(learnt, model, options, output);
+            var data = tokens ?? Read(learnt, model, Learner(name), options, output);
             RefuseOther(model, name, data);
             var estimate = EstimateOf(model, TrainsBase ? null : name, data, options);
             report.Say(estimate);
@@ -279,7 +279,7 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
         Model = model,
         AdapterName = name,
         Data = data,
-        EvaluationData = judged is null ? null : Read(judged, model, options, output),
+        EvaluationData = judged is null ? null : Read(judged, model, name, options, output),
         RetentionData = RetentionDataset is null ? null : Tokenize(RetentionDataset, model, options with { Objective = "causal_language_modelling", ObjectiveOptions = null }, output),
         RetentionLimit = RetentionLimit,
         Options = options,
@@ -297,18 +297,23 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
     private void Plan(PeftModel model, TrainingOptions options, TrainingReport report, WorkOutput output)
     {
         using var held = model.Acquire("training");
-        var data = Read(Split(Dataset[0], options, output.Cancellation).Learnt, model, options, output);
-        using var added = TrainsBase ? null : Prepare(model, report.AdapterName, Config?[0], (ulong)Seed[0], config => ComputeStart(config, model, data, options, output));
+        var name = Learner(report.AdapterName);
+        var learnt = Split(Dataset[0], options, output.Cancellation).Learnt;
+        ITrainingData? data = null;
+        using var added = name is null ? null : Prepare(model, name, Config?[0], (ulong)Seed[0], config => ComputeStart(config, model, data = Read(learnt, model, name, options, output), options, output));
         try
         {
             report.Show(output);
-            report.Say(EstimateOf(model, TrainsBase ? null : report.AdapterName, data, options));
+            report.Say(EstimateOf(model, name, data ?? Read(learnt, model, name, options, output), options));
         }
         finally
         {
             added?.Undo();
         }
     }
+
+    /// <summary>The adapter that learns under a training's name; null where the base does.</summary>
+    private string? Learner(string name) => TrainsBase ? null : name;
 
     /// <summary>What a training takes; <paramref name="adapter"/> is null of one of all weights.</summary>
     private static TrainingEstimate EstimateOf(PeftModel model, string? adapter, ITrainingData data, TrainingOptions options) => TrainingEstimate.Of(
@@ -411,8 +416,8 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
         return start;
     }
 
-    /// <summary>Makes what is learnt of a data set.</summary>
-    private protected virtual ITrainingData Read(TrainingDataset dataset, PeftModel model, TrainingOptions options, WorkOutput output) => Tokenize(dataset, model, options, output);
+    /// <summary>Makes what is learnt of a data set by an adapter that the model has, but for one whose start is computed from this; null for the base.</summary>
+    private protected virtual ITrainingData Read(TrainingDataset dataset, PeftModel model, string? adapterName, TrainingOptions options, WorkOutput output) => Tokenize(dataset, model, options, output);
 
     /// <summary>Cuts a data set into tokens, and shows how far that is.</summary>
     internal static TokenizedDataset Tokenize(TrainingDataset dataset, PeftModel model, TrainingOptions options, WorkOutput output)

@@ -46,6 +46,11 @@ public sealed class InvokeLoraTrainingCommand : AdapterTrainingCommand
     [Alias("random_flip")]
     public SwitchParameter RandomFlip { get; set; }
 
+    /// <summary>Of a diffusion model: a folder for the latents of images and what the text encoders make of captions, which trainings share. What stands there for the same pixels, captions and encoders isn't computed again; what is damaged is. Without it they are computed in every training, and kept in memory.</summary>
+    [Parameter]
+    [ValidateNotNullOrEmpty]
+    public string? CachePath { get; set; }
+
     /// <summary>Who teaches: the adapter learns what it predicts, its likeliest tokens, at each position that carries loss, in place of the data's own tokens (distillation). Another model with the same tokens, with the adapters that are active on it, or an adapter, of this model or another one. <c>-ObjectiveOption @{ temperature = 2; top_k = 64; alpha = 1 }</c> are its options; <c>alpha</c> below 1 learns the data's tokens as well.</summary>
     [Parameter]
     [ValidateNotNull]
@@ -61,6 +66,8 @@ public sealed class InvokeLoraTrainingCommand : AdapterTrainingCommand
     [Parameter]
     [ValidateNotNull]
     public Hashtable? ObjectiveOption { get; set; }
+
+    private EncoderCacheOptions? _cache;
 
     private protected override bool TrainsBase => Full && !IsSweep;
 
@@ -78,6 +85,7 @@ public sealed class InvokeLoraTrainingCommand : AdapterTrainingCommand
             };
         }
 
+        _cache = CachePath is null ? null : new EncoderCacheOptions(PathResolution.Target(this, CachePath)) { Writes = !Given("WhatIf") };
         base.Begin();
     }
 
@@ -131,11 +139,20 @@ public sealed class InvokeLoraTrainingCommand : AdapterTrainingCommand
     };
 
     /// <inheritdoc/>
-    private protected override ITrainingData Read(TrainingDataset dataset, PeftModel model, TrainingOptions options, WorkOutput output)
+    private protected override ITrainingData Read(TrainingDataset dataset, PeftModel model, string? adapterName, TrainingOptions options, WorkOutput output)
     {
+        if (CachePath is not null && model.Base is not ILatentDiffusion)
+        {
+            throw new PeftException("ParametersContradict", $"-CachePath keeps what a diffusion model's encoders make of images and captions, and '{model.Name}' is a {model.Base.ClassName}.")
+            {
+                Target = nameof(CachePath),
+                RecommendedAction = "Leave -CachePath out.",
+            };
+        }
+
         if (model.Base is not ILatentDiffusion && !ImageClassDataset.AreFor(model))
         {
-            return base.Read(dataset, model, options, output);
+            return base.Read(dataset, model, adapterName, options, output);
         }
 
         var progress = new ProgressLine(output, "Reading images");
@@ -147,9 +164,14 @@ public sealed class InvokeLoraTrainingCommand : AdapterTrainingCommand
         }
 
         var images = ImageDataset.Read(
-            dataset, model, options, TrainsBase ? null : AdapterOf(model),
-            done => progress.Show(done, dataset.Count, FormattableString.Invariant($"{done:N0} of {dataset.Count:N0} images")), output.Cancellation);
+            dataset, model, options, adapterName,
+            done => progress.Show(done, dataset.Count, FormattableString.Invariant($"{done:N0} of {dataset.Count:N0} images")), _cache, output.Cancellation);
         progress.Complete();
+        if (_cache is { } cache)
+        {
+            output.WriteVerbose(FormattableString.Invariant($"Of the latents and captions, {images.Cached:N0} were in '{cache.Folder}', and {images.Computed:N0} were computed."));
+        }
+
         images.Messages.ForEach(output.WriteWarning);
         return images;
     }

@@ -126,7 +126,7 @@ public sealed class InvokePolicyTrainingCommand : AdapterTrainingCommand
     };
 
     /// <inheritdoc/>
-    private protected override ITrainingData Read(TrainingDataset dataset, PeftModel model, TrainingOptions options, WorkOutput output)
+    private protected override ITrainingData Read(TrainingDataset dataset, PeftModel model, string? adapterName, TrainingOptions options, WorkOutput output)
     {
         var prompts = dataset.Prompts(model.RequiredTokenizer, options.MaxLength, output.Cancellation);
         prompts.Messages.ForEach(output.WriteWarning);

@@ -24,10 +24,11 @@ public sealed class ImageDataset : ITrainingData, IDisposable
     private readonly PeftModel _peft;
     private readonly DiffusionOptions _options;
     private readonly bool _asksEncoders;
+    private readonly EncoderCache? _cache;
     private readonly AdapterSelection _learning;
     private readonly IncrementalHash _hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
 
-    private ImageDataset(PeftModel model, DiffusionOptions options, bool asksEncoders, AdapterSelection learning)
+    private ImageDataset(PeftModel model, DiffusionOptions options, bool asksEncoders, AdapterSelection learning, EncoderCacheOptions? cache)
     {
         _peft = model;
         _model = model.Base as ILatentDiffusion ?? throw new NotSupportedByPeftException("ImagesNotSupported", $"Images with captions are for diffusion models; '{model.Name}' is a {model.Base.ClassName}.")
@@ -36,6 +37,7 @@ public sealed class ImageDataset : ITrainingData, IDisposable
             RecommendedAction = "Import a diffusion model, or give the model a data set of texts.",
         };
         (_options, _asksEncoders, _learning) = (options, asksEncoders, learning);
+        _cache = cache is null ? null : new EncoderCache(cache, model, _model);
     }
 
     /// <inheritdoc/>
@@ -53,16 +55,23 @@ public sealed class ImageDataset : ITrainingData, IDisposable
     /// <inheritdoc/>
     public IReadOnlyList<string> Messages { get; private set; } = [];
 
+    /// <summary>Latents and captions that were read from the cache; 0 without one.</summary>
+    public int Cached => _cache?.Found ?? 0;
+
+    /// <summary>Latents and captions that were computed, for the cache hadn't got them; 0 without one.</summary>
+    public int Computed => _cache?.Missing ?? 0;
+
     /// <summary>Reads the images of a data set and computes their latents. The model is held for the time.</summary>
     /// <param name="data">Rows of the kind <see cref="RowKind.Image"/>.</param>
     /// <param name="model">The model.</param>
     /// <param name="options">The training's, with what diffusion models have beside in <see cref="TrainingOptions.ObjectiveOptions"/>.</param>
     /// <param name="adapterName">The adapter that learns; null for the base. Where it has parts in a text encoder, captions are read in every step.</param>
     /// <param name="onProgress">Hears how many images are read.</param>
+    /// <param name="cache">Where latents and encoded captions are kept for other trainings; null for nowhere.</param>
     /// <param name="cancellation">Stops between images.</param>
-    /// <exception cref="PeftException">As <see cref="ImageFile.Read"/>, <c>DatasetRowInvalid</c>, or <c>DatasetEmpty</c> where there are only images that keep the class.</exception>
+    /// <exception cref="PeftException">As <see cref="ImageFile.Read"/>, <c>DatasetRowInvalid</c>, <c>DatasetEmpty</c> where there are only images that keep the class, or as <see cref="Files.AtomicFile.Write"/> where the cache can't be written.</exception>
     /// <exception cref="NotSupportedByPeftException"><c>ImagesNotSupported</c>, or <c>DatasetKindUnfit</c>.</exception>
-    public static ImageDataset Read(TrainingDataset data, PeftModel model, TrainingOptions options, string? adapterName, Action<int>? onProgress = null, CancellationToken cancellation = default)
+    public static ImageDataset Read(TrainingDataset data, PeftModel model, TrainingOptions options, string? adapterName, Action<int>? onProgress = null, EncoderCacheOptions? cache = null, CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(data);
         ArgumentNullException.ThrowIfNull(model);
@@ -70,7 +79,7 @@ public sealed class ImageDataset : ITrainingData, IDisposable
         using var held = model.Acquire("reading images");
         var diffusion = model.Base as ILatentDiffusion;
         var trainsText = adapterName is null || model[adapterName].TrainableParameters.Any(parameter => parameter.Module is { } module && diffusion?.IsOfTextEncoder(module.Path) == true);
-        var result = new ImageDataset(model, DiffusionOptions.Of(new NamedOptions("training", options.ObjectiveOptions)), trainsText, adapterName is null ? AdapterSelection.Base : AdapterSelection.Of(adapterName));
+        var result = new ImageDataset(model, DiffusionOptions.Of(new NamedOptions("training", options.ObjectiveOptions)), trainsText, adapterName is null ? AdapterSelection.Base : AdapterSelection.Of(adapterName), cache);
         try
         {
             result.Read(data, onProgress, cancellation);
@@ -219,11 +228,16 @@ public sealed class ImageDataset : ITrainingData, IDisposable
         var cut = image.Cover(size.Width, size.Height);
         _hash.AppendData(Encoding.UTF8.GetBytes(text));
         _hash.AppendData(cut.Pixels);
-        var pixels = cut.ToTensor().unsqueeze(0).to(_peft.DataType).to(_peft.Device);
-        var (mean, deviation) = _model.EncodeImages(pixels);
+        var (mean, deviation) = _cache?.LatentsOf(cut, () => LatentsOf(cut)) ?? LatentsOf(cut);
         return new(
-            Array.IndexOf([.. buckets.Sizes], size), text, mean.to(ScalarType.Float32).cpu().MoveToOuterDisposeScope(), deviation.to(ScalarType.Float32).cpu().MoveToOuterDisposeScope(),
+            Array.IndexOf([.. buckets.Sizes], size), text, mean.MoveToOuterDisposeScope(), deviation.MoveToOuterDisposeScope(),
             [image.Height, image.Width, 0, 0, size.Height, size.Width]);
+    }
+
+    private (Tensor Mean, Tensor Deviation) LatentsOf(PixelImage cut)
+    {
+        var (mean, deviation) = _model.EncodeImages(cut.ToTensor().unsqueeze(0).to(_peft.DataType).to(_peft.Device));
+        return (mean.to(ScalarType.Float32).cpu(), deviation.to(ScalarType.Float32).cpu());
     }
 
     private void ReadCaption(string text)
@@ -238,11 +252,17 @@ public sealed class ImageDataset : ITrainingData, IDisposable
         TextCondition? states = null;
         if (!_asksEncoders)
         {
-            var read = _model.EncodeText([.. ids.Select(tokens => tokens.to(_peft.Device))], new ForwardContext { Selection = AdapterSelection.Base, Rows = 1, Length = ids[0].size(1) });
-            states = new(read.States.cpu().MoveToOuterDisposeScope(), read.Pooled?.cpu().MoveToOuterDisposeScope());
+            var read = _cache?.TextOf(ids, () => TextOf(ids)) ?? TextOf(ids);
+            states = new(read.States.MoveToOuterDisposeScope(), read.Pooled?.MoveToOuterDisposeScope());
         }
 
         _captions[text] = new(ids, states);
+    }
+
+    private TextCondition TextOf(IReadOnlyList<Tensor> ids)
+    {
+        var read = _model.EncodeText([.. ids.Select(tokens => tokens.to(_peft.Device))], new ForwardContext { Selection = AdapterSelection.Base, Rows = 1, Length = ids[0].size(1) });
+        return new(read.States.cpu(), read.Pooled?.cpu());
     }
 
     private static TextCondition Joined(Caption[] captions, Device device) => new(
