@@ -29,12 +29,7 @@ internal static class LlamaCpp
     {
         lock (s_once)
         {
-            if (!NativeLibraryConfig.LLama.LibraryHasLoaded)
-            {
-                NativeLibraryConfig.All.WithLogCallback(static (_, _) => { });
-                NativeLibraryConfig.LLama.WithLibrary(Path.Combine(Folder, "libllama.so"));
-            }
-
+            Load();
             var settings = Settings(path);
             using var weights = LLamaWeights.LoadFromFile(settings);
             using var context = weights.CreateContext(settings);
@@ -66,8 +61,38 @@ internal static class LlamaCpp
         }
     }
 
-    private static ModelParams Settings(string path) => new(path)
+    /// <summary>The tokens that it makes of texts with a file's vocabulary, whatever else the file lacks; null where it can't be read.</summary>
+    /// <param name="path">The file.</param>
+    /// <param name="texts">The texts.</param>
+    public static int[][]? TokensOf(string path, IEnumerable<string> texts)
     {
+        lock (s_once)
+        {
+            Load();
+            try
+            {
+                using var weights = LLamaWeights.LoadFromFile(Settings(path, vocabulary: true));
+                return [.. texts.Select(text => weights.Tokenize(text, add_bos: true, special: true, System.Text.Encoding.UTF8).Select(static token => (int)token).ToArray())];
+            }
+            catch (LLama.Exceptions.LoadWeightsFailedException)
+            {
+                return null;
+            }
+        }
+    }
+
+    private static void Load()
+    {
+        if (!NativeLibraryConfig.LLama.LibraryHasLoaded)
+        {
+            NativeLibraryConfig.All.WithLogCallback(static (_, _) => { });
+            NativeLibraryConfig.LLama.WithLibrary(Path.Combine(Folder, "libllama.so"));
+        }
+    }
+
+    private static ModelParams Settings(string path, bool vocabulary = false) => new(path)
+    {
+        VocabOnly = vocabulary,
         ContextSize = 128,
         GpuLayerCount = 0,
         FlashAttention = false,

@@ -39,7 +39,7 @@ internal static class GgufFiles
 
         if (model.Tokenizer is { } tokenizer)
         {
-            metadata.AddRange(GgufVocabularyWriter.Metadata(tokenizer, model.Base.Backbone.TokenEmbeddings!.Weight.Shape[0], onMessage));
+            metadata.AddRange(GgufVocabularyWriter.Metadata(tokenizer, model.Base.Backbone.TokenEmbeddings!.Weight.Shape[0], tree.Map.Architecture, onMessage));
         }
         else
         {

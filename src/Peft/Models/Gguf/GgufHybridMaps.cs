@@ -103,7 +103,7 @@ internal static class GgufHybridMaps
         new("shared_mlp.input_linear.weight", "ffn_gate_shexp.weight", "ffn_up_shexp.weight") { Layout = GgufLayout.Halves },
         new("shared_mlp.output_linear", "ffn_down_shexp"),
         new("block_sparse_moe.router", "ffn_gate_inp"),
-        new("block_sparse_moe.experts.gate_up_proj", "ffn_gate_exps.weight", "ffn_up_exps.weight") { Layout = GgufLayout.GateAndUp },
+        new("block_sparse_moe.experts.gate_up_proj", "ffn_gate_exps.weight", "ffn_up_exps.weight") { Layout = GgufLayout.GateAndUp, Fused = "ffn_gate_up_exps.weight" },
         new("block_sparse_moe.experts.down_proj", "ffn_down_exps.weight"),
     ];
 

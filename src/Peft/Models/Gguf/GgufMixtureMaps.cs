@@ -62,8 +62,8 @@ internal static class GgufMixtureMaps
             new("input_layernorm", "attn_norm"),
             new("post_attention_layernorm", "post_attention_norm"),
             new("mlp.router", "ffn_gate_inp"),
-            new("mlp.experts.gate_up_proj", "ffn_gate_exps.weight", "ffn_up_exps.weight") { Layout = GgufLayout.GateUpPairs },
-            new("mlp.experts.gate_up_proj_bias", "ffn_gate_exps.bias", "ffn_up_exps.bias") { Layout = GgufLayout.GateUpPairs },
+            new("mlp.experts.gate_up_proj", "ffn_gate_exps.weight", "ffn_up_exps.weight") { Layout = GgufLayout.GateUpPairs, Fused = "ffn_gate_up_exps.weight" },
+            new("mlp.experts.gate_up_proj_bias", "ffn_gate_exps.bias", "ffn_up_exps.bias") { Layout = GgufLayout.GateUpPairs, Fused = "ffn_gate_up_exps.bias" },
             new("mlp.experts.down_proj", "ffn_down_exps.weight") { Layout = GgufLayout.Turned },
             new("mlp.experts.down_proj_bias", "ffn_down_exps.bias"),
         ],
@@ -157,7 +157,7 @@ internal static class GgufMixtureMaps
     internal static GgufName[] Experts(string mlp) =>
     [
         new(mlp + ".gate.weight", "ffn_gate_inp.weight"),
-        new(mlp + ".experts.gate_up_proj", "ffn_gate_exps.weight", "ffn_up_exps.weight") { Layout = GgufLayout.GateAndUp },
+        new(mlp + ".experts.gate_up_proj", "ffn_gate_exps.weight", "ffn_up_exps.weight") { Layout = GgufLayout.GateAndUp, Fused = "ffn_gate_up_exps.weight" },
         new(mlp + ".experts.down_proj", "ffn_down_exps.weight"),
     ];
 

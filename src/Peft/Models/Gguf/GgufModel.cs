@@ -30,7 +30,8 @@ public sealed class GgufModel : TensorStore, IPackedStore
         var read = new HashSet<string>(StringComparer.Ordinal);
         foreach (var (path, parameter, module) in structure.NamedWeights())
         {
-            if (tree.TryFind(path, parameter, module) is { } weight && weight.Files.All(file.Contains))
+            var found = tree.TryFind(path, parameter, module);
+            if (new[] { found, found?.Fused }.FirstOrDefault(weight => weight?.Files.All(file.Contains) == true) is { } weight)
             {
                 read.UnionWith(weight.Files);
                 var first = file.Entry(weight.Files[0]);

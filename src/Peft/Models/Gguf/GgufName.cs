@@ -16,6 +16,9 @@ internal sealed record GgufName(string Tree, params IReadOnlyList<string> File)
     /// <summary>Whether llama.cpp adds what an adapter has for it; in some places it computes past them, or ends.</summary>
     public bool HasAdapters { get; init; } = true;
 
+    /// <summary>The one tensor in which newer files hold all of <see cref="File"/> instead, one behind the other along the second dimension; null where none does.</summary>
+    public string? Fused { get; init; }
+
     /// <summary>Whether llama.cpp reads a bias there.</summary>
     public bool HasBias { get; init; } = true;
 

@@ -21,15 +21,22 @@ internal sealed record GgufWeight(string Path, Parameter Parameter, GgufName Nam
     /// <summary>Whether it is the weight of a layer that holds it as [inputs, outputs].</summary>
     public bool IsTransposed { get; init; }
 
+    /// <summary>Whether the file holds the tensors of its name as one.</summary>
+    public bool IsFused { get; private init; }
+
     /// <summary>Shapes of the file's tensors; of one row where it is one.</summary>
     public IReadOnlyList<IReadOnlyList<long>> Shapes
     {
         get
         {
             var own = IsTransposed ? [.. Parameter.Shape.Reverse()] : Parameter.Shape;
-            return Name.Layout.Shapes?.Invoke(own, Config) ?? [own];
+            var shapes = Name.Layout.Shapes?.Invoke(own, Config) ?? [own];
+            return IsFused ? [[shapes[0][0], shapes.Sum(static shape => shape[1]), .. shapes[0].Skip(2)]] : shapes;
         }
     }
+
+    /// <summary>The same parameter in a file that holds its tensors as one; null where none does.</summary>
+    public GgufWeight? Fused => Name.Fused is { } fused ? this with { Files = [FormattableString.Invariant($"blk.{Layer}.{fused}")], IsFused = true } : null;
 
     /// <summary>Values as the file's tensors hold them.</summary>
     /// <param name="values">As the parameter holds them.</param>
@@ -39,6 +46,7 @@ internal sealed record GgufWeight(string Path, Parameter Parameter, GgufName Nam
     /// <param name="stored">As the file's tensors hold them.</param>
     public Tensor ToTree(IReadOnlyList<Tensor> stored)
     {
+        stored = IsFused ? stored[0].chunk(Name.File.Count, 1) : stored;
         var values = Name.Layout.ToTree(Row is { } row ? [.. stored.Select(tensor => tensor.select(0, row))] : stored, Config);
         return (IsTransposed ? values.t() : values).contiguous();
     }

@@ -1,6 +1,5 @@
 using System.Globalization;
 using System.Text.Json.Nodes;
-using Peft.Tokenization.PreTokenizers;
 using Peft.Tokenization.Text;
 
 namespace Peft.Tokenization.LegacyFormats;
@@ -9,8 +8,6 @@ namespace Peft.Tokenization.LegacyFormats;
 internal static class GgufVocabulary
 {
     private const string Keys = "tokenizer.ggml.";
-
-    private const string CasePattern = "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+{0}|[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*{0}|\\p{N}{1}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
 
     /// <summary>What the metadata says of the tokenizer besides its vocabulary.</summary>
     public static TokenizerConfiguration Configuration(IReadOnlyDictionary<string, object> metadata)
@@ -55,13 +52,15 @@ internal static class GgufVocabulary
     /// <summary>The content of a tokenizer.json.</summary>
     public static JsonObject Build(IReadOnlyDictionary<string, object> metadata, TokenizerConfiguration configuration)
     {
-        var model = metadata.TryGetValue(Keys + "model", out var name) ? name as string : null;
+        var model = Text(metadata, "model");
         var tokens = Tokens(metadata);
         var architecture = metadata.TryGetValue("general.architecture", out var family) ? family as string : null;
         var tokenizer = model switch
         {
+            "gemma4" => Marked(metadata, tokens, configuration, isGemma: true, begins: true),
+            "gpt2" when Text(metadata, "pre") == "sarvam-moe" => Marked(metadata, tokens, configuration, isGemma: true, Flag(metadata, "add_bos_token", false)),
             "gpt2" => ByteLevel(metadata, tokens, configuration),
-            "llama" => Llama(metadata, tokens, configuration, architecture),
+            "llama" => Marked(metadata, tokens, configuration, architecture is "gemma" or "gemma2" or "gemma3", Flag(metadata, "add_bos_token", true)),
             _ => throw new NotSupportedByPeftException("GgufTokenizerNotSupported", $"The GGUF file has a tokenizer of the kind \"{model}\", which isn't supported."),
         };
         tokenizer["version"] = "1.0";
@@ -76,33 +75,27 @@ internal static class GgufVocabulary
     private static JsonObject ByteLevel(IReadOnlyDictionary<string, object> metadata, string[] tokens, TokenizerConfiguration configuration)
     {
         var vocabulary = Vocabulary(tokens.Select(token => IsSpelled(token) ? token : Spelled(token)));
-        var pattern = (metadata.TryGetValue(Keys + "pre", out var pre) ? pre as string : null) switch
-        {
-            "llama3" or "llama-v3" or "llama-bpe" or "falcon3" or "falcon-h1" or "pixtral" or "lfm2" or "dbrx" or "smaug-bpe" => Gpt4Scanner.ThreeDigits,
-            "qwen2" or "deepseek-r1-qwen" or "megrez" => Gpt4Scanner.SingleDigits,
-            "tekken" => Case("", ""),
-            "gpt-4o" or "llama4" => Case("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "{1,3}"),
-            _ => null,
-        };
+        var splitting = GgufSplitting.Named(Text(metadata, "pre"));
         return new JsonObject
         {
-            ["pre_tokenizer"] = pattern is null ? VocabularyFiles.ByteLevel(false, usePattern: true) : VocabularyFiles.SplitThenBytes(pattern),
+            ["pre_tokenizer"] = splitting.PreTokenizer(),
             ["decoder"] = VocabularyFiles.ByteLevel(false, usePattern: true),
-            ["post_processor"] = VocabularyFiles.Template(vocabulary, configuration, Flag(metadata, "add_bos_token", false), Flag(metadata, "add_eos_token", false)),
+            ["post_processor"] = VocabularyFiles.Template(vocabulary, configuration, Flag(metadata, "add_bos_token", splitting.Begins), Flag(metadata, "add_eos_token", false)),
             ["added_tokens"] = Added(metadata, tokens, configuration, byteLevel: true),
             ["model"] = new JsonObject
             {
                 ["type"] = "BPE",
+                ["ignore_merges"] = splitting.IgnoresMerges,
                 ["merges"] = new JsonArray([.. Strings(metadata, "merges").Select(merge => (JsonNode)merge)]),
                 ["vocab"] = vocabulary,
             },
         };
     }
 
-    private static JsonObject Llama(IReadOnlyDictionary<string, object> metadata, string[] tokens, TokenizerConfiguration configuration, string? architecture)
+    /// <summary>Whole characters, with a mark for blanks.</summary>
+    private static JsonObject Marked(IReadOnlyDictionary<string, object> metadata, string[] tokens, TokenizerConfiguration configuration, bool isGemma, bool begins)
     {
-        var gemma = architecture is "gemma" or "gemma2" or "gemma3";
-        if (gemma)
+        if (isGemma)
         {
             // Runs of spaces are stored as spaces, and looked for as marks.
             tokens = Array.ConvertAll(tokens, token => token.Length > 1 && token.All(unit => unit == ' ') ? new string('\u2581', token.Length) : token);
@@ -111,14 +104,14 @@ internal static class GgufVocabulary
         var vocabulary = Vocabulary(tokens);
         var merges = metadata.ContainsKey(Keys + "merges")
             ? Strings(metadata, "merges").Select(merge => merge.Split(' ', 2)).Select(pair => (pair[0], pair[^1]))
-            : Merges(tokens, gemma ? [.. Enumerable.Range(0, tokens.Length).Select(id => -(double)id)] : Numbers(metadata, "scores", tokens.Length));
+            : Merges(tokens, isGemma ? [.. Enumerable.Range(0, tokens.Length).Select(id => -(double)id)] : Numbers(metadata, "scores", tokens.Length));
         var decoders = new List<JsonNode>
         {
             new JsonObject { ["type"] = "Replace", ["pattern"] = new JsonObject { ["String"] = "\u2581" }, ["content"] = " " },
             new JsonObject { ["type"] = "ByteFallback" },
             new JsonObject { ["type"] = "Fuse" },
         };
-        if (!gemma)
+        if (!isGemma)
         {
             decoders.Add(new JsonObject { ["type"] = "Strip", ["content"] = " ", ["start"] = 1, ["stop"] = 0 });
         }
@@ -126,7 +119,7 @@ internal static class GgufVocabulary
         var result = new JsonObject
         {
             ["decoder"] = VocabularyFiles.Sequence("decoders", [.. decoders]),
-            ["post_processor"] = VocabularyFiles.Template(vocabulary, configuration, Flag(metadata, "add_bos_token", true), Flag(metadata, "add_eos_token", false)),
+            ["post_processor"] = VocabularyFiles.Template(vocabulary, configuration, begins, Flag(metadata, "add_eos_token", false)),
             ["added_tokens"] = Added(metadata, tokens, configuration, byteLevel: false),
             ["model"] = new JsonObject
             {
@@ -137,7 +130,7 @@ internal static class GgufVocabulary
                 ["vocab"] = vocabulary,
             },
         };
-        if (gemma)
+        if (isGemma)
         {
             result["normalizer"] = new JsonObject { ["type"] = "Replace", ["pattern"] = new JsonObject { ["String"] = " " }, ["content"] = "\u2581" };
         }
@@ -230,8 +223,7 @@ internal static class GgufVocabulary
     private static string Spelled(string token) =>
         string.Concat(System.Text.Encoding.UTF8.GetBytes(token).Select(value => ByteLevelAlphabet.Character(value)));
 
-    private static string Case(string contraction, string digits) =>
-        CasePattern.Replace("{0}", contraction, StringComparison.Ordinal).Replace("{1}", digits, StringComparison.Ordinal);
+    private static string? Text(IReadOnlyDictionary<string, object> metadata, string key) => metadata.TryGetValue(Keys + key, out var value) ? value as string : null;
 
     private static string[] Tokens(IReadOnlyDictionary<string, object> metadata) => [.. Strings(metadata, "tokens")];
 

@@ -1,5 +1,4 @@
 using System.Text.Json.Nodes;
-using Peft.Tokenization.PreTokenizers;
 
 namespace Peft.Tokenization.LegacyFormats;
 
@@ -7,6 +6,7 @@ namespace Peft.Tokenization.LegacyFormats;
 internal static class GgufVocabularyWriter
 {
     private const string Keys = "tokenizer.ggml.";
+    private const string Gemma4 = "gemma4";
 
     // llama.cpp's numbers for kinds of tokens.
     private const int Normal = 1, Unknown = 2, Control = 3, UserDefined = 4, Unused = 5, Byte = 6;
@@ -14,13 +14,14 @@ internal static class GgufVocabularyWriter
     /// <summary>The metadata.</summary>
     /// <param name="tokenizer">A tokenizer with a vocabulary of merges, byte-level or with a mark for blanks.</param>
     /// <param name="size">Rows of the model's embedding; ids without a token are filled up.</param>
+    /// <param name="architecture">The model's, as llama.cpp calls it: there is one whose vocabulary of whole characters merges by its merges and not by scores.</param>
     /// <param name="onMessage">Hears what the file can't say.</param>
     /// <exception cref="NotSupportedByPeftException"><c>GgufTokenizerNotSupported</c>.</exception>
-    public static List<(string Key, object Value)> Metadata(Tokenizer tokenizer, long size, Action<string>? onMessage)
+    public static List<(string Key, object Value)> Metadata(Tokenizer tokenizer, long size, string architecture, Action<string>? onMessage)
     {
         var document = Document(tokenizer);
         var model = (document["model"] as JsonObject)!;
-        var isByteLevel = Parts(document["pre_tokenizer"]).Any(static part => (string?)part["type"] == "ByteLevel");
+        var isByteLevel = GgufSplitting.Parts(document["pre_tokenizer"]).Any(static part => (string?)part["type"] == "ByteLevel");
         if ((string?)model["type"] != "BPE" || (!isByteLevel && (bool?)model["byte_fallback"] != true))
         {
             throw new NotSupportedByPeftException("GgufTokenizerNotSupported", $"A tokenizer of the kind {(string?)model["type"]} is not written as GGUF.")
@@ -31,15 +32,22 @@ internal static class GgufVocabularyWriter
 
         string[] merges = [.. (model["merges"] as JsonArray ?? []).Select(static merge => merge is JsonArray pair ? $"{(string)pair[0]!} {(string)pair[1]!}" : (string)merge!)];
         var (tokens, types) = Tokens(tokenizer, (int)size);
-        List<(string, object)> metadata = [(Keys + "model", isByteLevel ? "gpt2" : "llama"), (Keys + "pre", isByteLevel ? Splitting(document, onMessage) : "default"), (Keys + "tokens", tokens), (Keys + "token_type", types)];
-        if (isByteLevel)
+        var hasMerges = isByteLevel || architecture == Gemma4;
+        List<(string, object)> metadata =
+        [
+            (Keys + "model", isByteLevel ? "gpt2" : hasMerges ? Gemma4 : "llama"),
+            (Keys + "pre", isByteLevel ? Splitting(document, onMessage) : hasMerges ? Gemma4 : "default"),
+            (Keys + "tokens", tokens),
+            (Keys + "token_type", types),
+        ];
+        if (hasMerges)
         {
             metadata.Add((Keys + "merges", merges));
         }
         else
         {
             metadata.Add((Keys + "scores", Scores(tokens, merges)));
-            metadata.Add((Keys + "add_space_prefix", Parts(document["pre_tokenizer"]).Concat(Parts(document["normalizer"])).Any(static part => (string?)part["type"] is "Prepend" || (string?)part["prepend_scheme"] is "first" or "always")));
+            metadata.Add((Keys + "add_space_prefix", GgufSplitting.Parts(document["pre_tokenizer"]).Concat(GgufSplitting.Parts(document["normalizer"])).Any(static part => (string?)part["type"] is "Prepend" || (string?)part["prepend_scheme"] is "first" or "always")));
         }
 
         AddTokens(metadata, tokenizer);
@@ -91,22 +99,13 @@ internal static class GgufVocabularyWriter
     /// <summary>llama.cpp's name for how texts are cut before they are merged.</summary>
     private static string Splitting(JsonObject document, Action<string>? onMessage)
     {
-        var parts = Parts(document["pre_tokenizer"]).ToArray();
-        var pattern = (string?)parts.FirstOrDefault(static part => (string?)part["type"] == "Split")?["pattern"]?["Regex"];
-        var name = (pattern, parts.Any(static part => (string?)part["type"] == "Digits")) switch
+        if (GgufSplitting.Of(document) is { } splitting)
         {
-            (null, false) => "gpt-2",
-            (null, true) => "smollm",
-            (Gpt4Scanner.ThreeDigits, _) => "llama-bpe",
-            (Gpt4Scanner.SingleDigits, _) => "qwen2",
-            _ => null,
-        };
-        if (name is null)
-        {
-            onMessage?.Invoke("The tokenizer cuts texts by a pattern that llama.cpp has no name for that Peft knows: the file says 'default', and some texts may give other tokens there.");
+            return splitting.Names[0];
         }
 
-        return name ?? "default";
+        onMessage?.Invoke("The tokenizer cuts texts by a pattern that llama.cpp has no name for that Peft knows: the file says 'default', and some texts may give other tokens there.");
+        return "default";
     }
 
     private static void AddTokens(List<(string, object)> metadata, Tokenizer tokenizer)
@@ -126,11 +125,4 @@ internal static class GgufVocabularyWriter
         metadata.Add((Keys + "add_bos_token", probe.Length > 0 && probe[0] == tokenizer.BosTokenId));
         metadata.Add((Keys + "add_eos_token", probe.Length > 1 && probe[^1] == tokenizer.EosTokenId));
     }
-
-    private static IEnumerable<JsonObject> Parts(JsonNode? node) => node switch
-    {
-        JsonObject sequence when (string?)sequence["type"] == "Sequence" => (sequence["pretokenizers"] ?? sequence["normalizers"] as JsonNode) is JsonArray list ? list.SelectMany(Parts) : [],
-        JsonObject single => [single],
-        _ => [],
-    };
 }

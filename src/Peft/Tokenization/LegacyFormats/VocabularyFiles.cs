@@ -124,9 +124,9 @@ internal static class VocabularyFiles
         return lines.Take(count).Select(line => line.EndsWith('\r') ? line[..^1] : line);
     }
 
-    /// <summary>A Split on a pattern, then bytes.</summary>
-    public static JsonObject SplitThenBytes(string pattern) =>
-        Sequence("pretokenizers", Split(pattern, "Isolated", invert: false), ByteLevel(false, usePattern: false));
+    /// <summary>A Split on each pattern, then bytes.</summary>
+    public static JsonObject SplitThenBytes(params IEnumerable<string> patterns) =>
+        Sequence("pretokenizers", [.. patterns.Select(static pattern => Split(pattern, "Isolated", invert: false)), ByteLevel(false, usePattern: false)]);
 
     /// <summary>The ByteLevel pre-tokenizer.</summary>
     public static JsonObject ByteLevel(bool prefix, bool usePattern) =>
