@@ -47,8 +47,8 @@ internal sealed class CompressedFile : IDisposable
         stored.Position = 0;
         return start[..count] switch
         {
-            [0x1F, 0x8B, ..] => new GZipInputStream(stored),
-            [0x28, 0xB5, 0x2F, 0xFD] => new DecompressionStream(stored),
+            [0x1F, 0x8B, ..] => new UnpackedStream(new GZipInputStream(stored)),
+            [0x28, 0xB5, 0x2F, 0xFD] => new UnpackedStream(new DecompressionStream(stored)),
             _ => stored,
         };
     }

@@ -10,6 +10,7 @@ namespace Peft.Hub;
 internal static class HubDatasetCard
 {
     private const string Fence = "---";
+    private const int MaxDepth = 64;
 
     /// <summary>The parts that a card names.</summary>
     /// <param name="card">The README's text.</param>
@@ -21,9 +22,9 @@ internal static class HubDatasetCard
         {
             return [.. Configs(card).SelectMany(config => PartsOf(config, files))];
         }
-        catch (YamlException)
+        catch (Exception error) when (error is YamlException or InvalidOperationException or ArgumentException)
         {
-            // A card is written for people first; names of files still tell.
+            // A card is written for people first, and YAML's reader has no one kind of error; names of files still tell.
             return [];
         }
     }
@@ -37,9 +38,27 @@ internal static class HubDatasetCard
             return [];
         }
 
+        var text = string.Join('\n', lines[1..end]);
+        if (IsDeep(text))
+        {
+            return [];
+        }
+
         var yaml = new YamlStream();
-        yaml.Load(new StringReader(string.Join('\n', lines[1..end])));
+        yaml.Load(new StringReader(text));
         return yaml.Documents is [{ RootNode: YamlMappingNode root }, ..] && Child(root, "configs") is YamlSequenceNode configs ? configs.OfType<YamlMappingNode>() : [];
+    }
+
+    /// <summary>Whether values lie deeper in each other than any card has them: reading them calls itself as deep, and a full stack ends the process.</summary>
+    private static bool IsDeep(string text)
+    {
+        var depth = 0;
+        for (var parser = new Parser(new StringReader(text)); depth <= MaxDepth && parser.MoveNext();)
+        {
+            depth += parser.Current!.NestingIncrease;
+        }
+
+        return depth > MaxDepth;
     }
 
     private static IEnumerable<((string, string), HubFile)> PartsOf(YamlMappingNode config, IReadOnlyList<HubFile> files)

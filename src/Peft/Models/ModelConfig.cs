@@ -153,8 +153,11 @@ public sealed class ModelConfig
         : throw Invalid(key, "a whole number");
 
     private static double Number(string key, JsonNode? node) => node is JsonValue value && value.GetValueKind() == JsonValueKind.Number
-        ? value.TryGetValue<double>(out var real) ? real : double.Parse(value.ToJsonString(), NumberStyles.Float, CultureInfo.InvariantCulture)
+        ? InRange(key, value.TryGetValue<double>(out var real) ? real : double.Parse(value.ToJsonString(), NumberStyles.Float, CultureInfo.InvariantCulture))
         : throw Invalid(key, "a number");
+
+    /// <summary>Layers compute in float32 at most, where a larger number is none. An infinite one is a limit that isn't there.</summary>
+    private static double InRange(string key, double number) => double.IsFinite(number) && Math.Abs(number) > float.MaxValue ? throw Invalid(key, "a number that float32 can hold") : number;
 
     private static PeftException Invalid(string key, string expected) => new("ModelConfigInvalid", $"'{key}' of the model's configuration must be {expected}.")
     {

@@ -245,9 +245,13 @@ public sealed record TrainingOptions
     {
         try
         {
-            return JsonSerializer.Deserialize<TrainingOptions>(json, JsonFile.WriteOptions) ?? throw new JsonException("The value is null.");
+            var options = JsonSerializer.Deserialize<TrainingOptions>(json, JsonFile.WriteOptions) ?? throw new JsonException("The value is null.");
+
+            // A number beyond a double's range is read as infinite, and nothing could be written of it.
+            _ = options.ToJson();
+            return options;
         }
-        catch (JsonException error)
+        catch (Exception error) when (error is JsonException or ArgumentException or InvalidOperationException)
         {
             throw new PeftException("TrainingOptionInvalid", $"The training options in {source} can't be read: {error.Message}", error)
             {

@@ -93,6 +93,7 @@ internal sealed class TrainingOutput : IDisposable
         AtomicFile.MakeFolder(Folder);
         Hold();
         var replaced = steps == 0 ? _checkpoints.NewestFirst() : [];
+        var pictures = steps == 0 ? SamplePictures.Before(Folder) : [];
         var path = Path.Combine(Folder, TrainingLog.FileName);
         var (records, evaluations) = TrainingLog.Read(path, steps);
         _log = TrainingLog.Open(replaced.Count > 0 ? Path.Combine(Folder, LogBeside) : path, steps, Say);
@@ -102,11 +103,7 @@ internal sealed class TrainingOutput : IDisposable
             _describes = true;
             WriteDescription();
             _log.Rename(path);
-            if (steps == 0)
-            {
-                SamplePictures.RemoveOlder(Folder, _run.Started);
-            }
-
+            SamplePictures.Remove(pictures);
             foreach (var (_, folder) in replaced.Where(entry => entry.Folder != _checkpoints.FolderOf(_savedStep)))
             {
                 _checkpoints.Remove(folder);

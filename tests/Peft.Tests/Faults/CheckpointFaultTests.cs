@@ -5,6 +5,7 @@ using Peft.Tests.Adapters;
 using Peft.Tests.Training;
 using Peft.Training;
 using Peft.Training.Checkpoints;
+using Peft.Training.Diffusion;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Faults;
@@ -94,6 +95,95 @@ public sealed class CheckpointFaultTests : IDisposable
         File.Delete(Path.Combine(newest, "SHA256SUMS"));
         Checksums.Write(newest);
         Assert.Equal(8, Train(s_options, resume: true).ResumedFrom);
+    }
+
+    [Theory]
+    [InlineData("{0}\n{1}\n")]
+    [InlineData("{0}\n{1}\n{2}\n{3}")]
+    [InlineData("{0}\n{1}\n{1}\n{2}\n{3}\n")]
+    public void AListOfChecksumsThatIsNotAsItWasWrittenSaysThatTheCheckpointIsDamaged(string form)
+    {
+        Train(s_options);
+        var list = Path.Combine(Checkpoints, "step-9", "SHA256SUMS");
+        var lines = File.ReadAllLines(list);
+        Assert.Equal(4, lines.Length);
+        File.WriteAllText(list, string.Format(CultureInfo.InvariantCulture, form, [.. lines]));
+        Assert.Equal(8, Train(s_options, resume: true).ResumedFrom);
+    }
+
+    [Fact]
+    public void ATrainingWhoseFolderIsTakenAwayMeanwhileLosesNeitherItsLogNorWhatItLearnt()
+    {
+        var data = new RandomRows(8, TinyLlama.Vocabulary)
+        {
+            Before = made =>
+            {
+                if (made == 5)
+                {
+                    Directory.Delete(Adapter, recursive: true);
+                }
+            },
+        };
+        Train(s_options, data: data);
+        Assert.Equal(Enumerable.Range(1, 9), File.ReadLines(Log).Select(static line => (int)System.Text.Json.Nodes.JsonNode.Parse(line)!["step"]!));
+        Assert.Contains("step-9", Steps());
+        ResumesToTheSameBits();
+    }
+
+    [Fact]
+    public void AFolderThatHasBecomeAFileEndsTheTrainingWithAnErrorThatSaysSo()
+    {
+        var data = new RandomRows(8, TinyLlama.Vocabulary)
+        {
+            Before = made =>
+            {
+                if (made == 5)
+                {
+                    Directory.Delete(Adapter, recursive: true);
+                    File.WriteAllText(Adapter, "mine");
+                }
+            },
+        };
+        var error = Assert.Throws<PeftException>(() => Train(s_options, data: data));
+        Assert.Contains(error.ErrorId, (string[])["FileWriteFailed", "CheckpointWriteFailed"]);
+        Assert.Equal("mine", File.ReadAllText(Adapter));
+        File.Delete(Adapter);
+    }
+
+    /// <summary>What a clock that is set back or on, a disk with another clock or a copy does to times.</summary>
+    [Fact]
+    public void TimesOfFilesDecideNothing()
+    {
+        var random = new Random(1);
+        var data = new RandomRows(8, TinyLlama.Vocabulary)
+        {
+            Before = made =>
+            {
+                if (made == 7)
+                {
+                    throw new IOException("The disk has gone.");
+                }
+
+                SetTimes(random);
+            },
+        };
+        Assert.Throws<IOException>(() => Train(s_options, data: data));
+        SetTimes(random);
+        Assert.Equal(["step-2", "step-4", "step-6"], Steps());
+        ResumesToTheSameBits();
+    }
+
+    [Fact]
+    public void OnlyPicturesThatWereThereBeforeATrainingGoWithTheOlderOneWhateverTheClockSays()
+    {
+        var samples = Directory.CreateDirectory(Path.Combine(_folder.Path, "samples")).FullName;
+        string[] files = [.. new[] { "step-2-1.png", "step-4-1.png", "mine.png" }.Select(name => Path.Combine(samples, name))];
+        Assert.All(files, static file => File.WriteAllText(file, "older"));
+        var older = SamplePictures.Before(_folder.Path);
+        File.WriteAllText(files[0], "new");
+        File.SetLastWriteTimeUtc(files[0], DateTime.UtcNow.AddYears(-1));
+        SamplePictures.Remove(older);
+        Assert.Equal([files[2], files[0]], Directory.GetFiles(samples).Order(StringComparer.Ordinal));
     }
 
     [Fact]
@@ -345,6 +435,14 @@ public sealed class CheckpointFaultTests : IDisposable
     }
 
     private TrainingRequest Request(Peft.Adapters.Model.PeftModel model, TrainingOptions options) => TrainerTests.Request(model, options) with { OutputPath = _folder.Path };
+
+    private void SetTimes(Random random)
+    {
+        foreach (var path in Directory.GetFiles(_folder.Path, "*", SearchOption.AllDirectories))
+        {
+            File.SetLastWriteTimeUtc(path, DateTime.UtcNow.AddDays(random.Next(-4000, 4000)));
+        }
+    }
 
     private void Empty()
     {

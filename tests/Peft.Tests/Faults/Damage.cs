@@ -1,8 +1,26 @@
+using System.Buffers.Binary;
+using System.IO.Compression;
+
 namespace Peft.Tests.Faults;
 
 /// <summary>What disks, networks and editors do to files.</summary>
 internal static class Damage
 {
+    /// <summary>A damaged copy of a file: of its bytes, or of what its format lets through to the reader behind it (JSON's values, a header's entries, what is packed).</summary>
+    /// <param name="name">The file's name, whose ending tells the format.</param>
+    /// <param name="whole">The sound bytes.</param>
+    /// <param name="random">Chooses the faults and their places.</param>
+    /// <returns>The damaged bytes.</returns>
+    public static byte[] Of(string name, byte[] whole, Random random) => Path.GetExtension(name) switch
+    {
+        ".json" => JsonDamage.Apply(whole, random),
+        _ when random.Next(3) == 0 => Apply(whole, random),
+        ".safetensors" => Header(whole, random),
+        ".bin" or ".pt" or ".ckpt" when whole.AsSpan().StartsWith("PK"u8) => Archive(whole, random),
+        ".gz" => Packed(whole, random),
+        _ => Apply(whole, random),
+    };
+
     /// <summary>A copy of a file's bytes with one to four faults: a flipped bit, a cut end, a piece doubled, left out, or overwritten by zeros.</summary>
     /// <param name="whole">The sound bytes.</param>
     /// <param name="random">Chooses the faults and their places.</param>
@@ -24,6 +42,63 @@ internal static class Damage
         }
 
         return bytes;
+    }
+
+    /// <summary>A safetensors file whose header is damaged and says its own length rightly.</summary>
+    private static byte[] Header(byte[] whole, Random random)
+    {
+        if (whole.Length < 8 || BinaryPrimitives.ReadInt64LittleEndian(whole) is not (> 0 and var length) || length > whole.Length - 8)
+        {
+            return Apply(whole, random);
+        }
+
+        var header = JsonDamage.Apply(whole[8..(int)(8 + length)], random);
+        var size = new byte[8];
+        BinaryPrimitives.WriteInt64LittleEndian(size, header.Length);
+        return [.. size, .. header, .. whole[(int)(8 + length)..]];
+    }
+
+    /// <summary>A zip file with the right checksum over a damaged part.</summary>
+    private static byte[] Archive(byte[] whole, Random random)
+    {
+        using var result = new MemoryStream();
+        using (var source = new ZipArchive(new MemoryStream(whole)))
+        using (var target = new ZipArchive(result, ZipArchiveMode.Create, leaveOpen: true))
+        {
+            var pickle = source.Entries.First(static entry => entry.Name == "data.pkl");
+            var damaged = random.Next(4) == 0 ? source.Entries[random.Next(source.Entries.Count)] : pickle;
+            foreach (var entry in source.Entries)
+            {
+                using var content = new MemoryStream();
+                using (var from = entry.Open())
+                {
+                    from.CopyTo(content);
+                }
+
+                using var to = target.CreateEntry(entry.FullName, CompressionLevel.NoCompression).Open();
+                to.Write(entry == damaged ? Apply(content.ToArray(), random) : content.ToArray());
+            }
+        }
+
+        return result.ToArray();
+    }
+
+    /// <summary>A gzip file with the right checksum over damaged content.</summary>
+    private static byte[] Packed(byte[] whole, Random random)
+    {
+        using var content = new MemoryStream();
+        using (var from = new GZipStream(new MemoryStream(whole), CompressionMode.Decompress))
+        {
+            from.CopyTo(content);
+        }
+
+        using var result = new MemoryStream();
+        using (var to = new GZipStream(result, CompressionMode.Compress, leaveOpen: true))
+        {
+            to.Write(Apply(content.ToArray(), random));
+        }
+
+        return result.ToArray();
     }
 
     /// <summary>Short pieces near the beginning come as often as any others, for headers are there.</summary>

@@ -1,4 +1,5 @@
 using Peft.Adapters;
+using Peft.Adapters.Merging;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
 using Peft.Files;
@@ -17,7 +18,7 @@ public sealed class SaveFaultTests : IDisposable
     private const int DiskIsFull = 28;
     private const int Old = 3;
     private const int New = 5;
-    private static readonly string[] s_kinds = ["adapter", "model", "export"];
+    private static readonly string[] s_kinds = ["adapter", "model", "export", "merge"];
     private readonly TemporaryFolder _folder = new();
 
     public void Dispose() => _folder.Dispose();
@@ -35,6 +36,19 @@ public sealed class SaveFaultTests : IDisposable
             Assert.Empty(Directory.GetFileSystemEntries(place, ".peft-save-*"));
             Assert.Single(Directory.GetFiles(place, "*model.safetensors*"));
         });
+
+    [SkippableFact, Fault]
+    public void SavesOfSeveralProcessesIntoAFolderAtOnceLeaveOneOfThemWhole() => FaultBudget.Run(random =>
+    {
+        var kind = s_kinds[random.Next(s_kinds.Length)];
+        var place = Place();
+        Save(kind, place, Old);
+        (bool Ended, string Errors)[] saves = [.. new[] { New, New + 1, New + 2 }.AsParallel().WithDegreeOfParallelism(3).Select(seed => ChildProcess.Run(["save", kind, place, $"{seed}"]))];
+        Assert.All(saves, static save => Assert.True(save.Ended, save.Errors));
+        Assert.Contains(Read(kind, place), (int[])[New, New + 1, New + 2]);
+        Assert.Empty(Directory.GetFileSystemEntries(place, ".peft-*"));
+        Assert.Single(Directory.GetFiles(place, "*model.safetensors*"));
+    });
 
     [Theory]
     [InlineData("adapter")]
@@ -208,6 +222,17 @@ public sealed class SaveFaultTests : IDisposable
             exported.Save(folder, maxShardBytes: 4000);
             Directory.Delete(source, recursive: true);
         }
+        else if (kind == "merge")
+        {
+            using var model = TinyLlama.Create(seed: (ulong)seed);
+            model.Base.FindParameter("lm_head.weight")!.Data.fill_(seed);
+            var source = Directory.CreateDirectory(Path.Combine(Path.GetDirectoryName(folder)!, $"merged-{Guid.NewGuid():N}")).FullName;
+            model.Save(Path.Combine(source, "base"));
+            model.AddAdapter(new LoraConfig { Rank = 2, TargetModules = Peft.Adapters.Targets.ModuleNames.AllLinear }, "saved", 1);
+            model.SaveAdapter("saved", Path.Combine(source, "adapter"));
+            FolderMerge.Run(Path.Combine(source, "base"), [Path.Combine(source, "adapter")], folder, shardBytes: 4000);
+            Directory.Delete(source, recursive: true);
+        }
         else if (kind == "file")
         {
             SafetensorsWriter.Write(Path.Combine(folder, "model.safetensors"), [("a", full(8, seed, ScalarType.Float32))]);
@@ -230,11 +255,15 @@ public sealed class SaveFaultTests : IDisposable
             return seed;
         }
 
-        if (kind == "export")
+        if (kind is "export" or "merge")
         {
             using var model = PeftModel.Load(folder);
             var value = (int)model.Base.FindParameter("lm_head.weight")!.Data[0, 0].item<float>();
-            Assert.Equal($"{value}", File.ReadAllText(Path.Combine(folder, "chat_template.jinja")));
+            if (kind == "export")
+            {
+                Assert.Equal($"{value}", File.ReadAllText(Path.Combine(folder, "chat_template.jinja")));
+            }
+
             using var same = TinyLlama.Create(seed: (ulong)value);
             Assert.True(same.Base.FindParameter("model.embed_tokens.weight")!.Data.Equals(model.Base.FindParameter("model.embed_tokens.weight")!.Data));
             return value;

@@ -10,9 +10,14 @@ public sealed class HubDatasetFilesTests
     [InlineData("configs:\n- config_name: other\n  data_dir: raw\n  data_files: b.csv\n- config_name: default\n  data_files: raw/a1.csv", "other", null, "raw/b.csv")]
     [InlineData("license: mit", null, null, "c.jsonl.gz")]
     [InlineData("configs: [", null, null, "c.jsonl.gz")]
+    [InlineData("configs: &a [*b, {x: *a}]\n", null, null, "c.jsonl.gz")]
     public void A_readme_says_which_files_are_which_part(string front, string? subset, string? split, string chosen) => Assert.Equal(
         chosen.Split(' '),
         HubDatasetFiles.Choose(Files("README.md c.jsonl.gz raw/a1.csv raw/a2.csv raw/b.csv"), subset, split, card: $"---\n{front}\n---\nText").Select(static file => file.Path));
+
+    [Fact]
+    public void A_readme_whose_values_lie_in_each_other_without_end_says_nothing() => Assert.Single(
+        HubDatasetFiles.Choose(Files("c.jsonl.gz"), null, null, card: $"---\nconfigs: {new string('[', 200_000)}\n---\nText"));
 
     [Theory]
     [InlineData("README.md databricks-dolly-15k-ja.json", null, null, "databricks-dolly-15k-ja.json")]

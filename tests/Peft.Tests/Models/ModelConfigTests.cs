@@ -19,6 +19,7 @@ public class ModelConfigTests
     [InlineData("hidden_size", "\"wide\"")]
     [InlineData("head_dim", "4194304")]
     [InlineData("head_dim", "3")]
+    [InlineData("rms_norm_eps", "1e300")]
     [InlineData("vocab_size", "[1]")]
     [InlineData("tie_word_embeddings", "1")]
     [InlineData("rope_parameters", """{"rope_type":"linear","partial_rotary_factor":1e300}""")]

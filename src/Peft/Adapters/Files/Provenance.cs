@@ -94,8 +94,19 @@ public sealed record Provenance
             return null;
         }
 
-        var json = JsonFile.ReadNode(path);
-        return json["data_digest"] is null || json["options"] is not JsonObject options ? null : new Provenance
+        try
+        {
+            return Read(JsonFile.ReadNode(path));
+        }
+        catch (Exception error) when (error is PeftException or InvalidOperationException or FormatException)
+        {
+            // An adapter is whole without it.
+            return null;
+        }
+    }
+
+    private static Provenance? Read(JsonObject json) =>
+        json["data_digest"] is null || json["options"] is not JsonObject options ? null : new Provenance
         {
             Adapter = (string?)json["adapter"] ?? "default",
             Base = (string?)json["base"],
@@ -110,7 +121,6 @@ public sealed record Provenance
             Engine = (string?)json["engine"] ?? "",
             Result = ((int?)json["steps"] ?? 0, (double?)json["loss"] ?? double.NaN),
         };
-    }
 
     /// <summary>What is another than it was, in words, so that a training wouldn't be repeated; null for nothing.</summary>
     /// <param name="adapter">The new adapter.</param>

@@ -222,11 +222,12 @@ internal sealed class LlamaConfig
     /// <summary>How many positions a layer sees, its own included; null for all.</summary>
     public long? Window(int layer)
     {
-        if (!_traits.HasWindow || Source.Boolean("use_sliding_window") == false || Source.Integer("sliding_window") is not { } window)
+        if (!_traits.HasWindow || Source.Boolean("use_sliding_window") == false || Source.Integer("sliding_window") is null)
         {
             return null;
         }
 
+        var window = Source.Size("sliding_window", 1);
         return Source.TextOf("layer_types", layer) is { } kind
             ? kind == "sliding_attention" ? window : null
             : _traits.IsLocal is { } isLocal ? isLocal(this, layer) ? window : null

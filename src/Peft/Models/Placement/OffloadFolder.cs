@@ -1,14 +1,22 @@
 using System.Globalization;
+using Peft.Files;
 using Peft.Tensors;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Placement;
 
-/// <summary>Files made for weights that stay on the disk and aren't there as they are computed with. They go with the model.</summary>
+/// <summary>
+/// Files made for weights that stay on the disk and aren't there as they are computed with. They go with the model; those of a process that was killed go when
+/// the next one writes below the same folder, which tells by a file that a living process holds.
+/// </summary>
 /// <param name="path">The folder that they are put below; null where none may be written.</param>
 internal sealed class OffloadFolder(string? path) : IDisposable
 {
+    private const string Prefix = "peft-";
+    private const string LockName = ".lock";
+    private const string Ending = ".dat";
     private string? _own;
+    private HeldFile? _held;
     private int _count;
 
     /// <summary>Writes a tensor and maps it.</summary>
@@ -29,8 +37,14 @@ internal sealed class OffloadFolder(string? path) : IDisposable
 
         try
         {
-            _own ??= Directory.CreateDirectory(Path.Combine(path, $"peft-{Guid.NewGuid():N}")).FullName;
-            var file = Path.Combine(_own, string.Create(CultureInfo.InvariantCulture, $"{_count++}.dat"));
+            if (_own is null)
+            {
+                Sweep(path);
+                _own = Directory.CreateDirectory(Path.Combine(path, $"{Prefix}{Guid.NewGuid():N}")).FullName;
+                _held = HeldFile.Make(Path.Combine(_own, LockName));
+            }
+
+            var file = Path.Combine(_own, string.Create(CultureInfo.InvariantCulture, $"{_count++}{Ending}"));
             using (var stream = new FileStream(file, FileMode.CreateNew))
             {
                 TensorMemory.CopyTo(tensor, stream);
@@ -51,16 +65,32 @@ internal sealed class OffloadFolder(string? path) : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        try
-        {
-            if (_own is not null)
-            {
-                Directory.Delete(_own, recursive: true);
-            }
-        }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException)
+        _held?.Dispose();
+        if (_own is not null)
         {
             // Who looks at them still keeps them; they are only in the way.
+            Disk.TryTo(() => Directory.Delete(_own, recursive: true));
+        }
+    }
+
+    /// <summary>Deletes what killed processes left: files of ours beside a lock that nobody holds. A folder without a lock may be one that another process is just making.</summary>
+    private static void Sweep(string path)
+    {
+        foreach (var left in Directory.Exists(path) ? Directory.GetDirectories(path, Prefix + "*") : [])
+        {
+            Disk.TryTo(() =>
+            {
+                bool isDead;
+                using (var held = HeldFile.TryHold(Path.Combine(left, LockName)))
+                {
+                    isDead = held is { Excludes: true };
+                }
+
+                if (isDead && Directory.GetFileSystemEntries(left).All(static entry => Path.GetFileName(entry) == LockName || Path.GetExtension(entry) == Ending))
+                {
+                    Directory.Delete(left, recursive: true);
+                }
+            });
         }
     }
 }

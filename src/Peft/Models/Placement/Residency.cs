@@ -11,7 +11,9 @@ internal sealed class Residency : IDisposable
     private readonly List<BlockResidence> _blocks = [];
     private readonly Parameter[] _loose;
     private readonly IDisposable _files;
+    private const int None = -1;
     private Task _ahead = Task.CompletedTask;
+    private int _wanted = None;
     private int _last = -1;
 
     /// <param name="model">A model whose weights are placed.</param>
@@ -53,7 +55,12 @@ internal sealed class Residency : IDisposable
         var next = block + step == _blocks.Count ? 0 : block + step;
         if (next >= 0 && next != block)
         {
-            _ahead = _ahead.ContinueWith(_ => _blocks[next].ReadAhead(), TaskScheduler.Default);
+            // Where the disk is slower than the computing, only the block that is wanted last is read ahead: those before it have been read by then.
+            Interlocked.Exchange(ref _wanted, next);
+            if (_ahead.IsCompleted)
+            {
+                _ahead = Task.Run(ReadWanted);
+            }
         }
     }
 
@@ -62,6 +69,14 @@ internal sealed class Residency : IDisposable
     {
         _ahead.Wait();
         _files.Dispose();
+    }
+
+    private void ReadWanted()
+    {
+        for (int block; (block = Interlocked.Exchange(ref _wanted, None)) != None;)
+        {
+            _blocks[block].ReadAhead();
+        }
     }
 
     private void DropLoose()

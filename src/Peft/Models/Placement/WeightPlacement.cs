@@ -33,7 +33,7 @@ internal sealed class WeightPlacement : IDisposable
     {
         var table = request.Table ?? DeviceMapPlanner.Plan(model, bytes, [.. model.TiedParameters], request.MaxMemory);
         var sizes = DeviceMapPlanner.Sizes(bytes);
-        RefuseUnknown(model, table, sizes);
+        RefuseWrongNames(model, table, sizes);
 
         // A row stands for what it places alone: without what rows below it say otherwise.
         var names = table.Select(static row => row.Module).ToHashSet(StringComparer.Ordinal);
@@ -120,8 +120,17 @@ internal sealed class WeightPlacement : IDisposable
         }
     }
 
-    private static void RefuseUnknown(PretrainedModel model, IReadOnlyList<(string Module, string Device)> table, Dictionary<string, long> sizes)
+    private static void RefuseWrongNames(PretrainedModel model, IReadOnlyList<(string Module, string Device)> table, Dictionary<string, long> sizes)
     {
+        if (table.GroupBy(static row => row.Module, StringComparer.Ordinal).FirstOrDefault(static rows => rows.Count() > 1)?.Key is { } twice)
+        {
+            throw new PeftException("DeviceMapInvalid", $"The device map names {(twice.Length == 0 ? "the whole model" : $"the module '{twice}'")} twice.")
+            {
+                Target = twice,
+                RecommendedAction = "Name each module once.",
+            };
+        }
+
         foreach (var (module, _) in table)
         {
             if (!sizes.ContainsKey(module) && model.Find(module) is null && model.FindParameter(module) is null)

@@ -16,7 +16,7 @@ internal sealed class CheckpointStore
     private const string DivergedPrefix = "diverged-";
 
     /// <summary>All that a checkpoint holds: a folder with anything else in it has become somebody's own.</summary>
-    private static readonly string[] s_files =
+    public static IReadOnlyList<string> Files { get; } =
     [
         AdapterFile.Stem + ".safetensors", AdapterConfig.FileName, TrainingState.TensorFileName, TrainingState.FileName, Checksums.FileName,
     ];
@@ -175,7 +175,7 @@ internal sealed class CheckpointStore
         }
     }
 
-    private static bool IsOurs(string folder) => !Directory.Exists(folder) || Directory.GetFileSystemEntries(folder).All(static entry => s_files.Contains(Path.GetFileName(entry)));
+    private static bool IsOurs(string folder) => !Directory.Exists(folder) || Directory.GetFileSystemEntries(folder).All(static entry => Files.Contains(Path.GetFileName(entry)));
 
     private static void Delete(string folder)
     {

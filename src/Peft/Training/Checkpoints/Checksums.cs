@@ -6,7 +6,7 @@ namespace Peft.Training.Checkpoints;
 
 /// <summary>
 /// The SHA-256 of every file in a checkpoint, as <c>sha256sum</c> writes and checks them. The list is written last, so a folder without it is no
-/// checkpoint, and one whose files it doesn't fit is damaged.
+/// checkpoint, and one whose files it doesn't fit is damaged; so is one of whose own files it leaves any out.
 /// </summary>
 internal static class Checksums
 {
@@ -29,13 +29,23 @@ internal static class Checksums
                 return $"it has no {FileName}, so it isn't complete";
             }
 
-            var lines = File.ReadAllLines(list, Encoding.UTF8);
-            return lines.Length == 0 ? $"{FileName} is empty" : lines.Select(line => ProblemOf(folder, line)).FirstOrDefault(static problem => problem is not null);
+            var text = File.ReadAllText(list, Encoding.UTF8);
+            string[] lines = [.. text.Split('\n').SkipLast(1)];
+            return text.Length == 0 ? $"{FileName} is empty"
+                : lines.Select(line => ProblemOf(folder, line)).FirstOrDefault(static problem => problem is not null) ?? (IsWhole(folder, text, lines) ? null : $"{FileName} is damaged");
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
             return error.Message;
         }
+    }
+
+    /// <summary>Whether a list is as it was written: no line is lost, doubled or out of its place.</summary>
+    private static bool IsWhole(string folder, string text, string[] lines)
+    {
+        string[] names = [.. lines.Select(static line => line.Split("  ", 2)[1])];
+        return text.EndsWith('\n') && names.SequenceEqual(names.Order(StringComparer.Ordinal).Distinct())
+            && CheckpointStore.Files.All(name => name == FileName || names.Contains(name) || !File.Exists(Path.Combine(folder, name)));
     }
 
     private static string? ProblemOf(string folder, string line)

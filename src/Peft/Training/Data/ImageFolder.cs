@@ -60,9 +60,13 @@ public static class ImageFolder
     /// <summary>The path of a row's image; one that isn't whole is from the file that the row stands in.</summary>
     internal static string PathOf(TrainingRow row, string column)
     {
-        var path = row.Text(column);
+        var path = FileName(row, column);
         return Path.IsPathRooted(path) || !File.Exists(row.Origin) ? path : Path.Combine(Path.GetDirectoryName(Path.GetFullPath(row.Origin))!, path);
     }
+
+    /// <summary>A row's text that names a file.</summary>
+    private static string FileName(TrainingRow row, string column) =>
+        row.Text(column) is var name && name.Contains('\0', StringComparison.Ordinal) ? throw row.Error(column, "no file has a name with a null character.") : name;
 
     private static string? ClassOf(string folder, string image) => Path.GetRelativePath(folder, image).Split(Path.DirectorySeparatorChar) is [var name, _, ..] ? name : null;
 
@@ -70,7 +74,7 @@ public static class ImageFolder
         .Where(static file => ImageFile.IsImage(file) && !Path.GetFileName(file).StartsWith('.')).Order(StringComparer.Ordinal);
 
     private static string? Beside(string image) =>
-        s_captions.Select(extension => Path.ChangeExtension(image, extension)).FirstOrDefault(File.Exists) is { } file ? File.ReadAllText(file).Trim() : null;
+        s_captions.Select(extension => Path.ChangeExtension(image, extension)).FirstOrDefault(File.Exists) is { } file ? TextFile.Guard(file, () => File.ReadAllText(file)).Trim() : null;
 
     private static Dictionary<string, string> Metadata(string folder)
     {
@@ -84,7 +88,7 @@ public static class ImageFolder
         {
             var text = s_captionColumns.FirstOrDefault(row.Values.ContainsKey) ?? row.Values.Keys.FirstOrDefault(static column => column != "file_name")
                 ?? throw row.Error("text", "there is no column with the caption.");
-            captions[Path.GetFullPath(Path.Combine(folder, row.Text("file_name")))] = row.Text(text);
+            captions[Path.GetFullPath(Path.Combine(folder, FileName(row, "file_name")))] = row.Text(text);
         }
 
         return captions;

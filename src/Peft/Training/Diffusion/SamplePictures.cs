@@ -45,14 +45,22 @@ internal static class SamplePictures
         [.. Files(folder).Select(static file => (Place: PlaceOf(file), File: file)).Where(static entry => entry.Place is not null).OrderBy(static entry => entry.Place)
             .Select(static entry => (entry.Place!.Value.Step, new TrainingSample(PromptOf(entry.File), $"{FolderName}/{Path.GetFileName(entry.File)}")))];
 
-    /// <summary>Takes away what another training drew into the folder.</summary>
-    /// <param name="folder">The training's folder.</param>
-    /// <param name="started">When this training began.</param>
-    public static void RemoveOlder(string folder, DateTimeOffset started)
+    /// <summary>What another training drew into a folder, as long as this one hasn't begun, with the time by which a file that is written anew is told.</summary>
+    public static IReadOnlyList<(string File, DateTime Written)> Before(string folder) =>
+        [.. Files(folder).Where(static file => PlaceOf(file) is not null).Select(static file => (file, File.GetLastWriteTimeUtc(file)))];
+
+    /// <summary>Takes away what another training drew. Times aren't compared with the clock, which may have been set back meanwhile.</summary>
+    public static void Remove(IReadOnlyList<(string File, DateTime Written)> older)
     {
-        foreach (var file in Files(folder).Where(file => PlaceOf(file) is not null && File.GetLastWriteTimeUtc(file) < started.UtcDateTime))
+        foreach (var (file, written) in older)
         {
-            Disk.TryTo(() => File.Delete(file));
+            Disk.TryTo(() =>
+            {
+                if (File.GetLastWriteTimeUtc(file) == written)
+                {
+                    File.Delete(file);
+                }
+            });
         }
     }
 

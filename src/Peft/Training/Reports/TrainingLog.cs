@@ -18,6 +18,9 @@ internal sealed class TrainingLog : IDisposable
     /// <summary>The file's name in an adapter's folder.</summary>
     public const string FileName = "training_log.jsonl";
 
+    private const double LongestSeconds = 1e10;
+    private const double MaxCount = 1L << 53;
+
     private const string EvaluationPrefix = "eval_";
     private const string SampleField = "samples";
     private const string Threads = "threads";
@@ -118,10 +121,10 @@ internal sealed class TrainingLog : IDisposable
             {
                 steps.Add(new StepRecord(
                     step, epoch, Number(entry, "loss"), Number(entry, "learning_rate"), Number(entry, "grad_norm"),
-                    (long)Number(entry, "num_tokens"), (long)Number(entry, "num_targets"), Number(entry, "seconds"))
+                    Count(entry, "num_tokens"), Count(entry, "num_targets"), Number(entry, "seconds") is >= 0 and < LongestSeconds and var seconds ? seconds : 0)
                 {
                     Metrics = Metrics(entry),
-                    MemoryBytes = entry["memory"] is null ? null : (long)Number(entry, "memory"),
+                    MemoryBytes = entry["memory"] is null ? null : Count(entry, "memory"),
                     Compute = ComputeChoice.FromJson(entry),
                 });
             }
@@ -162,7 +165,7 @@ internal sealed class TrainingLog : IDisposable
     {
         var metrics = entry.Select(static field => (Key: field.Key, Name: field.Key.StartsWith(EvaluationPrefix, StringComparison.Ordinal) ? field.Key[EvaluationPrefix.Length..] : field.Key))
             .Where(static field => !s_common.Contains(field.Name) && field.Name != SampleField)
-            .ToDictionary(static field => field.Name, field => Number(entry, field.Key), StringComparer.Ordinal);
+            .DistinctBy(static field => field.Name).ToDictionary(static field => field.Name, field => Number(entry, field.Key), StringComparer.Ordinal);
         return metrics.Count == 0 ? null : metrics;
     }
 
@@ -170,7 +173,7 @@ internal sealed class TrainingLog : IDisposable
         ? [.. list.OfType<JsonObject>().Select(static sample => new TrainingSample((string?)sample["prompt"] ?? "", (string?)sample["text"] ?? ""))]
         : null;
 
-    private static FileStream Open(string path) => new(path, FileMode.OpenOrCreate, FileAccess.Write, FileShare.Read | FileShare.Delete, 1);
+    private static FileStream Open(string path) => new(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.Read | FileShare.Delete, 1);
 
     private void Write(ReadOnlySpan<(string Name, double Value)> fields, ComputeChoice? compute = null, IReadOnlyList<TrainingSample>? samples = null)
     {
@@ -216,15 +219,33 @@ internal sealed class TrainingLog : IDisposable
     /// <summary>What could not be written the last time is written with the next line, from where the last whole line ended.</summary>
     private void WriteLines()
     {
+        if (_stream is not null && !File.Exists(_path))
+        {
+            MakeAnew(_stream);
+        }
+
         _stream ??= Open(_path);
         if (_isFailing)
         {
+            // It may be another file than before, with less in it.
+            _length = Math.Min(_length, _stream.Length);
             _stream.SetLength(_length);
         }
 
         _stream.Position = _length;
         Disk.Write(_stream, _lines.WrittenSpan);
         _length = _stream.Position;
+    }
+
+    /// <summary>Somebody has removed the file, or its whole folder: what is still held open is written to a new one.</summary>
+    private void MakeAnew(FileStream gone)
+    {
+        Directory.CreateDirectory(Path.GetDirectoryName(Path.GetFullPath(_path))!);
+        var stream = Open(_path);
+        gone.Position = 0;
+        gone.CopyTo(stream);
+        gone.Dispose();
+        (_stream, _length) = (stream, stream.Position);
     }
 
     /// <summary>A log is not worth a training: what can't be written is said and kept for later.</summary>
@@ -271,6 +292,9 @@ internal sealed class TrainingLog : IDisposable
             }
         }
     }
+
+    /// <summary>A number of things; damaged lines may say anything, and sums of what they say must stay numbers.</summary>
+    private static long Count(JsonObject entry, string name) => Number(entry, name) is >= 0 and <= MaxCount and var count ? (long)count : 0;
 
     private static int StepOf(JsonObject entry) => (int)Number(entry, "step");
 

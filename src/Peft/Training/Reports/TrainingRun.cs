@@ -34,7 +34,7 @@ public sealed record TrainingRun
     public long TrainedParameters { get; init; }
 
     /// <summary>What computed: the engine, the processor, the system.</summary>
-    public IReadOnlyDictionary<string, string> Environment { get; init => field = Values.Of(value); } = Values.Of(new Dictionary<string, string>());
+    public IReadOnlyDictionary<string, string> Environment { get; init => field = Values.Of(value ?? new Dictionary<string, string>()); } = Values.Of(new Dictionary<string, string>());
 
     /// <summary>That of a training.</summary>
     internal static TrainingRun Of(TrainingRequest request, TrainedPart part, IReadOnlyList<TrainedParameter> trained) => new()
@@ -69,9 +69,9 @@ public sealed record TrainingRun
     {
         try
         {
-            return JsonSerializer.Deserialize<TrainingRun>(File.ReadAllText(Path.Combine(folder, FileName)), JsonFile.WriteOptions);
+            return JsonFile.ReadNode(Path.Combine(folder, FileName)).Deserialize<TrainingRun>(JsonFile.WriteOptions);
         }
-        catch (Exception error) when (error is IOException or UnauthorizedAccessException or JsonException)
+        catch (Exception error) when (error is PeftException or JsonException)
         {
             return null;
         }

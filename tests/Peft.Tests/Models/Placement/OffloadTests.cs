@@ -84,6 +84,29 @@ public sealed class OffloadTests : IDisposable
     }
 
     [Fact]
+    public void What_a_killed_process_left_goes_with_the_next_one_and_what_a_living_one_has_stays()
+    {
+        Write((string)((object[])Families.First())[1]);
+        var (dead, living, strange) = (Left("peft-dead", "0.dat"), Left("peft-living", "0.dat"), Left("peft-strange", "notes.txt"));
+        Directory.CreateDirectory(_folder["weights/peft-without-a-lock"]);
+        using (new FileStream(Path.Combine(living, ".lock"), FileMode.Open, FileAccess.ReadWrite, FileShare.None))
+        {
+            using var model = PeftModel.Load(_folder.Path, new LoadOptions { DataType = ScalarType.BFloat16, DeviceMap = OnDisk() with { OffloadFolder = _folder["weights"] } });
+            Assert.False(Directory.Exists(dead));
+            Assert.True(Directory.Exists(living) && Directory.Exists(strange));
+            Assert.Equal(4, Directory.GetDirectories(_folder["weights"]).Length);
+        }
+
+        string Left(string name, string file)
+        {
+            var folder = Directory.CreateDirectory(_folder[Path.Combine("weights", name)]).FullName;
+            File.WriteAllText(Path.Combine(folder, ".lock"), "");
+            File.WriteAllText(Path.Combine(folder, file), "1");
+            return folder;
+        }
+    }
+
+    [Fact]
     public void What_would_change_offloaded_weights_says_what_to_do_instead()
     {
         Write((string)((object[])Families.First())[1]);
@@ -113,6 +136,8 @@ public sealed class OffloadTests : IDisposable
 
     [Theory]
     [InlineData("model.layers=cpu,model.norm=cpu,lm_head=cpu", "DeviceMapIncomplete", "model.embed_tokens")]
+    [InlineData("=cpu,model.norm=cpu,model.norm=disk", "DeviceMapInvalid", "model.norm")]
+    [InlineData("=cpu,=disk", "DeviceMapInvalid", "")]
     [InlineData("=cpu,model.layer.0=disk", "DeviceMapInvalid", "model.layer.0")]
     [InlineData("=cuda:0,lm_head=cpu", "DeviceMapNotSupported", "lm_head.weight")]
     [InlineData("=cuda:0,lm_head=cuda:1", "DeviceMapNotSupported", "cuda:1")]
