@@ -1,4 +1,5 @@
 using Peft.Adapters;
+using Peft.Adapters.Merging;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
@@ -71,6 +72,84 @@ public sealed class BaseWeightsInAdapterFileTests : IDisposable
         model.Merge();
         using var merged = ModelRun.Logits(model, _inputs, AdapterSelection.Base);
         Assert.True(expected.sub(merged).abs().max().item<float>() < 1e-4);
+    }
+
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void Merged_with_a_change_of_the_embedding_they_are_the_heads_for_good_and_the_embeddings_have_the_change(bool unload)
+    {
+        using var model = TinyLlama.Create(tied: true);
+        SaveWith(model, "embed_tokens", Wrapped, 1.5);
+        model.LoadAdapter(_folder.Path, "loaded");
+        model.SetActive("loaded");
+        using var expected = ModelRun.Logits(model, _inputs);
+        model.Merge(options: new MergeOptions { Unload = unload });
+        using var merged = ModelRun.Logits(model, _inputs, AdapterSelection.Base);
+        Assert.True(expected.sub(merged).abs().max().item<float>() < 1e-4);
+    }
+
+    [Fact]
+    public void What_PEFT_writes_twice_is_no_surprise_unless_it_differs()
+    {
+        using var model = TinyLlama.Create(tied: true);
+        model.AddAdapter(new LoraConfig { Rank = 2, TargetModules = ModuleNames.Of("q_proj"), ModulesToSave = ["lm_head"], TaskType = "CAUSAL_LM" }, "a", 1).Perturb(1);
+        model.SaveAdapter("a", _folder.Path);
+        model.RemoveAdapter("a");
+        const string Head = "base_model.model.lm_head.";
+        Edit(tensors =>
+        {
+            tensors[$"{Head}modules_to_save.weight"] = tensors[$"{Head}weight"].clone();
+            tensors[$"{Head}original_module.weight"] = ones_like(tensors[$"{Head}weight"]);
+        });
+        Assert.Empty(model.LoadAdapter(_folder.Path, "same").Report.Messages);
+
+        Edit(static tensors => tensors[$"{Head}modules_to_save.weight"] = tensors[$"{Head}weight"].mul(2));
+        Assert.Equal([$"{Head}modules_to_save.weight"], model.LoadAdapter(_folder.Path, "other").Report.Unexpected);
+    }
+
+    [Theory]
+    [InlineData("table")]
+    [InlineData("factors")]
+    [InlineData("saved")]
+    [InlineData("rows")]
+    public void Whatever_knows_more_tokens_than_the_model_says_that_tokens_come_first(string kind)
+    {
+        using var model = TinyLlama.Create(tied: false);
+        var config = new LoraConfig
+        {
+            Rank = 2,
+            TargetModules = ModuleNames.Of(kind == "factors" ? "embed_tokens" : "q_proj"),
+            ModulesToSave = kind == "saved" ? ["lm_head"] : null,
+            TrainableTokens = kind == "rows" ? new([1]) : null,
+            TaskType = "CAUSAL_LM",
+        };
+        model.AddAdapter(config, "a", 1).Perturb(1);
+        model.SaveAdapter("a", _folder.Path, embeddings: false);
+        model.RemoveAdapter("a");
+        switch (kind)
+        {
+            case "table":
+                Edit(static tensors => tensors[Embedding] = ones(TinyLlama.Vocabulary + 3, 16));
+                break;
+            case "factors":
+                Edit(static tensors => tensors["base_model.model.model.embed_tokens.lora_embedding_A"] = ones(2, TinyLlama.Vocabulary + 3));
+                break;
+            case "saved":
+                Edit(static tensors => tensors["base_model.model.lm_head.weight"] = ones(TinyLlama.Vocabulary + 3, 16));
+                break;
+            default:
+                var path = _folder["adapter_config.json"];
+                var json = System.Text.Json.Nodes.JsonNode.Parse(File.ReadAllText(path))!;
+                json["trainable_token_indices"] = new System.Text.Json.Nodes.JsonArray(TinyLlama.Vocabulary + 1);
+                File.WriteAllText(path, json.ToJsonString());
+                break;
+        }
+
+        var error = Assert.Throws<PeftException>(() => model.LoadAdapter(_folder.Path, "loaded"));
+
+        Assert.Contains("Add-ModelToken", error.RecommendedAction, StringComparison.Ordinal);
+        Assert.Empty(model.Adapters);
     }
 
     [Theory]

@@ -115,6 +115,21 @@ public class TargetMatcherTests
     }
 
     [Fact]
+    public void What_is_named_and_left_out_is_not_said_and_no_name_is_answered_with_itself_or_with_nothing()
+    {
+        using var model = TinyLlama.CreateStructure();
+        Assert.Empty(model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Of("q_proj", "v_proj"), ExcludeModules = ModuleNames.Of("q_proj") }, "a").Report.Messages);
+
+        var messages = model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Of("v_proj", "x", "all-linear") }, "b").Report.Messages;
+
+        Assert.Equal(2, messages.Count);
+        Assert.EndsWith("names 'x', which matches no module.", messages[0], StringComparison.Ordinal);
+        Assert.Contains("names 'all-linear', which has to stand alone", messages[1], StringComparison.Ordinal);
+        var patterns = model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Of("v_proj"), RankPattern = new Dictionary<string, int> { ["q_proj"] = 3 } }, "c").Report.Messages;
+        Assert.DoesNotContain("Did you mean", Assert.Single(patterns), StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void What_an_adapter_reaches_is_said_by_kind_and_count()
     {
         using var model = TinyLlama.CreateStructure();

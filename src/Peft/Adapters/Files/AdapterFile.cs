@@ -18,6 +18,10 @@ internal static class AdapterFile
     /// <summary>File name of the weights without extension.</summary>
     public const string Stem = "adapter_model";
 
+    /// <summary>What to do where an adapter knows tokens that the model lacks.</summary>
+    internal const string TokensFirst =
+        "Give the model the adapter's vocabulary first: Add-ModelToken adds tokens, in the order of their ids. Where the adapter's tokenizer lies in its folder, importing the adapter adds them.";
+
     private const string VersionKey = "peft_version";
     private const string BaseKey = "base_model_digest";
     private const char BuildMark = '@';
@@ -64,6 +68,7 @@ internal static class AdapterFile
         {
             if (keys.Found.TryGetValue(parameter.FileKey!, out var key))
             {
+                RefuseOtherVocabulary(store.Entry(key), parameter.Parameter, parameter.FileKey!, model, store.Path);
                 Fit(store.Entry(key), parameter.Parameter, store.Path);
                 found.TryAdd(parameter.Parameter, key);
             }
@@ -89,7 +94,19 @@ internal static class AdapterFile
             messages.Add($"'{store.Path}' was made for another base model than this one, though its shapes fit: what it says here may make no sense.");
         }
 
-        return Report(missing, keys.Unexpected, messages, store.Path, advice);
+        string[] unexpected = [.. keys.Unexpected, .. keys.Repeated.Where(entry => !AreEqual(store, entry.Key, entry.Of)).Select(static entry => entry.Key)];
+        return Report(missing, unexpected, messages, store.Path, advice);
+    }
+
+    private static bool AreEqual(TensorStore store, string one, string other)
+    {
+        if (!store.Entry(one).Shape.SequenceEqual(store.Entry(other).Shape))
+        {
+            return false;
+        }
+
+        using var scope = NewDisposeScope();
+        return store.Read(one, ScalarType.Float32).eq(store.Read(other, ScalarType.Float32)).all().item<bool>();
     }
 
     /// <summary>Writes an adapter into a folder, which is made when it isn't there.</summary>
@@ -236,7 +253,7 @@ internal static class AdapterFile
                 continue;
             }
 
-            RefuseOtherVocabulary(store.Entry(key), target, model, store.Path);
+            RefuseOtherVocabulary(store.Entry(key), parameter, name, model, store.Path);
             Fit(store.Entry(key), parameter, store.Path);
             var own = parameter.Data;
             var brought = Place(store.Read(key, own.dtype), adapter);
@@ -252,18 +269,28 @@ internal static class AdapterFile
         }
     }
 
-    private static void RefuseOtherVocabulary(TensorEntry entry, OverlayTarget target, PretrainedModel model, string path)
+    /// <summary>Something with a row, or a column, for each token, of another number of tokens than the model has.</summary>
+    private static void RefuseOtherVocabulary(TensorEntry entry, Parameter parameter, string key, PretrainedModel model, string path)
     {
-        var (rows, own) = (entry.Shape.Count > 0 ? entry.Shape[0] : 0, target.Parameter.Shape[0]);
-        if (rows != own && (target.Module is Embedding || target.Module.Path == model.OutputEmbeddings))
+        var (own, count) = (parameter.Shape, model.VocabularySize);
+        var differing = own.Count == entry.Shape.Count ? Enumerable.Range(0, own.Count).Where(axis => own[axis] != entry.Shape[axis]).ToArray() : [];
+        if (differing is not [var tokens] || own[tokens] != count || !IsOfTokens(key, model))
         {
-            throw new PeftException("AdapterShapeMismatch", FormattableString.Invariant(
-                $"'{path}': {entry.Name} has the shape [{string.Join(", ", entry.Shape)}], but '{target.Module.Path}' has [{string.Join(", ", target.Parameter.Shape)}]: the adapter was made with {rows} tokens, the model has {own}."))
-            {
-                Target = entry.Name,
-                RecommendedAction = "Give the base the adapter's vocabulary first: in Python resize_token_embeddings, and save model and tokenizer; then import that.",
-            };
+            return;
         }
+
+        throw new PeftException("AdapterShapeMismatch", FormattableString.Invariant(
+            $"'{path}': {entry.Name} has the shape [{string.Join(", ", entry.Shape)}], but '{key}' has [{string.Join(", ", own)}] here: the adapter was made with {entry.Shape[tokens]} tokens, the model has {count}."))
+        {
+            Target = entry.Name,
+            RecommendedAction = TokensFirst,
+        };
+    }
+
+    private static bool IsOfTokens(string key, PretrainedModel model)
+    {
+        IEnumerable<string?> tables = [model.OutputEmbeddings, .. model.Descendants().OfType<Embedding>().Where(table => table.Count == model.VocabularySize).Select(static table => table.Path)];
+        return tables.Any(table => table is not null && key.StartsWith($"{Prefix}{table}.", StringComparison.Ordinal));
     }
 
     /// <summary>Tables with rows of added tokens that the adapter doesn't hold itself, whole, as PEFT saves them where a vocabulary was changed.</summary>

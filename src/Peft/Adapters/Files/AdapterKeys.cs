@@ -5,8 +5,12 @@ namespace Peft.Adapters.Files;
 /// <summary>Which keys of a file are which of an adapter's, in all the spellings that PEFT's releases and what wraps models have used.</summary>
 /// <param name="Found">The file's key by the adapter's.</param>
 /// <param name="Unexpected">Keys of the file that belong to nothing, sorted.</param>
-internal sealed record AdapterKeys(IReadOnlyDictionary<string, string> Found, IReadOnlyList<string> Unexpected)
+/// <param name="Repeated">Keys of the file that are another name of what it holds under <c>Of</c> as well: PEFT writes saved modules and tied tables once more where it saves embeddings.</param>
+internal sealed record AdapterKeys(IReadOnlyDictionary<string, string> Found, IReadOnlyList<string> Unexpected, IReadOnlyList<(string Key, string Of)> Repeated)
 {
+    /// <summary>The part of a key under which PEFT keeps what a saved module stands for: the base's own values, which it doesn't read.</summary>
+    private const string Original = ".original_module.";
+
     /// <summary>What torch.compile and data parallelism put in front of a name, or between its parts.</summary>
     private static readonly string[] s_wrappers = ["_orig_mod.", "module."];
 
@@ -33,17 +37,37 @@ internal sealed record AdapterKeys(IReadOnlyDictionary<string, string> Found, IR
         }
 
         List<string> unexpected = [];
-        foreach (var name in others)
+        List<(string, string)> repeated = [];
+        foreach (var name in others.Where(static name => !name.Contains(Original, StringComparison.Ordinal)))
         {
-            if (!Spellings(name, adapter, model).Any(spelling => expected.Contains(spelling) && found.TryAdd(spelling, name)))
+            string[] spellings = [.. Spellings(name, adapter, model)];
+            if (Array.Exists(spellings, spelling => expected.Contains(spelling) && found.TryAdd(spelling, name)))
+            {
+                continue;
+            }
+
+            if (spellings.Concat(spellings.SelectMany(spelling => OfOwner(spelling, model))).FirstOrDefault(found.ContainsKey) is { } twin)
+            {
+                repeated.Add((name, found[twin]));
+            }
+            else
             {
                 unexpected.Add(name);
             }
         }
 
         unexpected.Sort(StringComparer.Ordinal);
-        return new AdapterKeys(found, unexpected);
+        return new AdapterKeys(found, unexpected, repeated);
     }
+
+    /// <summary>The key of the module that shares its weight with the one of this key.</summary>
+    private static IEnumerable<string> OfOwner(string key, PretrainedModel model) =>
+        from tie in model.TiedParameters
+        let follower = AdapterFile.Prefix + Module(tie.Follower)
+        where key.StartsWith(follower, StringComparison.Ordinal)
+        select AdapterFile.Prefix + Module(tie.Owner) + key[follower.Length..];
+
+    private static string Module(string parameter) => parameter[..(parameter.LastIndexOf('.') + 1)];
 
     /// <summary>A list for a message: the first few, and how many more there are.</summary>
     public static string Shorten(IReadOnlyList<string> keys) => keys.Count == 0 ? "none"

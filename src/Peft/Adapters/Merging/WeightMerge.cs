@@ -358,8 +358,11 @@ internal sealed class WeightMerge
 
     /// <summary>Whether all who share the weight are replaced by the same copy, or have the same vectors of tokens, so that it may stay shared.</summary>
     private bool SharesOverlay(Parameter parameter, Parameter[] others) =>
-        (Overlay(parameter) is { } copy && Array.TrueForAll(others, other => Overlay(other) == copy))
+        (Overlay(parameter) is { } copy && Array.TrueForAll(others, other => Overlay(other) == copy) && !IsAdapted(parameter) && !Array.Exists(others, IsAdapted))
         || (Rows(parameter) is { Length: > 0 } rows && Array.TrueForAll(others, other => Rows(other).SequenceEqual(rows)));
+
+    /// <summary>Whether a merged adapter changes the parameter beyond replacing it.</summary>
+    private bool IsAdapted(Parameter parameter) => parameter.Slot is AdapterSlot slot && _names.Any(name => slot[name] is not null);
 
     /// <summary>What replaces rows of a parameter, where nothing else acts on it.</summary>
     private Parameter[] Rows(Parameter parameter)

@@ -6,6 +6,9 @@ namespace Peft.Adapters.Targets;
 /// </summary>
 public sealed record ModuleNames
 {
+    /// <summary>What configurations say for every linear layer but the output layer.</summary>
+    internal const string AllLinearWord = "all-linear";
+
     private ModuleNames(IReadOnlyList<string>? names, string? pattern)
     {
         Names = names;
@@ -13,7 +16,7 @@ public sealed record ModuleNames
     }
 
     /// <summary>Every linear layer but the output layer.</summary>
-    public static ModuleNames AllLinear { get; } = new(null, "all-linear");
+    public static ModuleNames AllLinear { get; } = new(null, AllLinearWord);
 
     /// <summary>Names (<c>q_proj</c>) or path endings (<c>layers.1.self_attn.q_proj</c>); null when a pattern is given.</summary>
     public IReadOnlyList<string>? Names { get; }
@@ -22,7 +25,7 @@ public sealed record ModuleNames
     public string? Pattern { get; }
 
     /// <summary>Whether all linear layers are meant.</summary>
-    public bool IsAllLinear => Pattern is "all-linear";
+    public bool IsAllLinear => Pattern is AllLinearWord;
 
     /// <summary>By names or path endings.</summary>
     public static ModuleNames Of(params IEnumerable<string> names) => new([.. names], null);

@@ -74,9 +74,12 @@ public static class TargetMatcher
             messages.Add($"exclude_modules ({config.ExcludeModules}) left nothing out.");
         }
 
-        foreach (var idle in config.TargetModules?.Names?.Where(name => !matched.Exists(match => EndsWith(match.Path, name))) ?? [])
+        // What is named and left out again, as PEFT writes all-linear without some, is no mistake.
+        foreach (var idle in config.TargetModules?.Names?.Where(name => !model.AdaptableModules.Any(module => EndsWith(module.Path, name))) ?? [])
         {
-            messages.Add($"target_modules names '{idle}', which matches no module.{Spelling.DidYouMean(idle, model.Descendants().Select(static module => module.Name))}");
+            messages.Add(idle == ModuleNames.AllLinearWord
+                ? $"target_modules names '{idle}', which has to stand alone: beside other names it means no module."
+                : $"target_modules names '{idle}', which matches no module.{Spelling.DidYouMean(idle, model.Descendants().Select(static module => module.Name))}");
         }
 
         foreach (var layer in config.LayersToTransform?.Where(layer => !matched.Exists(match => IsInLayers(config with { LayersToTransform = [layer] }, match.Path))) ?? [])

@@ -1,3 +1,4 @@
+using Peft.Adapters.Files;
 using Peft.Adapters.Slots;
 using Peft.Models;
 using Peft.Models.Layers;
@@ -38,7 +39,7 @@ internal sealed class TokenRowsLayer(IAdaptable layer, IReadOnlyList<int> indice
             throw new PeftException("TokenOutOfRange", $"Token {id} does not exist: '{layer.Path}' has {layer.Weight.Shape[0]} tokens.")
             {
                 Target = id,
-                RecommendedAction = "Give ids that the model's tokenizer gives.",
+                RecommendedAction = $"Give ids that the model's tokenizer gives. {AdapterFile.TokensFirst}",
             };
         }
 
