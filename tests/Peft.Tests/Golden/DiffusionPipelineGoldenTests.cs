@@ -63,7 +63,9 @@ public sealed class DiffusionPipelineGoldenTests
 
         var pixels = recorded.Read("input_image").mul(2).sub(1);
         var original = parts.Autoencoder.Encode(pixels, new ForwardContext()).Sample(recorded.Read("posterior_noise")).mul(parts.Autoencoder.ScalingFactor);
-        return new LatentStart(recorded.Read("start_noise")) { Original = original };
+        var noise = recorded.Read("start_noise");
+        var mask = recorded.Contains("mask_image") ? nn.functional.interpolate(recorded.Read("mask_image"), [noise.size(2), noise.size(3)]) : null;
+        return new LatentStart(noise) { Original = original, Mask = mask };
     }
 
     private static ImageOptions Options(JsonElement arguments, JsonElement call)
@@ -72,7 +74,7 @@ public sealed class DiffusionPipelineGoldenTests
         {
             Scheduler = arguments.GetProperty("scheduler").GetString(),
             SchedulerOptions = (JsonObject)JsonFile.Node(arguments.GetProperty("scheduler_changes"))!,
-            TruncatesPrompts = true,
+            TruncatesPrompts = !arguments.TryGetProperty("truncate", out var truncates) || truncates.GetBoolean(),
         };
         foreach (var argument in call.EnumerateObject())
         {
