@@ -5,16 +5,21 @@ public static class Spelling
 {
     private const int FewestLetters = 3;
 
-    /// <summary>The first name that begins with what was typed, or else the one that is written most alike, as far as one in three letters may differ; never what was typed.</summary>
+    /// <summary>The first name that begins with what was typed, or else the one that is written most alike, as far as one in three letters may differ.</summary>
     /// <param name="typed">What was typed.</param>
     /// <param name="names">The names there are.</param>
-    /// <returns>The name, or null where none is near.</returns>
+    /// <returns>The name, or null where none is near or nothing is misspelt.</returns>
     public static string? Nearest(string typed, IEnumerable<string> names)
     {
         ArgumentNullException.ThrowIfNull(typed);
         ArgumentNullException.ThrowIfNull(names);
         var limit = Math.Max(1, typed.Length / 3);
-        string[] all = [.. names.Where(name => name != typed).Distinct(StringComparer.Ordinal)];
+        string[] all = [.. names.Distinct(StringComparer.Ordinal)];
+        if (all.Contains(typed, StringComparer.Ordinal))
+        {
+            return null;
+        }
+
         var begun = typed.Length < FewestLetters ? null : Array.Find(all, name => name.StartsWith(typed, StringComparison.OrdinalIgnoreCase));
         return begun ?? all.Select(name => (Name: name, Distance: Distance(typed.ToUpperInvariant(), name.ToUpperInvariant(), limit)))
             .Where(entry => entry.Distance <= limit && entry.Distance < typed.Length).OrderBy(static entry => entry.Distance).Select(static entry => entry.Name).FirstOrDefault();
