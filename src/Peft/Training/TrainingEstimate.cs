@@ -18,8 +18,8 @@ public sealed record TrainingEstimate
     private const long IdleBytes = 190L << 20, EngineBytes = 55L << 20;
     private const int ScoreCopies = 3;
 
-    // A block that runs again, its gradients, and what the allocator doesn't give back between blocks; measured.
-    private const int BlocksAtOnce = 6;
+    // A block that runs again and its gradients, with what the allocator doesn't give back between blocks; measured.
+    private const int BlocksAtOnce = 2;
     private const int BytesOfTrained = 16;
     private const double Uncertainty = 0.15;
     private const int ProductsOfFrozen = 2, OperationsOfProduct = 2;

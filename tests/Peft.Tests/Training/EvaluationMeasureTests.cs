@@ -1,4 +1,7 @@
+using System.Text.Json.Nodes;
+using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
+using Peft.Adapters.Targets;
 using Peft.Models;
 using Peft.Tests.Adapters;
 using Peft.Tests.Golden;
@@ -11,6 +14,9 @@ namespace Peft.Tests.Training;
 
 public sealed class EvaluationMeasureTests
 {
+    private static readonly JsonNode s_measures =
+        JsonNode.Parse(File.ReadAllText(Path.Combine(GoldenCases.Repository, "tests", "references", "measures", "measures.json")))!;
+
     /// <summary>The examples of Lin 2004, sections 3.1 and 4: answers to "police killed the gunman".</summary>
     [Theory]
     [InlineData("police kill the gunman", 0.75, 1 / 3.0, 0.75)]
@@ -77,6 +83,72 @@ public sealed class EvaluationMeasureTests
         Assert.Equal([2 / 3.0, 0.5, 0], scores.Select(static score => score.F1), static (left, right) => Math.Abs(left - right) < 1e-12);
     }
 
+    /// <summary><c>tests/references/measures/make.py</c> recorded them, from the definitions.</summary>
+    [Fact]
+    public void Entities_are_found_whole_and_of_the_right_kind_as_the_definition_says()
+    {
+        foreach (var recorded in s_measures["tagging"]!.AsArray())
+        {
+            var measured = new TaggingMeasurement([.. recorded!["rows"]!.AsArray().Select(static (row, i) => new TaggedRow(i, Texts(row![0]), Texts(row[1])))]);
+            Assert.Equal(((int)recorded["hits"]!, (int)recorded["words"]!), (measured.Accuracy.Hits, measured.Accuracy.Count));
+            Same(recorded["all"]!, (measured.Precision, measured.Recall, measured.F1));
+            var kinds = recorded["kinds"]!.AsArray();
+            Assert.Equal(kinds.Select(static kind => ((string)kind!["name"]!, (int)kind["count"]!)), measured.Entities.Select(static score => (score.Name, score.Count)));
+            Assert.All(kinds.Zip(measured.Entities), static pair => Same(pair.First!, (pair.Second.Precision, pair.Second.Recall, pair.Second.F1)));
+        }
+
+        static void Same(JsonNode recorded, (double Precision, double Recall, double F1) found) =>
+            Assert.Equal([(double)recorded["precision"]!, (double)recorded["recall"]!, (double)recorded["f1"]!], [found.Precision, found.Recall, found.F1], static (left, right) => Math.Abs(left - right) < 1e-12);
+    }
+
+    [Fact]
+    public void Classes_without_a_prefix_are_entities_as_long_as_they_go_on()
+    {
+        var measured = new TaggingMeasurement([new TaggedRow(0, ["NOUN", "NOUN", "O", "VERB"], ["NOUN", "NOUN", "VERB", "VERB"])]);
+        Assert.Equal([("NOUN", 1, 1.0), ("VERB", 1, 0.0)], measured.Entities.Select(static score => (score.Name, score.Count, score.Recall)));
+        Assert.Equal(0, new TaggingMeasurement([new TaggedRow(0, ["O"], ["O"])]).F1);
+    }
+
+    [Fact]
+    public void Answers_from_a_text_have_exact_match_and_F1_as_the_definition_says()
+    {
+        var recorded = s_measures["spans"]!.AsArray();
+        SpanAnswer[] answers = [.. recorded.Select(static (span, i) => new SpanAnswer(i, "", Texts(span!["expected"]), (string)span["answer"]!))];
+        Assert.All(recorded.Zip(answers), static pair =>
+        {
+            Assert.Equal((bool)pair.First!["exact"]!, pair.Second.IsExact);
+            Assert.Equal((double)pair.First["f1"]!, pair.Second.F1, 1e-12);
+        });
+        var measured = new SpanMeasurement(answers);
+        Assert.Equal(recorded.Count(static span => (bool)span!["exact"]!), measured.ExactMatch.Hits);
+        Assert.Equal(recorded.Average(static span => (double)span!["f1"]!), measured.F1, 1e-12);
+    }
+
+    [Theory]
+    [InlineData("LlamaForTokenClassification")]
+    [InlineData("LlamaForQuestionAnswering")]
+    public void Heads_for_words_and_spans_learn_what_they_are_then_measured_by(string head)
+    {
+        using var folder = new TemporaryFolder();
+        var tokenizer = WordTokenizer.In(folder, "a b c d e f q r s t u v w x <end>");
+        using var model = Headed(head, folder.Path);
+        var isTagging = head.Contains("Token", StringComparison.Ordinal);
+        var data = TrainingDataset.FromRows(isTagging
+            ? [Tagged(["a", "b", "c", "d"], ["B-X", "I-X", "O", "B-Y"]), Tagged(["q", "a", "b"], ["O", "B-X", "I-X"]), Tagged(["d", "d"], ["B-Y", "B-Y"])]
+            : [Asked("q", "a b c d", "b c"), Asked("r", "e f d c", "d c"), Asked("q", "u b c v w", "b c")]);
+        object Measure() => isTagging ? TaggingMeasurement.Measure(model, data, batchSize: 2) : SpanMeasurement.Measure(model, data, batchSize: 2);
+        double F1(object measured) => measured is TaggingMeasurement tagging ? tagging.F1 : ((SpanMeasurement)measured).F1;
+        var before = F1(Measure());
+        var options = new TrainingOptions { LearningRate = 2e-2, BatchSize = 3, MaxSteps = 80, Seed = 5, Objective = isTagging ? "token_classification" : "question_answering" };
+        _ = new Trainer(TrainerTests.Request(model, options, data.Tokenize(tokenizer, TokenizationOptions.Of(options, model)))).Train();
+        Assert.True(before < 0.9, $"{before}");
+        Assert.Equal(1, F1(Measure()), 1e-9);
+        Assert.Equal("ClassesMissing", Assert.Throws<PeftException>(() => { _ = isTagging ? (object)SpanMeasurement.Measure(model, data) : TaggingMeasurement.Measure(model, data); }).ErrorId);
+
+        static Dictionary<string, object?> Tagged(object?[] words, object?[] tags) => new() { ["tokens"] = words, ["ner_tags"] = tags };
+        static Dictionary<string, object?> Asked(string question, string context, string answer) => new() { ["question"] = question, ["context"] = context, ["answer"] = answer };
+    }
+
     [Fact]
     public void What_is_forgotten_is_measured_before_on_the_way_and_after_and_warned_of()
     {
@@ -114,6 +186,31 @@ public sealed class EvaluationMeasureTests
 
         TokenizedDataset Rows(string[] questions, string answer) =>
             TrainingDataset.FromRows(questions.Select(question => new Dictionary<string, object?> { ["prompt"] = question, ["completion"] = " " + answer })).Tokenize(tokenizer);
+    }
+
+    private static string[] Texts(JsonNode? list) => [.. list!.AsArray().Select(static text => (string)text!)];
+
+    /// <summary>A model with a head of random weights and an adapter that trains it; its tokenizer lies in a folder.</summary>
+    private static PeftModel Headed(string head, string folder)
+    {
+        var network = ArchitectureRegistry.Create(ModelConfig.FromText($$$"""
+            {
+              "model_type": "llama", "architectures": ["{{{head}}}"], "vocab_size": 20, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+              "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "pad_token_id": 14,
+              "num_labels": 4, "id2label": {"0": "O", "1": "B-X", "2": "I-X", "3": "B-Y"}
+            }
+            """));
+        using var noGradients = no_grad();
+        using var generator = new Generator(2);
+        foreach (var (_, parameter, _) in network.NamedParameters().Where(static named => named.Parameter.IsOwner))
+        {
+            parameter.Assign(empty([.. parameter.Shape]).normal_(parameter.Shape.Count == 1 ? 1 : 0, 0.3, generator));
+        }
+
+        network.Fuse();
+        var model = new PeftModel(network, "tiny", folder);
+        model.AddAdapter(new LoraConfig { Rank = 4, Alpha = 8, TargetModules = ModuleNames.AllLinear }, "tuned", seed: 3);
+        return model;
     }
 
     private sealed class OneRow(TokenRow row) : ITrainingData

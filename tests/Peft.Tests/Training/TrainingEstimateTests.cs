@@ -26,7 +26,7 @@ public sealed class TrainingEstimateTests
         Assert.Equal((5, Rows * Length), (estimate.Steps, estimate.BatchTokens));
 
         var recomputed = Estimate(model, new TrainingOptions { BatchSize = Rows, MaxSteps = 5, GradientCheckpointing = true });
-        Assert.Equal(((layers * hidden) + (6 * block)) * Rows * Length * sizeof(float), recomputed.ActivationBytes);
+        Assert.Equal(((layers * hidden) + (2 * block)) * Rows * Length * sizeof(float), recomputed.ActivationBytes);
         Assert.Equal(16 * model["default"].TrainableParameters.Sum(static parameter => parameter.Parameter.Count), estimate.OptimizerBytes);
     }
 

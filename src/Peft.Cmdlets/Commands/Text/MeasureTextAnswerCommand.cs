@@ -12,7 +12,7 @@ namespace Peft.Cmdlets.Commands.Text;
 
 /// <summary>Measure-TextAnswer: how many questions of a data set a model answers as the data set does.</summary>
 [Cmdlet(VerbsDiagnostic.Measure, "TextAnswer", DefaultParameterSetName = ModelSet)]
-[OutputType(typeof(AnswerMeasurement), typeof(ChoiceMeasurement), typeof(ClassificationMeasurement))]
+[OutputType(typeof(AnswerMeasurement), typeof(ChoiceMeasurement), typeof(ClassificationMeasurement), typeof(TaggingMeasurement), typeof(SpanMeasurement))]
 public sealed class MeasureTextAnswerCommand : GenerationCommand
 {
     /// <summary>The data set whose questions are asked, from Import-TrainingDataset; the path of a file, or rows, do as well.</summary>
@@ -52,7 +52,7 @@ public sealed class MeasureTextAnswerCommand : GenerationCommand
     protected override void Process()
     {
         var (model, selection) = (TheModel, SelectionOf(AdapterName));
-        if (Choice is not null || ChoiceColumn is not null || model.Base is SequenceClassificationModel)
+        if (Choice is not null || ChoiceColumn is not null || model.Base is SequenceClassificationModel or TokenClassificationModel or QuestionAnsweringModel)
         {
             WriteObject(Run(output => Rate(model, selection, output)));
             return;
@@ -77,14 +77,18 @@ public sealed class MeasureTextAnswerCommand : GenerationCommand
         WriteObject(Test is null ? measured : new AnswerMeasurement([.. measured.Answers.Select(answer => answer with { IsPassed = Passes(answer) })]));
     }
 
-    /// <summary>Without generating: the likeliest of several answers, or the class that a head gives.</summary>
+    /// <summary>Without generating: the likeliest of several answers, or what a head gives.</summary>
     private object Rate(PeftModel model, AdapterSelection? selection, WorkOutput output)
     {
         var progress = new ProgressLine(output, "Measuring answers", plainLines: true);
         Action<int> onAnswered = done => progress.Show(done, Dataset.Count, FormattableString.Invariant($"{done} of {Dataset.Count} questions"));
-        object measured = model.Base is SequenceClassificationModel
-            ? ClassificationMeasurement.Measure(model, Dataset, selection, BatchSize, onAnswered, output.Cancellation)
-            : ChoiceMeasurement.Measure(model, Dataset, ChoicesOf, selection, BatchSize, onAnswered, output.Cancellation);
+        object measured = model.Base switch
+        {
+            SequenceClassificationModel => ClassificationMeasurement.Measure(model, Dataset, selection, BatchSize, onAnswered, output.Cancellation),
+            TokenClassificationModel => TaggingMeasurement.Measure(model, Dataset, selection, BatchSize, onAnswered, output.Cancellation),
+            QuestionAnsweringModel => SpanMeasurement.Measure(model, Dataset, selection, BatchSize, onAnswered, output.Cancellation),
+            _ => ChoiceMeasurement.Measure(model, Dataset, ChoicesOf, selection, BatchSize, onAnswered, output.Cancellation),
+        };
         progress.Complete();
         return measured;
     }

@@ -1,3 +1,4 @@
+using Peft.Engine;
 using Peft.Models.Steps;
 using static TorchSharp.torch;
 
@@ -75,6 +76,11 @@ internal static class DecoderStack
         {
             context.Cancellation.ThrowIfCancellationRequested();
             IReadOnlyList<Tensor> inputs = [input, .. beside(sides)];
+            if (context is { Tape: not null, Checkpointing: true })
+            {
+                FreedMemory.GiveBackGrowth();
+            }
+
             var outputs = context.Tape is { } tape && (context.Checkpointing || block.Residence is not null)
                 ? tape.Checkpoint((values, inner) => run(block, values, inner), inputs, context, Trains(block, context), block.Residence)
                 : Resident(block, () => run(block, inputs, context));

@@ -448,7 +448,7 @@ public sealed class TrainingDataset
     }
 
     /// <summary>How the rows are understood by an objective that takes such examples.</summary>
-    private DatasetColumns ColumnsFor(ExampleKind examples) => _fits.FirstOrDefault(fit => fit.Kind.Examples == examples)
+    internal DatasetColumns ColumnsFor(ExampleKind examples) => _fits.FirstOrDefault(fit => fit.Kind.Examples == examples)
         ?? throw new PeftException("DatasetKindUnfit", $"'{Origin}' holds no examples of the kind {examples}. Its columns: {string.Join(", ", ColumnNames)}.")
         {
             Target = this,
