@@ -11,13 +11,22 @@ internal static class RandomDraws
 {
     private const long Seeds = 1L << 53;
 
-    /// <summary>1 with a probability, else 0.</summary>
+    /// <summary>True with a probability: what dropout keeps.</summary>
     /// <param name="like">Gives shape and device.</param>
-    /// <param name="type">Type of the result.</param>
-    /// <param name="probability">Of 1.</param>
+    /// <param name="probability">Of true.</param>
     /// <param name="generator">Where from; null for the global generator.</param>
-    public static Tensor Bernoulli(Tensor like, ScalarType type, double probability, Generator? generator) =>
-        empty_like(like, type).bernoulli_(probability, On(like.device_type, generator));
+    public static Tensor Kept(Tensor like, double probability, Generator? generator)
+    {
+        var kept = empty_like(like, ScalarType.Bool);
+        if (like.device_type != DeviceType.CPU)
+        {
+            return kept.bernoulli_(probability, On(like.device_type, generator));
+        }
+
+        using var seed = randint(0, Seeds, [1], ScalarType.Int64, generator: generator);
+        DropoutKernel.Fill(kept, probability, seed.item<long>());
+        return kept;
+    }
 
     /// <summary>Uniform in [0, 1).</summary>
     public static Tensor Uniform(long[] shape, ScalarType type, Device device, Generator? generator) => rand(shape, type, device, generator: On(device.type, generator));

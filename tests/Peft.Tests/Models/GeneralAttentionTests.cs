@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Peft.Engine;
 using Peft.Models;
 using Peft.Models.Layers;
 using TorchSharp;
@@ -136,7 +137,7 @@ public class GeneralAttentionTests
         var (q, k, v) = Inputs(check, 6, 6);
         var context = new ForwardContext { Rows = Rows, Length = 6, IsTraining = true, Generator = new Generator(3) };
         var hidden = ones(6, 6, ScalarType.Bool).triu(1).unsqueeze(0);
-        var kept = empty([Rows * 2, 18, 6], ScalarType.Bool).bernoulli_(0.6, new Generator(3)).view(Rows, 6, 6, 6);
+        var kept = RandomDraws.Kept(empty([Rows * 2, 18, 6]), 0.6, new Generator(3)).view(Rows, 6, 6, 6);
         check.Run(
             inner => Attention.Forward(q, k, v, shape, null, AttentionPlan.Causal(inner, CPU), null, inner),
             (inputs, _) => Plain(inputs[0], inputs[1], inputs[2], shape, hidden, kept: kept),

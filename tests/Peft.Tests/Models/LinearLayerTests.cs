@@ -1,3 +1,4 @@
+using Peft.Engine;
 using Peft.Models;
 using Peft.Models.Layers;
 using TorchSharp;
@@ -143,7 +144,7 @@ public class LinearLayerTests
         var x = check.Input(9, 12);
         using var generator = new Generator(5);
         using var again = new Generator(5);
-        var mask = empty_like(x, ScalarType.Bool).bernoulli_(0.6, again);
+        var mask = RandomDraws.Kept(x, 0.6, again);
         check.Run(
             context => layer.Forward(x, context),
             (inputs, value) => Changed(Changed(Plain(layer, inputs[0], value), inputs[0], first, value, mask), inputs[0], second, value),

@@ -28,7 +28,7 @@ internal static class RandomTensors
     /// <summary>Zero with the given probability, else 1 / (1 - probability); of the shape and type of <paramref name="like"/>.</summary>
     public static Tensor DropoutMask(Tensor like, double probability, Generator? generator) => probability >= 1
         ? zeros_like(like)
-        : RandomDraws.Bernoulli(like, like.dtype, 1 - probability, generator).div_(1 - probability);
+        : RandomDraws.Kept(like, 1 - probability, generator).to(like.dtype).div_(1 - probability);
 
     private static Tensor Move(Tensor tensor, Device device) => device.type == DeviceType.CPU ? tensor : tensor.to(device);
 }

@@ -130,7 +130,7 @@ internal static class LlamaFamilies
             Gguf = GgufMaps.Olmo2,
             Defaults = Defaults("""{ "vocab_size": 50304, "rms_norm_eps": 1e-5, "pad_token_id": 1 }"""),
         },
-        new("olmo3", "Olmo3", static config => new LlamaModel(config, Olmo with { HasWindow = true, FullEvery = 4, LocalBase = ("rope_theta", 500000) }))
+        new("olmo3", "Olmo3", static config => new LlamaModel(config, Olmo with { HasWindow = true, FullEvery = 4, LocalBase = ("rope_local_base_freq", 500000) }))
         {
             Gguf = GgufMaps.Olmo3,
             Defaults = Defaults("""{ "vocab_size": 50304, "rms_norm_eps": 1e-5, "pad_token_id": 1, "sliding_window": 4096, "rope_theta": 500000.0 }"""),

@@ -113,7 +113,7 @@ internal static class GgufMaps
     {
         Marker = "attention.sliding_window",
         Window = new(4),
-        Rotary = new() { LocalBase = ("rope_theta", 500000), StatesLocalBase = false },
+        Rotary = new() { LocalBase = ("rope_local_base_freq", 500000), StatesLocalBase = false },
     };
 
     public static GgufMap Glm4 { get; } = new("glm4")

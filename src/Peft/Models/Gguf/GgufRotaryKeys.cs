@@ -43,7 +43,7 @@ internal static class GgufRotaryKeys
     };
 
     /// <summary>The metadata of a configuration.</summary>
-    /// <exception cref="NotSupportedByPeftException"><c>GgufRotaryNotSupported</c>.</exception>
+    /// <exception cref="NotSupportedByPeftException"><c>GgufRotaryNotSupported</c> or <c>GgufSettingNotSupported</c>.</exception>
     public static IEnumerable<(string Key, object Value)> Metadata(GgufMap map, ModelConfig config, long headSize)
     {
         if (map.Rotary is not { } rotary)
@@ -54,9 +54,17 @@ internal static class GgufRotaryKeys
         var rope = Parameters(config) ?? new ModelConfig([]);
         yield return (map.Key("rope.dimension_count"), (uint)Turning(map, config, headSize));
         yield return (map.Key("rope.freq_base"), (float)Base(config));
-        if (rotary is { LocalBase: { } local, StatesLocalBase: true })
+        if (rotary.LocalBase is { } local)
         {
-            yield return (map.Key(LocalBaseKey), (float)LocalBase(config, local));
+            var theta = LocalBase(config, local);
+            if (rotary.StatesLocalBase)
+            {
+                yield return (map.Key(LocalBaseKey), (float)theta);
+            }
+            else if (theta != Base(config))
+            {
+                throw GgufMaps.Refused("rope_theta", FormattableString.Invariant($"llama.cpp has one base of rotary positions in '{map.Architecture}'; here it is {theta:R} where layers have a window, and {Base(config):R} elsewhere (rope_theta)."));
+            }
         }
 
         var kind = Kind(config);
@@ -141,7 +149,11 @@ internal static class GgufRotaryKeys
         if (rotary.LocalBase is { } local)
         {
             var theta = rotary.StatesLocalBase ? file.Metadata.GetNumber(map.Key(LocalBaseKey), local.Otherwise) : (double)rope["rope_theta"]!;
-            config[local.Key] = theta;
+            if (rotary.StatesLocalBase)
+            {
+                config[local.Key] = theta;
+            }
+
             config["rope_parameters"] = new JsonObject
             {
                 ["full_attention"] = rope,

@@ -57,7 +57,7 @@ internal sealed class AttentionPiece(
             var weights = Weights(block).Weights;
             if (_drops)
             {
-                var kept = RandomDraws.Bernoulli(weights, ScalarType.Bool, 1 - _shape.Dropout, context.Generator);
+                var kept = RandomDraws.Kept(weights, 1 - _shape.Dropout, context.Generator);
                 _dropped.Add(context.Tape is null ? kept : KeepOwn(kept));
             }
 
@@ -252,7 +252,7 @@ internal sealed class AttentionPiece(
 
     private static Tensor Flat(Tensor heads) => heads.reshape(heads.size(0) * heads.size(1), -1);
 
-    private Tensor Dropped(Tensor weights, int index) => _drops ? weights.mul(_dropped[index]).mul_(1 / (1 - _shape.Dropout)) : weights;
+    private Tensor Dropped(Tensor weights, int index) => _drops ? DropoutKernel.Apply(weights, _dropped[index], 1 / (1 - _shape.Dropout)) : weights;
 
     private Tensor Slice(Tensor bias, AttentionPlan.Block block)
     {

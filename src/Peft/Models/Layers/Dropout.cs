@@ -39,8 +39,8 @@ public sealed class Dropout : Module
             return x;
         }
 
-        var mask = RandomDraws.Bernoulli(x, ScalarType.Bool, 1 - _probability, context.Generator);
-        var y = x.mul(mask).mul_(1 / (1 - _probability));
+        var mask = RandomDraws.Kept(x, 1 - _probability, context.Generator);
+        var y = DropoutKernel.Apply(x, mask, 1 / (1 - _probability));
         context.Tape?.Record(new DropoutPiece(mask, _probability), [x], [y], trains: false);
         return y;
     }
@@ -70,6 +70,6 @@ public sealed class Dropout : Module
             _probability = probability;
         }
 
-        public override void Backward(PieceGradients gradients) => gradients.Add(0, gradients.Output().mul(_mask).mul_(1 / (1 - _probability)));
+        public override void Backward(PieceGradients gradients) => gradients.Add(0, DropoutKernel.Apply(gradients.Output(), _mask, 1 / (1 - _probability)));
     }
 }

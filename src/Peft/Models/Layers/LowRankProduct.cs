@@ -185,9 +185,9 @@ internal sealed class LowRankProduct
 
     private static Tensor? Mask(Tensor x, double probability, Generator? generator) => probability <= 0
         ? null
-        : RandomDraws.Bernoulli(x, ScalarType.Bool, 1 - probability, generator);
+        : RandomDraws.Kept(x, 1 - probability, generator);
 
-    private static Tensor Masked(Tensor x, Tensor? mask) => mask is null ? x : x.mul(mask);
+    private static Tensor Masked(Tensor x, Tensor? mask) => mask is null ? x : DropoutKernel.Apply(x, mask, 1);
 
     // What dropout leaves is scaled up to keep the mean; the factor joins the change's own. Where it leaves nothing there is no mean to keep.
     private static float Scale(LowRankTerm term, Tensor? mask) => (float)(
