@@ -97,7 +97,7 @@ internal sealed record GroupedTensors(GroupedLayout Layout, Tensor Words, Tensor
                 throw QuantizedTensor.Invalid(file, stem, $"qweight is [{string.Join(", ", given.Shape)}], qzeros [{string.Join(", ", zeros.Shape)}], scales [{string.Join(", ", scales.Shape)}]");
             }
 
-            string[] parts = [words, stem + "qzeros", stem + "scales", stem + "g_idx"];
+            string[] parts = [words, stem + "qzeros", stem + "scales", .. file.Contains(stem + "g_idx") ? (string[])[stem + "g_idx"] : []];
             yield return new QuantizedTensor(new TensorEntry(stem + "weight", type, [outputs, inputs], layout.Name), parts)
             {
                 Pack = place => GroupedWeight.Of(Read(file, layout, stem, groups), type, place),

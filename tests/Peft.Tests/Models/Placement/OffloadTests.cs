@@ -4,6 +4,7 @@ using Peft.Adapters.Targets;
 using Peft.Models;
 using Peft.Models.Placement;
 using Peft.Quantization;
+using Peft.Tests.Quantization;
 using Peft.Tests.Adapters;
 using static TorchSharp.torch;
 
@@ -63,6 +64,27 @@ public sealed class OffloadTests : IDisposable
         {
             Same(expected, Run(Options(request), path));
             Assert.Empty(Directory.GetFileSystemEntries(_folder["weights"]));
+        }
+    }
+
+    public static TheoryData<string> PackedKinds => [.. PackedForms.Kinds];
+
+    [Theory]
+    [MemberData(nameof(PackedKinds))]
+    public void So_does_one_whose_files_hold_packed_weights_of_other_methods(string kind)
+    {
+        Write((string)((object[])Families.First())[1]);
+        using (var model = PeftModel.Load(_folder.Path))
+        {
+            PackedForms.Pack(model.Base, kind);
+            model.Save(_folder["quantised"]);
+        }
+
+        var expected = Run(new LoadOptions(), _folder["quantised"]);
+        foreach (var request in (DeviceMapRequest[])[OnDisk(), OnDisk() with { AlwaysCopies = true }])
+        {
+            Same(expected, Run(new LoadOptions { DeviceMap = request with { OffloadFolder = _folder["weights"] } }, _folder["quantised"]));
+            Assert.True(!Directory.Exists(_folder["weights"]) || Directory.GetFileSystemEntries(_folder["weights"]).Length == 0);
         }
     }
 
