@@ -300,6 +300,21 @@ public sealed class GgufExportTests : IDisposable
     }
 
     [Fact]
+    public void Types_whose_blocks_fill_no_row_are_said_to_be_replaced()
+    {
+        using var model = Random("narrow", """{ "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 41, "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 1, "num_attention_heads": 4 }""");
+        List<string> messages = [];
+        var file = Path.Combine(_folder.Path, "model.gguf");
+        model.SaveGguf(file, "Q4_K_M", onMessage: messages.Add);
+        Assert.Contains(messages, static message => message.Contains("are Q5_0 instead of Q4_K", StringComparison.Ordinal) && message.Contains("blocks of 256 don't fill rows of 64", StringComparison.Ordinal) && message.Contains("blk.0.attn_q.weight", StringComparison.Ordinal));
+        Assert.Contains(messages, static message => message.Contains("are Q8_0 instead of Q6_K", StringComparison.Ordinal));
+        Assert.DoesNotContain(messages, static message => message.Contains("ffn_down", StringComparison.Ordinal));
+        messages.Clear();
+        model.SaveGguf(file, "Q8_0", onMessage: messages.Add);
+        Assert.DoesNotContain(messages, static message => message.Contains("instead of", StringComparison.Ordinal));
+    }
+
+    [Fact]
     public void What_can_not_be_written_is_refused_before_anything_is()
     {
         using var model = PeftModel.Load(PocketLlama.Folder);

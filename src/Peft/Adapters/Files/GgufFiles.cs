@@ -32,9 +32,9 @@ internal static class GgufFiles
         var tree = new GgufTree(model.Base);
         var metadata = GgufExport.Metadata(tree, model.Base, model.Name, types);
         var tensors = GgufExport.Tensors(tree, model.Base, metadata, types, importance);
-        foreach (var difference in GgufExport.Differences(tree))
+        foreach (var message in GgufExport.Differences(tree).Concat(GgufExport.Replacements(tensors)))
         {
-            onMessage?.Invoke(difference);
+            onMessage?.Invoke(message);
         }
 
         if (model.Tokenizer is { } tokenizer)

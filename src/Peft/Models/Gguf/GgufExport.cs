@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text.Json.Nodes;
 using Peft.Tensors.Gguf;
 using static TorchSharp.torch;
@@ -65,9 +66,10 @@ internal static class GgufExport
                 var (part, file) = (i, first.Files[i]);
                 var shape = first.Row is null ? first.Shapes[i] : [weights.Length, .. first.Shapes[i]];
                 var givesLogits = file == "output.weight" || (isTied && file == "token_embd.weight");
-                var type = types.Of(file, shape, first.Layer is { } layer ? (layer, layers) : null, givesLogits);
+                var (type, intended) = types.Of(file, shape, first.Layer is { } layer ? (layer, layers) : null, givesLogits);
                 outputs.Add(new GgufOutput(file, shape, type, () => Read(weights, part))
                 {
+                    Intended = intended,
                     Importance = shape.Count == 2 && importance?.GetValueOrDefault(first.Path) is { } known && known.Length == shape[1] ? known : null,
                 });
             }
@@ -77,6 +79,14 @@ internal static class GgufExport
             ? [.. outputs, embedding with { Name = "output.weight" }]
             : outputs;
     }
+
+    /// <summary>Which weights are stored otherwise than the file's type has them, as its blocks don't fill their rows: a sentence for each type and the one in its place.</summary>
+    public static IEnumerable<string> Replacements(IReadOnlyList<GgufOutput> tensors) =>
+        from tensor in tensors
+        where tensor.Intended is { } intended && intended != tensor.Type
+        group tensor by (tensor.Intended, tensor.Type) into replaced
+        let widths = replaced.Select(static tensor => tensor.Shape[^1]).Distinct().Order()
+        select string.Create(CultureInfo.InvariantCulture, $"{replaced.Count()} of {tensors.Count} tensors are {replaced.Key.Type.Name} instead of {replaced.Key.Intended!.Name}, whose blocks of {replaced.Key.Intended.BlockValues} don't fill rows of {string.Join(" or ", widths)}: {Some([.. replaced.Select(static tensor => tensor.Name)])}.");
 
     /// <summary>Whether the embedding gives the logits too.</summary>
     public static bool IsTied(PretrainedModel model) =>
@@ -108,6 +118,8 @@ internal static class GgufExport
             yield return $"All layers {(recurs[0] ? "are recurrent" : "have attention")}: llama.cpp expects layers of both kinds in '{tree.Map.Architecture}', and ends the process that runs this file.";
         }
     }
+
+    private static string Some(IReadOnlyList<string> names) => string.Join(", ", names.Take(3)) + (names.Count > 3 ? ", …" : "");
 
     private static object? Value(GgufKey key, PretrainedModel model, ModelConfig config)
     {

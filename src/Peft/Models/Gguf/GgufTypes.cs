@@ -50,16 +50,18 @@ internal sealed class GgufTypes
     /// <param name="shape">Its sizes.</param>
     /// <param name="layer">The layer it belongs to, and how many there are; null outside.</param>
     /// <param name="isOutput">Whether it gives the logits.</param>
-    public GgufType Of(string name, IReadOnlyList<long> shape, (int Index, int Count)? layer, bool isOutput)
+    /// <returns>The type, and the one that it would have if its blocks filled a row.</returns>
+    public (GgufType Type, GgufType Intended) Of(string name, IReadOnlyList<long> shape, (int Index, int Count)? layer, bool isOutput)
     {
         if (shape.Count < 2 || s_exact.Any(part => name.Contains(part, StringComparison.Ordinal)))
         {
-            return GgufType.Named("F32");
+            return (GgufType.Named("F32"), GgufType.Named("F32"));
         }
 
         var needsMore = layer is { } place && NeedsMore(place.Index, place.Count)
             && (name.Contains("attn_v", StringComparison.Ordinal) || name.Contains("ffn_down", StringComparison.Ordinal));
-        return Fitting(isOutput ? _output : needsMore ? _finer : _usual, shape[^1]);
+        var intended = isOutput ? _output : needsMore ? _finer : _usual;
+        return (Fitting(intended, shape[^1]), GgufType.Named(intended));
     }
 
     // The first and last eighth of the layers, and every third between them.

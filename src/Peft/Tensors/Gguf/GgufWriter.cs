@@ -12,6 +12,9 @@ namespace Peft.Tensors.Gguf;
 /// <param name="Read">Gives the values; the writer frees them.</param>
 internal sealed record GgufOutput(string Name, IReadOnlyList<long> Shape, GgufType Type, Func<Tensor> Read)
 {
+    /// <summary>How it would be stored if that type's blocks filled its rows; null where nothing was asked for.</summary>
+    public GgufType? Intended { get; init; }
+
     /// <summary>By how much an error in each column counts; null where nothing is known of it.</summary>
     public float[]? Importance { get; init; }
 
