@@ -1,6 +1,7 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
+using Peft.Engine;
 
 namespace Peft.Quantization;
 
@@ -53,12 +54,7 @@ internal static unsafe class FourBitIntegers
         {
             var (a, b, c, d) = (Vector512.Load(x), Vector512.Load(x + 16), Vector512.Load(x + 32), Vector512.Load(x + 48));
             var most = Vector512.Max(Vector512.Max(Vector512.Abs(a), Vector512.Abs(b)), Vector512.Max(Vector512.Abs(c), Vector512.Abs(d)));
-            var magnitude = 0f;
-            for (var lane = 0; lane < Vector512<float>.Count; lane++)
-            {
-                magnitude = MathF.Max(magnitude, most[lane]);
-            }
-
+            var magnitude = VectorLanes.Largest(most);
             var factor = Vector512.Create(magnitude == 0 ? 0 : LargestInput / magnitude);
             Vector256.Create(magnitude * largest / (LargestInput * LargestValue)).Store(factors + (8 * step));
             var first = Vector512.Create(Rounded(a * factor), Rounded(b * factor));
@@ -78,7 +74,45 @@ internal static unsafe class FourBitIntegers
         }
     }
 
-    /// <summary>The product of a row.</summary>
+    /// <summary>Rows whose products <see cref="Dots"/> forms.</summary>
+    public const int RowsAtOnce = 4;
+
+    /// <summary>The products of four rows, which read the input together.</summary>
+    /// <param name="codes">Their codes.</param>
+    /// <param name="scales">The scale of each block of 64.</param>
+    /// <param name="arranged">What <see cref="Arrange"/> put in order.</param>
+    /// <param name="steps">Blocks of 64 of a row.</param>
+    /// <param name="sums">Takes the products.</param>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    public static void Dots(byte* codes, float* scales, float* arranged, long steps, float* sums)
+    {
+        var values = Vector512.Load((short*)arranged);
+        var x = (short*)(arranged + TableFloats);
+        var factors = Factors(arranged, steps);
+        var (a, b, c, d) = (Vector512<float>.Zero, Vector512<float>.Zero, Vector512<float>.Zero, Vector512<float>.Zero);
+        var bytes = steps * (Step / 2);
+        long step = 0;
+        for (; step <= steps - 2; step += 2, x += 2 * Step, codes += Step, scales += 2)
+        {
+            var factor = Vector512.Load(factors + (8 * step));
+            a = Vector512.FusedMultiplyAdd(Words(Vector512.Load((short*)codes), values, x), Scales(scales) * factor, a);
+            b = Vector512.FusedMultiplyAdd(Words(Vector512.Load((short*)(codes + bytes)), values, x), Scales(scales + steps) * factor, b);
+            c = Vector512.FusedMultiplyAdd(Words(Vector512.Load((short*)(codes + (2 * bytes))), values, x), Scales(scales + (2 * steps)) * factor, c);
+            d = Vector512.FusedMultiplyAdd(Words(Vector512.Load((short*)(codes + (3 * bytes))), values, x), Scales(scales + (3 * steps)) * factor, d);
+        }
+
+        if (step < steps)
+        {
+            a = Last(codes, values, x, scales[0] * factors[8 * step], a);
+            b = Last(codes + bytes, values, x, scales[steps] * factors[8 * step], b);
+            c = Last(codes + (2 * bytes), values, x, scales[2 * steps] * factors[8 * step], c);
+            d = Last(codes + (3 * bytes), values, x, scales[3 * steps] * factors[8 * step], d);
+        }
+
+        Total(a, b, c, d).Store(sums);
+    }
+
+    /// <summary>The product of a row, bit for bit as among four.</summary>
     /// <param name="codes">Its codes.</param>
     /// <param name="scales">The scale of each block of 64.</param>
     /// <param name="arranged">What <see cref="Arrange"/> put in order.</param>
@@ -86,22 +120,35 @@ internal static unsafe class FourBitIntegers
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     public static float Dot(byte* codes, float* scales, float* arranged, long steps)
     {
+        var (values, sum) = (Vector512.Load((short*)arranged), Vector512<float>.Zero);
+        var x = (short*)(arranged + TableFloats);
         var factors = Factors(arranged, steps);
-        var (values, x, sum) = (Vector512.Load((short*)arranged), (nint)(arranged + TableFloats), Vector512<float>.Zero);
         long step = 0;
-        for (; step <= steps - 2; step += 2)
+        for (; step <= steps - 2; step += 2, x += 2 * Step, codes += Step, scales += 2)
         {
-            var scale = Vector512.Create(Vector256.Create(scales[step]), Vector256.Create(scales[step + 1])) * Vector512.Load(factors + (8 * step));
-            sum = Vector512.FusedMultiplyAdd(Words(Vector512.Load((short*)(codes + (step * Step / 2))), values, (short*)x + (step * Step)), scale, sum);
+            sum = Vector512.FusedMultiplyAdd(Words(Vector512.Load((short*)codes), values, x), Scales(scales) * Vector512.Load(factors + (8 * step)), sum);
         }
 
-        if (step < steps)
-        {
-            var words = Vector512.Create(Vector256.Load((short*)(codes + (step * Step / 2))), Vector256<short>.Zero);
-            sum = Vector512.FusedMultiplyAdd(Words(words, values, (short*)x + (step * Step)), Vector512.Create(scales[step] * factors[8 * step]), sum);
-        }
+        sum = step < steps ? Last(codes, values, x, scales[0] * factors[8 * step], sum) : sum;
+        return Total(sum, Vector512<float>.Zero, Vector512<float>.Zero, Vector512<float>.Zero)[0];
+    }
 
-        return Vector512.Sum(sum);
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<float> Scales(float* scales) => Vector512.Create(Vector256.Create(scales[0]), Vector256.Create(scales[1]));
+
+    /// <summary>A block without another beside it.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector512<float> Last(byte* codes, Vector512<short> values, short* x, float scale, Vector512<float> sum) =>
+        Vector512.FusedMultiplyAdd(Words(Vector512.Create(Vector256.Load((short*)codes), Vector256<short>.Zero), values, x), Vector512.Create(scale), sum);
+
+    /// <summary>The sums over the lanes of four registers.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    private static Vector128<float> Total(Vector512<float> a, Vector512<float> b, Vector512<float> c, Vector512<float> d)
+    {
+        var first = Avx.HorizontalAdd(a.GetLower() + a.GetUpper(), b.GetLower() + b.GetUpper());
+        var second = Avx.HorizontalAdd(c.GetLower() + c.GetUpper(), d.GetLower() + d.GetUpper());
+        var all = Avx.HorizontalAdd(first, second);
+        return all.GetLower() + all.GetUpper();
     }
 
     private static float* Factors(float* arranged, long steps) => arranged + TableFloats + ((steps + 1) / 2 * Step);

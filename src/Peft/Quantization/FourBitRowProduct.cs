@@ -104,7 +104,7 @@ internal static unsafe class FourBitRowProduct
     private static void Rows(void* state, long from, long to)
     {
         var work = (Work*)state;
-        var scales = (float*)NativeMemory.Alloc((nuint)((work->Width / Step) + 1), sizeof(float));
+        var scales = (float*)NativeMemory.Alloc((nuint)(FourBitIntegers.RowsAtOnce * ((work->Width / Step) + 1)), sizeof(float));
         var sums = stackalloc float[ProductOutput.Most];
         for (; from < to; from += ProductOutput.Most)
         {
@@ -124,6 +124,12 @@ internal static unsafe class FourBitRowProduct
     private static void Sums(Work* work, long from, long to, float* sums, float* scales)
     {
         var (steps, bytes) = (work->Width / Step, work->Width / 2);
+        for (; work->IsInteger && from <= to - FourBitIntegers.RowsAtOnce; from += FourBitIntegers.RowsAtOnce, sums += FourBitIntegers.RowsAtOnce)
+        {
+            var own = work->ScalesOf(from * steps, FourBitIntegers.RowsAtOnce * steps, scales);
+            FourBitIntegers.Dots(work->Codes + (from * bytes), own, work->Input, steps, sums);
+        }
+
         for (; from < to; from++, sums++)
         {
             var codes = work->Codes + (from * bytes);

@@ -41,15 +41,20 @@ public sealed class BlockWeightTests : IDisposable
 
     [Theory]
     [MemberData(nameof(Types))]
-    public void One_row_gives_what_it_gives_among_several(string name, ScalarType type)
+    public void One_row_gives_what_it_gives_among_several(string name, ScalarType type) => SameRow(name, type, inputs: 768, outputs: 37);
+
+    [Theory]
+    [MemberData(nameof(Types))]
+    public void So_does_a_row_that_is_longer_than_the_innermost_cache(string name, ScalarType type) => SameRow(name, type, inputs: 4352, outputs: 70);
+
+    private static void SameRow(string name, ScalarType type, long inputs, long outputs)
     {
         using var noGradients = no_grad();
-        const long Inputs = 768, Outputs = 37;
-        var values = randn(Outputs, Inputs).mul_(0.02);
-        values[3] = zeros(Inputs);
+        var values = randn(outputs, inputs).mul_(0.02);
+        values[3] = zeros(inputs);
         using var weight = Weight(values, GgufType.Named(name));
-        var x = randn(1, Inputs).to(type);
-        var y = empty([1, Outputs], type);
+        var x = randn(1, inputs).to(type);
+        var y = empty([1, outputs], type);
         Assert.True(weight.RowProduct(x, y));
         var expected = x.to(ScalarType.Float32).mm(Values(weight).t());
         TensorAssert.CloseToScale(expected, y.to(ScalarType.Float32), type == ScalarType.BFloat16 ? 8e-3 : 1e-5);

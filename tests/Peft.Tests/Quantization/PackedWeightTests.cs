@@ -20,17 +20,21 @@ public sealed class PackedWeightTests : IDisposable
     }
 
     [Theory]
-    [InlineData(false, false)]
-    [InlineData(false, true)]
-    [InlineData(true, false)]
-    [InlineData(true, true)]
-    public void A_layer_with_packed_weights_computes_as_with_the_values_they_stand_for(bool isTransposed, bool hasTape)
+    [InlineData(false, false, 5)]
+    [InlineData(false, false, 20)]
+    [InlineData(false, true, 5)]
+    [InlineData(false, true, 20)]
+    [InlineData(true, false, 5)]
+    [InlineData(true, false, 20)]
+    [InlineData(true, true, 5)]
+    [InlineData(true, true, 20)]
+    public void A_layer_with_packed_weights_computes_as_with_the_values_they_stand_for(bool isTransposed, bool hasTape, int rows)
     {
         using var packed = Layer(64, 48, isTransposed);
         using var plain = Unpacked(packed);
         using var tape = hasTape ? new Tape() : null;
-        var x = Input(5, 64);
-        var residual = Input(5, 48);
+        var x = Input(rows, 64);
+        var residual = Input(rows, 48);
         tape?.AddRoot(x);
         tape?.AddRoot(residual);
         TensorAssert.CloseToScale(
@@ -46,7 +50,7 @@ public sealed class PackedWeightTests : IDisposable
         group.Fuse();
         using var plainFirst = Unpacked(first);
         using var plainSecond = Unpacked(second);
-        var x = Input(5, 64);
+        var x = Input(20, 64);
         var expected = cat([plainFirst.Forward(x, new ForwardContext()), plainSecond.Forward(x, new ForwardContext())], 1);
         TensorAssert.CloseToScale(expected, group.Forward(x, new ForwardContext()), 1e-6);
 
@@ -54,9 +58,23 @@ public sealed class PackedWeightTests : IDisposable
         tape.AddRoot(x, needsGradient: true);
         var y = group.Forward(x, new ForwardContext { Tape = tape });
         TensorAssert.CloseToScale(expected, y, 1e-6);
-        var gradient = Input(5, 64);
+        var gradient = Input(20, 64);
         var found = tape.BackwardTo([(y, gradient)], [x], default)[0]!;
         TensorAssert.CloseToScale(gradient.mm(cat([plainFirst.Weight.Data, plainSecond.Weight.Data], 0)), found, 1e-6);
+    }
+
+    [Theory]
+    [InlineData(ScalarType.Float32)]
+    [InlineData(ScalarType.BFloat16)]
+    public void A_few_rows_give_what_each_gives_alone(ScalarType type)
+    {
+        using var layer = Layer(128, 48);
+        var x = Input(6, 128).to(type);
+        var together = layer.Forward(x, new ForwardContext());
+        for (var row = 0; row < 6; row++)
+        {
+            Assert.True(layer.Forward(x.narrow(0, row, 1), new ForwardContext()).equal(together.narrow(0, row, 1)).all().item<bool>());
+        }
     }
 
     public static TheoryData<string, long, long, int, bool, ScalarType> Rows()
@@ -134,7 +152,7 @@ public sealed class PackedWeightTests : IDisposable
     {
         var large = Layer(64, 128);
         var small = Layer(64, 16);
-        var x = Input(5, 64);
+        var x = Input(20, 64);
         for (var i = 0; i < 3; i++)
         {
             small.Forward(x, new ForwardContext());

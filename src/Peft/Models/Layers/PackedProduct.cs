@@ -6,16 +6,19 @@ namespace Peft.Models.Layers;
 /// <summary>The product with packed weights: unpacked one below the other for the product alone, in both directions, or by the form's own arithmetic.</summary>
 internal static class PackedProduct
 {
+    // Up to here reading the packed form once for each row takes less time than unpacking it, by half at least.
+    private const long FewRows = 8;
+
     /// <summary>
     /// y = x Wᵀ + b + residual, formed in the weights' compute type. In training the forward pass is that of the unpacked weight whatever the form, as
     /// bitsandbytes has it on the CPU: what goes back is its gradient exactly then.
     /// </summary>
     public static Tensor Forward(Tensor x, Tensor? bias, LinearMember[] members, Tensor? residual, ForwardContext context)
     {
-        if (context.Tape is null && x.size(0) == 1 && Row(x, members) is { } row)
+        if (context.Tape is null && x.size(0) <= (RunsByRow(x, members) ? FewRows : 1) && Rows(x, members) is { } rows)
         {
-            row = bias is null ? row : row.add_(bias);
-            return residual is null ? row : row.add_(residual);
+            rows = bias is null ? rows : rows.add_(bias);
+            return residual is null ? rows : rows.add_(residual);
         }
 
         var type = Type(members[0].Weight.Packed!.ComputeType ?? x.dtype, x.device_type);
@@ -34,19 +37,28 @@ internal static class PackedProduct
         return LinearProduct.Cast(LinearProduct.Cast(g, type).mm(LinearProduct.Cast(weight.Tensor, type)), g.dtype);
     }
 
-    /// <summary>The product of one row, read straight from the packed weights; null where a form, a type or a size has no kernel for it.</summary>
-    private static Tensor? Row(Tensor x, LinearMember[] members)
-    {
-        var y = empty([1, members.Sum(static member => member.Width)], x.dtype, x.device);
-        long column = 0;
-        foreach (var member in members)
-        {
-            if (!member.Weight.Packed!.RowProduct(x, members.Length == 1 ? y : y.narrow(1, column, member.Width)))
-            {
-                return null;
-            }
+    /// <summary>Whether several rows may be multiplied one by one: each is then what it is among others, in the type that is asked for.</summary>
+    private static bool RunsByRow(Tensor x, LinearMember[] members) =>
+        Array.TrueForAll(members, member => member.Weight.Packed is { HasProduct: false } form && (form.ComputeType ?? x.dtype) == x.dtype);
 
-            column += member.Width;
+    /// <summary>The product of each row, read straight from the packed weights; null where a form, a type or a size has no kernel for it.</summary>
+    private static Tensor? Rows(Tensor x, LinearMember[] members)
+    {
+        var y = empty([x.size(0), members.Sum(static member => member.Width)], x.dtype, x.device);
+        for (long row = 0; row < x.size(0); row++)
+        {
+            using var scope = NewDisposeScope();
+            var (own, sums) = x.size(0) == 1 ? (x, y) : (x.narrow(0, row, 1), y.narrow(0, row, 1));
+            long column = 0;
+            foreach (var member in members)
+            {
+                if (!member.Weight.Packed!.RowProduct(own, members.Length == 1 ? sums : sums.narrow(1, column, member.Width)))
+                {
+                    return null;
+                }
+
+                column += member.Width;
+            }
         }
 
         return y;

@@ -27,10 +27,13 @@ internal unsafe interface IBlockCodes
     /// <param name="offsets">Likewise; left alone where there are none.</param>
     static virtual void Scales(byte* block, float* scales, float* offsets) => throw new NotSupportedException();
 
-    /// <summary>Sixteen codes.</summary>
+    /// <summary>Whether the scales of two groups side by side, the first of them even, differ.</summary>
+    static virtual bool HasScalesOfSixteen => false;
+
+    /// <summary>Codes of two groups.</summary>
     /// <param name="block">The block.</param>
-    /// <param name="group">Which sixteen.</param>
-    static abstract Vector512<int> Codes(byte* block, int group);
+    /// <param name="pair">Which two.</param>
+    static abstract Vector512<short> Codes(byte* block, int pair);
 }
 
 /// <summary>What the types share.</summary>
@@ -43,31 +46,44 @@ internal static unsafe class BlockBits
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     public static float Half(byte* at) => s_halves[*(ushort*)at];
 
-    /// <summary>Sixteen bytes as integers.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<int> Widen(byte* at) => Avx512F.IsSupported
-        ? Avx512F.ConvertToVector512Int32(Vector128.Load(at))
-        : Vector512.Create(Avx2.ConvertToVector256Int32(at), Avx2.ConvertToVector256Int32(at + 8));
-
     /// <summary>Sixteen signed bytes as integers.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<int> Widen(sbyte* at) => Avx512F.IsSupported
+    public static Vector512<int> Integers(sbyte* at) => Avx512F.IsSupported
         ? Avx512F.ConvertToVector512Int32(Vector128.Load(at))
         : Vector512.Create(Avx2.ConvertToVector256Int32(at), Avx2.ConvertToVector256Int32(at + 8));
 
-    /// <summary>Four bits of each of sixteen bytes.</summary>
+    /// <summary>Thirty-two bytes.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<int> Nibbles(byte* at, int shift) => shift == 0 ? Widen(at) & Vector512.Create(15) : Vector512.ShiftRightLogical(Widen(at), shift);
+    public static Vector512<short> Widen(byte* at) => Avx512BW.IsSupported
+        ? Avx512BW.ConvertToVector512Int16(Vector256.Load(at))
+        : Vector512.Create(Avx2.ConvertToVector256Int16(at), Avx2.ConvertToVector256Int16(at + 16));
 
-    /// <summary>A bit of a word for each of sixteen codes, as their fifth.</summary>
+    /// <summary>Thirty-two signed bytes.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<int> FifthBits(uint word, int first)
+    public static Vector512<short> Widen(sbyte* at) => Avx512BW.IsSupported
+        ? Avx512BW.ConvertToVector512Int16(Vector256.Load(at))
+        : Vector512.Create(Avx2.ConvertToVector256Int16(at), Avx2.ConvertToVector256Int16(at + 16));
+
+    /// <summary>The lower or the upper four bits of thirty-two bytes.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector512<short> Nibbles(byte* at, bool areUpper) => areUpper ? Vector512.ShiftRightLogical(Widen(at), 4) : Widen(at) & Vector512.Create((short)15);
+
+    /// <summary>The lower four bits of sixteen bytes, then the upper ones.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector512<short> Halves(byte* at)
     {
-        var lanes = Vector512.Create(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        var whole = Vector512.Create((int)(word >> first));
-        var shifted = Avx512F.IsSupported ? Avx512F.ShiftRightLogicalVariable(whole, lanes.AsUInt32())
-            : Vector512.Create(Avx2.ShiftRightLogicalVariable(whole.GetLower(), lanes.GetLower().AsUInt32()), Avx2.ShiftRightLogicalVariable(whole.GetUpper(), lanes.GetUpper().AsUInt32()));
-        return Vector512.ShiftLeft(shifted & Vector512.Create(1), 4);
+        var bytes = Avx2.ConvertToVector256Int16(at);
+        return Vector512.Create(bytes & Vector256.Create((short)15), Vector256.ShiftRightLogical(bytes, 4));
+    }
+
+    /// <summary>A bit of a word for each of thirty-two codes, as their fifth.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector512<short> FifthBits(byte* at)
+    {
+        var each = Vector256.Create(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, short.MinValue);
+        var bits = Vector512.Create(each, each);
+        var all = Vector512.Create(Vector256.Create(*(short*)at), Vector256.Create(*(short*)(at + 2)));
+        return Vector512.Equals(all & bits, bits) & Vector512.Create((short)16);
     }
 
     /// <summary>Eight scales and eight minima of six bits each, packed into twelve bytes, times a block's own two; each for two groups of sixteen.</summary>
@@ -115,7 +131,7 @@ internal readonly unsafe struct Q8Zero : IBlockCodes
     public static (float Scale, float Offset) Scale(byte* block) => (BlockBits.Half(block), 0);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<int> Codes(byte* block, int group) => BlockBits.Widen((sbyte*)block + 2 + (16 * group));
+    public static Vector512<short> Codes(byte* block, int pair) => BlockBits.Widen((sbyte*)block + 2);
 }
 
 internal readonly unsafe struct Q4Zero : IBlockCodes
@@ -124,13 +140,13 @@ internal readonly unsafe struct Q4Zero : IBlockCodes
 
     public static int Bytes => 18;
 
-    public static bool HasOffsets => true;
+    public static bool HasOffsets => false;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static (float Scale, float Offset) Scale(byte* block) => BlockBits.Half(block) is var scale ? (scale, 8 * scale) : default;
+    public static (float Scale, float Offset) Scale(byte* block) => (BlockBits.Half(block), 0);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<int> Codes(byte* block, int group) => BlockBits.Nibbles(block + 2, 4 * group);
+    public static Vector512<short> Codes(byte* block, int pair) => BlockBits.Halves(block + 2) - Vector512.Create((short)8);
 }
 
 internal readonly unsafe struct Q4One : IBlockCodes
@@ -145,7 +161,7 @@ internal readonly unsafe struct Q4One : IBlockCodes
     public static (float Scale, float Offset) Scale(byte* block) => (BlockBits.Half(block), -BlockBits.Half(block + 2));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<int> Codes(byte* block, int group) => BlockBits.Nibbles(block + 4, 4 * group);
+    public static Vector512<short> Codes(byte* block, int pair) => BlockBits.Halves(block + 4);
 }
 
 internal readonly unsafe struct Q5Zero : IBlockCodes
@@ -154,13 +170,13 @@ internal readonly unsafe struct Q5Zero : IBlockCodes
 
     public static int Bytes => 22;
 
-    public static bool HasOffsets => true;
+    public static bool HasOffsets => false;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static (float Scale, float Offset) Scale(byte* block) => BlockBits.Half(block) is var scale ? (scale, 16 * scale) : default;
+    public static (float Scale, float Offset) Scale(byte* block) => (BlockBits.Half(block), 0);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<int> Codes(byte* block, int group) => BlockBits.Nibbles(block + 6, 4 * group) | BlockBits.FifthBits(*(uint*)(block + 2), 16 * group);
+    public static Vector512<short> Codes(byte* block, int pair) => (BlockBits.Halves(block + 6) | BlockBits.FifthBits(block + 2)) - Vector512.Create((short)16);
 }
 
 internal readonly unsafe struct Q5One : IBlockCodes
@@ -175,7 +191,7 @@ internal readonly unsafe struct Q5One : IBlockCodes
     public static (float Scale, float Offset) Scale(byte* block) => (BlockBits.Half(block), -BlockBits.Half(block + 2));
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<int> Codes(byte* block, int group) => BlockBits.Nibbles(block + 8, 4 * group) | BlockBits.FifthBits(*(uint*)(block + 4), 16 * group);
+    public static Vector512<short> Codes(byte* block, int pair) => BlockBits.Halves(block + 8) | BlockBits.FifthBits(block + 4);
 }
 
 internal readonly unsafe struct Q4K : IBlockCodes
@@ -190,7 +206,7 @@ internal readonly unsafe struct Q4K : IBlockCodes
     public static void Scales(byte* block, float* scales, float* offsets) => BlockBits.SixBits(block, scales, offsets);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<int> Codes(byte* block, int group) => BlockBits.Nibbles(block + 16 + (group / 4 * 32) + (group % 2 * 16), group / 2 % 2 * 4);
+    public static Vector512<short> Codes(byte* block, int pair) => BlockBits.Nibbles(block + 16 + (pair / 2 * 32), pair % 2 == 1);
 }
 
 internal readonly unsafe struct Q5K : IBlockCodes
@@ -205,9 +221,12 @@ internal readonly unsafe struct Q5K : IBlockCodes
     public static void Scales(byte* block, float* scales, float* offsets) => BlockBits.SixBits(block, scales, offsets);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<int> Codes(byte* block, int group) =>
-        BlockBits.Nibbles(block + 48 + (group / 4 * 32) + (group % 2 * 16), group / 2 % 2 * 4)
-        | Vector512.ShiftLeft(Vector512.ShiftRightLogical(BlockBits.Widen(block + 16 + (group % 2 * 16)), group / 2) & Vector512.Create(1), 4);
+    public static Vector512<short> Codes(byte* block, int pair)
+    {
+        var high = BlockBits.Widen(block + 16);
+        high = pair < 4 ? Vector512.ShiftLeft(high, 4 - pair) : Vector512.ShiftRightLogical(high, pair - 4);
+        return BlockBits.Nibbles(block + 48 + (pair / 2 * 32), pair % 2 == 1) | (high & Vector512.Create((short)16));
+    }
 }
 
 internal readonly unsafe struct Q6K : IBlockCodes
@@ -218,15 +237,17 @@ internal readonly unsafe struct Q6K : IBlockCodes
 
     public static bool HasOffsets => false;
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static void Scales(byte* block, float* scales, float* offsets) =>
-        (Vector512.ConvertToSingle(BlockBits.Widen((sbyte*)block + 192)) * Vector512.Create(BlockBits.Half(block + 208))).Store(scales);
+    public static bool HasScalesOfSixteen => true;
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    public static Vector512<int> Codes(byte* block, int group)
+    public static void Scales(byte* block, float* scales, float* offsets) =>
+        (Vector512.ConvertToSingle(BlockBits.Integers((sbyte*)block + 192)) * Vector512.Create(BlockBits.Half(block + 208))).Store(scales);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector512<short> Codes(byte* block, int pair)
     {
-        var low = BlockBits.Nibbles(block + (group / 8 * 64) + (group % 4 * 16), group / 4 % 2 * 4);
-        var high = Vector512.ShiftRightLogical(BlockBits.Widen(block + 128 + (group / 8 * 32) + (group % 2 * 16)), group / 2 % 4 * 2) & Vector512.Create(3);
-        return (low | Vector512.ShiftLeft(high, 4)) - Vector512.Create(32);
+        var high = BlockBits.Widen(block + 128 + (pair / 4 * 32));
+        high = pair % 4 == 3 ? Vector512.ShiftRightLogical(high, 2) : Vector512.ShiftLeft(high, 4 - (2 * (pair % 4)));
+        return (BlockBits.Nibbles(block + (pair / 4 * 64) + (pair % 2 * 32), pair / 2 % 2 == 1) | (high & Vector512.Create((short)48))) - Vector512.Create((short)32);
     }
 }

@@ -30,6 +30,10 @@ internal abstract unsafe class BlockKernels
     // Numbers that are worth a thread of their own.
     private const long GrainElements = 1 << 16;
 
+    // The part of an input that many rows are multiplied with before the next part, so that it stays in the innermost cache.
+    private const long Columns = 2048;
+    private const long RowsAtOnce = 64;
+
     // Before a loop is compiled, so that it takes the table for there.
     static BlockKernels() => RuntimeHelpers.RunClassConstructor(typeof(BlockBits).TypeHandle);
 
@@ -49,10 +53,10 @@ internal abstract unsafe class BlockKernels
             return false;
         }
 
-        var input = (float*)NativeMemory.AlignedAlloc((nuint)(width + (width / 16)) * sizeof(float), 64);
-        CpuRows.Of(x, width).Read(0, (int)width, input).CopyTo(new Span<float>(input, (int)width));
-        AddSums(input, width);
-        var work = new Work { Blocks = TensorMemory.Pointer(blocks), Stride = blocks.size(1), Width = width, Input = input, Result = CpuRows.Of(y, 1) };
+        var input = (float*)NativeMemory.AlignedAlloc((nuint)InputFloats(width) * sizeof(float), 64);
+        var row = CpuRows.Of(x, width);
+        Arrange(row, width, input);
+        var work = new Work { Blocks = TensorMemory.Pointer(blocks), Stride = blocks.size(1), Width = width, Input = input, IsInteger = row.IsBFloat16, Result = CpuRows.Of(y, 1) };
         RowParallel.Run(height, Math.Max(1, GrainElements / width), RowsOfProduct, &work);
         NativeMemory.AlignedFree(input);
         GC.KeepAlive(x);
@@ -67,13 +71,22 @@ internal abstract unsafe class BlockKernels
     /// <param name="output">Takes the elements.</param>
     public StepOperation? Operation(Tensor blocks, Tensor x, ProductOutput output) => CpuRows.Serves(x) && x.size(1) > 0 ? new StepForm(this, blocks, x, output) : null;
 
-    /// <summary>Sums of sixteens, behind them.</summary>
+    private static long InputFloats(long width) => width + (width / 16);
+
+    /// <summary>The input as the product takes it: itself and the sums of sixteens, or integers of one in bfloat16, which are as fine.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void AddSums(float* input, long width)
+    private void Arrange(CpuRows x, long width, float* to)
     {
+        if (x.IsBFloat16)
+        {
+            BlockIntegers.Arrange(x, width, BlockWidth, to);
+            return;
+        }
+
+        x.Read(0, (int)width, to).CopyTo(new Span<float>(to, (int)width));
         for (long group = 0; group < width / 16; group++)
         {
-            input[width + group] = Vector512.Sum(Vector512.Load(input + (16 * group)));
+            to[width + group] = Vector512.Sum(Vector512.Load(to + (16 * group)));
         }
     }
 
@@ -93,23 +106,22 @@ internal abstract unsafe class BlockKernels
 
     private protected abstract delegate*<void*, long, long, void> RowsOfValues { get; }
 
+    /// <summary>Numbers of a block.</summary>
+    private protected abstract long BlockWidth { get; }
+
     /// <summary>The product as a part of a step.</summary>
     private sealed class StepForm(BlockKernels kernels, Tensor blocks, Tensor x, ProductOutput output) : ProductOperation(output)
     {
         private readonly CpuRows _x = CpuRows.Of(x, x.size(1));
-        private readonly Work _work = new() { Blocks = TensorMemory.Pointer(blocks), Stride = blocks.size(1), Width = x.size(1) };
+        private readonly Work _work = new() { Blocks = TensorMemory.Pointer(blocks), Stride = blocks.size(1), Width = x.size(1), IsInteger = x.dtype == ScalarType.BFloat16 };
 
         public override long Parts { get; } = blocks.size(0);
 
         public override long Grain => Math.Max(1, (1 << 14) / _work.Width);
 
-        public override int ScratchFloats => (int)(_work.Width + (_work.Width / 16));
+        public override int ScratchFloats => (int)InputFloats(_work.Width);
 
-        protected override void Begin(float* scratch)
-        {
-            _x.Read(0, (int)_work.Width, scratch).CopyTo(new Span<float>(scratch, (int)_work.Width));
-            AddSums(scratch, _work.Width);
-        }
+        protected override void Begin(float* scratch) => kernels.Arrange(_x, _work.Width, scratch);
 
         protected override void Sum(long from, int count, float* sums, float* scratch)
         {
@@ -126,6 +138,7 @@ internal abstract unsafe class BlockKernels
         public long Stride;
         public long Width;
         public float* Input;
+        public bool IsInteger;
         public CpuRows Result;
     }
 
@@ -136,14 +149,33 @@ internal abstract unsafe class BlockKernels
 
         private protected override delegate*<void*, long, long, void> RowsOfValues => &Write;
 
+        private protected override long BlockWidth => 16 * T.Groups;
+
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private static void Multiply(void* state, long from, long to)
         {
             var work = (Work*)state;
-            for (var row = from; row < to; row++)
+            var sums = stackalloc float[(int)RowsAtOnce];
+            for (; from < to; from += RowsAtOnce)
             {
-                var sum = Dot(work->Blocks + (row * work->Stride), work->Input, work->Input + work->Width, work->Width / (16 * T.Groups));
-                work->Result.Put(row, sum);
+                var end = Math.Min(to, from + RowsAtOnce);
+                new Span<float>(sums, (int)(end - from)).Clear();
+                for (long start = 0; start < work->Width; start += Columns)
+                {
+                    var columns = Math.Min(Columns, work->Width - start);
+                    var block = work->Blocks + (from * work->Stride) + (start / (16 * T.Groups) * T.Bytes);
+                    for (var row = from; row < end; row++, block += work->Stride)
+                    {
+                        sums[row - from] += work->IsInteger
+                            ? BlockIntegers.Dot<T>(block, work->Input, work->Width, start, columns)
+                            : Dot(block, work->Input + start, work->Input + work->Width + (start / 16), columns / (16 * T.Groups));
+                    }
+                }
+
+                for (var row = from; row < end; row++)
+                {
+                    work->Result.Put(row, sums[row - from]);
+                }
             }
         }
 
@@ -172,8 +204,8 @@ internal abstract unsafe class BlockKernels
         private static void Pair(byte* block, float* x, float* sums, ref Vector512<float> sum, ref float taken)
         {
             var (scale, offset) = T.Scale(block);
-            var products = Vector512.ConvertToSingle(T.Codes(block, 0)) * Vector512.Load(x);
-            products = Vector512.FusedMultiplyAdd(Vector512.ConvertToSingle(T.Codes(block, 1)), Vector512.Load(x + 16), products);
+            var (first, second) = Floats(block, 0);
+            var products = Vector512.FusedMultiplyAdd(second, Vector512.Load(x + 16), first * Vector512.Load(x));
             sum = Vector512.FusedMultiplyAdd(products, Vector512.Create(scale), sum);
             if (T.HasOffsets)
             {
@@ -198,14 +230,6 @@ internal abstract unsafe class BlockKernels
                 Add(block, 5, x, scales, ref b);
                 Add(block, 6, x, scales, ref a);
                 Add(block, 7, x, scales, ref b);
-                Add(block, 8, x, scales, ref a);
-                Add(block, 9, x, scales, ref b);
-                Add(block, 10, x, scales, ref a);
-                Add(block, 11, x, scales, ref b);
-                Add(block, 12, x, scales, ref a);
-                Add(block, 13, x, scales, ref b);
-                Add(block, 14, x, scales, ref a);
-                Add(block, 15, x, scales, ref b);
                 if (T.HasOffsets)
                 {
                     taken = Vector512.FusedMultiplyAdd(Vector512.Load(offsets), Vector512.Load(sums), taken);
@@ -216,8 +240,33 @@ internal abstract unsafe class BlockKernels
         }
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
-        private static void Add(byte* block, int group, float* x, float* scales, ref Vector512<float> sum) => sum = Vector512.FusedMultiplyAdd(
-            Vector512.ConvertToSingle(T.Codes(block, group)) * Vector512.Load(x + (16 * group)), Vector512.Create(scales[group]), sum);
+        private static void Add(byte* block, int pair, float* x, float* scales, ref Vector512<float> sum)
+        {
+            var (first, second) = Floats(block, pair);
+            first *= Vector512.Load(x + (32 * pair));
+            if (!T.HasScalesOfSixteen)
+            {
+                first = Vector512.FusedMultiplyAdd(second, Vector512.Load(x + (32 * pair) + 16), first);
+                sum = Vector512.FusedMultiplyAdd(first, Vector512.Create(scales[2 * pair]), sum);
+                return;
+            }
+
+            sum = Vector512.FusedMultiplyAdd(first, Vector512.Create(scales[2 * pair]), sum);
+            sum = Vector512.FusedMultiplyAdd(second * Vector512.Load(x + (32 * pair) + 16), Vector512.Create(scales[(2 * pair) + 1]), sum);
+        }
+
+        /// <summary>The codes of two groups.</summary>
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        private static (Vector512<float> First, Vector512<float> Second) Floats(byte* block, int pair)
+        {
+            var codes = T.Codes(block, pair);
+            return (Floats(codes.GetLower()), Floats(codes.GetUpper()));
+        }
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        private static Vector512<float> Floats(Vector256<short> codes) => Vector512.ConvertToSingle(Avx512F.IsSupported
+            ? Avx512F.ConvertToVector512Int32(codes)
+            : Vector512.Create(Avx2.ConvertToVector256Int32(codes.GetLower()), Avx2.ConvertToVector256Int32(codes.GetUpper())));
 
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
         private static void Write(void* state, long from, long to)
@@ -243,10 +292,11 @@ internal abstract unsafe class BlockKernels
                         T.Scales(block, scales, scales + 16);
                     }
 
-                    for (var group = 0; group < T.Groups; group++)
+                    for (var group = 0; group < T.Groups; group += 2)
                     {
-                        var scaled = Vector512.ConvertToSingle(T.Codes(block, group)) * Vector512.Create(scales[group]);
-                        (T.HasOffsets ? scaled - Vector512.Create(scales[16 + group]) : scaled).Store(own + (16 * group));
+                        var (first, second) = Floats(block, group / 2);
+                        Scaled(first, scales + group).Store(own + (16 * group));
+                        Scaled(second, scales + group + 1).Store(own + (16 * group) + 16);
                     }
 
                     if (work->Result.IsBFloat16)
@@ -256,5 +306,9 @@ internal abstract unsafe class BlockKernels
                 }
             }
         }
+
+        [MethodImpl(MethodImplOptions.AggressiveInlining)]
+        private static Vector512<float> Scaled(Vector512<float> codes, float* scale) =>
+            T.HasOffsets ? (codes * Vector512.Create(scale[0])) - Vector512.Create(scale[16]) : codes * Vector512.Create(scale[0]);
     }
 }
