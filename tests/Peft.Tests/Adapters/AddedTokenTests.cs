@@ -4,6 +4,7 @@ using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
 using Peft.Models;
+using Peft.Tensors;
 using Peft.Tests.Models;
 using static TorchSharp.torch;
 
@@ -83,6 +84,36 @@ public class AddedTokenTests
         using var written = PeftModel.Load(shards, new LoadOptions { DataType = ScalarType.Float32 });
         Assert.Equal(4098, written.Base.Backbone.TokenEmbeddings!.Count);
         Assert.Equal(model.Tokenizer!.EncodeIds(Text), written.Tokenizer!.EncodeIds(Text));
+    }
+
+    [Fact]
+    public void Tables_that_were_filled_up_to_a_round_number_come_along_as_they_are()
+    {
+        using var folder = new TemporaryFolder();
+        using var model = Pocket();
+        Add(model);
+        model.AddAdapter(new LoraConfig { Rank = 2, TaskType = "CAUSAL_LM", TargetModules = ModuleNames.Of("q_proj") }, "a", 1).Perturb(2, 0.05);
+        model.SaveAdapter("a", folder.Path);
+        using var expected = Logits(model, Text);
+        var path = Path.Combine(folder.Path, "adapter_model.safetensors");
+        Dictionary<string, Tensor> tensors;
+        using (var file = SafetensorsFile.Open(path))
+        {
+            tensors = file.Names.ToDictionary(static name => name, name => file.Read(name).clone());
+        }
+
+        // As resize_token_embeddings(…, pad_to_multiple_of=64) does.
+        SafetensorsWriter.Write(path, tensors.Select(static entry => (entry.Key, entry.Key.Contains("embed_tokens", StringComparison.Ordinal) ? cat([entry.Value, ones(62, 192)]) : entry.Value)));
+
+        using var other = Pocket();
+        var adapter = other.LoadAdapter(folder.Path, "b");
+
+        Assert.Empty(adapter.Report.Unexpected);
+        Assert.Contains("2 tokens", Assert.Single(adapter.Report.Messages), StringComparison.Ordinal);
+        Assert.Equal(4160, other.Config.Integer("vocab_size"));
+        using var found = Logits(other, Text);
+        Assert.True(expected.sub(found.narrow(-1, 0, 4098)).abs().max().item<float>() < 1e-4);
+        Assert.Equal(192, other.Base.FindParameter("model.embed_tokens.weight")!.Data[4159].sum().item<float>());
     }
 
     [Fact]

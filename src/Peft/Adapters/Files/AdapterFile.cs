@@ -283,7 +283,7 @@ internal static class AdapterFile
             $"'{path}': {entry.Name} has the shape [{string.Join(", ", entry.Shape)}], but '{key}' has [{string.Join(", ", own)}] here: the adapter was made with {entry.Shape[tokens]} tokens, the model has {count}."))
         {
             Target = entry.Name,
-            RecommendedAction = TokensFirst,
+            RecommendedAction = entry.Shape[tokens] > count ? TokensFirst : "Load the adapter on the base that it was trained on, whose vocabulary was cut to fewer tokens.",
         };
     }
 

@@ -74,7 +74,7 @@ internal sealed class ModelVocabulary(PeftModel model)
 
         messages.Add($"{(further.Length == 1 ? "The token" : $"{further.Length} tokens,")} {string.Join(", ", further.Take(5).Select(static token => token.Content))}{(further.Length > 5 ? ", …" : "")}, came with '{folder}': the vocabulary of '{model.Name}' has {(further.Length == 1 ? "it" : "them")} from now on.");
         using var file = model.IsStructureOnly ? null : AdapterFile.Open(folder);
-        return Grow(theirs, [.. further.Select(static token => new TableRow(token.Id, []))], file);
+        return Grow(theirs, [.. further.Select(static token => new TableRow(token.Id, [])), .. Fillers(further[^1].Id, file)], file);
     }
 
     /// <summary>Tables whose added rows an adapter doesn't hold itself: they go into its file.</summary>
@@ -128,16 +128,30 @@ internal sealed class ModelVocabulary(PeftModel model)
         var before = model.Tokenizer;
         var growth = _tables.Grow(rows, owner => file is null ? null : Rows(file, [.. tables.Where(named => Shares(named.Parameter, owner)).Select(static named => named.Path)]));
         model.Exchange(extended);
-        Added.UnionWith(rows.Select(static row => row.Id));
+        int[] added = [.. rows.Select(static row => row.Id).Where(id => extended.TokenText(id) is not null)];
+        Added.UnionWith(added);
         return new Growing(growth, () =>
         {
             model.Exchange(before);
-            Added.ExceptWith(rows.Select(static row => row.Id));
+            Added.ExceptWith(added);
         });
     }
 
-    /// <summary>A table as an adapter's file has it, whatever stands around the layer there.</summary>
-    private static TorchSharp.torch.Tensor? Rows(TensorStore file, IReadOnlyList<string> paths)
+    /// <summary>Rows behind the last token's, with which a file's tables are filled up to a round number.</summary>
+    private IEnumerable<TableRow> Fillers(int last, TensorStore? file)
+    {
+        var rows = file is null ? 0 : _tables.All().Max(named => Key(file, [named.Path]) is { } key ? file.Entry(key).Shape[0] : 0);
+        for (var id = last + 1; id < rows; id++)
+        {
+            yield return new TableRow(id, []);
+        }
+    }
+
+    /// <summary>A table as an adapter's file has it.</summary>
+    private static TorchSharp.torch.Tensor? Rows(TensorStore file, IReadOnlyList<string> paths) => Key(file, paths) is { } key ? file.Read(key) : null;
+
+    /// <summary>The key of a table in an adapter's file, whatever stands around the layer there.</summary>
+    private static string? Key(TensorStore file, IReadOnlyList<string> paths)
     {
         foreach (var path in paths)
         {
@@ -145,7 +159,7 @@ internal sealed class ModelVocabulary(PeftModel model)
             string[] names = [path, $"{path[..dot]}.base_layer{path[dot..]}", $"{path[..dot]}.token_adapter.base_layer{path[dot..]}", $"{path[..dot]}.modules_to_save{path[dot..]}"];
             if (Array.Find(names, name => file.Contains(AdapterFile.Prefix + name)) is { } found)
             {
-                return file.Read(AdapterFile.Prefix + found);
+                return AdapterFile.Prefix + found;
             }
         }
 
