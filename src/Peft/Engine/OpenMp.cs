@@ -24,8 +24,18 @@ internal sealed unsafe class OpenMp
         _processors = (delegate* unmanaged<int>)processors;
     }
 
+    [ThreadStatic]
+    private static bool s_isHidden;
+
     /// <summary>The library; null where libtorch uses another. To be asked for when libtorch is loaded.</summary>
-    public static OpenMp? Loaded => s_loaded.Value;
+    public static OpenMp? Loaded => s_isHidden ? null : s_loaded.Value;
+
+    /// <summary>Whether the calling thread computes as on a system without the library: tries on Linux what happens on Windows.</summary>
+    internal static bool IsHidden
+    {
+        get => s_isHidden;
+        set => s_isHidden = value;
+    }
 
     /// <summary>Processors that OpenMP counts.</summary>
     public int Processors => _processors();

@@ -50,6 +50,23 @@ internal static unsafe class RotaryKernel
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    /// <summary>Turns one head whose pairs are its elements i and i + half.</summary>
+    /// <param name="x">The head.</param>
+    /// <param name="cosine">Cosines of the pairs.</param>
+    /// <param name="sine">Sines of the pairs.</param>
+    /// <param name="y">The turned head.</param>
+    /// <param name="product">As many numbers as pairs, to compute in.</param>
+    public static void Turn(ReadOnlySpan<float> x, ReadOnlySpan<float> cosine, ReadOnlySpan<float> sine, Span<float> y, Span<float> product)
+    {
+        var half = cosine.Length;
+        TensorPrimitives.Multiply(x[half..], sine, product);
+        TensorPrimitives.Multiply(x[..half], cosine, y[..half]);
+        TensorPrimitives.Subtract(y[..half], product, y[..half]);
+        TensorPrimitives.Multiply(x[..half], sine, product);
+        TensorPrimitives.Multiply(x[half..], cosine, y[half..]);
+        TensorPrimitives.Add(y[half..], product, y[half..]);
+    }
+
     private static void Positions(void* state, long from, long to)
     {
         var work = (Work*)state;
@@ -67,12 +84,7 @@ internal static unsafe class RotaryKernel
                 var x = work->Input.ReadAt(offset, size, scratch + (2 * size));
                 var row = (position * work->Heads) + head;
                 var y = work->Output.Target(row, size, scratch + (3 * size));
-                TensorPrimitives.Multiply(x[half..], sine, product);
-                TensorPrimitives.Multiply(x[..half], cosine, y[..half]);
-                TensorPrimitives.Subtract(y[..half], product, y[..half]);
-                TensorPrimitives.Multiply(x[..half], sine, product);
-                TensorPrimitives.Multiply(x[half..], cosine, y[half..]);
-                TensorPrimitives.Add(y[half..], product, y[half..]);
+                Turn(x, cosine, sine, y, product);
                 work->Output.Write(row, y);
             }
         }

@@ -199,7 +199,7 @@ public abstract class PretrainedModel : Module
     {
         foreach (var group in Descendants().SelectMany(static module => module.Groups))
         {
-            group.FuseWhenUsed();
+            group.FuseWhenUsed(isMapped);
         }
 
         foreach (var convolution in Descendants().OfType<Convolution>())

@@ -1,6 +1,7 @@
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
+using Peft.Engine;
 using Peft.Generation;
 using Peft.Models;
 using Peft.Models.Heads;
@@ -65,6 +66,28 @@ public class RecordedStepTests
         model.AddAdapter(new LoraConfig { Rank = 2, TargetModules = ModuleNames.Of("v_proj", "gate_proj") }, "second", 1).Perturb(3);
         model.SetActive(["first", "second"]);
         Same(model, tolerance);
+    }
+
+    [Theory]
+    [InlineData(ScalarType.Float32)]
+    [InlineData(ScalarType.BFloat16)]
+    public void Where_there_is_no_OpenMP_the_runtimes_threads_compute_the_same_numbers(ScalarType type)
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var model = Wide(type);
+        var (expected, _) = Continue((CausalModel)model, Prompt(), 8, isOff: false);
+        OpenMp.IsHidden = true;
+        try
+        {
+            var (found, replays) = Continue((CausalModel)model, Prompt(), 8, isOff: false);
+            Assert.True(replays > 0);
+            Assert.True(expected.eq(found).all().item<bool>());
+        }
+        finally
+        {
+            OpenMp.IsHidden = false;
+        }
     }
 
     [Fact]

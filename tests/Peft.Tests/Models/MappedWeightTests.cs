@@ -96,6 +96,38 @@ public sealed class MappedWeightTests : IDisposable
         Assert.Equal(Logits(first.Base), Logits(changed.Base));
     }
 
+    [SkippableFact]
+    public void JoinedLayersLeaveNoPagesOfTheirFileBesideTheirCopy()
+    {
+        Skip.IfNot(OperatingSystem.IsLinux(), "Elsewhere the system decides by itself which pages stay.");
+        const int Layers = 5, Width = 1024;
+        Save(64, null, Width, Layers);
+        using var model = PeftModel.Load(_folder.Path);
+        Logits(model.Base);
+        long joined = 3L * Layers * Width * Width * sizeof(float), file = new FileInfo(Weights).Length;
+        Assert.InRange(Resident(Weights), 1, file - joined + (joined / 10));
+    }
+
+    /// <summary>How many bytes of a mapped file are in this process's memory.</summary>
+    private static long Resident(string path)
+    {
+        long sum = 0;
+        var counts = false;
+        foreach (var line in File.ReadLines("/proc/self/smaps"))
+        {
+            if (line.Contains('-', StringComparison.Ordinal) && char.IsAsciiHexDigitLower(line[0]))
+            {
+                counts = line.EndsWith(path, StringComparison.Ordinal);
+            }
+            else if (counts && line.StartsWith("Rss:", StringComparison.Ordinal))
+            {
+                sum += 1024 * long.Parse(line[4..^2], System.Globalization.CultureInfo.InvariantCulture);
+            }
+        }
+
+        return sum;
+    }
+
     private static nint[] Places(PeftModel model, string[] names) => [.. names.Select(name => TensorMemory.Address(model.Base.FindParameter(name)!.Data))];
 
     private static bool AreBehind(PeftModel model, string[] names) =>
@@ -112,12 +144,12 @@ public sealed class MappedWeightTests : IDisposable
     private static float LastWeight(PeftModel model) => model.Base.FindParameter("lm_head.weight")!.Data[-1, -1].item<float>();
 
     /// <summary>Saves a model of one value everywhere, or of random ones; the first logits that it gives.</summary>
-    private float[] Save(int vocabulary, int? value)
+    private float[] Save(int vocabulary, int? value, int hidden = Hidden, int layers = 1)
     {
         using var model = ArchitectureRegistry.Create(ModelConfig.FromText($$"""
             {
-              "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": {{vocabulary}}, "hidden_size": {{Hidden}}, "intermediate_size": 8,
-              "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-6
+              "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": {{vocabulary}}, "hidden_size": {{hidden}}, "intermediate_size": 8,
+              "num_hidden_layers": {{layers}}, "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 64, "rms_norm_eps": 1e-6
             }
             """));
         foreach (var (_, parameter, _) in model.NamedParameters())

@@ -134,15 +134,15 @@ internal sealed unsafe class RotateOperation : StepOperation
             {
                 (partner[i], partner[i + 1]) = (x[i + 1], x[i]);
             }
+
+            TensorPrimitives.Multiply(partner, sine, partner);
+            TensorPrimitives.MultiplyAdd(x[..size], cosine, partner, y[..size]);
         }
         else
         {
-            x.Slice(size / 2, size / 2).CopyTo(partner);
-            x[..(size / 2)].CopyTo(partner[(size / 2)..]);
+            RotaryKernel.Turn(x[..size], cosine[..(size / 2)], sine[(size / 2)..], y[..size], partner[..(size / 2)]);
         }
 
-        TensorPrimitives.Multiply(partner, sine, partner);
-        TensorPrimitives.MultiplyAdd(x[..size], cosine, partner, y[..size]);
         x[size..].CopyTo(y[size..]);
         if (_queries.IsBFloat16)
         {

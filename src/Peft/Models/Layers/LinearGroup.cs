@@ -1,3 +1,4 @@
+using Peft.Engine;
 using Peft.Tensors;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -22,6 +23,9 @@ public sealed class LinearGroup : IDisposable
     // The values that are to be joined when the group is first used; null where nothing waits.
     private Tensor?[]? _waiting;
 
+    // Those of them that are memory of a file.
+    private Tensor[] _mapped = [];
+
     /// <summary>Makes a group; it runs its members one by one until <see cref="Fuse()"/>.</summary>
     /// <param name="members">Layers in the order of their columns in the output.</param>
     internal LinearGroup(params Linear[] members)
@@ -41,7 +45,8 @@ public sealed class LinearGroup : IDisposable
     /// </summary>
     public void Fuse()
     {
-        _waiting = null;
+        var mapped = _mapped;
+        (_waiting, _mapped) = (null, []);
         if ((_isPacked ? ArePacked() : _weight is not null && IsFused(_views, static member => member.Weight)) && (_bias is null || IsFused(_biasViews, static member => member.Bias!)))
         {
             return;
@@ -52,7 +57,7 @@ public sealed class LinearGroup : IDisposable
         _isPacked = ArePacked() && (biases == 0 || biases == _members.Length);
         if (_isPacked)
         {
-            _bias = biases == 0 ? null : Fuse([.. _members.Select(static member => member.Bias!)], _biasViews);
+            _bias = biases == 0 ? null : Fuse([.. _members.Select(static member => member.Bias!)], _biasViews, mapped);
             return;
         }
 
@@ -63,12 +68,17 @@ public sealed class LinearGroup : IDisposable
             return;
         }
 
-        _weight = Fuse([.. _members.Select(static member => member.Weight)], _views);
-        _bias = biases == 0 ? null : Fuse([.. _members.Select(static member => member.Bias!)], _biasViews);
+        _weight = Fuse([.. _members.Select(static member => member.Weight)], _views, mapped);
+        _bias = biases == 0 ? null : Fuse([.. _members.Select(static member => member.Bias!)], _biasViews, mapped);
     }
 
     /// <summary>Has the weights put into one tensor when the group is first used, unless they were replaced by then: a model that was loaded, but not computed with, costs no copy.</summary>
-    internal void FuseWhenUsed() => _waiting = Values();
+    /// <param name="isMapped">Whether a tensor's memory is that of a file.</param>
+    internal void FuseWhenUsed(Func<Tensor, bool> isMapped)
+    {
+        _waiting = Values();
+        _mapped = [.. _waiting.OfType<Tensor>().Where(isMapped)];
+    }
 
     /// <summary>Makes the tensor that the members share, without values: for a loader that reads them straight into it.</summary>
     /// <param name="type">Type of the weights.</param>
@@ -135,7 +145,7 @@ public sealed class LinearGroup : IDisposable
         _bias?.Dispose();
         _weight = null;
         _bias = null;
-        _waiting = null;
+        (_waiting, _mapped) = (null, []);
         _isPacked = false;
     }
 
@@ -166,7 +176,7 @@ public sealed class LinearGroup : IDisposable
     private bool IsFused(Tensor[] own, Func<Linear, Parameter> parameter) =>
         _members.Zip(own).All(pair => ReferenceEquals(parameter(pair.First).Value, pair.Second));
 
-    private static Tensor Fuse(Parameter[] parts, Tensor[] views)
+    private static Tensor Fuse(Parameter[] parts, Tensor[] views, Tensor[] mapped)
     {
         using var scope = NewDisposeScope();
         if (Behind(parts) is { } joined)
@@ -179,7 +189,14 @@ public sealed class LinearGroup : IDisposable
             return joined.DetachFromDisposeScope();
         }
 
-        return Share(cat([.. parts.Select(static part => part.Data)], 0), parts, views);
+        var copy = cat([.. parts.Select(static part => part.Data)], 0);
+        foreach (var value in parts.Select(static part => part.Data).Where(value => Array.Exists(mapped, one => ReferenceEquals(one, value))))
+        {
+            // The copy is what is computed with; the file's pages would stay beside it.
+            MappedPages.Drop(TensorMemory.Address(value), value.NumberOfElements * value.ElementSize);
+        }
+
+        return Share(copy, parts, views);
     }
 
     /// <summary>The parts as one tensor where they lie one behind the other in one piece of memory, such as a mapped file; otherwise null.</summary>
