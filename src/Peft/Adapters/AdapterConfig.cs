@@ -46,6 +46,9 @@ public abstract record AdapterConfig
     /// <summary>Whether a file of the adapter has the base's weights of embeddings and output layers that its configuration names.</summary>
     internal virtual bool SavesEmbeddings => true;
 
+    /// <summary>Whether what is trained stands between singular vectors of the base that are computed anew for each file: what it says then depends on the library that computes them.</summary>
+    internal virtual bool ComputesSingularVectors => false;
+
     /// <summary>Whether layers that share their weights share what is trained of them as well.</summary>
     public virtual bool EnsureWeightTying { get; init; }
 

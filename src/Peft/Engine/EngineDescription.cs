@@ -12,6 +12,11 @@ namespace Peft.Engine;
 /// <param name="Threads">Threads in use.</param>
 public sealed record EngineDescription(string Processor, string Engine, string Kernels, int Threads)
 {
+    /// <summary>Intel's library, which the peer's builds for x64 have as well.</summary>
+    internal const string Mkl = "MKL";
+
+    private const string OpenBlas = "OpenBLAS";
+
     /// <summary>Describes this process. Loads libtorch where that hasn't happened.</summary>
     public static EngineDescription Current
     {
@@ -28,6 +33,9 @@ public sealed record EngineDescription(string Processor, string Engine, string K
     /// <summary>Whether the engine is <c>src/TorchSharp.SystemLibtorch</c>.</summary>
     internal static bool IsSystemLibtorch { get; } =
         typeof(torch).Assembly.GetCustomAttribute<AssemblyDescriptionAttribute>()?.Description.Contains("package manager", StringComparison.Ordinal) == true;
+
+    /// <summary>The library that decomposes matrices, where it is known: the signs of singular vectors are its choice. <c>MKL</c>, <c>OpenBLAS</c>, or null.</summary>
+    internal static string? MatrixLibrary => KernelNames() is var kernels && kernels.StartsWith(OpenBlas, StringComparison.Ordinal) ? OpenBlas : kernels.StartsWith(Mkl, StringComparison.Ordinal) ? Mkl : null;
 
     private static string EngineName() => IsSystemLibtorch
         ? $"SystemLibtorch, libtorch {torch.__version__}"
@@ -60,9 +68,9 @@ public sealed record EngineDescription(string Processor, string Engine, string K
         }
 
         return LinuxProcess.LoadedFile("libopenblas") is { } openBlas && LinuxProcess.LoadedFunction(openBlas, "openblas_get_corename") is var name and not 0
-            ? $"OpenBLAS for {OpenBlasCore(name)}"
+            ? $"{OpenBlas} for {OpenBlasCore(name)}"
             : LinuxProcess.LoadedFile("libtorch_cpu") is { } libtorch && LinuxProcess.LoadedFunction(libtorch, "mkl_serv_intel_cpu_true") != 0
-                ? MklKernels.IsToldByInstructions ? "MKL, told to go by the processor's instructions" : "MKL"
+                ? MklKernels.IsToldByInstructions ? $"{Mkl}, told to go by the processor's instructions" : Mkl
                 : "libtorch's kernels";
     }
 

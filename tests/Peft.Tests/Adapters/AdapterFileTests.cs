@@ -1,7 +1,9 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters;
 using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Methods.Psoft;
 using Peft.Adapters.Targets;
+using Peft.Engine;
 using Peft.Tensors;
 using static TorchSharp.torch;
 
@@ -42,6 +44,26 @@ public class AdapterFileTests
         Assert.Equal(0, before.sub(after).abs().max().item<float>());
         Assert.Equal(model["made"].AdaptedModules, model["loaded"].AdaptedModules);
         Assert.Equal(folder.Path, model["made"].Path);
+    }
+
+    [SkippableFact]
+    public void Numbers_between_singular_vectors_that_another_library_computed_are_refused()
+    {
+        Skip.If(EngineDescription.MatrixLibrary is null, "What computes singular vectors isn't known here.");
+        using var folder = new TemporaryFolder();
+        using var model = TinyLlama.Create();
+        model.AddAdapter(new PsoftConfig { Rank = 3, TargetModules = ModuleNames.Of("q_proj") }, "a", 1);
+        model.SaveAdapter("a", folder.Path);
+        model.LoadAdapter(folder.Path, "own");
+        var path = folder["adapter_model.safetensors"];
+        using (var file = SafetensorsFile.Open(path))
+        {
+            var metadata = new Dictionary<string, string>(file.Metadata) { ["singular_vectors_by"] = "Another" };
+            SafetensorsWriter.Write(path, [.. file.Names.Select(name => (name, file.Read(name)))], metadata);
+        }
+
+        Assert.Equal("SingularVectorsNotSupported", Assert.Throws<NotSupportedByPeftException>(() => model.LoadAdapter(folder.Path, "other")).ErrorId);
+        Assert.DoesNotContain(model.Adapters, static adapter => adapter.Name == "other");
     }
 
     [Fact]

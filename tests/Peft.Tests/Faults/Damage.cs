@@ -1,5 +1,7 @@
 using System.Buffers.Binary;
 using System.IO.Compression;
+using System.Text.Json;
+using System.Text.Json.Nodes;
 
 namespace Peft.Tests.Faults;
 
@@ -52,10 +54,39 @@ internal static class Damage
             return Apply(whole, random);
         }
 
-        var header = JsonDamage.Apply(whole[8..(int)(8 + length)], random);
+        var header = whole[8..(int)(8 + length)];
+        header = random.Next(2) == 0 ? JsonDamage.Apply(header, random) : Exchanged(header, random);
         var size = new byte[8];
         BinaryPrimitives.WriteInt64LittleEndian(size, header.Length);
         return [.. size, .. header, .. whole[(int)(8 + length)..]];
+    }
+
+    /// <summary>A header that is sound but another's: two tensors have each other's names, or one has another shape of as many elements.</summary>
+    private static byte[] Exchanged(byte[] header, Random random)
+    {
+        var entries = JsonNode.Parse(header)!.AsObject();
+        string[] names = [.. entries.Select(static entry => entry.Key).Where(static name => name != "__metadata__")];
+        var (one, other) = (names[random.Next(names.Length)], names[random.Next(names.Length)]);
+        if (random.Next(2) == 0)
+        {
+            var first = entries[one]!.DeepClone();
+            entries[one] = entries[other]!.DeepClone();
+            entries[other] = first;
+        }
+        else
+        {
+            long[] shape = [.. entries[one]!["shape"]!.AsArray().Select(static size => (long)size!)];
+            long[] changed = random.Next(4) switch
+            {
+                0 => [shape.Aggregate(1L, static (product, size) => product * size)],
+                1 => [1, .. shape],
+                2 => [.. shape, 1],
+                _ => [.. shape.Reverse()],
+            };
+            entries[one]!["shape"] = new JsonArray([.. changed.Select(static size => JsonValue.Create(size))]);
+        }
+
+        return JsonSerializer.SerializeToUtf8Bytes(entries);
     }
 
     /// <summary>A zip file with the right checksum over a damaged part.</summary>

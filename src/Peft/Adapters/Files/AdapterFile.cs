@@ -1,6 +1,7 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Slots;
+using Peft.Engine;
 using Peft.Files;
 using Peft.Models;
 using Peft.Models.Layers;
@@ -24,6 +25,7 @@ internal static class AdapterFile
 
     private const string VersionKey = "peft_version";
     private const string BaseKey = "base_model_digest";
+    private const string LibraryKey = "singular_vectors_by";
     private const char BuildMark = '@';
 
     private static readonly string[] s_embeddingNames = ["embed_tokens", "lm_head"];
@@ -59,6 +61,7 @@ internal static class AdapterFile
     /// <exception cref="PeftException"><c>AdapterShapeMismatch</c>, <c>AdapterTensorMissing</c>, or what the file's format says.</exception>
     public static LoadReport Load(Adapter adapter, TensorStore store, PretrainedModel model, Generator generator, List<string> messages)
     {
+        RefuseOtherVectors(adapter.Config, store);
         AdapterParameter[] parameters = [.. adapter.Parameters().Where(static parameter => parameter.FileKey is not null)];
         var expected = parameters.Select(static parameter => parameter.FileKey!).ToHashSet(StringComparer.Ordinal);
         var ofBase = BaseTargets(adapter, model).Where(entry => expected.Add(entry.Key)).ToArray();
@@ -143,6 +146,11 @@ internal static class AdapterFile
             metadata[BaseKey] = digest;
         }
 
+        if (adapter.Config.ComputesSingularVectors && EngineDescription.MatrixLibrary is { } library)
+        {
+            metadata[LibraryKey] = library;
+        }
+
         SafetensorsWriter.WriteFolder(
             folder, tensors, metadata, Stem, long.MaxValue, documents: [(AdapterConfig.FileName, config)]);
         adapter.SaveBeside(folder);
@@ -161,6 +169,23 @@ internal static class AdapterFile
             && version.Split(BuildMark) is [_, var ofConfig] && ofConfig.Length == ofWeights.Length && ofConfig != ofWeights)
         {
             throw SaveId.Mixture(folder, $"{AdapterConfig.FileName} is of another save than '{Path.GetFileName(file.Path)}'");
+        }
+    }
+
+    /// <summary>
+    /// Refuses a file whose numbers stand between singular vectors that aren't in it and that another library computed: their signs are the library's
+    /// choice, and with others the adapter would compute something else in silence. PEFT doesn't say which it was; its builds have MKL.
+    /// </summary>
+    private static void RefuseOtherVectors(AdapterConfig config, TensorStore store)
+    {
+        if (config.ComputesSingularVectors && EngineDescription.MatrixLibrary is { } own
+            && ((store as SafetensorsFile)?.Metadata.GetValueOrDefault(LibraryKey) ?? EngineDescription.Mkl) is var other && other != own)
+        {
+            throw new NotSupportedByPeftException("SingularVectorsNotSupported", $"'{store.Path}' is an adapter of {config.PeftType}, whose numbers stand between singular vectors of the base that aren't in the file. They were computed by {other}, and this engine's {own} gives others.")
+            {
+                Target = store.Path,
+                RecommendedAction = other == EngineDescription.Mkl ? "Load it with NuGet's engine, or with a libtorch that has MKL." : "Load it with the engine that trained it, or train it again here.",
+            };
         }
     }
 

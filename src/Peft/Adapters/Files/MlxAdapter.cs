@@ -50,7 +50,7 @@ public static class MlxAdapter
         using var file = OpenFile(folder);
         string[] layers = [.. file.Names.Where(static name => name.EndsWith(FactorA, StringComparison.Ordinal)).Select(static name => name[..^FactorA.Length]).Order(StringComparer.Ordinal)];
         var settings = document[SettingsKey] as JsonObject ?? document;
-        var ranks = layers.ToDictionary(static layer => layer, layer => (int)file.Entry(layer + FactorA).Shape[^1]);
+        var ranks = layers.ToDictionary(static layer => layer, layer => file.Entry(layer + FactorA).Shape is [_, var own] ? (int)own : throw Invalid(path, $"'{layer}{FactorA}' beside it is no matrix"));
         var rank = ranks.Count == 0 ? throw Invalid(path, $"{WeightsName} beside it has no {FactorA}") : ranks.Values.Max();
         var scale = Number(settings["scale"]) ?? Number(settings["alpha"]) / rank ?? throw Invalid(path, "it lacks the scale of the change");
         var others = ranks.Where(entry => entry.Value != rank).ToDictionary(static entry => entry.Key, static entry => entry.Value);

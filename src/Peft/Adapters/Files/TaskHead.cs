@@ -68,7 +68,7 @@ public static class TaskHead
         var labels = ModelLabels.Of(structure).Count;
         return structure.NamedParameters()
             .Where(named => named.Path.StartsWith(head + ".", StringComparison.Ordinal) && named.Parameter.Shape[0] == labels)
-            .Select(named => store.TryGetEntry(AdapterFile.Prefix + named.Path, out var entry) ? entry.Shape[0] : (long?)null)
+            .Select(named => store.TryGetEntry(AdapterFile.Prefix + named.Path, out var entry) && entry.Shape is [var count, ..] ? count : (long?)null)
             .LastOrDefault(static count => count is not null);
     }
 }

@@ -27,6 +27,11 @@ internal sealed class TextualInversionFile
     private TextualInversionFile(TensorStore file, IReadOnlyList<(int? Encoder, string Name)> parts, string token)
     {
         (_file, _parts, Token) = (file, parts, token);
+        if (parts.Any(part => file.Entry(part.Name).Shape.Count is not (1 or 2)))
+        {
+            throw new PeftException("TextualInversionInvalid", $"'{file.Path}' is damaged: what it names as vectors isn't a list of them.") { Target = file.Path };
+        }
+
         Count = CountOf(parts[0].Name);
         if (parts.Any(part => CountOf(part.Name) != Count))
         {

@@ -56,7 +56,7 @@ internal sealed class CheckpointConfig(TensorStore file, CheckpointKind kind)
     private JsonObject UNet()
     {
         const string Prefix = CheckpointLayout.UNetPrefix;
-        List<long> channels = [Shape(Prefix + "input_blocks.0.0.weight")[0]];
+        List<long> channels = [Size(Prefix + "input_blocks.0.0.weight", 0)];
         List<bool> attend = [];
         List<long> depths = [], layers = [];
         long? textWidth = null;
@@ -77,13 +77,13 @@ internal sealed class CheckpointConfig(TensorStore file, CheckpointKind kind)
                 continue;
             }
 
-            width = Shape(head + "0.in_layers.2.weight")[0];
+            width = Size(head + "0.in_layers.2.weight", 0);
             count++;
             if (file.Contains(head + "1.proj_in.weight"))
             {
                 isLinear = Shape(head + "1.proj_in.weight").Count == 2;
                 depth = CountOf(n => $"{head}1.transformer_blocks.{n}.norm1.weight");
-                textWidth = Shape(head + "1.transformer_blocks.0.attn2.to_k.weight")[1];
+                textWidth = Size(head + "1.transformer_blocks.0.attn2.to_k.weight", 1);
             }
         }
 
@@ -92,8 +92,8 @@ internal sealed class CheckpointConfig(TensorStore file, CheckpointKind kind)
         var document = new JsonObject
         {
             ["_class_name"] = "UNet2DConditionModel",
-            ["in_channels"] = Shape(Prefix + "input_blocks.0.0.weight")[1],
-            ["out_channels"] = Shape(Prefix + "out.2.weight")[0],
+            ["in_channels"] = Size(Prefix + "input_blocks.0.0.weight", 1),
+            ["out_channels"] = Size(Prefix + "out.2.weight", 0),
             ["sample_size"] = IsLarge ? 128 : IsSecond ? 96 : 64,
             ["block_out_channels"] = List(channels),
             ["layers_per_block"] = layers[0],
@@ -106,8 +106,8 @@ internal sealed class CheckpointConfig(TensorStore file, CheckpointKind kind)
         };
         if (file.Contains(Prefix + "label_emb.0.0.weight"))
         {
-            var added = Shape(Prefix + "label_emb.0.0.weight")[1];
-            var pooled = Shape(kind.Texts[^1].Prefix + "text_projection")[1];
+            var added = Size(Prefix + "label_emb.0.0.weight", 1);
+            var pooled = Size(kind.Texts[^1].Prefix + "text_projection", 1);
             document["addition_embed_type"] = "text_time";
             document["projection_class_embeddings_input_dim"] = added;
             document["addition_time_embed_dim"] = (added - pooled) / AddedSizes;
@@ -139,10 +139,10 @@ internal sealed class CheckpointConfig(TensorStore file, CheckpointKind kind)
         return new JsonObject
         {
             ["_class_name"] = "AutoencoderKL",
-            ["in_channels"] = Shape(Prefix + "encoder.conv_in.weight")[1],
-            ["out_channels"] = Shape(Prefix + "decoder.conv_out.weight")[0],
-            ["latent_channels"] = Shape(Prefix + "decoder.conv_in.weight")[1],
-            ["block_out_channels"] = List(Enumerable.Range(0, blocks).Select(n => Shape($"{Prefix}encoder.down.{n}.block.0.conv1.weight")[0])),
+            ["in_channels"] = Size(Prefix + "encoder.conv_in.weight", 1),
+            ["out_channels"] = Size(Prefix + "decoder.conv_out.weight", 0),
+            ["latent_channels"] = Size(Prefix + "decoder.conv_in.weight", 1),
+            ["block_out_channels"] = List(Enumerable.Range(0, blocks).Select(n => Size($"{Prefix}encoder.down.{n}.block.0.conv1.weight", 0))),
             ["layers_per_block"] = CountOf(n => $"{Prefix}encoder.down.0.block.{n}.conv1.weight"),
             ["down_block_types"] = List(Enumerable.Repeat("DownEncoderBlock2D", blocks)),
             ["up_block_types"] = List(Enumerable.Repeat("UpDecoderBlock2D", blocks)),
@@ -161,21 +161,21 @@ internal sealed class CheckpointConfig(TensorStore file, CheckpointKind kind)
                 CountOf(n => $"{text.Prefix}transformer.resblocks.{n}.ln_1.weight"))
             : (text.TextPrefix + "embeddings.token_embedding.weight", text.TextPrefix + "embeddings.position_embedding.weight", text.TextPrefix + "encoder.layers.0.mlp.fc1.weight",
                 CountOf(n => $"{text.TextPrefix}encoder.layers.{n}.layer_norm1.weight"));
-        var (vocabulary, width) = (Shape(table)[0], Shape(table)[1]);
+        var (vocabulary, width) = (Size(table, 0), Size(table, 1));
         return new JsonObject
         {
             ["architectures"] = new JsonArray(isProjected ? "CLIPTextModelWithProjection" : "CLIPTextModel"),
             ["model_type"] = "clip_text_model",
             ["vocab_size"] = vocabulary,
             ["hidden_size"] = width,
-            ["intermediate_size"] = Shape(inner)[0],
+            ["intermediate_size"] = Size(inner, 0),
 
             // Stable Diffusion 2 reads the state before the last block, which its folders therefore leave out.
             ["num_hidden_layers"] = IsSecond ? layers - 1 : layers,
             ["num_attention_heads"] = Math.Max(1, width / HeadWidth),
             ["hidden_act"] = text.IsOpenClip ? "gelu" : "quick_gelu",
-            ["max_position_embeddings"] = Shape(positions)[0],
-            ["projection_dim"] = isProjected ? Shape(text.Prefix + "text_projection")[1] : width,
+            ["max_position_embeddings"] = Size(positions, 0),
+            ["projection_dim"] = isProjected ? Size(text.Prefix + "text_projection", 1) : width,
             ["bos_token_id"] = vocabulary - 2,
             ["eos_token_id"] = vocabulary - 1,
             ["pad_token_id"] = text.IsOpenClip ? 0 : vocabulary - 1,
@@ -196,6 +196,9 @@ internal sealed class CheckpointConfig(TensorStore file, CheckpointKind kind)
     }
 
     private IReadOnlyList<long> Shape(string name) => file.TryGetEntry(name, out var entry) ? entry.Shape : throw Missing(name);
+
+    private long Size(string name, int dimension) => Shape(name) is var shape && dimension < shape.Count ? shape[dimension] : throw new PeftException(
+        "CheckpointIncomplete", $"'{name}' in '{file.Path}' has the shape [{string.Join(", ", shape)}], and tells no sizes of {kind.Name}.") { Target = file.Path };
 
     private PeftException Missing(string name) => new("CheckpointIncomplete", $"'{file.Path}' lacks '{name}', which a checkpoint of {kind.Name} has.") { Target = file.Path };
 }

@@ -118,7 +118,7 @@ internal static class BitsAndBytesTensors
             {
                 // 0 is by rows; the others are layouts of GPU kernels that no release writes any more.
                 var format = stem + ".weight_format";
-                if (file.Contains(format) && file.Read(format).to(ScalarType.Int64).item<long>() != 0)
+                if (file.Contains(format) && file.Read(format).ne(0).any().item<bool>())
                 {
                     throw new NotSupportedByPeftException("QuantizationNotSupported", $"'{format}' of '{file.Path}' says that the weight isn't stored by rows.") { Target = format };
                 }

@@ -11,10 +11,12 @@ internal static class Float8Tensors
     private const int LargestBlock = 1 << 12;
     private const int ExponentBias = 127;
 
+    private static long? Whole(JsonNode? node) => node is JsonValue value && value.TryGetValue<long>(out var number) ? number : null;
+
     /// <summary>The quantised weights of a file.</summary>
     public static IEnumerable<QuantizedTensor> Find(TensorStore file, JsonObject settings, ScalarType type)
     {
-        (long Rows, long Columns) block = settings["weight_block_size"] is JsonArray { Count: 2 } sizes ? ((long)sizes[0]!, (long)sizes[1]!) : throw new NotSupportedByPeftException(
+        (long Rows, long Columns) block = settings["weight_block_size"] is JsonArray { Count: 2 } sizes && Whole(sizes[0]) is { } rows && Whole(sizes[1]) is { } columns ? (rows, columns) : throw new NotSupportedByPeftException(
             "QuantizationNotSupported", $"The weights in '{file.Path}' are quantised by fp8 without blocks (weight_block_size), which is not supported.") { Target = "weight_block_size" };
         foreach (var scaleName in file.Names.Where(static name => name.EndsWith(ScaleEnd, StringComparison.Ordinal)))
         {

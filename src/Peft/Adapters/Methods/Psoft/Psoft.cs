@@ -12,6 +12,8 @@ public sealed record PsoftConfig : LayerwiseConfig
     /// <inheritdoc/>
     public override string PeftType => "PSOFT";
 
+    internal override bool ComputesSingularVectors => true;
+
     /// <summary>Singular vectors of each layer, at most the smaller of its inputs and outputs.</summary>
     [ConfigField("r", Minimum = 1, ErrorId = "RankInvalid")]
     public int Rank { get; init; } = 32;
