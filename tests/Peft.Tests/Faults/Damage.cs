@@ -66,6 +66,11 @@ internal static class Damage
     {
         var entries = JsonNode.Parse(header)!.AsObject();
         string[] names = [.. entries.Select(static entry => entry.Key).Where(static name => name != "__metadata__")];
+        if (names.Length == 0)
+        {
+            return JsonDamage.Apply(header, random);
+        }
+
         var (one, other) = (names[random.Next(names.Length)], names[random.Next(names.Length)]);
         if (random.Next(2) == 0)
         {

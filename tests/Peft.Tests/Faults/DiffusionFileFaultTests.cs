@@ -36,6 +36,7 @@ public sealed class DiffusionFileFaultTests : IDisposable
             {
                 DiffusionAdapterFile.Load(model, path, "damaged");
                 DiffusionAdapterFile.Save(model, "damaged", Path.Combine(folder, "saved.safetensors"), formats[random.Next(formats.Length)]);
+                model.Merge();
             });
             ReaderTrial.Bounded(() => DiffusionAdapterFile.Convert(path, Path.Combine(folder, "converted.safetensors"), formats[random.Next(formats.Length)], random.Next(2) == 0 ? model.Base : null));
         }));

@@ -31,7 +31,7 @@ internal sealed record AdapterEntry(DiffusionModule Module, LycorisModule What, 
         }
 
         var kernel = Module.Layer.Kernel;
-        var second = up.to(ScalarType.Float32).flatten(1) * ((What.Alpha ?? rank) / rank);
+        var second = up.to(ScalarType.Float32).reshape(-1, rank) * ((What.Alpha ?? rank) / rank);
         return (first.reshape([rank, -1, .. kernel]).to(type).contiguous(), second.reshape([second.size(0), rank, .. kernel.Select(static _ => 1L)]).to(type).contiguous());
     }
 }

@@ -68,7 +68,7 @@ public sealed record LycorisModule(IReadOnlyDictionary<string, IReadOnlyList<lon
     internal LayerAdapter CreateLayer(IAdaptable layer)
     {
         var inner = CreateInner(layer);
-        return Shapes.TryGetValue("dora_scale", out var lengths) ? new DecomposedWeight(inner, lengths.Count == 1 || lengths[0] == layer.Outputs) : inner;
+        return Shapes.TryGetValue("dora_scale", out var lengths) ? new DecomposedWeight(inner, lengths.Count <= 1 || lengths[0] == layer.Outputs) : inner;
     }
 
     private LayerAdapter CreateInner(IAdaptable layer)
@@ -102,7 +102,7 @@ public sealed record LycorisModule(IReadOnlyDictionary<string, IReadOnlyList<lon
     {
         var (isFirstLow, isSecondLow, hasCore) = (!Has("lokr_w1"), !Has("lokr_w2"), Has("lokr_t2"));
         var rank = isSecondLow ? Rank("lokr_w2_b") : isFirstLow ? Rank("lokr_w1_b") : 1;
-        var (outFirst, inFirst) = isFirstLow ? (Shapes["lokr_w1_a"][0], Shapes["lokr_w1_b"][1]) : (Shapes["lokr_w1"][0], Shapes["lokr_w1"][1]);
+        var (outFirst, inFirst) = isFirstLow ? (Size("lokr_w1_a", 0), Size("lokr_w1_b", 1)) : (Size("lokr_w1", 0), Size("lokr_w1", 1));
         var shape = new LoKrShape(outFirst, inFirst, Divided(layer.Outputs, outFirst), Divided(layer.Inputs / layer.ChannelGroups, inFirst))
         {
             FirstIsLowRank = isFirstLow,
@@ -117,6 +117,9 @@ public sealed record LycorisModule(IReadOnlyDictionary<string, IReadOnlyList<lon
     private double Scale(string key) => (Alpha ?? Rank(key)) / Rank(key);
 
     private int Rank(string key) => Shapes.TryGetValue(key, out var shape) && shape.Count > 0 ? checked((int)Math.Max(1, shape[0])) : 1;
+
+    /// <summary>Where a tensor has fewer dimensions it doesn't fit what is made, whatever stands here.</summary>
+    private long Size(string key, int dimension) => Shapes[key] is var shape && dimension < shape.Count ? shape[dimension] : 1;
 
     private bool Has(params ReadOnlySpan<string> keys)
     {

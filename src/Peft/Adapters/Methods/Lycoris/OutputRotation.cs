@@ -24,7 +24,10 @@ internal sealed class OutputRotation : MatrixLayer
         : base(layer)
     {
         _limit = constraint * layer.Outputs;
-        _blocks = new Parameter("oft_blocks", blocks);
+
+        // Blocks that don't cover the outputs fit no layer: then the tensors don't fit what is made.
+        var covers = blocks.Count is 3 or 4 && blocks[^1] == blocks[^2] && blocks[^3] * blocks[^2] == layer.Outputs;
+        _blocks = new Parameter("oft_blocks", covers ? blocks : [1, layer.Outputs, layer.Outputs]);
         _factors = isRescaled ? new Parameter("rescale", [layer.Outputs, .. Enumerable.Repeat(1L, layer.Kernel.Count + 1)]) : null;
         Parameters = _factors is null ? [new("oft_blocks", _blocks)] : [new("oft_blocks", _blocks), new("rescale", _factors)];
     }
