@@ -49,7 +49,6 @@ internal static unsafe class RotaryKernel
         return output;
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     /// <summary>Turns one head whose pairs are its elements i and i + half.</summary>
     /// <param name="x">The head.</param>
     /// <param name="cosine">Cosines of the pairs.</param>
@@ -67,6 +66,7 @@ internal static unsafe class RotaryKernel
         TensorPrimitives.Add(y[half..], product, y[half..]);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Positions(void* state, long from, long to)
     {
         var work = (Work*)state;
