@@ -75,11 +75,13 @@ public static partial class ArchitectureRegistry
             $"The architecture '{config.Architecture ?? config.ModelType}' (model_type '{config.ModelType}'{(task is null ? "" : $", task {task}")}) is not supported.{(config.Document.ContainsKey("auto_map") ? " Code that comes with it (auto_map) is never run." : "")}")
         {
             Target = config.ModelType,
-            RecommendedAction = $"{(Nearest(config.ModelType) is { } near ? $"The family whose name is nearest is '{near.ModelType}'. " : "")}Supported are: {string.Join(", ", Supported)}. CONTRIBUTING.md says how to add a family: most are a row or one file.",
+            RecommendedAction = Families.FirstOrDefault(family => family.ModelType == config.ModelType) is { } known
+                ? $"Of the type '{known.ModelType}' there are: {string.Join(", ", known.Heads.Select(head => known.Stem + head.Suffix).Distinct())}. CONTRIBUTING.md says how to add a head."
+                : $"{(Nearest(config.ModelType) is { } near ? $"The family whose name is nearest is '{near.ModelType}'. " : "")}Supported types are: {string.Join(", ", Families.Select(static family => family.ModelType).Distinct().Order(StringComparer.Ordinal))}. CONTRIBUTING.md says how to add a family: most are a row or one file.",
         };
     }
 
-    /// <summary>The family whose <c>model_type</c> has the longest beginning in common with another, of at least three letters; null where none has.</summary>
+    /// <summary>The family whose <c>model_type</c> has the longest beginning in common with another, of at least three letters, one that differs in its last letter alone first; null where none has.</summary>
     internal static Family? Nearest(string modelType)
     {
         const int LeastInCommon = 3;
@@ -89,6 +91,7 @@ public static partial class ArchitectureRegistry
             .Select(entry => (entry.Family, Common: entry.Name.Zip(wanted).TakeWhile(static pair => pair.First == pair.Second).Count(), entry.Name.Length))
             .Where(static entry => entry.Common >= LeastInCommon)
             .OrderByDescending(static entry => entry.Common)
+            .ThenByDescending(entry => entry.Length == wanted.Length && entry.Common == wanted.Length - 1)
             .ThenBy(static entry => entry.Length)
             .FirstOrDefault().Family;
 

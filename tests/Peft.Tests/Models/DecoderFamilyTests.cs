@@ -147,6 +147,7 @@ public class DecoderFamilyTests
 
     [Theory]
     [InlineData("qwen3_next", "'qwen3'")]
+    [InlineData("qwen3_6", "'qwen3_5'")]
     [InlineData("gptneox", "'gpt_neox'")]
     [InlineData("phimoe", "'phi'")]
     public void An_unknown_family_names_the_nearest(string type, string near)
@@ -155,6 +156,14 @@ public class DecoderFamilyTests
         Assert.Equal("ArchitectureNotSupported", error.ErrorId);
         Assert.Contains($"nearest is {near}", error.RecommendedAction, StringComparison.Ordinal);
         Assert.Contains("CONTRIBUTING", error.RecommendedAction, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void A_head_that_a_known_family_lacks_names_those_it_has()
+    {
+        var error = Assert.Throws<NotSupportedByPeftException>(() => ArchitectureRegistry.Create(ModelConfig.FromText("""{ "model_type": "llama", "architectures": ["LlamaForMaskedLM"] }""")));
+        Assert.Contains("LlamaForCausalLM, ", error.RecommendedAction, StringComparison.Ordinal);
+        Assert.DoesNotContain("Mistral", error.RecommendedAction, StringComparison.Ordinal);
     }
 
     [Fact]
