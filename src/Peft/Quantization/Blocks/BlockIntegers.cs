@@ -54,7 +54,8 @@ internal static unsafe class BlockIntegers
     /// <param name="width">Numbers of a whole row.</param>
     /// <param name="start">Where the part begins in it, at a block.</param>
     /// <param name="count">Numbers of the part.</param>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    /// <remarks>A call of its own: inside of a larger method the compiler ceases to put the codes' own methods into the loop.</remarks>
+    [MethodImpl(MethodImplOptions.AggressiveOptimization | MethodImplOptions.NoInlining)]
     public static float Dot<T>(byte* block, float* arranged, long width, long start, long count)
         where T : struct, IBlockCodes
     {

@@ -179,7 +179,7 @@ internal abstract unsafe class BlockKernels
             }
         }
 
-        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        [MethodImpl(MethodImplOptions.AggressiveOptimization | MethodImplOptions.NoInlining)]
         private static float Dot(byte* block, float* x, float* sums, long blocks) => T.Groups == 2 ? DotOfPairs(block, x, sums, blocks) : DotOfSixteens(block, x, sums, blocks);
 
         [MethodImpl(MethodImplOptions.AggressiveInlining)]
