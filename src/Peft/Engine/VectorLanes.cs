@@ -1,9 +1,10 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.Intrinsics;
+using System.Runtime.Intrinsics.X86;
 
 namespace Peft.Engine;
 
-/// <summary>What is found among a vector's lanes without taking each of them out.</summary>
+/// <summary>What is found among a vector's lanes, or put there, without taking each of them out.</summary>
 internal static class VectorLanes
 {
     /// <summary>The largest lane.</summary>
@@ -14,5 +15,22 @@ internal static class VectorLanes
         var four = Vector128.Max(eight.GetLower(), eight.GetUpper());
         var two = Vector128.Max(four, Vector128.Shuffle(four, Vector128.Create(2, 3, 0, 1)));
         return MathF.Max(two[0], two[1]);
+    }
+
+    /// <summary>
+    /// Two halves as one. <c>Vector512.Create</c> of them begins with a register's old content in .NET 10, which a loop then keeps in memory from one turn to the next.
+    /// </summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector512<short> Joined(Vector256<short> lower, Vector256<short> upper) =>
+        Avx512F.IsSupported ? Avx512F.InsertVector256(lower.ToVector512Unsafe(), upper, 1) : Vector512.Create(lower, upper);
+
+    /// <summary>The first of two numbers in the lower half, the second in the upper one.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static unsafe Vector512<float> Pair(float* two)
+    {
+        var halves = Vector512.Create(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+        return Avx512F.IsSupported
+            ? Avx512F.PermuteVar16x32(Vector512.Create(*(double*)two).AsSingle(), halves)
+            : Vector512.Create(Vector256.Create(two[0]), Vector256.Create(two[1]));
     }
 }

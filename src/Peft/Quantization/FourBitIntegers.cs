@@ -95,10 +95,10 @@ internal static unsafe class FourBitIntegers
         for (; step <= steps - 2; step += 2, x += 2 * Step, codes += Step, scales += 2)
         {
             var factor = Vector512.Load(factors + (8 * step));
-            a = Vector512.FusedMultiplyAdd(Words(Vector512.Load((short*)codes), values, x), Scales(scales) * factor, a);
-            b = Vector512.FusedMultiplyAdd(Words(Vector512.Load((short*)(codes + bytes)), values, x), Scales(scales + steps) * factor, b);
-            c = Vector512.FusedMultiplyAdd(Words(Vector512.Load((short*)(codes + (2 * bytes))), values, x), Scales(scales + (2 * steps)) * factor, c);
-            d = Vector512.FusedMultiplyAdd(Words(Vector512.Load((short*)(codes + (3 * bytes))), values, x), Scales(scales + (3 * steps)) * factor, d);
+            a = Vector512.FusedMultiplyAdd(Words(Vector512.Load((short*)codes), values, x), VectorLanes.Pair(scales) * factor, a);
+            b = Vector512.FusedMultiplyAdd(Words(Vector512.Load((short*)(codes + bytes)), values, x), VectorLanes.Pair(scales + steps) * factor, b);
+            c = Vector512.FusedMultiplyAdd(Words(Vector512.Load((short*)(codes + (2 * bytes))), values, x), VectorLanes.Pair(scales + (2 * steps)) * factor, c);
+            d = Vector512.FusedMultiplyAdd(Words(Vector512.Load((short*)(codes + (3 * bytes))), values, x), VectorLanes.Pair(scales + (3 * steps)) * factor, d);
         }
 
         if (step < steps)
@@ -126,20 +126,17 @@ internal static unsafe class FourBitIntegers
         long step = 0;
         for (; step <= steps - 2; step += 2, x += 2 * Step, codes += Step, scales += 2)
         {
-            sum = Vector512.FusedMultiplyAdd(Words(Vector512.Load((short*)codes), values, x), Scales(scales) * Vector512.Load(factors + (8 * step)), sum);
+            sum = Vector512.FusedMultiplyAdd(Words(Vector512.Load((short*)codes), values, x), VectorLanes.Pair(scales) * Vector512.Load(factors + (8 * step)), sum);
         }
 
         sum = step < steps ? Last(codes, values, x, scales[0] * factors[8 * step], sum) : sum;
         return Total(sum, Vector512<float>.Zero, Vector512<float>.Zero, Vector512<float>.Zero)[0];
     }
 
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector512<float> Scales(float* scales) => Vector512.Create(Vector256.Create(scales[0]), Vector256.Create(scales[1]));
-
     /// <summary>A block without another beside it.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector512<float> Last(byte* codes, Vector512<short> values, short* x, float scale, Vector512<float> sum) =>
-        Vector512.FusedMultiplyAdd(Words(Vector512.Create(Vector256.Load((short*)codes), Vector256<short>.Zero), values, x), Vector512.Create(scale), sum);
+        Vector512.FusedMultiplyAdd(Words(VectorLanes.Joined(Vector256.Load((short*)codes), Vector256<short>.Zero), values, x), Vector512.Create(scale), sum);
 
     /// <summary>The sums over the lanes of four registers.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -151,6 +148,7 @@ internal static unsafe class FourBitIntegers
         return all.GetLower() + all.GetUpper();
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static float* Factors(float* arranged, long steps) => arranged + TableFloats + ((steps + 1) / 2 * Step);
 
     private static (Vector512<short> Lowest, Vector512<short> Highest) Orders()

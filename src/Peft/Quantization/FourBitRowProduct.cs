@@ -147,7 +147,7 @@ internal static unsafe class FourBitRowProduct
         long step = 0;
         for (; step <= steps - 2; step += 2)
         {
-            var scale = Vector512.Create(Vector256.Create(scales[step]), Vector256.Create(scales[step + 1]));
+            var scale = VectorLanes.Pair(scales + step);
             sum = Vector512.FusedMultiplyAdd(Words(Vector512.Load((int*)(codes + (step * Step / 2))), entries, x + (step * Step)), scale, sum);
         }
 

@@ -2,6 +2,7 @@ using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics;
 using System.Runtime.Intrinsics.X86;
+using Peft.Engine;
 
 namespace Peft.Quantization.Blocks;
 
@@ -73,7 +74,7 @@ internal static unsafe class BlockBits
     public static Vector512<short> Halves(byte* at)
     {
         var bytes = Avx2.ConvertToVector256Int16(at);
-        return Vector512.Create(bytes & Vector256.Create((short)15), Vector256.ShiftRightLogical(bytes, 4));
+        return VectorLanes.Joined(bytes & Vector256.Create((short)15), Vector256.ShiftRightLogical(bytes, 4));
     }
 
     /// <summary>A bit of a word for each of thirty-two codes, as their fifth.</summary>
@@ -81,8 +82,8 @@ internal static unsafe class BlockBits
     public static Vector512<short> FifthBits(byte* at)
     {
         var each = Vector256.Create(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, short.MinValue);
-        var bits = Vector512.Create(each, each);
-        var all = Vector512.Create(Vector256.Create(*(short*)at), Vector256.Create(*(short*)(at + 2)));
+        var bits = VectorLanes.Joined(each, each);
+        var all = VectorLanes.Joined(Vector256.Create(*(short*)at), Vector256.Create(*(short*)(at + 2)));
         return Vector512.Equals(all & bits, bits) & Vector512.Create((short)16);
     }
 

@@ -48,25 +48,25 @@ internal static unsafe class BlockIntegers
         }
     }
 
-    /// <summary>The product of a part of a row.</summary>
+    /// <summary>The product of a row.</summary>
     /// <param name="block">Its blocks.</param>
-    /// <param name="arranged">What <see cref="Arrange"/> gave of a whole row.</param>
-    /// <param name="width">Numbers of a whole row.</param>
-    /// <param name="start">Where the part begins in it, at a block.</param>
-    /// <param name="count">Numbers of the part.</param>
+    /// <param name="arranged">What <see cref="Arrange"/> gave.</param>
+    /// <param name="width">Numbers of the row.</param>
     /// <remarks>A call of its own: inside of a larger method the compiler ceases to put the codes' own methods into the loop.</remarks>
     [MethodImpl(MethodImplOptions.AggressiveOptimization | MethodImplOptions.NoInlining)]
-    public static float Dot<T>(byte* block, float* arranged, long width, long start, long count)
+    public static float Dot<T>(byte* block, float* arranged, long width)
         where T : struct, IBlockCodes
     {
-        var x = (short*)arranged + start;
-        var sums = Sums(arranged, width) + (start / 16);
-        var factors = Factors(arranged, width) + (start / (16 * T.Groups));
-        return T.Groups == 2 ? DotOfPairs<T>(block, x, sums, factors, count / 32) : DotOfSixteens<T>(block, x, sums, factors, count / 256);
+        var x = (short*)arranged;
+        var sums = Sums(arranged, width);
+        var factors = Factors(arranged, width);
+        return T.Groups == 2 ? DotOfPairs<T>(block, x, sums, factors, width / 32) : DotOfSixteens<T>(block, x, sums, factors, width / 256);
     }
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static float* Sums(float* arranged, long width) => arranged + (width / 2);
 
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static float* Factors(float* arranged, long width) => arranged + (width / 2) + (width / 16);
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
@@ -135,7 +135,7 @@ internal static unsafe class BlockIntegers
         where T : struct, IBlockCodes
     {
         var scale = T.HasScalesOfSixteen
-            ? Vector512.Create(Vector256.Create(scales[2 * pair]), Vector256.Create(scales[(2 * pair) + 1]))
+            ? VectorLanes.Pair(scales + (2 * pair))
             : Vector512.Create(scales[2 * pair]);
         sum = Vector512.FusedMultiplyAdd(Products(T.Codes(block, pair), x + (32 * pair)), scale, sum);
     }

@@ -30,10 +30,6 @@ internal abstract unsafe class BlockKernels
     // Numbers that are worth a thread of their own.
     private const long GrainElements = 1 << 16;
 
-    // The part of an input that many rows are multiplied with before the next part, so that it stays in the innermost cache.
-    private const long Columns = 2048;
-    private const long RowsAtOnce = 64;
-
     // Before a loop is compiled, so that it takes the table for there.
     static BlockKernels() => RuntimeHelpers.RunClassConstructor(typeof(BlockBits).TypeHandle);
 
@@ -155,27 +151,13 @@ internal abstract unsafe class BlockKernels
         private static void Multiply(void* state, long from, long to)
         {
             var work = (Work*)state;
-            var sums = stackalloc float[(int)RowsAtOnce];
-            for (; from < to; from += RowsAtOnce)
+            for (var row = from; row < to; row++)
             {
-                var end = Math.Min(to, from + RowsAtOnce);
-                new Span<float>(sums, (int)(end - from)).Clear();
-                for (long start = 0; start < work->Width; start += Columns)
-                {
-                    var columns = Math.Min(Columns, work->Width - start);
-                    var block = work->Blocks + (from * work->Stride) + (start / (16 * T.Groups) * T.Bytes);
-                    for (var row = from; row < end; row++, block += work->Stride)
-                    {
-                        sums[row - from] += work->IsInteger
-                            ? BlockIntegers.Dot<T>(block, work->Input, work->Width, start, columns)
-                            : Dot(block, work->Input + start, work->Input + work->Width + (start / 16), columns / (16 * T.Groups));
-                    }
-                }
-
-                for (var row = from; row < end; row++)
-                {
-                    work->Result.Put(row, sums[row - from]);
-                }
+                var block = work->Blocks + (row * work->Stride);
+                var sum = work->IsInteger
+                    ? BlockIntegers.Dot<T>(block, work->Input, work->Width)
+                    : Dot(block, work->Input, work->Input + work->Width, work->Width / (16 * T.Groups));
+                work->Result.Put(row, sum);
             }
         }
 
