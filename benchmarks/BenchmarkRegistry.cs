@@ -32,6 +32,7 @@ internal static class BenchmarkRegistry
         SweepBenchmark.Job(ModelShape.SmolLm2, Float32, length: 16, steps: 6),
         SweepBenchmark.Job(ModelShape.SmolLm2, Float32, length: 512, steps: 2),
         DiffusionStepBenchmark.Job(Float32, steps: 6),
+        TimeLeftBenchmark.Job(),
         BusyBenchmark.Job(ModelShape.Pocket, Float32, steps: 30),
         GenerationBenchmark.Job(ModelShape.SmolLm2, Float32),
         GenerationBenchmark.Job(ModelShape.SmolLm2, BFloat16),

@@ -19,7 +19,6 @@ namespace Peft.Training;
 /// </summary>
 internal sealed class TrainingLoop : IDisposable
 {
-    private const int WarmUpSteps = 2;
 
     private readonly TrainingRequest _request;
     private readonly TrainingOptions _options;
@@ -48,7 +47,7 @@ internal sealed class TrainingLoop : IDisposable
     private List<EvaluationRecord> _evaluations = [];
     private int _firstStep;
     private double _secondsBefore;
-    private (double Seconds, int Step) _warmedUp;
+    private RemainingTime? _remaining;
     private long _tokens;
 
     /// <summary>Prepares everything in memory; the disk is not touched before <see cref="Begin"/>.</summary>
@@ -133,7 +132,6 @@ internal sealed class TrainingLoop : IDisposable
     {
         (StepsMade, _records, _evaluations, var before) = _output?.Begin(this) ?? (0, [], [], null);
         _firstStep = StepsMade;
-        _warmedUp = (0, _firstStep);
         Objective.Begin(_output?.Folder, StepsMade, Say);
         _best.TakeUp(_evaluations);
         TakeUp(ComputeChoice.Decide(before ?? _request.Compute, _request.Model.Base), before);
@@ -146,6 +144,11 @@ internal sealed class TrainingLoop : IDisposable
         _secondsBefore = _records.Select(static record => record.Seconds).LastOrDefault(double.IsFinite);
         _request.OnStart?.Invoke(new TrainingStart(_firstStep, _plan.TotalSteps, _plan.RowCount, _heldOut.Length, Optimizer.Parameters.Count));
         _retention?.Begin(_context.Cancellation);
+        _remaining = new RemainingTime(
+            _firstStep, _plan.TotalSteps, _heldOut.Length == 0 ? 0 : Enumerable.Range(_firstStep + 1, Math.Max(0, _plan.TotalSteps - _firstStep)).Count(_milestones.EvaluationIsDue))
+        {
+            EvaluatedRowsPerStep = (double)_heldOut.Length / (_options.BatchSize * _options.GradientAccumulation),
+        };
         using var clock = Measured();
         if (StepsMade > 0 && !_evaluations.Exists(evaluation => evaluation.Step == StepsMade))
         {
@@ -414,6 +417,7 @@ internal sealed class TrainingLoop : IDisposable
             return;
         }
 
+        var before = _time.Elapsed.TotalSeconds;
         var evaluation = Evaluate(_request.EvaluationData ?? _request.Data);
         if (!double.IsFinite(evaluation.Loss))
         {
@@ -429,6 +433,7 @@ internal sealed class TrainingLoop : IDisposable
             observer.OnEvaluation(evaluation);
         }
 
+        _remaining?.AfterEvaluation(_time.Elapsed.TotalSeconds - before);
         _milestones.Evaluated();
         _best.See(_evaluations);
     }
@@ -463,12 +468,7 @@ internal sealed class TrainingLoop : IDisposable
     private void Report(StepRecord step)
     {
         _tokens += step.Tokens;
-        if (step.Step - _firstStep == WarmUpSteps + 1)
-        {
-            // The first steps also take memory from the system and choose kernels.
-            _warmedUp = (_records[^2].Seconds - _secondsBefore, step.Step - 1);
-        }
-
+        _remaining!.AfterStep(step.Step, _time.Elapsed.TotalSeconds);
         if (_request.Progress is null || (step.Step % _options.LoggingInterval != 0 && step.Step != _plan.TotalSteps))
         {
             return;
@@ -477,7 +477,7 @@ internal sealed class TrainingLoop : IDisposable
         var seconds = _time.Elapsed.TotalSeconds;
         _request.Progress.Report(new TrainingProgress(
             step.Step, _plan.TotalSteps, step.Epoch, step.Loss, step.LearningRate, _tokens / Math.Max(seconds, 1e-9),
-            TimeSpan.FromSeconds((seconds - _warmedUp.Seconds) / Math.Max(1, step.Step - _warmedUp.Step) * (_plan.TotalSteps - step.Step)))
+            TimeSpan.FromSeconds(_remaining.Seconds))
         {
             Reward = step.Metrics?.TryGetValue("reward", out var reward) == true ? reward : null,
             RetentionLoss = _retention?.After ?? _retention?.Before,

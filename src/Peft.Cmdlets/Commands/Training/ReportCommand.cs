@@ -14,9 +14,10 @@ public abstract class ReportCommand : PeftCmdlet
 {
     private readonly List<(TrainingRecord Record, PeftAdapter? Adapter)> _runs = [];
 
-    /// <summary>What was trained: adapters, records of trainings, or the folders that trainings wrote (<c>OUTPUT/NAME</c>), for which no model is needed. Several are compared on one page.</summary>
+    /// <summary>What was trained: adapters, records of trainings, or the folders that trainings wrote (<c>OUTPUT/NAME</c>, with wildcards), for which no model is needed. Several are compared on one page.</summary>
     [Parameter(Mandatory = true, ValueFromPipeline = true)]
     [ValidateNotNullOrEmpty]
+    [SupportsWildcards]
     public object[] InputObject { get; set; } = [];
 
     /// <summary>The data set that was learnt: the examples with the highest loss are looked for in it, at most 500 spread over it. It needs adapters that are loaded.</summary>
@@ -31,14 +32,17 @@ public abstract class ReportCommand : PeftCmdlet
     public string? Title { get; set; }
 
     /// <inheritdoc/>
-    protected override void Process() => Each(InputObject, item => _runs.Add(item.Unwrap() switch
+    protected override void Process() => Each(InputObject, item => _runs.AddRange(item.Unwrap() switch
     {
-        TrainingRecord record => (record, null),
-        PeftAdapter adapter => (adapter.TrainingRecord as TrainingRecord ?? throw new PeftException("TrainingRecordMissing", $"The adapter '{adapter.Name}' has no record of a training.") { Target = adapter }, adapter),
-        DirectoryInfo folder => (TrainingRecord.Read(folder.FullName), null),
-        string path => (TrainingRecord.Read(PathResolution.ResolveLiteral(this, path)), null),
+        TrainingRecord record => [(record, null)],
+        PeftAdapter adapter => [(adapter.TrainingRecord as TrainingRecord ?? throw new PeftException("TrainingRecordMissing", $"The adapter '{adapter.Name}' has no record of a training.") { Target = adapter }, adapter)],
+        DirectoryInfo folder => [(TrainingRecord.Read(folder.FullName), null)],
+        string path => Folders(path).Select(static folder => (TrainingRecord.Read(folder), (PeftAdapter?)null)),
         var other => throw new PeftException("TrainingRecordMissing", $"{other} is no training.") { Target = other },
     }));
+
+    /// <summary>A folder whose name has brackets is that one.</summary>
+    private IReadOnlyList<string> Folders(string path) => System.IO.Path.Exists(PathResolution.Target(this, path)) ? [PathResolution.ResolveLiteral(this, path)] : PathResolution.Resolve(this, path);
 
     /// <summary>Writes the page.</summary>
     private protected FileInfo Write(string path) => Run(output =>
