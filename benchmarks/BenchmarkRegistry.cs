@@ -24,14 +24,14 @@ internal static class BenchmarkRegistry
         .. from shape in s_families from type in new[] { Float32, BFloat16 } select TrainingBenchmark.Job(shape, type, steps: 3),
         TrainingBenchmark.Job(ModelShape.DeltaNet, Float32, steps: 3),
         TrainingBenchmark.Job(ModelShape.DeltaNet, BFloat16, steps: 3),
-        DiffusionTrainingBenchmark.Job(Float32, steps: 4),
+        DiffusionTrainingBenchmark.Job(UNetShape.Small, Float32, steps: 4),
         ShortExamplesBenchmark.Job(ModelShape.SmolLm2, Float32, steps: 4),
         ShortExamplesBenchmark.Job(ModelShape.SmolLm2, BFloat16, steps: 4),
         PreferenceBenchmark.Job(ModelShape.SmolLm2, Float32, steps: 4),
         PreferenceBenchmark.Job(ModelShape.SmolLm2, BFloat16, steps: 4),
         SweepBenchmark.Job(ModelShape.SmolLm2, Float32, length: 16, steps: 6),
         SweepBenchmark.Job(ModelShape.SmolLm2, Float32, length: 512, steps: 2),
-        DiffusionStepBenchmark.Job(Float32, steps: 6),
+        DiffusionStepBenchmark.Job(UNetShape.Small, Float32, steps: 6),
         TimeLeftBenchmark.Job(),
         BusyBenchmark.Job(ModelShape.Pocket, Float32, steps: 30),
         GenerationBenchmark.Job(ModelShape.SmolLm2, Float32),
@@ -55,7 +55,12 @@ internal static class BenchmarkRegistry
     ];
 
     /// <summary>Jobs that take minutes, and run where they are asked for by name.</summary>
-    public static IReadOnlyList<Benchmark> Long { get; } = [QuantizedMemoryBenchmark.Job(ModelShape.Llama7B)];
+    public static IReadOnlyList<Benchmark> Long { get; } =
+    [
+        QuantizedMemoryBenchmark.Job(ModelShape.Llama7B),
+        .. from type in new[] { Float32, BFloat16 } select DiffusionStepBenchmark.Job(UNetShape.StableDiffusion15, type, steps: 1),
+        .. from type in new[] { Float32, BFloat16 } from checkpointing in new[] { false, true } select DiffusionTrainingBenchmark.Job(UNetShape.StableDiffusion15, type, steps: 1, checkpointing),
+    ];
 
     private static IEnumerable<Benchmark> QuantisedGeneration() =>
         from config in new QuantizationConfig[] { new() { LoadIn4Bit = true, QuantType = FourBitType.NF4, ComputeType = BFloat16 }, new() { LoadIn8Bit = true } }
