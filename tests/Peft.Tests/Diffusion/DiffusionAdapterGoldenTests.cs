@@ -116,7 +116,7 @@ public sealed class DiffusionAdapterGoldenTests
         foreach (var format in Enum.GetValues<DiffusionAdapterFormat>())
         {
             var (saved, converted) = (Path.Combine(temporary.Path, $"{format}.safetensors"), Path.Combine(temporary.Path, $"{format}-converted.safetensors"));
-            if (format != DiffusionAdapterFormat.Lycoris && (HoldsNoLora(model) || (format == DiffusionAdapterFormat.Diffusers && HoldsDoraByInput(model))))
+            if (format != DiffusionAdapterFormat.LyCORIS && (HoldsNoLora(model) || (format == DiffusionAdapterFormat.Diffusers && HoldsDoraByInput(model))))
             {
                 Assert.Equal("AdapterFormatLosesAll", Assert.Throws<PeftException>(() => DiffusionAdapterFile.Save(model, "first", saved, format)).ErrorId);
                 Assert.Equal("AdapterFormatLosesAll", Assert.Throws<PeftException>(() => DiffusionAdapterFile.Convert(source, converted, format, model.Base)).ErrorId);

@@ -70,6 +70,17 @@ public sealed class EncoderCacheTests : IDisposable
         }
     }
 
+    [Fact]
+    public void Mirrored_images_are_not_counted_as_images()
+    {
+        using var model = Create();
+        using var plain = Read(model);
+        using var mirrored = Read(model, options: """{"random_flip": true}""");
+        Assert.Equal(2 * plain.Count, mirrored.Count);
+        Assert.NotEmpty(plain.Messages);
+        Assert.Equal(plain.Messages, mirrored.Messages);
+    }
+
     [Theory]
     [InlineData("vae.encoder.conv_in", 1, 3)]
     [InlineData("text_encoder.encoder.layers.1.mlp.fc2", 3, 1)]

@@ -82,11 +82,11 @@ public sealed class ExtractionTests : IDisposable
         foreach (var format in Enum.GetValues<DiffusionAdapterFormat>())
         {
             var report = DiffusionAdapterFile.Save(_base, "difference", _folder[$"{format}.safetensors"], format);
-            Assert.Equal(format == DiffusionAdapterFormat.Lycoris, report.Lost.Count == 0);
+            Assert.Equal(format == DiffusionAdapterFormat.LyCORIS, report.Lost.Count == 0);
             DiffusionAdapterFile.Load(_base, _folder[$"{format}.safetensors"], "read");
             _base.Merge(["read"]);
             Assert.All(Changed, path => Assert.True((Weight(_base, path) - Weight(_tuned, path)).abs().max().item<float>() < 1e-4, path));
-            Assert.Equal(format == DiffusionAdapterFormat.Lycoris, _base.Base.Find(Norm)!.Parameters[0].Data.sub(_tuned.Base.Find(Norm)!.Parameters[0].Data).abs().max().item<float>() < 1e-5);
+            Assert.Equal(format == DiffusionAdapterFormat.LyCORIS, _base.Base.Find(Norm)!.Parameters[0].Data.sub(_tuned.Base.Find(Norm)!.Parameters[0].Data).abs().max().item<float>() < 1e-5);
             _base.UndoMerge();
             _base.RemoveAdapter("read");
         }

@@ -119,7 +119,7 @@ public sealed class TextualInversionTests : IDisposable
             Assert.True(read.TrainableParameters[0].Parameter.Data.equal(adapter.TrainableParameters[0].Parameter.Data).all().item<bool>());
         }
 
-        Assert.Equal("AdapterFormatLosesAll", Assert.Throws<PeftException>(() => DiffusionAdapterFile.Save(_model, "toy", _folder["no.safetensors"], DiffusionAdapterFormat.Lycoris)).ErrorId);
+        Assert.Equal("AdapterFormatLosesAll", Assert.Throws<PeftException>(() => DiffusionAdapterFile.Save(_model, "toy", _folder["no.safetensors"], DiffusionAdapterFormat.LyCORIS)).ErrorId);
     }
 
     [Fact]

@@ -27,13 +27,13 @@ public class DiffusionExchangeTests
         ("lora-kohya", """{"peft_type":"LORA","r":3,"lora_alpha":5}""", DiffusionAdapterFormat.Kohya, "diffusers"),
         ("lora-kohya-lycoris", """{"peft_type":"LORA","r":3,"lora_alpha":5}""", DiffusionAdapterFormat.Kohya, "lycoris"),
         ("dora-diffusers", """{"peft_type":"LORA","r":3,"lora_alpha":5,"use_dora":true}""", DiffusionAdapterFormat.Diffusers, "diffusers"),
-        ("loha", """{"peft_type":"LYCORIS","algo":"loha","network_dim":3,"network_alpha":2}""", DiffusionAdapterFormat.Lycoris, "lycoris"),
-        ("lokr", """{"peft_type":"LYCORIS","algo":"lokr","network_dim":2,"network_alpha":2,"factor":4}""", DiffusionAdapterFormat.Lycoris, "lycoris"),
-        ("locon", """{"peft_type":"LYCORIS","algo":"locon","network_dim":3,"conv_dim":2,"network_alpha":2}""", DiffusionAdapterFormat.Lycoris, "lycoris"),
-        ("full", """{"peft_type":"LYCORIS","algo":"full"}""", DiffusionAdapterFormat.Lycoris, "lycoris"),
-        ("diag-oft", """{"peft_type":"LYCORIS","algo":"diag-oft","network_dim":4}""", DiffusionAdapterFormat.Lycoris, "lycoris"),
-        ("boft", """{"peft_type":"LYCORIS","algo":"boft","network_dim":4}""", DiffusionAdapterFormat.Lycoris, "lycoris"),
-        ("glora", """{"peft_type":"LYCORIS","algo":"glora","network_dim":2,"network_alpha":2}""", DiffusionAdapterFormat.Lycoris, "lycoris"),
+        ("loha", """{"peft_type":"LYCORIS","algo":"loha","network_dim":3,"network_alpha":2}""", DiffusionAdapterFormat.LyCORIS, "lycoris"),
+        ("lokr", """{"peft_type":"LYCORIS","algo":"lokr","network_dim":2,"network_alpha":2,"factor":4}""", DiffusionAdapterFormat.LyCORIS, "lycoris"),
+        ("locon", """{"peft_type":"LYCORIS","algo":"locon","network_dim":3,"conv_dim":2,"network_alpha":2}""", DiffusionAdapterFormat.LyCORIS, "lycoris"),
+        ("full", """{"peft_type":"LYCORIS","algo":"full"}""", DiffusionAdapterFormat.LyCORIS, "lycoris"),
+        ("diag-oft", """{"peft_type":"LYCORIS","algo":"diag-oft","network_dim":4}""", DiffusionAdapterFormat.LyCORIS, "lycoris"),
+        ("boft", """{"peft_type":"LYCORIS","algo":"boft","network_dim":4}""", DiffusionAdapterFormat.LyCORIS, "lycoris"),
+        ("glora", """{"peft_type":"LYCORIS","algo":"glora","network_dim":2,"network_alpha":2}""", DiffusionAdapterFormat.LyCORIS, "lycoris"),
     ];
 
     [SkippableFact]

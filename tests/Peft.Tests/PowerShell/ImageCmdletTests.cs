@@ -127,6 +127,14 @@ public sealed class ImageCmdletTests : IClassFixture<ModuleHost>, IDisposable
     }
 
     [Fact]
+    public void A_format_is_called_in_reports_as_it_is_asked_for() => Assert.Equal(
+        ["Kohya", "LyCORIS", "Diffusers"],
+        Run("""
+            $m | Add-PeftAdapter (New-LoraConfig -Rank 2 -TargetModule to_q) style | Export-PeftAdapter "$out.safetensors" -Format Kohya 6>$null
+            'Kohya', 'LyCORIS', 'Diffusers' | ForEach-Object { "$((Convert-PeftAdapter "$out.safetensors" "$out-$_.safetensors" $_ -Model $m).Format)" }
+            """).Select(static item => item.ToString()));
+
+    [Fact]
     public void Latents_and_captions_are_kept_in_a_folder_that_later_trainings_read()
     {
         WritePictures("pictures");

@@ -7,7 +7,7 @@ public enum DiffusionAdapterFormat
     Kohya,
 
     /// <summary>LyCORIS: all of its algorithms, by diffusers' blocks.</summary>
-    Lycoris,
+    LyCORIS,
 
     /// <summary>diffusers (<c>pytorch_lora_weights.safetensors</c>): LoRA, and DoRA by outputs. Alpha is folded into the factors, so that every reader has the right scale; a core is multiplied out.</summary>
     Diffusers,

@@ -67,7 +67,7 @@ internal sealed class DiffusionAdapterWriter(DiffusionModules modules, Diffusion
             throw new PeftException("AdapterFormatLosesAll", $"A file in the format {format} holds nothing of this adapter: {string.Join("; ", _lost.Select(static loss => loss.Reason).Distinct())}. Nothing was written.")
             {
                 Target = path,
-                RecommendedAction = format == DiffusionAdapterFormat.Lycoris ? "Make LoRA of it with ConvertTo-LoraAdapter first." : "Write it in the format Lycoris, or make LoRA of it with ConvertTo-LoraAdapter first.",
+                RecommendedAction = format == DiffusionAdapterFormat.LyCORIS ? "Make LoRA of it with ConvertTo-LoraAdapter first." : "Write it in the format LyCORIS, or make LoRA of it with ConvertTo-LoraAdapter first.",
             };
         }
 
@@ -77,7 +77,7 @@ internal sealed class DiffusionAdapterWriter(DiffusionModules modules, Diffusion
 
     private string? Obstacle(AdapterEntry entry) => format switch
     {
-        DiffusionAdapterFormat.Lycoris => null,
+        DiffusionAdapterFormat.LyCORIS => null,
         _ when !entry.IsLora => $"{entry.What.Algorithm} is no LoRA",
         DiffusionAdapterFormat.Diffusers when entry.Tensors.TryGetValue("dora_scale", out var lengths) && !IsByOutput(lengths, entry) => "diffusers has DoRA by outputs alone",
         _ => null,
@@ -139,7 +139,7 @@ internal sealed class DiffusionAdapterWriter(DiffusionModules modules, Diffusion
 
         var first = _held.FirstOrDefault(static entry => entry.IsLora);
         metadata[ModuleKey] = format == DiffusionAdapterFormat.Kohya ? "networks.lora" : "lycoris.kohya";
-        if (format == DiffusionAdapterFormat.Lycoris)
+        if (format == DiffusionAdapterFormat.LyCORIS)
         {
             metadata[ArgumentsKey] = new JsonObject { ["algo"] = _held.GroupBy(static entry => entry.What.Algorithm).MaxBy(static group => group.Count())!.Key.Split(' ')[0] }.ToJsonString();
         }

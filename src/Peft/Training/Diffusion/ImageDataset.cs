@@ -217,7 +217,7 @@ public sealed class ImageDataset : ITrainingData, IDisposable
         Shapes = [.. _images.Select(static image => image.Shape)];
         _hash.AppendData(Encoding.UTF8.GetBytes(_options with { NoiseOffset = 0, SnrGamma = null, PriorLossWeight = 0 } + ""));
         Fingerprint = Convert.ToHexStringLower(_hash.GetCurrentHash());
-        var sizes = string.Join(", ", _images.GroupBy(static image => image.Shape).Select(group => string.Create(CultureInfo.InvariantCulture, $"{group.Count()} of {buckets.Sizes[group.Key].Width} x {buckets.Sizes[group.Key].Height}")));
+        var sizes = string.Join(", ", _images.GroupBy(static image => image.Shape).Select(group => string.Create(CultureInfo.InvariantCulture, $"{group.Count() / (_options.RandomFlip ? 2 : 1)} of {buckets.Sizes[group.Key].Width} x {buckets.Sizes[group.Key].Height}")));
         Messages = _images.Select(static image => image.Shape).Distinct().Count() > 1 ? [$"The images were cut to several sizes: {sizes}."] : [];
     }
 
