@@ -20,6 +20,7 @@ internal sealed class RemainingTime(int firstStep, int totalSteps, int evaluatio
     private (double Seconds, int Step) _warmedUp = (0, firstStep);
     private double _seconds;
     private int _steps = firstStep;
+    private readonly int _firstStep = firstStep;
 
     /// <summary>Rows of an evaluation beside those of a step: tells what evaluations take before there was one.</summary>
     public double EvaluatedRowsPerStep { get; init; }
@@ -30,7 +31,7 @@ internal sealed class RemainingTime(int firstStep, int totalSteps, int evaluatio
     public void AfterStep(int steps, double elapsed)
     {
         (_steps, _seconds) = (steps, elapsed - _evaluated);
-        if (steps - firstStep == WarmUpSteps)
+        if (steps - _firstStep == WarmUpSteps)
         {
             _warmedUp = (_seconds, steps);
         }
@@ -50,7 +51,7 @@ internal sealed class RemainingTime(int firstStep, int totalSteps, int evaluatio
     {
         get
         {
-            var (from, count) = _steps > _warmedUp.Step ? (_warmedUp.Seconds, _steps - _warmedUp.Step) : (0, Math.Max(1, _steps - firstStep));
+            var (from, count) = _steps > _warmedUp.Step ? (_warmedUp.Seconds, _steps - _warmedUp.Step) : (0, Math.Max(1, _steps - _firstStep));
             var step = (_seconds - from) / count;
             var evaluation = _evaluations > 0 ? _evaluated / _evaluations : step * EvaluatedRowsPerStep * EvaluationShare;
             return (step * (totalSteps - _steps)) + (evaluation * _toCome);

@@ -30,7 +30,7 @@ public sealed class ReportCmdletTests(ModuleHost host) : CmdletsInFolder(host, i
         var values = host.Output(Train + """
 
             $adapter | Export-TrainingReport page.html -Dataset ./rows.jsonl -Title 'My training'
-            "$pwd/out/told", $adapter.TrainingRecord | Export-TrainingReport page.html -Force
+            './out/tol*', $adapter.TrainingRecord | Export-TrainingReport page.html -Force
             $again = [scriptblock]::Create($adapter.TrainingRecord.Command.Replace("'told'", "'again'")).Invoke()[0]
             $adapter.TrainingRecord.Losses -join ' '; $again.TrainingRecord.Losses -join ' '
             $null = $again.Model | Remove-PeftModel
