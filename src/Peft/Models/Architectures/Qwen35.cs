@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Peft.Engine;
 using Peft.Models.Layers;
 using static TorchSharp.torch;
 
@@ -92,6 +93,7 @@ internal sealed class GatedDeltaNet : LlamaMixer
     private readonly long _valueHeads;
     private readonly long _keySize;
     private readonly long _valueSize;
+    private readonly HeadChannels[] _heads;
     private readonly ShortConvolution _convolution;
     private readonly Activation _activation;
     private readonly Parameter _timeBias;
@@ -115,6 +117,13 @@ internal sealed class GatedDeltaNet : LlamaMixer
             throw new PeftException("ModelConfigInvalid", FormattableString.Invariant($"{_valueHeads} value heads can't share {_keyHeads} key heads evenly.")) { Target = "linear_num_key_heads" };
         }
 
+        var keys = _keyHeads * _keySize;
+        _heads =
+        [
+            new HeadChannels(0, _keyHeads, _keySize, 1 / Math.Sqrt(_keySize)),
+            new HeadChannels(keys, _keyHeads, _keySize, 1),
+            new HeadChannels(2 * keys, _valueHeads, _valueSize),
+        ];
         var (channels, values) = ((2 * _keyHeads * _keySize) + (_valueHeads * _valueSize), _valueHeads * _valueSize);
         _convolution = Add("conv1d", new ShortConvolution(channels, source.Size("linear_conv_kernel_dim", 4, most: 64), hasBias: false));
         _activation = new Activation(config.ActivationName);
@@ -130,11 +139,7 @@ internal sealed class GatedDeltaNet : LlamaMixer
     public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context)
     {
         var state = context.Cache?.State<TensorState>(Layer);
-        var mixedHeads = ParameterTensor.Run(
-            inputs => Mix(inputs, pass.Layout, state),
-            [_mixed.Forward(x, context), _rates.Forward(x, context)],
-            [_convolution.Weight, _timeBias, _logDecay],
-            context);
+        var mixedHeads = Mixed(_mixed.Forward(x, context), _rates.Forward(x, context), pass.Layout, state, context);
         return _output.Forward(_norm.Forward(mixedHeads, _gate.Forward(x, context), context), context, residual);
     }
 
@@ -144,22 +149,45 @@ internal sealed class GatedDeltaNet : LlamaMixer
         + GatedRecurrence.KeptBytes(_valueHeads, _keySize, _valueSize, hasRate: true)
         + GatedRmsNorm.KeptBytesOf(_valueHeads * _valueSize);
 
-    private Tensor Mix(IReadOnlyList<Tensor> inputs, SequenceLayout layout, TensorState? state)
+    private Tensor Mixed(Tensor projected, Tensor rates, SequenceLayout layout, TensorState? state, ForwardContext context)
     {
-        var (weight, bias, decay) = (inputs[2], inputs[3].to(ScalarType.Float32), inputs[4].to(ScalarType.Float32));
-        var (convolved, past) = _convolution.Apply(layout.Gather(inputs[0]), state?.Values.ElementAtOrDefault(0), weight, null);
-        convolved = _activation.Apply(convolved);
-        var (q, k, v) = (Heads(convolved, 0, _keyHeads, _keySize), Heads(convolved, _keyHeads * _keySize, _keyHeads, _keySize), Heads(convolved, 2 * _keyHeads * _keySize, _valueHeads, _valueSize));
-        var gates = layout.Gather(inputs[1]).to(ScalarType.Float32);
-        var rate = gates.narrow(2, 0, _valueHeads).sigmoid();
-        var slope = decay.exp().neg() * nn.functional.softplus(gates.narrow(2, _valueHeads, _valueHeads) + bias);
-        var (y, recurrent) = GatedRecurrence.Run(
-            Shared(Unit(q) * (1 / Math.Sqrt(_keySize))), Shared(Unit(k)), v, slope, rate, state?.Values.ElementAtOrDefault(1));
-        state?.Replace(past.clone(), recurrent);
-        return layout.Scatter(layout.Masked(y.reshape(layout.Rows, layout.Length, -1)).to(inputs[0].dtype));
+        var weight = _convolution.Weight.Effective(context);
+        if (!ConvolvedHeads.Serve(projected, weight, _activation, context))
+        {
+            return ParameterTensor.Run(inputs => Mix(inputs, layout, state), [projected, rates], [_timeBias, _logDecay, _convolution.Weight], context);
+        }
+
+        using var scope = NewDisposeScope();
+        var heads = ConvolvedHeads.Forward(projected, weight, layout, _heads, NormEpsilon, context);
+        var type = projected.dtype;
+        return ParameterTensor.Run(
+            inputs => Recur(inputs[0].transpose(1, 2), inputs[1].transpose(1, 2), inputs[2].transpose(1, 2), [inputs[3], inputs[4], inputs[5]], layout, null).Output.to(type),
+            [.. heads, rates],
+            [_timeBias, _logDecay],
+            context).MoveToOuterDisposeScope();
     }
 
-    private static Tensor Heads(Tensor x, long start, long heads, long size) => x.narrow(2, start, heads * size).reshape(x.size(0), x.size(1), heads, size);
+    private Tensor Mix(IReadOnlyList<Tensor> inputs, SequenceLayout layout, TensorState? state)
+    {
+        var (convolved, past) = _convolution.Apply(layout.Gather(inputs[0]), state?.Values.ElementAtOrDefault(0), inputs[4], null);
+        convolved = _activation.Apply(convolved);
+        var (q, k, v) = (Heads(convolved, _heads[0]), Heads(convolved, _heads[1]), Heads(convolved, _heads[2]));
+        var (y, recurrent) = Recur(Unit(q) * _heads[0].Unit, Unit(k), v, [inputs[1], inputs[2], inputs[3]], layout, state?.Values.ElementAtOrDefault(1));
+        state?.Replace(past.clone(), recurrent);
+        return y.to(inputs[0].dtype);
+    }
+
+    /// <summary>The recurrence over queries, keys and values, [rows, length, heads, size]; what it asks of rates and decays is in the others.</summary>
+    private (Tensor Output, Tensor State) Recur(Tensor q, Tensor k, Tensor v, Tensor[] others, SequenceLayout layout, Tensor? state)
+    {
+        var (gates, bias, decay) = (layout.Gather(others[0]).to(ScalarType.Float32), others[1].to(ScalarType.Float32), others[2].to(ScalarType.Float32));
+        var rate = gates.narrow(2, 0, _valueHeads).sigmoid();
+        var slope = decay.exp().neg() * nn.functional.softplus(gates.narrow(2, _valueHeads, _valueHeads) + bias);
+        var (y, recurrent) = GatedRecurrence.Run(Shared(q), Shared(k), v, slope, rate, state);
+        return (layout.Scatter(layout.Masked(y.reshape(layout.Rows, layout.Length, -1))), recurrent);
+    }
+
+    private static Tensor Heads(Tensor x, HeadChannels heads) => x.narrow(2, heads.Start, heads.Heads * heads.Size).reshape(x.size(0), x.size(1), heads.Heads, heads.Size);
 
     private static Tensor Unit(Tensor x)
     {
