@@ -31,6 +31,21 @@ public class ModelConfigTests
         Assert.Equal("ModelConfigInvalid", Assert.Throws<PeftException>(() => ArchitectureRegistry.Create(config)).ErrorId);
     }
 
+    [Theory]
+    [InlineData("head_dim", 8, 0)]
+    [InlineData("num_key_value_heads", 2, 2)]
+    public void Layers_of_Gemma_4_that_share_positions_or_keys_have_the_same_heads(string key, int value, int sharing)
+    {
+        var config = ModelConfig.FromText($$$"""
+            { "model_type": "gemma4_text", "vocab_size": 8, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 4, "global_head_dim": 4,
+              "hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 8, "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+              "num_kv_shared_layers": {{{sharing}}}, "per_layer_config": { "2": { "{{{key}}}": {{{value}}} } } }
+            """);
+        var error = Assert.Throws<PeftException>(() => ArchitectureRegistry.Create(config));
+        Assert.Equal("ModelConfigInvalid", error.ErrorId);
+        Assert.Contains("Layer 2 ", error.Message, StringComparison.Ordinal);
+    }
+
     [Fact]
     public void The_factors_of_a_rotary_scaling_that_are_no_numbers_are_an_error()
     {

@@ -42,6 +42,8 @@ internal sealed class Gemma4Config
             throw new PeftException("ModelConfigInvalid", FormattableString.Invariant(
                 $"Layer {orphan} takes keys and values of another (num_kv_shared_layers), but none of its kind before it has its own.")) { Target = "num_kv_shared_layers" };
         }
+
+        RefuseMixedHeads();
     }
 
     /// <summary>The families: the language model by itself, and the one beside towers for images and sound.</summary>
@@ -121,6 +123,20 @@ internal sealed class Gemma4Config
         var parameters = (_source.Node("rope_parameters") as JsonObject)?[isSliding ? Sliding : Full] as JsonObject
             ?? (JsonObject)Positions[isSliding ? Sliding : Full]!;
         return new RotaryEmbedding(new RotaryFrequencies(_source, HeadSizes(layer).Size, parameters: parameters), "Gemma4TextRotaryEmbedding");
+    }
+
+    /// <summary>Layers of a kind share its rotary table, and those that take another's keys share its heads as well.</summary>
+    private void RefuseMixedHeads()
+    {
+        for (var layer = 0; layer < Layers; layer++)
+        {
+            var (own, kind, source) = (HeadSizes(layer), HeadSizes(Array.IndexOf(_slides, _slides[layer])), HeadSizes(_sources[layer]));
+            if (own.Size != kind.Size || own.KeyValueHeads != source.KeyValueHeads)
+            {
+                throw new PeftException("ModelConfigInvalid", FormattableString.Invariant(
+                    $"Layer {layer} has {own.KeyValueHeads} key and value heads of {own.Size}, but others of its kind have {source.KeyValueHeads} of {kind.Size}: they share positions, and keys where it has none of its own.")) { Target = "per_layer_config" };
+            }
+        }
     }
 
     private double Epsilon => _source.Number("rms_norm_eps") ?? 1e-6;
