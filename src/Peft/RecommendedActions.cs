@@ -90,7 +90,6 @@ internal static class RecommendedActions
         ["NothingToQuantize"] = "Name fewer modules in llm_int8_skip_modules; Get-ModelModule -Kind Linear lists the layers there are.",
         ["NotAFolder"] = "Give the path of a folder.",
         ["OverlaysConflict"] = "Activate or merge one of them at a time.",
-        ["PaddingTokenMissing"] = "Classify one row at a time, or put the tokenizer's pad_token_id into the model's config.json.",
         ["PickleNoTensors"] = "Point to the file with the weights; Peft reads a saved state_dict, not a whole pickled model.",
         ["PickleTruncated"] = "Fetch the file again, or use the model's safetensors files.",
         ["PrefixNotSupported"] = "Use prompt tuning, P-tuning or LoRA with this model.",

@@ -77,6 +77,13 @@ public sealed class ConfigCompleter : VariableCompleter<AdapterConfig>;
 /// <summary>Variables that hold a data set.</summary>
 public sealed class DatasetCompleter : VariableCompleter<Training.Data.TrainingDataset>;
 
+/// <summary>Names of the ways in which LoRA's factors start.</summary>
+public sealed class InitialisationCompleter : TextCompleter
+{
+    /// <inheritdoc/>
+    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) => Adapters.Methods.Lora.LoraConfig.Initialisations;
+}
+
 /// <summary>Names of noise schedulers.</summary>
 public sealed class SchedulerCompleter : TextCompleter
 {

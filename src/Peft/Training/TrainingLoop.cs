@@ -75,6 +75,11 @@ internal sealed class TrainingLoop : IDisposable
         _run = TrainingRun.Of(request, part, _trainedAtFirst);
         _output = request.OutputPath is null ? null : new TrainingOutput(request, part, Objective.Name, _run);
         Reference = Objective.NeedsReference ? new ReferenceModel(part.IsBase ? ReferenceKind.Start : request.Reference, part.Parameters()) : null;
+        if (_options.WarmupNote(_plan.TotalSteps) is { } note)
+        {
+            Say(note);
+        }
+
         _best = new BestEvaluation(_options, _output, _trainedAtFirst, Say);
         _retention = request.RetentionData is null ? null : new Retention(request, part, Say);
         Optimizer = OptimizerRegistry.Create(_trainedAtFirst, _options);

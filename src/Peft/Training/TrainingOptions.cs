@@ -267,6 +267,16 @@ public sealed record TrainingOptions
     /// <summary>Number of optimiser steps in which the rate rises, out of <paramref name="totalSteps"/>.</summary>
     public int WarmupStepsOf(int totalSteps) => Warmup < 1 ? (int)Math.Ceiling(totalSteps * Warmup) : (int)Warmup;
 
+    /// <summary>A sentence where the warm-up isn't what it was meant for: the schedule has none, or the training ends in it; null otherwise.</summary>
+    internal string? WarmupNote(int totalSteps) => WarmupStepsOf(totalSteps) switch
+    {
+        0 => null,
+        _ when ScheduleRegistry.IgnoresWarmup(Schedule) => $"The schedule '{Schedule}' has no warm-up, so that the one of {Warmup.ToString(CultureInfo.InvariantCulture)} is left out; constant_with_warmup has one.",
+        var steps when steps >= totalSteps => string.Create(
+            CultureInfo.InvariantCulture, $"The warm-up takes {steps} steps and the training {totalSteps}: the learning rate doesn't reach {LearningRate}. A warm-up below 1 is a share of the steps."),
+        _ => null,
+    };
+
     /// <summary>Checks every value and names the first that can't be.</summary>
     /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>.</exception>
     /// <exception cref="NotSupportedByPeftException">Nobody knows the schedule, the optimiser or the objective.</exception>

@@ -48,6 +48,29 @@ public class SecondHeadTests
         Assert.Equal("HeadNameTaken", Assert.Throws<PeftException>(() => other.Base.AddHead("lm_head", 1)).ErrorId);
     }
 
+    [Theory]
+    [InlineData(null)]
+    [InlineData(0)]
+    public void Rows_of_other_lengths_are_scored_as_alone_whether_or_not_a_token_is_for_padding(int? padding)
+    {
+        using var model = TinyLlama.Create();
+        model.Config.Document["pad_token_id"] = padding;
+        var head = model.Base.AddHead("reward", 1);
+        var ids = tensor(new long[,] { { 5, 6, 7, 8, 9 }, { 5, 9, 4, 0, 0 } });
+        var mask = tensor(new long[,] { { 1, 1, 1, 1, 1 }, { 1, 1, 1, 0, 0 } });
+
+        var together = Scores(ids, mask);
+
+        Assert.True(together[0].sub(Scores(ids.narrow(0, 0, 1), null)[0]).abs().max().item<float>() < 1e-5);
+        Assert.True(together[1].sub(Scores(ids.narrow(0, 1, 1).narrow(1, 0, 3), null)[0]).abs().max().item<float>() < 1e-5);
+
+        Tensor Scores(Tensor rows, Tensor? real)
+        {
+            var pass = model.NewPass(new ForwardContext { AttentionMask = real });
+            return head.Scores(model.Base.Forward(rows, pass), pass);
+        }
+    }
+
     private static LastTokenHead Head(Peft.Adapters.Model.PeftModel model)
     {
         model.Config.Document["pad_token_id"] = 0;

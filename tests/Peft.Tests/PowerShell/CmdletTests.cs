@@ -113,6 +113,7 @@ public sealed class CmdletTests(ModuleHost host) : CmdletsInFolder(host, import:
         Assert.Contains("cosine", host.Complete("$completed | Invoke-LoraTraining -Schedule cos"));
         Assert.Contains("pocket-llama", host.Complete("Get-PeftModel "));
         Assert.Contains("cpu", host.Complete("Import-PeftModel x -Device "));
+        Assert.Contains("pissa", host.Complete("New-LoraConfig -Initialization "));
     }
 
     [Fact]

@@ -64,6 +64,27 @@ public class TrainingOptionsTests
         Assert.Equal(steps, new TrainingOptions { Warmup = warmup }.WarmupStepsOf(total));
 
     [Theory]
+    [InlineData("linear", 0, null)]
+    [InlineData("linear", 0.5, null)]
+    [InlineData("linear", 19, null)]
+    [InlineData("linear", 20, "doesn't reach")]
+    [InlineData("cosine", 100, "doesn't reach")]
+    [InlineData("constant", 5, "constant_with_warmup")]
+    [InlineData("constant_with_warmup", 5, null)]
+    public void A_warmup_that_is_left_out_or_takes_all_steps_is_said(string schedule, double warmup, string? said)
+    {
+        var note = new TrainingOptions { Schedule = schedule, Warmup = warmup }.WarmupNote(20);
+        if (said is null)
+        {
+            Assert.Null(note);
+        }
+        else
+        {
+            Assert.Contains(said, note, StringComparison.Ordinal);
+        }
+    }
+
+    [Theory]
     [InlineData("ja-JP")]
     [InlineData("tr-TR")]
     [InlineData("de-DE")]

@@ -131,6 +131,11 @@ public abstract class NewAdapterConfigCommand : PeftCmdlet, IDynamicParameters
             attributes.Add(new ArgumentCompleterAttribute(field.Name == "target_modules" ? typeof(TargetModuleCompleter) : typeof(ModuleNameCompleter)));
         }
 
+        if (field.Name == "init_lora_weights" && type == typeof(string))
+        {
+            attributes.Add(new ArgumentCompleterAttribute(typeof(InitialisationCompleter)));
+        }
+
         if (field.PresetText is { } preset && type != typeof(SwitchParameter))
         {
             attributes.Add(new PSDefaultValueAttribute { Value = preset, Help = preset });

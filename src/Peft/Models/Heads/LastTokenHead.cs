@@ -24,24 +24,26 @@ public sealed class LastTokenHead
     /// <param name="output">The backbone's output.</param>
     /// <param name="context">The forward pass.</param>
     /// <returns>[rows, labels]; in training known to the tape.</returns>
-    /// <exception cref="PeftException"><c>PaddingTokenMissing</c>: several rows, and no <c>pad_token_id</c> to find their ends by.</exception>
     public Tensor Scores(BackboneOutput output, ForwardContext context)
     {
         ArgumentNullException.ThrowIfNull(output);
         using var scope = NewDisposeScope();
         context = output.In(context) with { Length = 1 };
-        return Layer.Forward(RowSelection.Forward(output.Hidden, LastTokens(output), context), context).MoveToOuterDisposeScope();
+        return Layer.Forward(RowSelection.Forward(output.Hidden, LastTokens(output, context.AttentionMask), context), context).MoveToOuterDisposeScope();
     }
 
-    /// <summary>Index of each row's last token among all positions. transformers looks at token ids, not at the attention mask.</summary>
-    private Tensor LastTokens(BackboneOutput output)
+    /// <summary>
+    /// Index of each row's last token among all positions. transformers looks at token ids, not at the attention mask; where the configuration names no padding token,
+    /// as of most decoders, it refuses several rows, and the mask says where they end.
+    /// </summary>
+    private Tensor LastTokens(BackboneOutput output, Tensor? mask)
     {
         var starts = arange(output.Rows, ScalarType.Int64, output.Hidden.device).mul_(output.Length);
         if (_config.Integer("pad_token_id") is not { } padding || output.Inputs.Ids is not { } ids)
         {
-            return output.Rows == 1
+            return mask is null
                 ? starts.add_(output.Length - 1)
-                : throw new PeftException("PaddingTokenMissing", "Several rows can't be classified at once, because the model's configuration has no 'pad_token_id'.");
+                : starts.add_(mask.mul(arange(mask.size(1), ScalarType.Int64, mask.device)).amax([1])).add_(output.Length - mask.size(1));
         }
 
         var positions = arange(ids.size(1), ScalarType.Int64, ids.device);

@@ -78,6 +78,5 @@ public sealed class LastTokenClassificationModel : SequenceClassificationModel
     public override string? ClassificationHead => HeadName;
 
     /// <inheritdoc/>
-    /// <exception cref="PeftException"><c>PaddingTokenMissing</c>: several rows, and no <c>pad_token_id</c> to find their ends by.</exception>
     public override Tensor Logits(BackboneOutput output, ForwardContext context) => _head.Scores(output, context);
 }

@@ -27,6 +27,9 @@ public static class ScheduleRegistry
     /// <param name="name">The schedule's name.</param>
     public static string Describe(string name) => s_factories.TryGetValue(name, out var known) ? known.Summary : name;
 
+    /// <summary>Whether a schedule has no steps in which the rate rises, as Hugging Face's of its name hasn't.</summary>
+    internal static bool IgnoresWarmup(string name) => name is "constant" or "reduce_lr_on_plateau";
+
     /// <summary>A name as it is written here, whatever the case of the one that was given; one that nobody knows comes back as it is.</summary>
     internal static string Canonical(string name) => Names.FirstOrDefault(known => known.Equals(name, StringComparison.OrdinalIgnoreCase)) ?? name;
 

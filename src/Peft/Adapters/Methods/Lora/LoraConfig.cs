@@ -67,6 +67,9 @@ public sealed record LoraConfig : LayerwiseConfig
     [ConfigField("init_lora_weights", Parameter = "Initialization", IsSpelling = true)]
     public string Initialisation { get; init => field = value.ToLowerInvariant(); } = LoraInitialisation.Zero;
 
+    /// <summary>The ways to start that have a name; <c>pissa_niter_N</c> is one more.</summary>
+    public static IReadOnlyCollection<string> Initialisations => LoraInitialisation.Names;
+
     /// <summary>
     /// Parameters to adapt whose module is no linear layer, by name or ending of the path: <c>mlp.experts.gate_up_proj</c> and <c>mlp.experts.down_proj</c>
     /// give each expert of a mixture factors of its own.

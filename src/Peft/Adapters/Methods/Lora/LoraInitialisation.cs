@@ -84,6 +84,9 @@ internal sealed record LoraInitialisation(Func<LoraStart, (Tensor A, Tensor B)> 
         ["pissa"] = new(static start => Pissa(start, linalg.svd(start.Weight.to(ScalarType.Float64), fullMatrices: false)), LeavesResidual: true),
     };
 
+    /// <summary>The names of all, as <c>init_lora_weights</c> has them.</summary>
+    public static IReadOnlyCollection<string> Names => s_known.Keys;
+
     /// <summary>The initialisation of a name.</summary>
     /// <exception cref="PeftException"><c>InitialisationUnknown</c>.</exception>
     public static LoraInitialisation Of(string name)
