@@ -27,8 +27,9 @@ internal static unsafe class SingleQueryKernel
     /// <param name="values">[rows · kv heads, keys, value size].</param>
     /// <param name="seen">The first key that is seen, and how many from there on.</param>
     /// <param name="mask">True where one of the last keys is hidden, [rows or 1, …, masked keys]; null where none is. A query that sees nothing weighs all alike.</param>
+    /// <param name="bias">Added to scores, [rows or 1, heads, 1, keys]; null for nothing. See <see cref="ServesBias"/>.</param>
     /// <returns>[rows, heads · value size].</returns>
-    public static Tensor Run(Tensor queries, Tensor keys, Tensor values, (long First, long Count) seen, Tensor? mask)
+    public static Tensor Run(Tensor queries, Tensor keys, Tensor values, (long First, long Count) seen, Tensor? mask, Tensor? bias = null)
     {
         long rows = queries.size(0), heads = queries.size(2), valueSize = values.size(2);
         var output = empty([rows, heads * valueSize], queries.dtype, queries.device);
@@ -53,11 +54,17 @@ internal static unsafe class SingleQueryKernel
             Masked = (int)masked,
             MaskStride = mask is null || mask.NumberOfElements == masked ? 0 : masked,
         };
+        work.Add(bias);
         RowParallel.Run(rows * heads, Math.Max(1, GrainElements / (work.Count * (long)work.KeySize)), &Heads, &work);
         GC.KeepAlive(queries);
         GC.KeepAlive(mask);
+        GC.KeepAlive(bias);
         return output;
     }
+
+    /// <summary>Whether what is added to scores lies as the kernel reads it.</summary>
+    /// <param name="bias">[rows or 1, heads, 1, keys]; null for nothing.</param>
+    public static bool ServesBias(Tensor? bias) => bias is null || CpuRows.Serves(bias);
 
     private static bool ServesStored(Tensor stored, Tensor queries) =>
         stored.dtype == queries.dtype && stored.device_type == queries.device_type && stored.size(1) > 0 && stored.stride(2) == 1 && stored.stride(1) == stored.size(2);
@@ -85,6 +92,11 @@ internal static unsafe class SingleQueryKernel
             var query = RowProduct.Input(work->Queries, head, work->KeySize, scratch);
             var first = ((head / work->Group) * work->KeyStride) + work->First;
             Scores(work, first, query, scratch + work->KeySize + 1);
+            if (work->BiasKeys > 0)
+            {
+                var start = ((head % work->BiasHeads) * work->BiasKeys) + work->First;
+                TensorPrimitives.Add(scores, work->Bias.ReadAt(start, work->Count, scratch + work->KeySize + 1 + work->Count), scores);
+            }
 
             Weigh(scores, work, head / work->Heads);
             first = ((head / work->Group) * work->ValueStride) + work->First;
@@ -219,8 +231,23 @@ internal static unsafe class SingleQueryKernel
         public bool* Mask;
         public int Masked;
         public long MaskStride;
+        public CpuRows Bias;
+        public long BiasHeads;
+        public long BiasKeys;
 
         /// <summary>Memory that a thread needs.</summary>
-        public readonly int ScratchFloats => Count + KeySize + 1 + ValueSize;
+        public readonly int ScratchFloats => Count + KeySize + 1 + (BiasKeys > 0 ? Math.Max(ValueSize, Count) : ValueSize);
+
+        /// <summary>Takes what is added to scores, [rows or 1, heads, 1, keys].</summary>
+        public void Add(Tensor? bias)
+        {
+            (BiasHeads, BiasKeys) = (1, 0);
+            if (bias is not null)
+            {
+                BiasKeys = bias.size(3);
+                BiasHeads = bias.NumberOfElements / BiasKeys;
+                Bias = CpuRows.Of(bias, BiasKeys);
+            }
+        }
     }
 }

@@ -27,6 +27,9 @@ internal interface IStepAttention
 
     /// <summary>The keys that the token sees, and what hides some of the last of them.</summary>
     (long First, long Count, Tensor? Mask) Seen { get; }
+
+    /// <summary>What is added to scores, [1, heads, 1, keys], counted from the first that is stored; null for nothing.</summary>
+    Tensor? Bias { get; }
 }
 
 /// <summary>The sizes of a token's attention.</summary>
@@ -57,13 +60,15 @@ internal sealed unsafe class RotateOperation : StepOperation
     /// <param name="pass">What differs from token to token.</param>
     /// <param name="sizes">The sizes.</param>
     /// <param name="queries">[1, heads · key size].</param>
-    /// <param name="keys">[1, kv heads · key size].</param>
-    /// <param name="values">[1, kv heads · value size].</param>
-    /// <param name="stores">Whether keys and values are put into the cache; otherwise another layer has done it.</param>
-    public RotateOperation(IStepAttention pass, StepHeads sizes, Tensor queries, Tensor keys, Tensor values, bool stores)
+    /// <param name="stored">What is put into the cache, [1, kv heads · key size] and [1, kv heads · value size]; null where keys and values are there already.</param>
+    public RotateOperation(IStepAttention pass, StepHeads sizes, Tensor queries, (Tensor Keys, Tensor Values)? stored)
     {
-        (_pass, _sizes, _stores) = (pass, sizes, stores);
-        (_queries, _keys, _values) = (CpuRows.Of(queries, sizes.KeySize), CpuRows.Of(keys, sizes.KeySize), CpuRows.Of(values, sizes.ValueSize));
+        (_pass, _sizes, _queries, _stores) = (pass, sizes, CpuRows.Of(queries, sizes.KeySize), stored is not null);
+        if (stored is var (keys, values))
+        {
+            (_keys, _values) = (CpuRows.Of(keys, sizes.KeySize), CpuRows.Of(values, sizes.ValueSize));
+        }
+
         _turned = (byte*)NativeMemory.AlignedAlloc((nuint)(sizes.Heads * sizes.KeySize) * sizeof(float), 64);
     }
 
@@ -160,8 +165,9 @@ internal sealed unsafe class AttendOperation : StepOperation
     private readonly SingleQueryKernel.Work* _work;
     private Tensor? _stored;
 
-    // Only held: its memory is read until the next token.
+    // Only held: their memory is read until the next token.
     private Tensor? _mask;
+    private Tensor? _bias;
 
     /// <param name="pass">What differs from token to token.</param>
     /// <param name="sizes">The sizes.</param>
@@ -193,7 +199,8 @@ internal sealed unsafe class AttendOperation : StepOperation
         }
 
         (_work->First, _work->Count) = (first, (int)count);
-        _mask = mask;
+        (_mask, _bias) = (mask, _pass.Bias);
+        _work->Add(_bias);
         _work->Mask = mask is null ? null : (bool*)Tensors.TensorMemory.Pointer(mask);
         _work->Masked = (int)(mask?.size(-1) ?? 0);
     }

@@ -247,6 +247,7 @@ internal sealed class T5Stack : EncoderDecoderHalf
         if (_blocks.Items.Count > 0)
         {
             var bias = Bias(context, embeddings.device);
+            context.Cache?.Steps.Give(bias);
             IReadOnlyList<Tensor> shared = encoded is null ? [bias] : [bias, encoded];
             var stack = DecoderStack.Run(_blocks.Items, x, shared, context, (block, inputs, inner) => [block.Forward(inputs, (own, across), inner)]);
             x = stack.Output;
@@ -264,7 +265,7 @@ internal sealed class T5Stack : EncoderDecoderHalf
         var places = arange(total, ScalarType.Int64, device).unsqueeze(0).sub(arange(context.Start, total, ScalarType.Int64, device).unsqueeze(1)).add(total - 1).reshape(-1);
         return context.Tape is { } tape ? tape.Autograd(inputs => Form(inputs[0]), [table], []) : Form(table);
 
-        Tensor Form(Tensor values) => values.index_select(0, places).t().reshape(1, _config.Heads, length, total);
+        Tensor Form(Tensor values) => values.index_select(0, places).t().reshape(1, _config.Heads, length, total).contiguous();
     }
 }
 

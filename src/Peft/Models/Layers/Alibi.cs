@@ -28,6 +28,7 @@ internal sealed class Alibi(long heads)
         var bias = slopes.mul(Positions(context, device).to(inner).unsqueeze(1).unsqueeze(1)).to(type);
         bias = Scale == 1 ? bias : bias.mul(Scale);
         context.Tape?.AddRoot(bias);
+        context.Cache?.Steps.Give(bias);
         return bias.MoveToOuterDisposeScope();
     }
 

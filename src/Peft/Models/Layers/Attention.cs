@@ -110,8 +110,30 @@ public static class Attention
         return Run(call, [queries, keys, values], parts, layer, context, terms).MoveToOuterDisposeScope();
     }
 
+    /// <summary>Runs attention over keys and values that stand for the whole of a text, such as an encoder's; not for training.</summary>
+    /// <param name="queries">[rows · length, heads · head size].</param>
+    /// <param name="stored">Keys and values, [rows, kv heads, keys, size] each, contiguous.</param>
+    /// <param name="shape">The sizes.</param>
+    /// <param name="plan">Who may see whom.</param>
+    /// <param name="context">The forward pass.</param>
+    /// <returns>[rows · length, heads · value size].</returns>
+    internal static Tensor OverStored(Tensor queries, TensorState stored, AttentionShape shape, AttentionPlan plan, ForwardContext context)
+    {
+        using var scope = NewDisposeScope();
+        var (keys, values) = (stored.Values[0], stored.Values[1]);
+        var own = queries.view(context.Rows, context.Length, shape.Heads, shape.HeadSize).clone();
+        var call = new AttentionCall(shape, null, plan, context.Rows, context.Length, keys.size(2), IsFused: false) { AreStored = true };
+        return Run(call, [queries], (own, keys.transpose(1, 2), values.transpose(1, 2)), null, context, default, stored).MoveToOuterDisposeScope();
+    }
+
     private static Tensor Run(
-        AttentionCall call, Tensor[] inputs, (Tensor Queries, Tensor Keys, Tensor Values) parts, int? layer, ForwardContext context, ScoreTerms terms)
+        AttentionCall call,
+        Tensor[] inputs,
+        (Tensor Queries, Tensor Keys, Tensor Values) parts,
+        int? layer,
+        ForwardContext context,
+        ScoreTerms terms,
+        TensorState? constant = null)
     {
         var queries = LinearProduct.Cast(context.Narrowed(parts.Queries), parts.Queries.dtype).mul_(call.Shape.Scale);
         queries = call.Rotary?.QueryScale is { } growth ? queries.mul_(growth) : queries;
@@ -143,7 +165,8 @@ public static class Attention
         var output = piece.Run();
         if (context.Recorder is { } recorder)
         {
-            LayerSteps.Attention(recorder, call, inputs, output, piece.IsSingle() ? layer is { } place ? context.Cache?.State<KeyValueState>(place) : null : null);
+            var state = constant ?? (layer is { } place ? (LayerState?)context.Cache?.State<KeyValueState>(place) : null);
+            LayerSteps.Attention(recorder, call, inputs, output, piece.IsSingle() ? state : null, terms.Bias);
         }
 
         if (context.Tape is { } tape)

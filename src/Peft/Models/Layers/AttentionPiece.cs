@@ -47,7 +47,7 @@ internal sealed class AttentionPiece(
         if (IsSingle())
         {
             var seen = call.Plan.Blocks[0];
-            return SingleQueryKernel.Run(_queries, _keys, _values, (seen.Key, seen.Keys), seen.Mask);
+            return SingleQueryKernel.Run(_queries, _keys, _values, (seen.Key, seen.Keys), seen.Mask, _bias);
         }
 
         var all = empty([call.Rows, call.Length, _shape.KeyValueHeads, _shape.Group, _shape.ValueSize], _queries.dtype, _queries.device);
@@ -139,7 +139,7 @@ internal sealed class AttentionPiece(
     /// <summary>One new token a row on a processor, as texts are continued.</summary>
     public bool IsSingle() => call.Length == 1
         && context.Tape is null
-        && _bias is null
+        && SingleQueryKernel.ServesBias(_bias)
         && sinks is null
         && !_drops
         && _shape.SoftCap is null

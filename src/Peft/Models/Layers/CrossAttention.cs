@@ -18,7 +18,7 @@ internal static class CrossAttention
     public static Tensor Forward(
         Tensor queries, Linear keys, Linear values, Tensor encoded, AttentionShape shape, AttentionPlan plan, int layer, ForwardContext context)
     {
-        if (context.Cache is not { } cache)
+        if (context.Cache is not { } cache || context.Tape is not null)
         {
             return Attention.Forward(queries, keys.Forward(encoded, context), values.Forward(encoded, context), shape, null, plan, null, context);
         }
@@ -27,11 +27,12 @@ internal static class CrossAttention
         if (state.Values.Count == 0)
         {
             state.IsConstant = true;
-            state.Replace(Rows(keys.Forward(encoded, context), context), Rows(values.Forward(encoded, context), context));
+            using var scope = NewDisposeScope();
+            state.Replace(Heads(keys, shape.HeadSize), Heads(values, shape.ValueSize));
         }
 
-        return Attention.Forward(queries, state.Values[0].flatten(0, 1), state.Values[1].flatten(0, 1), shape, null, plan, null, context);
-    }
+        return Attention.OverStored(queries, state, shape, plan, context);
 
-    private static Tensor Rows(Tensor x, ForwardContext context) => x.view(context.Rows, -1, x.size(1));
+        Tensor Heads(Linear layer, long size) => layer.Forward(encoded, context).view(context.Rows, -1, shape.KeyValueHeads, size).transpose(1, 2).contiguous();
+    }
 }

@@ -60,14 +60,16 @@ internal static class LayerSteps
     /// <param name="call">The geometry.</param>
     /// <param name="inputs">Projections side by side, or queries, keys and values.</param>
     /// <param name="output">What it gave.</param>
-    /// <param name="state">Where keys and values are stored; null where they aren't.</param>
-    public static void Attention(StepRecorder recorder, AttentionCall call, Tensor[] inputs, Tensor output, KeyValueState? state)
+    /// <param name="state">Where keys and values are stored: those of all tokens, or an encoder's; null where they aren't.</param>
+    /// <param name="bias">What is added to scores; null for nothing.</param>
+    public static void Attention(StepRecorder recorder, AttentionCall call, Tensor[] inputs, Tensor output, LayerState? state, Tensor? bias)
     {
         var shape = call.Shape;
         var memory = recorder.Memory;
         var plan = memory.SlotOf(call.Plan);
         var rotary = call.Rotary is null ? -1 : memory.SlotOf(call.Rotary);
-        if (state is null || call.Prefix > 0 || call.Keys != 1 || plan < 0 || (call.Rotary is not null && (rotary < 0 || call.Rotary.QueryScale is not null || !Turns(call.Rotary, inputs[0])))
+        var added = bias is null ? -1 : memory.SlotOf(bias);
+        if (state is null || call.Prefix > 0 || (call.Keys != 1 && state is KeyValueState) || plan < 0 || (bias is not null && added < 0) || (call.Rotary is not null && (rotary < 0 || call.Rotary.QueryScale is not null || !Turns(call.Rotary, inputs[0])))
             || !recorder.Accepts(output, inputs))
         {
             recorder.Refuse();
@@ -76,12 +78,13 @@ internal static class LayerSteps
 
         using var scope = NewDisposeScope();
         var (queryWidth, keyWidth, valueWidth) = (shape.Heads * shape.HeadSize, shape.KeyValueHeads * shape.HeadSize, shape.KeyValueHeads * shape.ValueSize);
-        var (queries, keys, values) = call.IsFused
-            ? (inputs[0].narrow(1, 0, queryWidth), inputs[0].narrow(1, queryWidth, keyWidth), inputs[0].narrow(1, queryWidth + keyWidth, valueWidth))
-            : (inputs[0], inputs[1], inputs[2]);
-        var pass = new StepAttention(memory, state, rotary, plan, call.AreStored);
+        var queries = call.IsFused ? inputs[0].narrow(1, 0, queryWidth) : inputs[0];
+        (Tensor Keys, Tensor Values)? stored = call.AreStored ? null
+            : call.IsFused ? (inputs[0].narrow(1, queryWidth, keyWidth), inputs[0].narrow(1, queryWidth + keyWidth, valueWidth))
+            : (inputs[1], inputs[2]);
+        var pass = new StepAttention(memory, state, (rotary, plan, added), call.AreStored);
         var sizes = new StepHeads((int)shape.Heads, (int)shape.KeyValueHeads, (int)shape.HeadSize, (int)shape.ValueSize, (float)shape.Scale);
-        var rotate = new RotateOperation(pass, sizes, queries, keys, values, stores: !call.AreStored);
+        var rotate = new RotateOperation(pass, sizes, queries, stored);
         recorder.Add(rotate, output, inputs);
         recorder.Add(new AttendOperation(pass, sizes, rotate.Turned, output), output);
     }
@@ -170,14 +173,20 @@ internal readonly record struct LinearSource(Tensor? Weight, Tensor? Bias, Tenso
 /// <summary>What a recorded attention reads of the pass it is run in.</summary>
 /// <param name="memory">The pass.</param>
 /// <param name="state">Keys and values.</param>
-/// <param name="rotary">Where the tables of positions stand in the pass; -1 for none.</param>
-/// <param name="plan">Where the plan stands.</param>
-/// <param name="areStored">Whether another layer has stored keys and values.</param>
-internal sealed class StepAttention(StepMemory memory, KeyValueState state, int rotary, int plan, bool areStored) : IStepAttention
+/// <param name="slots">Where the tables of positions, the plan and what is added to scores stand in the pass; -1 for none.</param>
+/// <param name="areStored">Whether keys and values are stored already.</param>
+internal sealed class StepAttention(StepMemory memory, LayerState state, (int Rotary, int Plan, int Bias) slots, bool areStored) : IStepAttention
 {
-    public StepRotation? Rotation => rotary < 0 ? null : memory.RotationOf(rotary);
+    public StepRotation? Rotation => slots.Rotary < 0 ? null : memory.RotationOf(slots.Rotary);
 
-    public (Tensor Keys, Tensor Values) Stored => areStored ? state.All : state.Reserve(memory.Length + 1);
+    public Tensor? Bias => slots.Bias < 0 ? null : memory.Given<Tensor>(slots.Bias);
+
+    public (Tensor Keys, Tensor Values) Stored => state switch
+    {
+        TensorState constant => (constant.Values[0], constant.Values[1]),
+        KeyValueState growing => areStored ? growing.All : growing.Reserve(memory.Length + 1),
+        _ => throw new InvalidOperationException("No keys and values are stored there."),
+    };
 
     public long Position => memory.Length;
 
@@ -185,7 +194,7 @@ internal sealed class StepAttention(StepMemory memory, KeyValueState state, int 
     {
         get
         {
-            var block = memory.Given<AttentionPlan>(plan).Blocks[0];
+            var block = memory.Given<AttentionPlan>(slots.Plan).Blocks[0];
             return (block.Key, block.Keys, block.Mask);
         }
     }
