@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using Peft.Engine;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -33,6 +34,12 @@ internal sealed class DecodeLoop(NextTokens next, GenerationOptions options, IRe
     {
         if (active[0].Sampler.IsPlainGreedy)
         {
+            if (LargestKernel.Serves(logits))
+            {
+                Accept(active, LargestKernel.Find(logits), onToken);
+                return;
+            }
+
             Accept(active, logits.argmax(-1), logits, onToken);
             return;
         }
@@ -51,6 +58,15 @@ internal sealed class DecodeLoop(NextTokens next, GenerationOptions options, IRe
             var own = scores.AsSpan(i * width, width);
             row.IsFinite &= float.IsFinite(System.Numerics.Tensors.TensorPrimitives.Max<float>(own));
             Accept(row, row.Sampler.Choose(CollectionsMarshal.AsSpan(row.Ids), row.Added, own), onToken);
+        }
+    }
+
+    private void Accept(List<DecodeRow> active, (int Index, float Value)[] likeliest, Action<DecodeRow, int> onToken)
+    {
+        for (var i = 0; i < active.Count; i++)
+        {
+            active[i].IsFinite &= float.IsFinite(likeliest[i].Value);
+            Accept(active[i], likeliest[i].Index, onToken);
         }
     }
 

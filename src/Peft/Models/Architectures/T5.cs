@@ -225,6 +225,7 @@ internal sealed class T5Stack : EncoderDecoderHalf
     private readonly Embedding _words;
     private readonly RmsNorm _norm;
     private readonly Dropout _dropout;
+    private long[] _buckets = [];
 
     public T5Stack(T5Config config, bool isDecoder)
         : base(config.Stem + "Stack")
@@ -260,12 +261,31 @@ internal sealed class T5Stack : EncoderDecoderHalf
     private Tensor Bias(ForwardContext context, Device device)
     {
         var (length, total) = (context.Length, context.Start + context.Length);
+        if (_isDecoder && length == 1 && context.Tape is null)
+        {
+            return _blocks.Items[0].Bias!.Forward(tensor(BucketsUpTo(total), device: device), context).t().reshape(1, _config.Heads, 1, total).contiguous();
+        }
+
         var distances = arange(1 - total, length, ScalarType.Int64, device);
         var table = _blocks.Items[0].Bias!.Forward(RelativeBuckets.Of(distances, !_isDecoder, _config.Buckets, _config.FarthestDistance), context);
         var places = arange(total, ScalarType.Int64, device).unsqueeze(0).sub(arange(context.Start, total, ScalarType.Int64, device).unsqueeze(1)).add(total - 1).reshape(-1);
         return context.Tape is { } tape ? tape.Autograd(inputs => Form(inputs[0]), [table], []) : Form(table);
 
         Tensor Form(Tensor values) => values.index_select(0, places).t().reshape(1, _config.Heads, length, total).contiguous();
+    }
+
+    /// <summary>The buckets of a last position's keys, the farthest first. They are the same for all texts.</summary>
+    private long[] BucketsUpTo(long total)
+    {
+        var known = _buckets;
+        if (known.Length < total)
+        {
+            using var scope = NewDisposeScope();
+            known = RelativeBuckets.Of(arange(1 - (2 * total), 1, ScalarType.Int64), isBothWays: false, _config.Buckets, _config.FarthestDistance).data<long>().ToArray();
+            _buckets = known;
+        }
+
+        return known[^(int)total..];
     }
 }
 
