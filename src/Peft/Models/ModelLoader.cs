@@ -33,7 +33,7 @@ public sealed record LoadOptions
     /// <summary>Reads what a file holds quantised: takes its <c>quantization_config</c>, the model's type and the file, and gives a store of plain names. Null where such files are refused.</summary>
     public Func<JsonObject, ScalarType, TensorStore, TensorStore>? OpenQuantized { get; init; }
 
-    /// <summary>Whether linear layers of a GGUF file keep its quantised blocks as their weights, which are computed with as they are; otherwise they are unpacked.</summary>
+    /// <summary>Whether linear layers and experts of a GGUF file keep its quantised blocks as their weights, which are computed with as they are; otherwise they are unpacked.</summary>
     public bool KeepsBlocks { get; init; }
 
     /// <summary>Makes weights of a GGUF file's blocks; null where nothing can.</summary>

@@ -7,7 +7,7 @@ namespace Peft.Models;
 /// A weight in a form that takes less memory (four-bit blocks, eight-bit rows, a file's own blocks). It is computed with by unpacking it
 /// into memory that all such weights of a model share, in the forward pass and once more in the backward pass; a dense copy is never kept.
 /// </summary>
-/// <param name="shape">The weight as a matrix [outputs, inputs].</param>
+/// <param name="shape">The weight as a matrix [outputs, inputs]; of several of them, [experts, outputs, inputs].</param>
 /// <param name="dataType">Type the weight had before it was packed.</param>
 /// <param name="buffer">Where the model's packed weights are unpacked to.</param>
 public abstract class PackedWeight(IReadOnlyList<long> shape, ScalarType dataType, UnpackBuffer buffer) : IDisposable
@@ -15,7 +15,7 @@ public abstract class PackedWeight(IReadOnlyList<long> shape, ScalarType dataTyp
     private readonly UnpackBuffer _buffer = buffer.AddUser();
     private bool _isDisposed;
 
-    /// <summary>The weight as a matrix [outputs, inputs], whatever the layout of the parameter that holds it.</summary>
+    /// <summary>The weight as a matrix [outputs, inputs], or as several [experts, outputs, inputs], whatever the layout of the parameter that holds it.</summary>
     public IReadOnlyList<long> Shape { get; } = shape;
 
     /// <summary>Type the weight had before it was packed.</summary>
@@ -43,7 +43,7 @@ public abstract class PackedWeight(IReadOnlyList<long> shape, ScalarType dataTyp
     public long Count => Tensors.TensorEntry.Product(Shape);
 
     /// <summary>Writes the weight's values.</summary>
-    /// <param name="target">[outputs, inputs] or flat, contiguous, on the same device; float32, bfloat16 or float16.</param>
+    /// <param name="target">Of the weight's shape or flat, contiguous, on the same device; float32, bfloat16 or float16.</param>
     public abstract void Unpack(Tensor target);
 
     /// <summary>y = x Wᵀ + b by the form's own arithmetic. Its gradient is that of the unpacked weight.</summary>
@@ -77,6 +77,14 @@ public abstract class PackedWeight(IReadOnlyList<long> shape, ScalarType dataTyp
     /// <param name="values">[outputs, inputs].</param>
     public abstract PackedWeight Repack(Tensor values);
 
+    /// <summary>One expert's weight [outputs, inputs], a part of this one; null where this isn't one for each expert.</summary>
+    /// <param name="index">Which expert.</param>
+    internal virtual PackedWeight? Expert(int index) => null;
+
+    /// <summary>The weight as a GGUF file's blocks, uint8 [outputs, bytes of a row] or [experts, outputs, bytes of a row], of the caller's dispose scope; null where it isn't held so.</summary>
+    /// <param name="type">The type of the blocks that are asked for.</param>
+    internal virtual Tensor? Blocks(string type) => null;
+
     /// <summary>The same weight with its tensors elsewhere: on another device, or mapped from a file.</summary>
     /// <param name="move">Gives for each tensor the one in its place, of the caller's dispose scope.</param>
     internal abstract PackedWeight Moved(Func<Tensor, Tensor> move);
@@ -87,7 +95,7 @@ public abstract class PackedWeight(IReadOnlyList<long> shape, ScalarType dataTyp
     internal static DenseWeight Lease(IReadOnlyList<PackedWeight> weights, ScalarType type)
     {
         var first = weights[0];
-        var lease = first._buffer.Rent([weights.Sum(static weight => weight.Shape[0]), first.Shape[1]], type, first.Device);
+        var lease = first._buffer.Rent([weights.Sum(static weight => weight.Shape[0]), .. first.Shape.Skip(1)], type, first.Device);
         long row = 0;
         foreach (var weight in weights)
         {
@@ -154,7 +162,7 @@ public readonly struct DenseWeight : IDisposable
         }
     }
 
-    internal DenseWeight Transposed() => this with { Tensor = Tensor.t() };
+    internal DenseWeight Transposed() => this with { Tensor = Tensor.transpose(-2, -1) };
 }
 
 /// <summary>

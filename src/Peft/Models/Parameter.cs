@@ -154,7 +154,7 @@ public sealed class Parameter
     public void Pack(PackedWeight weights)
     {
         ArgumentNullException.ThrowIfNull(weights);
-        if (!(weights.IsTransposed ? weights.Shape.Reverse() : weights.Shape).SequenceEqual(_shape))
+        if (!(weights.IsTransposed ? [.. weights.Shape.SkipLast(2), weights.Shape[^1], weights.Shape[^2]] : weights.Shape).SequenceEqual(_shape))
         {
             throw new PeftException(
                 "ShapeMismatch", $"'{Name}' has shape [{string.Join(", ", _shape)}], but the packed weights given are [{string.Join(", ", weights.Shape)}].");
@@ -229,7 +229,7 @@ public sealed class Parameter
     {
         var values = empty([.. form.Shape], type, form.Device);
         form.Unpack(values);
-        return form.IsTransposed ? values.t() : values;
+        return form.IsTransposed ? values.transpose(-2, -1) : values;
     }
 
     /// <summary>The weights in a type: themselves, the copy that <see cref="Lower"/> gave of them, or a copy of the caller's dispose scope.</summary>

@@ -276,7 +276,7 @@ internal sealed class EditStack(Parameter parameter)
     private void ApplyPacked(WeightEdit edit, PackedWeight form)
     {
         var changed = edit.Change(parameter.Unpacked(parameter.DataType));
-        var repacked = edit.Unpacks ? null : form.Repack(form.IsTransposed ? changed.t() : changed);
+        var repacked = edit.Unpacks ? null : form.Repack(form.IsTransposed ? changed.transpose(-2, -1) : changed);
         if (_originalForm is null)
         {
             _originalForm = parameter.TakePacked();

@@ -91,13 +91,13 @@ internal sealed class WeightReader
             return false;
         }
 
-        var layer = module is Linear linear && ReferenceEquals(linear.Weight, parameter) ? linear : null;
-        if (layer is not null && StoredForm(layer, parts) is { } name)
+        if (StoredForm(module, parameter, parts) is { } form)
         {
-            parameter.Pack(((IPackedStore)_store).ReadPacked(name, _buffer, layer.IsTransposed, DeviceOf(path)));
+            parameter.Pack(((IPackedStore)_store).ReadPacked(form.Name, _buffer, form.IsTransposed, DeviceOf(path)));
             return true;
         }
 
+        var layer = module is Linear linear && ReferenceEquals(linear.Weight, parameter) ? linear : null;
         var packs = layer is not null && _packed.Contains(layer) && !_tied.Contains(path);
         ReadPlain(path, parameter, parts, packs);
         if (packs)
@@ -180,10 +180,11 @@ internal sealed class WeightReader
         }
     }
 
-    /// <summary>The name under which the file holds a layer's weight packed and on its own, or null.</summary>
-    private string? StoredForm(Linear layer, IReadOnlyList<FilePart> parts) =>
-        parts is [{ Expert: null, FileStart: 0 } only] && only.Size == layer.Weight.Shape[0] && (layer.IsTransposed || IsWhole(only))
-        && _store is IPackedStore store && store.IsPacked(only.Name) ? only.Name : null;
+    /// <summary>The name under which the file holds the weight of a linear layer or of experts packed and on its own, and whether its layout is [inputs, outputs]; null where it doesn't.</summary>
+    private (string Name, bool IsTransposed)? StoredForm(Module module, Parameter parameter, IReadOnlyList<FilePart> parts) =>
+        parts is [{ Expert: null, FileStart: 0 } only] && parameter.Shape is [var size, ..] && only.Size == size
+        && _store is IPackedStore store && store.IsPacked(only.Name)
+        && module.AdaptableOf(parameter) is (Linear or ExpertWeight) and var layer && (layer is Linear { IsTransposed: true } || IsWhole(only)) ? (only.Name, layer.IsTransposed) : null;
 
     private bool StaysInFile(string path, Parameter parameter) =>
         _places.TryGetValue(path, out var parts) && Alone(parts, parameter) is { } only && _store.StaysInFile(only.Name)
@@ -195,7 +196,7 @@ internal sealed class WeightReader
         parts is [{ Expert: null } only] && only.Size == parameter.Shape.FirstOrDefault(1) && IsWhole(only) ? only : null;
 
     private bool IsPacked(Linear layer) =>
-        _packed.Contains(layer) || (_places.TryGetValue($"{layer.Path}.{layer.Weight.Name}", out var parts) && StoredForm(layer, parts) is not null);
+        _packed.Contains(layer) || (_places.TryGetValue($"{layer.Path}.{layer.Weight.Name}", out var parts) && StoredForm(layer, layer.Weight, parts) is not null);
 
     private bool IsElsewhere(Linear member) => Paths(member).Any(path => _placement?.IsOffloaded(path) == true);
 
@@ -204,7 +205,7 @@ internal sealed class WeightReader
         var (path, parameter, module) = named;
         var layer = module is Linear linear && ReferenceEquals(linear.Weight, parameter) ? linear : null;
         var parts = _places.GetValueOrDefault(path);
-        return layer is not null && parts is not null && StoredForm(layer, parts) is { } name ? ((IPackedStore)_store).PackedBytes(name)
+        return parts is not null && StoredForm(module, parameter, parts) is { } form ? ((IPackedStore)_store).PackedBytes(form.Name)
             : layer is not null && _packed.Contains(layer) && !_tied.Contains(path) ? _options.Packing!.BytesOf(layer)
             : parameter.Count * ElementType.SizeOf(TypeOf(parameter) ?? (parts is null ? ScalarType.Float32 : Type(parts[0])));
     }

@@ -74,7 +74,7 @@ public sealed class ImportPeftModelCommand : ImportCommand
     [ValidateNotNull]
     public QuantizationConfig? Quantization { get; set; }
 
-    /// <summary>Keeps the quantised blocks of a <c>.gguf</c> file as the weights of linear layers: they take no more memory than in the file, and adapters are trained on them as on any quantised base. Without it they are unpacked.</summary>
+    /// <summary>Keeps the quantised blocks of a <c>.gguf</c> file as the weights of linear layers and experts: they take no more memory than in the file, and adapters are trained on them as on any quantised base. Without it they are unpacked.</summary>
     [Parameter]
     public SwitchParameter KeepQuantized { get; set; }
 

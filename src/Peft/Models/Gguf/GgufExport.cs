@@ -67,7 +67,7 @@ internal static class GgufExport
                 var shape = first.Row is null ? first.Shapes[i] : [weights.Length, .. first.Shapes[i]];
                 var givesLogits = file == "output.weight" || (isTied && file == "token_embd.weight");
                 var (type, intended) = types.Of(file, shape, first.Layer is { } layer ? (layer, layers) : null, givesLogits);
-                outputs.Add(new GgufOutput(file, shape, type, () => Read(weights, part))
+                outputs.Add(new GgufOutput(file, shape, type, () => Blocks(first, part, type) ?? Read(weights, part))
                 {
                     Intended = intended,
                     Importance = shape.Count == 2 && importance?.GetValueOrDefault(first.Path) is { } known && known.Length == shape[1] ? known : null,
@@ -162,7 +162,7 @@ internal static class GgufExport
     {
         string text => node is JsonValue value && value.TryGetValue<string>(out var own) && own == text,
         bool flag => node is JsonValue value && value.TryGetValue<bool>(out var own) && own == flag,
-        double number => node is JsonValue { } value && value.GetValueKind() == System.Text.Json.JsonValueKind.Number && Math.Abs((double)value - number) <= 1e-9,
+        double number => node is JsonValue { } value && value.GetValueKind() == System.Text.Json.JsonValueKind.Number && Math.Abs(double.Parse(value.ToJsonString(), CultureInfo.InvariantCulture) - number) <= 1e-9,
         _ => node is JsonArray { Count: 0 },
     };
 
@@ -201,6 +201,18 @@ internal static class GgufExport
         {
             yield return (map.Key("attention.sliding_window_pattern"), (uint)period);
         }
+    }
+
+    /// <summary>What a weight that is kept as a file's blocks has for a part of the file, as it is; null where it is held otherwise.</summary>
+    private static Tensor? Blocks(GgufWeight weight, int part, GgufType type)
+    {
+        if (weight.Row is not null || !weight.Name.Layout.HoldsRows || weight.Parameter.Packed?.Blocks(type.Name) is not { } blocks)
+        {
+            return null;
+        }
+
+        using var noGrad = no_grad();
+        return weight.RowsToFile(blocks)[part].contiguous().alias();
     }
 
     private static Tensor Read(GgufWeight[] weights, int part)

@@ -10,6 +10,12 @@ internal sealed record GgufLayout(Func<Tensor, ModelConfig, IReadOnlyList<Tensor
     /// <summary>Whether it only puts whole rows in another order: what acts on values then acts on a row's bytes, and on an adapter's second factor, too.</summary>
     public bool MovesRows { get; private init; }
 
+    /// <summary>How it joins rows of the file's tensors to those of the parameter's matrices [outputs, inputs], by their bytes, and the way back; null where that is what it does to values, or nothing.</summary>
+    public (Func<IReadOnlyList<Tensor>, Tensor> Join, Func<Tensor, IReadOnlyList<Tensor>> Cut)? Blocks { get; private init; }
+
+    /// <summary>Whether rows stay whole, as blocks of a row have to.</summary>
+    public bool HoldsRows => MovesRows || Blocks is not null;
+
     /// <summary>Whether it only cuts rows apart, or turns matrices: what acts on values then acts on an adapter's second factor, too, as if it had the rank's number of inputs.</summary>
     public bool KeepsInputs { get; private init; }
 
@@ -40,13 +46,14 @@ internal sealed record GgufLayout(Func<Tensor, ModelConfig, IReadOnlyList<Tensor
 
     /// <summary>Matrices of experts that lie the other way round.</summary>
     public static GgufLayout Turned { get; } = Values(
-        static (values, _) => values.transpose(1, 2).contiguous(), static (values, _) => values.transpose(1, 2).contiguous(), static shape => [shape[0], shape[2], shape[1]]) with { KeepsInputs = true };
+        static (values, _) => values.transpose(1, 2).contiguous(), static (values, _) => values.transpose(1, 2).contiguous(), static shape => [shape[0], shape[2], shape[1]]) with { KeepsInputs = true, Blocks = (static parts => parts[0], static rows => [rows]) };
 
     /// <summary>Of each expert the gate, then what it gates: two tensors.</summary>
     public static GgufLayout GateAndUp { get; } = new(static (values, _) => [.. values.chunk(2, 1).Select(static part => part.contiguous())], static (parts, _) => cat([.. parts], 1))
     {
         Shapes = static (shape, _) => Twice([shape[0], shape[1] / 2, .. shape.Skip(2)]),
         KeepsInputs = true,
+        Blocks = (static parts => cat([.. parts], 1), static rows => rows.chunk(2, 1)),
     };
 
     /// <summary>Rows of the gate, then of what it gates: two tensors.</summary>
@@ -54,6 +61,7 @@ internal sealed record GgufLayout(Func<Tensor, ModelConfig, IReadOnlyList<Tensor
     {
         Shapes = static (shape, _) => Twice([shape[0] / 2, .. shape.Skip(1)]),
         KeepsInputs = true,
+        Blocks = (static parts => cat([.. parts], 0), static rows => rows.chunk(2, 0)),
     };
 
     /// <summary>Of each expert gate and up in turn along the last dimension, lying the other way round: two tensors.</summary>
@@ -63,6 +71,7 @@ internal sealed record GgufLayout(Func<Tensor, ModelConfig, IReadOnlyList<Tensor
     {
         Shapes = static (shape, _) => Twice(shape.Count == 3 ? [shape[0], shape[2] / 2, shape[1]] : [shape[0], shape[1] / 2]),
         KeepsInputs = true,
+        Blocks = (static parts => stack(parts, 2).flatten(1, 2), static rows => rows.view(rows.size(0), -1, 2, rows.size(2)).unbind(2)),
     };
 
     /// <summary>Rows of heads in which neighbours turn together in files, and rows half a head apart in the tree.</summary>

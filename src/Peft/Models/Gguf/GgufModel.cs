@@ -82,16 +82,17 @@ public sealed class GgufModel : TensorStore, IPackedStore
     /// <returns>A new object in the layout of transformers.</returns>
     public JsonObject CreateConfig() => (JsonObject)_config.DeepClone();
 
-    /// <summary>Gives quantised weights of linear layers as the blocks that they are, from now on.</summary>
+    /// <summary>Gives quantised weights of linear layers and experts as the blocks that they are, from now on.</summary>
     internal void KeepBlocks(GgufPacking packing) => _packing = packing;
 
     /// <inheritdoc/>
     public bool IsPacked(string name) => _packing is not null && _entries.TryGetValue(name, out var known)
-        && known.Weight is { Row: null, Name.Layout.MovesRows: true, Files: [var file] } weight
-        && Fits(weight) && File.Tensors[file] is { Type.Reader: not null, Entry.Shape: [> 0, > 0] };
+        && known.Weight is { Row: null, Name.Layout.HoldsRows: true } weight
+        && Fits(weight) && File.Tensors[weight.Files[0]].Type is { Reader: not null } type
+        && weight.Files.All(file => File.Tensors[file] is { Entry.Shape: [> 0, > 0] or [> 0, > 0, > 0] } stored && stored.Type == type);
 
     /// <inheritdoc/>
-    public long PackedBytes(string name) => File.Tensors[_entries[name].Weight.Files[0]].Length;
+    public long PackedBytes(string name) => _entries[name].Weight.Files.Sum(file => File.Tensors[file].Length);
 
     /// <inheritdoc/>
     public PackedWeight ReadPacked(string name, UnpackBuffer buffer, bool isTransposed, Device device)
@@ -99,7 +100,7 @@ public sealed class GgufModel : TensorStore, IPackedStore
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
         var weight = _entries[name].Weight;
-        var blocks = weight.Name.Layout.ToTree([File.ReadBlocks(weight.Files[0])], weight.Config);
+        var blocks = weight.RowsToTree([.. weight.Files.Select(File.ReadBlocks)]);
         return _packing!.Make(new GgufPacked(File.Tensors[weight.Files[0]].Type, blocks.contiguous(), _packing.DataType), buffer, isTransposed, device);
     }
 

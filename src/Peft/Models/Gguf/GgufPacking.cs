@@ -3,9 +3,9 @@ using static TorchSharp.torch;
 
 namespace Peft.Models.Gguf;
 
-/// <summary>A quantised matrix of a file, in the tree's order of rows.</summary>
+/// <summary>A quantised matrix of a file, or one for each expert, in the tree's order of rows.</summary>
 /// <param name="Type">The type of its blocks.</param>
-/// <param name="Blocks">uint8, [outputs, bytes of a row].</param>
+/// <param name="Blocks">uint8, [outputs, bytes of a row] or [experts, outputs, bytes of a row].</param>
 /// <param name="DataType">The type that the model's plain weights have.</param>
 internal sealed record GgufPacked(GgufType Type, Tensor Blocks, ScalarType DataType);
 

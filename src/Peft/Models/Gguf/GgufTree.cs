@@ -42,14 +42,24 @@ internal sealed record GgufWeight(string Path, Parameter Parameter, GgufName Nam
     /// <param name="values">As the parameter holds them.</param>
     public IReadOnlyList<Tensor> ToFile(Tensor values) => Name.Layout.ToFile(IsTransposed ? values.t() : values, Config);
 
+    /// <summary>The bytes of rows, in the order of the parameter's matrices [outputs, inputs].</summary>
+    /// <param name="stored">As the file's tensors hold them.</param>
+    public Tensor RowsToTree(IReadOnlyList<Tensor> stored) => Name.Layout.Blocks is { } form ? form.Join(Parts(stored)) : Name.Layout.ToTree(Parts(stored), Config);
+
+    /// <summary>The bytes of rows as the file's tensors hold them.</summary>
+    /// <param name="rows">In the order of the parameter's matrices [outputs, inputs].</param>
+    public IReadOnlyList<Tensor> RowsToFile(Tensor rows) => Name.Layout.Blocks is { } form ? form.Cut(rows) : Name.Layout.ToFile(rows, Config);
+
     /// <summary>Values as the parameter holds them.</summary>
     /// <param name="stored">As the file's tensors hold them.</param>
     public Tensor ToTree(IReadOnlyList<Tensor> stored)
     {
-        stored = IsFused ? stored[0].chunk(Name.File.Count, 1) : stored;
+        stored = Parts(stored);
         var values = Name.Layout.ToTree(Row is { } row ? [.. stored.Select(tensor => tensor.select(0, row))] : stored, Config);
         return (IsTransposed ? values.t() : values).contiguous();
     }
+
+    private IReadOnlyList<Tensor> Parts(IReadOnlyList<Tensor> stored) => IsFused ? stored[0].chunk(Name.File.Count, 1) : stored;
 }
 
 /// <summary>A model's parameters by their names in GGUF files.</summary>

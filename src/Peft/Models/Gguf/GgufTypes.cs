@@ -53,7 +53,8 @@ internal sealed class GgufTypes
     /// <returns>The type, and the one that it would have if its blocks filled a row.</returns>
     public (GgufType Type, GgufType Intended) Of(string name, IReadOnlyList<long> shape, (int Index, int Count)? layer, bool isOutput)
     {
-        if (shape.Count < 2 || s_exact.Any(part => name.Contains(part, StringComparison.Ordinal)))
+        // Experts' biases are matrices, which llama.cpp adds in float32 alone.
+        if (shape.Count < 2 || name.EndsWith(".bias", StringComparison.Ordinal) || s_exact.Any(part => name.Contains(part, StringComparison.Ordinal)))
         {
             return (GgufType.Named("F32"), GgufType.Named("F32"));
         }

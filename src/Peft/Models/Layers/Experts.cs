@@ -166,7 +166,10 @@ internal sealed class ExpertWeight(Module module, Parameter weight, Parameter? b
         foreach (var (expert, start, count) in rows.Parts())
         {
             using var part = NewDisposeScope();
-            var product = input.narrow(0, start, count).mm(Matrix(own, expert, input.dtype).t());
+            var visits = input.narrow(0, start, count);
+            var product = Packed(own, expert) is { } packed
+                ? PackedProduct.Forward(visits, null, [packed], null, context)
+                : visits.mm(Matrix(own, expert, input.dtype).t());
             y.narrow(0, start, count).copy_(ownBias is null ? product : product.add_(ownBias.Data[expert]));
         }
 
@@ -176,6 +179,8 @@ internal sealed class ExpertWeight(Module module, Parameter weight, Parameter? b
 
     // [outputs, inputs].
     private Tensor Matrix(Parameter own, int expert, ScalarType type) => LinearProduct.Cast(ToMatrix(own.Data.select(0, expert)), type);
+
+    private static PackedWeight? Packed(Parameter own, int expert) => own.Packed?.Expert(expert);
 
     private sealed class ProductPiece : Piece
     {
@@ -205,7 +210,7 @@ internal sealed class ExpertWeight(Module module, Parameter weight, Parameter? b
             {
                 using var scope = NewDisposeScope();
                 var g = all.narrow(0, start, count);
-                gx?.narrow(0, start, count).copy_(g.mm(_layer.Matrix(_weight, expert, g.dtype)));
+                gx?.narrow(0, start, count).copy_(Packed(_weight, expert) is { } packed ? PackedProduct.InputGradient(g, [packed]) : g.mm(_layer.Matrix(_weight, expert, g.dtype)));
                 if (_weight.Gradient is { } own)
                 {
                     _layer.ToMatrix(own.select(0, expert)).add_(g.t().mm(x.narrow(0, start, count)));

@@ -122,7 +122,7 @@ internal static class LinearProduct
     {
         if (weight is null)
         {
-            return PackedProduct.Forward(x, bias, members, residual, context);
+            return PackedProduct.Forward(x, bias, Packed(members), residual, context);
         }
 
         weight = Cast(weight, x.dtype);
@@ -141,6 +141,9 @@ internal static class LinearProduct
             ? FloatProducts.Product(x, weight, bias, residual)
             : Product(x, weight, bias, residual);
     }
+
+    /// <summary>The members' weights, all of which are packed.</summary>
+    internal static PackedWeight[] Packed(LinearMember[] members) => Array.ConvertAll(members, static member => member.Weight.Packed!);
 
     private static LowRankTerm[] Terms(LinearMember[] members)
     {
@@ -249,7 +252,7 @@ internal sealed class LinearPiece : Piece
 
     private Tensor? InputGradient(Tensor g, Tensor? input, bool isWanted) => _changed is not null ? _changed.Backward(g, input!, isWanted)
         : !isWanted ? null
-        : _weight is null ? PackedProduct.InputGradient(g, _members)
+        : _weight is null ? PackedProduct.InputGradient(g, LinearProduct.Packed(_members))
         : _context.Widens(g) ? FloatProducts.InputGradient(g, _weight)
         : g.mm(LinearProduct.Cast(_weight, g.dtype));
 

@@ -13,51 +13,51 @@ internal static class PackedProduct
     /// y = x Wᵀ + b + residual, formed in the weights' compute type. In training the forward pass is that of the unpacked weight whatever the form, as
     /// bitsandbytes has it on the CPU: what goes back is its gradient exactly then.
     /// </summary>
-    public static Tensor Forward(Tensor x, Tensor? bias, LinearMember[] members, Tensor? residual, ForwardContext context)
+    public static Tensor Forward(Tensor x, Tensor? bias, PackedWeight[] weights, Tensor? residual, ForwardContext context)
     {
-        if (context.Tape is null && x.size(0) <= (RunsByRow(x, members) ? FewRows : 1) && Rows(x, members) is { } rows)
+        if (context.Tape is null && x.size(0) <= (RunsByRow(x, weights) ? FewRows : 1) && Rows(x, weights) is { } rows)
         {
             rows = bias is null ? rows : rows.add_(bias);
             return residual is null ? rows : rows.add_(residual);
         }
 
-        var type = Type(members[0].Weight.Packed!.ComputeType ?? x.dtype, x.device_type);
+        var type = Type(weights[0].ComputeType ?? x.dtype, x.device_type);
         var input = LinearProduct.Cast(x, type);
         bias = bias is null ? null : LinearProduct.Cast(bias, type);
-        var y = LinearProduct.Cast(Product(input, bias, members, context.IsTraining), x.dtype);
+        var y = LinearProduct.Cast(Product(input, bias, weights, context.IsTraining), x.dtype);
         return residual is null ? y : y.add_(residual);
     }
 
     /// <summary>The gradient of the input, formed in the weights' compute type.</summary>
-    public static Tensor InputGradient(Tensor g, LinearMember[] members)
+    public static Tensor InputGradient(Tensor g, PackedWeight[] weights)
     {
-        var form = members[0].Weight.Packed!;
+        var form = weights[0];
         var type = form.HasProduct ? ScalarType.Float32 : Type(form.ComputeType ?? g.dtype, g.device_type);
-        using var weight = Lease(members, form.HasProduct ? g.dtype : type);
+        using var weight = PackedWeight.Lease(weights, form.HasProduct ? g.dtype : type);
         return LinearProduct.Cast(LinearProduct.Cast(g, type).mm(LinearProduct.Cast(weight.Tensor, type)), g.dtype);
     }
 
     /// <summary>Whether several rows may be multiplied one by one: each is then what it is among others, in the type that is asked for.</summary>
-    private static bool RunsByRow(Tensor x, LinearMember[] members) =>
-        Array.TrueForAll(members, member => member.Weight.Packed is { HasProduct: false } form && (form.ComputeType ?? x.dtype) == x.dtype);
+    private static bool RunsByRow(Tensor x, PackedWeight[] weights) =>
+        Array.TrueForAll(weights, weight => !weight.HasProduct && (weight.ComputeType ?? x.dtype) == x.dtype);
 
     /// <summary>The product of each row, read straight from the packed weights; null where a form, a type or a size has no kernel for it.</summary>
-    private static Tensor? Rows(Tensor x, LinearMember[] members)
+    private static Tensor? Rows(Tensor x, PackedWeight[] weights)
     {
-        var y = empty([x.size(0), members.Sum(static member => member.Width)], x.dtype, x.device);
+        var y = empty([x.size(0), weights.Sum(static weight => weight.Shape[0])], x.dtype, x.device);
         for (long row = 0; row < x.size(0); row++)
         {
             using var scope = NewDisposeScope();
             var (own, sums) = x.size(0) == 1 ? (x, y) : (x.narrow(0, row, 1), y.narrow(0, row, 1));
             long column = 0;
-            foreach (var member in members)
+            foreach (var weight in weights)
             {
-                if (!member.Weight.Packed!.RowProduct(own, members.Length == 1 ? sums : sums.narrow(1, column, member.Width)))
+                if (!weight.RowProduct(own, weights.Length == 1 ? sums : sums.narrow(1, column, weight.Shape[0])))
                 {
                     return null;
                 }
 
-                column += member.Width;
+                column += weight.Shape[0];
             }
         }
 
@@ -67,17 +67,14 @@ internal static class PackedProduct
     /// <summary>Engines before PyTorch 2 multiply no float16 on the CPU.</summary>
     private static ScalarType Type(ScalarType asked, DeviceType device) => asked == ScalarType.Float16 && device == DeviceType.CPU ? ScalarType.Float32 : asked;
 
-    private static Tensor Product(Tensor x, Tensor? bias, LinearMember[] members, bool isTraining)
+    private static Tensor Product(Tensor x, Tensor? bias, PackedWeight[] weights, bool isTraining)
     {
-        if (!isTraining && members is [{ Weight.Packed: { HasProduct: true } own }])
+        if (!isTraining && weights is [{ HasProduct: true } own])
         {
             return own.Product(x, bias);
         }
 
-        using var weight = Lease(members, x.dtype);
+        using var weight = PackedWeight.Lease(weights, x.dtype);
         return LinearProduct.Product(x, weight.Tensor, bias, residual: null);
     }
-
-    private static DenseWeight Lease(LinearMember[] members, ScalarType type) =>
-        PackedWeight.Lease(Array.ConvertAll(members, static member => member.Weight.Packed!), type);
 }

@@ -10,19 +10,25 @@ using static TorchSharp.torch;
 
 namespace Peft.Quantization.Blocks;
 
-/// <summary>A weight as the blocks of a GGUF file, of whichever of its types.</summary>
+/// <summary>A weight as the blocks of a GGUF file, of whichever of its types; those of a layer's experts as one, of which each is a part.</summary>
 public sealed unsafe class BlockWeight : PackedWeight
 {
     private readonly GgufType _type;
     private readonly BlockKernels? _kernels;
     private readonly Tensor _blocks;
+    private readonly BlockWeight[] _experts = [];
 
     private BlockWeight(GgufType type, Tensor blocks, ScalarType dataType, PackedPlace place)
-        : base([blocks.size(0), blocks.size(1) / type.BlockBytes * type.BlockValues], dataType, place.Buffer)
+        : base([.. blocks.shape[..^1], blocks.size(-1) / type.BlockBytes * type.BlockValues], dataType, place.Buffer)
     {
         _type = type;
         _kernels = BlockKernels.Find(type.Name);
         _blocks = blocks.to(place.Device).contiguous().DetachFromDisposeScope();
+        if (_blocks.dim() == 3)
+        {
+            using var scope = NewDisposeScope();
+            _experts = [.. Enumerable.Range(0, (int)_blocks.size(0)).Select(expert => new BlockWeight(type, _blocks.select(0, expert), dataType, place))];
+        }
     }
 
     /// <inheritdoc/>
@@ -35,7 +41,7 @@ public sealed unsafe class BlockWeight : PackedWeight
     public override Device Device => _blocks.device;
 
     /// <summary>Quantises a weight.</summary>
-    /// <param name="values">[outputs, inputs], floating point.</param>
+    /// <param name="values">[outputs, inputs] or [experts, outputs, inputs], floating point.</param>
     /// <param name="type">The type's name in GGUF files, such as <c>Q4_K</c>, whose blocks fill a row.</param>
     /// <param name="buffer">Where the model's packed weights are unpacked to.</param>
     /// <param name="isTransposed">Whether the parameter's layout is [inputs, outputs].</param>
@@ -63,7 +69,7 @@ public sealed unsafe class BlockWeight : PackedWeight
         using var scope = NewDisposeScope();
         if (_kernels is not null && Device.type == DeviceType.CPU && CpuRows.Serves(target))
         {
-            _kernels.Unpack(_blocks, Shape[1], target);
+            _kernels.Unpack(_blocks.view(-1, _blocks.size(-1)), Shape[^1], target);
             return;
         }
 
@@ -73,6 +79,12 @@ public sealed unsafe class BlockWeight : PackedWeight
         GC.KeepAlive(blocks);
         target.copy_(values.view(target.shape));
     }
+
+    /// <inheritdoc/>
+    internal override PackedWeight? Expert(int index) => _experts.Length > 0 ? _experts[index] : null;
+
+    /// <inheritdoc/>
+    internal override Tensor? Blocks(string type) => type == _type.Name ? _blocks.alias() : null;
 
     /// <inheritdoc/>
     internal override StepOperation? Step(Tensor x, ProductOutput output) => Device.type == DeviceType.CPU ? _kernels?.Operation(_blocks, x, output) : null;
@@ -98,10 +110,19 @@ public sealed unsafe class BlockWeight : PackedWeight
     }
 
     /// <inheritdoc/>
-    protected override void Free() => _blocks.Dispose();
+    protected override void Free()
+    {
+        Array.ForEach(_experts, static expert => expert.Dispose());
+        _blocks.Dispose();
+    }
 
     private static Tensor Blocks(Tensor values, GgufType type)
     {
+        if (values.dim() == 3)
+        {
+            return stack(Enumerable.Range(0, (int)values.size(0)).Select(expert => Blocks(values.select(0, expert), type)));
+        }
+
         if (type.Writer is null || values.size(1) % type.BlockValues != 0)
         {
             throw new NotSupportedByPeftException("GgufTypeNotSupported", $"Weights of rows of {values.size(1)} are not quantised to {type.Name}: Peft only reads such blocks, or they don't fill a row.")

@@ -71,7 +71,7 @@ public sealed class QuantizedStore : TensorStore, IPackedStore
     public override Tensor Map(string name, ScalarType? type = null) => _quantized.ContainsKey(name) ? Read(name, type) : _file.Map(name, type);
 
     /// <inheritdoc/>
-    public bool IsPacked(string name) => _quantized.TryGetValue(name, out var tensor) && tensor.Pack is not null;
+    public bool IsPacked(string name) => _quantized.TryGetValue(name, out var tensor) && tensor is { Pack: not null, Entry.Shape.Count: 2 };
 
     /// <inheritdoc/>
     public long PackedBytes(string name) => _quantized[name].Parts.Sum(part =>

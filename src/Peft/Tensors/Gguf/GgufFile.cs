@@ -147,8 +147,8 @@ public sealed unsafe class GgufFile : TensorStore
     {
         ObjectDisposedException.ThrowIf(_disposed, this);
         var stored = _tensors[name];
-        var rows = stored.Entry.Shape[0];
-        var blocks = empty([rows, stored.Length / rows], ScalarType.Byte);
+        var sizes = stored.Entry.Shape.SkipLast(1);
+        var blocks = empty([.. sizes, stored.Length / TensorEntry.Product(sizes)], ScalarType.Byte);
         Buffer.MemoryCopy(_start + stored.Offset, TensorMemory.Pointer(blocks), stored.Length, stored.Length);
         return blocks;
     }

@@ -9,7 +9,7 @@ namespace Peft.Tensors.Gguf;
 /// <param name="Name">The name in the file.</param>
 /// <param name="Shape">Sizes, outermost first.</param>
 /// <param name="Type">How it is stored.</param>
-/// <param name="Read">Gives the values; the writer frees them.</param>
+/// <param name="Read">Gives the values, or the bytes of the type's blocks as uint8; the writer frees them.</param>
 internal sealed record GgufOutput(string Name, IReadOnlyList<long> Shape, GgufType Type, Func<Tensor> Read)
 {
     /// <summary>How it would be stored if that type's blocks filled its rows; null where nothing was asked for.</summary>
@@ -104,6 +104,12 @@ internal static class GgufWriter
     {
         using var scope = NewDisposeScope();
         var values = tensor.Read();
+        if (tensor.Type.Reader is not null && values.dtype == ScalarType.Byte)
+        {
+            TensorMemory.CopyTo(values, stream);
+            return;
+        }
+
         if (tensor.Type.Writer is null)
         {
             TensorMemory.CopyTo(values.to(tensor.Type.ScalarType), stream);
