@@ -27,6 +27,9 @@ public sealed record TrainingEstimate
     // Of the rate of large products: norms, attention and what stands between products take the rest.
     private const double ShareOfRate = 0.5;
 
+    // What a linear layer comes to with its adapter, and the norms, attention and optimiser beside it, in calls of the engine's operators: what steps of few tokens take; measured.
+    private const int CallsOfLayer = 70;
+
     /// <summary>Steps of the whole training.</summary>
     public required int Steps { get; init; }
 
@@ -87,7 +90,7 @@ public sealed record TrainingEstimate
             OptimizerBytes = trained * BytesOfTrained,
             ScoreBytes = Math.Min(Head.ChunkRowsOf(vocabulary * bytes), batch ?? 0) * vocabulary * bytes * ScoreCopies,
             ProcessBytes = Math.Max(0, ProcessMemory.ResidentBytes - weights) is var resident && model.Device.type == DeviceType.CPU ? Math.Max(resident, IdleBytes) + EngineBytes : 0,
-            Duration = timesProducts && tokens is { } count ? TimeSpan.FromSeconds(Operations(model.Base) * count / (Rate(model, options.BFloat16Products ? ScalarType.BFloat16 : model.DataType) * ShareOfRate)) : null,
+            Duration = timesProducts && tokens is { } count ? TimeSpan.FromSeconds(ProductSeconds(model, options, count) + (CallSeconds(model) * plan.TotalSteps * Math.Min(options.GradientAccumulation, plan.BatchesPerEpoch))) : null,
         };
     }
 
@@ -189,26 +192,51 @@ public sealed record TrainingEstimate
         return null;
     }
 
-    private static double Operations(Module root) =>
-        root.Descendants().OfType<Linear>().Sum(static linear => (double)linear.Inputs * linear.Outputs) * OperationsOfProduct * ProductsOfFrozen;
+    private static double ProductSeconds(PeftModel model, TrainingOptions options, long tokens) =>
+        model.Base.Descendants().OfType<Linear>().Sum(static linear => (double)linear.Inputs * linear.Outputs) * OperationsOfProduct * ProductsOfFrozen * tokens
+            / (Rate(model, options.BFloat16Products ? ScalarType.BFloat16 : model.DataType) * ShareOfRate);
+
+    /// <summary>Seconds that a micro batch takes however few tokens it has.</summary>
+    private static double CallSeconds(PeftModel model)
+    {
+        const int Calls = 100, Size = 8;
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        var (a, b) = (zeros([Size, Size], ScalarType.Float32, model.Device), zeros([Size, Size], ScalarType.Float32, model.Device));
+        return model.Base.Descendants().OfType<Linear>().Count() * CallsOfLayer / (double)Calls * Fastest(() =>
+        {
+            for (var i = 0; i < Calls; i++)
+            {
+                a.mm(b).Dispose();
+            }
+
+            a.sum().item<float>();
+        });
+    }
 
     /// <summary>Operations a second of a product of matrices of a type.</summary>
     private static double Rate(PeftModel model, ScalarType type)
     {
-        const int Size = 512, Rounds = 6;
+        const int Size = 512;
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
         var (a, b) = (zeros([Size, Size], type, model.Device), zeros([Size, Size], type, model.Device));
-        a.mm(b).sum().to(ScalarType.Float32).item<float>();
+        return OperationsOfProduct * Math.Pow(Size, 3) / Fastest(() => a.mm(b).sum().to(ScalarType.Float32).item<float>());
+    }
+
+    /// <summary>Seconds of some work: the least of several rounds, for other work may come between; the first counts for nothing.</summary>
+    private static double Fastest(Action work)
+    {
+        const int Rounds = 6;
+        work();
         var fastest = double.PositiveInfinity;
         for (var i = 0; i < Rounds; i++)
         {
-            // Of several, for other work may come between.
             var clock = System.Diagnostics.Stopwatch.StartNew();
-            a.mm(b).sum().to(ScalarType.Float32).item<float>();
+            work();
             fastest = Math.Min(fastest, clock.Elapsed.TotalSeconds);
         }
 
-        return OperationsOfProduct * Math.Pow(Size, 3) / fastest;
+        return fastest;
     }
 }

@@ -77,7 +77,7 @@ public sealed class SweepTests(ModuleHost host) : CmdletsInFolder(host, import: 
             """, model);
         Assert.Empty(result.Errors);
         var said = (string)result.Output[0].BaseObject;
-        Assert.Matches("default-r2: 3 steps, [0-9,]+ tokens, roughly 0:00:[0-9]+ at a price of 0.00; memory up to", said);
+        Assert.Matches("default-r2: 3 steps, [0-9,]+ tokens, roughly 0:00:[0-9]+ at a price of 0[.]0*[1-9][0-9]+; memory up to", said);
         Assert.Contains("default-r4: 3 steps", said, StringComparison.Ordinal);
         Assert.Contains("model: 3 steps", said, StringComparison.Ordinal);
         Assert.Contains("Plan of all 3: 9 steps", said, StringComparison.Ordinal);

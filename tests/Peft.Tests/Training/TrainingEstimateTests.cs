@@ -43,6 +43,18 @@ public sealed class TrainingEstimateTests
         Assert.Contains("-BatchSize", error.RecommendedAction, StringComparison.Ordinal);
     }
 
+    [Fact]
+    public void Steps_of_few_tokens_take_time_by_their_number_too()
+    {
+        using var model = Model();
+        var trained = model["default"].TrainableParameters.Sum(static parameter => parameter.Parameter.Count);
+        TimeSpan Of(int batch, int accumulation, int steps) => TrainingEstimate.Of(
+            model, trained, Data(rows: 4000, length: 4), new TrainingOptions { BatchSize = batch, GradientAccumulation = accumulation, MaxSteps = steps }, timesProducts: true).Duration!.Value;
+        var few = Of(batch: 400, accumulation: 1, steps: 10);
+        Assert.InRange(Of(batch: 1, accumulation: 1, steps: 4000) / few, 10, 1000);
+        Assert.InRange(Of(batch: 1, accumulation: 400, steps: 10) / few, 10, 1000);
+    }
+
     private static TrainingEstimate Estimate(PeftModel model, TrainingOptions options, int rows = 20, int length = Length) =>
         TrainingEstimate.Of(model, model["default"].TrainableParameters.Sum(static parameter => parameter.Parameter.Count), Data(rows, length), options);
 

@@ -116,7 +116,14 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
         return FormattableString.Invariant($"{estimate.Steps:N0} {(estimate.Steps == 1 ? "step" : "steps")}{tokens}{time}{memory}");
     }
 
-    private static string Price(TimeSpan time, double perHour) => perHour > 0 ? FormattableString.Invariant($" at a price of {time.TotalHours * perHour:N2}") : "";
+    private static string Price(TimeSpan time, double perHour) => perHour > 0 ? $" at a price of {Amount(time.TotalHours * perHour)}" : "";
+
+    /// <summary>Two places behind the point, or of what is less than one two figures that aren't 0.</summary>
+    private static string Amount(double price)
+    {
+        var places = price is > 0 and < 1 ? 1 - (int)Math.Floor(Math.Log10(price)) : 2;
+        return price.ToString(FormattableString.Invariant($"N{places}"), CultureInfo.InvariantCulture);
+    }
 
     /// <summary>Says what came of it.</summary>
     public void End(TrainingRecord record)
