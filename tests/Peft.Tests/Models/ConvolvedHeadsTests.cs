@@ -1,4 +1,6 @@
 using Peft.Engine;
+using Peft.Models;
+using Peft.Models.Layers;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -38,6 +40,36 @@ public class ConvolvedHeadsTests
 
         TensorAssert.CloseToScale(exact.grad!.to(ScalarType.Float32), found.to(ScalarType.Float32), type == ScalarType.Float32 ? 2e-6 : 1e-2, "gradient");
         TensorAssert.Close(given.to(ScalarType.Float32), x.to(ScalarType.Float32), 0, 0, "the input stays");
+    }
+
+    [Fact]
+    public void Examples_of_packed_rows_and_padding_are_kept_apart_in_both_directions()
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var tape = new Tape();
+        var mask = ones(2, 9, ScalarType.Int64);
+        mask[1, 8] = 0;
+        var context = new ForwardContext { Rows = 2, Length = 9, Packing = [[2, 5], [8]], AttentionMask = mask, Tape = tape };
+        var layout = SequenceLayout.For(context, CPU);
+        var x = randn(18, 101);
+        tape.AddRoot(x, needsGradient: true);
+        var weight = new Parameter("weight", [101, 1, 4]);
+        weight.Assign(randn(101, 1, 4));
+        var heads = ConvolvedHeads.Forward(x, weight, layout, s_groups, Epsilon, context);
+        Tensor[] gradients = [.. heads.Select(static tensor => randn_like(tensor))];
+        var found = tape.BackwardTo([.. heads.Zip(gradients)], [x], default)[0]!;
+
+        using var withGradients = enable_grad();
+        var exact = x.to(ScalarType.Float64).requires_grad_();
+        for (var i = 0; i < heads.Length; i++)
+        {
+            var expected = ByOperators(layout.Gather(exact), weight.Data.to(ScalarType.Float64), s_groups[i]);
+            TensorAssert.CloseToScale(expected.detach().to(ScalarType.Float32), heads[i], 1e-6, $"heads {i}");
+            expected.backward([gradients[i].to(ScalarType.Float64)]);
+        }
+
+        TensorAssert.CloseToScale(exact.grad!.to(ScalarType.Float32), found, 2e-6, "gradient");
     }
 
     private static Tensor ByOperators(Tensor x, Tensor weight, HeadChannels group)
