@@ -28,7 +28,7 @@ public sealed record TrainingEstimate
     private const double ShareOfRate = 0.5;
 
     // What a linear layer comes to with its adapter, and the norms, attention and optimiser beside it, in calls of the engine's operators: what steps of few tokens take; measured.
-    private const int CallsOfLayer = 70;
+    private const int CallsOfLayer = 280;
 
     /// <summary>Steps of the whole training.</summary>
     public required int Steps { get; init; }
@@ -227,7 +227,7 @@ public sealed record TrainingEstimate
     /// <summary>Seconds of some work: the least of several rounds, for other work may come between; the first counts for nothing.</summary>
     private static double Fastest(Action work)
     {
-        const int Rounds = 6;
+        const int Rounds = 20;
         work();
         var fastest = double.PositiveInfinity;
         for (var i = 0; i < Rounds; i++)
