@@ -50,12 +50,13 @@ internal sealed class DecodeLoop(NextTokens next, GenerationOptions options, IRe
             return;
         }
 
-        var scores = logits.to_type(ScalarType.Float32).cpu().contiguous().data<float>().ToArray();
-        var width = scores.Length / active.Count;
+        // A copy, which the rules change.
+        var scores = logits.to(ScalarType.Float32, copy: true).cpu().contiguous();
         for (var i = 0; i < active.Count; i++)
         {
             var row = active[i];
-            var own = scores.AsSpan(i * width, width);
+            using var rowScores = scores.select(0, i);
+            var own = Tensors.TensorMemory.Span<float>(rowScores);
             row.IsFinite &= float.IsFinite(System.Numerics.Tensors.TensorPrimitives.Max<float>(own));
             Accept(row, row.Sampler.Choose(CollectionsMarshal.AsSpan(row.Ids), row.Added, own), onToken);
         }

@@ -21,6 +21,8 @@ internal sealed unsafe class RmsNormOperation(Tensor x, Tensor weight, Tensor y,
 
     public override long Grain { get; } = Math.Max(1, 512 / width);
 
+    public override bool IsRepeated => Parts == 1;
+
     public override int ScratchFloats => 3 * width;
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -29,8 +31,10 @@ internal sealed unsafe class RmsNormOperation(Tensor x, Tensor weight, Tensor y,
         ReadOnlySpan<float> weight = _weight.Read(0, width, scratch + (2 * width));
         for (var row = from; row < to; row++)
         {
-            NormKernel.RootMeanSquareRow(_x.Read(row, width, scratch), weight, _y.Target(row, width, scratch + width), epsilon);
-            _y.Write(row, _y.Target(row, width, scratch + width));
+            var y = new Span<float>(scratch + width, width);
+            NormKernel.RootMeanSquareRow(_x.Read(row, width, scratch), weight, y, epsilon);
+            y.CopyTo(_y.Target(row, width, scratch + width));
+            _y.Write(row, y);
         }
     }
 }
@@ -53,6 +57,8 @@ internal sealed unsafe class LayerNormOperation(Tensor x, Tensor weight, Tensor?
 
     public override long Grain { get; } = Math.Max(1, 512 / width);
 
+    public override bool IsRepeated => Parts == 1;
+
     public override int ScratchFloats => 2 * width;
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -60,7 +66,7 @@ internal sealed unsafe class LayerNormOperation(Tensor x, Tensor weight, Tensor?
     {
         for (var row = from; row < to; row++)
         {
-            var y = _y.Target(row, width, scratch + width);
+            var y = new Span<float>(scratch + width, width);
             LayerNormKernel.Norm(_x.Read(row, width, scratch), y, epsilon);
             TensorPrimitives.Multiply(y, new ReadOnlySpan<float>(_weight, width), y);
             if (_bias is not null)
@@ -68,6 +74,7 @@ internal sealed unsafe class LayerNormOperation(Tensor x, Tensor weight, Tensor?
                 TensorPrimitives.Add(y, new ReadOnlySpan<float>(_bias, width), y);
             }
 
+            y.CopyTo(_y.Target(row, width, scratch + width));
             _y.Write(row, y);
         }
     }

@@ -9,6 +9,12 @@ internal abstract unsafe class StepOperation : IDisposable
     /// <summary>Parts that are worth a thread of their own.</summary>
     public virtual long Grain => 1;
 
+    /// <summary>
+    /// Whether each thread does all of the work for itself, where waiting for the one that does it would take as long: all of them write the same, and no part
+    /// of the output is ever anything else on the way.
+    /// </summary>
+    public virtual bool IsRepeated => false;
+
     /// <summary>Memory that each thread needs for itself.</summary>
     public virtual int ScratchFloats => 0;
 

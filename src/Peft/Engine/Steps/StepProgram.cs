@@ -95,6 +95,13 @@ internal sealed unsafe class StepProgram : IDisposable
         foreach (var operation in _operations)
         {
             var (parts, sharing) = (operation.Parts, Sharing(operation, threads));
+            if (operation.IsRepeated)
+            {
+                // What a thread reads next it has written itself, and what it writes next nobody reads here.
+                operation.Run(0, parts, scratch);
+                continue;
+            }
+
             if (thread < sharing)
             {
                 operation.Run(parts * thread / sharing, parts * (thread + 1) / sharing, scratch);
