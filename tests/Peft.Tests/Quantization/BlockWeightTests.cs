@@ -79,6 +79,22 @@ public sealed class BlockWeightTests : IDisposable
         Assert.True(tensor(expected).view(33, 512).to(type).eq(found).all().item<bool>());
     }
 
+    [Theory]
+    [InlineData(ScalarType.Float32)]
+    [InlineData(ScalarType.BFloat16)]
+    public void A_row_of_four_bit_floats_gives_what_it_gives_among_several(ScalarType type)
+    {
+        using var noGradients = no_grad();
+        var bytes = randint(0, 256, [37, 24, 17], ScalarType.Byte);
+        bytes.select(-1, 0).copy_(randint(118, 124, [37, 24], ScalarType.Byte));
+        bytes[0, 0, 0] = 1;
+        using var weight = BlockWeight.Of(new GgufPacked(GgufType.Named("MXFP4"), bytes.view(37, -1), ScalarType.Float32), new UnpackBuffer(), isTransposed: false, CPU);
+        var x = randn(1, 768).to(type);
+        var y = empty([1, 37], type);
+        Assert.True(weight.RowProduct(x, y));
+        TensorAssert.CloseToScale(x.to(ScalarType.Float32).mm(Values(weight).t()), y.to(ScalarType.Float32), type == ScalarType.BFloat16 ? 8e-3 : 1e-5);
+    }
+
     [GoldenTheory]
     [GoldenData("gguf", "quantise")]
     public void Every_type_of_block_is_unpacked(string path) => GoldenCases.Run("gguf", path, folder =>

@@ -31,11 +31,32 @@ public sealed class GptOssCheckpointTests : IDisposable
         Assert.Equal(s_reference["added"]!.AsArray().Select(static row => row!.AsArray().Select(static id => (int)id!)), results.Select(static result => result.TokenIds));
     }
 
-    [Fact]
-    public void It_is_saved_unpacked_and_its_configuration_says_so()
+    [Theory]
+    [InlineData(ScalarType.Float32)]
+    [InlineData(ScalarType.BFloat16)]
+    public void Its_experts_stay_packed_where_that_is_asked_for(ScalarType type)
+    {
+        using var noGrad = no_grad();
+        using var plain = PeftModel.Load(s_folder, new LoadOptions { DataType = type });
+        using var kept = PeftModel.Load(s_folder, new LoadOptions { DataType = type, KeepsBlocks = true });
+        var experts = plain.Base.NamedWeights().Zip(kept.Base.NamedWeights()).Where(static pair => pair.Second.Parameter.Packed is not null).ToArray();
+        Assert.Equal("MXFP4", kept.Quantization);
+        Assert.All(experts, pair => Assert.True(pair.First.Parameter.Data.eq(pair.Second.Parameter.Unpacked(type)).all().item<bool>(), pair.First.Path));
+        Assert.All(experts, static pair => Assert.Equal(pair.Second.Parameter.Count * 17 / 32, pair.Second.Parameter.Bytes));
+        Assert.Equal(plain.Base.NamedWeights().Count(static named => named.Path.EndsWith("_proj", StringComparison.Ordinal)), experts.Length);
+        if (type == ScalarType.Float32)
+        {
+            Check(kept);
+        }
+    }
+
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void It_is_saved_unpacked_and_its_configuration_says_so(bool keepsBlocks)
     {
         using var folder = new TemporaryFolder();
-        using (var model = PeftModel.Load(s_folder, new LoadOptions { DataType = ScalarType.Float32 }))
+        using (var model = PeftModel.Load(s_folder, new LoadOptions { DataType = ScalarType.Float32, KeepsBlocks = keepsBlocks }))
         {
             model.Save(folder.Path);
         }

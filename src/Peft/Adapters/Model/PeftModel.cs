@@ -172,7 +172,7 @@ public sealed partial class PeftModel : IDisposable
     public static PeftModel Load(string path, LoadOptions? options = null, string? name = null)
     {
         using var noGradients = no_grad();
-        var model = ModelLoader.Load(path, (options ?? new LoadOptions()) with { OpenQuantized = QuantizedStore.Open, MakeBlocks = BlockWeight.Of });
+        var model = ModelLoader.Load(path, Completed(options ?? new LoadOptions()));
         return new PeftModel(model, name ?? System.IO.Path.GetFileName(System.IO.Path.TrimEndingDirectorySeparator(System.IO.Path.GetFullPath(path))), path);
     }
 
@@ -183,8 +183,14 @@ public sealed partial class PeftModel : IDisposable
     public static IReadOnlyList<ModulePlacement> Plan(string path, LoadOptions options)
     {
         using var noGradients = no_grad();
-        return ModelLoader.Plan(path, options with { OpenQuantized = QuantizedStore.Open, MakeBlocks = BlockWeight.Of });
+        return ModelLoader.Plan(path, Completed(options));
     }
+
+    private static LoadOptions Completed(LoadOptions options) => options with
+    {
+        OpenQuantized = (settings, type, file) => QuantizedStore.Open(settings, type, file, options.KeepsBlocks),
+        MakeBlocks = BlockWeight.Of,
+    };
 
     /// <summary>
     /// Makes what a forward pass carries: the adapters that act, and what they prepare for it. Every pass through a model with adapters begins here;

@@ -150,6 +150,30 @@ internal readonly unsafe struct Q4Zero : IBlockCodes
     public static Vector512<short> Codes(byte* block, int pair) => BlockBits.Halves(block + 2) - Vector512.Create((short)8);
 }
 
+/// <summary>Four-bit floats (E2M1) under a power of two: codes are twice their values, the scale half the power.</summary>
+internal readonly unsafe struct Mxfp4 : IBlockCodes
+{
+    public static int Groups => 2;
+
+    public static int Bytes => 17;
+
+    public static bool HasOffsets => false;
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static (float Scale, float Offset) Scale(byte* block) =>
+        (BitConverter.UInt32BitsToSingle(block[0] < 2 ? 0x00200000u << block[0] : (uint)(block[0] - 1) << 23), 0);
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector512<short> Codes(byte* block, int pair)
+    {
+        var table = Vector128.Create((sbyte)0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12);
+        var (bytes, nibble) = (Vector128.Load(block + 1), Vector128.Create((byte)15));
+        var first = Ssse3.Shuffle(table, (bytes & nibble).AsSByte());
+        var second = Ssse3.Shuffle(table, (Vector128.ShiftRightLogical(bytes.AsUInt16(), 4).AsByte() & nibble).AsSByte());
+        return VectorLanes.Joined(Avx2.ConvertToVector256Int16(first), Avx2.ConvertToVector256Int16(second));
+    }
+}
+
 internal readonly unsafe struct Q4One : IBlockCodes
 {
     public static int Groups => 2;

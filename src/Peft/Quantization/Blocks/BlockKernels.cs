@@ -25,6 +25,7 @@ internal abstract unsafe class BlockKernels
         ["Q4_K"] = new Of<Q4K>(),
         ["Q5_K"] = new Of<Q5K>(),
         ["Q6_K"] = new Of<Q6K>(),
+        ["MXFP4"] = new Of<Mxfp4>(),
     };
 
     // Numbers that are worth a thread of their own.

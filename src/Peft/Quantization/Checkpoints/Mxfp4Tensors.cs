@@ -1,5 +1,8 @@
 using Peft.Engine;
+using Peft.Models.Gguf;
+using Peft.Quantization.Blocks;
 using Peft.Tensors;
+using Peft.Tensors.Gguf;
 using static TorchSharp.torch;
 
 namespace Peft.Quantization.Checkpoints;
@@ -19,8 +22,10 @@ internal static unsafe class Mxfp4Tensors
     /// <summary>E2M1: a sign, two bits of exponent and one of fraction.</summary>
     private static readonly float[] s_values = [0f, 0.5f, 1f, 1.5f, 2f, 3f, 4f, 6f, -0f, -0.5f, -1f, -1.5f, -2f, -3f, -4f, -6f];
 
-    /// <summary>The quantised weights of a file; they are read unpacked, in bfloat16.</summary>
-    public static IEnumerable<QuantizedTensor> Find(TensorStore file)
+    /// <summary>The quantised weights of a file; they are read unpacked, in bfloat16, unless their blocks are to be kept.</summary>
+    /// <param name="file">The file.</param>
+    /// <param name="keptType">The model's type where blocks are kept; null where they aren't.</param>
+    public static IEnumerable<QuantizedTensor> Find(TensorStore file, ScalarType? keptType)
     {
         foreach (var blocks in file.Names.Where(static name => name.EndsWith(BlocksEnd, StringComparison.Ordinal)))
         {
@@ -39,9 +44,40 @@ internal static unsafe class Mxfp4Tensors
             IReadOnlyList<long> shape = [.. given.SkipLast(3), given[^2] * 2 * HalfBlock, given[^3]];
             yield return new QuantizedTensor(new TensorEntry(name, ScalarType.BFloat16, shape, "MXFP4"), [blocks, name + ScalesEnd])
             {
+                Pack = keptType is not { } type || given.Count != 4 ? null
+                    : place => BlockWeight.Of(new GgufPacked(GgufType.Named("MXFP4"), Rows(file.ReadBytes(blocks), file.ReadBytes(name + ScalesEnd)), type), place.Buffer, place.IsTransposed, place.Device),
                 Dense = () => Unpack(file.ReadBytes(blocks), file.ReadBytes(name + ScalesEnd), shape),
             };
         }
+    }
+
+    /// <summary>The blocks as GGUF has them: the scale in front, and in the high halves of the bytes the numbers of the second sixteen.</summary>
+    /// <param name="blocks">[experts, outputs, groups, 16], uint8.</param>
+    /// <param name="scales">[experts, outputs, groups], uint8.</param>
+    /// <returns>[experts, outputs, groups · 17], uint8.</returns>
+    private static Tensor Rows(Tensor blocks, Tensor scales)
+    {
+        const int RowBlock = HalfBlock + 1;
+        var shape = scales.shape;
+        var rows = empty([shape[0], shape[1], shape[2] * RowBlock], ScalarType.Byte);
+        byte* from = TensorMemory.Pointer(blocks), powers = TensorMemory.Pointer(scales), to = TensorMemory.Pointer(rows);
+        var groups = shape[2];
+        Parallel.For(0, shape[0] * shape[1], row =>
+        {
+            for (var block = row * groups; block < (row + 1) * groups; block++)
+            {
+                byte* given = from + (block * HalfBlock), made = to + (block * RowBlock);
+                *made++ = powers[block];
+                for (var i = 0; i < HalfBlock; i++)
+                {
+                    var (first, second) = (given[i / 2], given[(HalfBlock + i) / 2]);
+                    made[i] = (byte)(i % 2 == 0 ? (first & 15) | (second << 4) : (first >> 4) | (second & 0xF0));
+                }
+            }
+        });
+        GC.KeepAlive(blocks);
+        GC.KeepAlive(scales);
+        return rows;
     }
 
     /// <summary>The values that blocks stand for.</summary>

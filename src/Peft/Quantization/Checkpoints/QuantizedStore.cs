@@ -40,7 +40,14 @@ public sealed class QuantizedStore : TensorStore, IPackedStore
     /// <param name="file">The model's tensors, which stay the caller's.</param>
     /// <exception cref="NotSupportedByPeftException"><c>QuantizationNotSupported</c>: another method, or a variant of one without code.</exception>
     /// <exception cref="PeftException"><c>QuantizedWeightInvalid</c>: tensors that don't fit together.</exception>
-    public static TensorStore Open(JsonObject settings, ScalarType type, TensorStore file)
+    public static TensorStore Open(JsonObject settings, ScalarType type, TensorStore file) => Open(settings, type, file, keepsExperts: false);
+
+    /// <summary>As the other.</summary>
+    /// <param name="settings"><c>quantization_config</c> of the model's config.json.</param>
+    /// <param name="type">The model's type.</param>
+    /// <param name="file">The model's tensors.</param>
+    /// <param name="keepsExperts">Whether experts that files hold packed as one tensor (MXFP4) are packed in the model too.</param>
+    internal static TensorStore Open(JsonObject settings, ScalarType type, TensorStore file, bool keepsExperts)
     {
         ArgumentNullException.ThrowIfNull(settings);
         ArgumentNullException.ThrowIfNull(file);
@@ -51,7 +58,7 @@ public sealed class QuantizedStore : TensorStore, IPackedStore
             "gptq" => GroupedTensors.FindGptq(file, settings, type),
             "awq" => GroupedTensors.FindAwq(file, settings, type),
             "fp8" => Float8Tensors.Find(file, settings, type),
-            "mxfp4" => Mxfp4Tensors.Find(file),
+            "mxfp4" => Mxfp4Tensors.Find(file, keepsExperts ? type : null),
             _ => throw new NotSupportedByPeftException("QuantizationNotSupported", $"The weights in '{file.Path}' are quantised by {method} (quantization_config of config.json), which is not supported.")
             {
                 Target = method,
@@ -71,7 +78,7 @@ public sealed class QuantizedStore : TensorStore, IPackedStore
     public override Tensor Map(string name, ScalarType? type = null) => _quantized.ContainsKey(name) ? Read(name, type) : _file.Map(name, type);
 
     /// <inheritdoc/>
-    public bool IsPacked(string name) => _quantized.TryGetValue(name, out var tensor) && tensor is { Pack: not null, Entry.Shape.Count: 2 };
+    public bool IsPacked(string name) => _quantized.TryGetValue(name, out var tensor) && tensor is { Pack: not null } && (tensor.Entry.Shape.Count == 2 || tensor.Dense is not null);
 
     /// <inheritdoc/>
     public long PackedBytes(string name) => _quantized[name].Parts.Sum(part =>
