@@ -157,6 +157,9 @@ public sealed record TrainingEstimate
     private static long Activations(Module root, int bytes, bool checkpointing)
     {
         var blocks = new Dictionary<string, (long Kept, long Input)>(StringComparer.Ordinal);
+
+        // A step's own backward pass makes as much once more as it kept, one step after another.
+        var passing = root.Descendants().Select(module => module.KeptBytes(bytes)).DefaultIfEmpty().Max();
         foreach (var module in root.Descendants())
         {
             if (BlockOf(module.Path) is not { } block)
@@ -171,9 +174,9 @@ public sealed record TrainingEstimate
             blocks[block] = (before.Kept + ((outputs + inputs + grouped) * bytes) + module.KeptBytes(bytes), before.Input > 0 ? before.Input : inputs * bytes);
         }
 
-        return checkpointing && blocks.Count > 0
+        return passing + (checkpointing && blocks.Count > 0
             ? blocks.Values.Sum(static block => block.Input) + (BlocksAtOnce * blocks.Values.Max(static block => block.Kept))
-            : blocks.Values.Sum(static block => block.Kept);
+            : blocks.Values.Sum(static block => block.Kept));
     }
 
     /// <summary>The part of a path up to its first number, which names a block of a stack.</summary>

@@ -143,9 +143,9 @@ internal sealed class GatedDeltaNet : LlamaMixer
         return _output.Forward(_norm.Forward(mixedHeads, _gate.Forward(x, context), context), context, residual);
     }
 
-    /// <summary>What the convolution gave, in float32; q and k as they are normed; the recurrence and the norm behind it.</summary>
+    /// <summary>The heads, in float32; the recurrence and the norm behind it. The convolution keeps nothing of its own.</summary>
     internal override long KeptBytes(int elementBytes) =>
-        ((_convolution.Channels + (4 * _keyHeads * _keySize)) * sizeof(float))
+        (_convolution.Channels * sizeof(float)) - _convolution.KeptBytes(elementBytes)
         + GatedRecurrence.KeptBytes(_valueHeads, _keySize, _valueSize, hasRate: true)
         + GatedRmsNorm.KeptBytesOf(_valueHeads * _valueSize);
 

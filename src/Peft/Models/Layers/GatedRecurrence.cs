@@ -65,9 +65,9 @@ internal static class GatedRecurrence
         // Matrices between the positions of a chunk: scores, decays and their product; for the delta rule the system as well and what its inverse was found by.
         var between = (hasRate ? 11 : 3) * ChunkSize;
 
-        // q and k in chunks, and scaled to a chunk's ends; v, the outputs and their sum; one state a chunk.
-        var along = (4 * keySize) + (3 * valueSize) + (keySize * valueSize / ChunkSize);
-        var learnt = hasRate ? keySize + (2 * valueSize) : 0;
+        // q and k scaled to a chunk's ends, what is learnt and the outputs; one state a chunk. Mamba-2's come as views, and are kept in chunks too.
+        var along = ((hasRate ? 2 : 4) * keySize) + ((hasRate ? 2 : 3) * valueSize) + (keySize * valueSize / ChunkSize);
+        var learnt = hasRate ? keySize : 0;
         return heads * (between + along + learnt) * sizeof(float);
     }
 
