@@ -39,7 +39,6 @@ public sealed record ClassificationMeasurement(IReadOnlyList<(string Expected, s
         ArgumentNullException.ThrowIfNull(model);
         ArgumentNullException.ThrowIfNull(data);
         using var held = model.Acquire("measuring answers");
-        using var noGrad = no_grad();
         var labels = ModelLabels.Of(model.Base);
         var (rows, targets) = Read(model, data, labels, cancellation);
         if (model.Base is not SequenceClassificationModel { LabelCount: > 1 } network || targets.Any(static target => target is not { IsClass: true }))
@@ -52,16 +51,12 @@ public sealed record ClassificationMeasurement(IReadOnlyList<(string Expected, s
         }
 
         List<(string, string)> answers = [];
-        foreach (var chunk in Enumerable.Range(0, rows.Count).Chunk(rows is TokenizedDataset && network.Config.Integer("pad_token_id") is null ? 1 : batchSize))
+        rows.Pass(model, selection, batchSize, (chunk, batch, pass) =>
         {
-            cancellation.ThrowIfCancellationRequested();
-            using var scope = NewDisposeScope();
-            using var batch = rows.Collate(chunk, model.Device);
-            var pass = model.NewPass(batch.In(new ForwardContext { Cancellation = cancellation }), selection);
             var found = network.Logits(network.Forward(batch.Inputs, pass), pass).argmax(1).cpu().data<long>().ToArray();
             answers.AddRange(chunk.Zip(found, (row, label) => (labels.Spelled((int)targets[row]!.Values[0]), labels.Spelled((int)label))));
             onAnswered?.Invoke(answers.Count);
-        }
+        }, cancellation);
 
         return new ClassificationMeasurement(answers);
     }

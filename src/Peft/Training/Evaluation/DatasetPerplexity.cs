@@ -25,18 +25,13 @@ public static class DatasetPerplexity
         var network = TextGenerator.RequireNetwork(model);
         data.RefuseUnfit(model);
         using var held = model.Acquire("measuring perplexity");
-        using var noGrad = no_grad();
         var (sum, tokens, done) = (0.0, 0L, 0L);
-        foreach (var rows in Enumerable.Range(0, data.Count).Chunk(batchSize))
+        data.Pass(model, selection, batchSize, (rows, batch, pass) =>
         {
-            cancellation.ThrowIfCancellationRequested();
-            using var scope = NewDisposeScope();
-            using var batch = data.Collate(rows, model.Device);
-            var pass = model.NewPass(batch.In(new ForwardContext { Cancellation = cancellation }), selection);
             sum += network.Loss(network.Forward(batch.InputIds, pass), batch.Labels, divisor: 1, pass).ToDouble();
             tokens += batch.TargetCount;
             onProgress?.Invoke(done += rows.Length, data.Count);
-        }
+        }, cancellation);
 
         return new PerplexityResult(Math.Exp(sum / tokens), sum / tokens, (int)tokens);
     }

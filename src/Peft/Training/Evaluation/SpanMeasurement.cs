@@ -93,7 +93,6 @@ public sealed record SpanMeasurement(IReadOnlyList<SpanAnswer> Answers)
         ArgumentNullException.ThrowIfNull(data);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(batchSize);
         using var held = model.Acquire("measuring answers");
-        using var noGrad = no_grad();
         var network = model.Base as QuestionAnsweringModel ?? throw new PeftException("ClassesMissing", $"'{model.Name}' doesn't find answers in a text.")
         {
             Target = model.Name,
@@ -104,12 +103,8 @@ public sealed record SpanMeasurement(IReadOnlyList<SpanAnswer> Answers)
         SpanQuestion[] questions = [.. rows.Examples.Select(example => SpanQuestion.Of(example.Row, (example.Row.Source ?? data).ColumnsFor(ExampleKind.Span)))];
         var mayBeNone = Array.Exists(questions, static question => question.Answers.Count == 0);
         List<SpanAnswer> answers = [];
-        foreach (var chunk in Enumerable.Range(0, rows.Count).Chunk(batchSize))
+        rows.Pass(model, selection, batchSize, (chunk, batch, pass) =>
         {
-            cancellation.ThrowIfCancellationRequested();
-            using var scope = NewDisposeScope();
-            using var batch = rows.Collate(chunk, model.Device);
-            var pass = model.NewPass(batch.In(new ForwardContext { Cancellation = cancellation }), selection);
             var output = network.Forward(batch.Inputs, pass);
             var scores = network.Logits(output, pass).view(output.Rows, output.Length, 2).to(ScalarType.Float32).cpu();
             for (var i = 0; i < chunk.Length; i++)
@@ -120,7 +115,7 @@ public sealed record SpanMeasurement(IReadOnlyList<SpanAnswer> Answers)
             }
 
             onAnswered?.Invoke(answers.Count);
-        }
+        }, cancellation);
 
         return new SpanMeasurement(answers);
     }

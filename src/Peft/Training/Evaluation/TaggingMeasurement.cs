@@ -83,7 +83,6 @@ public sealed record TaggingMeasurement(IReadOnlyList<TaggedRow> Answers)
         ArgumentNullException.ThrowIfNull(data);
         ArgumentOutOfRangeException.ThrowIfNegativeOrZero(batchSize);
         using var held = model.Acquire("measuring answers");
-        using var noGrad = no_grad();
         var network = model.Base as TokenClassificationModel ?? throw new PeftException("ClassesMissing", $"'{model.Name}' doesn't give each word a class.")
         {
             Target = model.Name,
@@ -92,12 +91,8 @@ public sealed record TaggingMeasurement(IReadOnlyList<TaggedRow> Answers)
         var labels = ModelLabels.Of(model.Base);
         var rows = data.Tokenize(model.RequiredTokenizer, new TokenizationOptions { Examples = ExampleKind.Tagged, Labels = labels, MaxLength = LongestRow }, cancellation: cancellation);
         List<TaggedRow> answers = [];
-        foreach (var chunk in Enumerable.Range(0, rows.Count).Chunk(batchSize))
+        rows.Pass(model, selection, batchSize, (chunk, batch, pass) =>
         {
-            cancellation.ThrowIfCancellationRequested();
-            using var scope = NewDisposeScope();
-            using var batch = rows.Collate(chunk, model.Device);
-            var pass = model.NewPass(batch.In(new ForwardContext { Cancellation = cancellation }), selection);
             var output = network.Forward(batch.Inputs, pass);
             var found = network.Logits(output, pass).argmax(-1).view(output.Rows, output.Length).narrow(1, output.VirtualLength, output.Length - output.VirtualLength).cpu();
             for (var i = 0; i < chunk.Length; i++)
@@ -108,7 +103,7 @@ public sealed record TaggingMeasurement(IReadOnlyList<TaggedRow> Answers)
             }
 
             onAnswered?.Invoke(answers.Count);
-        }
+        }, cancellation);
 
         return new TaggingMeasurement(answers);
     }

@@ -100,7 +100,7 @@ public sealed class RewardAdapter : IReward, IDisposable
         using var noGrad = no_grad();
         List<double?> scores = new(completions.Count);
         var tokenizer = model.RequiredTokenizer;
-        foreach (var chunk in completions.Chunk(model.Base.Config.Integer("pad_token_id") is null ? 1 : RowsAtOnce))
+        foreach (var chunk in completions.Chunk(RowsAtOnce))
         {
             cancellation.ThrowIfCancellationRequested();
             using var scope = NewDisposeScope();
