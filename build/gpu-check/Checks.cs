@@ -20,6 +20,7 @@ internal static class Checks
     private static readonly Dictionary<string, Action<CheckMachine>> s_checks = new(StringComparer.Ordinal)
     {
         ["engine"] = Engine,
+        ["kernels"] = KernelChecks.Run,
         ["golden"] = Golden,
         ["training"] = Training,
         ["families"] = ModelChecks.Families,

@@ -1,19 +1,21 @@
 using System.Diagnostics;
 using Peft.Build.Gpu;
 
-// GpuCheck FOLDER DEVICE [CHECK]: FOLDER holds assets, golden and README.md of a checkout. Every check runs in a process of its own, so that one
-// that ends its process is one that failed; the last line counts them.
+// GpuCheck FOLDER DEVICE [CHECK...]: FOLDER holds assets, golden and README.md of a checkout. Every check runs in a process of its own, so that one
+// that ends its process is one that failed; the last line counts them. Without names all of them run.
+const string Alone = "--alone";
 var (folder, device) = (args[0], args[1]);
-if (args is [_, _, var name])
+if (args is [_, _, Alone, var name])
 {
     return Checks.Run(name, new CheckMachine(folder, device));
 }
 
 var failed = 0;
-foreach (var check in Checks.Names)
+var checks = args.Length > 2 ? args[2..] : [.. Checks.Names];
+foreach (var check in checks)
 {
     var clock = Stopwatch.StartNew();
-    using var process = Process.Start(Environment.ProcessPath!, [folder, device, check]);
+    using var process = Process.Start(Environment.ProcessPath!, [folder, device, Alone, check]);
     if (!process.WaitForExit(TimeSpan.FromSeconds(150)))
     {
         process.Kill(entireProcessTree: true);
@@ -24,5 +26,5 @@ foreach (var check in Checks.Names)
     Console.WriteLine($"{(process.ExitCode == 0 ? "passed" : "FAILED")} {check} on {device} in {clock.Elapsed.TotalSeconds:F0} s{(process.ExitCode is 0 or 1 ? "" : $" (exit code {process.ExitCode})")}");
 }
 
-Console.WriteLine($"{Checks.Names.Count - failed} passed, {failed} failed");
+Console.WriteLine($"{checks.Length - failed} passed, {failed} failed");
 return failed == 0 ? 0 : 1;

@@ -74,9 +74,9 @@ internal static partial class ShellChecks
             ErrorRecord? error = null;
             try
             {
-                // A thousand rows a step: more than what is left, whatever the rest of the step's memory.
-                shell.AddScript("$many = Import-TrainingDataset (@('./assets/data/capitals.jsonl') * 20); "
-                    + Training("large", 1, 1000, "$many")).Invoke();
+                // Some 200,000 tokens a step: more than what is left, whatever the rest of the step's memory.
+                shell.AddScript("$many = 1..512 | ForEach-Object { [pscustomobject]@{ text = 'The capital of Texas is Austin. ' * 60 } } | Import-TrainingDataset; "
+                    + Training("large", 1, 512, "$many")).Invoke();
                 error = shell.Streams.Error.FirstOrDefault();
             }
             catch (RuntimeException terminating)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# bash build/gpu-check/run.sh [DEVICE]
-# Runs what `bash build.sh gpu-check` packed on a machine that has a Python with torch, g++ and no .NET. DEVICE is cuda, or cpu for a dry run.
+# bash build/gpu-check/run.sh [DEVICE [CHECK...]]
+# Runs what `bash build.sh gpu-check` packed on a machine that has a Python with torch, g++ and no .NET. DEVICE is cuda, or cpu for a dry run; without a CHECK all run.
 # LIBTORCH names the libtorch; without it, that of python3 (PEFT_CHECK_PYTHON names another), else the one that the system installed.
 set -euo pipefail
 
@@ -17,4 +17,4 @@ for domain in adapters families diffusion; do tar -xzf "$root/tests/golden/$doma
 cp -r "$root/assets" "$root/README.md" "$root/build/gpu-check/peft_speed.py" "$work"
 echo "Compiling the shim against ${libtorch:-the installed libtorch} ..."
 bash "$root/src/TorchSharp.SystemLibtorch/native/build.sh" "$work/program/libPeftTorchShim.so" "$libtorch"
-"$work/program/GpuCheck" "$work" "$device"
+"$work/program/GpuCheck" "$work" "$device" "${@:2}"

@@ -1,3 +1,4 @@
+using Peft.Engine.Cuda;
 using Peft.Engine.Steps;
 using static TorchSharp.torch;
 
@@ -62,6 +63,12 @@ public abstract class PackedWeight(IReadOnlyList<long> shape, ScalarType dataTyp
     /// <param name="x">[1, in].</param>
     /// <param name="output">Takes the elements.</param>
     internal virtual StepOperation? Step(Tensor x, ProductOutput output) => null;
+
+    /// <summary>y = x Wᵀ + b + residual of one row as the start of a GPU's kernel; null where a form, a type or a size has none.</summary>
+    /// <param name="device">Runs it.</param>
+    /// <param name="x">[1, in].</param>
+    /// <param name="target">Takes the product.</param>
+    internal virtual StepOperation? Launch(KernelDevice device, Tensor x, KernelArguments.ProductTarget target) => null;
 
     /// <summary>Whether <see cref="Stored"/> gives tensors.</summary>
     public virtual bool IsStorable => false;

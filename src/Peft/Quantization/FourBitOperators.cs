@@ -58,10 +58,13 @@ internal static class FourBitOperators
 
         using var scope = NewDisposeScope();
         var codes = parts.Scales.view(-1).to(ScalarType.Int32);
-        var table = Table(nameof(DynamicMap), codes.device, () => tensor(DynamicMap.Signed.Values.ToArray()));
+        var table = ScaleValues(codes.device);
         var factors = nested.view(-1, 1).expand(-1, FourBitWeight.NestedBlockSize).reshape(-1).narrow(0, 0, codes.size(0));
         return table.index_select(0, codes).mul_(factors).add_(parts.NestedOffset).MoveToOuterDisposeScope();
     }
+
+    /// <summary>The number that each byte of a quantised scale stands for, float32 [256].</summary>
+    public static Tensor ScaleValues(Device device) => Table(nameof(DynamicMap), device, static () => tensor(DynamicMap.Signed.Values.ToArray()));
 
     private static Tensor Look(Tensor pairs, Tensor bytes) => pairs.index_select(0, bytes.to(ScalarType.Int32)).view_as_real();
 

@@ -1,3 +1,4 @@
+using Peft.Engine.Cuda;
 using Peft.Engine.Steps;
 using Peft.Models;
 using Peft.Quantization.Checkpoints;
@@ -115,6 +116,11 @@ public sealed class FourBitWeight : PackedWeight
     public override void Unpack(Tensor target)
     {
         using var scope = NewDisposeScope();
+        if (KernelDevice.Of(target) is { } device && FourBitLaunches.Unpack(device, Parts, target, DataType))
+        {
+            return;
+        }
+
         if (Device.type == DeviceType.CPU)
         {
             FourBitBlocks.Dequantize(_packed, DenseScales(), Type, BlockSize, target, DataType);
@@ -125,11 +131,24 @@ public sealed class FourBitWeight : PackedWeight
     }
 
     /// <inheritdoc/>
-    internal override bool RowProduct(Tensor x, Tensor y) =>
-        FourBitRowProduct.TryRun(Parts, x, y);
+    internal override bool RowProduct(Tensor x, Tensor y)
+    {
+        if (KernelDevice.Of(x) is not { } device)
+        {
+            return FourBitRowProduct.TryRun(Parts, x, y);
+        }
+
+        using var operation = x.dtype == y.dtype ? Launch(device, x, new KernelArguments.ProductTarget { Y = device.Address(y) }) : null;
+        operation?.RunAlone();
+        return operation is not null;
+    }
 
     /// <inheritdoc/>
     internal override StepOperation? Step(Tensor x, ProductOutput output) => FourBitRowProduct.Operation(Parts, Shape[0], x, output);
+
+    /// <inheritdoc/>
+    internal override StepOperation? Launch(KernelDevice device, Tensor x, KernelArguments.ProductTarget target) =>
+        FourBitLaunches.Product(device, Parts, Shape[0], x, target);
 
     /// <inheritdoc/>
     public override PackedWeight Repack(Tensor values)

@@ -315,7 +315,7 @@ public class RecordedStepTests
 
     private static Tensor Given(int index, long vocabulary = 64) => tensor(new[,] { { 3 + ((index * 7) % Math.Min(vocabulary - 3, 30)) } });
 
-    private static PretrainedModel Wide(ScalarType type)
+    internal static PretrainedModel Wide(ScalarType type)
     {
         var model = ArchitectureRegistry.Create(ModelConfig.FromText("""
             {
@@ -334,7 +334,7 @@ public class RecordedStepTests
         return model;
     }
 
-    private static void Pack(CausalModel model, string form)
+    internal static void Pack(CausalModel model, string form)
     {
         if (form.StartsWith("nf4", StringComparison.Ordinal))
         {

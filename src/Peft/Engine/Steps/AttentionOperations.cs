@@ -19,6 +19,9 @@ internal interface IStepAttention
     /// <summary>What turns queries and keys; null for nothing.</summary>
     StepRotation? Rotation { get; }
 
+    /// <summary>The same as tensors, a row of each table.</summary>
+    (Tensor Cosine, Tensor Sine, bool IsInterleaved)? Tables { get; }
+
     /// <summary>What the cache holds, the pass's own position with it: [1, kv heads, capacity, size] each.</summary>
     (Tensor Keys, Tensor Values) Stored { get; }
 

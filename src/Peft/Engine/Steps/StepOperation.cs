@@ -18,6 +18,9 @@ internal abstract unsafe class StepOperation : IDisposable
     /// <summary>Memory that each thread needs for itself.</summary>
     public virtual int ScratchFloats => 0;
 
+    /// <summary>Whether it starts work elsewhere, on a GPU, where operations run in the order in which one thread starts them. It may throw.</summary>
+    public virtual bool IsLaunched => false;
+
     /// <summary>Looks up what differs from token to token; by one thread, before the pass.</summary>
     public virtual void Prepare()
     {
@@ -28,6 +31,9 @@ internal abstract unsafe class StepOperation : IDisposable
     /// <param name="to">The part after the last.</param>
     /// <param name="scratch">Memory of the thread's own, aligned to 64 bytes.</param>
     public abstract void Run(long from, long to, float* scratch);
+
+    /// <summary>Runs all of an operation that <see cref="IsLaunched"/>.</summary>
+    public void RunAlone() => Run(0, Parts, null);
 
     /// <inheritdoc/>
     public void Dispose()

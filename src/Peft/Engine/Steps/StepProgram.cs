@@ -16,12 +16,17 @@ internal sealed unsafe class StepProgram : IDisposable
     private const int Turns = 4000;
 
     private readonly StepOperation[] _operations;
+    private readonly bool _isLaunched;
     private float* _scratch;
     private long _scratchFloats;
     private long _stride;
 
     /// <summary>Takes the operations over.</summary>
-    public StepProgram(IReadOnlyList<StepOperation> operations) => _operations = [.. operations];
+    public StepProgram(IReadOnlyList<StepOperation> operations)
+    {
+        _operations = [.. operations];
+        _isLaunched = Array.Exists(_operations, static operation => operation.IsLaunched);
+    }
 
     /// <summary>Runs them.</summary>
     public void Run()
@@ -29,6 +34,16 @@ internal sealed unsafe class StepProgram : IDisposable
         foreach (var operation in _operations)
         {
             operation.Prepare();
+        }
+
+        if (_isLaunched)
+        {
+            foreach (var operation in _operations)
+            {
+                operation.RunAlone();
+            }
+
+            return;
         }
 
         var threads = ComputeThreads.Count;

@@ -136,14 +136,10 @@ internal sealed class AttentionPiece(
         }
     }
 
-    /// <summary>One new token a row on a processor, as texts are continued.</summary>
-    public bool IsSingle() => call.Length == 1
-        && context.Tape is null
-        && SingleQueryKernel.ServesBias(_bias)
-        && sinks is null
-        && !_drops
-        && _shape.SoftCap is null
-        && SingleQueryKernel.Serves(_queries, _keys, _values);
+    /// <summary>Whether it is one new token a row, as texts are continued, without what a recorded step has no operation for.</summary>
+    public bool IsOneQuery() => call.Length == 1 && context.Tape is null && sinks is null && !_drops && _shape.SoftCap is null;
+
+    private bool IsSingle() => IsOneQuery() && SingleQueryKernel.ServesBias(_bias) && SingleQueryKernel.Serves(_queries, _keys, _values);
 
     /// <summary>
     /// On a GPU the engine's own kernel takes the whole of attention where it is plainly causal, or where queries see all keys: no scores in

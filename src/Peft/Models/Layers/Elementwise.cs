@@ -1,4 +1,3 @@
-using Peft.Engine.Steps;
 using Peft.Models.Steps;
 using static TorchSharp.torch;
 
@@ -15,9 +14,9 @@ public static class ResidualSum
     public static Tensor Forward(Tensor left, Tensor right, ForwardContext context, double scale = 1)
     {
         var sum = left.add(right, alpha: scale);
-        if (context.Recorder is { } recorder && recorder.Accepts(sum, left, right))
+        if (context.Recorder is { } recorder)
         {
-            recorder.Add(new SumOperation(left, right, sum, (float)scale), sum, left, right);
+            LayerSteps.Sum(recorder, left, right, sum, scale);
         }
 
         context.Tape?.Record(new SumPiece(scale), [left, right], [sum], trains: false);
@@ -70,9 +69,9 @@ internal static class Scaling
         }
 
         var y = x.mul(factor);
-        if (context.Recorder is { } recorder && recorder.Accepts(y, x))
+        if (context.Recorder is { } recorder)
         {
-            recorder.Add(new ScalingOperation(x, y, (float)factor), y, x);
+            LayerSteps.Sum(recorder, null, x, y, factor);
         }
 
         context.Tape?.Record(new ScalingPiece(factor), [x], [y], trains: false);

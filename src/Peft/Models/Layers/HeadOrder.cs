@@ -1,4 +1,4 @@
-using Peft.Engine.Steps;
+using Peft.Models.Steps;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -50,18 +50,18 @@ internal sealed record HeadOrder(long Groups, IReadOnlyList<(HeadPart Part, long
             var index = Index(wanted);
             return groups.narrow(2, Parts.Take(index).Sum(static part => part.Width), Parts[index].Width).flatten(1);
         })], 1);
-        if (context.Recorder is { } recorder && recorder.Accepts(y, x))
+        if (context.Recorder is { } recorder)
         {
-            recorder.Add(Copying(x, y), y, x);
+            LayerSteps.Copy(recorder, Stretches(x, y), y, x);
         }
 
         context.Tape?.Record(new OrderPiece(this), [x], [y], trains: false);
         return y.MoveToOuterDisposeScope();
     }
 
-    private CopyOperation Copying(Tensor x, Tensor y)
+    private List<CopiedStretch> Stretches(Tensor x, Tensor y)
     {
-        var copy = new CopyOperation();
+        var stretches = new List<CopiedStretch>();
         var width = Parts.Sum(static part => part.Width);
         long target = 0;
         foreach (var wanted in s_wanted)
@@ -70,11 +70,11 @@ internal sealed record HeadOrder(long Groups, IReadOnlyList<(HeadPart Part, long
             var (start, own) = (Parts.Take(index).Sum(static part => part.Width), Parts[index].Width);
             for (long group = 0; group < Groups; group++, target += own)
             {
-                copy.Add(x, (group * width) + start, y, target, own);
+                stretches.Add(new CopiedStretch(x, (group * width) + start, y, target, own));
             }
         }
 
-        return copy;
+        return stretches;
     }
 
     private int Index(HeadPart wanted) => Parts.TakeWhile(part => part.Part != wanted).Count();

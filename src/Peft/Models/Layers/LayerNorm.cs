@@ -1,5 +1,5 @@
 using Peft.Engine;
-using Peft.Engine.Steps;
+using Peft.Models.Steps;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -66,11 +66,7 @@ public sealed class LayerNorm : Module, INorm
         {
             var (wide, wideBias) = (LinearProduct.Cast(weight.Data, ScalarType.Float32), bias is null ? null : LinearProduct.Cast(bias.Data, ScalarType.Float32));
             var (result, own, inverses) = LayerNormKernel.Form(x, wide, wideBias, _epsilon, context.Tape is not null);
-            if (context.Recorder is { } recorder && recorder.Accepts(result, x))
-            {
-                recorder.Add(new LayerNormOperation(x, wide, wideBias, result, (int)_size, _epsilon), result, x, wide, wideBias);
-            }
-
+            Take(context.Recorder, x, result, weight, bias);
             if (context.Tape is not null)
             {
                 Record(new LayerNormPiece(own!.view(heads.shape), inverses!, x.shape, weight, bias) { IsByKernel = true }, result);
@@ -79,13 +75,13 @@ public sealed class LayerNorm : Module, INorm
             return result.MoveToOuterDisposeScope();
         }
 
-        context.Recorder?.Refuse();
         var mean = heads.mean([-1], keepdim: true, type: ScalarType.Float32);
         var centred = LinearProduct.Cast(heads.sub(mean), x.dtype);
         var inverse = LinearProduct.Cast(centred.square().sum(-1, keepdim: true, type: ScalarType.Float32).mul_(1.0 / _size).add_(_epsilon).rsqrt_(), x.dtype);
         var normed = centred.mul_(inverse);
         var piece = new LayerNormPiece(normed, inverse, x.shape, weight, bias);
         var y = piece.Recompute();
+        Take(context.Recorder, x, y, weight, bias);
         if (context.Tape is not null)
         {
             Record(piece, y);
@@ -97,6 +93,18 @@ public sealed class LayerNorm : Module, INorm
         {
             own.KeepForBackward();
             context.Tape!.Record(own, [x], [output], weight.IsTrained || bias?.IsTrained == true);
+        }
+    }
+
+    private void Take(StepRecorder? recorder, Tensor x, Tensor y, Parameter weight, Parameter? bias)
+    {
+        if (recorder is not null && Weight.Shape.Count == 1)
+        {
+            LayerSteps.LayerNorm(recorder, x, LinearProduct.Cast(weight.Data, ScalarType.Float32), bias is null ? null : LinearProduct.Cast(bias.Data, ScalarType.Float32), y, _epsilon);
+        }
+        else
+        {
+            recorder?.Refuse();
         }
     }
 

@@ -1,5 +1,5 @@
 using Peft.Engine;
-using Peft.Engine.Steps;
+using Peft.Models.Steps;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -49,9 +49,9 @@ public sealed class RmsNorm : Module
         var cast = Scale(weight, x.dtype, _addsOne);
         var (result, inverse) = Form(heads, cast);
         var y = result.view(x.shape);
-        if (context.Recorder is { } recorder && recorder.Accepts(y, x))
+        if (context.Recorder is { } recorder)
         {
-            recorder.Add(new RmsNormOperation(heads, cast, result, (int)_size, _epsilon), y, x, cast);
+            LayerSteps.RmsNorm(recorder, heads, cast, result, _epsilon);
         }
 
         context.Tape?.Record(new RmsNormPiece(heads, x.shape, inverse, weight, _size, _addsOne), [x], [y], weight.IsTrained);

@@ -17,41 +17,13 @@ internal static class LayerSteps
     /// <param name="changes">The low-rank changes, and the term of each.</param>
     public static void Linear(StepRecorder recorder, Tensor x, Tensor y, LinearSource product, (LowRankTerm[] Terms, IReadOnlyList<LowRankProduct> Products) changes)
     {
-        var (weight, bias, residual, members) = product;
-        if (!recorder.Accepts(y, x, residual) || bias is not null && !CpuRows.Serves(bias))
+        if (!recorder.Accepts(y, x, product.Residual) || recorder.Kernels.Product(x, y, product) is not { } operations)
         {
             recorder.Refuse();
             return;
         }
 
-        var output = ProductOutput.Of(y, bias, residual);
-        if (weight is null)
-        {
-            if (Packed(members, x, output) is not { } packed)
-            {
-                recorder.Refuse();
-                return;
-            }
-
-            recorder.Add(packed, y, x, bias, residual);
-        }
-        else if (RowProduct.Serves(x, weight))
-        {
-            recorder.Add(new RowProductOperation(x, weight, output), y, x, weight, bias, residual);
-        }
-        else if (ColumnProduct.Serves(x, weight))
-        {
-            using var rows = weight.t();
-            var sums = new ColumnSumsOperation(x, rows);
-            recorder.Add(sums, y, x, weight);
-            recorder.Add(new ColumnEndOperation(sums, output), y, bias, residual);
-        }
-        else
-        {
-            recorder.Refuse();
-            return;
-        }
-
+        recorder.Add(operations, y, x, product.Weight, product.Bias, product.Residual);
         LowRank(recorder, x, y, changes.Terms, changes.Products);
     }
 
@@ -69,7 +41,7 @@ internal static class LayerSteps
         var plan = memory.SlotOf(call.Plan);
         var rotary = call.Rotary is null ? -1 : memory.SlotOf(call.Rotary);
         var added = bias is null ? -1 : memory.SlotOf(bias);
-        if (state is null || call.Prefix > 0 || (call.Keys != 1 && state is KeyValueState) || plan < 0 || (bias is not null && added < 0) || (call.Rotary is not null && (rotary < 0 || call.Rotary.QueryScale is not null || !Turns(call.Rotary, inputs[0])))
+        if (state is null || !IsServed(recorder.Kernels, state, bias) || call.Prefix > 0 || (call.Keys != 1 && state is KeyValueState) || plan < 0 || (bias is not null && added < 0) || (call.Rotary is not null && (rotary < 0 || call.Rotary.QueryScale is not null || !Turns(recorder.Kernels, call.Rotary, inputs[0])))
             || !recorder.Accepts(output, inputs))
         {
             recorder.Refuse();
@@ -84,9 +56,13 @@ internal static class LayerSteps
             : (inputs[1], inputs[2]);
         var pass = new StepAttention(memory, state, (rotary, plan, added), call.AreStored);
         var sizes = new StepHeads((int)shape.Heads, (int)shape.KeyValueHeads, (int)shape.HeadSize, (int)shape.ValueSize, (float)shape.Scale);
-        var rotate = new RotateOperation(pass, sizes, queries, stored);
-        recorder.Add(rotate, output, inputs);
-        recorder.Add(new AttendOperation(pass, sizes, rotate.Turned, output), output);
+        if (recorder.Kernels.Attention(pass, sizes, queries, stored, output) is not { } operations)
+        {
+            recorder.Refuse();
+            return;
+        }
+
+        recorder.Add(operations, output, inputs);
     }
 
     /// <summary>An activation, with or without a gate.</summary>
@@ -94,31 +70,76 @@ internal static class LayerSteps
     {
         if (recorder.Accepts(y, x))
         {
-            recorder.Add(new ActivationOperation(x, y, form, isGated), y, x);
+            recorder.Add(recorder.Kernels.Activation(x, y, form, isGated), y, x);
+        }
+    }
+
+    /// <summary>A root mean square norm.</summary>
+    /// <param name="recorder">Takes it down.</param>
+    /// <param name="x">[rows, …, width].</param>
+    /// <param name="weight">[width], of the same type.</param>
+    /// <param name="y">What it gave.</param>
+    /// <param name="epsilon">Added to the mean square.</param>
+    public static void RmsNorm(StepRecorder recorder, Tensor x, Tensor weight, Tensor y, double epsilon)
+    {
+        if (recorder.Accepts(y, x))
+        {
+            recorder.Add(recorder.Kernels.RmsNorm(x, weight, y, (int)weight.size(0), epsilon), y, x, weight);
+        }
+    }
+
+    /// <summary>A layer norm.</summary>
+    /// <param name="recorder">Takes it down.</param>
+    /// <param name="x">[rows, width].</param>
+    /// <param name="weight">[width], float32.</param>
+    /// <param name="bias">[width], float32, or null.</param>
+    /// <param name="y">What it gave.</param>
+    /// <param name="epsilon">Added to the variance.</param>
+    public static void LayerNorm(StepRecorder recorder, Tensor x, Tensor weight, Tensor? bias, Tensor y, double epsilon)
+    {
+        if (recorder.Accepts(y, x))
+        {
+            recorder.Add(recorder.Kernels.LayerNorm(x, weight, bias, y, (int)weight.size(0), epsilon), y, x, weight, bias);
+        }
+    }
+
+    /// <summary>left + scale · right; scale · right where there is no left one.</summary>
+    public static void Sum(StepRecorder recorder, Tensor? left, Tensor right, Tensor y, double scale)
+    {
+        if (recorder.Accepts(y, left, right))
+        {
+            recorder.Add(recorder.Kernels.Sum(left, right, y, (float)scale), y, left, right);
+        }
+    }
+
+    /// <summary>Stretches that are put elsewhere in one tensor.</summary>
+    public static void Copy(StepRecorder recorder, IReadOnlyList<CopiedStretch> stretches, Tensor y, params ReadOnlySpan<Tensor?> parts)
+    {
+        if (recorder.Accepts(y, parts))
+        {
+            recorder.Add(recorder.Kernels.Copy(stretches), y, parts);
         }
     }
 
     /// <summary>Tensors side by side.</summary>
     public static void Concatenation(StepRecorder recorder, Tensor[] parts, Tensor joined)
     {
-        if (!recorder.Accepts(joined, parts))
-        {
-            return;
-        }
-
-        var copy = new CopyOperation();
         long start = 0;
+        var stretches = new List<CopiedStretch>();
         foreach (var part in parts)
         {
-            copy.Add(part, 0, joined, start, part.size(1));
+            stretches.Add(new CopiedStretch(part, 0, joined, start, part.size(1)));
             start += part.size(1);
         }
 
-        recorder.Add(copy, joined, parts);
+        Copy(recorder, stretches, joined, parts);
     }
 
-    private static bool Turns(RotaryTables tables, Tensor x) =>
-        CpuRows.Serves(tables.Cosine) && CpuRows.Serves(tables.Sine) && tables.Cosine.dtype == x.dtype && tables.Cosine.NumberOfElements == tables.Cosine.size(-1);
+    private static bool IsServed(IStepKernels kernels, LayerState state, Tensor? bias) =>
+        (bias is null || kernels.Serves(bias)) && (state is not TensorState { Values: var values } || values.All(kernels.Serves));
+
+    private static bool Turns(IStepKernels kernels, RotaryTables tables, Tensor x) =>
+        kernels.Serves(tables.Cosine) && kernels.Serves(tables.Sine) && tables.Cosine.dtype == x.dtype && tables.Cosine.NumberOfElements == tables.Cosine.size(-1);
 
     private static void LowRank(StepRecorder recorder, Tensor x, Tensor y, LowRankTerm[] terms, IReadOnlyList<LowRankProduct> products)
     {
@@ -130,36 +151,15 @@ internal static class LayerSteps
         using var scope = NewDisposeScope();
         var (down, inner) = (products[0].Stacked, products[0].Products);
         var factors = Array.ConvertAll(terms, term => term.Change.FactorB(x.dtype));
-        if (products.Count != 1 || !RowProduct.Serves(x, down) || Array.Exists(terms, static term => term.Change is not { Bias: null, Magnitude: null }) || !Array.TrueForAll(factors, CpuRows.Serves) || !recorder.Accepts(inner, x))
+        (Tensor, LowRankPlace)[] changes = [.. terms.Zip(factors, static (term, factor) => (factor, new LowRankPlace(term.Column, term.RankStart, (float)term.Change.Scale)))];
+        if (products.Count != 1 || Array.Exists(terms, static term => term.Change is not { Bias: null, Magnitude: null }) || !recorder.Accepts(inner, x)
+            || recorder.Kernels.LowRank(x, down, inner, y, changes) is not { } operations)
         {
             recorder.Refuse();
             return;
         }
 
-        recorder.Add(new RowProductOperation(x, down, ProductOutput.Of(inner, null, null)), inner, down);
-        for (var i = 0; i < terms.Length; i++)
-        {
-            recorder.Add(new LowRankOperation(inner, y, factors[i], terms[i].Column, terms[i].RankStart, (float)terms[i].Change.Scale), y, factors[i]);
-        }
-    }
-
-    private static StepOperation? Packed(LinearMember[] members, Tensor x, ProductOutput output)
-    {
-        var operations = new List<StepOperation>();
-        long column = 0;
-        foreach (var member in members)
-        {
-            if (member.Weight.Packed!.Step(x, output.From(column)) is not { } operation)
-            {
-                operations.ForEach(static made => made.Dispose());
-                return null;
-            }
-
-            operations.Add(operation);
-            column += member.Width;
-        }
-
-        return operations.Count == 1 ? operations[0] : new JoinedOperation(operations);
+        recorder.Add(operations, y, [inner, down, .. factors]);
     }
 }
 
@@ -178,6 +178,9 @@ internal readonly record struct LinearSource(Tensor? Weight, Tensor? Bias, Tenso
 internal sealed class StepAttention(StepMemory memory, LayerState state, (int Rotary, int Plan, int Bias) slots, bool areStored) : IStepAttention
 {
     public StepRotation? Rotation => slots.Rotary < 0 ? null : memory.RotationOf(slots.Rotary);
+
+    public (Tensor Cosine, Tensor Sine, bool IsInterleaved)? Tables =>
+        slots.Rotary < 0 ? null : memory.Given<RotaryTables>(slots.Rotary) is var tables ? (tables.Cosine, tables.Sine, tables.IsInterleaved) : null;
 
     public Tensor? Bias => slots.Bias < 0 ? null : memory.Given<Tensor>(slots.Bias);
 

@@ -63,12 +63,12 @@ internal sealed class StepMemory : IDisposable
         _rotations.Clear();
     }
 
-    /// <summary>The memory of a pass that can be recorded: one token on a processor, with a cache and nothing that looks into the pass.</summary>
+    /// <summary>The memory of a pass that can be recorded: one token where there are kernels for it, with a cache and nothing that looks into the pass.</summary>
     public static StepMemory? Of(Tensor x, ForwardContext context) => context is
     {
         Cache: { Length: > 0, Steps: { IsOff: false } steps }, Rows: 1, Length: 1, Tape: null, IsTraining: false, Packing: null, Prompt: null, InputObserver: null, Recorder: null,
         KeepsHiddenStates: false, TaskIds: null, Noise: null, ExpertRows: null, OnTokens: null, Activations.Count: 0, Selection: { Spans: null, RowNames: null },
-    } && x.size(0) == 1 && CpuRows.Serves(x) && !is_grad_enabled()
+    } && x.size(0) == 1 && StepKernels.Of(x) is { } kernels && kernels.Serves(x) && !is_grad_enabled()
         ? steps
         : null;
 
@@ -138,7 +138,7 @@ internal sealed class StepMemory : IDisposable
     {
         // Later tokens are written where this one is read, and x may be a tensor of the caller's.
         var own = x.clone();
-        using var recorder = new StepRecorder(own, this);
+        using var recorder = new StepRecorder(own, this, StepKernels.Of(x)!);
         var output = run(own, context with { Recorder = recorder });
         if (recorder.Finish(output) is not { } operations)
         {

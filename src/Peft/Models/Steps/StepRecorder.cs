@@ -1,7 +1,5 @@
-using Peft.Engine;
 using Peft.Engine.Steps;
 using Peft.Models.Layers;
-using Peft.Tensors;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -11,7 +9,7 @@ namespace Peft.Models.Steps;
 /// Takes down what layers compute of one token. Every input has to be what a recorded operation wrote: what came from anywhere else ends the
 /// recording, as nobody would compute it again.
 /// </summary>
-internal sealed unsafe class StepRecorder : IDisposable
+internal sealed class StepRecorder : IDisposable
 {
     private readonly List<StepOperation> _operations = [];
     private readonly List<Tensor> _kept = [];
@@ -21,15 +19,20 @@ internal sealed unsafe class StepRecorder : IDisposable
 
     /// <param name="x">The stack's input.</param>
     /// <param name="memory">Whose recording it is.</param>
-    public StepRecorder(Tensor x, StepMemory memory)
+    /// <param name="kernels">Make its operations.</param>
+    public StepRecorder(Tensor x, StepMemory memory, IStepKernels kernels)
     {
         Memory = memory;
+        Kernels = kernels;
         _input = Keep(x);
         Wrote(x);
     }
 
     /// <summary>Whose recording it is.</summary>
     public StepMemory Memory { get; }
+
+    /// <summary>Make its operations.</summary>
+    public IStepKernels Kernels { get; }
 
     /// <summary>Ends the recording: something acts that there is no operation for.</summary>
     public void Refuse() => _isRefused = true;
@@ -39,7 +42,7 @@ internal sealed unsafe class StepRecorder : IDisposable
     /// <param name="inputs">What it reads of the pass.</param>
     public bool Accepts(Tensor output, params ReadOnlySpan<Tensor?> inputs)
     {
-        _isRefused = _isRefused || !CpuRows.Serves(output);
+        _isRefused = _isRefused || !Kernels.Serves(output);
         foreach (var input in inputs)
         {
             _isRefused = _isRefused || !(input is null || (input.dtype == output.dtype && IsWritten(input)));
@@ -49,12 +52,24 @@ internal sealed unsafe class StepRecorder : IDisposable
     }
 
     /// <summary>Records an operation that was accepted.</summary>
-    /// <param name="operation">The operation.</param>
+    /// <param name="operation">The operation; null ends the recording, as there is none for it.</param>
     /// <param name="output">What it writes.</param>
     /// <param name="reads">Memory that has to stay as long as the recording.</param>
-    public void Add(StepOperation operation, Tensor output, params ReadOnlySpan<Tensor?> reads)
+    public void Add(StepOperation? operation, Tensor output, params ReadOnlySpan<Tensor?> reads)
     {
-        _operations.Add(operation);
+        if (operation is null)
+        {
+            Refuse();
+            return;
+        }
+
+        Add([operation], output, reads);
+    }
+
+    /// <summary>Records operations that were accepted, which run in their order.</summary>
+    public void Add(IReadOnlyList<StepOperation> operations, Tensor output, params ReadOnlySpan<Tensor?> reads)
+    {
+        _operations.AddRange(operations);
         Keep(output);
         Wrote(output);
         foreach (var read in reads)
@@ -98,7 +113,7 @@ internal sealed unsafe class StepRecorder : IDisposable
 
     private bool IsWritten(Tensor tensor)
     {
-        if (!CpuRows.Serves(tensor))
+        if (!Kernels.Serves(tensor))
         {
             return false;
         }
@@ -107,9 +122,9 @@ internal sealed unsafe class StepRecorder : IDisposable
         return _written.Exists(range => range.Start <= start && end <= range.End);
     }
 
-    private static (nint Start, nint End) Range(Tensor tensor)
+    private (nint Start, nint End) Range(Tensor tensor)
     {
-        var start = (nint)TensorMemory.Pointer(tensor);
+        var start = Kernels.Address(tensor);
         return (start, start + (nint)(tensor.NumberOfElements * tensor.ElementSize));
     }
 }

@@ -42,7 +42,15 @@ internal sealed class StepRecording(IReadOnlyList<Module> blocks, Parameter[] we
     /// <summary>The stack's output.</summary>
     public StackOutput Run(Tensor x)
     {
-        TensorMemory.CopyTo(x, operations.Input.bytes, 0);
+        if (x.device_type == DeviceType.CPU)
+        {
+            TensorMemory.CopyTo(x, operations.Input.bytes, 0);
+        }
+        else
+        {
+            operations.Input.copy_(x);
+        }
+
         _program.Run();
         return operations.Output with { Output = operations.Output.Output.clone() };
     }
@@ -52,7 +60,7 @@ internal sealed class StepRecording(IReadOnlyList<Module> blocks, Parameter[] we
     {
         using var found = Run(x).Output;
         using var scope = NewDisposeScope();
-        var (is_, was) = (found.to(ScalarType.Float32), expected.to(ScalarType.Float32));
+        var (is_, was) = (found.to(ScalarType.Float32).cpu(), expected.to(ScalarType.Float32).cpu());
         var difference = TensorPrimitives.Distance(TensorMemory.Span<float>(is_), TensorMemory.Span<float>(was));
         return difference <= (x.dtype == ScalarType.Float32 ? Tolerance : ToleranceOfHalves) * TensorPrimitives.Norm<float>(TensorMemory.Span<float>(was));
     }
