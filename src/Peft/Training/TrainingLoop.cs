@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Runtime;
 using Peft.Adapters;
 using Peft.Adapters.Model;
 using Peft.Engine;
@@ -153,6 +154,7 @@ internal sealed class TrainingLoop : IDisposable
             _firstStep, _plan.TotalSteps, _heldOut.Length == 0 ? 0 : Enumerable.Range(_firstStep + 1, Math.Max(0, _plan.TotalSteps - _firstStep)).Count(_milestones.EvaluationIsDue))
         {
             EvaluatedRowsPerStep = (double)_heldOut.Length / (_options.BatchSize * _options.GradientAccumulation),
+            Tokens = _request.Data.TokenTotal * _plan.EpochsAfter(_plan.TotalSteps - _firstStep) * Objective.StepsPerBatch * _plan.RowCount / _request.Data.Count,
         };
         using var clock = Measured();
         if (StepsMade > 0 && !_evaluations.Exists(evaluation => evaluation.Step == StepsMade))
@@ -473,7 +475,7 @@ internal sealed class TrainingLoop : IDisposable
     private void Report(StepRecord step)
     {
         _tokens += step.Tokens;
-        _remaining!.AfterStep(step.Step, _time.Elapsed.TotalSeconds);
+        _remaining!.AfterStep(step.Step, _time.Elapsed.TotalSeconds, step.Tokens, JitInfo.GetCompilationTime().TotalSeconds);
         if (_request.Progress is null || (step.Step % _options.LoggingInterval != 0 && step.Step != _plan.TotalSteps))
         {
             return;
