@@ -360,6 +360,9 @@ Describe 'The cmdlets for adapters' {
 
         It 'completes names' {
             Get-Completion '$model | Remove-PeftAdapter -AdapterName ' | Should -Contain 'a'
+            $global:completedAdapter = $model | Get-PeftAdapter a
+            Get-Completion 'Remove-PeftAdapter -Adapter ' | Should -Contain '$completedAdapter'
+            Remove-Variable completedAdapter -Scope Global
         }
     }
 

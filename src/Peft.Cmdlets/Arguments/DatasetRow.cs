@@ -2,6 +2,7 @@ using System.Collections;
 using System.Globalization;
 using System.Management.Automation;
 using System.Numerics;
+using System.Text.Json;
 using Peft.Training.Data;
 
 namespace Peft.Cmdlets.Arguments;
@@ -44,6 +45,17 @@ internal static class DatasetRow
         // Other objects aren't entered: their properties may lead on for ever, as DirectoryInfo.Root does.
         IFormattable other => other.ToString(null, CultureInfo.InvariantCulture),
         var other => other.ToString(),
+    };
+
+    /// <summary>A value of JSON as a table would have it, as far as a tutorial's arguments go.</summary>
+    public static object? FromJson(JsonElement value) => value.ValueKind switch
+    {
+        JsonValueKind.True => true,
+        JsonValueKind.False => false,
+        JsonValueKind.Null or JsonValueKind.Undefined => null,
+        JsonValueKind.String => value.GetString(),
+        JsonValueKind.Array => value.EnumerateArray().Select(FromJson).ToList(),
+        _ => value,
     };
 
     private static Dictionary<string, object?> Table(IDictionary table, int depth)

@@ -6,6 +6,7 @@ using Peft.Adapters.Model;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Commands.Model;
 using Peft.Cmdlets.Session;
+using Peft.Models.Placement;
 
 namespace Peft.Cmdlets.Completion;
 
@@ -43,7 +44,7 @@ public abstract class TextCompleter : IArgumentCompleter
     }
 
     /// <summary>The value of <c>$model</c> in <c>$model | Set-ActiveAdapter …</c>; running anything else to find out could have effects.</summary>
-    private static object? ValueOfPipelineStart(CommandAst command)
+    private protected static object? ValueOfPipelineStart(CommandAst command)
     {
         if (command.Parent is not PipelineAst { PipelineElements: [CommandExpressionAst { Expression: VariableExpressionAst variable }, ..] })
         {
@@ -238,13 +239,21 @@ public sealed class PolicyLossCompleter : TextCompleter
     protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) => Training.Objectives.ObjectiveRegistry.Losses("grpo");
 }
 
-/// <summary>Columns of the file that the command reads, or that the pipeline before it does: the names in its first row.</summary>
+/// <summary>Variables that hold an adapter.</summary>
+public sealed class AdapterCompleter : VariableCompleter<PeftAdapter>;
+
+/// <summary>Columns of the data set that the command is given, of the file that it reads, or that the pipeline before it does: the names in its first row.</summary>
 public sealed class ColumnCompleter : TextCompleter
 {
     /// <inheritdoc/>
     protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters)
     {
         ArgumentNullException.ThrowIfNull(command);
+        if ((boundParameters["Dataset"] ?? ValueOfPipelineStart(command)).Unwrap() is Training.Data.TrainingDataset dataset)
+        {
+            return dataset.ColumnNames;
+        }
+
         using var shell = PowerShell.Create(RunspaceMode.CurrentRunspace);
         var given = new[] { boundParameters["Path"], boundParameters["LiteralPath"] }.OfType<object>().Select(static path => path.ToString()!);
         var written = (command.Parent as PipelineAst)?.PipelineElements.TakeWhile(element => element != command)
@@ -286,6 +295,61 @@ public sealed class ComputeTypeCompleter : TextCompleter
 {
     /// <inheritdoc/>
     protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) => ["float32", "bfloat16", "float16"];
+}
+
+/// <summary>Types that bitsandbytes keeps packed weights in.</summary>
+public sealed class StorageTypeCompleter : TextCompleter
+{
+    /// <inheritdoc/>
+    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) => ["uint8", "float16", "bfloat16", "float32"];
+}
+
+/// <summary>Where a whole model may go: what places it by memory, devices, and the disk.</summary>
+public sealed class DeviceMapCompleter : TextCompleter
+{
+    /// <inheritdoc/>
+    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) =>
+        ["auto", .. DeviceInformation.List().Select(static device => device.Name), DeviceMapRequest.Disk];
+}
+
+/// <summary>Usual parts of a data set.</summary>
+public sealed class DatasetPartCompleter : TextCompleter
+{
+    /// <inheritdoc/>
+    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) => ["train", "validation", "test"];
+}
+
+/// <summary>Figures that an evaluation measures, by their names in the log: those of the command's objectives.</summary>
+public sealed class MetricCompleter : TextCompleter
+{
+    /// <inheritdoc/>
+    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters)
+    {
+        ArgumentNullException.ThrowIfNull(command);
+        return (command.GetCommandName() ?? string.Empty).ToUpperInvariant() switch
+        {
+            "INVOKE-PREFERENCETRAINING" => ["loss", "accuracy", "rewards/accuracies", "rewards/margins", "rewards/chosen", "rewards/rejected"],
+            "INVOKE-POLICYTRAINING" or "INVOKE-GRPOTRAINING" => ["loss", "entropy", "kl"],
+            _ => ["loss", "accuracy", "exact_match", "mean_absolute_error"],
+        };
+    }
+}
+
+/// <summary>Names of the lists of layers of the models that are loaded, such as <c>layers</c> or <c>h</c>.</summary>
+public sealed class LayerListCompleter : TextCompleter
+{
+    /// <inheritdoc/>
+    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) =>
+        Models(command, boundParameters).SelectMany(static model => model.Base.Descendants()).Where(static module => module.Name == "0" && module.Parent is { Name.Length: > 0 }).Select(static module => module.Parent!.Name);
+}
+
+/// <summary>Names of the parameters of the models that are loaded that aren't a linear layer's own weight, such as those of fused experts.</summary>
+public sealed class ParameterNameCompleter : TextCompleter
+{
+    /// <inheritdoc/>
+    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) =>
+        Models(command, boundParameters).SelectMany(static model => model.Base.NamedParameters()).Where(static named => named.Parameter.Shape.Count >= 2)
+            .OrderByDescending(static named => named.Parameter.Shape.Count).Select(static named => $"{named.Module.Name}.{named.Path[(named.Path.LastIndexOf('.') + 1)..]}".TrimStart('.'));
 }
 
 /// <summary>Names of the objectives.</summary>

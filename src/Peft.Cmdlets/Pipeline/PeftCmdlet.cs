@@ -1,6 +1,7 @@
 using System.Management.Automation;
 using System.Management.Automation.Runspaces;
 using Peft.Adapters.Model;
+using Peft.Cmdlets.Arguments;
 
 namespace Peft.Cmdlets.Pipeline;
 
@@ -8,7 +9,7 @@ namespace Peft.Cmdlets.Pipeline;
 /// What every cmdlet shares: errors become records with a stable id, and long work runs on a thread of its own that ends with
 /// Ctrl-C and with <c>Select-Object -First</c>.
 /// </summary>
-public abstract class PeftCmdlet : PSCmdlet, IDisposable
+public abstract class PeftCmdlet : PSCmdlet, IDynamicParameters, IDisposable
 {
     /// <summary>The line of progress that says what a command waits for; others have their thread's number.</summary>
     private const int WaitingId = 1 << 30;
@@ -27,6 +28,30 @@ public abstract class PeftCmdlet : PSCmdlet, IDisposable
     /// object is processed.
     /// </summary>
     protected virtual bool EndsOnError => false;
+
+    /// <summary>Parameters that are known while a command runs: beside a command's own, in a command line that is bound, what takes arguments of no parameter.</summary>
+    public virtual object GetDynamicParameters()
+    {
+        var parameters = new RuntimeDefinedParameterDictionary();
+        if (MyInvocation.PipelinePosition > 0)
+        {
+            parameters.Add(SurplusArguments.ParameterName, SurplusArguments.Parameter(this));
+        }
+
+        return parameters;
+    }
+
+    /// <summary>Takes an argument that no parameter has the name of.</summary>
+    /// <param name="name">Its name, as it was written.</param>
+    /// <param name="value">Its value; null for none.</param>
+    /// <returns>Whether the command has a use for it.</returns>
+    internal virtual bool TakesArgument(string name, object? value) => false;
+
+    /// <summary>Names that <see cref="TakesArgument"/> takes.</summary>
+    internal virtual IEnumerable<string> OtherArgumentNames => [];
+
+    /// <summary>What to do instead, where a command is easily taken for another; null for nothing.</summary>
+    internal virtual string? SurplusAdvice => null;
 
     /// <inheritdoc/>
     protected sealed override void BeginProcessing()

@@ -21,6 +21,9 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
     /// <summary>The adapter's name.</summary>
     public string Name { get; } = name;
 
+    /// <inheritdoc/>
+    public override string ToString() => Name;
+
     /// <summary>The configuration, its targets resolved once the adapter is declared.</summary>
     public AdapterConfig Config { get; protected set; } = config;
 

@@ -33,4 +33,7 @@ public readonly record struct AdapterParameter(string FullKey, Parameter Paramet
 
     /// <summary>Whether an adapter's file has it.</summary>
     public bool IsSaved => FileKey is not null && Role != ParameterRole.Derived;
+
+    /// <inheritdoc/>
+    public override string ToString() => FullKey;
 }

@@ -123,6 +123,9 @@ public sealed record GenerationOptions
     /// <summary>Whether decoded text holds special tokens.</summary>
     public bool ShowSpecialTokens { get; init; }
 
+    /// <summary>Names under which <see cref="With"/> takes values, as transformers' <c>generate</c> has them.</summary>
+    public static IReadOnlyCollection<string> Names => GenerationFields.Names;
+
     /// <summary>Takes over what a model says of how it generates: its <c>generation_config.json</c> or, where it has none, the fields for that in its <c>config.json</c>, which older models have.</summary>
     /// <inheritdoc cref="FromDefaults"/>
     /// <param name="model">The model.</param>

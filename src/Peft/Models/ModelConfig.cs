@@ -45,6 +45,9 @@ public sealed class ModelConfig
     /// <summary><c>model_type</c>, such as <c>llama</c>; empty when the file doesn't say.</summary>
     public string ModelType => String("model_type") ?? "";
 
+    /// <inheritdoc/>
+    public override string ToString() => ModelType;
+
     /// <summary>First of <c>architectures</c>, such as <c>LlamaForCausalLM</c>, or null.</summary>
     public string? Architecture => Document["architectures"] is JsonArray { Count: > 0 } names
         && names[0] is JsonValue first && first.TryGetValue<string>(out var name) ? name : null;

@@ -25,6 +25,9 @@ public abstract class Module : IDisposable
     /// <summary>transformers' class name, such as <c>LlamaAttention</c>. Families that share code differ in it.</summary>
     public string ClassName { get; }
 
+    /// <inheritdoc/>
+    public override string ToString() => Path.Length > 0 ? $"{Path} ({ClassName})" : ClassName;
+
     /// <summary>What transformers prints between the parentheses of a leaf, such as <c>in_features=32, out_features=16, bias=False</c>.</summary>
     public virtual string Details => "";
 

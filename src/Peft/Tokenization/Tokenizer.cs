@@ -36,6 +36,9 @@ public sealed partial class Tokenizer
     /// <summary>The number of different tokens, added ones included. Ids can be larger where the vocabulary has gaps.</summary>
     public int VocabularySize => _pipeline.Model.Size + AddedTokens.Count(token => _pipeline.Model.TokenId(token.Content) is null);
 
+    /// <inheritdoc/>
+    public override string ToString() => string.Create(System.Globalization.CultureInfo.InvariantCulture, $"{VocabularySize} tokens");
+
     /// <summary>The tokens that are found in the text before the model sees it.</summary>
     public IReadOnlyCollection<AddedToken> AddedTokens => _pipeline.AddedTokens.Tokens;
 

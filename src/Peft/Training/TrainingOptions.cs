@@ -228,10 +228,46 @@ public sealed record TrainingOptions
     [JsonExtensionData]
     public IDictionary<string, JsonElement>? Others { get; init; }
 
+    /// <summary>Hugging Face's names of all options.</summary>
+    [JsonIgnore]
+    public static IReadOnlyCollection<string> Names => s_names;
+
     /// <summary>A sentence on the keys of <see cref="Others"/>, with the option that each may mean; null where there are none.</summary>
     [JsonIgnore]
-    public string? Unused => Others is not { Count: > 0 } others ? null
-        : $"Of the training options nothing is done with {string.Join(", ", others.Keys.Select(static key => Spelling.Nearest(key, s_names) is { } meant ? $"{key} (did you mean {meant}?)" : key))}.";
+    public string? Unused => UnusedNames(static (_, _) => (false, null));
+
+    /// <summary>A sentence on those keys of <see cref="Others"/> that ask for something.</summary>
+    /// <param name="find">Whether a key is known with its value, and what does what it asks for; nothing where it asks for nothing.</param>
+    /// <returns>The sentence, or null where there is nothing to say.</returns>
+    public string? UnusedNames(Func<string, JsonElement, (bool IsKnown, string? Elsewhere)> find)
+    {
+        ArgumentNullException.ThrowIfNull(find);
+        string[] parts = [.. from entry in Others ?? new Dictionary<string, JsonElement>()
+                             let found = find(entry.Key, entry.Value)
+                             where !found.IsKnown || found.Elsewhere is not null
+                             select found.Elsewhere is { } elsewhere ? $"{entry.Key} ({elsewhere})" : Spelling.Nearest(entry.Key, s_names) is { } meant ? $"{entry.Key} (did you mean {meant}?)" : entry.Key];
+        return parts.Length == 0 ? null : $"Of the training options nothing is done with {string.Join(", ", parts)}.";
+    }
+
+    /// <summary>The same options with some others, by Hugging Face's names.</summary>
+    /// <param name="values">The others.</param>
+    /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>: a value is of the wrong kind.</exception>
+    public TrainingOptions With(JsonObject values)
+    {
+        ArgumentNullException.ThrowIfNull(values);
+        if (values.Count == 0)
+        {
+            return this;
+        }
+
+        var document = JsonNode.Parse(ToJson())!.AsObject();
+        foreach (var (name, value) in values)
+        {
+            document[name] = value?.DeepClone();
+        }
+
+        return FromJson(document.ToJsonString(), "the arguments");
+    }
 
     /// <summary>Reads a <c>training_options.json</c>, or any JSON object with Hugging Face's names.</summary>
     /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>: a value is of the wrong kind, or the file is no JSON.</exception>
@@ -259,6 +295,13 @@ public sealed record TrainingOptions
                 RecommendedAction = "Mend the value that the message names; training_options.json of a finished training shows how each is written.",
             };
         }
+    }
+
+    /// <summary>The options that aren't the defaults, by Hugging Face's names.</summary>
+    public override string ToString()
+    {
+        var standard = JsonNode.Parse(new TrainingOptions().ToJson())!.AsObject();
+        return string.Join(", ", JsonNode.Parse(ToJson())!.AsObject().Where(entry => !JsonNode.DeepEquals(entry.Value, standard[entry.Key])).Select(static entry => $"{entry.Key}={entry.Value?.ToJsonString()}"));
     }
 
     /// <summary>The options as JSON with Hugging Face's names.</summary>

@@ -1,3 +1,4 @@
+using System.Globalization;
 using Peft.Adapters.Model;
 using Peft.Engine;
 using Peft.Generation;
@@ -26,6 +27,9 @@ public readonly record struct StepRecord(int Step, double Epoch, double Loss, do
 
     /// <summary>What the machine decided, with the first step that was computed so; null in those that follow.</summary>
     public ComputeChoice? Compute { get; init; }
+
+    /// <inheritdoc/>
+    public override string ToString() => string.Create(CultureInfo.InvariantCulture, $"step {Step}: loss {Loss:G6}");
 }
 
 /// <summary>One evaluation.</summary>
@@ -39,6 +43,9 @@ public readonly record struct EvaluationRecord(int Step, double Epoch, double Lo
 
     /// <summary>What the model answered to the prompts that it was to be tried on; null for none.</summary>
     public IReadOnlyList<TrainingSample>? Samples { get; init; }
+
+    /// <inheritdoc/>
+    public override string ToString() => string.Create(CultureInfo.InvariantCulture, $"step {Step}: loss {Loss:G6}");
 }
 
 /// <summary>What the model answered to a prompt in the midst of a training.</summary>
@@ -167,6 +174,9 @@ public sealed record TrainingRecord : ITrainingRecord
         return TrainingLog.Recall(Path.GetFileName(Path.TrimEndingDirectorySeparator(folder)), null, folder)
             ?? throw new PeftException("TrainingRecordMissing", $"'{folder}' holds no log of a training.") { Target = folder };
     }
+
+    /// <inheritdoc/>
+    public override string ToString() => string.Create(CultureInfo.InvariantCulture, $"{StepCount:N0} steps, loss {FinalLoss:G6}");
 
     /// <summary>Losses of all steps.</summary>
     public IReadOnlyList<double> Losses => Values.Of(Steps.Select(static step => step.Loss));

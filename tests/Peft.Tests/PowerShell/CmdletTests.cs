@@ -116,6 +116,23 @@ public sealed class CmdletTests(ModuleHost host) : CmdletsInFolder(host, import:
         Assert.Contains("pissa", host.Complete("New-LoraConfig -Initialization "));
     }
 
+    [Theory]
+    [InlineData("$chosen | Invoke-LoraTraining -BestMetric ", "loss", "accuracy")]
+    [InlineData("$chosen | Invoke-PreferenceTraining -BestMetric re", "rewards/margins", "rewards/accuracies")]
+    [InlineData("New-QuantizationConfig -QuantStorage ", "uint8", "bfloat16")]
+    [InlineData("Import-PeftModel x -DeviceMap ", "auto", "disk")]
+    [InlineData("Import-TrainingDataset x -Split ", "train", "test")]
+    [InlineData("$rows | Split-TrainingDataset -Column ", "topic", "label")]
+    [InlineData("Split-TrainingDataset 0.5 -Dataset $rows -GroupColumn ", "topic", "label")]
+    [InlineData("$chosen | Measure-TextAnswer -Dataset $rows -ChoiceColumn ", "topic", "label")]
+    [InlineData("New-LoraConfig -LayersPattern ", "layers")]
+    [InlineData("New-LoraConfig -TargetParameter q", "q_proj.weight")]
+    public void Values_complete_where_they_are_known(string line, params string[] offered)
+    {
+        host.Output("$global:chosen = $args[0]; $global:rows = @{ text = 'a'; label = 'x'; topic = '1' } | Import-TrainingDataset", model);
+        Assert.All(offered, value => Assert.Contains(value, host.Complete(line)));
+    }
+
     [Fact]
     public void Training_writes_the_adapter_and_shows_what_is_learnt()
     {

@@ -134,6 +134,33 @@ public sealed class TextCmdletTests(ModuleHost host) : CmdletsInFolder(host, imp
         Assert.Contains(host.Run("$args[0] | Compare-ModelOutput 'x' base -MaxNewTokens 2", model).Progress, static record => record.PercentComplete == 100);
 
     /// <summary>The embedded model, with a template that shows a message's fields.</summary>
+    [Fact]
+    public void A_conversation_that_ends_with_the_assistant_is_gone_on_with_or_it_is_said_that_it_is_not()
+    {
+        const string Conversation = "@{ role = 'user'; content = 'Hi' }, @{ role = 'assistant'; content = 'The sky is' }";
+        var chat = ModelWithTemplate();
+        Assert.Equal("<user:>Hi<assistant:>The sky is", host.Output($"{Conversation} | ConvertTo-ChatPrompt -Model $args[0] -ContinueFinalMessage", chat)[0].ToString());
+        Assert.Contains("-ContinueFinalMessage", Assert.Single(host.Run($"$args[0] | Invoke-TextGeneration -Message {Conversation} -MaxNewTokens 1", model).Warnings).Message, StringComparison.Ordinal);
+        Assert.Empty(host.Run($"$args[0] | Invoke-TextGeneration -Message {Conversation} -MaxNewTokens 1 -ContinueFinalMessage:$false", model).Warnings);
+
+        var answer = host.Run($"$args[0] | Invoke-TextGeneration -Message {Conversation} -MaxNewTokens 4 -ContinueFinalMessage", model);
+        var plain = host.Output($"$text = {Conversation} | ConvertTo-ChatPrompt -Model $args[0] -ContinueFinalMessage; $args[0] | Invoke-TextGeneration $text -MaxNewTokens 4", model);
+        Assert.Empty(answer.Warnings);
+        Assert.Equal(plain[0].Properties["Text"].Value, answer.Output[0].Properties["Text"].Value);
+        Assert.Equal("ParametersContradict", Assert.Single(host.Run("$args[0] | Invoke-TextGeneration 'A' -ContinueFinalMessage", model).Errors).FullyQualifiedErrorId.Split(',')[0]);
+    }
+
+    [Theory]
+    [InlineData(-5)]
+    [InlineData(99999)]
+    public void An_id_outside_the_vocabulary_is_an_error_that_names_both(int id)
+    {
+        var error = Assert.Single(host.Run($"$args[0] | ConvertFrom-ModelToken 400, {id}", model).Errors);
+        Assert.Equal("TokenIdOutOfRange", error.FullyQualifiedErrorId.Split(',')[0]);
+        Assert.Contains($"{id}", error.Exception.Message, StringComparison.Ordinal);
+        Assert.Contains("4096", error.Exception.Message, StringComparison.Ordinal);
+    }
+
     private object ModelWithTemplate()
     {
         var copy = folder.CreateSubdirectory("chat");

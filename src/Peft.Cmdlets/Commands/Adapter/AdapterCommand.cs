@@ -22,6 +22,7 @@ public abstract class AdapterCommand : PeftCmdlet
     [Parameter(Mandatory = true, ParameterSetName = AdapterSet, ValueFromPipeline = true)]
     [AdapterArgument]
     [ValidateNotNullOrEmpty]
+    [ArgumentCompleter(typeof(AdapterCompleter))]
     public PeftAdapter[] Adapter { get; set; } = [];
 
     /// <summary>The model whose adapters are meant; a loaded model's name does as well.</summary>

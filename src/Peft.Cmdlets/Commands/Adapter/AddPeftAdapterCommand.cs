@@ -22,12 +22,14 @@ public sealed class AddPeftAdapterCommand : ModelCommand
     [Parameter(Mandatory = true, Position = 0)]
     [ConfigArgument]
     [ArgumentCompleter(typeof(ConfigCompleter))]
+    [Alias("peft_config")]
     public AdapterConfig Config { get; set; } = null!;
 
     /// <summary>Name of the new adapter; no other of the model may have it.</summary>
     [Parameter(Position = 1)]
     [ValidateNotNullOrEmpty]
     [PSDefaultValue(Value = "default", Help = "default")]
+    [Alias("adapter_name")]
     public string AdapterName { get; set; } = "default";
 
     /// <summary>Repeats the starting values exactly; without it they are drawn anew each time.</summary>

@@ -20,6 +20,7 @@ public sealed class ConvertToLoraAdapterCommand : AdapterCommand
     [SupportsWildcards]
     [ArgumentCompleter(typeof(AdapterNameCompleter))]
     [ValidateNotNullOrEmpty]
+    [Alias("adapter_name")]
     public string[] AdapterName { get; set; } = [];
 
     /// <summary>The model before the training of the other one; a loaded model's name does as well.</summary>

@@ -27,6 +27,7 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
     [ArgumentCompleter(typeof(AdapterNameCompleter))]
     [PSDefaultValue(Value = "*", Help = "*")]
     [ValidateNotNullOrEmpty]
+    [Alias("adapter_name")]
     public string[] AdapterName { get; set; } = ["*"];
 
     /// <summary>Writes LoRA for the base as it was loaded: of an adapter whose start took a part out of the base (PiSSA, OLoRA) at twice the rank, so that other programs need not make that start again; of another method as ConvertTo-LoraAdapter does.</summary>

@@ -17,6 +17,7 @@ public sealed class GetPeftAdapterCommand : PeftCmdlet
     [SupportsWildcards]
     [ArgumentCompleter(typeof(AdapterNameCompleter))]
     [ValidateNotNullOrEmpty]
+    [Alias("adapter_name")]
     public string[] AdapterName { get; set; } = ["*"];
 
     /// <summary>The model whose adapters are listed; without it those of every loaded model.</summary>

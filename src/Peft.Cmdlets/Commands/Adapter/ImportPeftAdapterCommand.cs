@@ -33,6 +33,7 @@ public sealed class ImportPeftAdapterCommand : ImportCommand
     /// <summary>What to call the adapter on this model. Without it the folder's name is taken.</summary>
     [Parameter(Position = 1)]
     [ValidateNotNullOrEmpty]
+    [Alias("adapter_name")]
     public string? AdapterName { get; set; }
 
     /// <summary>The word that stands for a textual inversion in prompts. Without it the one that its file names, or the file's own name.</summary>

@@ -1,6 +1,7 @@
 using System.Management.Automation;
 using Peft.Adapters.Combination;
 using Peft.Adapters.Model;
+using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
 
 namespace Peft.Cmdlets.Commands.Adapter;
@@ -17,21 +18,25 @@ public sealed class JoinPeftAdapterCommand : AdapterCommand
     [SupportsWildcards]
     [ArgumentCompleter(typeof(AdapterNameCompleter))]
     [ValidateNotNullOrEmpty]
+    [Alias("adapters")]
     public string[] AdapterName { get; set; } = [];
 
     /// <summary>Name of the new adapter; no other of the model may have it.</summary>
     [Parameter(Mandatory = true)]
     [ValidateNotNullOrEmpty]
+    [Alias("adapter_name")]
     public string NewName { get; set; } = "";
 
     /// <summary>Weight of each adapter, in the same order; 1 for all without it. Negative ones subtract.</summary>
     [Parameter]
     [ValidateNotNullOrEmpty]
+    [Alias("weights")]
     public double[]? Weight { get; set; }
 
     /// <summary>How they are combined: the weighted sum of the changes is decomposed (<c>Svd</c>), or one of the others.</summary>
     [Parameter]
     [Alias("combination_type")]
+    [EnumSpelling(Names = typeof(CombinationType))]
     [PSDefaultValue(Value = CombinationType.Svd, Help = "Svd")]
     public CombinationType Type { get; set; }
 

@@ -14,6 +14,7 @@ public sealed class MeasureIntruderDimensionCommand : AdapterCommand
     [SupportsWildcards]
     [ArgumentCompleter(typeof(AdapterNameCompleter))]
     [ValidateNotNullOrEmpty]
+    [Alias("adapter_name")]
     public string[] AdapterName { get; set; } = [];
 
     /// <summary>How many of each weight's leading directions are looked at.</summary>

@@ -30,6 +30,7 @@ public sealed class MergeLoraAdapterCommand : AdapterCommand
     [SupportsWildcards]
     [ArgumentCompleter(typeof(AdapterNameCompleter))]
     [ValidateNotNullOrEmpty]
+    [Alias("adapter_names")]
     public string[]? AdapterName { get; set; }
 
     /// <summary>Folder of a base model to merge into without loading it: the result is written a file at a time, so that base and adapter need not fit into memory.</summary>

@@ -17,19 +17,26 @@ namespace Peft.Cmdlets.Commands.Adapter;
 /// What the cmdlets that make an adapter's configuration share, which is all: their parameters are the fields that the method's configuration declares,
 /// each with Hugging Face's spelling for an alias, so that the arguments of a tutorial can be splatted as they stand.
 /// </summary>
-public abstract class NewAdapterConfigCommand : PeftCmdlet, IDynamicParameters
+public abstract class NewAdapterConfigCommand : PeftCmdlet
 {
     /// <summary>Characters that no module's name has and that a regular expression mostly has.</summary>
     private static readonly System.Buffers.SearchValues<char> s_patternCharacters = System.Buffers.SearchValues.Create("*+?^$|()[]{}\\");
 
-    private readonly RuntimeDefinedParameterDictionary _parameters = [];
+    private RuntimeDefinedParameterDictionary _parameters = [];
+
+    /// <summary>Fields that name files or folders.</summary>
+    private static readonly string[] s_pathFields = ["tokenizer_name_or_path", "prompt_tuning_init_state_dict_path"];
 
     /// <summary>PEFT's name of the method; null while that isn't known.</summary>
     private protected abstract string? PeftType { get; }
 
+    /// <summary>Position of the first of the method's fields that may be given without a name.</summary>
+    private protected virtual int FirstPosition => 0;
+
     /// <inheritdoc/>
-    public object GetDynamicParameters()
+    public override object GetDynamicParameters()
     {
+        _parameters = (RuntimeDefinedParameterDictionary)base.GetDynamicParameters();
         foreach (var parameter in PeftType is { } method && AdapterMethods.Names.Contains(method) ? ParametersOf(AdapterMethods.ConfigOf(method)) : [])
         {
             _parameters.TryAdd(parameter.Name, parameter);
@@ -62,7 +69,7 @@ public abstract class NewAdapterConfigCommand : PeftCmdlet, IDynamicParameters
         WriteObject(config);
     }
 
-    private static IEnumerable<RuntimeDefinedParameter> ParametersOf(Type config)
+    private IEnumerable<RuntimeDefinedParameter> ParametersOf(Type config)
     {
         foreach (var field in ConfigField.Of(config))
         {
@@ -98,13 +105,13 @@ public abstract class NewAdapterConfigCommand : PeftCmdlet, IDynamicParameters
         var type => type,
     };
 
-    private static Collection<Attribute> AttributesOf(ConfigField field)
+    private Collection<Attribute> AttributesOf(ConfigField field)
     {
         var declaration = field.Declaration;
         var parameter = new ParameterAttribute();
         if (declaration.Position >= 0)
         {
-            parameter.Position = declaration.Position;
+            parameter.Position = FirstPosition + declaration.Position;
         }
 
         Collection<Attribute> attributes = [parameter];
@@ -131,6 +138,11 @@ public abstract class NewAdapterConfigCommand : PeftCmdlet, IDynamicParameters
             attributes.Add(new ArgumentCompleterAttribute(field.Name == "target_modules" ? typeof(TargetModuleCompleter) : typeof(ModuleNameCompleter)));
         }
 
+        if (CompleterOf(field.Name) is { } completer)
+        {
+            attributes.Add(new ArgumentCompleterAttribute(completer));
+        }
+
         if (field.Name == "init_lora_weights" && type == typeof(string))
         {
             attributes.Add(new ArgumentCompleterAttribute(typeof(InitialisationCompleter)));
@@ -143,6 +155,14 @@ public abstract class NewAdapterConfigCommand : PeftCmdlet, IDynamicParameters
 
         return attributes;
     }
+
+    /// <summary>What offers values of a field whose type doesn't tell them.</summary>
+    private static Type? CompleterOf(string field) => field switch
+    {
+        "layers_pattern" => typeof(LayerListCompleter),
+        "target_parameters" => typeof(ParameterNameCompleter),
+        _ => null,
+    };
 
     /// <summary>The name of the parameter that takes a regular expression where a field takes one in place of names.</summary>
     private static string? PatternName(ConfigField field) =>
@@ -172,7 +192,23 @@ public abstract class NewAdapterConfigCommand : PeftCmdlet, IDynamicParameters
         }
 
         var value = _parameters[name].Value;
-        return field.Property.PropertyType == typeof(ModuleNames) ? Names(field, (string[])value) : Json(value);
+        return field.Property.PropertyType == typeof(ModuleNames) ? Names(field, (string[])value)
+            : value is string path && s_pathFields.Contains(field.Name) ? JsonValue.Create(Placed(path))
+            : Json(value);
+    }
+
+    /// <summary>A path from where the shell stands, which the process needn't; any other name as it is.</summary>
+    private string Placed(string path)
+    {
+        try
+        {
+            var full = SessionState.Path.GetUnresolvedProviderPathFromPSPath(path);
+            return Path.Exists(full) ? full : path;
+        }
+        catch (Exception error) when (error is SessionStateException or NotSupportedException)
+        {
+            return path;
+        }
     }
 
     private static JsonNode? Json(object? value) =>

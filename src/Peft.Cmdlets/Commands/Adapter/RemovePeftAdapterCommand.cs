@@ -15,6 +15,7 @@ public sealed class RemovePeftAdapterCommand : AdapterCommand
     [SupportsWildcards]
     [ArgumentCompleter(typeof(AdapterNameCompleter))]
     [ValidateNotNullOrEmpty]
+    [Alias("adapter_name")]
     public string[] AdapterName { get; set; } = [];
 
     /// <inheritdoc/>

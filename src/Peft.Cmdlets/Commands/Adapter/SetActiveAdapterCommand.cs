@@ -24,6 +24,7 @@ public sealed class SetActiveAdapterCommand : AdapterCommand
     [SupportsWildcards]
     [ArgumentCompleter(typeof(AdapterNameCompleter))]
     [AllowEmptyCollection]
+    [Alias("adapter_name")]
     public string[] AdapterName { get; set; } = [];
 
     /// <summary>Strength of each adapter, in the same order; 1 is as trained.</summary>

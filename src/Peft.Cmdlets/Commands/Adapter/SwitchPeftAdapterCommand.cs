@@ -14,6 +14,8 @@ public abstract class SwitchPeftAdapterCommand : ModelCommand
     [Parameter]
     public SwitchParameter PassThru { get; set; }
 
+    internal override string? SurplusAdvice => "This switches all of a model's adapters; Set-ActiveAdapter chooses which of them act.";
+
     /// <inheritdoc/>
     protected override void Process()
     {

@@ -35,6 +35,7 @@ public sealed class InvokeImageGenerationCommand : TextModelCommand
     [SupportsWildcards]
     [ArgumentCompleter(typeof(AdapterOrBaseCompleter))]
     [ValidateNotNullOrEmpty]
+    [Alias("adapter_name")]
     public string[]? AdapterName { get; set; }
 
     /// <summary>Pictures of each prompt; each has the next seed.</summary>

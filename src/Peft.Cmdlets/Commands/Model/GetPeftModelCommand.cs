@@ -18,6 +18,9 @@ public sealed class GetPeftModelCommand : PeftCmdlet
     [ValidateNotNullOrEmpty]
     public string[] Name { get; set; } = ["*"];
 
+    /// <summary>PEFT's function of this name puts an adapter on a model.</summary>
+    internal override string? SurplusAdvice => "This lists the models that are loaded; $model | Add-PeftAdapter $config puts a new adapter on one.";
+
     /// <inheritdoc/>
     protected override void Process()
     {

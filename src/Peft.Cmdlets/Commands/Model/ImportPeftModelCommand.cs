@@ -103,6 +103,7 @@ public sealed class ImportPeftModelCommand : ImportCommand
     [Parameter]
     [Alias("device_map")]
     [ValidateNotNull]
+    [ArgumentCompleter(typeof(DeviceMapCompleter))]
     public object? DeviceMap { get; set; }
 
     /// <summary>The most memory that the weights may take, by device, such as <c>@{ 0 = '10GiB'; cpu = '8GB' }</c>. Devices are filled in this order, GPUs first, and what is left stays on the disk. Where modules lie is said before the model is loaded.</summary>

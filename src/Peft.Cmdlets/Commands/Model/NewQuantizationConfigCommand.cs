@@ -56,6 +56,7 @@ public sealed class NewQuantizationConfigCommand : PeftCmdlet
     /// <summary>Taken because BitsAndBytesConfig takes it; it says nothing here.</summary>
     [Parameter]
     [Alias("bnb_4bit_quant_storage")]
+    [ArgumentCompleter(typeof(StorageTypeCompleter))]
     public object? QuantStorage { get; set; }
 
     /// <summary>Keeps some modules on the CPU in float32. Not supported: it ends in the error QuantizationNotSupported.</summary>

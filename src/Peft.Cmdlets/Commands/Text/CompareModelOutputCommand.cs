@@ -22,6 +22,7 @@ public sealed class CompareModelOutputCommand : GenerationCommand
     [SupportsWildcards]
     [ArgumentCompleter(typeof(AdapterOrBaseCompleter))]
     [ValidateNotNullOrEmpty]
+    [Alias("adapter_name")]
     public string[]? AdapterName { get; set; }
 
     /// <inheritdoc/>

@@ -1,4 +1,5 @@
 using System.Management.Automation;
+using Peft.Adapters.Model;
 using Peft.Cmdlets.Commands.Model;
 using Peft.Cmdlets.Pipeline;
 
@@ -24,5 +25,22 @@ public sealed class ConvertFromModelTokenCommand : ModelCommand
 
     /// <inheritdoc/>
     protected override void End() => Each(_ids.Groups, text =>
-        WriteObject(Run(_ => text.Model.RequiredTokenizer.Decode([.. text.Items], skipSpecialTokens: !ShowSpecialToken))));
+        WriteObject(Run(_ => TextOf(text.Model, [.. text.Items]))));
+
+    private string TextOf(PeftModel model, int[] ids)
+    {
+        // A model may have more rows of scores than its tokenizer has tokens: those have an id, and no text.
+        var tokenizer = model.RequiredTokenizer;
+        var size = Math.Max(tokenizer.VocabularySize, (int)Math.Min(int.MaxValue, model.Config.Integer("vocab_size") ?? 0));
+        if (Array.Find(ids, id => id < 0 || (id >= size && tokenizer.TokenText(id) is null)) is var id and not 0)
+        {
+            throw new PeftException("TokenIdOutOfRange", $"Token id {id} is outside the vocabulary of '{model.Name}', which has {size}.")
+            {
+                Target = id,
+                RecommendedAction = "Give ids that ConvertTo-ModelToken or Invoke-TextGeneration gave for this model.",
+            };
+        }
+
+        return tokenizer.Decode(ids, skipSpecialTokens: !ShowSpecialToken);
+    }
 }

@@ -31,6 +31,11 @@ public sealed class ConvertToChatPromptCommand : TextInputCommand
     [Parameter]
     public SwitchParameter NoGenerationPrompt { get; set; }
 
+    /// <summary>Ends the text right behind the last message's content, so that the model goes on with it; the start of another answer is left out then.</summary>
+    [Parameter]
+    [Alias("continue_final_message")]
+    public SwitchParameter ContinueFinalMessage { get; set; }
+
     /// <summary>Which of the tokenizer's chat templates to use, by name.</summary>
     [Parameter]
     [ArgumentCompleter(typeof(ChatTemplateCompleter))]
@@ -43,7 +48,7 @@ public sealed class ConvertToChatPromptCommand : TextInputCommand
     /// <inheritdoc/>
     protected override void End()
     {
-        var options = new ChatTemplateOptions { AddGenerationPrompt = !NoGenerationPrompt, Template = Template, JoinTextParts = true };
+        var options = new ChatTemplateOptions { AddGenerationPrompt = !NoGenerationPrompt && !ContinueFinalMessage, ContinueFinalMessage = ContinueFinalMessage, Template = Template, JoinTextParts = true };
         Each(_messages.Groups, conversation =>
         {
             ChatMessage[] whole = SystemMessage is null ? [.. conversation.Items] : [new("system", SystemMessage), .. conversation.Items];

@@ -33,6 +33,7 @@ public sealed class EnterPeftChatCommand : GenerationCommand
     /// <summary>An adapter: it answers alone, until <c>/adapter</c> chooses others.</summary>
     [Parameter(Mandatory = true, Position = 0, ParameterSetName = AdapterSet, ValueFromPipeline = true)]
     [AdapterArgument]
+    [ArgumentCompleter(typeof(AdapterCompleter))]
     public override PeftAdapter Adapter { get; set; } = null!;
 
     /// <summary>Adapters that answer, whatever is active on the model; wildcards are allowed, and <c>base</c> for none.</summary>
@@ -40,6 +41,7 @@ public sealed class EnterPeftChatCommand : GenerationCommand
     [SupportsWildcards]
     [ArgumentCompleter(typeof(AdapterOrBaseCompleter))]
     [ValidateNotNullOrEmpty]
+    [Alias("adapter_name")]
     public string[]? AdapterName { get; set; }
 
     /// <summary>The system's message, before all others.</summary>

@@ -72,6 +72,22 @@ public abstract class GenerationCommand : TextModelCommand, IRunsAsJob
     [ValidateNotNull]
     public Hashtable? Options { get; set; }
 
+    private readonly Hashtable _named = [];
+
+    /// <summary>Takes what transformers' generate takes and has no parameter here.</summary>
+    internal override bool TakesArgument(string name, object? value)
+    {
+        if (!GenerationOptions.Names.Contains(name))
+        {
+            return false;
+        }
+
+        _named[name] = value;
+        return true;
+    }
+
+    internal override IEnumerable<string> OtherArgumentNames => GenerationOptions.Names;
+
     /// <summary>The options that the parameters and the model's own defaults give.</summary>
     private protected GenerationOptions ReadOptions()
     {
@@ -82,9 +98,9 @@ public abstract class GenerationCommand : TextModelCommand, IRunsAsJob
             WriteWarning($"The configuration of '{TheModel.Name}' asks for {string.Join(", ", unsupported)}, which is not supported; texts are generated without.");
         }
 
-        if (Options is not null)
+        foreach (var given in new[] { Options, _named }.OfType<Hashtable>())
         {
-            defaults = defaults.With(new JsonObject(Options.Cast<DictionaryEntry>().Select(static entry =>
+            defaults = defaults.With(new JsonObject(given.Cast<DictionaryEntry>().Select(static entry =>
                 KeyValuePair.Create(entry.Key.ToString()!, JsonSerializer.SerializeToNode(DatasetRow.Value(entry.Value))))));
         }
 

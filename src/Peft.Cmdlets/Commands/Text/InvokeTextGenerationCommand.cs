@@ -47,6 +47,7 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
     [SupportsWildcards]
     [ArgumentCompleter(typeof(AdapterOrBaseCompleter))]
     [ValidateNotNullOrEmpty]
+    [Alias("adapter_name")]
     public string[]? AdapterName { get; set; }
 
     /// <summary>Takes each prompt as a user's message and puts it into the model's chat template.</summary>
@@ -57,6 +58,11 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
     [Parameter]
     [ValidateNotNullOrEmpty]
     public string? SystemMessage { get; set; }
+
+    /// <summary>Goes on with the last message of <c>-Message</c>, such as the beginning of the assistant's answer, where without it a new turn of the assistant's begins behind it.</summary>
+    [Parameter]
+    [Alias("continue_final_message")]
+    public SwitchParameter ContinueFinalMessage { get; set; }
 
     /// <summary>Prompts that are continued at once: those of the pipeline wait until there are so many, or no more come.</summary>
     [Parameter]
@@ -77,6 +83,15 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
             {
                 Target = Template,
                 RecommendedAction = "Leave one of them out.",
+            };
+        }
+
+        if (ContinueFinalMessage && Message is null)
+        {
+            throw new PeftException("ParametersContradict", "-ContinueFinalMessage goes on with the last message of -Message, which wasn't given.")
+            {
+                Target = nameof(ContinueFinalMessage),
+                RecommendedAction = "Give the conversation with -Message, or leave -ContinueFinalMessage out.",
             };
         }
     }
@@ -120,7 +135,12 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
         if (Message is not null)
         {
             List<ChatMessage> messages = [.. Message.Select(MessageOf)];
-            Add(_request, cancellation => _request.Reader.Conversation(messages, cancellation));
+            if (messages[^1].Role == "assistant" && !Given(nameof(ContinueFinalMessage)))
+            {
+                WriteWarning("The conversation ends with the assistant's message, and a new turn of the assistant's begins behind it. -ContinueFinalMessage goes on with that message.");
+            }
+
+            Add(_request, cancellation => _request.Reader.Conversation(messages, cancellation, ContinueFinalMessage));
         }
 
         Each(prompts, prompt => Add(_request, cancellation => _request.Reader.Read(prompt, cancellation)));
@@ -144,6 +164,12 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
         {
             _hinted = true;
             WriteWarning(hint);
+        }
+
+        if (_waiting.Count > 0 && _waiting[0].TaskId != prompt.TaskId)
+        {
+            // A batch is of one task.
+            Flush();
         }
 
         _waiting.Add(prompt);
@@ -189,7 +215,7 @@ public sealed class InvokeTextGenerationCommand : GenerationCommand
                 }
             }
 
-            var results = what.Generator.Generate([.. batch.Select(static prompt => prompt.Ids)], what.Options, what.Selection, Show, output.Cancellation);
+            var results = what.Generator.Generate([.. batch.Select(static prompt => prompt.Ids)], what.Options with { TaskId = batch[0].TaskId ?? what.Options.TaskId }, what.Selection, Show, output.Cancellation);
             progress.Complete();
             return results;
         });

@@ -42,6 +42,7 @@ public sealed class MeasurePerplexityCommand : TextModelCommand, IRunsAsJob
     [SupportsWildcards]
     [ArgumentCompleter(typeof(AdapterOrBaseCompleter))]
     [ValidateNotNullOrEmpty]
+    [Alias("adapter_name")]
     public string[]? AdapterName { get; set; }
 
     /// <summary>Tokens that are seen at once; of a data set, those at which its rows are cut.</summary>

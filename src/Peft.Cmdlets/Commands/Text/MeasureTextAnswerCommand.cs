@@ -33,6 +33,7 @@ public sealed class MeasureTextAnswerCommand : GenerationCommand
     /// <summary>The column with each row's list of answers to choose from, in place of <c>-Choice</c>.</summary>
     [Parameter]
     [ValidateNotNullOrEmpty]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     public string? ChoiceColumn { get; set; }
 
     /// <summary>Adapters that act for this command, in order, whatever is active on the model; wildcards are allowed, and <c>base</c> for none.</summary>
@@ -40,6 +41,7 @@ public sealed class MeasureTextAnswerCommand : GenerationCommand
     [SupportsWildcards]
     [ArgumentCompleter(typeof(AdapterOrBaseCompleter))]
     [ValidateNotNullOrEmpty]
+    [Alias("adapter_name")]
     public string[]? AdapterName { get; set; }
 
     /// <summary>Questions that are asked at once.</summary>

@@ -47,7 +47,8 @@ internal sealed class PromptReader(PeftModel model, PromptForm? form, bool chat,
     {
         if (!IsText(item) && item.BaseObject is IDictionary or PSCustomObject)
         {
-            return Row(DatasetRow.From(item), cancellation);
+            var row = DatasetRow.From(item);
+            return Row(row, cancellation) with { TaskId = TaskOf(row) };
         }
 
         var text = item.BaseObject switch
@@ -60,11 +61,14 @@ internal sealed class PromptReader(PeftModel model, PromptForm? form, bool chat,
     }
 
     /// <summary>The prompt that a conversation is; the system's message goes in front unless it has its own.</summary>
-    public ReadPrompt Conversation(IReadOnlyList<ChatMessage> messages, CancellationToken cancellation)
+    /// <param name="messages">The messages.</param>
+    /// <param name="cancellation">Ends a chat template's rendering.</param>
+    /// <param name="continuesFinal">Whether the last message is gone on with, in place of a new one of the assistant's.</param>
+    public ReadPrompt Conversation(IReadOnlyList<ChatMessage> messages, CancellationToken cancellation, bool continuesFinal = false)
     {
         var system = systemMessage ?? (form is { IsChat: true } ? form.SystemMessage : null);
         ChatMessage[] whole = system is null || messages is [{ Role: "system" }, ..] ? [.. messages] : [new("system", system), .. messages];
-        return new ReadPrompt(messages[^1].Content ?? "", _tokenizer.EncodeIds(Rendered(whole, cancellation), addSpecialTokens: false), IsPlain: false);
+        return new ReadPrompt(messages[^1].Content ?? "", _tokenizer.EncodeIds(Rendered(whole, cancellation, continuesFinal), addSpecialTokens: false), IsPlain: false);
     }
 
     private ReadPrompt Row(IReadOnlyDictionary<string, object?> row, CancellationToken cancellation)
@@ -83,6 +87,9 @@ internal sealed class PromptReader(PeftModel model, PromptForm? form, bool chat,
         var text = own ?? (form ?? throw NoForm()).Render(row);
         return new ReadPrompt(text, TextGenerator.EncodePrompt(_tokenizer, text), IsPlain: own is not null);
     }
+
+    private static int? TaskOf(IReadOnlyDictionary<string, object?> row) =>
+        DatasetColumn(row, "task_id") is { } column ? new TrainingRow(row, "the row", 1).OptionalWhole(column) : null;
 
     /// <summary>The messages of a row: those of its column without the assistant's last ones, or its only text as the user's.</summary>
     private List<ChatMessage> MessagesOf(IReadOnlyDictionary<string, object?> row)
@@ -107,7 +114,8 @@ internal sealed class PromptReader(PeftModel model, PromptForm? form, bool chat,
         return TextInput.Message(new PSObject(row)) is { } single ? [single] : throw NoForm();
     }
 
-    private string Rendered(IReadOnlyList<ChatMessage> messages, CancellationToken cancellation) => _tokenizer.ApplyChatTemplate(messages, addGenerationPrompt: true, cancellation);
+    private string Rendered(IReadOnlyList<ChatMessage> messages, CancellationToken cancellation, bool continuesFinal = false) =>
+        _tokenizer.RenderChat(messages, new ChatTemplateOptions { AddGenerationPrompt = !continuesFinal, ContinueFinalMessage = continuesFinal, JoinTextParts = true }, cancellation).Text;
 
     private static string? DatasetColumn(IReadOnlyDictionary<string, object?> row, string name) =>
         row.ContainsKey(name) ? name : row.Keys.FirstOrDefault(key => key.Equals(name, StringComparison.OrdinalIgnoreCase));
@@ -123,4 +131,8 @@ internal sealed class PromptReader(PeftModel model, PromptForm? form, bool chat,
 /// <param name="Text">The prompt as a person would say it.</param>
 /// <param name="Ids">Its tokens.</param>
 /// <param name="IsPlain">Whether it was taken as it stands.</param>
-internal sealed record ReadPrompt(string Text, IReadOnlyList<int> Ids, bool IsPlain);
+internal sealed record ReadPrompt(string Text, IReadOnlyList<int> Ids, bool IsPlain)
+{
+    /// <summary>Which of several tasks it is, where its row says so.</summary>
+    public int? TaskId { get; init; }
+}

@@ -27,6 +27,7 @@ public abstract class TextModelCommand : PeftCmdlet
     /// <summary>An adapter: it acts alone on its model for this command, or is compared with the base. What is active on the model stays as it is.</summary>
     [Parameter(Mandatory = true, ParameterSetName = AdapterSet, ValueFromPipeline = true)]
     [AdapterArgument]
+    [ArgumentCompleter(typeof(AdapterCompleter))]
     public virtual PeftAdapter Adapter { get; set; } = null!;
 
     /// <summary>The model that is meant.</summary>

@@ -34,12 +34,14 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
     /// <summary>An adapter to train further.</summary>
     [Parameter(Mandatory = true, ParameterSetName = AdapterSet, ValueFromPipeline = true)]
     [AdapterArgument]
+    [ArgumentCompleter(typeof(AdapterCompleter))]
     public PeftAdapter Adapter { get; set; } = null!;
 
     /// <summary>What the new adapter is made of, from New-LoraConfig; a table with its parameters, or the path of an <c>adapter_config.json</c>, does as well. Without it an adapter that the model has is trained further. Several make a sweep: each is trained, those whose methods select by rows in passes that they share, and a table of what came of them is put out.</summary>
     [Parameter(Position = 0, ParameterSetName = ModelSet)]
     [ConfigArgument]
     [ArgumentCompleter(typeof(ConfigCompleter))]
+    [Alias("peft_config")]
     public AdapterConfig[]? Config { get; set; }
 
     /// <summary>The data set to learn, from Import-TrainingDataset; the path of a file, or rows, do as well. Several make a training each: see <c>-Config</c>.</summary>
@@ -47,6 +49,7 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
     [Parameter(Mandatory = true, Position = 0, ParameterSetName = AdapterSet)]
     [DatasetArgument]
     [ArgumentCompleter(typeof(DatasetCompleter))]
+    [Alias("train_dataset")]
     public TrainingDataset[] Dataset { get; set; } = null!;
 
     /// <summary>Name of the adapter, and of its folder under <c>-OutputPath</c>.</summary>
@@ -54,12 +57,14 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
     [ArgumentCompleter(typeof(AdapterNameCompleter))]
     [PSDefaultValue(Value = "default", Help = "default")]
     [ValidateNotNullOrEmpty]
+    [Alias("adapter_name")]
     public string AdapterName { get; set; } = "default";
 
     /// <summary>A data set to measure the loss on now and then, which is not learnt.</summary>
     [Parameter]
     [DatasetArgument]
     [ArgumentCompleter(typeof(DatasetCompleter))]
+    [Alias("eval_dataset")]
     public TrainingDataset? EvaluationDataset { get; set; }
 
     /// <summary>A data set of general texts. Their loss without the adapter and with it says what the model forgets: it is measured before, at each evaluation and at the end, and shown, logged and kept in the training record.</summary>

@@ -57,6 +57,7 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
     [Parameter(ParameterSetName = PathSet)]
     [Parameter(ParameterSetName = LiteralSet)]
     [ValidateNotNullOrEmpty]
+    [ArgumentCompleter(typeof(DatasetPartCompleter))]
     public string? Split { get; set; }
 
     /// <summary>Which of several data sets in the repository or folder, by its folder there or its name in the README's <c>configs:</c>; by default the one in no folder, or the only one.</summary>
@@ -163,41 +164,49 @@ public sealed class ImportTrainingDatasetCommand : PeftCmdlet
     /// <summary>Column that holds a second text beside the first; by default <c>text_pair</c>.</summary>
     [Parameter]
     [ValidateNotNullOrEmpty]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     public string? TextPairColumn { get; set; }
 
     /// <summary>Column that holds a list of words, each of which has a class; by default <c>words</c> or <c>tokens</c>.</summary>
     [Parameter]
     [ValidateNotNullOrEmpty]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     public string? WordsColumn { get; set; }
 
     /// <summary>Column that holds the classes of the words, by name or number; by default <c>tags</c>, <c>ner_tags</c> or <c>labels</c>.</summary>
     [Parameter]
     [ValidateNotNullOrEmpty]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     public string? TagsColumn { get; set; }
 
     /// <summary>Column that holds a question; by default <c>question</c>.</summary>
     [Parameter]
     [ValidateNotNullOrEmpty]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     public string? QuestionColumn { get; set; }
 
     /// <summary>Column that holds the text that an answer stands in; by default <c>context</c>.</summary>
     [Parameter]
     [ValidateNotNullOrEmpty]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     public string? ContextColumn { get; set; }
 
     /// <summary>Column that holds the answer, a text or an object with the lists <c>text</c> and <c>answer_start</c>; by default <c>answers</c> or <c>answer</c>.</summary>
     [Parameter]
     [ValidateNotNullOrEmpty]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     public string? AnswerColumn { get; set; }
 
     /// <summary>Column that holds where the answer begins in its context, in characters; by default <c>answer_start</c>.</summary>
     [Parameter]
     [ValidateNotNullOrEmpty]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     public string? AnswerStartColumn { get; set; }
 
     /// <summary>Column that holds which of several tasks a row is, a number from 0; by default <c>task_id</c>.</summary>
     [Parameter]
     [ValidateNotNullOrEmpty]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     public string? TaskIdColumn { get; set; }
 
     /// <summary>Makes a prompt of a row: text with columns in braces, such as <c>Question: {question} Answer:</c>. Rows with an instruction have a template by default.</summary>

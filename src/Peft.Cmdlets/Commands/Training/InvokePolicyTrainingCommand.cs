@@ -23,6 +23,7 @@ public sealed class InvokePolicyTrainingCommand : AdapterTrainingCommand
     [Parameter(Mandatory = true, Position = 2, ParameterSetName = ModelSet)]
     [Parameter(Mandatory = true, Position = 1, ParameterSetName = AdapterSet)]
     [ValidateNotNullOrEmpty]
+    [Alias("reward_funcs")]
     public object[] Reward { get; set; } = [];
 
     /// <summary>A weight for each reward, in their order. Default 1 each.</summary>

@@ -41,7 +41,7 @@ public sealed class InvokePreferenceTrainingCommand : AdapterTrainingCommand
     private protected override TrainingOptions ReadOptions()
     {
         var start = base.ReadOptions();
-        var name = Objective?.ToLowerInvariant() ?? (Options is { Objective: not "causal_language_modelling" } ? start.Objective : Dataset[0].Offers(ExampleKind.Pair) ? "dpo" : "kto");
+        var name = Objective?.ToLowerInvariant() ?? (Options is { Objective: not "causal_language_modelling" } ? start.Objective : Dataset[0].Offers(ExampleKind.Judged) && !Dataset[0].Offers(ExampleKind.Pair) ? "kto" : "dpo");
         var own = name == start.Objective ? start.ObjectiveOptions?.DeepClone().AsObject() ?? [] : [];
         foreach (DictionaryEntry entry in ObjectiveOption ?? [])
         {

@@ -1,4 +1,5 @@
 using System.Management.Automation;
+using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
 using Peft.Training.Data;
 
@@ -24,11 +25,13 @@ public sealed class SplitTrainingDatasetCommand : PeftCmdlet
     /// <summary>Makes a part of each value of this column, such as one that says which rows are for training.</summary>
     [Parameter(Mandatory = true, ParameterSetName = ColumnSet)]
     [ValidateNotNullOrEmpty]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     public string Column { get; set; } = "";
 
     /// <summary>Keeps rows with the same value in this column in one part, such as all that one person wrote. Without it rows that say nearly the same stay together.</summary>
     [Parameter(ParameterSetName = ShareSet)]
     [ValidateNotNullOrEmpty]
+    [ArgumentCompleter(typeof(ColumnCompleter))]
     public string? GroupColumn { get; set; }
 
     /// <summary>Lets rows that say nearly the same be in different parts.</summary>

@@ -1,4 +1,6 @@
 using System.Management.Automation;
+using System.Text.Json;
+using System.Text.Json.Nodes;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Pipeline;
@@ -12,6 +14,8 @@ namespace Peft.Cmdlets.Commands.Training;
 /// </summary>
 public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
 {
+    private readonly JsonObject _named = [];
+
     /// <summary>Options to start from, as a training saved them: an object, the path of a <c>training_options.json</c>, or a table with the names that stand in such a file, which has room for what is no parameter (<c>lr_scheduler_kwargs</c>, <c>optim_args</c>). Other parameters take precedence.</summary>
     [Parameter]
     [TrainingOptionsArgument]
@@ -125,7 +129,7 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
 
     /// <summary>What evaluations come by: <c>steps</c> (see <c>-EvaluationInterval</c>), <c>epoch</c>, or <c>time</c> (see <c>-EvaluationTime</c>).</summary>
     [Parameter]
-    [Alias("eval_strategy")]
+    [Alias("eval_strategy", "evaluation_strategy")]
     [ValidateSet("steps", "epoch", "time")]
     [PSDefaultValue(Value = "steps", Help = "steps")]
     public string EvaluationStrategy { get; set; } = "steps";
@@ -159,6 +163,7 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
     [Alias("metric_for_best_model")]
     [ValidateNotNullOrEmpty]
     [PSDefaultValue(Value = "loss", Help = "loss")]
+    [ArgumentCompleter(typeof(MetricCompleter))]
     public string BestMetric { get; set; } = "loss";
 
     /// <summary>More of <c>-BestMetric</c> is better.</summary>
@@ -176,6 +181,7 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
     /// <summary>Puts several short examples into one row, where they don't see each other. <c>BestFit</c> cuts those that are longer than a row, <c>BestFitSplit</c> splits them, <c>Wrapped</c> splits wherever a row is full.</summary>
     [Parameter]
     [Alias("packing_strategy")]
+    [PackingArgument]
     [PSDefaultValue(Value = PackingStrategy.None, Help = "None")]
     public PackingStrategy Packing { get; set; }
 
@@ -220,12 +226,32 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
     [PSDefaultValue(Value = 2, Help = "2")]
     public int CheckpointLimit { get; set; } = 2;
 
+    /// <summary>Takes what stands in a <c>training_options.json</c> and has no parameter.</summary>
+    internal override bool TakesArgument(string name, object? value)
+    {
+        if (!TrainingOptions.Names.Contains(name))
+        {
+            return false;
+        }
+
+        _named[name] = JsonSerializer.SerializeToNode(DatasetRow.Value(value));
+        return true;
+    }
+
+    internal override IEnumerable<string> OtherArgumentNames => TrainingOptions.Names;
+
+    /// <summary>Whether a name that is no option is known, and what does what it asks for: a parameter of that name, or something else.</summary>
+    private (bool IsKnown, string? Elsewhere) Meant(string name, JsonElement value) =>
+        MyInvocation.MyCommand.Parameters.Values.FirstOrDefault(parameter => parameter.Aliases.Contains(name, StringComparer.OrdinalIgnoreCase)) is { } parameter
+            ? (true, $"it is the parameter -{parameter.Name}")
+            : ForeignArguments.Find(name, DatasetRow.FromJson(value));
+
     /// <summary>The options that the parameters give.</summary>
     /// <exception cref="PeftException"><c>TrainingOptionInvalid</c>.</exception>
     private protected virtual TrainingOptions ReadOptions()
     {
-        var start = Options ?? new TrainingOptions();
-        if (start.Unused is { } unused)
+        var start = (Options ?? new TrainingOptions()).With(_named);
+        if (start.UnusedNames(Meant) is { } unused)
         {
             WriteWarning(unused);
         }
@@ -235,7 +261,7 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
             Epochs = Pick(nameof(Epoch), Epoch, start.Epochs),
             MaxSteps = Pick(nameof(MaxSteps), MaxSteps, Given(nameof(Epoch)) ? -1 : start.MaxSteps),
             BatchSize = Pick(nameof(BatchSize), BatchSize, start.BatchSize),
-            EvaluationBatchSize = Pick(nameof(BatchSize), BatchSize, start.EvaluationBatchSize),
+            EvaluationBatchSize = _named.ContainsKey("per_device_eval_batch_size") ? start.EvaluationBatchSize : Pick(nameof(BatchSize), BatchSize, start.EvaluationBatchSize),
             GradientAccumulation = Pick(nameof(GradientAccumulation), GradientAccumulation, start.GradientAccumulation),
             LearningRate = Pick(nameof(LearningRate), LearningRate[0], start.LearningRate),
             Schedule = Pick(nameof(Schedule), Schedule, start.Schedule),

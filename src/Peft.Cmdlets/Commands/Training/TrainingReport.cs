@@ -51,7 +51,7 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
             Say($"Evaluated on {AdapterTrainingCommand.Examples(start.EvaluationRows)} that {(start.EvaluationRows == 1 ? "is" : "are")} not learnt{(start.Rows < data.Count ? "; the tokens are those of all" : "")}.");
         }
 
-        Say($"Trained are {start.Parameters:N0} parameters: {(adapter is null ? "all weights of the model" : adapter.Coverage)}.");
+        Say($"Trained are {start.Parameters:N0} parameters: {(adapter is null ? "all weights of the model" : adapter.Coverage.ToString() is { Length: > 0 } coverage ? coverage : "what the method has of its own")}.");
         if (data is TokenizedDataset tokenized)
         {
             _output!.WriteLine(TrainingExampleView.Of(0, tokenized.Examples[0], model.RequiredTokenizer).ToString());

@@ -57,6 +57,9 @@ public sealed record Provenance
     /// <summary>Steps made, and the last one's loss.</summary>
     public required (int Steps, double Loss) Result { get; init; }
 
+    /// <inheritdoc/>
+    public override string ToString() => string.Create(CultureInfo.InvariantCulture, $"{Objective} on {Rows:N0} rows of {Data[..Math.Min(Data.Length, 12)]}");
+
     /// <summary>Saves it into an adapter's folder, with the card, unless somebody wrote one.</summary>
     /// <param name="folder">The folder.</param>
     public void Save(string folder)

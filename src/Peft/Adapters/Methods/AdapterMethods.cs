@@ -110,5 +110,14 @@ public static class AdapterMethods
         ?? throw new NotSupportedByPeftException("MethodNotSupported", $"The adapter method '{peftType}' is not supported. Supported are {string.Join(", ", s_configs.Keys)}.")
         {
             Target = peftType,
+            RecommendedAction = peftType.ToUpperInvariant() switch
+            {
+                "DORA" => "DoRA is LORA with -UseDora.",
+                "RSLORA" => "Rank-stabilised LoRA is LORA with -RankStabilized.",
+                "QLORA" => "QLoRA is LORA on a quantised base: Import-PeftModel -LoadIn4Bit.",
+                "PISSA" or "OLORA" or "EVA" or "CORDA" or "LOFTQ" => $"It is a way for LORA to start: -Initialization {peftType.ToLowerInvariant()}.",
+                "PTUNING" or "P-TUNING" => "PEFT calls it P_TUNING.",
+                _ => "Use an adapter of one of the methods that the message names.",
+            },
         };
 }

@@ -9,6 +9,9 @@ namespace Peft.Adapters.Targets;
 /// <summary>Finds the modules a configuration names, by PEFT's rules.</summary>
 public static class TargetMatcher
 {
+    /// <summary>As many names as a message lists.</summary>
+    private const int MostNames = 16;
+
     private static readonly TimeSpan s_patternTime = TimeSpan.FromSeconds(1);
 
     /// <summary>What families call the head of a classifier.</summary>
@@ -281,7 +284,9 @@ public static class TargetMatcher
 
         var layers = config.LayersToTransform is { } indices ? $" in the layers {string.Join(", ", indices)}" : "";
         var pattern = config.LayersPattern is { Count: > 0 } names ? $" (layers_pattern {string.Join(", ", names)})" : "";
-        var meant = string.Concat((targets.Names ?? []).Select(name => Spelling.DidYouMean(name, model.Descendants().Select(static module => module.Name))));
+        string[] there = [.. model.AdaptableModules.Where(static module => module.ClassName is "Linear" or "Conv1D").Select(static module => module.Name).Distinct().Take(MostNames)];
+        var meant = string.Concat((targets.Names ?? []).Select(name => Spelling.DidYouMean(name, model.Descendants().Select(static module => module.Name).Append(ModuleNames.AllLinearWord))));
+        meant += there.Length > 0 && meant.Length == 0 ? $" Its linear layers are {string.Join(", ", there)}." : "";
         return new PeftException("NoModuleMatched", $"No module of the model matches target_modules ({targets}){layers}{pattern}.{meant}")
         {
             Target = targets.ToString(),

@@ -13,6 +13,9 @@ public sealed record ColumnPreview(string Name, ColumnRole? Role, int Filled, in
 {
     private static readonly JsonSerializerOptions s_json = new(Files.JsonFile.WriteOptions) { WriteIndented = false };
 
+    /// <inheritdoc/>
+    public override string ToString() => Role is { } role ? $"{Name} ({role})" : Name;
+
     internal static ColumnPreview Of(string name, TrainingDataset dataset)
     {
         string[] filled = [.. dataset.Rows.Select(row => Text(row.Values.GetValueOrDefault(name))).Where(static text => text.Length > 0)];

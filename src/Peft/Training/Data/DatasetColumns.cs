@@ -18,11 +18,12 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
     public override string ToString() => $"{Kind}: {string.Join(", ", Names.Select(static entry => $"{entry.Key} = {entry.Value}"))}";
 
     /// <summary>The usual names of the columns.</summary>
-    private static IEnumerable<string> UsualNames(ColumnRole role) => role switch
+    private static IEnumerable<string> UsualNames(ColumnRole role, RowKind kind) => role switch
     {
+        ColumnRole.Text when kind == RowKind.Classified => ["text", "sentence", "sentence1", "premise", "question1"],
+        ColumnRole.TextPair => ["text_pair", "sentence2", "hypothesis", "question2"],
         ColumnRole.Messages => ["messages", "conversations"],
         ColumnRole.Label => ["label", "labels"],
-        ColumnRole.TextPair => ["text_pair"],
         ColumnRole.Words => ["words", "tokens"],
         ColumnRole.Tags => ["tags", "ner_tags", "labels"],
         ColumnRole.Answer => ["answers", "answer"],
@@ -66,7 +67,7 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
         return found.Count > 0 ? found : throw new PeftException("DatasetColumnsUnknown", $"The columns of '{origin}' fit no kind of example: {string.Join(", ", columns)}.")
         {
             Target = origin,
-            RecommendedAction = "Say which column is which, as with -PromptColumn and -CompletionColumn (or -Template in place of the prompt's). Or name them text; prompt and completion; instruction, input and output; messages; prompt, chosen and rejected; prompt, completion and label; text and label; words and tags; question, context and answers; or anchor and positive.",
+            RecommendedAction = "Say which column is which, as with -PromptColumn and -CompletionColumn (or -Template in place of the prompt's), -TextColumn and -LabelColumn. Or name them text; prompt and completion; instruction, input and output; messages; prompt, chosen and rejected; prompt, completion and label; text and label; words and tags; question, context and answers; or anchor and positive.",
         };
     }
 
@@ -126,7 +127,7 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
         Dictionary<ColumnRole, string> names = [];
         foreach (var role in kind.Needed.Concat(kind.Optional).Append(ColumnRole.TaskId))
         {
-            string[] wanted = options.Columns.GetValueOrDefault(role) is { } given ? [given] : [.. UsualNames(role)];
+            string[] wanted = options.Columns.GetValueOrDefault(role) is { } given ? [given] : [.. UsualNames(role, kind)];
             if (wanted.Select(name => Named(columns, name)).FirstOrDefault(static name => name is not null) is { } found)
             {
                 names.Add(role, found);

@@ -9,6 +9,9 @@ namespace Peft.Training.Reports;
 /// <summary>What a training ran on and where: what its options don't say. Saved beside the adapter.</summary>
 public sealed record TrainingRun
 {
+    /// <inheritdoc/>
+    public override string ToString() => $"{Model} on {Data}";
+
     /// <summary>Name of the file in an adapter's folder.</summary>
     public const string FileName = "training_run.json";
 

@@ -128,7 +128,7 @@ internal sealed class PolyLayer : LayerAdapter
             throw new PeftException("TaskIdsMissing", $"'{_name}' knows {_config.TaskCount} tasks, and nobody said which one the rows are.")
             {
                 Target = _name,
-                RecommendedAction = "Give the rows a column task_id, and generation a task id, counted from 0.",
+                RecommendedAction = "Give the rows of the data set, or of -Row, a column task_id, counted from 0; -Options @{ task_ids = 0 } says it for a whole generation.",
             };
         }
 
