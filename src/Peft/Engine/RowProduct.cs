@@ -118,6 +118,10 @@ internal static unsafe class RowProduct
         long i = 0;
         for (; i <= width - 64; i += 64)
         {
+            ReadAhead.Of(w + i);
+            ReadAhead.Of(w + i + 16);
+            ReadAhead.Of(w + i + 32);
+            ReadAhead.Of(w + i + 48);
             a = Vector512.FusedMultiplyAdd(Vector512.Load(w + i), Vector512.Load(x + i), a);
             b = Vector512.FusedMultiplyAdd(Vector512.Load(w + i + 16), Vector512.Load(x + i + 16), b);
             c = Vector512.FusedMultiplyAdd(Vector512.Load(w + i + 32), Vector512.Load(x + i + 32), c);
@@ -134,6 +138,8 @@ internal static unsafe class RowProduct
         long i = 0;
         for (; i <= width - 32; i += 32)
         {
+            ReadAhead.Of(w + i);
+            ReadAhead.Of(w + i + 16);
             a = Vector256.FusedMultiplyAdd(Vector256.Load(w + i), Vector256.Load(x + i), a);
             b = Vector256.FusedMultiplyAdd(Vector256.Load(w + i + 8), Vector256.Load(x + i + 8), b);
             c = Vector256.FusedMultiplyAdd(Vector256.Load(w + i + 16), Vector256.Load(x + i + 16), c);
@@ -151,6 +157,8 @@ internal static unsafe class RowProduct
         long i = 0;
         for (; i <= width - 64; i += 64)
         {
+            ReadAhead.Of(w + i);
+            ReadAhead.Of(w + i + 32);
             var first = Vector512.Load(w + i).AsUInt32();
             var second = Vector512.Load(w + i + 32).AsUInt32();
             a = Vector512.FusedMultiplyAdd(Vector512.ShiftLeft(first, 16).AsSingle(), Vector512.Load(x + i), a);
@@ -177,6 +185,7 @@ internal static unsafe class RowProduct
         long i = 0;
         for (; i <= width - 32; i += 32)
         {
+            ReadAhead.Of(w + i);
             var first = Vector256.Load(w + i).AsUInt32();
             var second = Vector256.Load(w + i + 16).AsUInt32();
             a = Vector256.FusedMultiplyAdd(Vector256.ShiftLeft(first, 16).AsSingle(), Vector256.Load(x + i), a);

@@ -145,7 +145,7 @@ internal static unsafe class SingleQueryKernel
                 }
             }
 
-            (scores[key], scores[key + 1], scores[key + 2], scores[key + 3]) = (Vector512.Sum(a), Vector512.Sum(b), Vector512.Sum(c), Vector512.Sum(d));
+            VectorLanes.Sums(a, b, c, d).Store(scores + key);
         }
 
         for (; key < work->Count; key++)

@@ -17,6 +17,16 @@ internal static class VectorLanes
         return MathF.Max(two[0], two[1]);
     }
 
+    /// <summary>The sums over the lanes of four vectors.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector128<float> Sums(Vector512<float> a, Vector512<float> b, Vector512<float> c, Vector512<float> d)
+    {
+        var first = Avx.HorizontalAdd(a.GetLower() + a.GetUpper(), b.GetLower() + b.GetUpper());
+        var second = Avx.HorizontalAdd(c.GetLower() + c.GetUpper(), d.GetLower() + d.GetUpper());
+        var all = Avx.HorizontalAdd(first, second);
+        return all.GetLower() + all.GetUpper();
+    }
+
     /// <summary>
     /// Two halves as one. <c>Vector512.Create</c> of them begins with a register's old content in .NET 10, which a loop then keeps in memory from one turn to the next.
     /// </summary>

@@ -91,9 +91,16 @@ internal static unsafe class FourBitIntegers
         var factors = Factors(arranged, steps);
         var (a, b, c, d) = (Vector512<float>.Zero, Vector512<float>.Zero, Vector512<float>.Zero, Vector512<float>.Zero);
         var bytes = steps * (Step / 2);
+
+        // Some fours of rows ahead, for what lies nearer is read by the others of the four.
+        var ahead = codes + ((ReadAhead.Bytes + (4 * bytes) - 1) / (4 * bytes) * 4 * bytes);
         long step = 0;
-        for (; step <= steps - 2; step += 2, x += 2 * Step, codes += Step, scales += 2)
+        for (; step <= steps - 2; step += 2, x += 2 * Step, codes += Step, ahead += Step, scales += 2)
         {
+            ReadAhead.At(ahead);
+            ReadAhead.At(ahead + bytes);
+            ReadAhead.At(ahead + (2 * bytes));
+            ReadAhead.At(ahead + (3 * bytes));
             var factor = Vector512.Load(factors + (8 * step));
             a = Vector512.FusedMultiplyAdd(Words(Vector512.Load((short*)codes), values, x), VectorLanes.Pair(scales) * factor, a);
             b = Vector512.FusedMultiplyAdd(Words(Vector512.Load((short*)(codes + bytes)), values, x), VectorLanes.Pair(scales + steps) * factor, b);
@@ -109,7 +116,7 @@ internal static unsafe class FourBitIntegers
             d = Last(codes + (3 * bytes), values, x, scales[3 * steps] * factors[8 * step], d);
         }
 
-        Total(a, b, c, d).Store(sums);
+        VectorLanes.Sums(a, b, c, d).Store(sums);
     }
 
     /// <summary>The product of a row, bit for bit as among four.</summary>
@@ -126,27 +133,18 @@ internal static unsafe class FourBitIntegers
         long step = 0;
         for (; step <= steps - 2; step += 2, x += 2 * Step, codes += Step, scales += 2)
         {
+            ReadAhead.Of(codes);
             sum = Vector512.FusedMultiplyAdd(Words(Vector512.Load((short*)codes), values, x), VectorLanes.Pair(scales) * Vector512.Load(factors + (8 * step)), sum);
         }
 
         sum = step < steps ? Last(codes, values, x, scales[0] * factors[8 * step], sum) : sum;
-        return Total(sum, Vector512<float>.Zero, Vector512<float>.Zero, Vector512<float>.Zero)[0];
+        return VectorLanes.Sums(sum, Vector512<float>.Zero, Vector512<float>.Zero, Vector512<float>.Zero)[0];
     }
 
     /// <summary>A block without another beside it.</summary>
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector512<float> Last(byte* codes, Vector512<short> values, short* x, float scale, Vector512<float> sum) =>
         Vector512.FusedMultiplyAdd(Words(VectorLanes.Joined(Vector256.Load((short*)codes), Vector256<short>.Zero), values, x), Vector512.Create(scale), sum);
-
-    /// <summary>The sums over the lanes of four registers.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector128<float> Total(Vector512<float> a, Vector512<float> b, Vector512<float> c, Vector512<float> d)
-    {
-        var first = Avx.HorizontalAdd(a.GetLower() + a.GetUpper(), b.GetLower() + b.GetUpper());
-        var second = Avx.HorizontalAdd(c.GetLower() + c.GetUpper(), d.GetLower() + d.GetUpper());
-        var all = Avx.HorizontalAdd(first, second);
-        return all.GetLower() + all.GetUpper();
-    }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static float* Factors(float* arranged, long steps) => arranged + TableFloats + ((steps + 1) / 2 * Step);

@@ -147,6 +147,7 @@ internal static unsafe class FourBitRowProduct
         long step = 0;
         for (; step <= steps - 2; step += 2)
         {
+            ReadAhead.Of(codes + (step * Step / 2));
             var scale = VectorLanes.Pair(scales + step);
             sum = Vector512.FusedMultiplyAdd(Words(Vector512.Load((int*)(codes + (step * Step / 2))), entries, x + (step * Step)), scale, sum);
         }
@@ -181,6 +182,7 @@ internal static unsafe class FourBitRowProduct
         var (lower, upper, sum) = (Vector256.Load(table), Vector256.Load(table + 8), Vector256<float>.Zero);
         for (long step = 0; step < steps; step++)
         {
+            ReadAhead.Of(codes + (step * Step / 2));
             var words = Vector256.Load((int*)(codes + (step * Step / 2)));
             var (a, b) = (Vector256<float>.Zero, Vector256<float>.Zero);
             for (var place = 0; place < 8; place += 2)
@@ -215,6 +217,8 @@ internal static unsafe class FourBitRowProduct
         public override long Grain => Math.Max(1, (1 << 14) / _width);
 
         public override int ScratchFloats => FourBitRowProduct.ScratchFloats(_width);
+
+        public override (nint Start, long Bytes) Weights(long from, long to) => ((nint)(_work.Codes + (from * _width / 2)), (to - from) * _width / 2);
 
         protected override void Begin(float* scratch)
         {

@@ -107,6 +107,7 @@ internal static unsafe class Int8RowProduct
             var (a, b) = (Vector512<int>.Zero, Vector512<int>.Zero);
             for (; i <= width - 64; i += 64)
             {
+                ReadAhead.Of(codes + i);
                 a += Avx512BW.MultiplyAddAdjacent(Avx512BW.ConvertToVector512Int16(Vector256.Load(codes + i)), Vector512.Load(x + i));
                 b += Avx512BW.MultiplyAddAdjacent(Avx512BW.ConvertToVector512Int16(Vector256.Load(codes + i + 32)), Vector512.Load(x + i + 32));
             }
@@ -118,6 +119,7 @@ internal static unsafe class Int8RowProduct
             var (a, b) = (Vector256<int>.Zero, Vector256<int>.Zero);
             for (; i <= width - 32; i += 32)
             {
+                ReadAhead.Of(codes + i);
                 a += Avx2.MultiplyAddAdjacent(Avx2.ConvertToVector256Int16(Vector128.Load(codes + i)), Vector256.Load(x + i));
                 b += Avx2.MultiplyAddAdjacent(Avx2.ConvertToVector256Int16(Vector128.Load(codes + i + 16)), Vector256.Load(x + i + 16));
             }
@@ -151,6 +153,8 @@ internal static unsafe class Int8RowProduct
         public override int ScratchFloats => (4 * Room) + 2;
 
         private int Room => ((int)_width + 15) / 16 * 16;
+
+        public override (nint Start, long Bytes) Weights(long from, long to) => ((nint)(_work.Codes + (from * _width)), (to - from) * _width);
 
         protected override void Begin(float* scratch)
         {

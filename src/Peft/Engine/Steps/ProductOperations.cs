@@ -106,6 +106,8 @@ internal sealed unsafe class RowProductOperation(Tensor x, Tensor weight, Produc
 
     public override int ScratchFloats { get; } = (int)weight.size(1);
 
+    public override (nint Start, long Bytes) Weights(long from, long to) => ((nint)_weight.Row(from), (nint)_weight.Row(to) - (nint)_weight.Row(from));
+
     protected override void Begin(float* scratch) => RowProduct.Input(_x, 0, _width, scratch);
 
     protected override void Sum(long from, int count, float* sums, float* scratch)

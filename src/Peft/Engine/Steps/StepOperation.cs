@@ -21,6 +21,11 @@ internal abstract unsafe class StepOperation : IDisposable
     /// <summary>Whether it starts work elsewhere, on a GPU, where operations run in the order in which one thread starts them. It may throw.</summary>
     public virtual bool IsLaunched => false;
 
+    /// <summary>Where weights lie that some parts read one after another, and how many bytes they are; nothing where there are none.</summary>
+    /// <param name="from">The first part.</param>
+    /// <param name="to">The part after the last.</param>
+    public virtual (nint Start, long Bytes) Weights(long from, long to) => default;
+
     /// <summary>Looks up what differs from token to token; by one thread, before the pass.</summary>
     public virtual void Prepare()
     {
@@ -64,18 +69,39 @@ internal sealed unsafe class JoinedOperation(IReadOnlyList<StepOperation> operat
     public override int ScratchFloats { get; } = operations.Max(static operation => operation.ScratchFloats);
 
     /// <inheritdoc/>
+    public override (nint Start, long Bytes) Weights(long from, long to)
+    {
+        foreach (var operation in _operations)
+        {
+            if (from < operation.Parts)
+            {
+                return operation.Weights(from, Math.Min(to, operation.Parts));
+            }
+
+            (from, to) = (from - operation.Parts, to - operation.Parts);
+        }
+
+        return default;
+    }
+
+    /// <inheritdoc/>
     public override void Run(long from, long to, float* scratch)
     {
         long start = 0;
-        foreach (var operation in _operations)
+        for (var i = 0; i < _operations.Length; i++)
         {
+            var operation = _operations[i];
             var (first, last) = (Math.Max(from, start) - start, Math.Min(to, start + operation.Parts) - start);
+            start += operation.Parts;
             if (first < last)
             {
+                if (to > start)
+                {
+                    _ = WeightsAhead.Of(_operations[i + 1], 0, to - start);
+                }
+
                 operation.Run(first, last, scratch);
             }
-
-            start += operation.Parts;
         }
     }
 

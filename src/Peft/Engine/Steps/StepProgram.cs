@@ -15,9 +15,20 @@ internal sealed unsafe class StepProgram : IDisposable
     // A thread that waits for another one, which has a processor, waits for less than this; one that hasn't is let on.
     private const int Turns = 4000;
 
+    // So often it is looked whether that one has a processor at all.
+    private const int TurnsOfLook = 64;
+
+    // Numbers from one thread's processor to the next one's: a cache line.
+    private const int Distance = Alignment / sizeof(int);
+
     private readonly StepOperation[] _operations;
     private readonly bool _isLaunched;
+
+    // For each operation the next one that reads weights.
+    private readonly StepOperation?[] _readers;
     private float* _scratch;
+    private int* _processors;
+    private int _threads;
     private long _scratchFloats;
     private long _stride;
 
@@ -26,6 +37,11 @@ internal sealed unsafe class StepProgram : IDisposable
     {
         _operations = [.. operations];
         _isLaunched = Array.Exists(_operations, static operation => operation.IsLaunched);
+        _readers = new StepOperation?[_operations.Length];
+        for (var i = _operations.Length - 2; i >= 0 && !_isLaunched; i--)
+        {
+            _readers[i] = _operations[i + 1].Weights(0, _operations[i + 1].Parts).Bytes > 0 ? _operations[i + 1] : _readers[i + 1];
+        }
     }
 
     /// <summary>Runs them.</summary>
@@ -73,8 +89,10 @@ internal sealed unsafe class StepProgram : IDisposable
         }
 
         NativeMemory.AlignedFree(_scratch);
+        NativeMemory.AlignedFree(_processors);
         _scratch = null;
-        _scratchFloats = 0;
+        _processors = null;
+        (_scratchFloats, _threads) = (0, 0);
     }
 
     [UnmanagedCallersOnly]
@@ -86,12 +104,24 @@ internal sealed unsafe class StepProgram : IDisposable
 
     private static long Sharing(StepOperation operation, int threads) => Math.Min(threads, (operation.Parts + operation.Grain - 1) / operation.Grain);
 
+    /// <summary>Waits until threads have arrived. Meanwhile it calls weights that it will read, and lets a thread on that can't run but on this processor.</summary>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void WaitFor(ref long arrived, long number)
+    private void WaitFor(ref long arrived, long number, int thread, int threads, ref WeightsAhead ahead)
     {
+        var isShared = false;
         for (var turn = 0; Volatile.Read(ref arrived) < number; turn++)
         {
-            if (turn > Turns)
+            if (ahead.CallNext())
+            {
+                continue;
+            }
+
+            if (turn % TurnsOfLook == 0)
+            {
+                isShared = IsProcessorShared(thread, threads);
+            }
+
+            if (isShared || turn > Turns)
             {
                 Thread.Yield();
             }
@@ -107,8 +137,11 @@ internal sealed unsafe class StepProgram : IDisposable
     {
         var scratch = _scratch + (thread * _stride);
         long passed = 0;
-        foreach (var operation in _operations)
+        StepOperation? reader = null;
+        WeightsAhead ahead = default;
+        for (var i = 0; i < _operations.Length; i++)
         {
+            var operation = _operations[i];
             var (parts, sharing) = (operation.Parts, Sharing(operation, threads));
             if (operation.IsRepeated)
             {
@@ -123,9 +156,43 @@ internal sealed unsafe class StepProgram : IDisposable
             }
 
             passed += threads;
+            StandOn(thread);
             Interlocked.Increment(ref job->Arrived);
-            WaitFor(ref job->Arrived, passed);
+            if (_readers[i] is { } next && !ReferenceEquals(next, reader))
+            {
+                (reader, ahead) = (next, Ahead(next, thread, Sharing(next, threads)));
+            }
+
+            WaitFor(ref job->Arrived, passed, thread, threads, ref ahead);
         }
+    }
+
+    private static WeightsAhead Ahead(StepOperation operation, int thread, long sharing) =>
+        thread < sharing ? WeightsAhead.Of(operation, operation.Parts * thread / sharing, operation.Parts * (thread + 1) / sharing) : default;
+
+    /// <summary>Notes where a thread runs.</summary>
+    private void StandOn(int thread)
+    {
+        var processor = Thread.GetCurrentProcessorId();
+        if (_processors[thread * Distance] != processor)
+        {
+            Volatile.Write(ref _processors[thread * Distance], processor);
+        }
+    }
+
+    /// <summary>Whether another thread was last seen on this thread's processor, as happens beside other programs.</summary>
+    private bool IsProcessorShared(int thread, int threads)
+    {
+        var processor = _processors[thread * Distance];
+        for (var other = 0; other < threads; other++)
+        {
+            if (other != thread && Volatile.Read(ref _processors[other * Distance]) == processor)
+            {
+                return true;
+            }
+        }
+
+        return false;
     }
 
     private void RunAlone(StepOperation operation, int threads)
@@ -157,6 +224,14 @@ internal sealed unsafe class StepProgram : IDisposable
             NativeMemory.AlignedFree(_scratch);
             _scratchFloats = 2 * threads * _stride;
             _scratch = (float*)NativeMemory.AlignedAlloc((nuint)_scratchFloats * sizeof(float), Alignment);
+        }
+
+        if (_threads < threads)
+        {
+            NativeMemory.AlignedFree(_processors);
+            _threads = threads;
+            _processors = (int*)NativeMemory.AlignedAlloc((nuint)(threads * Alignment), Alignment);
+            new Span<int>(_processors, threads * Distance).Fill(-1);
         }
     }
 

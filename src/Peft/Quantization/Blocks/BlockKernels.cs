@@ -118,6 +118,8 @@ internal abstract unsafe class BlockKernels
 
         public override int ScratchFloats => (int)InputFloats(_work.Width);
 
+        public override (nint Start, long Bytes) Weights(long from, long to) => ((nint)(_work.Blocks + (from * _work.Stride)), (to - from) * _work.Stride);
+
         protected override void Begin(float* scratch) => kernels.Arrange(_x, _work.Width, scratch);
 
         protected override void Sum(long from, int count, float* sums, float* scratch)
@@ -155,6 +157,11 @@ internal abstract unsafe class BlockKernels
             for (var row = from; row < to; row++)
             {
                 var block = work->Blocks + (row * work->Stride);
+                for (long i = 0; i < work->Stride; i += ReadAhead.Line)
+                {
+                    ReadAhead.Of(block + i);
+                }
+
                 var sum = work->IsInteger
                     ? BlockIntegers.Dot<T>(block, work->Input, work->Width)
                     : Dot(block, work->Input, work->Input + work->Width, work->Width / (16 * T.Groups));
