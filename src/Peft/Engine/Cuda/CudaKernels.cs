@@ -11,7 +11,7 @@ internal sealed unsafe class CudaKernels : KernelDevice
     /// <summary>The variable that leaves everything on a GPU to the engine's operators: <c>off</c>.</summary>
     public const string Setting = "PEFT_GPU_KERNELS";
 
-    private static readonly string[] s_files = ["Common.cu", "Products.cu", "FourBit.cu", "Rows.cu", "Attention.cu"];
+    private static readonly string[] s_files = ["Common.cu", "Products.cu", "FourBit.cu", "Rows.cu", "Attention.cu", "Training.cu"];
     private static readonly Lazy<CudaCompiler?> s_compiler = new(CudaCompiler.Load);
     private static readonly Lazy<nint> s_data = new(FindData);
     private static readonly ConcurrentDictionary<int, CudaKernels?> s_devices = new();

@@ -197,4 +197,65 @@ internal static class KernelArguments
         public int KeySize;
         public int ValueSize;
     }
+
+    [StructLayout(LayoutKind.Sequential)]
+    public struct NormPass
+    {
+        public nint X;
+        public nint Weight;
+        public nint Y;
+        public nint Inverse;
+        public int Width;
+        public float Epsilon;
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    public struct NormGradient
+    {
+        public nint Gradient;
+        public nint X;
+        public nint Weight;
+        public nint Inverse;
+        public nint Result;
+        public int Width;
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    public struct Turn
+    {
+        public nint X;
+        public nint Y;
+        public nint Cosine;
+        public nint Sine;
+        public long Length;
+        public long RowStride;
+        public long PositionStride;
+        public long Tables;
+        public int Heads;
+        public int Size;
+        public int Turned;
+        public int IsInterleaved;
+        public int Back;
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    public struct Gated
+    {
+        public nint Projections;
+        public nint Other;
+        public long Rows;
+        public long Width;
+    }
+
+    [StructLayout(LayoutKind.Sequential)]
+    public struct CrossEntropy
+    {
+        public nint Logits;
+        public nint Targets;
+        public nint Losses;
+        public long Width;
+        public float Scale;
+        public float Smoothing;
+        public int WantsGradient;
+    }
 }

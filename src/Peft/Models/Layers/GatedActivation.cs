@@ -1,4 +1,5 @@
 using Peft.Engine;
+using Peft.Engine.Cuda;
 using Peft.Models.Steps;
 using TorchSharp;
 using static TorchSharp.torch;
@@ -66,6 +67,11 @@ public static class GatedActivation
             return activation.Apply(halves[0]).mul_(halves[1]).to(projections.dtype).MoveToOuterDisposeScope();
         }
 
+        if (activation.IsSilu && LayerLaunches.Serving(projections) is { } device)
+        {
+            return LayerLaunches.Gated(device, projections);
+        }
+
         if (activation.IsSilu && CpuRows.Serves(projections))
         {
             return GatedKernel.Form(projections);
@@ -115,9 +121,19 @@ public static class GatedActivation
         /// <summary>The gradients take the place of the values.</summary>
         public override void Backward(PieceGradients gradients)
         {
-            if (CpuRows.Serves(_projections) && gradients.Output() is var given && CpuRows.Serves(given) && given.dtype == _projections.dtype)
+            var given = gradients.Output();
+            var device = LayerLaunches.Serving(_projections, given);
+            if (device is not null || (CpuRows.Serves(_projections) && CpuRows.Serves(given) && given.dtype == _projections.dtype))
             {
-                GatedKernel.Gradient(_projections, given);
+                if (device is not null)
+                {
+                    LayerLaunches.GatedGradient(device, _projections, given);
+                }
+                else
+                {
+                    GatedKernel.Gradient(_projections, given);
+                }
+
                 gradients.Add(0, _projections.alias());
                 return;
             }

@@ -1,4 +1,5 @@
 using Peft.Engine;
+using Peft.Engine.Cuda;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -193,10 +194,19 @@ public sealed class Head
     /// <summary>Writes the loss of each row into <paramref name="losses"/> and returns the gradients of them, which may take the product's memory.</summary>
     private Tensor? CrossEntropy(Tensor product, Labelled labelled, Tensor losses, double smoothing, bool wantsGradient)
     {
-        if (SoftCap is null && Offset is null && labelled is { Statistics.Count: 0, Soft: null } && product.NumberOfElements > 0 && CpuRows.Serves(product))
+        if (SoftCap is null && Offset is null && labelled is { Statistics.Count: 0, Soft: null } && product.NumberOfElements > 0)
         {
-            CrossEntropyKernel.Form(product, labelled.Targets, losses, Scale, smoothing, wantsGradient);
-            return wantsGradient ? product : null;
+            if (LayerLaunches.Serving(product) is { } device)
+            {
+                LayerLaunches.CrossEntropy(device, product, labelled.Targets, losses, (Scale, smoothing), wantsGradient);
+                return wantsGradient ? product : null;
+            }
+
+            if (CpuRows.Serves(product))
+            {
+                CrossEntropyKernel.Form(product, labelled.Targets, losses, Scale, smoothing, wantsGradient);
+                return wantsGradient ? product : null;
+            }
         }
 
         var logits = Shape(product);

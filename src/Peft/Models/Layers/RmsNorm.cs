@@ -1,4 +1,5 @@
 using Peft.Engine;
+using Peft.Engine.Cuda;
 using Peft.Models.Steps;
 using static TorchSharp.torch;
 
@@ -54,7 +55,7 @@ public sealed class RmsNorm : Module
             LayerSteps.RmsNorm(recorder, heads, cast, result, _epsilon);
         }
 
-        context.Tape?.Record(new RmsNormPiece(heads, x.shape, inverse, weight, _size, _addsOne), [x], [y], weight.IsTrained);
+        context.Tape?.Record(new RmsNormPiece(heads, x.shape, inverse, weight, (_size, _epsilon), _addsOne), [x], [y], weight.IsTrained);
         return y.MoveToOuterDisposeScope();
     }
 
@@ -63,6 +64,11 @@ public sealed class RmsNorm : Module
 
     private (Tensor Result, Tensor Inverse) Form(Tensor x, Tensor cast)
     {
+        if (LayerLaunches.Serving(x, cast) is { } device)
+        {
+            return LayerLaunches.RootMeanSquare(device, x, cast, _epsilon);
+        }
+
         if (NormKernel.Serves(x, cast))
         {
             return NormKernel.RootMeanSquare(x, cast, _epsilon);
@@ -84,21 +90,26 @@ public sealed class RmsNorm : Module
         private readonly Tensor _inverse;
         private readonly Parameter _weight;
         private readonly long _size;
+        private readonly double _epsilon;
         private readonly bool _addsOne;
 
-        public RmsNormPiece(Tensor x, long[] shape, Tensor inverse, Parameter weight, long size, bool addsOne)
+        public RmsNormPiece(Tensor x, long[] shape, Tensor inverse, Parameter weight, (long Size, double Epsilon) norm, bool addsOne)
         {
             _addsOne = addsOne;
             _x = Keep(x);
             _shape = shape;
             _inverse = Keep(inverse);
             _weight = weight;
-            _size = size;
+            (_size, _epsilon) = norm;
         }
 
         public override bool CanRecompute => true;
 
-        public override Tensor Recompute() => Form(_x, _inverse, Weight).view(_shape);
+        public override Tensor Recompute()
+        {
+            var weight = Weight;
+            return (LayerLaunches.Serving(_x, weight) is { } device ? LayerLaunches.RootMeanSquare(device, _x, weight, _epsilon).Result : Form(_x, _inverse, weight)).view(_shape);
+        }
 
         private Tensor Weight => Scale(_weight, _x.dtype, _addsOne);
 
@@ -111,8 +122,15 @@ public sealed class RmsNorm : Module
                 return;
             }
 
+            var weight = Weight;
+            if (g.is_contiguous() && LayerLaunches.Serving(_x, g, _inverse, weight) is { } device)
+            {
+                gradients.Add(0, LayerLaunches.RootMeanSquareGradient(device, g, _x, _inverse, weight).view(_shape));
+                return;
+            }
+
             // d/dx of w x r(x): r (g w) − x r³/n Σ (g w x).
-            var gx = g.mul(Weight);
+            var gx = g.mul(weight);
             var along = gx.mul(_x).sum(-1, keepdim: true).mul_(_inverse.pow(3).mul_(1.0 / _size));
             gradients.Add(0, gx.mul_(_inverse).addcmul_(_x, along, -1).view(_shape));
         }

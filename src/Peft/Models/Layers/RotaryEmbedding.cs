@@ -1,4 +1,5 @@
 using Peft.Engine;
+using Peft.Engine.Cuda;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -119,13 +120,17 @@ public sealed record RotaryTables(Tensor Cosine, Tensor Sine, bool IsInterleaved
     /// <summary>Turns heads.</summary>
     /// <param name="heads">[rows, length, heads, head size]; elements beyond the tables' size stay.</param>
     /// <returns>Of the same shape, in memory of its own.</returns>
-    public Tensor Rotate(Tensor heads) => !IsInterleaved && RotaryKernel.Serves(heads, Cosine, Sine)
+    public Tensor Rotate(Tensor heads) => LayerLaunches.Turning(heads, Cosine, Sine) is { } device
+        ? LayerLaunches.Turn(device, heads, (Cosine, Sine), IsInterleaved, back: false)
+        : !IsInterleaved && RotaryKernel.Serves(heads, Cosine, Sine)
         ? RotaryKernel.Rotate(heads, Cosine, Sine, back: false)
         : Apply(heads, static (x, tables) => x.mul(tables.Cosine).addcmul_(tables.Partner(x), tables.Sine, 1));
 
     /// <summary>Turns gradients back.</summary>
     /// <param name="gradient">[rows, length, heads, head size].</param>
-    public Tensor TurnBack(Tensor gradient) => !IsInterleaved && RotaryKernel.Serves(gradient, Cosine, Sine)
+    public Tensor TurnBack(Tensor gradient) => LayerLaunches.Turning(gradient, Cosine, Sine) is { } device
+        ? LayerLaunches.Turn(device, gradient, (Cosine, Sine), IsInterleaved, back: true)
+        : !IsInterleaved && RotaryKernel.Serves(gradient, Cosine, Sine)
         ? RotaryKernel.Rotate(gradient, Cosine, Sine, back: true)
         : Apply(gradient, static (g, tables) => g.mul(tables.Cosine).add_(tables.Partner(g.mul(tables.Sine))));
 

@@ -21,6 +21,14 @@ __device__ inline float widen(element x) { return half_to_float(x); }
 __device__ inline element narrow(float x) { return float_to_half(x); }
 #endif
 
+#if ELEMENT == 0
+__device__ inline unsigned bits_of(element x) { return __float_as_uint(x); }
+__device__ inline element element_of(unsigned bits) { return __uint_as_float(bits); }
+#else
+__device__ inline unsigned bits_of(element x) { return x; }
+__device__ inline element element_of(unsigned bits) { return (element)bits; }
+#endif
+
 #define PER_VECTOR (16 / (int)sizeof(element))
 
 // A value as it is when it was stored.

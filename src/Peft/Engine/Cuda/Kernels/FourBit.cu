@@ -20,8 +20,9 @@ __device__ inline float scale_of(const FourBitBlocks& blocks, long long element_
         : ((const float*)blocks.scales)[block];
 }
 
-#define CHUNK 4096
-#define ROWS_AT_ONCE 2
+#define ROWS_AT_ONCE 8
+#define PRODUCT_WARPS 4
+#define NUMBERS_OF_LANE 32
 
 struct FourBitProductArguments
 {
@@ -32,68 +33,119 @@ struct FourBitProductArguments
     long long width;
 };
 
-// A warp forms two rows' sums. The input lies in shared memory so that the lanes, each with 32 numbers side by side, read neighbouring banks.
+// The value of the number that begins at a bit of a word; the offset of a float is four times its index.
+__device__ inline float looked_up(const float* values, unsigned word, int bit)
+{
+    return *(const float*)((const char*)values + ((bit < 2 ? word << 2 : word >> (bit - 2)) & 60));
+}
+
+// The inputs that a lane multiplies with: 32, side by side.
+__device__ inline void read_input(const element* from, float* x)
+{
+    if (is_aligned(from, 0))
+    {
+#pragma unroll
+        for (int i = 0; i < NUMBERS_OF_LANE / PER_VECTOR; i++)
+        {
+            uint4 bits = ((const uint4*)from)[i];
+            const unsigned words[4] = {bits.x, bits.y, bits.z, bits.w};
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+            {
+#if ELEMENT == 0
+                x[i * 4 + j] = __uint_as_float(words[j]);
+#else
+                x[i * 8 + 2 * j] = widen((element)(words[j] & 0xFFFF));
+                x[i * 8 + 2 * j + 1] = widen((element)(words[j] >> 16));
+#endif
+            }
+        }
+    }
+    else
+    {
+        for (int i = 0; i < NUMBERS_OF_LANE; i++)
+        {
+            x[i] = widen(from[i]);
+        }
+    }
+}
+
+// A block forms the sums of eight rows; each of its warps takes other columns, each lane 32 of them side by side, for all eight.
 KERNEL(four_bit_product, FourBitProductArguments)
 {
-    __shared__ float x[CHUNK];
     __shared__ float values[16];
-    int lane = threadIdx.x % WARP;
-    long long first = ((long long)blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP) * ROWS_AT_ONCE;
-    float sums[ROWS_AT_ONCE] = {0, 0};
+    __shared__ float sums_of_warps[PRODUCT_WARPS][ROWS_AT_ONCE];
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    long long first = (long long)blockIdx.x * ROWS_AT_ONCE;
     if (threadIdx.x < 16)
     {
         values[threadIdx.x] = arguments.blocks.values[threadIdx.x];
     }
 
-    for (long long start = 0; start < arguments.width; start += CHUNK)
+    __syncthreads();
+    float sums[ROWS_AT_ONCE];
+#pragma unroll
+    for (int r = 0; r < ROWS_AT_ONCE; r++)
     {
-        int count = arguments.width - start < CHUNK ? (int)(arguments.width - start) : CHUNK;
-        __syncthreads();
-        for (int i = threadIdx.x; i < count; i += blockDim.x)
+        sums[r] = 0;
+    }
+
+    for (long long at = (long long)threadIdx.x * NUMBERS_OF_LANE; at < arguments.width; at += PRODUCT_WARPS * WARP * NUMBERS_OF_LANE)
+    {
+        float x[NUMBERS_OF_LANE];
+        read_input(arguments.x + at, x);
+        uint4 bytes[ROWS_AT_ONCE];
+        float scales[ROWS_AT_ONCE];
+#pragma unroll
+        for (int r = 0; r < ROWS_AT_ONCE; r++)
         {
-            x[(i & ~1023) + (i & 31) * WARP + ((i & 1023) >> 5)] = widen(arguments.x[start + i]);
+            // Behind the last row it is read once more, for nothing.
+            long long row = first + r < arguments.rows ? first + r : arguments.rows - 1;
+            long long index = row * arguments.width + at;
+            bytes[r] = *(const uint4*)(arguments.blocks.packed + index / 2);
+            scales[r] = scale_of(arguments.blocks, index);
         }
 
-        __syncthreads();
-        for (int at = lane * 32; at < count; at += 1024)
+#pragma unroll
+        for (int r = 0; r < ROWS_AT_ONCE; r++)
         {
-            const float* own = x + (at & ~1023) + lane;
+            const unsigned words[4] = {bytes[r].x, bytes[r].y, bytes[r].z, bytes[r].w};
+            float sum = 0;
 #pragma unroll
-            for (int r = 0; r < ROWS_AT_ONCE; r++)
+            for (int word = 0; word < 4; word++)
             {
-                if (first + r >= arguments.rows)
-                {
-                    continue;
-                }
-
-                long long index = (first + r) * arguments.width + start + at;
-                uint4 bytes = *(const uint4*)(arguments.blocks.packed + index / 2);
-                const unsigned words[4] = {bytes.x, bytes.y, bytes.z, bytes.w};
-                float sum = 0;
 #pragma unroll
-                for (int word = 0; word < 4; word++)
+                for (int i = 0; i < 4; i++)
                 {
-#pragma unroll
-                    for (int i = 0; i < 4; i++)
-                    {
-                        unsigned two = words[word] >> (8 * i);
-                        sum += values[(two >> 4) & 15] * own[(word * 8 + i * 2) * WARP];
-                        sum += values[two & 15] * own[(word * 8 + i * 2 + 1) * WARP];
-                    }
+                    sum += looked_up(values, words[word], 8 * i + 4) * x[word * 8 + 2 * i];
+                    sum += looked_up(values, words[word], 8 * i) * x[word * 8 + 2 * i + 1];
                 }
-
-                sums[r] += sum * scale_of(arguments.blocks, index);
             }
+
+            sums[r] += sum * scales[r];
         }
     }
 
+#pragma unroll
     for (int r = 0; r < ROWS_AT_ONCE; r++)
     {
         float sum = sum_of(sums[r], WARP);
-        if (lane == 0 && first + r < arguments.rows)
+        if (lane == 0)
         {
-            put(arguments.target, first + r, sum);
+            sums_of_warps[warp][r] = sum;
         }
+    }
+
+    __syncthreads();
+    if (threadIdx.x < ROWS_AT_ONCE && first + threadIdx.x < arguments.rows)
+    {
+        float sum = 0;
+        for (int other = 0; other < PRODUCT_WARPS; other++)
+        {
+            sum += sums_of_warps[other][threadIdx.x];
+        }
+
+        put(arguments.target, first + threadIdx.x, sum);
     }
 }
 
@@ -120,6 +172,14 @@ __device__ inline float rounded_as(float x, int stored)
 // Eight numbers a thread.
 KERNEL(four_bit_unpack, FourBitUnpackArguments)
 {
+    // Lanes that look up different parameters would wait for one another.
+    __shared__ float values[16];
+    if (threadIdx.x < 16)
+    {
+        values[threadIdx.x] = arguments.blocks.values[threadIdx.x];
+    }
+
+    __syncthreads();
     long long start = ((long long)blockIdx.x * blockDim.x + threadIdx.x) * 8;
     if (start >= arguments.count)
     {
@@ -132,34 +192,36 @@ KERNEL(four_bit_unpack, FourBitUnpackArguments)
         for (long long i = start; i < arguments.count; i++)
         {
             unsigned byte = arguments.blocks.packed[i / 2];
-            arguments.target[i] = narrow(rounded_as(arguments.blocks.values[i & 1 ? byte & 15 : byte >> 4] * scale, arguments.stored));
+            arguments.target[i] = narrow(rounded_as(values[i & 1 ? byte & 15 : byte >> 4] * scale, arguments.stored));
         }
 
         return;
     }
 
     unsigned bytes = *(const unsigned*)(arguments.blocks.packed + start / 2);
-    element result[8];
+    element* target = arguments.target + start;
+    unsigned result[8];
 #pragma unroll
     for (int i = 0; i < 4; i++)
     {
-        unsigned two = bytes >> (8 * i);
-        result[2 * i] = narrow(rounded_as(arguments.blocks.values[(two >> 4) & 15] * scale, arguments.stored));
-        result[2 * i + 1] = narrow(rounded_as(arguments.blocks.values[two & 15] * scale, arguments.stored));
+        result[2 * i] = bits_of(narrow(rounded_as(looked_up(values, bytes, 8 * i + 4) * scale, arguments.stored)));
+        result[2 * i + 1] = bits_of(narrow(rounded_as(looked_up(values, bytes, 8 * i) * scale, arguments.stored)));
     }
 
-    if (is_aligned(arguments.target + start, 0))
+    if (is_aligned(target, 0))
     {
-        for (int i = 0; i < 8; i += PER_VECTOR)
-        {
-            *(uint4*)(arguments.target + start + i) = *(const uint4*)(result + i);
-        }
+#if ELEMENT == 0
+        ((uint4*)target)[0] = uint4{result[0], result[1], result[2], result[3]};
+        ((uint4*)target)[1] = uint4{result[4], result[5], result[6], result[7]};
+#else
+        ((uint4*)target)[0] = uint4{result[0] | result[1] << 16, result[2] | result[3] << 16, result[4] | result[5] << 16, result[6] | result[7] << 16};
+#endif
     }
     else
     {
         for (int i = 0; i < 8; i++)
         {
-            arguments.target[start + i] = result[i];
+            target[i] = element_of(result[i]);
         }
     }
 }
