@@ -24,6 +24,7 @@ internal sealed class RemainingTime(int firstStep, int totalSteps, int evaluatio
     private double _evaluated;
     private int _evaluations;
     private int _toCome = evaluations;
+    private readonly int _firstStep = firstStep;
     private int _steps = firstStep;
     private double _seconds;
     private double _compiled;
@@ -43,7 +44,7 @@ internal sealed class RemainingTime(int firstStep, int totalSteps, int evaluatio
     public void AfterStep(int steps, double elapsed, long tokens = 0, double compiled = 0)
     {
         var seconds = elapsed - _evaluated - _seconds;
-        var share = steps - firstStep <= WarmUpSteps ? double.MaxValue : (compiled - _compiled) / Math.Max(seconds, 1e-9);
+        var share = steps - _firstStep <= WarmUpSteps ? double.MaxValue : (compiled - _compiled) / Math.Max(seconds, 1e-9);
         (_steps, _seconds, _compiled, _tokens) = (steps, _seconds + seconds, compiled, _tokens + tokens);
         if (share < MostCompiled)
         {

@@ -20,7 +20,7 @@ public sealed class GpuLayerTests
     [MemberData(nameof(Types))]
     public void The_norm_and_the_gradient_of_its_input_are_autograds(ScalarType type, double tolerance) => EmulatedKernels.Use(device =>
     {
-        foreach (var width in (long[])[1, 7, 96, 577])
+        foreach (var width in (long[])[7, 40, 96, 577])
         {
             using var scope = NewDisposeScope();
             var (x, weight, g) = (randn([5, width]).to(type), randn([width]).to(type), randn([5, width]).to(type));
