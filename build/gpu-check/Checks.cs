@@ -26,6 +26,8 @@ internal static class Checks
         ["families"] = ModelChecks.Families,
         ["methods"] = ModelChecks.Methods,
         ["quantised"] = ModelChecks.Quantised,
+        ["placement"] = ModelChecks.Placement,
+        ["optimisers"] = ModelChecks.Optimisers,
         ["diffusion"] = ModelChecks.Diffusion,
         ["shell"] = ShellChecks.Run,
         ["speed-1b"] = machine => SpeedChecks.Run(machine, "1b"),

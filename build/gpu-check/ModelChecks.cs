@@ -8,11 +8,13 @@ using Peft.Files;
 using Peft.Generation;
 using Peft.Models;
 using Peft.Models.Heads;
+using Peft.Models.Placement;
 using Peft.Quantization;
 using Peft.Tensors;
 using Peft.Training;
 using Peft.Training.Data;
 using Peft.Training.Objectives;
+using Peft.Training.Optimizers;
 using TorchSharp;
 using static TorchSharp.torch;
 
@@ -149,6 +151,54 @@ internal static class ModelChecks
         misses.Report();
     }
 
+    /// <summary>A model whose blocks lie on the device, in the processor's memory and on the disk: the losses of one that lies on the CPU.</summary>
+    public static void Placement(CheckMachine machine)
+    {
+        var home = machine.IsGpu ? "0" : DeviceMapRequest.Cpu;
+        var folder = Directory.CreateTempSubdirectory("peft-offload-").FullName;
+        try
+        {
+            PeftModel Open(Device device)
+            {
+                var map = new DeviceMapRequest
+                {
+                    Table = [("model.layers.1", DeviceMapRequest.Cpu), ("model.layers.2", DeviceMapRequest.Disk), ("", home)],
+                    OffloadFolder = folder,
+                };
+                var model = PeftModel.Load(machine.At("assets", "pocket-llama"), new LoadOptions { DataType = ScalarType.Float32, Device = device, DeviceMap = device.type == DeviceType.CPU ? null : map });
+                model.AddAdapter(new LoraConfig { Rank = 8, Alpha = 16, TargetModules = ModuleNames.AllLinear, TaskType = "CAUSAL_LM" }, seed: 1);
+                return model;
+            }
+
+            SameLosses(machine, Open, randint(5, 512, [2, 24], ScalarType.Int64, CPU));
+            using var spread = Open(machine.Device);
+            Console.WriteLine($"  {string.Join(", ", spread.DeviceMap.Select(static row => $"{(row.Module.Length == 0 ? "all else" : row.Module)}: {row.Device}"))}");
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
+
+    /// <summary>Every optimiser: the losses of a few steps as on the CPU.</summary>
+    public static void Optimisers(CheckMachine machine)
+    {
+        var misses = new Misses();
+        var ids = randint(5, 512, [2, 24], ScalarType.Int64, CPU);
+        foreach (var name in OptimizerRegistry.Names)
+        {
+            misses.Try(name, () => SameLosses(machine, device =>
+            {
+                var model = PeftModel.Load(machine.At("assets", "pocket-llama"), new LoadOptions { DataType = ScalarType.Float32, Device = device });
+                model.AddAdapter(new LoraConfig { Rank = 8, Alpha = 16, TargetModules = ModuleNames.AllLinear, TaskType = "CAUSAL_LM" }, seed: 1);
+                return model;
+            }, ids, name));
+        }
+
+        Console.WriteLine($"  {OptimizerRegistry.Names.Count} optimisers");
+        misses.Report();
+    }
+
     /// <summary>The recorded pipelines' small models: the same picture from the same seed.</summary>
     public static void Diffusion(CheckMachine machine)
     {
@@ -199,7 +249,7 @@ internal static class ModelChecks
         public void Dispose() => Directory.Delete(Path, recursive: true);
     }
 
-    private static void SameLosses(CheckMachine machine, Func<Device, PeftModel> open, Tensor ids)
+    private static void SameLosses(CheckMachine machine, Func<Device, PeftModel> open, Tensor ids, string? optimizer = null)
     {
         double[] Losses(Device device)
         {
@@ -209,7 +259,7 @@ internal static class ModelChecks
                 Model = model,
                 AdapterName = "default",
                 Data = new SameRow(ids),
-                Options = new TrainingOptions { Objective = ObjectiveRegistry.DefaultFor(model.Base), LearningRate = 1e-3, BatchSize = (int)ids.size(0), MaxSteps = Steps },
+                Options = new TrainingOptions { Objective = ObjectiveRegistry.DefaultFor(model.Base), LearningRate = 1e-3, BatchSize = (int)ids.size(0), MaxSteps = Steps, Optimizer = optimizer ?? new TrainingOptions().Optimizer },
             }).Train().Losses];
         }
 
