@@ -29,7 +29,7 @@ public sealed partial class RecommendedActionFeedback : IFeedbackProvider
     public Dictionary<string, string>? FunctionsToDefine => null;
 
     /// <inheritdoc/>
-    public FeedbackTrigger Trigger => FeedbackTrigger.Error;
+    public FeedbackTrigger Trigger => FeedbackTrigger.Error | FeedbackTrigger.CommandNotFound;
 
     /// <summary>Makes the provider known to PowerShell, once for the process: it says nothing of errors that aren't this module's.</summary>
     public static void Register()
@@ -44,9 +44,28 @@ public sealed partial class RecommendedActionFeedback : IFeedbackProvider
     public FeedbackItem? GetFeedback(FeedbackContext context, CancellationToken token)
     {
         ArgumentNullException.ThrowIfNull(context);
+        if (context.LastError is { } last && PythonNameIn(last) is { } name)
+        {
+            return new FeedbackItem($"What PEFT and its relatives call {name} is a command here:", [PythonNames.Commands[name]], FeedbackDisplayLayout.Portrait);
+        }
+
         return context.LastError is { ErrorDetails.RecommendedAction: { Length: > 0 } action } error && error.FullyQualifiedErrorId.Contains("," + Cmdlets, StringComparison.Ordinal)
             ? new FeedbackItem(action, [.. Commands(context.CommandLine, action)], FeedbackDisplayLayout.Portrait)
             : null;
+    }
+
+    /// <summary>The name of a Python function or class that somebody called, as a command or as a method of one of this module's objects; null for anything else.</summary>
+    /// <param name="error">What came of it.</param>
+    public static string? PythonNameIn(ErrorRecord error)
+    {
+        ArgumentNullException.ThrowIfNull(error);
+        var name = error.FullyQualifiedErrorId switch
+        {
+            "CommandNotFoundException" => (error.TargetObject as string)?.Split('.')[^1],
+            "MethodNotFound" when Method().Match(error.Exception.Message) is { Success: true } match => match.Groups[1].Value,
+            _ => null,
+        };
+        return name is not null && PythonNames.Commands.ContainsKey(name) ? name : null;
     }
 
     /// <summary>The commands that a recommendation comes to.</summary>
@@ -75,6 +94,10 @@ public sealed partial class RecommendedActionFeedback : IFeedbackProvider
     /// <summary>A command with its parameters, whose values are a word or quoted; a word of the sentence follows no parameter that takes none.</summary>
     [GeneratedRegex(@"\b(?:Get|Set|New|Import|Export|Remove|Save|Merge|Undo|Measure|Show|Enable|Disable|Add|Convert|ConvertTo|Compare|Invoke|Select|Split|Join|Test)-(?:Peft|Lora|Model|Training|Text|Active|Hub|Chat|Quantization|Perplexity|Adapter)\w*(?:\s+-[A-Z]\w+(?:\s+(?:'[^']*'|[a-z0-9./]+(?=\s*(?:[,.;)]|$|-))|float32|bfloat16|cuda))?)*", RegexOptions.CultureInvariant, 1000)]
     private static partial Regex Named();
+
+    /// <summary>A method that an object of this module hasn't.</summary>
+    [GeneratedRegex(@"\[Peft\.[\w.]+\].*'(\w+)'", RegexOptions.CultureInvariant, 1000)]
+    private static partial Regex Method();
 
     /// <summary>A switch that the sentence says to use.</summary>
     [GeneratedRegex(@"(?:with|by|Use|use)\s+(-(?:Force|Resume|AsLora|Unload|GradientCheckpointing|Full|StructureOnly))\b", RegexOptions.CultureInvariant, 1000)]

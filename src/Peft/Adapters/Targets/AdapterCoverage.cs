@@ -15,7 +15,7 @@ public sealed record AdapterCoverage(IReadOnlyList<CoverageRow> Matched, IReadOn
         var reached = adapter.Layers.Select(static layer => layer.Layer.Weight).Concat(copied.Select(static target => target.Parameter)).ToHashSet();
         return new AdapterCoverage(
             [
-                .. Sum(adapter.Layers.Select(static layer => (layer.Layer.Module, layer.Layer.Module.Name, Count: layer.Adapter.Parameters.Where(static entry => entry.Role == ParameterRole.Trained).Sum(static entry => entry.Parameter.Count)))),
+                .. Sum(adapter.Layers.Select(static layer => (layer.Layer.Module, NameOf(layer.Layer.Module), Count: layer.Adapter.Parameters.Where(static entry => entry.Role == ParameterRole.Trained).Sum(static entry => entry.Parameter.Count)))),
                 .. Sum(copied.Select(static target => (target.Module, $"{target.Module.Name}.{target.Parameter.Name}", target.Parameter.Count))),
             ],
             Sum(model.NamedParameters()
@@ -25,6 +25,9 @@ public sealed record AdapterCoverage(IReadOnlyList<CoverageRow> Matched, IReadOn
 
     /// <inheritdoc/>
     public override string ToString() => string.Join(", ", Matched);
+
+    /// <summary>A module's name; in a list, where that is a number, with the list's (<c>to_out.0</c>).</summary>
+    private static string NameOf(Module module) => module.Name.All(char.IsAsciiDigit) && module.Parent is { Name.Length: > 0 } list ? $"{list.Name}.{module.Name}" : module.Name;
 
     private static CoverageRow[] Sum(IEnumerable<(Module Module, string Name, long Count)> entries) =>
     [
