@@ -184,7 +184,7 @@ public static class ModelLoader
             options.OnProgress?.Invoke(done, total);
         }
 
-        TieAsStored(model, options);
+        TieAsStored(model, store, options);
         reader.PackRest();
         placement?.Finish(model);
         reader.Finish();
@@ -433,7 +433,7 @@ public static class ModelLoader
     }
 
     /// <summary>What shares weights is decided by what the file holds: a follower with values of its own keeps them, one that stands alone lends them to its owner.</summary>
-    private static void TieAsStored(PretrainedModel model, LoadOptions options)
+    private static void TieAsStored(PretrainedModel model, TensorStore store, LoadOptions options)
     {
         var ties = model.TiedParameters.ToHashSet();
         foreach (var (ownerPath, followerPath) in model.PossibleTies.ToArray())
@@ -444,7 +444,7 @@ public static class ModelLoader
                 owner.Assign(only.alias());
             }
 
-            if (owner.Value is { } shared && follower is { IsOwner: true, Value: { } own } && !shared.eq(own).all().item<bool>())
+            if (owner.Value is { } shared && follower is { IsOwner: true, Value: { } own } && !TensorMemory.AreEqual(shared, own))
             {
                 if (!ties.Contains((ownerPath, followerPath)))
                 {
@@ -456,6 +456,7 @@ public static class ModelLoader
             }
             else
             {
+                store.DropPages(follower.Value);
                 follower.TieTo(owner);
             }
         }

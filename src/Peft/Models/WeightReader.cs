@@ -260,11 +260,9 @@ internal sealed class WeightReader
         source = isPiece ? source.narrow(0, part.FileStart, part.Size) : source;
         Check(source.shape, target.shape, path);
         target.copy_(source);
-        if (_store.IsMapped(source))
-        {
-            // The copy is what is computed with; the file's pages would stay beside it.
-            MappedPages.Drop(TensorMemory.Address(source), source.NumberOfElements * source.ElementSize);
-        }
+
+        // The copy is what is computed with; the file's pages would stay beside it.
+        _store.DropPages(source);
     }
 
     private void Check(IReadOnlyList<long> found, IReadOnlyList<long> expected, string path)

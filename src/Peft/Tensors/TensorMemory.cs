@@ -1,5 +1,6 @@
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tensors;
@@ -78,6 +79,32 @@ internal static unsafe class TensorMemory
         }
     }
 
+    /// <summary>Whether two tensors hold the same, looked at piece by piece up to the first difference: what of a file lies behind it isn't read.</summary>
+    /// <param name="one">Any tensor.</param>
+    /// <param name="other">One of the same shape.</param>
+    public static bool AreEqual(Tensor one, Tensor other)
+    {
+        if (one.dtype != other.dtype || !IsPlain(one) || !IsPlain(other))
+        {
+            using var scope = NewDisposeScope();
+            return one.eq(other).all().item<bool>();
+        }
+
+        var first = Pointer(one);
+        var second = Pointer(other);
+        var length = one.NumberOfElements * one.ElementSize;
+        var areEqual = length == other.NumberOfElements * other.ElementSize;
+        for (long offset = 0; areEqual && offset < length; offset += ChunkBytes)
+        {
+            var count = (int)Math.Min(ChunkBytes, length - offset);
+            areEqual = new ReadOnlySpan<byte>(first + offset, count).SequenceEqual(new ReadOnlySpan<byte>(second + offset, count));
+        }
+
+        GC.KeepAlive(one);
+        GC.KeepAlive(other);
+        return areEqual;
+    }
+
     /// <summary>Copies a part of a tensor's bytes.</summary>
     /// <param name="tensor">Contiguous and on the CPU.</param>
     /// <param name="target">Takes them.</param>
@@ -103,4 +130,6 @@ internal static unsafe class TensorMemory
             stream.Write(new ReadOnlySpan<byte>(pointer + offset, (int)Math.Min(ChunkBytes, length - offset)));
         }
     }
+
+    private static bool IsPlain(Tensor tensor) => tensor.device_type == DeviceType.CPU && tensor.is_contiguous();
 }

@@ -1,4 +1,5 @@
 using System.Diagnostics.CodeAnalysis;
+using Peft.Engine;
 using Peft.Files;
 using Peft.Tensors.Gguf;
 using Peft.Tensors.Pickle;
@@ -102,6 +103,16 @@ public abstract class TensorStore : IDisposable
     /// <summary>Has <see cref="Map"/> map files of any size from now on, where the format allows it and the file is on this machine.</summary>
     internal virtual void MapSmallFiles()
     {
+    }
+
+    /// <summary>Takes a tensor's pages out of this process's memory where they are a file's; who looks at it reads them again.</summary>
+    /// <param name="tensor">A tensor of this store, which nobody wrote to, or a view of one; or null.</param>
+    internal void DropPages(Tensor? tensor)
+    {
+        if (tensor is not null && IsMapped(tensor))
+        {
+            MappedPages.Drop(TensorMemory.Address(tensor), tensor.NumberOfElements * tensor.ElementSize);
+        }
     }
 
     /// <summary>Whether a tensor's memory is one of the store's files.</summary>

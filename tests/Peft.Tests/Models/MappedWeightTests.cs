@@ -108,6 +108,32 @@ public sealed class MappedWeightTests : IDisposable
         Assert.InRange(Resident(Weights), 1, file - joined + (joined / 10));
     }
 
+    [SkippableTheory]
+    [InlineData(null, 0)]
+    [InlineData(1, 1)]
+    public void A_table_and_a_head_are_compared_up_to_the_first_difference_and_what_is_shared_leaves_one_of_them_in_memory(int? value, int tables)
+    {
+        Skip.IfNot(OperatingSystem.IsLinux(), "Elsewhere the system decides by itself which pages stay.");
+        Save(LargeVocabulary, value);
+        using var model = PeftModel.Load(_folder.Path);
+        long table = (long)LargeVocabulary * Hidden * sizeof(float);
+        Assert.InRange(Resident(Weights), 0, (tables * table) + (table / 8));
+    }
+
+    [Fact]
+    public void Tensors_are_compared_by_their_values_whatever_their_types_and_places()
+    {
+        using var scope = NewDisposeScope();
+        var values = randn(40, 50);
+        var other = values.clone();
+        Assert.True(TensorMemory.AreEqual(values, other));
+        Assert.True(TensorMemory.AreEqual(values.to(ScalarType.Float64), other));
+        Assert.True(TensorMemory.AreEqual(values.t(), other.t().contiguous()));
+        other[39, 49] = 7;
+        Assert.False(TensorMemory.AreEqual(values, other));
+        Assert.False(TensorMemory.AreEqual(values.t(), other.t()));
+    }
+
     /// <summary>How many bytes of a mapped file are in this process's memory.</summary>
     private static long Resident(string path)
     {

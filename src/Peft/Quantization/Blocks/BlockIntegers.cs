@@ -40,6 +40,17 @@ internal static unsafe class BlockIntegers
                 var magnitude = VectorLanes.Largest(most);
                 *factors = magnitude / LargestInput;
                 var inverse = magnitude == 0 ? 0 : LargestInput / magnitude;
+                if (Avx512F.IsSupported)
+                {
+                    for (long i = 0; i < blockWidth; i += 16)
+                    {
+                        var rounded = Avx512F.ConvertToVector512Int32(Vector512.Load(values + i) * Vector512.Create(inverse));
+                        Avx512F.ConvertToVector256Int16WithSaturation(rounded).Store(integers + start + i);
+                    }
+
+                    continue;
+                }
+
                 for (long i = 0; i < blockWidth; i++)
                 {
                     integers[start + i] = (short)MathF.Round(values[i] * inverse);
