@@ -205,6 +205,9 @@ public sealed class Tape : IDisposable
         : throw new InvalidOperationException(
             "A tensor reached a piece from outside the tape; its gradient would be lost. Pass on the tensor a piece returned, or form views inside a piece.");
 
+    /// <summary>Whether no piece keeps or reads a tensor so far, so that the next one may write over it in the backward pass.</summary>
+    internal bool IsFree(Tensor tensor) => MarkOf(tensor) is { IsKept: false, IsRead: false };
+
     /// <summary>A piece that writes over its input in the backward pass must be the only one that has it.</summary>
     private void MarkRead(Piece piece, IReadOnlyList<Tensor> inputs)
     {

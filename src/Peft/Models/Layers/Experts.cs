@@ -151,9 +151,7 @@ internal sealed class ExpertWeight(Module module, Parameter weight, Parameter? b
             return Product(x, rows, context);
         }
 
-        // A copy: autograd keeps what an adapter gave, and the activation writes over its input in the backward pass.
-        var y = weight.Slot!.Forward(x, context with { ExpertRows = rows }, (input, inner) => Product(input, rows, inner));
-        return context.Tape is null ? y : Concatenation.Forward([y], context);
+        return weight.Slot!.Forward(x, context with { ExpertRows = rows }, (input, inner) => Product(input, rows, inner));
     }
 
     private Tensor Product(Tensor x, ExpertRows rows, ForwardContext context)

@@ -14,7 +14,7 @@ public static class GatedActivation
     private const long GpuElements = 1 << 28;
 
     /// <summary>Runs it.</summary>
-    /// <param name="projections">Gate and up side by side, [rows, 2 · width]. Its memory is overwritten in the backward pass, so no other piece may read it.</param>
+    /// <param name="projections">Gate and up side by side, [rows, 2 · width]. Its memory is overwritten in the backward pass where no earlier piece keeps or reads it; no later one may.</param>
     /// <param name="activation">The activation.</param>
     /// <param name="context">The forward pass.</param>
     /// <returns>[rows, width].</returns>
@@ -45,7 +45,7 @@ public static class GatedActivation
         }
 
         var output = Form(projections, activation, context);
-        tape.Record(new SiluPiece(projections, activation, context), [projections], [output], trains: false);
+        tape.Record(new SiluPiece(projections, activation, context, tape.IsFree(projections)), [projections], [output], trains: false);
         return output;
     }
 
@@ -105,47 +105,49 @@ public static class GatedActivation
 
         private readonly ForwardContext _context;
 
-        public SiluPiece(Tensor projections, Activation activation, ForwardContext context)
+        public SiluPiece(Tensor projections, Activation activation, ForwardContext context, bool overwrites)
         {
             _context = context;
+            OverwritesInputs = overwrites;
             _projections = Keep(projections);
             _activation = activation;
         }
 
         public override bool CanRecompute => true;
 
-        public override bool OverwritesInputs => true;
+        public override bool OverwritesInputs { get; }
 
         public override Tensor Recompute() => Form(_projections, _activation, _context);
 
-        /// <summary>The gradients take the place of the values.</summary>
+        /// <summary>The gradients take the place of the values, or of a copy of them where another piece has these.</summary>
         public override void Backward(PieceGradients gradients)
         {
+            var projections = OverwritesInputs ? _projections : _projections.clone();
             var given = gradients.Output();
-            var device = LayerLaunches.Serving(_projections, given);
-            if (device is not null || (CpuRows.Serves(_projections) && CpuRows.Serves(given) && given.dtype == _projections.dtype))
+            var device = LayerLaunches.Serving(projections, given);
+            if (device is not null || (CpuRows.Serves(projections) && CpuRows.Serves(given) && given.dtype == projections.dtype))
             {
                 if (device is not null)
                 {
-                    LayerLaunches.GatedGradient(device, _projections, given);
+                    LayerLaunches.GatedGradient(device, projections, given);
                 }
                 else
                 {
-                    GatedKernel.Gradient(_projections, given);
+                    GatedKernel.Gradient(projections, given);
                 }
 
-                gradients.Add(0, _projections.alias());
+                gradients.Add(0, projections.alias());
                 return;
             }
 
             var all = gradients.OutputToOverwrite();
-            var (rows, width) = (_projections.size(0), _projections.size(1) / 2);
-            var step = SliceRows(_projections, width);
+            var (rows, width) = (projections.size(0), projections.size(1) / 2);
+            var step = SliceRows(projections, width);
             for (long start = 0; start < rows; start += step)
             {
                 using var slice = NewDisposeScope();
                 var count = Math.Min(step, rows - start);
-                var part = _projections.narrow(0, start, count);
+                var part = projections.narrow(0, start, count);
                 var (gate, up, g) = (part.narrow(1, 0, width), part.narrow(1, width, width), all.narrow(0, start, count));
                 var sigmoid = gate.sigmoid();
                 var silu = gate.mul(sigmoid);
@@ -157,7 +159,7 @@ public static class GatedActivation
                 up.copy_(gradientUp);
             }
 
-            gradients.Add(0, _projections.alias());
+            gradients.Add(0, projections.alias());
         }
     }
 }

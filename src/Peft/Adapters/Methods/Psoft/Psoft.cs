@@ -171,14 +171,18 @@ internal sealed class PsoftLayer : FactorLayer
     {
         if (_config.Decomposition == "full")
         {
-            // In float64: what is trained stands between the vectors, so that an error of theirs is one of the output. And on the processor: their signs
-            // are the library's choice, they aren't in the file, and a GPU's library chooses others.
-            var (u, s, vh) = linalg.svd(weight.to(ScalarType.Float64).cpu(), fullMatrices: false);
-            return (u.to(ScalarType.Float32).to(weight.device), s.to(ScalarType.Float32).to(weight.device), vh.to(ScalarType.Float32).to(weight.device));
+            // In float64: what is trained stands between the vectors, so that an error of theirs is one of the output. But with the signs of float32, as PEFT has
+            // them, and on the processor: signs are the library's choice for that type, they aren't in the file, and a GPU's library chooses others.
+            var bare = weight.cpu();
+            var (u, s, vh) = linalg.svd(bare.to(ScalarType.Float64), fullMatrices: false);
+            var signs = (u * linalg.svd(bare, fullMatrices: false).U).sum(dim: 0L).sign();
+            return (Narrow(u * signs), Narrow(s), Narrow(vh * signs.unsqueeze(1)));
         }
 
         using var seeded = new Generator((ulong)_config.RandomSeed);
         return SingularVectors.Leading(weight, _rank, _config.Iterations, seeded);
+
+        Tensor Narrow(Tensor values) => values.to(ScalarType.Float32).to(weight.device);
     }
 
     private Tensor Turn()

@@ -20,7 +20,7 @@ public sealed record WaveFTConfig : SpectrumConfig
     [ConfigField("scaling", IsReal = true)]
     public override double Scaling { get; init; } = 25;
 
-    /// <summary>The wavelet: one of Daubechies', <c>db1</c> (Haar's) to <c>db10</c>.</summary>
+    /// <summary>The wavelet: one of Daubechies', <c>db1</c> (Haar's) to <c>db10</c>, a symlet, <c>sym2</c> to <c>sym10</c>, or a coiflet, <c>coif1</c> to <c>coif3</c>.</summary>
     [ConfigField("wavelet_family", Parameter = "Wavelet")]
     public string WaveletName { get; init; } = "db1";
 
