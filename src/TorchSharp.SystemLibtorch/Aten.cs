@@ -52,7 +52,6 @@ internal static class Aten
     internal static readonly Operator atan2 = new("aten::atan2");
     internal static readonly Operator avg_pool1d = new("aten::avg_pool1d");
     internal static readonly Operator avg_pool2d = new("aten::avg_pool2d");
-    internal static readonly Operator baddbmm = new("aten::baddbmm");
     internal static readonly Operator batch_norm = new("aten::batch_norm");
     internal static readonly Operator bernoulli = new("aten::bernoulli");
     internal static readonly Operator bernoulli__float = new("aten::bernoulli_", "float");

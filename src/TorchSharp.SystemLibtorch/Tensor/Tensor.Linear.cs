@@ -5,18 +5,15 @@ public static partial class torch
     // Products of matrices and vectors.
     public partial class Tensor
     {
-        public Tensor addmm(Tensor mat1, Tensor mat2, float beta = 1, float alpha = 1) => Aten.addmm.Tensor(this, mat1, mat2, beta, alpha);
+        public Tensor addmm(Tensor mat1, Tensor mat2, float beta = 1, float alpha = 1) => RoundedOnce.Sum(this, mat1, mat2, beta, alpha);
 
-        public Tensor addmm_(Tensor mat1, Tensor mat2, float beta = 1, float alpha = 1) => Aten.addmm_.InPlace(this, mat1, mat2, beta, alpha);
+        public Tensor addmm_(Tensor mat1, Tensor mat2, float beta = 1, float alpha = 1) => RoundedOnce.SumInPlace(this, mat1, mat2, beta, alpha);
 
         public Tensor addmv(Tensor mat, Tensor vec, float beta = 1, float alpha = 1) => Aten.addmv.Tensor(this, mat, vec, beta, alpha);
 
         public Tensor addmv_(Tensor mat, Tensor vec, float beta = 1, float alpha = 1) => Aten.addmv_.InPlace(this, mat, vec, beta, alpha);
 
-        public Tensor baddbmm(Tensor batch1, Tensor batch2, float beta = 1, float alpha = 1) =>
-            Aten.baddbmm.Tensor(this, batch1, batch2, beta, alpha);
-
-        public Tensor bmm(Tensor batch2) => Aten.bmm.Tensor(this, batch2);
+        public Tensor bmm(Tensor batch2) => RoundedOnce.Product(Aten.bmm, this, batch2);
 
         public Tensor det() => Aten.det.Tensor(this);
 
@@ -28,13 +25,13 @@ public static partial class torch
 
         public Tensor logdet() => Aten.logdet.Tensor(this);
 
-        public Tensor matmul(Tensor target) => Aten.matmul.Tensor(this, target);
+        public Tensor matmul(Tensor target) => RoundedOnce.Product(Aten.matmul, this, target);
 
         public Tensor matrix_exp() => Aten.matrix_exp.Tensor(this);
 
         public Tensor matrix_power(int n) => Aten.matrix_power.Tensor(this, n);
 
-        public Tensor mm(Tensor target) => Aten.mm.Tensor(this, target);
+        public Tensor mm(Tensor target) => RoundedOnce.Product(Aten.mm, this, target);
 
         public Tensor mv(Tensor target) => Aten.mv.Tensor(this, target);
 

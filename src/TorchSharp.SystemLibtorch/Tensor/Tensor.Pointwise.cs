@@ -224,7 +224,7 @@ public static partial class torch
 
         public Tensor sign_() => Aten.sign_.InPlace(this);
 
-        public Tensor silu() => Aten.silu.Tensor(this);
+        public Tensor silu() => RoundedOnce.Silu(this);
 
         public Tensor silu_() => Aten.silu_.InPlace(this);
 

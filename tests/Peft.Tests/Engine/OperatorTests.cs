@@ -67,6 +67,44 @@ public sealed class OperatorTests : IDisposable
         Same([6, 15], nn.functional.linear(a, tensor(new float[] { 0, 1, 2 }, [1, 3]), tensor(new float[] { 1 })));
     }
 
+    [Theory]
+    [InlineData(2, 2, 1024)]
+    [InlineData(3, 5, 600)]
+    [InlineData(64, 16, 700)]
+    [InlineData(1, 4, 900)]
+    [InlineData(4, 1, 900)]
+    [InlineData(1, 1, 4000)]
+    public void Products_of_bfloat16_add_up_in_float32_however_their_factors_lie(long rows, long columns, long inner)
+    {
+        var right = tensor((float)inner).to(ScalarType.BFloat16).ToSingle();
+        var (byRows, byColumns) = (ones([rows, inner], ScalarType.BFloat16), ones([inner, rows], ScalarType.BFloat16).t());
+        foreach (var left in new[] { byRows, byColumns })
+        {
+            foreach (var other in new[] { ones([inner, columns], ScalarType.BFloat16), ones([columns, inner], ScalarType.BFloat16).t() })
+            {
+                var sum = zeros([rows, columns], ScalarType.BFloat16);
+                var (several, others) = (left.unsqueeze(0).expand(3, rows, inner), other.unsqueeze(0).expand(3, inner, columns));
+                foreach (var (at, product) in new[]
+                {
+                    left.mm(other), left.matmul(other), several.matmul(other), several.matmul(others), several.bmm(others), left.unsqueeze(0).bmm(other.unsqueeze(0)),
+                    sum.addmm(left, other), sum.clone().addmm_(left, other), zeros([columns, rows], ScalarType.BFloat16).t().addmm_(left, other),
+                }.Index())
+                {
+                    Assert.Equal((at, right, right), (at, product.min().ToSingle(), product.max().ToSingle()));
+                }
+            }
+        }
+    }
+
+    [Fact]
+    public void Silu_of_bfloat16_is_rounded_once()
+    {
+        var x = linspace(-6, 6, 1000, ScalarType.Float32).to(ScalarType.BFloat16);
+        var exact = x.to(ScalarType.Float32).silu().to(ScalarType.BFloat16);
+        Assert.True(exact.eq(x.silu()).all().ToBoolean());
+        Assert.True(exact.eq(nn.functional.silu(x)).all().ToBoolean());
+    }
+
     [Fact]
     public void Reductions_and_orders()
     {
