@@ -9,7 +9,7 @@ namespace Peft.Engine;
 /// Lets a computation live with other programs on its cores. The engine's threads wait for one another by spinning, which is fastest
 /// where each has a core to itself; where another program holds a core, the thread that spins takes the time that the one it waits for
 /// needs, and a training slows down to a hundredth. So while an operation runs, this looks how long its threads stand in the queue for a
-/// processor, and lets them sleep while they wait, until the cores are free again.
+/// processor, and lets them sleep while they wait, and have short turns, until the cores are free again.
 /// </summary>
 /// <remarks>
 /// GNU's OpenMP spins briefly as soon as it manages more threads than there are processors. A second team, which does nothing and sleeps,
@@ -96,17 +96,20 @@ internal sealed class SharedCores : IDisposable
         while (!_ended.Wait(s_interval))
         {
             var shared = sharing.Sees(queue.WaitingThreads());
-            if (shared && _team is null)
+            if (shared)
             {
-                _team = SleepingTeam.Start();
+                _team ??= SleepingTeam.Start();
+                queue.ShortenTurns();
             }
-            else if (!shared)
+            else
             {
                 EndTeam();
+                queue.RestoreTurns();
             }
         }
 
         EndTeam();
+        queue.RestoreTurns();
     }
 
     private void EndTeam()
@@ -163,7 +166,8 @@ internal sealed class RunQueue : IDisposable
     private const int QuestionsBetweenLooks = 5;
 
     private readonly System.Diagnostics.Stopwatch _clock = new();
-    private readonly Dictionary<string, (SafeFileHandle File, long Waited)> _threads = [];
+    private readonly Dictionary<int, (SafeFileHandle File, long Waited)> _threads = [];
+    private readonly HashSet<int> _shortened = [];
     private int _questions;
 
     /// <summary>Zero at the first question, and where the kernel keeps no account.</summary>
@@ -181,6 +185,7 @@ internal sealed class RunQueue : IDisposable
             {
                 file.Dispose();
                 _threads.Remove(thread);
+                _shortened.Remove(thread);
             }
         }
 
@@ -192,6 +197,26 @@ internal sealed class RunQueue : IDisposable
         }
 
         return nanoseconds == 0 ? 0 : waited / nanoseconds;
+    }
+
+    /// <summary>Gives the threads that are known short turns (<see cref="ThreadTurns"/>), those that have them already excepted.</summary>
+    public void ShortenTurns()
+    {
+        foreach (var thread in _threads.Keys.Where(_shortened.Add))
+        {
+            ThreadTurns.Shorten(thread);
+        }
+    }
+
+    /// <summary>Takes back what <see cref="ShortenTurns"/> did.</summary>
+    public void RestoreTurns()
+    {
+        foreach (var thread in _shortened)
+        {
+            ThreadTurns.Restore(thread);
+        }
+
+        _shortened.Clear();
     }
 
     /// <inheritdoc/>
@@ -209,10 +234,14 @@ internal sealed class RunQueue : IDisposable
     {
         try
         {
-            foreach (var thread in Directory.EnumerateDirectories("/proc/self/task").Where(thread => !_threads.ContainsKey(thread)))
+            foreach (var folder in Directory.EnumerateDirectories("/proc/self/task"))
             {
-                var file = File.OpenHandle(Path.Combine(thread, "schedstat"));
-                _threads.Add(thread, (file, Waited(file) ?? 0));
+                var thread = int.Parse(Path.GetFileName(folder), CultureInfo.InvariantCulture);
+                if (!_threads.ContainsKey(thread))
+                {
+                    var file = File.OpenHandle(Path.Combine(folder, "schedstat"));
+                    _threads.Add(thread, (file, Waited(file) ?? 0));
+                }
             }
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)

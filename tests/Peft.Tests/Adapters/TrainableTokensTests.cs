@@ -4,6 +4,7 @@ using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Methods.TrainableTokens;
 using Peft.Adapters.Targets;
 using Peft.Models;
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Adapters;
@@ -31,6 +32,17 @@ public class TrainableTokensTests
 
         Assert.True(beside.sub(merged).abs().max().item<float>() < 1e-5);
         Assert.Equal(before, ModelBits.Of(model.Base));
+    }
+
+    [Fact]
+    public void An_adapter_of_no_tokens_changes_nothing()
+    {
+        using var model = TinyLlama.Create();
+        var inputs = TinyLlama.Inputs();
+        using var own = ModelRun.Logits(model, inputs);
+        model.AddAdapter(new TrainableTokensConfig { TokenIndices = [] });
+        using var beside = ModelRun.Logits(model, inputs);
+        Assert.True(own.eq(beside).all().ToBoolean());
     }
 
     [Fact]

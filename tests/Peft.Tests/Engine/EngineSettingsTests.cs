@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics.X86;
 using System.Runtime.Versioning;
@@ -86,6 +87,27 @@ public sealed class EngineSettingsTests
         Volatile.Write(ref ended, true);
         Array.ForEach(busy, static thread => thread.Join());
         Assert.True(queue.WaitingThreads() >= 0);
+    }
+
+    [SkippableFact]
+    [SupportedOSPlatform("linux")]
+    public void Threads_have_short_turns_while_cores_are_shared_and_their_own_afterwards()
+    {
+        Skip.IfNot(OperatingSystem.IsLinux() && File.Exists("/proc/self/schedstat"), NotLinux);
+        using var queue = new RunQueue();
+        _ = queue.WaitingThreads();
+        var threads = Directory.GetDirectories("/proc/self/task").Select(static folder => int.Parse(Path.GetFileName(folder), CultureInfo.InvariantCulture)).ToArray();
+        var (own, nice) = (ThreadTurns.Nanoseconds(threads[0]), Nice());
+        queue.ShortenTurns();
+        var shortened = ThreadTurns.Nanoseconds(threads[0]);
+        Assert.Equal(nice, Nice());
+        queue.RestoreTurns();
+        Assert.Equal((own, nice), (ThreadTurns.Nanoseconds(threads[0]), Nice()));
+        Skip.If(own == 0, "This kernel has one length of turns for all.");
+        Assert.True(shortened < own);
+
+        // proc(5): the nineteenth field of stat, of which the second, the name, stands in brackets.
+        string Nice() => File.ReadAllText($"/proc/self/task/{threads[0]}/stat").Split(')')[^1].Split(' ')[17];
     }
 
     [SkippableFact]

@@ -54,6 +54,11 @@ internal sealed class TokenRowsLayer(IAdaptable layer, IReadOnlyList<int> indice
     /// <inheritdoc/>
     public override Tensor After(Tensor x, Tensor y, SlotCall call)
     {
+        if (indices.Count == 0)
+        {
+            return y;
+        }
+
         var vectors = rows.Data.to(y.dtype);
         return Layer.Module is Embedding embedding ? OfTokens(embedding, x, y, vectors, call) : OfLogits(x, y, vectors, call);
     }
