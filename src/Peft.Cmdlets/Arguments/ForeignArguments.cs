@@ -14,6 +14,10 @@ internal static class ForeignArguments
     private const string OfClasses = "-Label names the classes in their order, such as -Label negative, positive";
     private const string OfDataset = "the data set has it: Import-TrainingDataset";
 
+    private const string InObjective = "it is an option of what is learnt, for -ObjectiveOption @{ … }";
+    private const string Sampled = "-SamplePrompt is drawn at each evaluation (-EvaluationInterval)";
+    private const string OfConfig = "the adapter's configuration has it: New-LoraConfig";
+
     /// <summary>Names that say how something is computed, shown or stored elsewhere, and change nothing that is computed here.</summary>
     private static readonly HashSet<string> s_idle = new(StringComparer.OrdinalIgnoreCase)
     {
@@ -24,7 +28,7 @@ internal static class ForeignArguments
         "batch_eval_metrics", "eval_on_start", "auto_find_batch_size", "torch_compile", "torch_empty_cache_steps", "tf32", "fp16_full_eval", "bf16_full_eval", "fp16_opt_level", "half_precision_backend",
         "ddp_find_unused_parameters", "ddp_timeout", "local_rank", "tokenizer", "processing_class", "precompute_ref_log_probs", "precompute_ref_batch_size", "generate_during_eval", "truncation_mode",
         "padding_value", "label_pad_token_id", "is_encoder_decoder", "disable_dropout", "use_liger_kernel", "jit_mode_eval", "skip_memory_metrics", "return_dict_in_generate", "output_scores",
-        "output_logits", "output_attentions", "output_hidden_states", "return_tensors", "clean_up_tokenization_spaces",
+        "output_logits", "output_attentions", "output_hidden_states", "return_tensors", "safety_checker", "requires_safety_checker", "feature_extractor", "variant", "clean_up_tokenization_spaces",
     };
 
     /// <summary>What does here what a name asks for, unless it asks for nothing (nothing at all, false, none, no).</summary>
@@ -80,6 +84,28 @@ internal static class ForeignArguments
         ["token"] = "the environment variable HF_TOKEN holds it, or Save-HubModel -Token",
         ["use_auth_token"] = "the environment variable HF_TOKEN holds it, or Save-HubModel -Token",
         ["local_files_only"] = "what is in the cache is taken from there; HF_HUB_OFFLINE=1 asks for nothing else",
+        ["mixed_precision"] = "-BFloat16 forms products in bfloat16, Import-PeftModel -DataType bfloat16 holds the weights in it",
+        ["use_8bit_adam"] = "-Optimizer adamw_8bit keeps the optimiser's state in eight bits",
+        ["train_text_encoder"] = "New-LoraConfig -TargetModule names the text encoder's layers too (q_proj, v_proj)",
+        ["instance_data_dir"] = $"{OfDataset} takes the folder",
+        ["with_prior_preservation"] = $"{OfDataset} -PriorPath takes the class's images",
+        ["prior_loss_weight"] = InObjective,
+        ["center_crop"] = InObjective,
+        ["caption_dropout"] = InObjective,
+        ["num_validation_images"] = Sampled,
+        ["validation_epochs"] = Sampled,
+        ["validation_steps"] = Sampled,
+        ["generation_max_length"] = "Measure-TextAnswer asks for answers, of -MaxNewTokens",
+        ["generation_num_beams"] = "Measure-TextAnswer asks for answers",
+        ["rank"] = OfConfig,
+        ["r"] = OfConfig,
+        ["lora_alpha"] = OfConfig,
+        ["lora_dropout"] = OfConfig,
+        ["target_modules"] = OfConfig,
+        ["generator"] = "-Seed repeats a picture",
+        ["cross_attention_kwargs"] = "Set-ActiveAdapter -Weight says how strong an adapter is",
+        ["lora_scale"] = "Set-ActiveAdapter -Weight says how strong an adapter is, and it is merged so",
+        ["weight_name"] = "the path is the file's",
         ["streamer"] = "-Stream puts text out as it is made",
         ["input_ids"] = "-Prompt takes the text itself",
         ["inputs"] = "-Prompt takes the text itself",

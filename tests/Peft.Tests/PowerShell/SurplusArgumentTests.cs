@@ -7,6 +7,8 @@ public sealed class SurplusArgumentTests(ModuleHost host) : CmdletsInFolder(host
 
     [Theory]
     [InlineData("@{ report_to = 'none'; push_to_hub = $false; logging_first_step = $true; dataloader_num_workers = 4; fp16 = $false; hub_token = $null; run_name = 'first' }")]
+    [InlineData("@{ train_batch_size = 1; lr_scheduler = 'constant'; lr_warmup_steps = 0; checkpointing_steps = 500; mixed_precision = 'no' }")]
+    [InlineData("@{ save_strategy = 'no'; evaluation_strategy = 'no' }")]
     [InlineData("@{ report_to = @(); gradient_checkpointing_kwargs = @{ use_reentrant = $false } }")]
     [InlineData("@{ report_to = 'tensorboard'; logging_dir = './logs' }")]
     public void Names_that_ask_for_nothing_here_are_passed_over(string table)
@@ -20,6 +22,9 @@ public sealed class SurplusArgumentTests(ModuleHost host) : CmdletsInFolder(host
     [InlineData("push_to_hub = $true", "-OutputPath")]
     [InlineData("fp16 = $true", "-BFloat16")]
     [InlineData("group_by_length = $true", "-Packing BestFit")]
+    [InlineData("mixed_precision = 'bf16'", "-BFloat16")]
+    [InlineData("prior_loss_weight = 1", "-ObjectiveOption")]
+    [InlineData("target_modules = 'q_proj'", "New-LoraConfig")]
     [InlineData("dataset_text_field = 'text'", "-TextColumn")]
     [InlineData("lerning_rate = 1", "Did you mean 'learning_rate'?")]
     public void Names_that_ask_for_something_say_what_does_it_here(string entry, string advice)
@@ -86,6 +91,24 @@ public sealed class SurplusArgumentTests(ModuleHost host) : CmdletsInFolder(host
         Assert.False((bool)host.Output("(Get-Command Import-PeftModel).Parameters.ContainsKey('UnknownArgument')")[0].BaseObject);
         Assert.DoesNotContain("-UnknownArgument", host.Complete("Import-PeftModel -"));
     }
+
+    [Fact]
+    public void Checkpoints_and_evaluations_come_at_the_end_alone_where_none_are_asked_for()
+    {
+        var record = host.Output($"$adapter = $({Train.Replace("-max_steps 1", "-max_steps 3", StringComparison.Ordinal)} -BatchSize 1 -EvaluationDataset $data -save_strategy no -eval_strategy no -OutputPath ./ends); $adapter.TrainingRecord.Evaluations.Step; [IO.Directory]::GetDirectories($args[1]) -replace '.*[\\\\/]'", model, Path.Combine(folder.FullName, "ends", "tried", "checkpoints"));
+        Assert.Equal(["3", "step-3"], record.Select(static item => item.ToString()));
+    }
+
+    [Fact]
+    public void A_type_is_spelt_as_torch_spells_it()
+    {
+        var imported = host.Output("$model = Import-PeftModel $args[0] -Name spelt -torch_dtype torch.bfloat16; $model.DataType.ToString(); $model | Remove-PeftModel", PocketLlama);
+        Assert.Equal("BFloat16", imported[0].ToString());
+    }
+
+    [Fact]
+    public void Rows_of_token_ids_are_asked_for_as_texts() =>
+        Assert.Contains("texts themselves", Assert.Single(host.Run("@{ input_ids = 1, 2; labels = 1, 2 } | Import-TrainingDataset").Errors).ErrorDetails.RecommendedAction, StringComparison.Ordinal);
 
     [Fact]
     public void A_job_takes_them_as_well()

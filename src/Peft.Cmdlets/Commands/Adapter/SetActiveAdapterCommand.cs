@@ -30,6 +30,7 @@ public sealed class SetActiveAdapterCommand : AdapterCommand
     /// <summary>Strength of each adapter, in the same order; 1 is as trained.</summary>
     [Parameter]
     [ValidateNotNullOrEmpty]
+    [Alias("adapter_weights")]
     public float[]? Weight { get; set; }
 
     /// <summary>Strength by block of a diffusion model, which multiplies <c>-Weight</c>: the web UI's numbers (<c>'1,0,0,0.5,…'</c>: the text encoders, then the blocks with attention, or all), or diffusers' table, such as <c>@{ down = 0.5; mid = 1; up = @{ block_1 = 0.8, 1, 1 }; text_encoder = 0 }</c>. One for all adapters, or one for each, in the same order; <c>$null</c> for 1 everywhere.</summary>

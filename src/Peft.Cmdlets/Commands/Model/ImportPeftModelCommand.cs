@@ -40,6 +40,7 @@ public sealed class ImportPeftModelCommand : ImportCommand
 
     /// <summary>Type to hold the weights in; <c>auto</c> keeps the file's.</summary>
     [Parameter]
+    [EnumSpelling]
     [ValidateSet("auto", "float32", "bfloat16", "float16")]
     [Alias("torch_dtype", "dtype")]
     [PSDefaultValue(Value = "auto", Help = "auto")]

@@ -93,6 +93,7 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
     /// <summary>Prompts that the model is tried on at each evaluation; its answers are in the record, the log and the report. A diffusion model draws them into <c>samples/</c> beside the adapter, at <c>-EvaluationInterval</c> or after each epoch.</summary>
     [Parameter]
     [ValidateNotNullOrEmpty]
+    [Alias("validation_prompt")]
     public string[]? SamplePrompt { get; set; }
 
     /// <summary>What an hour of this machine costs, in any currency: the price is said with the estimate and at the end.</summary>

@@ -14,6 +14,8 @@ namespace Peft.Cmdlets.Commands.Training;
 /// </summary>
 public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
 {
+    private const string AtEnd = "no";
+
     private readonly JsonObject _named = [];
 
     /// <summary>Options to start from, as a training saved them: an object, the path of a <c>training_options.json</c>, or a table with the names that stand in such a file, which has room for what is no parameter (<c>lr_scheduler_kwargs</c>, <c>optim_args</c>). Other parameters take precedence.</summary>
@@ -37,13 +39,13 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
 
     /// <summary>Number of optimiser steps, in place of <c>-Epoch</c>.</summary>
     [Parameter]
-    [Alias("max_steps", "MaxStep")]
+    [Alias("max_steps", "MaxStep", "max_train_steps")]
     [ValidateRange(1, int.MaxValue)]
     public int MaxSteps { get; set; }
 
     /// <summary>Examples in a batch.</summary>
     [Parameter]
-    [Alias("per_device_train_batch_size")]
+    [Alias("per_device_train_batch_size", "train_batch_size")]
     [ValidateRange(1, int.MaxValue)]
     [PSDefaultValue(Value = 8, Help = "8")]
     public int BatchSize { get; set; } = 8;
@@ -64,7 +66,7 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
 
     /// <summary>How the learning rate changes over the training, by Hugging Face's names.</summary>
     [Parameter]
-    [Alias("lr_scheduler_type")]
+    [Alias("lr_scheduler_type", "lr_scheduler")]
     [ArgumentCompleter(typeof(ScheduleCompleter))]
     [PSDefaultValue(Value = "linear", Help = "linear")]
     [ValidateNotNullOrEmpty]
@@ -72,7 +74,7 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
 
     /// <summary>Length of the warm-up: from 1 on a number of steps, below 1 a share of all steps.</summary>
     [Parameter]
-    [Alias("warmup_steps", "warmup_ratio")]
+    [Alias("warmup_steps", "warmup_ratio", "lr_warmup_steps")]
     [PSDefaultValue(Value = 0, Help = "0")]
     public double Warmup { get; set; }
 
@@ -86,7 +88,7 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
 
     /// <summary>How strongly weights are pulled to zero.</summary>
     [Parameter]
-    [Alias("weight_decay")]
+    [Alias("weight_decay", "adam_weight_decay")]
     [PSDefaultValue(Value = 0, Help = "0")]
     public double WeightDecay { get; set; }
 
@@ -127,10 +129,10 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
     [PSDefaultValue(Value = 0, Help = "0")]
     public int EvaluationInterval { get; set; }
 
-    /// <summary>What evaluations come by: <c>steps</c> (see <c>-EvaluationInterval</c>), <c>epoch</c>, or <c>time</c> (see <c>-EvaluationTime</c>).</summary>
+    /// <summary>What evaluations come by: <c>steps</c> (see <c>-EvaluationInterval</c>), <c>epoch</c>, or <c>time</c> (see <c>-EvaluationTime</c>); <c>no</c> for one at the end alone.</summary>
     [Parameter]
     [Alias("eval_strategy", "evaluation_strategy")]
-    [ValidateSet("steps", "epoch", "time")]
+    [ValidateSet("steps", "epoch", "time", AtEnd)]
     [PSDefaultValue(Value = "steps", Help = "steps")]
     public string EvaluationStrategy { get; set; } = "steps";
 
@@ -202,15 +204,15 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
 
     /// <summary>Steps between checkpoints; 0 for one at the end.</summary>
     [Parameter]
-    [Alias("save_steps")]
+    [Alias("save_steps", "checkpointing_steps")]
     [ValidateRange(0, int.MaxValue)]
     [PSDefaultValue(Value = 500, Help = "500")]
     public int CheckpointInterval { get; set; } = 500;
 
-    /// <summary>What checkpoints come by: <c>steps</c> (see <c>-CheckpointInterval</c>), <c>epoch</c>, or <c>time</c> (see <c>-CheckpointTime</c>).</summary>
+    /// <summary>What checkpoints come by: <c>steps</c> (see <c>-CheckpointInterval</c>), <c>epoch</c>, or <c>time</c> (see <c>-CheckpointTime</c>); <c>no</c> for one at the end alone.</summary>
     [Parameter]
     [Alias("save_strategy")]
-    [ValidateSet("steps", "epoch", "time")]
+    [ValidateSet("steps", "epoch", "time", AtEnd)]
     [PSDefaultValue(Value = "steps", Help = "steps")]
     public string CheckpointStrategy { get; set; } = "steps";
 
@@ -221,7 +223,7 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
 
     /// <summary>How many checkpoints are kept, the newest ones.</summary>
     [Parameter]
-    [Alias("save_total_limit")]
+    [Alias("save_total_limit", "checkpoints_total_limit")]
     [ValidateRange(1, int.MaxValue)]
     [PSDefaultValue(Value = 2, Help = "2")]
     public int CheckpointLimit { get; set; } = 2;
@@ -273,25 +275,29 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
             NeftuneNoiseAlpha = Pick(nameof(NeftuneNoiseAlpha), NeftuneNoiseAlpha, start.NeftuneNoiseAlpha),
             Seed = Pick(nameof(Seed), Seed[0], start.Seed),
             EvaluationSplit = Pick(nameof(EvaluationSplit), EvaluationSplit, start.EvaluationSplit),
-            EvaluationInterval = Pick(nameof(EvaluationInterval), EvaluationInterval, start.EvaluationInterval),
+            EvaluationInterval = IsAtEnd(EvaluationStrategy) ? int.MaxValue : Pick(nameof(EvaluationInterval), EvaluationInterval, start.EvaluationInterval),
             MaxLength = Pick(nameof(MaxLength), MaxLength, start.MaxLength),
             Packing = Pick(nameof(Packing), Packing, start.Packing),
             Precision = Pick(nameof(Precision), Precision?.ToLowerInvariant(), start.Precision),
             BFloat16Products = Pick(nameof(BFloat16), BFloat16.IsPresent, start.BFloat16Products),
             GradientCheckpointing = Pick(nameof(GradientCheckpointing), GradientCheckpointing.IsPresent, start.GradientCheckpointing),
-            EvaluationStrategy = Pick(nameof(EvaluationStrategy), EvaluationStrategy.ToLowerInvariant(), Given(nameof(EvaluationTime)) ? "time" : start.EvaluationStrategy),
+            EvaluationStrategy = Pick(nameof(EvaluationStrategy), ByOf(EvaluationStrategy), Given(nameof(EvaluationTime)) ? "time" : start.EvaluationStrategy),
             EvaluationSeconds = Pick(nameof(EvaluationTime), EvaluationTime.TotalSeconds, start.EvaluationSeconds),
             EarlyStoppingPatience = Pick(nameof(EarlyStoppingPatience), EarlyStoppingPatience, start.EarlyStoppingPatience),
             EarlyStoppingThreshold = Pick(nameof(EarlyStoppingThreshold), EarlyStoppingThreshold, start.EarlyStoppingThreshold),
             LoadsBest = Pick(nameof(KeepBest), KeepBest.IsPresent, start.LoadsBest),
             BestMetric = Pick(nameof(BestMetric), BestMetric, start.BestMetric),
             GreaterIsBetter = Pick(nameof(HigherIsBetter), HigherIsBetter.IsPresent, start.GreaterIsBetter),
-            CheckpointStrategy = Pick(nameof(CheckpointStrategy), CheckpointStrategy.ToLowerInvariant(), Given(nameof(CheckpointTime)) ? "time" : start.CheckpointStrategy),
+            CheckpointStrategy = Pick(nameof(CheckpointStrategy), ByOf(CheckpointStrategy), Given(nameof(CheckpointTime)) ? "time" : start.CheckpointStrategy),
             CheckpointSeconds = Pick(nameof(CheckpointTime), CheckpointTime.TotalSeconds, start.CheckpointSeconds),
-            CheckpointInterval = Pick(nameof(CheckpointInterval), CheckpointInterval, start.CheckpointInterval),
+            CheckpointInterval = IsAtEnd(CheckpointStrategy) ? 0 : Pick(nameof(CheckpointInterval), CheckpointInterval, start.CheckpointInterval),
             CheckpointLimit = Pick(nameof(CheckpointLimit), CheckpointLimit, start.CheckpointLimit),
         }).Validate();
     }
+
+    private static bool IsAtEnd(string strategy) => AtEnd.Equals(strategy, StringComparison.OrdinalIgnoreCase);
+
+    private static string ByOf(string strategy) => IsAtEnd(strategy) ? "steps" : strategy.ToLowerInvariant();
 
     private protected T Pick<T>(string parameter, T given, T otherwise) => Given(parameter) ? given : otherwise;
 

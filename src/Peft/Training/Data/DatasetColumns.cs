@@ -67,7 +67,7 @@ public sealed record DatasetColumns(RowKind Kind, IReadOnlyDictionary<ColumnRole
         return found.Count > 0 ? found : throw new PeftException("DatasetColumnsUnknown", $"The columns of '{origin}' fit no kind of example: {string.Join(", ", columns)}.")
         {
             Target = origin,
-            RecommendedAction = "Say which column is which, as with -PromptColumn and -CompletionColumn (or -Template in place of the prompt's), -TextColumn and -LabelColumn. Or name them text; prompt and completion; instruction, input and output; messages; prompt, chosen and rejected; prompt, completion and label; text and label; words and tags; question, context and answers; or anchor and positive.",
+            RecommendedAction = Named(columns, "input_ids") is not null ? "Give the texts themselves: rows are cut into tokens here, by the model's own tokenizer." : "Say which column is which, as with -PromptColumn and -CompletionColumn (or -Template in place of the prompt's), -TextColumn and -LabelColumn. Or name them text; prompt and completion; instruction, input and output; messages; prompt, chosen and rejected; prompt, completion and label; text and label; words and tags; question, context and answers; or anchor and positive.",
         };
     }
 
