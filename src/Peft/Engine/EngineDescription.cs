@@ -1,6 +1,7 @@
 using System.Reflection;
 using System.Runtime.InteropServices;
 using System.Runtime.Versioning;
+using Peft.Engine.Cuda;
 using TorchSharp;
 
 namespace Peft.Engine;
@@ -28,7 +29,7 @@ public sealed record EngineDescription(string Processor, string Engine, string K
     }
 
     /// <inheritdoc/>
-    public override string ToString() => $"{Processor}, {Threads} threads; {Engine}; {Kernels}";
+    public override string ToString() => $"{Processor}, {Threads} threads; {Engine}; {Kernels}{(CudaKernels.Failure is { } why ? $"; on the GPU operators alone: {why}" : "")}";
 
     /// <summary>Whether the engine is <c>src/TorchSharp.SystemLibtorch</c>.</summary>
     internal static bool IsSystemLibtorch { get; } =

@@ -47,18 +47,14 @@ internal static class FourBitLaunches
         return true;
     }
 
-    private static KernelArguments.FourBitBlocks Blocks(KernelDevice device, FourBitParts parts)
+    private static KernelArguments.FourBitBlocks Blocks(KernelDevice device, FourBitParts parts) => new()
     {
-        var blocks = new KernelArguments.FourBitBlocks
-        {
-            Packed = device.Address(parts.Packed),
-            Scales = device.Address(parts.Scales),
-            NestedScales = parts.NestedScales is null ? 0 : device.Address(parts.NestedScales),
-            ScaleValues = parts.NestedScales is null ? 0 : device.Address(FourBitOperators.ScaleValues(parts.Scales.device)),
-            Offset = parts.NestedOffset,
-            Shift = BitOperations.Log2((uint)parts.BlockSize),
-        };
-        parts.Type.Values.CopyTo(blocks.Values);
-        return blocks;
-    }
+        Packed = device.Address(parts.Packed),
+        Scales = device.Address(parts.Scales),
+        NestedScales = parts.NestedScales is null ? 0 : device.Address(parts.NestedScales),
+        ScaleValues = parts.NestedScales is null ? 0 : device.Address(FourBitOperators.ScaleValues(parts.Scales.device)),
+        Values = device.Address(FourBitOperators.Values(parts.Type, parts.Packed.device)),
+        Offset = parts.NestedOffset,
+        Shift = BitOperations.Log2((uint)parts.BlockSize),
+    };
 }

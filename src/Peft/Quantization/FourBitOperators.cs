@@ -66,6 +66,9 @@ internal static class FourBitOperators
     /// <summary>The number that each byte of a quantised scale stands for, float32 [256].</summary>
     public static Tensor ScaleValues(Device device) => Table(nameof(DynamicMap), device, static () => tensor(DynamicMap.Signed.Values.ToArray()));
 
+    /// <summary>The value of each code, float32 [16].</summary>
+    public static Tensor Values(FourBitType type, Device device) => Table($"{type.Name} values", device, () => tensor(type.Values.ToArray()));
+
     private static Tensor Look(Tensor pairs, Tensor bytes) => pairs.index_select(0, bytes.to(ScalarType.Int32)).view_as_real();
 
     private static Tensor Rounded(Tensor values, ScalarType stored, ScalarType target) =>

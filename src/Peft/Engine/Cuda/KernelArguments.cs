@@ -68,12 +68,6 @@ internal static class KernelArguments
         public LowRankTerms Terms;
     }
 
-    [InlineArray(16)]
-    public struct Codes
-    {
-        private float _first;
-    }
-
     [StructLayout(LayoutKind.Sequential)]
     public struct FourBitBlocks
     {
@@ -81,9 +75,9 @@ internal static class KernelArguments
         public nint Scales;
         public nint NestedScales;
         public nint ScaleValues;
+        public nint Values;
         public float Offset;
         public int Shift;
-        public Codes Values;
     }
 
     [StructLayout(LayoutKind.Sequential)]

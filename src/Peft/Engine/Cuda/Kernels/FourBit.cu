@@ -7,9 +7,9 @@ struct FourBitBlocks
     const void* scales;
     const float* nested_scales;
     const float* scale_values;
+    const float* values;
     float offset;
     int shift;
-    float values[16];
 };
 
 __device__ inline float scale_of(const FourBitBlocks& blocks, long long element_index)
@@ -172,7 +172,6 @@ __device__ inline float rounded_as(float x, int stored)
 // Eight numbers a thread.
 KERNEL(four_bit_unpack, FourBitUnpackArguments)
 {
-    // Lanes that look up different parameters would wait for one another.
     __shared__ float values[16];
     if (threadIdx.x < 16)
     {

@@ -115,11 +115,14 @@ KERNEL(low_rank, LowRankArguments)
     }
 
     float y = widen(arguments.y[column]);
-    for (int i = 0; i < arguments.terms; i++)
+
+    // Unrolled, so that no thread has to copy its parameters in order to index them.
+#pragma unroll
+    for (int i = 0; i < MOST_TERMS; i++)
     {
         const LowRankTerm& term = arguments.term[i];
         long long row = column - term.column;
-        if (row >= 0 && row < term.width)
+        if (i < arguments.terms && row >= 0 && row < term.width)
         {
             y = rounded(y + term.scale * dot(term.b + row * term.rank, arguments.inner + term.rank_start, term.rank, 0, 1));
         }
