@@ -14,6 +14,9 @@ internal static unsafe class RowProduct
     // What a thread of its own is worth: some ten microseconds of reading.
     private const long GrainElements = 1 << 16;
 
+    // Sums that are narrowed together.
+    private const int RowsAtOnce = 64;
+
     /// <summary>Whether <see cref="Run"/> serves a product.</summary>
     public static bool Serves(Tensor x, Tensor weight) => Vector256.IsHardwareAccelerated && x.dtype == weight.dtype && CpuRows.Serves(x) && CpuRows.Serves(weight);
 
@@ -50,9 +53,40 @@ internal static unsafe class RowProduct
     }
 
     /// <summary>The product of a row of weights and an input.</summary>
-    internal static float Dot(CpuRows weight, long row, float* input, long width) => weight.IsBFloat16
-        ? Vector512.IsHardwareAccelerated ? HalvesDot512((ushort*)weight.Row(row), input, width) : HalvesDot256((ushort*)weight.Row(row), input, width)
-        : Vector512.IsHardwareAccelerated ? Dot512((float*)weight.Row(row), input, width) : Dot256((float*)weight.Row(row), input, width);
+    internal static float Dot(CpuRows weight, long row, float* input, long width)
+    {
+        float sum;
+        Dots(weight, row, 1, input, width, &sum);
+        return sum;
+    }
+
+    /// <summary>
+    /// The products of rows of weights, one behind the other, and an input. The loop over rows stands around the kernel itself: where a row is a kilobyte,
+    /// calling for each takes a fifth of the time in which it is read.
+    /// </summary>
+    internal static void Dots(CpuRows weight, long row, long count, float* input, long width, float* sums)
+    {
+        var start = weight.Row(row);
+        if (Vector512.IsHardwareAccelerated)
+        {
+            if (weight.IsBFloat16)
+            {
+                HalvesDots512((ushort*)start, input, width, count, sums);
+            }
+            else
+            {
+                Dots512((float*)start, input, width, count, sums);
+            }
+        }
+        else if (weight.IsBFloat16)
+        {
+            HalvesDots256((ushort*)start, input, width, count, sums);
+        }
+        else
+        {
+            Dots256((float*)start, input, width, count, sums);
+        }
+    }
 
     /// <summary>
     /// The input of a bfloat16 product in the order in which weights come out of a register: of each block of lanes taken as 32 bits the
@@ -93,11 +127,7 @@ internal static unsafe class RowProduct
     private static void Float32Rows(void* state, long from, long to)
     {
         var work = (Work*)state;
-        var y = (float*)work->Result;
-        for (var row = from; row < to; row++)
-        {
-            y[row] = Dot(work->Weight, row, work->Input, work->Width);
-        }
+        Dots(work->Weight, from, to - from, work->Input, work->Width, (float*)work->Result + from);
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
@@ -105,13 +135,25 @@ internal static unsafe class RowProduct
     {
         var work = (Work*)state;
         var y = (ushort*)work->Result;
-        for (var row = from; row < to; row++)
+        var sums = stackalloc float[RowsAtOnce];
+        for (; from < to; from += RowsAtOnce)
         {
-            y[row] = CpuRows.Narrow(Dot(work->Weight, row, work->Input, work->Width));
+            var count = Math.Min(RowsAtOnce, to - from);
+            Dots(work->Weight, from, count, work->Input, work->Width, sums);
+            CpuRows.Narrow(sums, y + from, (int)count);
         }
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Dots512(float* w, float* x, long width, long count, float* sums)
+    {
+        for (long row = 0; row < count; row++)
+        {
+            sums[row] = Dot512(w + (row * width), x, width);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static float Dot512(float* w, float* x, long width)
     {
         var (a, b, c, d) = (Vector512<float>.Zero, Vector512<float>.Zero, Vector512<float>.Zero, Vector512<float>.Zero);
@@ -132,6 +174,15 @@ internal static unsafe class RowProduct
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void Dots256(float* w, float* x, long width, long count, float* sums)
+    {
+        for (long row = 0; row < count; row++)
+        {
+            sums[row] = Dot256(w + (row * width), x, width);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static float Dot256(float* w, float* x, long width)
     {
         var (a, b, c, d) = (Vector256<float>.Zero, Vector256<float>.Zero, Vector256<float>.Zero, Vector256<float>.Zero);
@@ -150,6 +201,15 @@ internal static unsafe class RowProduct
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void HalvesDots512(ushort* w, float* x, long width, long count, float* sums)
+    {
+        for (long row = 0; row < count; row++)
+        {
+            sums[row] = HalvesDot512(w + (row * width), x, width);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static float HalvesDot512(ushort* w, float* x, long width)
     {
         var upper = Vector512.Create(0xFFFF0000u);
@@ -178,6 +238,15 @@ internal static unsafe class RowProduct
     }
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+    private static void HalvesDots256(ushort* w, float* x, long width, long count, float* sums)
+    {
+        for (long row = 0; row < count; row++)
+        {
+            sums[row] = HalvesDot256(w + (row * width), x, width);
+        }
+    }
+
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static float HalvesDot256(ushort* w, float* x, long width)
     {
         var upper = Vector256.Create(0xFFFF0000u);

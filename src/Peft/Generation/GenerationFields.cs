@@ -121,8 +121,7 @@ internal static class GenerationFields
     {
         JsonArray { Count: 0 } or JsonObject { Count: 0 } => true,
         JsonValue value when value.TryGetValue<bool>(out var flag) => !flag,
-        JsonValue value when value.TryGetValue<double>(out var number) => number == (name is "guidance_scale" or "num_beam_groups" ? 1 : 0),
-        JsonValue value when value.TryGetValue<int>(out var whole) => whole == (name is "guidance_scale" or "num_beam_groups" ? 1 : 0),
+        JsonValue value when ModelConfig.NumberOf(value) is { } number => number == (name is "guidance_scale" or "num_beam_groups" ? 1 : 0),
         _ => false,
     };
 
@@ -152,7 +151,7 @@ internal static class GenerationFields
             : Flag ? EarlyStopping.True : EarlyStopping.False;
 
         private IReadOnlyList<int> Numbers(JsonNode? node) =>
-            [.. Items(node).Select(id => id is JsonValue value && value.TryGetValue<double>(out var number) && number == Math.Floor(number) ? (int)number : throw Invalid("lists of token ids"))];
+            [.. Items(node).Select(id => ModelConfig.NumberOf(id) is { } number && number == Math.Floor(number) ? (int)number : throw Invalid("lists of token ids"))];
 
         private JsonArray Items(JsonNode? node) => node as JsonArray ?? throw Invalid("a list");
 

@@ -155,9 +155,12 @@ public sealed class ModelConfig
         ? (long)number
         : throw Invalid(key, "a whole number");
 
-    private static double Number(string key, JsonNode? node) => node is JsonValue value && value.GetValueKind() == JsonValueKind.Number
-        ? InRange(key, value.TryGetValue<double>(out var real) ? real : double.Parse(value.ToJsonString(), NumberStyles.Float, CultureInfo.InvariantCulture))
-        : throw Invalid(key, "a number");
+    /// <summary>A number, whatever type it has where a configuration was made in code; null for anything else.</summary>
+    internal static double? NumberOf(JsonNode? node) => node is not JsonValue value || value.GetValueKind() != JsonValueKind.Number ? null
+        : value.TryGetValue<double>(out var real) ? real
+        : double.Parse(value.ToJsonString(), NumberStyles.Float, CultureInfo.InvariantCulture);
+
+    private static double Number(string key, JsonNode? node) => InRange(key, NumberOf(node) ?? throw Invalid(key, "a number"));
 
     /// <summary>Layers compute in float32 at most, where a larger number is none. An infinite one is a limit that isn't there.</summary>
     private static double InRange(string key, double number) => double.IsFinite(number) && Math.Abs(number) > float.MaxValue ? throw Invalid(key, "a number that float32 can hold") : number;

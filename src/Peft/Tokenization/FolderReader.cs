@@ -85,6 +85,14 @@ internal static class FolderReader
     /// <summary>Makes a tokenizer of a GGUF file's metadata.</summary>
     public static Tokenizer ReadGguf(IReadOnlyDictionary<string, object> metadata)
     {
+        if (GgufVocabulary.IsMissing(metadata))
+        {
+            throw new PeftException("TokenizerNotFound", "The GGUF file holds no tokenizer.")
+            {
+                RecommendedAction = "Work with token ids, or use a file that was converted with its tokenizer.",
+            };
+        }
+
         var configuration = GgufVocabulary.Configuration(metadata);
         var tokenizer = GgufVocabulary.Build(metadata, configuration);
         var files = new TokenizerFiles(new Dictionary<string, byte[]>(StringComparer.Ordinal)

@@ -40,7 +40,7 @@ internal static class SharedPass
         && !(request.Data.TokenTotal * (double)request.Options.BatchSize / request.Data.Count > StepPasses.MostShared / 2)
         && request is { Data: { ExampleKind: ExampleKind.Text, PadsInFront: false }, Model: { DataType: not ScalarType.Float16, Base: CausalModel network } }
         && !network.Descendants().Any(static module => module is Experts or Dropout { IsUsed: true })
-        && !network.Config.Document.Any(static entry => entry.Key.Contains("drop", StringComparison.OrdinalIgnoreCase) && entry.Value is JsonValue value && value.TryGetValue<double>(out var probability) && probability > 0);
+        && !network.Config.Document.Any(static entry => entry.Key.Contains("drop", StringComparison.OrdinalIgnoreCase) && Models.ModelConfig.NumberOf(entry.Value) > 0);
 
     /// <summary>Adds the gradients of all shares, and gives each its loss.</summary>
     public static void Run(IReadOnlyList<PassShare> shares)

@@ -110,14 +110,8 @@ internal sealed unsafe class RowProductOperation(Tensor x, Tensor weight, Produc
 
     protected override void Begin(float* scratch) => RowProduct.Input(_x, 0, _width, scratch);
 
-    protected override void Sum(long from, int count, float* sums, float* scratch)
-    {
-        var input = _x.IsBFloat16 ? scratch : (float*)_x.Row(0);
-        for (var row = 0; row < count; row++)
-        {
-            sums[row] = RowProduct.Dot(_weight, from + row, input, _width);
-        }
-    }
+    protected override void Sum(long from, int count, float* sums, float* scratch) =>
+        RowProduct.Dots(_weight, from, count, _x.IsBFloat16 ? scratch : (float*)_x.Row(0), _width, sums);
 }
 
 /// <summary>The sums of a product with weights that lie column by column, of some rows each.</summary>

@@ -209,7 +209,5 @@ internal sealed class Mamba2 : LlamaMixer
     private Tensor Shared(Tensor x) => _groups == _heads ? x : x.repeat_interleave(_heads / _groups, 2);
 
     // Infinity is no number in JSON: a bound that isn't a number is none.
-    private static (double, double)? Limit(JsonArray? range) => range is not { Count: 2 } ? null : (Bound(range[0], 0), Bound(range[1], double.PositiveInfinity));
-
-    private static double Bound(JsonNode? node, double otherwise) => node is JsonValue value && value.TryGetValue<double>(out var number) ? number : otherwise;
+    private static (double, double)? Limit(JsonArray? range) => range is not { Count: 2 } ? null : (ModelConfig.NumberOf(range[0]) ?? 0, ModelConfig.NumberOf(range[1]) ?? double.PositiveInfinity);
 }

@@ -156,7 +156,7 @@ internal static class GgufHybridMaps
 
     internal static IEnumerable<(string Key, object Value)> GraniteMetadata(ModelConfig config, bool isHybrid)
     {
-        if (isHybrid && config.Node("time_step_limit") is JsonArray limits && limits.Select(static (limit, i) => limit is JsonValue value && value.TryGetValue<double>(out var bound) && (i > 0 || bound > 0)).Any(static binds => binds))
+        if (isHybrid && config.Node("time_step_limit") is JsonArray limits && limits.Select(static (limit, i) => ModelConfig.NumberOf(limit) is { } bound && (i == 0 ? bound > 0 : double.IsFinite(bound))).Any(static binds => binds))
         {
             throw Refused("time_step_limit", "llama.cpp sets no bounds to Mamba-2's steps (time_step_limit).");
         }

@@ -9,6 +9,10 @@ internal static class GgufVocabulary
 {
     private const string Keys = "tokenizer.ggml.";
 
+    /// <summary>Whether a file says that it has no tokenizer, or nothing of one.</summary>
+    public static bool IsMissing(IReadOnlyDictionary<string, object> metadata) =>
+        Text(metadata, "model") is "no_vocab" or "none" || !metadata.Keys.Any(static key => key.StartsWith(Keys, StringComparison.Ordinal));
+
     /// <summary>What the metadata says of the tokenizer besides its vocabulary.</summary>
     public static TokenizerConfiguration Configuration(IReadOnlyDictionary<string, object> metadata)
     {
