@@ -1,3 +1,4 @@
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Adapters.Model;
@@ -5,6 +6,8 @@ namespace Peft.Adapters.Model;
 /// <summary>Weights that are no numbers.</summary>
 internal static class WeightCheck
 {
+    private const long PieceElements = 1 << 22;
+
     /// <summary>Looks for NaN and infinity in the weights of base and adapters: one spoils everything that is computed with it, without an error.</summary>
     /// <param name="model">The model, held by the caller.</param>
     /// <param name="cancellation">Looked at between weights.</param>
@@ -38,7 +41,28 @@ internal static class WeightCheck
             return true;
         }
 
-        // One pass that makes nothing; a sum of finite numbers may overflow, so only then each is looked at.
-        return float.IsFinite(value.sum(ScalarType.Float32).item<float>()) || value.isfinite().all().item<bool>();
+        if (value.device_type != DeviceType.CPU || !value.is_contiguous())
+        {
+            return IsPieceFinite(value);
+        }
+
+        var flat = value.view(-1);
+        for (long start = 0; start < flat.NumberOfElements; start += PieceElements)
+        {
+            using var piece = flat.narrow(0, start, Math.Min(PieceElements, flat.NumberOfElements - start));
+            if (!IsPieceFinite(piece))
+            {
+                return false;
+            }
+        }
+
+        return true;
+    }
+
+    /// <summary>By the sum, for which a processor makes a copy in float32; a sum of finite numbers may overflow, so only then each is looked at.</summary>
+    private static bool IsPieceFinite(Tensor piece)
+    {
+        using var sum = piece.sum(ScalarType.Float32);
+        return float.IsFinite(sum.item<float>()) || piece.isfinite().all().item<bool>();
     }
 }
