@@ -17,7 +17,7 @@ internal static unsafe class GatedKernel
     public static Tensor Form(Tensor projections)
     {
         long rows = projections.size(0), width = projections.size(1) / 2;
-        var output = empty([rows, width], projections.dtype, projections.device);
+        var output = ShortLived.Empty([rows, width], projections.dtype);
         var work = new Work { Projections = CpuRows.Of(projections, 2 * width), Other = CpuRows.Of(output, width), Width = (int)width };
         RowParallel.Run(rows, Math.Max(1, GrainElements / Math.Max(1, width)), &FormRows, &work);
         GC.KeepAlive(projections);

@@ -22,7 +22,7 @@ internal static unsafe class LayerNormKernel
     {
         using var scope = NewDisposeScope();
         var rows = x.NumberOfElements / Math.Max(1, weight.NumberOfElements);
-        var (y, normed) = (empty_like(x), keepsNormed ? empty_like(x) : null);
+        var (y, normed) = (ShortLived.Empty(x.shape, x.dtype), keepsNormed ? empty_like(x) : null);
         var inverse = keepsNormed ? empty([rows], ScalarType.Float32) : null;
         var work = Work.Of(x, y, weight);
         work.Bias = bias is null ? null : (float*)TensorMemory.Pointer(bias);

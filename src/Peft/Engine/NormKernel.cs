@@ -25,7 +25,7 @@ internal static unsafe class NormKernel
         var width = shape[^1];
         var rows = x.NumberOfElements / Math.Max(1, width);
         shape[^1] = 1;
-        var (y, inverse) = (empty_like(x), empty(shape, x.dtype, x.device));
+        var (y, inverse) = (ShortLived.Empty(x.shape, x.dtype), empty(shape, x.dtype, x.device));
         var work = new Work
         {
             Input = CpuRows.Of(x, width),

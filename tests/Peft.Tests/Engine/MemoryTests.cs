@@ -14,6 +14,24 @@ public sealed class MemoryTests : IDisposable
 
     public void Dispose() => _scope.Dispose();
 
+    [Theory]
+    [InlineData(3)]
+    [InlineData(3000)]
+    public void A_short_lived_tensor_has_the_shape_asked_for_and_room_beyond_it_where_it_is_large(long rows)
+    {
+        foreach (var type in new[] { ScalarType.Float32, ScalarType.BFloat16 })
+        {
+            var x = Peft.Engine.ShortLived.Empty([rows, 4, 128], type);
+            Assert.Equal((rows, 4, 128), (x.size(0), x.size(1), x.size(2)));
+            Assert.True(x.is_contiguous() && x.dtype == type);
+            if (rows > 1000)
+            {
+                // Elements behind it are its own: a view that reaches there would be refused otherwise.
+                Assert.Equal(x.numel() + 64, x.as_strided([x.numel() + 64], [1]).numel());
+            }
+        }
+    }
+
     [Fact]
     public void Tensors_copy_arrays_of_every_type()
     {

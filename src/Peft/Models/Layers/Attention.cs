@@ -60,13 +60,9 @@ public static class Attention
         }
 
         var heads = projections.view(context.Rows, context.Length, shape.AllHeads, shape.HeadSize);
-        var rotatable = heads.narrow(2, 0, shape.Heads + shape.KeyValueHeads);
-        var rotated = rotary is null ? rotatable.clone() : rotary.Rotate(rotatable);
         var call = new AttentionCall(shape, rotary, plan, context.Rows, context.Length, context.Length, IsFused: true);
-        var parts = (
-            rotated.narrow(2, 0, shape.Heads),
-            rotated.narrow(2, shape.Heads, shape.KeyValueHeads),
-            heads.narrow(2, shape.Heads + shape.KeyValueHeads, shape.KeyValueHeads));
+        var (queries, keys) = Turned(heads, shape, rotary, isKept: context.Tape is not null);
+        var parts = (queries, keys, heads.narrow(2, shape.Heads + shape.KeyValueHeads, shape.KeyValueHeads));
         return Run(call, [projections], parts, layer, context, terms).MoveToOuterDisposeScope();
     }
 
@@ -124,6 +120,24 @@ public static class Attention
         var own = queries.view(context.Rows, context.Length, shape.Heads, shape.HeadSize).clone();
         var call = new AttentionCall(shape, null, plan, context.Rows, context.Length, keys.size(2), IsFused: false) { AreStored = true };
         return Run(call, [queries], (own, keys.transpose(1, 2), values.transpose(1, 2)), null, context, default, stored).MoveToOuterDisposeScope();
+    }
+
+    // Keys are laid out anew for the product with queries. Where queries are kept for the backward pass, they don't hold the keys' memory with theirs.
+    private static (Tensor Queries, Tensor Keys) Turned(Tensor heads, AttentionShape shape, RotaryTables? rotary, bool isKept)
+    {
+        var (queries, keys) = (heads.narrow(2, 0, shape.Heads), heads.narrow(2, shape.Heads, shape.KeyValueHeads));
+        if (rotary is null)
+        {
+            return (queries.clone(), keys);
+        }
+
+        if (isKept)
+        {
+            return (rotary.Rotate(queries), rotary.Rotate(keys));
+        }
+
+        var rotated = rotary.Rotate(heads.narrow(2, 0, shape.Heads + shape.KeyValueHeads));
+        return (rotated.narrow(2, 0, shape.Heads), rotated.narrow(2, shape.Heads, shape.KeyValueHeads));
     }
 
     private static Tensor Run(
