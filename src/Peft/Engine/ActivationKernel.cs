@@ -44,6 +44,21 @@ internal static unsafe class ActivationKernel
         return y;
     }
 
+    /// <summary>Whether there is <see cref="Gradient"/> of an activation.</summary>
+    public static bool HasGradient(ActivationForm form) => form != ActivationForm.Gelu;
+
+    /// <summary>Multiplies what comes back from behind the activation by its slope.</summary>
+    /// <param name="form">The activation; one that <see cref="HasGradient"/>.</param>
+    /// <param name="x">What it was applied to, one that <see cref="CpuRows"/> serves.</param>
+    /// <param name="gradient">Of as many elements, served too; it is written over.</param>
+    public static void Gradient(ActivationForm form, Tensor x, Tensor gradient)
+    {
+        var work = new Work { Form = form, Input = CpuRows.Of(x, 1), Output = CpuRows.Of(gradient, 1), Count = x.NumberOfElements };
+        RowParallel.Run((work.Count + Piece - 1) / Piece, GrainPieces, &GradientPieces, &work);
+        GC.KeepAlive(x);
+        GC.KeepAlive(gradient);
+    }
+
     /// <summary>Applies it, element by element; sums and products are float32.</summary>
     /// <param name="form">The activation.</param>
     /// <param name="x">The values.</param>
@@ -87,6 +102,65 @@ internal static unsafe class ActivationKernel
             Apply(work->Form, work->Input.ReadAt(start, count, scratch + Piece), result);
             work->Output.WriteAt(start, result);
         }
+    }
+
+    private static void GradientPieces(void* state, long from, long to)
+    {
+        var work = (Work*)state;
+        var scratch = stackalloc float[4 * Piece];
+        for (var piece = from; piece < to; piece++)
+        {
+            var (start, count) = (piece * Piece, (int)Math.Min(Piece, work->Count - (piece * Piece)));
+            Span<float> slope = new(scratch, count);
+            Slope(work->Form, work->Input.ReadAt(start, count, scratch + Piece), slope, new(scratch + (2 * Piece), 2 * count));
+            var given = work->Output.ReadAt(start, count, scratch + Piece);
+            var result = work->Output.TargetAt(start, count, scratch + (2 * Piece));
+            TensorPrimitives.Multiply(given, slope, result);
+            work->Output.WriteAt(start, result);
+        }
+    }
+
+    /// <summary>By how much the activation grows with its input; scratch holds twice as many. x · s(v(x)) with the sigmoid s grows by s (1 + x (1 - s) v').</summary>
+    private static void Slope(ActivationForm form, ReadOnlySpan<float> x, Span<float> y, Span<float> scratch)
+    {
+        var growth = scratch[..x.Length];
+        var rest = scratch[x.Length..];
+        switch (form)
+        {
+            case ActivationForm.Relu:
+                for (var i = 0; i < x.Length; i++)
+                {
+                    y[i] = x[i] > 0 ? 1 : 0;
+                }
+
+                return;
+            case ActivationForm.Tanh:
+                TensorPrimitives.Tanh(x, y);
+                TensorPrimitives.Multiply(y, y, y);
+                TensorPrimitives.Subtract(1f, y, y);
+                return;
+            case ActivationForm.TanhGelu:
+                var factor = 2 * MathF.Sqrt(2 / MathF.PI);
+                TensorPrimitives.Multiply(x, x, growth);
+                TensorPrimitives.Multiply(growth, 0.044715f * factor, growth);
+                TensorPrimitives.Add(growth, factor, y);
+                TensorPrimitives.Multiply(x, y, y);
+                TensorPrimitives.Multiply(growth, 3f, growth);
+                TensorPrimitives.Add(growth, factor, growth);
+                break;
+            default:
+                var times = form == ActivationForm.QuickGelu ? 1.702f : 1;
+                TensorPrimitives.Multiply(x, times, y);
+                growth.Fill(times);
+                break;
+        }
+
+        TensorPrimitives.Sigmoid(y, y);
+        TensorPrimitives.Subtract(1f, y, rest);
+        TensorPrimitives.Multiply(x, growth, growth);
+        TensorPrimitives.Multiply(growth, rest, growth);
+        TensorPrimitives.Add(growth, 1f, growth);
+        TensorPrimitives.Multiply(y, growth, y);
     }
 
     /// <summary>Hendrycks and Gimpel 2016, the approximation by tanh: x/2 (1 + tanh(u)) = x · sigmoid(2 u).</summary>

@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Peft.Models;
 using Peft.Models.Layers;
 using static TorchSharp.torch;
 
@@ -26,5 +27,33 @@ public sealed class ActivationTests
         {
             Assert.Equal((double)expected!, value, 1e-5 * Math.Max(1, Math.Abs((double)expected!)));
         }
+    }
+
+    [Theory]
+    [MemberData(nameof(Names))]
+    public void GradientsAreAutogradsOfTheFormula(string name)
+    {
+        using var activation = new Activation(name);
+        foreach (var (type, tolerance, rows) in new[] { (ScalarType.Float32, 2e-5, 9), (ScalarType.Float32, 2e-5, 7_000), (ScalarType.BFloat16, 0.03, 70) })
+        {
+            using var check = new BackwardCheck { Type = type, Tolerance = tolerance };
+            var x = check.Input(rows, 13);
+            check.Run(context => activation.Forward(x, context), (inputs, _) => activation.Apply(inputs[0]));
+        }
+    }
+
+    [Fact]
+    public void OnlyItsInputIsKept()
+    {
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        using var tape = new Tape();
+        using var activation = new Activation("gelu_new");
+        var x = randn(20, 30);
+        tape.AddRoot(x, needsGradient: true);
+        var y = activation.Forward(x, new ForwardContext { Tape = tape });
+        Assert.Equal(x.numel() * x.ElementSize, tape.KeptBytes);
+        using var again = tape.SourceOf(y)!.Recompute();
+        Assert.True(again.equal(y).all().item<bool>());
     }
 }

@@ -52,24 +52,19 @@ public sealed class Activation : Module
     /// <param name="context">The forward pass.</param>
     public Tensor Forward(Tensor x, ForwardContext context)
     {
-        if (context.Tape is { } tape)
+        var y = Formed(x);
+        context.Tape?.Record(new ActivationPiece(this, x), [x], [y], trains: false);
+        if (context.Recorder is { } recorder && HasKernel(x))
         {
-            return tape.Autograd(inputs => Apply(inputs[0]), [x], []);
-        }
-
-        if (Form is not { } form || !CpuRows.Serves(x) || is_grad_enabled())
-        {
-            return Apply(x);
-        }
-
-        var y = ActivationKernel.Form(form, x);
-        if (context.Recorder is { } recorder)
-        {
-            LayerSteps.Activation(recorder, x, y, form, isGated: false);
+            LayerSteps.Activation(recorder, x, y, Form!.Value, isGated: false);
         }
 
         return y;
     }
+
+    private bool HasKernel(Tensor x) => Form is not null && CpuRows.Serves(x) && !is_grad_enabled();
+
+    private Tensor Formed(Tensor x) => HasKernel(x) ? ActivationKernel.Form(Form!.Value, x) : Apply(x);
 
     /// <summary>Applies it, element by element.</summary>
     public Tensor Apply(Tensor x) => _function(x);
@@ -107,4 +102,55 @@ public sealed class Activation : Module
     // Hendrycks and Gimpel 2016, the approximation by tanh.
     private static Tensor TanhGelu(Tensor x) =>
         x.mul(0.5).mul(x.pow(3).mul(0.044715).add(x).mul(Math.Sqrt(2 / Math.PI)).tanh().add(1));
+
+    /// <summary>Keeps its input alone: the output is formed again for whoever needs it.</summary>
+    private sealed class ActivationPiece : Piece
+    {
+        // What a slice takes with all that autograd makes of it stays in the cache.
+        private const long SliceElements = 1 << 16;
+
+        private readonly Activation _activation;
+        private readonly Tensor _x;
+
+        public ActivationPiece(Activation activation, Tensor x)
+        {
+            _activation = activation;
+            _x = Keep(x);
+        }
+
+        public override bool CanRecompute => true;
+
+        // The identity hands its input on.
+        public override bool KeepsOutputs => _activation.Form is null;
+
+        public override Tensor Recompute() => _activation.Formed(_x);
+
+        public override void Backward(PieceGradients gradients)
+        {
+            if (_activation.Form is { } form && ActivationKernel.HasGradient(form) && CpuRows.Serves(_x) && CpuRows.Serves(gradients.Output()))
+            {
+                var all = gradients.OutputToOverwrite();
+                ActivationKernel.Gradient(form, _x, all);
+                gradients.Add(0, all.alias());
+                return;
+            }
+
+            var result = empty_like(_x);
+            var rows = _x.dim() > 0 ? _x.size(0) : 1;
+            var step = _x.dim() == 0 || _x.device_type != TorchSharp.DeviceType.CPU ? rows : Math.Max(1, SliceElements * rows / Math.Max(1, _x.NumberOfElements));
+            for (long start = 0; start < rows; start += step)
+            {
+                using var slice = NewDisposeScope();
+                Tensor Part(Tensor whole) => _x.dim() == 0 ? whole : whole.narrow(0, start, Math.Min(step, rows - start));
+                using var grad = enable_grad();
+                var leaf = Part(_x).detach().requires_grad_(true);
+                var y = _activation.Apply(leaf);
+                autograd.backward([y], [Part(gradients.Output())], inputs: [leaf]);
+                using var none = no_grad();
+                Part(result).copy_(leaf.grad!);
+            }
+
+            gradients.Add(0, result);
+        }
+    }
 }
