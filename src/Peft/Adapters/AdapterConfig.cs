@@ -135,7 +135,7 @@ public abstract record AdapterConfig
     /// <summary>The method's own fields that hold something, as its file has them: <c>r=8, alpha=16</c>.</summary>
     public string Settings => string.Join(", ", Fields.Where(static own => own.Property.DeclaringType != typeof(AdapterConfig) && own.Property.DeclaringType != typeof(LayerwiseConfig))
         .Select(own => (own.Name, Value: own.Write(own.Property.GetValue(this))))
-        .Where(static own => own.Value is { } value && !IsEmpty(value)).Select(static own => $"{own.Name}={own.Value}"));
+        .Where(static own => own.Value is { } value && !IsEmpty(value)).Select(static own => $"{own.Name}={(own.Value is JsonValue ? own.Value.ToString() : own.Value!.ToJsonString())}"));
 
     /// <summary>Refuses what the method can't do, before anything is changed.</summary>
     /// <exception cref="PeftException">A value that makes no sense, named by its key.</exception>

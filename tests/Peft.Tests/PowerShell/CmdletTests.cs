@@ -134,6 +134,10 @@ public sealed class CmdletTests(ModuleHost host) : CmdletsInFolder(host, import:
     }
 
     [Fact]
+    public void Settings_of_a_configuration_are_one_line() =>
+        Assert.Equal("feedforward_modules=[\"down_proj\"], init_ia3_weights=true", host.Output("(New-PeftConfig IA3 down_proj -FeedforwardModule down_proj).Settings")[0].ToString());
+
+    [Fact]
     public void Training_writes_the_adapter_and_shows_what_is_learnt()
     {
         var result = host.Run("""
