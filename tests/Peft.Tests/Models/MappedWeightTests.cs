@@ -116,7 +116,7 @@ public sealed class MappedWeightTests : IDisposable
         Skip.IfNot(OperatingSystem.IsLinux(), "Elsewhere the system decides by itself which pages stay.");
         Save(LargeVocabulary, value);
         using var model = PeftModel.Load(_folder.Path);
-        long table = (long)LargeVocabulary * Hidden * sizeof(float);
+        var table = (long)LargeVocabulary * Hidden * sizeof(float);
         Assert.InRange(Resident(Weights), 0, (tables * table) + (table / 8));
     }
 
