@@ -52,7 +52,7 @@ public sealed record TrainingOptions
 
     /// <summary>Name of the schedule, in any case: see <see cref="ScheduleRegistry.Names"/>. Default <c>linear</c>.</summary>
     [JsonPropertyName("lr_scheduler_type")]
-    public string Schedule { get; init => field = ScheduleRegistry.Canonical(value); } = "linear";
+    public string Schedule { get; init => field = ScheduleRegistry.Canonical(value ?? throw new ArgumentNullException(nameof(Schedule))); } = "linear";
 
     /// <summary>The schedule's own options, such as <c>num_cycles</c>; null for none.</summary>
     [JsonPropertyName("lr_scheduler_kwargs")]
@@ -64,7 +64,7 @@ public sealed record TrainingOptions
 
     /// <summary>Name of the optimiser, in any case: see <see cref="OptimizerRegistry.Names"/>. Default <c>adamw_torch</c>.</summary>
     [JsonPropertyName("optim")]
-    public string Optimizer { get; init => field = OptimizerRegistry.Canonical(value); } = "adamw_torch";
+    public string Optimizer { get; init => field = OptimizerRegistry.Canonical(value ?? throw new ArgumentNullException(nameof(Optimizer))); } = "adamw_torch";
 
     /// <summary>The optimiser's own options, such as <c>momentum</c>; null for none.</summary>
     [JsonPropertyName("optim_args")]
@@ -88,7 +88,7 @@ public sealed record TrainingOptions
 
     /// <summary>Name of what is made small: see <see cref="ObjectiveRegistry.Names"/>. Default <c>causal_language_modelling</c>.</summary>
     [JsonPropertyName("objective")]
-    public string Objective { get; init => field = ObjectiveRegistry.Canonical(value); } = "causal_language_modelling";
+    public string Objective { get; init => field = ObjectiveRegistry.Canonical(value ?? throw new ArgumentNullException(nameof(Objective))); } = "causal_language_modelling";
 
     /// <summary>The objective's own options under TRL's names, such as <c>beta</c>; null for none.</summary>
     [JsonPropertyName("objective_args")]

@@ -103,4 +103,11 @@ public class TrainingOptionsTests
             CultureInfo.CurrentCulture = before;
         }
     }
+
+    [Theory]
+    [InlineData("lr_scheduler_type")]
+    [InlineData("optim")]
+    [InlineData("objective")]
+    public void A_name_that_is_null_is_refused(string key) =>
+        Assert.Equal("TrainingOptionInvalid", Assert.Throws<PeftException>(() => Peft.Training.TrainingOptions.FromJson($"{{\"{key}\": null}}")).ErrorId);
 }
