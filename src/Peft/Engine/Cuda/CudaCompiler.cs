@@ -110,7 +110,7 @@ internal sealed unsafe class CudaCompiler
     /// <summary>Loads it; what it is built of lies beside it and is not always found from there.</summary>
     private static nint LoadWithBuiltins(string path)
     {
-        if (Path.GetDirectoryName(path) is { Length: > 0 } folder)
+        if (Path.GetDirectoryName(path) is { Length: > 0 } folder && Directory.Exists(folder))
         {
             foreach (var part in Directory.GetFiles(folder, OperatingSystem.IsWindows() ? "nvrtc-builtins*.dll" : "libnvrtc-builtins.so*").Where(static file => !file.Contains(".alt.", StringComparison.Ordinal)))
             {

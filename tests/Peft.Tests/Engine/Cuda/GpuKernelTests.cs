@@ -45,6 +45,9 @@ public sealed partial class GpuKernelTests
         });
     });
 
+    [Fact]
+    public void A_compiler_that_is_nowhere_is_no_error() => Assert.Null(Record.Exception(static () => CudaCompiler.Load()));
+
     [SkippableTheory]
     [InlineData(ScalarType.Float32)]
     [InlineData(ScalarType.BFloat16)]
