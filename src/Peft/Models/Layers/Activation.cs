@@ -54,17 +54,15 @@ public sealed class Activation : Module
     {
         var y = Formed(x);
         context.Tape?.Record(new ActivationPiece(this, x), [x], [y], trains: false);
-        if (context.Recorder is { } recorder && HasKernel(x))
+        if (context.Recorder is { } recorder && Form is { } form)
         {
-            LayerSteps.Activation(recorder, x, y, Form!.Value, isGated: false);
+            LayerSteps.Activation(recorder, x, y, form, isGated: false);
         }
 
         return y;
     }
 
-    private bool HasKernel(Tensor x) => Form is not null && CpuRows.Serves(x) && !is_grad_enabled();
-
-    private Tensor Formed(Tensor x) => HasKernel(x) ? ActivationKernel.Form(Form!.Value, x) : Apply(x);
+    private Tensor Formed(Tensor x) => Form is { } form && CpuRows.Serves(x) && !is_grad_enabled() ? ActivationKernel.Form(form, x) : Apply(x);
 
     /// <summary>Applies it, element by element.</summary>
     public Tensor Apply(Tensor x) => _function(x);

@@ -45,6 +45,30 @@ public sealed partial class GpuKernelTests
         });
     });
 
+    // In float16 the processor has no kernels of our own, so that layers go by the engine's operators while they are recorded, as on a GPU.
+    [GoldenTheory]
+    [GoldenData("families", Holding = FamilyGoldenTests.ModelFile)]
+    public void What_the_engines_operators_computed_is_recorded(string path) => GoldenCases.Run("families", path, static folder =>
+    {
+        using var scope = NewDisposeScope();
+        using var noGradients = no_grad();
+        using var model = ModelLoader.Load(folder, new LoadOptions { DataType = ScalarType.Float16 });
+        if (model is not CausalModel causal || !s_recorded.Contains(model.Config.ModelType))
+        {
+            return;
+        }
+
+        using var recorded = Tensors(folder);
+        var ids = recorded.Read("plain.input_ids").narrow(0, 0, 1).narrow(1, 0, 4);
+        var (expected, _) = RecordedStepTests.Continue(causal, ids, 4, isOff: true);
+        EmulatedKernels.Use(_ =>
+        {
+            var (found, replays) = RecordedStepTests.Continue(causal, ids, 4, isOff: false);
+            Assert.True(replays > 0, $"'{model.Config.ModelType}' was computed as ever.");
+            TensorAssert.CloseToScale(expected.to(ScalarType.Float32), found.to(ScalarType.Float32), 1e-2, "logits");
+        });
+    });
+
     [Fact]
     public void A_compiler_that_is_nowhere_is_no_error() => Assert.Null(Record.Exception(static () => CudaCompiler.Load()));
 
