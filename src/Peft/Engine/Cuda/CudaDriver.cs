@@ -1,4 +1,3 @@
-using System.Diagnostics.CodeAnalysis;
 using System.Runtime.InteropServices;
 using System.Text;
 
@@ -21,7 +20,7 @@ internal sealed unsafe class CudaDriver
     private readonly delegate* unmanaged<nint*, byte*, int> _loadModule;
     private readonly delegate* unmanaged<nint*, nint, byte*, int> _function;
     private readonly delegate* unmanaged<nint, uint, uint, uint, uint, uint, uint, uint, nint, void**, void**, int> _launch;
-    private readonly delegate* unmanaged<int, byte**, int> _errorName;
+    private readonly delegate* unmanaged<int, byte**, int> _errorText;
 
     private CudaDriver(nint library)
     {
@@ -33,25 +32,24 @@ internal sealed unsafe class CudaDriver
         _loadModule = (delegate* unmanaged<nint*, byte*, int>)NativeLibrary.GetExport(library, "cuModuleLoadData");
         _function = (delegate* unmanaged<nint*, nint, byte*, int>)NativeLibrary.GetExport(library, "cuModuleGetFunction");
         _launch = (delegate* unmanaged<nint, uint, uint, uint, uint, uint, uint, uint, nint, void**, void**, int>)NativeLibrary.GetExport(library, "cuLaunchKernel");
-        _errorName = (delegate* unmanaged<int, byte**, int>)NativeLibrary.GetExport(library, "cuGetErrorName");
+        _errorText = (delegate* unmanaged<int, byte**, int>)NativeLibrary.GetExport(library, "cuGetErrorString");
     }
 
     /// <summary>The driver; null where there is none.</summary>
     public static CudaDriver? Loaded => s_loaded.Value;
 
-    /// <summary>Makes the context that a piece of a GPU's memory belongs to, the engine's, the calling thread's own.</summary>
+    /// <summary>The context that a piece of a GPU's memory belongs to, which is the engine's.</summary>
     /// <param name="memory">An address in a GPU's memory.</param>
-    /// <returns>The context.</returns>
-    public nint EnterContextOf(nint memory)
+    public nint ContextOf(nint memory)
     {
         nint owner = 0;
         Check(_pointerAttribute(&owner, ContextOfPointer, memory));
-        Enter(owner);
         return owner;
     }
 
     /// <summary>Makes a context the calling thread's own.</summary>
-    public void Enter(nint context)
+    /// <returns>The one that was, to be made its own again: by it the engine knows which of several GPUs a thread works on.</returns>
+    public nint Enter(nint context)
     {
         nint current = 0;
         Check(_currentContext(&current));
@@ -59,6 +57,8 @@ internal sealed unsafe class CudaDriver
         {
             Check(_setCurrentContext(context));
         }
+
+        return current;
     }
 
     /// <summary>The name of the instruction set of the GPU whose context is the thread's own, such as <c>sm_90</c>.</summary>
@@ -101,7 +101,6 @@ internal sealed unsafe class CudaDriver
         Check(_launch(function, checked((uint)blocks), 1, 1, (uint)threads, 1, 1, 0, 0, &arguments, null));
     }
 
-    [SuppressMessage("Design", "CA1031", Justification = "A driver that lacks a function is as good as none.")]
     private static CudaDriver? Load()
     {
         try
@@ -110,6 +109,7 @@ internal sealed unsafe class CudaDriver
         }
         catch (EntryPointNotFoundException)
         {
+            // One that lacks a function is as good as none.
             return null;
         }
     }
@@ -118,9 +118,10 @@ internal sealed unsafe class CudaDriver
     {
         if (result != 0)
         {
-            byte* name = null;
-            _ = _errorName(result, &name);
-            throw new ExternalException($"CUDA error: {Marshal.PtrToStringUTF8((nint)name) ?? $"{result}"}");
+            // The text that libtorch has too, by which running out of memory is known.
+            byte* text = null;
+            _ = _errorText(result, &text);
+            throw new ExternalException($"CUDA error: {Marshal.PtrToStringUTF8((nint)text) ?? $"{result}"}");
         }
     }
 }

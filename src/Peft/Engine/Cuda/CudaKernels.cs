@@ -35,11 +35,18 @@ internal sealed unsafe class CudaKernels : KernelDevice
     /// <inheritdoc/>
     public override void Launch<T>(string kernel, ScalarType type, in T arguments, long blocks, int threads)
     {
-        _driver.Enter(_context);
-        var function = _functions.TryGetValue((kernel, type), out var found) ? found : _functions.GetOrAdd((kernel, type), key => _driver.Function(Module(key.Item2), key.Item1));
-        fixed (T* pointer = &arguments)
+        var before = _driver.Enter(_context);
+        try
         {
-            _driver.Launch(function, pointer, blocks, threads);
+            var function = _functions.TryGetValue((kernel, type), out var found) ? found : _functions.GetOrAdd((kernel, type), key => _driver.Function(Module(key.Item2), key.Item1));
+            fixed (T* pointer = &arguments)
+            {
+                _driver.Launch(function, pointer, blocks, threads);
+            }
+        }
+        finally
+        {
+            _ = _driver.Enter(before);
         }
     }
 
@@ -84,7 +91,7 @@ internal sealed unsafe class CudaKernels : KernelDevice
         try
         {
             using var tried = ones([1], ScalarType.Float32, new Device(DeviceType.CUDA, device));
-            var kernels = new CudaKernels(driver, driver.EnterContextOf(Data(tried)));
+            var kernels = new CudaKernels(driver, driver.ContextOf(Data(tried)));
             kernels.Launch("add_scaled", ScalarType.Float32, new KernelArguments.ScaledSum { Right = Data(tried), Y = Data(tried), Count = 1, Scale = 3 }, 1, 32);
             return tried.item<float>() == 3 ? kernels : Fails("a kernel computes another number");
         }

@@ -9,9 +9,12 @@ internal static class LayerLaunches
 {
     private const int Threads = 256;
     private const int MostThreads = 1024;
+
+    // A block of the norms' kernels has registers for so many, whatever the compiler makes of them.
+    private const int MostNormThreads = 512;
     private const int VectorBytes = 16;
 
-    /// <summary>What runs kernels on tensors of one type; null where there is none, or a tensor is none that they take.</summary>
+    /// <summary>What runs kernels on tensors of one type and device; null where there is none, or a tensor is none that they take.</summary>
     public static KernelDevice? Serving(Tensor x, params ReadOnlySpan<Tensor> others)
     {
         if (KernelDevice.Of(x) is not { } device || !KernelDevice.Serves(x) || x.NumberOfElements == 0)
@@ -21,7 +24,7 @@ internal static class LayerLaunches
 
         foreach (var other in others)
         {
-            if (other.dtype != x.dtype || other.device_type != x.device_type || !KernelDevice.Serves(other))
+            if (other.dtype != x.dtype || KernelDevice.Of(other) != device || !KernelDevice.Serves(other))
             {
                 return null;
             }
@@ -40,7 +43,7 @@ internal static class LayerLaunches
         device.Launch("rms_norm_pass", x.dtype, new KernelArguments.NormPass
         {
             X = device.Address(x), Weight = device.Address(weight), Y = device.Address(y), Inverse = device.Address(inverse), Width = width, Epsilon = (float)epsilon,
-        }, x.NumberOfElements / width, RowThreads(width, x));
+        }, x.NumberOfElements / width, RowThreads(width, x, MostNormThreads));
         return (y, inverse);
     }
 
@@ -57,7 +60,7 @@ internal static class LayerLaunches
         device.Launch("rms_norm_gradient", x.dtype, new KernelArguments.NormGradient
         {
             Gradient = device.Address(gradient), X = device.Address(x), Weight = device.Address(weight), Inverse = device.Address(inverse), Result = device.Address(result), Width = width,
-        }, x.NumberOfElements / width, RowThreads(width, x));
+        }, x.NumberOfElements / width, RowThreads(width, x, MostNormThreads));
         return result;
     }
 
@@ -66,7 +69,7 @@ internal static class LayerLaunches
     /// <param name="cosine">[length, 1, turned] or [rows, length, 1, turned].</param>
     /// <param name="sine">Of the same shape.</param>
     public static KernelDevice? Turning(Tensor heads, Tensor cosine, Tensor sine) =>
-        heads.dtype == cosine.dtype && heads.stride(3) == 1 && heads.stride(2) == heads.size(3) && heads.NumberOfElements > 0 && Serving(cosine, sine) is { } device
+        heads.dtype == cosine.dtype && heads.stride(3) == 1 && heads.stride(2) == heads.size(3) && heads.NumberOfElements > 0 && Serving(cosine, sine) is { } device && KernelDevice.Of(heads) == device
             && (cosine.NumberOfElements / cosine.size(-1)) is var tables && (tables == heads.size(1) || tables == heads.size(0) * heads.size(1))
             ? device
             : null;
@@ -114,7 +117,7 @@ internal static class LayerLaunches
         {
             Logits = device.Address(logits), Targets = device.Address(own), Losses = device.Address(losses), Width = logits.size(1),
             Scale = (float)shape.Scale, Smoothing = (float)shape.Smoothing, WantsGradient = wantsGradient ? 1 : 0,
-        }, logits.size(0), RowThreads((int)logits.size(1), logits));
+        }, logits.size(0), RowThreads((int)logits.size(1), logits, MostThreads));
     }
 
     private static void Gated(string kernel, KernelDevice device, Tensor projections, Tensor other)
@@ -128,5 +131,5 @@ internal static class LayerLaunches
     private static long VectorElements(Tensor tensor) => VectorBytes / tensor.ElementSize;
 
     // As many as there are vectors in a row, up to what a block has.
-    private static int RowThreads(int width, Tensor x) => (int)Math.Clamp(BitOperations.RoundUpToPowerOf2((uint)((width + VectorElements(x) - 1) / VectorElements(x))), 32, MostThreads);
+    private static int RowThreads(int width, Tensor x, int most) => (int)Math.Clamp(BitOperations.RoundUpToPowerOf2((uint)((width + VectorElements(x) - 1) / VectorElements(x))), 32, most);
 }
