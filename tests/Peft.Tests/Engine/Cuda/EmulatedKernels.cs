@@ -15,13 +15,13 @@ namespace Peft.Tests.Engine.Cuda;
 /// </summary>
 internal sealed unsafe class EmulatedKernels : KernelDevice
 {
-    private static readonly Lazy<EmulatedKernels?> s_made = new(Make);
+    private static readonly Lazy<Dictionary<ScalarType, nint>?> s_compiled = new(Compile);
+
+    // Blocks keep what they share in static memory.
+    private static readonly Lock s_gate = new();
 
     private readonly Dictionary<ScalarType, nint> _libraries;
     private readonly ConcurrentDictionary<string, int> _launches = new(StringComparer.Ordinal);
-
-    // Blocks keep what they share in static memory.
-    private readonly Lock _gate = new();
 
     private EmulatedKernels(Dictionary<ScalarType, nint> libraries) => _libraries = libraries;
 
@@ -31,12 +31,14 @@ internal sealed unsafe class EmulatedKernels : KernelDevice
     /// <summary>Runs something with them. The test is skipped where there is no C++ compiler.</summary>
     public static void Use(Action<EmulatedKernels> run)
     {
-        Skip.If(s_made.Value is null, "There is no C++ compiler.");
-        ForProcessor = s_made.Value;
-        s_made.Value!._launches.Clear();
+        Skip.If(s_compiled.Value is null, "There is no C++ compiler.");
+
+        // Of its own, so that other tests' launches, at the same time, aren't counted.
+        var kernels = new EmulatedKernels(s_compiled.Value!);
+        ForProcessor = kernels;
         try
         {
-            run(s_made.Value);
+            run(kernels);
         }
         finally
         {
@@ -54,14 +56,14 @@ internal sealed unsafe class EmulatedKernels : KernelDevice
         var function = (delegate* unmanaged<void*, long, int, void>)NativeLibrary.GetExport(_libraries[type], kernel);
         fixed (T* pointer = &arguments)
         {
-            lock (_gate)
+            lock (s_gate)
             {
                 function(pointer, blocks, threads);
             }
         }
     }
 
-    private static EmulatedKernels? Make()
+    private static Dictionary<ScalarType, nint>? Compile()
     {
         var folder = Directory.CreateTempSubdirectory("peft-kernels-").FullName;
         try
@@ -80,7 +82,7 @@ internal sealed unsafe class EmulatedKernels : KernelDevice
                 libraries.Add(type, NativeLibrary.Load(library));
             }
 
-            return new EmulatedKernels(libraries);
+            return libraries;
         }
         catch (Win32Exception)
         {
