@@ -105,6 +105,7 @@ internal static class KernelArguments
         public nint X;
         public nint Weight;
         public nint Y;
+        public nint Inverse;
         public int Width;
         public float Epsilon;
     }
@@ -190,17 +191,6 @@ internal static class KernelArguments
         public int Group;
         public int KeySize;
         public int ValueSize;
-    }
-
-    [StructLayout(LayoutKind.Sequential)]
-    public struct NormPass
-    {
-        public nint X;
-        public nint Weight;
-        public nint Y;
-        public nint Inverse;
-        public int Width;
-        public float Epsilon;
     }
 
     [StructLayout(LayoutKind.Sequential)]

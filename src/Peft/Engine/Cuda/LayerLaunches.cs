@@ -40,10 +40,10 @@ internal static class LayerLaunches
         var width = (int)shape[^1];
         shape[^1] = 1;
         var (y, inverse) = (empty_like(x), empty(shape, x.dtype, x.device));
-        device.Launch("rms_norm_pass", x.dtype, new KernelArguments.NormPass
+        device.Launch("rms_norm", x.dtype, new KernelArguments.Norm
         {
             X = device.Address(x), Weight = device.Address(weight), Y = device.Address(y), Inverse = device.Address(inverse), Width = width, Epsilon = (float)epsilon,
-        }, x.NumberOfElements / width, RowThreads(width, x, MostNormThreads));
+        }, x.NumberOfElements / width, NormThreads(width, x));
         return (y, inverse);
     }
 
@@ -60,7 +60,7 @@ internal static class LayerLaunches
         device.Launch("rms_norm_gradient", x.dtype, new KernelArguments.NormGradient
         {
             Gradient = device.Address(gradient), X = device.Address(x), Weight = device.Address(weight), Inverse = device.Address(inverse), Result = device.Address(result), Width = width,
-        }, x.NumberOfElements / width, RowThreads(width, x, MostNormThreads));
+        }, x.NumberOfElements / width, NormThreads(width, x));
         return result;
     }
 
@@ -119,6 +119,9 @@ internal static class LayerLaunches
             Scale = (float)shape.Scale, Smoothing = (float)shape.Smoothing, WantsGradient = wantsGradient ? 1 : 0,
         }, logits.size(0), RowThreads((int)logits.size(1), logits, MostThreads));
     }
+
+    /// <summary>Threads that the kernel of a root mean square norm has for a row.</summary>
+    public static int NormThreads(int width, Tensor x) => RowThreads(width, x, MostNormThreads);
 
     private static void Gated(string kernel, KernelDevice device, Tensor projections, Tensor other)
     {

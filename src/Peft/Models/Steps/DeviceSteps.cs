@@ -111,11 +111,11 @@ internal sealed class DeviceSteps(KernelDevice device) : IStepKernels
     }
 
     public StepOperation? RmsNorm(Tensor x, Tensor weight, Tensor y, int width, double epsilon) => new LaunchOperation<KernelArguments.Norm>(
-        device, "rms_norm", x.dtype, (x.NumberOfElements / width, NormThreads(width)),
+        device, "rms_norm", x.dtype, (x.NumberOfElements / width, LayerLaunches.NormThreads(width, x)),
         new KernelArguments.Norm { X = Address(x), Weight = Address(weight), Y = Address(y), Width = width, Epsilon = (float)epsilon });
 
     public StepOperation? LayerNorm(Tensor x, Tensor weight, Tensor? bias, Tensor y, int width, double epsilon) => new LaunchOperation<KernelArguments.LayerNorm>(
-        device, "layer_norm", x.dtype, (x.NumberOfElements / width, NormThreads(width)),
+        device, "layer_norm", x.dtype, (x.NumberOfElements / width, LayerNormThreads(width)),
         new KernelArguments.LayerNorm { X = Address(x), Weight = Address(weight), Bias = AddressOf(bias), Y = Address(y), Width = width, Epsilon = (float)epsilon });
 
     public StepOperation? Sum(Tensor? left, Tensor right, Tensor y, float scale) => new LaunchOperation<KernelArguments.ScaledSum>(
@@ -125,7 +125,7 @@ internal sealed class DeviceSteps(KernelDevice device) : IStepKernels
     private static long Blocks(long count, int each) => (count + each - 1) / each;
 
     // A power of two, as many as there is work for.
-    private static int NormThreads(int width) => (int)Math.Clamp(BitOperations.RoundUpToPowerOf2((uint)width) / 4, Warp, 1024);
+    private static int LayerNormThreads(int width) => (int)Math.Clamp(BitOperations.RoundUpToPowerOf2((uint)width) / 4, Warp, 1024);
 
     private nint AddressOf(Tensor? tensor) => tensor is null ? 0 : Address(tensor);
 

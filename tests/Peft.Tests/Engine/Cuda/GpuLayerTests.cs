@@ -103,7 +103,7 @@ public sealed class GpuLayerTests
         {
             var found = Losses();
             Assert.All(expected.Zip(found), static pair => Assert.Equal(pair.First, pair.Second, 1e-4));
-            Assert.All((string[])["rms_norm_pass", "rms_norm_gradient", "turn", "gated", "gated_gradient", "cross_entropy"], kernel => Assert.True(kernels.Launches.GetValueOrDefault(kernel) > 0, kernel));
+            Assert.All((string[])["rms_norm", "rms_norm_gradient", "turn", "gated", "gated_gradient", "cross_entropy"], kernel => Assert.True(kernels.Launches.GetValueOrDefault(kernel) > 0, kernel));
         });
 
         static IReadOnlyList<double> Losses()

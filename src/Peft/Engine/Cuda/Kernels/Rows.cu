@@ -1,33 +1,4 @@
-// Norms, and what is done with each element of a row.
-
-struct NormArguments
-{
-    const element* x;
-    const element* weight;
-    element* y;
-    int width;
-    float epsilon;
-};
-
-// The root mean square norm of a row, a block each.
-KERNEL(rms_norm, NormArguments)
-{
-    __shared__ float sums[32];
-    const element* x = arguments.x + (long long)blockIdx.x * arguments.width;
-    element* y = arguments.y + (long long)blockIdx.x * arguments.width;
-    float square = 0;
-    for (int i = threadIdx.x; i < arguments.width; i += blockDim.x)
-    {
-        square += widen(x[i]) * widen(x[i]);
-    }
-
-    square = sum_of_block(square, sums);
-    float inverse = rounded(1.0f / sqrtf(square / arguments.width + arguments.epsilon));
-    for (int i = threadIdx.x; i < arguments.width; i += blockDim.x)
-    {
-        y[i] = narrow(rounded(widen(x[i]) * inverse) * widen(arguments.weight[i]));
-    }
-}
+// The layer norm, and what is done with each element of a row.
 
 struct LayerNormArguments
 {

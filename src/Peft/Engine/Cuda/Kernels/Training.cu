@@ -1,5 +1,5 @@
 // What training computes beside products: norms, rotary positions, gated activations and cross-entropy, forwards and backwards, each in one pass or two
-// over what would be many passes by operators.
+// over what would be many passes by operators. The norm's forward pass serves recorded steps too.
 
 // Some neighbouring elements, as many as sixteen bytes hold, or fewer at the end of a row.
 __device__ inline void load(const element* from, float* to, int count)
@@ -60,7 +60,7 @@ __device__ inline void store(element* to, const float* from, int count)
 
 __device__ inline int count_from(long long start, long long width) { return width - start < PER_VECTOR ? (int)(width - start) : PER_VECTOR; }
 
-struct NormPassArguments
+struct NormArguments
 {
     const element* x;
     const element* weight;
@@ -70,8 +70,8 @@ struct NormPassArguments
     float epsilon;
 };
 
-// w · x · r with r = 1 / sqrt(mean(x²) + ε), a block a row; r is kept.
-KERNEL(rms_norm_pass, NormPassArguments)
+// w · x · r with r = 1 / sqrt(mean(x²) + ε), a block a row; r is kept where there is memory for it.
+KERNEL(rms_norm, NormArguments)
 {
     __shared__ float sums[32];
     const element* x = arguments.x + (long long)blockIdx.x * arguments.width;
@@ -104,7 +104,7 @@ KERNEL(rms_norm_pass, NormPassArguments)
         store(y + i, values, count);
     }
 
-    if (threadIdx.x == 0)
+    if (arguments.inverse && threadIdx.x == 0)
     {
         arguments.inverse[blockIdx.x] = narrow(inverse);
     }
