@@ -61,12 +61,16 @@ public sealed partial class RecommendedActionFeedback : IFeedbackProvider
         ArgumentNullException.ThrowIfNull(error);
         var name = error.FullyQualifiedErrorId switch
         {
-            "CommandNotFoundException" => (error.TargetObject as string)?.Split('.')[^1],
+            "CommandNotFoundException" => Called((error.TargetObject as string)?.Split('.') ?? []),
             "MethodNotFound" when Method().Match(error.Exception.Message) is { Success: true } match => match.Groups[1].Value,
             _ => null,
         };
         return name is not null && PythonNames.Commands.ContainsKey(name) ? name : null;
     }
+
+    /// <summary>What of a dotted name is called: its end, but every class has a <c>from_pretrained</c>, and which one it is says what is loaded.</summary>
+    private static string? Called(string[] path) =>
+        path is [.., var owner, "from_pretrained"] && PythonNames.Commands.ContainsKey(owner) ? owner : path.LastOrDefault();
 
     /// <summary>The commands that a recommendation comes to.</summary>
     /// <param name="line">The line that failed.</param>

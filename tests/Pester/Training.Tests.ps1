@@ -226,6 +226,13 @@ Describe 'The cmdlets for data and training' {
             $adapter.TrainingRecord.Messages -join "`n" | Should -Match $Word
         }
 
+        It 'counts examples that are evaluated on, also where they are packed' {
+            $rows = 1..10 | ForEach-Object { @{ prompt = "A $_"; completion = ' b' } }
+            $lines = $model | Invoke-LoraTraining $config $rows -AdapterName counted -MaxSteps 1 -EvaluationSplit 0.2 -Packing BestFit -MaxLength 64 6>&1 | Out-String
+            $lines | Should -Match 'Evaluated on 2 examples that are not learnt, packed into 1 row\.'
+            $model | Remove-PeftAdapter counted
+        }
+
         It 'says at the beginning what is trained, and at the end what came of it' {
             $rows = 1..10 | ForEach-Object { @{ prompt = "A $_"; completion = ' b' } }
             $lines = $model | Invoke-LoraTraining $config $rows -AdapterName told -Epoch 2 -EvaluationSplit 0.2 6>&1 | Where-Object { $_ -is [Management.Automation.InformationRecord] } | Out-String

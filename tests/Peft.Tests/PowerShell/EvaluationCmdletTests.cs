@@ -26,10 +26,21 @@ public sealed class EvaluationCmdletTests(ModuleHost host) : CmdletsInFolder(hos
             $measured = $reviews | Measure-TextAnswer $data
             $measured.Count
             $measured.Classes.Name
+            ($measured.Classes | ForEach-Object ToString)[1].Split(':')[0]
+            $null = $reviews | Measure-TextAnswer $data { $true } -Choice good, bad -WarningVariable unused 3>$null
+            "$unused"
+            $null = $args[0] | Measure-TextAnswer @{ prompt = 'Once upon a'; completion = ' time' } { $true } -Choice ' time', ' xylophone' -WarningVariable unused 3>$null
+            "$unused"
             $reviews | Remove-PeftModel
             """, model, PocketLlama);
         Assert.Empty(result.Errors);
-        Assert.Equal([2, "good", "bad"], result.Output.Select(static value => value.BaseObject));
+        Assert.Equal(
+            [
+                2, "good", "bad", "bad (1)",
+                "-Test and -Choice count for nothing here: 'reviews' is measured by what its head is for.",
+                "-Test counts for nothing here: the likeliest of the choices is taken.",
+            ],
+            result.Output.Select(static value => value.BaseObject));
     }
 
     [Fact]

@@ -20,6 +20,8 @@ public sealed class FeedbackTests(ModuleHost host) : IClassFixture<ModuleHost>
     [InlineData("$data = 'a' | Import-TrainingDataset; $data.merge_and_unload()", "merge_and_unload")]
     [InlineData("('a').merge_and_unload()", null)]
     [InlineData("no_such_function", null)]
+    [InlineData("PeftModel.from_pretrained($model, 'x')", "PeftModel")]
+    [InlineData("AutoTokenizer.from_pretrained 'x'", "from_pretrained")]
     public void A_function_of_PEFTs_that_is_called_is_known(string line, string? name) =>
         Assert.Equal(name, RecommendedActionFeedback.PythonNameIn(Assert.Single(host.Run(line).Errors)));
 

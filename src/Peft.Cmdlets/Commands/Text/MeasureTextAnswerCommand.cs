@@ -54,8 +54,10 @@ public sealed class MeasureTextAnswerCommand : GenerationCommand
     protected override void Process()
     {
         var (model, selection) = (TheModel, SelectionOf(AdapterName));
-        if (Choice is not null || ChoiceColumn is not null || model.Base is SequenceClassificationModel or TokenClassificationModel or QuestionAnsweringModel)
+        var hasOtherHead = model.Base is SequenceClassificationModel or TokenClassificationModel or QuestionAnsweringModel;
+        if (Choice is not null || ChoiceColumn is not null || hasOtherHead)
         {
+            WarnOfUnused(hasOtherHead ? [nameof(Test), nameof(Choice), nameof(ChoiceColumn)] : [nameof(Test)], hasOtherHead ? $"'{model.Name}' is measured by what its head is for" : "the likeliest of the choices is taken");
             WriteObject(Run(output => Rate(model, selection, output)));
             return;
         }
@@ -77,6 +79,16 @@ public sealed class MeasureTextAnswerCommand : GenerationCommand
             return result;
         });
         WriteObject(Test is null ? measured : new AnswerMeasurement([.. measured.Answers.Select(answer => answer with { IsPassed = Passes(answer) })]));
+    }
+
+    /// <summary>Says which of the parameters that were given count for nothing.</summary>
+    private void WarnOfUnused(string[] names, string because)
+    {
+        string[] given = [.. names.Where(Given).Select(static name => "-" + name)];
+        if (given.Length > 0)
+        {
+            WriteWarning($"{string.Join(" and ", given)} {(given.Length == 1 ? "counts" : "count")} for nothing here: {because}.");
+        }
     }
 
     /// <summary>Without generating: the likeliest of several answers, or what a head gives.</summary>

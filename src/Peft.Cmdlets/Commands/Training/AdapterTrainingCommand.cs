@@ -240,11 +240,12 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
                 estimate.RefuseTooLarge(model, data, options);
             }
 
-            var request = Request(model, TrainsBase ? null : name, Dataset[0], data, judged, options, output) with
+            var basis = Request(model, TrainsBase ? null : name, Dataset[0], data, judged, options, output);
+            var request = basis with
             {
                 OutputPath = report.OutputPath,
                 Observers = observers,
-                OnStart = start => report.Begin(start, data, model, TrainsBase ? null : model[name]),
+                OnStart = start => report.Begin(start, data, basis.EvaluationData, model, TrainsBase ? null : model[name]),
                 Progress = report,
             };
             objective = request.Objective as IDisposable;

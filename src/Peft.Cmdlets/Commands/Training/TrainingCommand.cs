@@ -116,7 +116,7 @@ public abstract class TrainingCommand : PeftCmdlet, IRunsAsJob
     [ValidateRange(0L, long.MaxValue)]
     public long[] Seed { get; set; } = [42];
 
-    /// <summary>Share of the examples that is set apart to measure the loss on.</summary>
+    /// <summary>Share of the examples that is set apart to measure the loss on. Those that say nearly the same stay on one side, so that it may come out a little larger.</summary>
     [Parameter]
     [Alias("eval_split")]
     [PSDefaultValue(Value = 0, Help = "0")]

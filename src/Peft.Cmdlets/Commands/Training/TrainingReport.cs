@@ -36,7 +36,7 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
     }
 
     /// <summary>Says what is trained on what and where the results go, and shows the first example with what of it is learnt.</summary>
-    public void Begin(TrainingStart start, ITrainingData data, PeftModel model, PeftAdapter? adapter)
+    public void Begin(TrainingStart start, ITrainingData data, ITrainingData? judged, PeftModel model, PeftAdapter? adapter)
     {
         _start = start;
         _unit = data is ImageDataset ? "images" : "tokens";
@@ -48,7 +48,8 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
 
         if (start.EvaluationRows > 0)
         {
-            Say($"Evaluated on {AdapterTrainingCommand.Examples(start.EvaluationRows)} that {(start.EvaluationRows == 1 ? "is" : "are")} not learnt{(start.Rows < data.Count ? "; the tokens are those of all" : "")}.");
+            var (count, rows) = judged is TokenizedDataset { IsPacked: true } examples ? (examples.Examples.Count, FormattableString.Invariant($", packed into {start.EvaluationRows:N0} {(start.EvaluationRows == 1 ? "row" : "rows")}")) : (start.EvaluationRows, "");
+            Say($"Evaluated on {AdapterTrainingCommand.Examples(count)} that {(count == 1 ? "is" : "are")} not learnt{rows}{(start.Rows < data.Count ? "; the tokens are those of all" : "")}.");
         }
 
         Say($"Trained are {start.Parameters:N0} parameters: {(adapter is null ? "all weights of the model" : adapter.Coverage.ToString() is { Length: > 0 } coverage ? coverage : "what the method has of its own")}.");

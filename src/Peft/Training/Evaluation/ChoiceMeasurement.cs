@@ -132,7 +132,7 @@ public sealed record ClassScore(string Name, int Count, double Precision, double
     public double F1 => Precision + Recall == 0 ? 0 : 2 * Precision * Recall / (Precision + Recall);
 
     /// <inheritdoc/>
-    public override string ToString() => FormattableString.Invariant($"{Name}: F1 {F1:0.###} of {Count}");
+    public override string ToString() => FormattableString.Invariant($"{Name} ({Count}): F1 {F1:0.###}");
 
     /// <summary>The scores of the classes that were expected, in the order in which they first came.</summary>
     /// <param name="pairs">What was right, and what was said.</param>
