@@ -233,7 +233,7 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
             var (learnt, judged) = Split(Dataset[0], options, output.Cancellation);
             var data = tokens ?? Read(learnt, model, Learner(name), options, output);
             RefuseOther(model, name, data);
-            var estimate = EstimateOf(model, TrainsBase ? null : name, data, options);
+            var estimate = EstimateOf(model, TrainsBase ? null : name, data, Undivided(options, judged));
             report.Say(estimate);
             if (estimate.BatchTokens is not null && model.Device.type == DeviceType.CPU)
             {
@@ -305,13 +305,13 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
     {
         using var held = model.Acquire("training");
         var name = Learner(report.AdapterName);
-        var learnt = Split(Dataset[0], options, output.Cancellation).Learnt;
+        var (learnt, judged) = Split(Dataset[0], options, output.Cancellation);
         ITrainingData? data = null;
         using var added = name is null ? null : Prepare(model, name, Config?[0], (ulong)Seed[0], config => ComputeStart(config, model, data = Read(learnt, model, name, options, output), options, output));
         try
         {
             report.Show(output);
-            report.Say(EstimateOf(model, name, data ?? Read(learnt, model, name, options, output), options));
+            report.Say(EstimateOf(model, name, data ?? Read(learnt, model, name, options, output), Undivided(options, judged)));
         }
         finally
         {
@@ -321,6 +321,9 @@ public abstract partial class AdapterTrainingCommand : TrainingCommand
 
     /// <summary>The adapter that learns under a training's name; null where the base does.</summary>
     private string? Learner(string name) => TrainsBase ? null : name;
+
+    /// <summary>The options for what is learnt: where what is evaluated on stands by itself, nothing more is set apart.</summary>
+    private static TrainingOptions Undivided(TrainingOptions options, TrainingDataset? judged) => judged is null ? options : options with { EvaluationSplit = 0 };
 
     /// <summary>What a training takes; <paramref name="adapter"/> is null of one of all weights.</summary>
     private static TrainingEstimate EstimateOf(PeftModel model, string? adapter, ITrainingData data, TrainingOptions options) => TrainingEstimate.Of(
