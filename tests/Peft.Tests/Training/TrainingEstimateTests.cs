@@ -20,8 +20,8 @@ public sealed class TrainingEstimateTests
         var values = hidden / config.Integer("num_attention_heads")!.Value * config.Integer("num_key_value_heads")!.Value;
         var estimate = Estimate(model, new TrainingOptions { BatchSize = Rows, MaxSteps = 5 });
 
-        // q, k, v read one input and so do gate and up; o and down have their own.
-        var block = (hidden + (2 * values) + hidden + (2 * inner) + hidden) + (hidden + hidden + hidden + inner);
+        // q, k, v read one input and so do gate and up; o has its own, and down's is formed again.
+        var block = (hidden + (2 * values) + hidden + (2 * inner) + hidden) + (hidden + hidden + hidden);
         Assert.Equal(layers * block * Rows * Length * sizeof(float), estimate.ActivationBytes);
         Assert.Equal((5, Rows * Length), (estimate.Steps, estimate.BatchTokens));
 

@@ -40,6 +40,8 @@ internal sealed class JoinedMLP : FeedForward
         _activation = Add("activation_fn", new Activation(config.ActivationName));
     }
 
+    internal override long KeptBytes(int elementBytes) => GatedActivation.KeptBytesOf(_activation, _down.Inputs, elementBytes);
+
     /// <inheritdoc/>
     public override IReadOnlyList<Tensor> Forward(Tensor x, Tensor? residual, ForwardContext context) =>
         [_down.Forward(GatedActivation.Forward(_projections.Forward(x, context), _activation, context), context, residual)];

@@ -135,6 +135,8 @@ internal sealed class LlamaMLP : FeedForward
         _projections = Group(gate, up);
     }
 
+    internal override long KeptBytes(int elementBytes) => GatedActivation.KeptBytesOf(_activation, _down.Inputs, elementBytes);
+
     public override IReadOnlyList<Tensor> Forward(Tensor x, Tensor? residual, ForwardContext context) => [Compute(x, residual, context)];
 
     /// <summary>The MLP of x, added to <paramref name="residual"/> where there is one.</summary>

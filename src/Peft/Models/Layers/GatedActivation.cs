@@ -49,6 +49,12 @@ public static class GatedActivation
         return output;
     }
 
+    /// <summary>What a training keeps of a token less than the layer behind it reads: its backward pass forms what SiLU gave again.</summary>
+    /// <param name="activation">The activation.</param>
+    /// <param name="width">Width of the output.</param>
+    /// <param name="elementBytes">Bytes of an element.</param>
+    internal static long KeptBytesOf(Activation activation, long width, int elementBytes) => activation.IsSilu ? -width * elementBytes : 0;
+
     private static void Record(StepRecorder recorder, Tensor projections, Tensor gated, Activation activation)
     {
         if (activation.Form is { } form)
