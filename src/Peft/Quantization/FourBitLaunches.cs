@@ -25,7 +25,7 @@ internal static class FourBitLaunches
     public static StepOperation? Product(KernelDevice device, FourBitParts parts, long rows, Tensor x, KernelArguments.ProductTarget target) =>
         x.size(-1) % Step == 0 && KernelDevice.Serves(x)
             ? new LaunchOperation<KernelArguments.FourBitProduct>(
-                device, "four_bit_product", x.dtype, ((rows + RowsOfBlock - 1) / RowsOfBlock, Threads),
+                device, "four_bit_product", x.dtype, (KernelDevice.Blocks(rows, RowsOfBlock), Threads),
                 new KernelArguments.FourBitProduct { X = device.Address(x), Blocks = Blocks(device, parts), Target = target, Rows = rows, Width = x.size(-1) })
             : null;
 
@@ -43,7 +43,7 @@ internal static class FourBitLaunches
         {
             Blocks = Blocks(device, parts), Target = device.Address(target), Count = count, Stored = stored == target.dtype ? 0 : CudaKernels.Number(stored),
         };
-        device.Launch("four_bit_unpack", target.dtype, arguments, ((count + UnpackedByThread - 1) / UnpackedByThread + Threads - 1) / Threads, Threads);
+        device.Launch("four_bit_unpack", target.dtype, arguments, KernelDevice.Blocks(count, UnpackedByThread * Threads), Threads);
         return true;
     }
 

@@ -29,6 +29,9 @@ internal abstract class KernelDevice
     /// <summary>Whether kernels can work on a tensor that lies here: elements of a type that they know, without gaps.</summary>
     public static bool Serves(Tensor tensor) => tensor.dtype is ScalarType.Float32 or ScalarType.BFloat16 or ScalarType.Float16 && tensor.is_contiguous();
 
+    /// <summary>How many blocks take all of a number of things, some each.</summary>
+    public static long Blocks(long count, long each) => (count + each - 1) / each;
+
     /// <summary>Where a tensor's elements begin; zero for none.</summary>
     public abstract nint Address(Tensor tensor);
 

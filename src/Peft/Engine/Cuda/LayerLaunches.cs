@@ -126,13 +126,13 @@ internal static class LayerLaunches
     private static void Gated(string kernel, KernelDevice device, Tensor projections, Tensor other)
     {
         var (rows, width) = (projections.size(0), projections.size(1) / 2);
-        var pieces = rows * ((width + VectorElements(projections) - 1) / VectorElements(projections));
+        var pieces = rows * KernelDevice.Blocks(width, VectorElements(projections));
         device.Launch(
-            kernel, projections.dtype, new KernelArguments.Gated { Projections = device.Address(projections), Other = device.Address(other), Rows = rows, Width = width }, (pieces + Threads - 1) / Threads, Threads);
+            kernel, projections.dtype, new KernelArguments.Gated { Projections = device.Address(projections), Other = device.Address(other), Rows = rows, Width = width }, KernelDevice.Blocks(pieces, Threads), Threads);
     }
 
     private static long VectorElements(Tensor tensor) => VectorBytes / tensor.ElementSize;
 
     // As many as there are vectors in a row, up to what a block has.
-    private static int RowThreads(int width, Tensor x, int most) => (int)Math.Clamp(BitOperations.RoundUpToPowerOf2((uint)((width + VectorElements(x) - 1) / VectorElements(x))), 32, most);
+    private static int RowThreads(int width, Tensor x, int most) => (int)Math.Clamp(BitOperations.RoundUpToPowerOf2((uint)KernelDevice.Blocks(width, VectorElements(x))), 32, most);
 }

@@ -50,7 +50,7 @@ internal sealed class DeviceSteps(KernelDevice device) : IStepKernels
         using var rows = weight.t();
         return Serves(rows)
             ? [new LaunchOperation<KernelArguments.ColumnProduct>(
-                device, "column_product", x.dtype, (Blocks(rows.size(1), Warp), ElementThreads),
+                device, "column_product", x.dtype, (KernelDevice.Blocks(rows.size(1), Warp), ElementThreads),
                 new KernelArguments.ColumnProduct { X = Address(x), Weight = Address(rows), Target = target, Height = rows.size(0), Columns = rows.size(1) })]
             : null;
     }
@@ -64,7 +64,7 @@ internal sealed class DeviceSteps(KernelDevice device) : IStepKernels
 
         var columns = y.NumberOfElements;
         return [Rows(x, down, Target(inner, null, null)), .. changes.Chunk(KernelArguments.MostTerms).Select(some =>
-            new LaunchOperation<KernelArguments.LowRank>(device, "low_rank", x.dtype, (Blocks(columns, ElementThreads), ElementThreads), Terms(inner, y, some)))];
+            new LaunchOperation<KernelArguments.LowRank>(device, "low_rank", x.dtype, (KernelDevice.Blocks(columns, ElementThreads), ElementThreads), Terms(inner, y, some)))];
     }
 
     public IReadOnlyList<StepOperation>? Attention(IStepAttention pass, StepHeads sizes, Tensor queries, (Tensor Keys, Tensor Values)? stored, Tensor output)
@@ -96,7 +96,7 @@ internal sealed class DeviceSteps(KernelDevice device) : IStepKernels
     }
 
     public StepOperation? Activation(Tensor x, Tensor y, ActivationForm form, bool isGated) => new LaunchOperation<KernelArguments.Activation>(
-        device, "activation_row", x.dtype, (Blocks(y.NumberOfElements, ElementThreads), ElementThreads),
+        device, "activation_row", x.dtype, (KernelDevice.Blocks(y.NumberOfElements, ElementThreads), ElementThreads),
         new KernelArguments.Activation { X = Address(x), Y = Address(y), Width = y.NumberOfElements, Form = (int)form, IsGated = isGated ? 1 : 0 });
 
     public StepOperation? Copy(IReadOnlyList<CopiedStretch> stretches)
@@ -119,10 +119,8 @@ internal sealed class DeviceSteps(KernelDevice device) : IStepKernels
         new KernelArguments.LayerNorm { X = Address(x), Weight = Address(weight), Bias = AddressOf(bias), Y = Address(y), Width = width, Epsilon = (float)epsilon });
 
     public StepOperation? Sum(Tensor? left, Tensor right, Tensor y, float scale) => new LaunchOperation<KernelArguments.ScaledSum>(
-        device, "add_scaled", y.dtype, (Blocks(y.NumberOfElements, ElementThreads), ElementThreads),
+        device, "add_scaled", y.dtype, (KernelDevice.Blocks(y.NumberOfElements, ElementThreads), ElementThreads),
         new KernelArguments.ScaledSum { Left = AddressOf(left), Right = Address(right), Y = Address(y), Count = y.NumberOfElements, Scale = scale });
-
-    private static long Blocks(long count, int each) => (count + each - 1) / each;
 
     // A power of two, as many as there is work for.
     private static int LayerNormThreads(int width) => (int)Math.Clamp(BitOperations.RoundUpToPowerOf2((uint)width) / 4, Warp, 1024);
@@ -136,7 +134,7 @@ internal sealed class DeviceSteps(KernelDevice device) : IStepKernels
         var (rows, width) = (weight.size(0), weight.size(1));
         var lanes = width >= WideRow ? ProductThreads : Warp;
         return new LaunchOperation<KernelArguments.RowProduct>(
-            device, "row_product", x.dtype, (Blocks(rows, ProductThreads / lanes), ProductThreads),
+            device, "row_product", x.dtype, (KernelDevice.Blocks(rows, ProductThreads / lanes), ProductThreads),
             new KernelArguments.RowProduct { X = Address(x), Weight = Address(weight), Target = target, Rows = rows, Width = width, Lanes = lanes });
     }
 

@@ -98,17 +98,12 @@ __device__ inline float score_of(const AttendArguments& arguments, const element
     {
         for (int at = lane * PER_VECTOR; at < arguments.key_size; at += LANES_A_KEY * PER_VECTOR)
         {
-            uint4 bits = *(const uint4*)(key + at);
-            const unsigned words[4] = {bits.x, bits.y, bits.z, bits.w};
+            float values[PER_VECTOR];
+            spread(*(const uint4*)(key + at), values);
 #pragma unroll
-            for (int i = 0; i < 4; i++)
+            for (int i = 0; i < PER_VECTOR; i++)
             {
-#if ELEMENT == 0
-                sum += __uint_as_float(words[i]) * query[at + i];
-#else
-                sum += widen((element)(words[i] & 0xFFFF)) * query[at + 2 * i];
-                sum += widen((element)(words[i] >> 16)) * query[at + 2 * i + 1];
-#endif
+                sum += values[i] * query[at + i];
             }
         }
     }

@@ -21,14 +21,6 @@ __device__ inline float widen(element x) { return half_to_float(x); }
 __device__ inline element narrow(float x) { return float_to_half(x); }
 #endif
 
-#if ELEMENT == 0
-__device__ inline unsigned bits_of(element x) { return __float_as_uint(x); }
-__device__ inline element element_of(unsigned bits) { return __uint_as_float(bits); }
-#else
-__device__ inline unsigned bits_of(element x) { return x; }
-__device__ inline element element_of(unsigned bits) { return (element)bits; }
-#endif
-
 #define PER_VECTOR (16 / (int)sizeof(element))
 
 // A value as it is when it was stored.
@@ -36,25 +28,83 @@ __device__ inline float rounded(float x) { return widen(narrow(x)); }
 
 __device__ inline bool is_aligned(const void* a, const void* b) { return (((unsigned long long)a | (unsigned long long)b) & 15) == 0; }
 
-// The products of the elements in two times sixteen bytes, added.
-__device__ inline float multiply(uint4 a, uint4 b)
+// The elements in sixteen bytes.
+__device__ inline void spread(uint4 bits, float* to)
 {
-#if ELEMENT == 0
-    return __uint_as_float(a.x) * __uint_as_float(b.x) + __uint_as_float(a.y) * __uint_as_float(b.y)
-        + __uint_as_float(a.z) * __uint_as_float(b.z) + __uint_as_float(a.w) * __uint_as_float(b.w);
-#else
-    const unsigned left[4] = {a.x, a.y, a.z, a.w};
-    const unsigned right[4] = {b.x, b.y, b.z, b.w};
-    float sum = 0;
+    const unsigned words[4] = {bits.x, bits.y, bits.z, bits.w};
 #pragma unroll
     for (int i = 0; i < 4; i++)
     {
-        sum += widen((element)(left[i] & 0xFFFF)) * widen((element)(right[i] & 0xFFFF));
-        sum += widen((element)(left[i] >> 16)) * widen((element)(right[i] >> 16));
+#if ELEMENT == 0
+        to[i] = __uint_as_float(words[i]);
+#else
+        to[2 * i] = widen((element)(words[i] & 0xFFFF));
+        to[2 * i + 1] = widen((element)(words[i] >> 16));
+#endif
+    }
+}
+
+// Some neighbouring elements, as many as sixteen bytes hold, or fewer at the end of a row.
+__device__ inline void load(const element* from, float* to, int count)
+{
+    if (count == PER_VECTOR && is_aligned(from, 0))
+    {
+        spread(*(const uint4*)from, to);
+        return;
+    }
+
+#pragma unroll
+    for (int i = 0; i < PER_VECTOR; i++)
+    {
+        to[i] = i < count ? widen(from[i]) : 0;
+    }
+}
+
+__device__ inline void store(element* to, const float* from, int count)
+{
+    if (count == PER_VECTOR && is_aligned(to, 0))
+    {
+        unsigned words[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+        {
+#if ELEMENT == 0
+            words[i] = __float_as_uint(from[i]);
+#else
+            words[i] = narrow(from[2 * i]) | (unsigned)narrow(from[2 * i + 1]) << 16;
+#endif
+        }
+
+        *(uint4*)to = uint4{words[0], words[1], words[2], words[3]};
+        return;
+    }
+
+#pragma unroll
+    for (int i = 0; i < PER_VECTOR; i++)
+    {
+        if (i < count)
+        {
+            to[i] = narrow(from[i]);
+        }
+    }
+}
+
+__device__ inline int count_from(long long start, long long width) { return width - start < PER_VECTOR ? (int)(width - start) : PER_VECTOR; }
+
+// The products of the elements in two times sixteen bytes, added.
+__device__ inline float multiply(uint4 a, uint4 b)
+{
+    float left[PER_VECTOR], right[PER_VECTOR];
+    spread(a, left);
+    spread(b, right);
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < PER_VECTOR; i++)
+    {
+        sum += left[i] * right[i];
     }
 
     return sum;
-#endif
 }
 
 // The part of a dot product that one of several threads forms.

@@ -39,37 +39,6 @@ __device__ inline float looked_up(const float* values, unsigned word, int bit)
     return *(const float*)((const char*)values + ((bit < 2 ? word << 2 : word >> (bit - 2)) & 60));
 }
 
-// The inputs that a lane multiplies with: 32, side by side.
-__device__ inline void read_input(const element* from, float* x)
-{
-    if (is_aligned(from, 0))
-    {
-#pragma unroll
-        for (int i = 0; i < NUMBERS_OF_LANE / PER_VECTOR; i++)
-        {
-            uint4 bits = ((const uint4*)from)[i];
-            const unsigned words[4] = {bits.x, bits.y, bits.z, bits.w};
-#pragma unroll
-            for (int j = 0; j < 4; j++)
-            {
-#if ELEMENT == 0
-                x[i * 4 + j] = __uint_as_float(words[j]);
-#else
-                x[i * 8 + 2 * j] = widen((element)(words[j] & 0xFFFF));
-                x[i * 8 + 2 * j + 1] = widen((element)(words[j] >> 16));
-#endif
-            }
-        }
-    }
-    else
-    {
-        for (int i = 0; i < NUMBERS_OF_LANE; i++)
-        {
-            x[i] = widen(from[i]);
-        }
-    }
-}
-
 // A block forms the sums of eight rows; each of its warps takes other columns, each lane 32 of them side by side, for all eight.
 KERNEL(four_bit_product, FourBitProductArguments)
 {
@@ -93,7 +62,12 @@ KERNEL(four_bit_product, FourBitProductArguments)
     for (long long at = (long long)threadIdx.x * NUMBERS_OF_LANE; at < arguments.width; at += PRODUCT_WARPS * WARP * NUMBERS_OF_LANE)
     {
         float x[NUMBERS_OF_LANE];
-        read_input(arguments.x + at, x);
+#pragma unroll
+        for (int i = 0; i < NUMBERS_OF_LANE; i += PER_VECTOR)
+        {
+            load(arguments.x + at + i, x + i, PER_VECTOR);
+        }
+
         uint4 bytes[ROWS_AT_ONCE];
         float scales[ROWS_AT_ONCE];
 #pragma unroll
@@ -198,29 +172,17 @@ KERNEL(four_bit_unpack, FourBitUnpackArguments)
     }
 
     unsigned bytes = *(const unsigned*)(arguments.blocks.packed + start / 2);
-    element* target = arguments.target + start;
-    unsigned result[8];
+    float result[8];
 #pragma unroll
     for (int i = 0; i < 4; i++)
     {
-        result[2 * i] = bits_of(narrow(rounded_as(looked_up(values, bytes, 8 * i + 4) * scale, arguments.stored)));
-        result[2 * i + 1] = bits_of(narrow(rounded_as(looked_up(values, bytes, 8 * i) * scale, arguments.stored)));
+        result[2 * i] = rounded_as(looked_up(values, bytes, 8 * i + 4) * scale, arguments.stored);
+        result[2 * i + 1] = rounded_as(looked_up(values, bytes, 8 * i) * scale, arguments.stored);
     }
 
-    if (is_aligned(target, 0))
+#pragma unroll
+    for (int i = 0; i < 8; i += PER_VECTOR)
     {
-#if ELEMENT == 0
-        ((uint4*)target)[0] = uint4{result[0], result[1], result[2], result[3]};
-        ((uint4*)target)[1] = uint4{result[4], result[5], result[6], result[7]};
-#else
-        ((uint4*)target)[0] = uint4{result[0] | result[1] << 16, result[2] | result[3] << 16, result[4] | result[5] << 16, result[6] | result[7] << 16};
-#endif
-    }
-    else
-    {
-        for (int i = 0; i < 8; i++)
-        {
-            target[i] = element_of(result[i]);
-        }
+        store(arguments.target + start + i, result + i, PER_VECTOR);
     }
 }

@@ -1,65 +1,6 @@
 // What training computes beside products: norms, rotary positions, gated activations and cross-entropy, forwards and backwards, each in one pass or two
 // over what would be many passes by operators. The norm's forward pass serves recorded steps too.
 
-// Some neighbouring elements, as many as sixteen bytes hold, or fewer at the end of a row.
-__device__ inline void load(const element* from, float* to, int count)
-{
-    if (count == PER_VECTOR && is_aligned(from, 0))
-    {
-        uint4 bits = *(const uint4*)from;
-        const unsigned words[4] = {bits.x, bits.y, bits.z, bits.w};
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-        {
-#if ELEMENT == 0
-            to[i] = __uint_as_float(words[i]);
-#else
-            to[2 * i] = widen((element)(words[i] & 0xFFFF));
-            to[2 * i + 1] = widen((element)(words[i] >> 16));
-#endif
-        }
-
-        return;
-    }
-
-#pragma unroll
-    for (int i = 0; i < PER_VECTOR; i++)
-    {
-        to[i] = i < count ? widen(from[i]) : 0;
-    }
-}
-
-__device__ inline void store(element* to, const float* from, int count)
-{
-    if (count == PER_VECTOR && is_aligned(to, 0))
-    {
-        unsigned words[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-        {
-#if ELEMENT == 0
-            words[i] = __float_as_uint(from[i]);
-#else
-            words[i] = bits_of(narrow(from[2 * i])) | bits_of(narrow(from[2 * i + 1])) << 16;
-#endif
-        }
-
-        *(uint4*)to = uint4{words[0], words[1], words[2], words[3]};
-        return;
-    }
-
-#pragma unroll
-    for (int i = 0; i < PER_VECTOR; i++)
-    {
-        if (i < count)
-        {
-            to[i] = narrow(from[i]);
-        }
-    }
-}
-
-__device__ inline int count_from(long long start, long long width) { return width - start < PER_VECTOR ? (int)(width - start) : PER_VECTOR; }
-
 struct NormArguments
 {
     const element* x;
@@ -209,18 +150,26 @@ struct GatedArguments
     long long width;
 };
 
-// silu(gate) · up of gate and up side by side; a thread takes neighbouring elements.
-KERNEL(gated, GatedArguments)
+// Which neighbouring elements of which row a thread takes, and how many; none behind the last row.
+__device__ inline int piece_of(const GatedArguments& arguments, long long& row, long long& column)
 {
     long long pieces = (arguments.width + PER_VECTOR - 1) / PER_VECTOR;
     long long piece = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (piece >= arguments.rows * pieces)
+    row = piece / pieces;
+    column = piece % pieces * PER_VECTOR;
+    return row < arguments.rows ? count_from(column, arguments.width) : 0;
+}
+
+// silu(gate) · up of gate and up side by side; a thread takes neighbouring elements.
+KERNEL(gated, GatedArguments)
+{
+    long long row, column;
+    int count = piece_of(arguments, row, column);
+    if (count == 0)
     {
         return;
     }
 
-    long long row = piece / pieces, column = piece % pieces * PER_VECTOR;
-    int count = count_from(column, arguments.width);
     const element* gate = arguments.projections + row * 2 * arguments.width + column;
     float gates[PER_VECTOR], ups[PER_VECTOR];
     load(gate, gates, count);
@@ -237,15 +186,13 @@ KERNEL(gated, GatedArguments)
 // Puts the gradients of gate and up in their place.
 KERNEL(gated_gradient, GatedArguments)
 {
-    long long pieces = (arguments.width + PER_VECTOR - 1) / PER_VECTOR;
-    long long piece = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (piece >= arguments.rows * pieces)
+    long long row, column;
+    int count = piece_of(arguments, row, column);
+    if (count == 0)
     {
         return;
     }
 
-    long long row = piece / pieces, column = piece % pieces * PER_VECTOR;
-    int count = count_from(column, arguments.width);
     element* gate = arguments.projections + row * 2 * arguments.width + column;
     float gates[PER_VECTOR], ups[PER_VECTOR], gradients[PER_VECTOR];
     load(gate, gates, count);
