@@ -452,24 +452,8 @@ public sealed class TrainingDataset
         ?? throw new PeftException("DatasetKindUnfit", $"'{Origin}' holds no examples of the kind {examples}. Its columns: {string.Join(", ", ColumnNames)}.")
         {
             Target = this,
-            RecommendedAction = AdviceFor(examples),
+            RecommendedAction = Columns.Kind.AdviceFor(examples),
         };
-
-    private string AdviceFor(ExampleKind examples)
-    {
-        if (!RowKind.All.Any(kind => kind.Examples == examples))
-        {
-            return "Train towards another objective: no data set holds what this one learns from.";
-        }
-
-        var needed = string.Join(", or ", RowKind.All.Where(kind => kind.Examples == examples).Select(static kind => string.Join(", ", kind.Needed).ToLowerInvariant()));
-        return (Columns.Kind.Examples, examples) switch
-        {
-            (ExampleKind.Pair or ExampleKind.Judged, ExampleKind.Text) => $"Invoke-PreferenceTraining learns from such rows; or give rows with {needed}.",
-            (_, ExampleKind.Pair) => $"Give rows with {needed} (two answers to a prompt), or with prompt, completion, label (one answer that is good or bad), which the objective kto learns from.",
-            _ => $"Give rows with {needed}, or train towards another objective.",
-        };
-    }
 
     private PeftException AllMasked(int? maxLength) => new("DatasetAllMasked", $"No token of the {Count} rows of '{Origin}' would carry loss, so nothing could be learnt.")
     {
