@@ -28,8 +28,9 @@ internal static unsafe class SingleQueryKernel
     /// <param name="seen">The first key that is seen, and how many from there on.</param>
     /// <param name="mask">True where one of the last keys is hidden, [rows or 1, …, masked keys]; null where none is. A query that sees nothing weighs all alike.</param>
     /// <param name="bias">Added to scores, [rows or 1, heads, 1, keys]; null for nothing. See <see cref="ServesBias"/>.</param>
+    /// <param name="sinks">One more score a head, [heads], that gives no value; null for none.</param>
     /// <returns>[rows, heads · value size].</returns>
-    public static Tensor Run(Tensor queries, Tensor keys, Tensor values, (long First, long Count) seen, Tensor? mask, Tensor? bias = null)
+    public static Tensor Run(Tensor queries, Tensor keys, Tensor values, (long First, long Count) seen, Tensor? mask, Tensor? bias = null, Tensor? sinks = null)
     {
         long rows = queries.size(0), heads = queries.size(2), valueSize = values.size(2);
         var output = empty([rows, heads * valueSize], queries.dtype, queries.device);
@@ -55,15 +56,17 @@ internal static unsafe class SingleQueryKernel
             MaskStride = mask is null || mask.NumberOfElements == masked ? 0 : masked,
         };
         work.Add(bias);
+        work.AddSinks(sinks);
         RowParallel.Run(rows * heads, Math.Max(1, GrainElements / (work.Count * (long)work.KeySize)), &Heads, &work);
         GC.KeepAlive(queries);
         GC.KeepAlive(mask);
         GC.KeepAlive(bias);
+        GC.KeepAlive(sinks);
         return output;
     }
 
-    /// <summary>Whether what is added to scores lies as the kernel reads it.</summary>
-    /// <param name="bias">[rows or 1, heads, 1, keys]; null for nothing.</param>
+    /// <summary>Whether what is added to scores, or stands beside them, lies as the kernel reads it.</summary>
+    /// <param name="bias">[rows or 1, heads, 1, keys], or [heads]; null for nothing.</param>
     public static bool ServesBias(Tensor? bias) => bias is null || CpuRows.Serves(bias);
 
     private static bool ServesStored(Tensor stored, Tensor queries) =>
@@ -87,6 +90,7 @@ internal static unsafe class SingleQueryKernel
     internal static void Attend(Work* work, long from, long to, float* scratch)
     {
         var scores = new Span<float>(scratch + work->KeySize + 1, work->Count);
+        var room = scratch + work->KeySize + 1 + work->Count + 1;
         for (var head = from; head < to; head++)
         {
             var query = RowProduct.Input(work->Queries, head, work->KeySize, scratch);
@@ -95,17 +99,16 @@ internal static unsafe class SingleQueryKernel
             if (work->BiasKeys > 0)
             {
                 var start = ((head % work->BiasHeads) * work->BiasKeys) + work->First;
-                TensorPrimitives.Add(scores, work->Bias.ReadAt(start, work->Count, scratch + work->KeySize + 1 + work->Count), scores);
+                TensorPrimitives.Add(scores, work->Bias.ReadAt(start, work->Count, room), scores);
             }
 
-            Weigh(scores, work, head / work->Heads);
+            Weigh(scores, work, head);
             first = ((head / work->Group) * work->ValueStride) + work->First;
-            var sum = work->Output.Target(head, work->ValueSize, scratch + work->KeySize + 1 + work->Count);
+            var sum = work->Output.Target(head, work->ValueSize, room);
             fixed (float* target = sum)
             {
                 Weighted(work, first, scratch + work->KeySize + 1, target);
             }
-
 
             work->Output.Write(head, sum);
         }
@@ -203,11 +206,18 @@ internal static unsafe class SingleQueryKernel
         : Vector512.Load((float*)values.Row(0) + element);
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Weigh(Span<float> scores, Work* work, long row)
+    private static void Weigh(Span<float> scores, Work* work, long head)
     {
         if (work->Mask is not null)
         {
-            AttentionKernels.Hide(scores[^work->Masked..], new ReadOnlySpan<bool>(work->Mask + (row * work->MaskStride), work->Masked));
+            AttentionKernels.Hide(scores[^work->Masked..], new ReadOnlySpan<bool>(work->Mask + (head / work->Heads * work->MaskStride), work->Masked));
+        }
+
+        if (work->HasSinks)
+        {
+            // Its share of the softmax stands behind the others, and nobody reads it.
+            scores = MemoryMarshal.CreateSpan(ref MemoryMarshal.GetReference(scores), scores.Length + 1);
+            scores[^1] = work->Sinks.Get(head % work->Heads);
         }
 
         AttentionKernels.Softmax(scores);
@@ -234,9 +244,18 @@ internal static unsafe class SingleQueryKernel
         public CpuRows Bias;
         public long BiasHeads;
         public long BiasKeys;
+        public CpuRows Sinks;
+        public bool HasSinks;
 
         /// <summary>Memory that a thread needs.</summary>
-        public readonly int ScratchFloats => Count + KeySize + 1 + (BiasKeys > 0 ? Math.Max(ValueSize, Count) : ValueSize);
+        public readonly int ScratchFloats => Count + KeySize + 2 + (BiasKeys > 0 ? Math.Max(ValueSize, Count) : ValueSize);
+
+        /// <summary>Takes one more score a head, [heads].</summary>
+        public void AddSinks(Tensor? sinks)
+        {
+            HasSinks = sinks is not null;
+            Sinks = sinks is null ? default : CpuRows.Of(sinks, 1);
+        }
 
         /// <summary>Takes what is added to scores, [rows or 1, heads, 1, keys].</summary>
         public void Add(Tensor? bias)

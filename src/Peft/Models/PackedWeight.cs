@@ -59,10 +59,9 @@ public abstract class PackedWeight(IReadOnlyList<long> shape, ScalarType dataTyp
     /// <returns>Whether it was formed; otherwise nothing was written.</returns>
     internal virtual bool RowProduct(Tensor x, Tensor y) => false;
 
-    /// <summary>The same as an operation of a recorded step; null where a form, a type or a size has no kernel for it.</summary>
-    /// <param name="x">[1, in].</param>
-    /// <param name="output">Takes the elements.</param>
-    internal virtual StepOperation? Step(Tensor x, ProductOutput output) => null;
+    /// <summary>The weights as products of a recorded step read them, on the processor, those of several experts one below the other; null where a form, a type or a size has no kernel for it.</summary>
+    /// <param name="type">The input's type, float32 or bfloat16.</param>
+    internal virtual StepRows? Rows(ScalarType type) => null;
 
     /// <summary>y = x Wᵀ + b + residual of one row as the start of a GPU's kernel; null where a form, a type or a size has none.</summary>
     /// <param name="device">Runs it.</param>

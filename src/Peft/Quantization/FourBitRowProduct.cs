@@ -27,7 +27,7 @@ internal static unsafe class FourBitRowProduct
     public static bool TryRun(FourBitParts parts, Tensor x, Tensor y)
     {
         long width = x.size(1), height = y.size(1);
-        if (!Serves(parts, x) || !CpuRows.Serves(y) || x.dtype != y.dtype)
+        if (!Serves(parts, width) || !CpuRows.Serves(x) || !CpuRows.Serves(y) || x.dtype != y.dtype)
         {
             return false;
         }
@@ -35,8 +35,8 @@ internal static unsafe class FourBitRowProduct
         var input = (float*)NativeMemory.AlignedAlloc((nuint)ScratchFloats(width) * sizeof(float), 64);
         fixed (float* table = parts.Type.Values, map = DynamicMap.Signed.Values)
         {
-            var work = Work.Of(parts, x, table, map);
-            Arrange(CpuRows.Of(x, width), &work, input, input + width + (2 * Step));
+            var work = Work.Of(parts, width, x.dtype, table, map);
+            Arrange(CpuRows.Of(x, width), 0, &work, input, input + width + (2 * Step));
             work.Input = input;
             work.Result = CpuRows.Of(y, 1);
             RowParallel.Run(height, Math.Max(1, GrainElements / width), &Rows, &work);
@@ -49,34 +49,33 @@ internal static unsafe class FourBitRowProduct
         return true;
     }
 
-    /// <summary>The product as an operation of a recorded step, where the processor, the sizes and the types allow it.</summary>
-    /// <param name="parts">The weight, on the CPU.</param>
-    /// <param name="height">Outputs.</param>
-    /// <param name="x">[1, in], float32 or bfloat16.</param>
-    /// <param name="output">Takes the elements.</param>
-    public static StepOperation? Operation(FourBitParts parts, long height, Tensor x, ProductOutput output) => Serves(parts, x) ? new StepForm(parts, height, x, output) : null;
+    /// <summary>The weights as products of a recorded step read them, where the processor and the sizes allow it.</summary>
+    /// <param name="parts">The weight.</param>
+    /// <param name="shape">[out, in].</param>
+    /// <param name="type">The input's type, float32 or bfloat16.</param>
+    public static StepRows? Rows(FourBitParts parts, IReadOnlyList<long> shape, ScalarType type) => Serves(parts, shape[1]) ? new RowsOfCodes(parts, shape, type) : null;
 
     // The input in order, and behind it a row or the scales of one.
     private static int ScratchFloats(long width) => (int)((2 * width) + (4 * Step));
 
-    private static bool Serves(FourBitParts parts, Tensor x) => (Avx512F.IsSupported || (Avx2.IsSupported && Fma.IsSupported))
-        && x.size(1) % Step == 0 && parts.BlockSize % Step == 0 && x.size(1) > 0
-        && CpuRows.Serves(x) && parts.Packed.device_type == TorchSharp.DeviceType.CPU;
+    private static bool Serves(FourBitParts parts, long width) => (Avx512F.IsSupported || (Avx2.IsSupported && Fma.IsSupported))
+        && width % Step == 0 && parts.BlockSize % Step == 0 && width > 0 && parts.Packed.device_type == TorchSharp.DeviceType.CPU;
 
     /// <summary>
     /// The input in the order in which codes come out of a register of 32-bit words, each of eight codes: of all words the codes in the lowest four bits,
     /// then in the next four, and so on. The first of two codes is in the upper half of its byte.
     /// </summary>
-    /// <param name="x">The input.</param>
+    /// <param name="x">Inputs.</param>
+    /// <param name="row">Which of them.</param>
     /// <param name="work">The weight.</param>
     /// <param name="to">Takes it, with <see cref="Step"/> times two more.</param>
     /// <param name="scratch">Room for a row.</param>
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void Arrange(CpuRows x, Work* work, float* to, float* scratch)
+    private static void Arrange(CpuRows x, long row, Work* work, float* to, float* scratch)
     {
         var (width, lanes) = (work->Width, Avx512F.IsSupported ? 16 : 8);
         var everyEighth = Vector256.Create(0, 8, 16, 24, 32, 40, 48, 56);
-        fixed (float* all = x.Read(0, (int)width, scratch))
+        fixed (float* all = x.Read(row, (int)width, scratch))
         {
             if (work->IsInteger)
             {
@@ -204,42 +203,42 @@ internal static unsafe class FourBitRowProduct
     private static Vector256<float> Look(Vector256<float> lower, Vector256<float> upper, Vector256<int> words) => Avx.BlendVariable(
         Avx2.PermuteVar8x32(lower, words), Avx2.PermuteVar8x32(upper, words), Vector256.ShiftLeft(words, 28).AsSingle());
 
-    /// <summary>The product as a part of a step.</summary>
-    private sealed class StepForm(FourBitParts parts, long height, Tensor x, ProductOutput output) : ProductOperation(output)
+    private sealed class RowsOfCodes(FourBitParts parts, IReadOnlyList<long> shape, ScalarType type) : StepRows
     {
-        private readonly CpuRows _x = CpuRows.Of(x, x.size(1));
-        private readonly long _width = x.size(1);
+        private readonly long _width = shape[1];
         private readonly FourBitParts _parts = parts;
-        private readonly Work _work = Work.Of(parts, x, null, null);
+        private readonly Work _work = Work.Of(parts, shape[1], type, null, null);
 
-        public override long Parts => height;
+        public override long Count { get; } = shape[0];
 
         public override long Grain => Math.Max(1, (1 << 14) / _width);
 
         public override int ScratchFloats => FourBitRowProduct.ScratchFloats(_width);
 
-        public override (nint Start, long Bytes) Weights(long from, long to) => ((nint)(_work.Codes + (from * _width / 2)), (to - from) * _width / 2);
+        public override (nint Start, long Bytes) Memory(long from, long to) => ((nint)(_work.Codes + (from * _width / 2)), (to - from) * _width / 2);
 
-        protected override void Begin(float* scratch)
+        public override float* Arrange(CpuRows x, long row, float* scratch)
         {
             fixed (float* table = _parts.Type.Values)
             {
                 var work = _work;
                 work.Table = table;
-                Arrange(_x, &work, scratch, scratch + _width + (2 * Step));
+                FourBitRowProduct.Arrange(x, row, &work, scratch, scratch + _width + (2 * Step));
             }
+
+            return scratch;
         }
 
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        protected override void Sum(long from, int count, float* sums, float* scratch)
+        public override void Sum(long from, int count, float* input, float* sums)
         {
             fixed (float* table = _parts.Type.Values, map = DynamicMap.Signed.Values)
             {
                 var work = _work;
-                work.Input = scratch;
+                work.Input = input;
                 work.Table = table;
                 work.Map = map;
-                Sums(&work, from, from + count, sums, scratch + _width + (2 * Step));
+                Sums(&work, from, from + count, sums, input + _width + (2 * Step));
             }
         }
     }
@@ -259,9 +258,9 @@ internal static unsafe class FourBitRowProduct
         public int BlockShift;
 
         /// <summary>What doesn't depend on the input.</summary>
-        public static Work Of(FourBitParts parts, Tensor x, float* table, float* map) => new()
+        public static Work Of(FourBitParts parts, long width, ScalarType type, float* table, float* map) => new()
         {
-            Width = x.size(1), IsInteger = x.dtype == ScalarType.BFloat16 && FourBitIntegers.IsSupported, Codes = TensorMemory.Pointer(parts.Packed), Table = table,
+            Width = width, IsInteger = type == ScalarType.BFloat16 && FourBitIntegers.IsSupported, Codes = TensorMemory.Pointer(parts.Packed), Table = table,
             Scales = TensorMemory.Pointer(parts.Scales), Nested = parts.NestedScales is { } nested ? (float*)TensorMemory.Pointer(nested) : null,
             Offset = parts.NestedOffset, Map = map, BlockShift = System.Numerics.BitOperations.Log2((uint)(parts.BlockSize / Step)),
         };

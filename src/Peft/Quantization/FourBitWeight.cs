@@ -144,7 +144,7 @@ public sealed class FourBitWeight : PackedWeight
     }
 
     /// <inheritdoc/>
-    internal override StepOperation? Step(Tensor x, ProductOutput output) => FourBitRowProduct.Operation(Parts, Shape[0], x, output);
+    internal override StepRows? Rows(ScalarType type) => FourBitRowProduct.Rows(Parts, Shape, type);
 
     /// <inheritdoc/>
     internal override StepOperation? Launch(KernelDevice device, Tensor x, KernelArguments.ProductTarget target) =>

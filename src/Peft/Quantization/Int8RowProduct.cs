@@ -28,7 +28,7 @@ internal static unsafe class Int8RowProduct
     public static bool TryRun(Tensor codes, Tensor scales, double threshold, Tensor x, Tensor y)
     {
         long width = x.size(1), height = y.size(1);
-        if (!Serves(codes, x) || !CpuRows.Serves(y) || x.dtype != y.dtype)
+        if (!Serves(codes, width) || !CpuRows.Serves(x) || !CpuRows.Serves(y) || x.dtype != y.dtype)
         {
             return false;
         }
@@ -56,17 +56,15 @@ internal static unsafe class Int8RowProduct
         return true;
     }
 
-    /// <summary>The product as an operation of a recorded step, where the processor, the sizes and the types allow it.</summary>
+    /// <summary>The weights as products of a recorded step read them, where the processor and the sizes allow it.</summary>
     /// <param name="codes">[out, in], int8.</param>
     /// <param name="scales">[out], float32.</param>
     /// <param name="threshold">The magnitude from which on an input is an outlier; 0 for none.</param>
-    /// <param name="x">[1, in], float32 or bfloat16.</param>
-    /// <param name="output">Takes the elements.</param>
-    public static StepOperation? Operation(Tensor codes, Tensor scales, double threshold, Tensor x, ProductOutput output) =>
-        Serves(codes, x) ? new StepForm(codes, scales, (float)threshold, x, output) : null;
+    /// <param name="type">The input's type, float32 or bfloat16.</param>
+    public static StepRows? Rows(Tensor codes, Tensor scales, double threshold, ScalarType type) =>
+        Serves(codes, codes.size(1)) ? new RowsOfCodes(codes, scales, (float)threshold, type) : null;
 
-    private static bool Serves(Tensor codes, Tensor x) =>
-        Avx2.IsSupported && x.size(1) <= LargestWidth && x.size(1) > 0 && CpuRows.Serves(x) && codes.device_type == TorchSharp.DeviceType.CPU;
+    private static bool Serves(Tensor codes, long width) => Avx2.IsSupported && width is > 0 and <= LargestWidth && codes.device_type == TorchSharp.DeviceType.CPU;
 
     [MethodImpl(MethodImplOptions.AggressiveOptimization)]
     private static void Rows(void* state, long from, long to)
@@ -135,17 +133,15 @@ internal static unsafe class Int8RowProduct
         return sum;
     }
 
-    /// <summary>The product as a part of a step.</summary>
-    private sealed class StepForm(Tensor codes, Tensor scales, float threshold, Tensor x, ProductOutput output) : ProductOperation(output)
+    private sealed class RowsOfCodes(Tensor codes, Tensor scales, float threshold, ScalarType type) : StepRows
     {
-        private readonly CpuRows _x = CpuRows.Of(x, x.size(1));
-        private readonly long _width = x.size(1);
+        private readonly long _width = codes.size(1);
         private readonly Work _work = new()
         {
-            Codes = (sbyte*)TensorMemory.Pointer(codes), Scales = (float*)TensorMemory.Pointer(scales), Width = x.size(1), IsBFloat16 = x.dtype == ScalarType.BFloat16,
+            Codes = (sbyte*)TensorMemory.Pointer(codes), Scales = (float*)TensorMemory.Pointer(scales), Width = codes.size(1), IsBFloat16 = type == ScalarType.BFloat16,
         };
 
-        public override long Parts { get; } = codes.size(0);
+        public override long Count { get; } = codes.size(0);
 
         public override long Grain => Math.Max(1, (1 << 14) / _width);
 
@@ -154,23 +150,24 @@ internal static unsafe class Int8RowProduct
 
         private int Room => ((int)_width + 15) / 16 * 16;
 
-        public override (nint Start, long Bytes) Weights(long from, long to) => ((nint)(_work.Codes + (from * _width)), (to - from) * _width);
+        public override (nint Start, long Bytes) Memory(long from, long to) => ((nint)(_work.Codes + (from * _width)), (to - from) * _width);
 
-        protected override void Begin(float* scratch)
+        public override float* Arrange(CpuRows x, long row, float* scratch)
         {
             var work = Of(scratch);
-            _x.Read(0, (int)_width, work.Given).CopyTo(new Span<float>(work.Given, (int)_width));
+            x.Read(row, (int)_width, work.Given).CopyTo(new Span<float>(work.Given, (int)_width));
             work.Quantize(threshold, new Span<float>(scratch + (3 * Room), (int)_width));
             scratch[4 * Room] = work.Scale;
             scratch[(4 * Room) + 1] = work.OutlierCount;
+            return scratch;
         }
 
         [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-        protected override void Sum(long from, int count, float* sums, float* scratch)
+        public override void Sum(long from, int count, float* input, float* sums)
         {
-            var work = Of(scratch);
-            work.Scale = scratch[4 * Room];
-            work.OutlierCount = (int)scratch[(4 * Room) + 1];
+            var work = Of(input);
+            work.Scale = input[4 * Room];
+            work.OutlierCount = (int)input[(4 * Room) + 1];
             for (var row = 0; row < count; row++)
             {
                 sums[row] = Value(&work, from + row);

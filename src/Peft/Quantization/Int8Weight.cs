@@ -108,7 +108,7 @@ public sealed class Int8Weight : PackedWeight
     }
 
     /// <inheritdoc/>
-    internal override StepOperation? Step(Tensor x, ProductOutput output) => Int8RowProduct.Operation(_codes, _scales, Threshold, x, output);
+    internal override StepRows? Rows(ScalarType type) => Int8RowProduct.Rows(_codes, _scales, Threshold, type);
 
     /// <inheritdoc/>
     internal override bool RowProduct(Tensor x, Tensor y) => Int8RowProduct.TryRun(_codes, _scales, Threshold, x, y);

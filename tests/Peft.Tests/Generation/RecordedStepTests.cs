@@ -24,7 +24,10 @@ public class RecordedStepTests
     private const int Tokens = 90;
 
     // Families whose blocks are surely recorded where their activation is the usual one; in others there may be what has no operation.
-    private static readonly (string Type, string Activation)[] s_recorded = [("llama", "silu"), ("qwen2", "silu"), ("qwen3", "silu"), ("gpt2", "gelu_new")];
+    private static readonly (string Type, string Activation)[] s_recorded =
+    [
+        ("llama", "silu"), ("qwen2", "silu"), ("qwen3", "silu"), ("gpt2", "gelu_new"), ("mixtral", "silu"), ("qwen2_moe", "silu"), ("qwen3_moe", "silu"), ("gpt_oss", "silu"),
+    ];
 
     [GoldenTheory]
     [GoldenData("families", Holding = FamilyGoldenTests.ModelFile)]

@@ -33,6 +33,9 @@ internal interface IStepAttention
 
     /// <summary>What is added to scores, [1, heads, 1, keys], counted from the first that is stored; null for nothing.</summary>
     Tensor? Bias { get; }
+
+    /// <summary>One more score a head, [heads], that gives no value; null for none.</summary>
+    Tensor? Sinks { get; }
 }
 
 /// <summary>The sizes of a token's attention.</summary>
@@ -184,6 +187,7 @@ internal sealed unsafe class AttendOperation : StepOperation
         {
             Queries = queries, Output = CpuRows.Of(output, sizes.ValueSize), Group = sizes.Heads / sizes.KeyValueHeads, Heads = sizes.Heads, KeySize = sizes.KeySize, ValueSize = sizes.ValueSize,
         };
+        _work->AddSinks(pass.Sinks);
     }
 
     public override long Parts => _sizes.Heads;

@@ -58,6 +58,23 @@ internal sealed unsafe class ScalingOperation(Tensor x, Tensor y, float factor) 
     }
 }
 
+/// <summary>x · sigmoid(gate), with one gate for all.</summary>
+internal sealed unsafe class SigmoidGateOperation(Tensor x, Tensor gate, Tensor y) : ElementOperation(y.NumberOfElements)
+{
+    private readonly CpuRows _x = CpuRows.Of(x, 1);
+    private readonly CpuRows _gate = CpuRows.Of(gate, 1);
+    private readonly CpuRows _y = CpuRows.Of(y, 1);
+
+    protected override void Run(long start, int length, float* scratch)
+    {
+        var open = 1 / (1 + MathF.Exp(-_gate.Get(0)));
+        open = _y.IsBFloat16 ? CpuRows.Widen(CpuRows.Narrow(open)) : open;
+        var gated = _y.TargetAt(start, length, scratch);
+        TensorPrimitives.Multiply(_x.ReadAt(start, length, scratch + Piece), open, gated);
+        _y.WriteAt(start, gated);
+    }
+}
+
 /// <summary>act(x), or act(gate) · up of gate and up side by side.</summary>
 /// <param name="x">[1, width], or [1, 2 · width] with a gate.</param>
 /// <param name="y">[1, width].</param>

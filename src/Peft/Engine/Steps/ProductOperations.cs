@@ -68,50 +68,32 @@ internal readonly unsafe struct ProductOutput
 }
 
 /// <summary>A product whose elements are sums over a row of weights each.</summary>
+/// <param name="rows">The weights.</param>
+/// <param name="x">[1, in].</param>
 /// <param name="output">Takes the elements.</param>
-internal abstract unsafe class ProductOperation(ProductOutput output) : StepOperation
+internal sealed unsafe class ProductOperation(StepRows rows, Tensor x, ProductOutput output) : StepOperation
 {
-    public sealed override void Run(long from, long to, float* scratch)
+    private readonly CpuRows _x = CpuRows.Of(x, x.size(1));
+
+    public override long Parts => rows.Count;
+
+    public override long Grain => rows.Grain;
+
+    public override int ScratchFloats => rows.ScratchFloats;
+
+    public override (nint Start, long Bytes) Weights(long from, long to) => rows.Memory(from, to);
+
+    public override void Run(long from, long to, float* scratch)
     {
         var sums = stackalloc float[ProductOutput.Most];
-        Begin(scratch);
+        var input = rows.Arrange(_x, 0, scratch);
         for (; from < to; from += ProductOutput.Most)
         {
             var count = (int)Math.Min(ProductOutput.Most, to - from);
-            Sum(from, count, sums, scratch);
+            rows.Sum(from, count, input, sums);
             output.Put(from, new Span<float>(sums, count));
         }
     }
-
-    /// <summary>Puts the input in order in the scratch memory.</summary>
-    protected abstract void Begin(float* scratch);
-
-    /// <summary>The sums of some rows.</summary>
-    protected abstract void Sum(long from, int count, float* sums, float* scratch);
-}
-
-/// <summary>A product with weights that lie row by row.</summary>
-/// <param name="x">[1, in].</param>
-/// <param name="weight">[out, in], of the same type.</param>
-/// <param name="output">Takes the elements.</param>
-internal sealed unsafe class RowProductOperation(Tensor x, Tensor weight, ProductOutput output) : ProductOperation(output)
-{
-    private readonly CpuRows _x = CpuRows.Of(x, x.size(1));
-    private readonly CpuRows _weight = CpuRows.Of(weight, weight.size(1));
-    private readonly long _width = weight.size(1);
-
-    public override long Parts { get; } = weight.size(0);
-
-    public override long Grain { get; } = Math.Max(1, (1 << 13) / Math.Max(1, weight.size(1)));
-
-    public override int ScratchFloats { get; } = (int)weight.size(1);
-
-    public override (nint Start, long Bytes) Weights(long from, long to) => ((nint)_weight.Row(from), (nint)_weight.Row(to) - (nint)_weight.Row(from));
-
-    protected override void Begin(float* scratch) => RowProduct.Input(_x, 0, _width, scratch);
-
-    protected override void Sum(long from, int count, float* sums, float* scratch) =>
-        RowProduct.Dots(_weight, from, count, _x.IsBFloat16 ? scratch : (float*)_x.Row(0), _width, sums);
 }
 
 /// <summary>The sums of a product with weights that lie column by column, of some rows each.</summary>

@@ -218,7 +218,7 @@ internal sealed class Gemma4Layer : Module
         if (_mixture is { } mixture)
         {
             routing = mixture.Router.Forward(x, context);
-            var sparse = mixture.Experts.Forward(mixture.InputNorm.Forward(x, context), ResidualSum.Zero(x, context), routing, context);
+            var sparse = mixture.Experts.Forward(mixture.InputNorm.Forward(x, context), null, routing, context);
             inner = ResidualSum.Forward(mixture.MlpNorm.Forward(inner, context), mixture.OutputNorm.Forward(sparse, context), context);
         }
 

@@ -1,5 +1,6 @@
 using System.Text.Json.Nodes;
 using Peft.Models.Layers;
+using Peft.Models.Steps;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Architectures;
@@ -44,6 +45,8 @@ internal sealed class GptOssExperts(ExpertSizes sizes, double alpha, double limi
     protected override Tensor Activate(Tensor projections, ForwardContext context) => context.Tape is { } tape
         ? tape.Autograd(inputs => Form(inputs[0]), [projections], [])
         : Form(projections);
+
+    private protected override ExpertGate? Gate { get; } = new ClampedExpertGate((float)alpha, (float)limit);
 
     private Tensor Form(Tensor projections)
     {

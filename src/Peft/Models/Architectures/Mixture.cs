@@ -85,16 +85,19 @@ internal sealed class SparseMoeBlock : FeedForward
 
     public override IReadOnlyList<Tensor> Forward(Tensor x, Tensor? residual, ForwardContext context)
     {
-        residual ??= ResidualSum.Zero(x, context);
         var routing = _router.Forward(x, context, _correction);
         if (_shared is not null)
         {
-            residual = _sharedGate is null
-                ? _shared.Compute(x, residual, context)
-                : ResidualSum.Forward(residual, SigmoidGate.Forward(_shared.Compute(x, null, context), _sharedGate.Forward(x, context), context), context);
+            residual = _sharedGate is null ? _shared.Compute(x, residual, context) : Gated(_shared, _sharedGate, x, residual, context);
         }
 
         return [_experts.Forward(x, residual, routing, context), routing.Logits];
+    }
+
+    private static Tensor Gated(LlamaMLP shared, Linear gate, Tensor x, Tensor? residual, ForwardContext context)
+    {
+        var gated = SigmoidGate.Forward(shared.Compute(x, null, context), gate.Forward(x, context), context);
+        return residual is null ? gated : ResidualSum.Forward(residual, gated, context);
     }
 }
 

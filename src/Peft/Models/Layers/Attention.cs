@@ -180,7 +180,7 @@ public static class Attention
         if (context.Recorder is { } recorder)
         {
             var state = constant ?? (layer is { } place ? (LayerState?)context.Cache?.State<KeyValueState>(place) : null);
-            LayerSteps.Attention(recorder, call, inputs, output, piece.IsOneQuery() ? state : null, terms.Bias);
+            LayerSteps.Attention(recorder, call, inputs, output, piece.IsOneQuery() ? state : null, (terms.Bias, sinks?.Data));
         }
 
         if (context.Tape is { } tape)

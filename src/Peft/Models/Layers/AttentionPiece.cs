@@ -47,7 +47,7 @@ internal sealed class AttentionPiece(
         if (IsSingle())
         {
             var seen = call.Plan.Blocks[0];
-            return SingleQueryKernel.Run(_queries, _keys, _values, (seen.Key, seen.Keys), seen.Mask, _bias);
+            return SingleQueryKernel.Run(_queries, _keys, _values, (seen.Key, seen.Keys), seen.Mask, _bias, sinks?.Data);
         }
 
         var all = empty([call.Rows, call.Length, _shape.KeyValueHeads, _shape.Group, _shape.ValueSize], _queries.dtype, _queries.device);
@@ -137,9 +137,9 @@ internal sealed class AttentionPiece(
     }
 
     /// <summary>Whether it is one new token a row, as texts are continued, without what a recorded step has no operation for.</summary>
-    public bool IsOneQuery() => call.Length == 1 && context.Tape is null && sinks is null && !_drops && _shape.SoftCap is null;
+    public bool IsOneQuery() => call.Length == 1 && context.Tape is null && !_drops && _shape.SoftCap is null;
 
-    private bool IsSingle() => IsOneQuery() && SingleQueryKernel.ServesBias(_bias) && SingleQueryKernel.Serves(_queries, _keys, _values);
+    private bool IsSingle() => IsOneQuery() && SingleQueryKernel.ServesBias(_bias) && SingleQueryKernel.ServesBias(sinks?.Data) && SingleQueryKernel.Serves(_queries, _keys, _values);
 
     /// <summary>
     /// On a GPU the engine's own kernel takes the whole of attention where it is plainly causal, or where queries see all keys: no scores in

@@ -12,6 +12,9 @@ internal sealed record StackOutput(Tensor Output, IReadOnlyList<Tensor>? Inputs,
 {
     /// <summary>The sides of all blocks in one list.</summary>
     public IReadOnlyList<Tensor> AllSides => [.. Sides.SelectMany(static sides => sides)];
+
+    /// <summary>The sides of all blocks, others in their places.</summary>
+    public IReadOnlyList<IReadOnlyList<Tensor>> SidesBy(Func<Tensor, Tensor> map) => AllSides.Count == 0 ? Sides : [.. Sides.Select(sides => sides.Select(map).ToArray())];
 }
 
 /// <summary>

@@ -184,6 +184,11 @@ internal static class SigmoidGate
         using var scope = NewDisposeScope();
         var open = gate.sigmoid();
         var y = x.mul(open);
+        if (context.Recorder is { } recorder)
+        {
+            LayerSteps.SigmoidGate(recorder, x, gate, y);
+        }
+
         context.Tape?.Record(new GatePiece(x, open), [x, gate], [y], trains: false);
         return y.MoveToOuterDisposeScope();
     }

@@ -1,3 +1,4 @@
+using Peft.Models.Steps;
 using static TorchSharp.torch;
 
 namespace Peft.Models.Layers;
@@ -45,10 +46,21 @@ internal class Experts : Module
 
     /// <summary>Runs the experts.</summary>
     /// <param name="x">[rows, width].</param>
-    /// <param name="residual">Of the same shape: what the result is added to.</param>
+    /// <param name="residual">Of the same shape: what the result is added to; null for nothing.</param>
     /// <param name="routing">Where tokens go.</param>
     /// <param name="context">The forward pass.</param>
-    public Tensor Forward(Tensor x, Tensor residual, Routing routing, ForwardContext context)
+    public Tensor Forward(Tensor x, Tensor? residual, Routing routing, ForwardContext context)
+    {
+        var sum = Compute(x, residual ?? ResidualSum.Zero(x, context), routing, context with { Recorder = null });
+        if (context.Recorder is { } recorder)
+        {
+            LayerSteps.Experts(recorder, x, sum, Source(residual, routing, context));
+        }
+
+        return sum;
+    }
+
+    private Tensor Compute(Tensor x, Tensor residual, Routing routing, ForwardContext context)
     {
         using var scope = NewDisposeScope();
         var rows = ExpertRows.From(routing.Experts, _gateUp.Weight.Shape[0], context);
@@ -56,6 +68,15 @@ internal class Experts : Module
         var inner = Activate(_gateUp.Forward(visits, rows, context), context);
         return WeighedSum.Forward(_down.Forward(inner, rows, context), routing.Weights, residual, rows, context).MoveToOuterDisposeScope();
     }
+
+    /// <summary>What a recorded step computes instead; null where an adapter acts on experts, or there is no kernel.</summary>
+    private ExpertSource? Source(Tensor? residual, Routing routing, ForwardContext context) =>
+        routing.Choice is { } choice && Gate is { } gate && _gateUp.Product(context) is { } gateUp && _down.Product(context) is { } down
+            ? new ExpertSource(choice, routing.Logits, gateUp, gate, down, residual)
+            : null;
+
+    /// <summary>What stands between the two products, for one token; null where there is no kernel for it.</summary>
+    private protected virtual ExpertGate? Gate => _activation.Form is { } form ? new PlainExpertGate(form) : null;
 
     /// <summary>act(gate) · up.</summary>
     /// <param name="projections">What the first product gave, [rows, 2 · inner size].</param>
@@ -141,6 +162,11 @@ internal sealed class ExpertWeight(Module module, Parameter weight, Parameter? b
     public Tensor FromMatrix(Tensor matrix) => isTransposed ? matrix.transpose(-2, -1) : matrix;
 
     public Tensor ToMatrix(Tensor weight) => isTransposed ? weight.transpose(-2, -1) : weight;
+
+    /// <summary>What the product is made of; null where an adapter acts on it.</summary>
+    public ExpertProduct? Product(ForwardContext context) => (weight.Slot?.Plan(context) ?? SlotPlan.Empty).IsEmpty
+        ? new ExpertProduct(weight.Effective(context), bias?.Effective(context), isTransposed)
+        : null;
 
     /// <summary>Multiplies every row by its expert's weight.</summary>
     public Tensor Forward(Tensor x, ExpertRows rows, ForwardContext context)

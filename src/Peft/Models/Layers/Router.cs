@@ -40,7 +40,11 @@ internal sealed record RouterRule(long Chosen, RouterScores Scores = RouterScore
 /// <param name="Logits">The router's scores, [rows, experts].</param>
 /// <param name="Weights">Weights of the chosen experts, [rows, chosen].</param>
 /// <param name="Experts">Their indices, int64 [rows, chosen].</param>
-internal sealed record Routing(Tensor Logits, Tensor Weights, Tensor Experts);
+internal sealed record Routing(Tensor Logits, Tensor Weights, Tensor Experts)
+{
+    /// <summary>How they were chosen, where it was for one token by itself.</summary>
+    public RouterChoice? Choice { get; init; }
+}
 
 /// <summary>A linear layer whose outputs choose experts for each token (Shazeer et al. 2017).</summary>
 internal sealed class Router : Module, IAdaptable
@@ -101,7 +105,13 @@ internal sealed class Router : Module, IAdaptable
         var logits = plan.NeedsForward
             ? Weight.Slot!.Forward(x, context, (input, inner) => Product(input, SlotPlan.Empty, inner))
             : Product(x, plan, context);
-        var experts = Choose(logits, correction ?? Correction);
+        correction ??= Correction;
+        if (context.Tape is null && x.size(0) == 1 && RouterChoice.Of(_rule, logits, correction?.Data) is { } choice)
+        {
+            return choice.Route(logits);
+        }
+
+        var experts = Choose(logits, correction);
         var weights = context.Tape is { } tape ? tape.Autograd(inputs => Weigh(inputs[0], experts), [logits], []) : Weigh(logits, experts);
         return new Routing(logits, weights, experts);
     }

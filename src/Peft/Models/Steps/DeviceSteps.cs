@@ -69,7 +69,7 @@ internal sealed class DeviceSteps(KernelDevice device) : IStepKernels
 
     public IReadOnlyList<StepOperation>? Attention(IStepAttention pass, StepHeads sizes, Tensor queries, (Tensor Keys, Tensor Values)? stored, Tensor output)
     {
-        if (sizes.KeySize > KernelArguments.MostHeadSize || sizes.ValueSize > KernelArguments.MostHeadSize || (pass.Bias is { } bias && (bias.dtype != queries.dtype || !Serves(bias))))
+        if (pass.Sinks is not null || sizes.KeySize > KernelArguments.MostHeadSize || sizes.ValueSize > KernelArguments.MostHeadSize || (pass.Bias is { } bias && (bias.dtype != queries.dtype || !Serves(bias))))
         {
             return null;
         }
@@ -94,6 +94,10 @@ internal sealed class DeviceSteps(KernelDevice device) : IStepKernels
             new LaunchedAttention(device, queries.dtype, pass, (sizes.Heads, ElementThreads), attend),
         ];
     }
+
+    public IReadOnlyList<StepOperation>? Experts(Tensor x, Tensor y, ExpertSource source) => null;
+
+    public StepOperation? SigmoidGate(Tensor x, Tensor gate, Tensor y) => null;
 
     public StepOperation? Activation(Tensor x, Tensor y, ActivationForm form, bool isGated) => new LaunchOperation<KernelArguments.Activation>(
         device, "activation_row", x.dtype, (KernelDevice.Blocks(y.NumberOfElements, ElementThreads), ElementThreads),

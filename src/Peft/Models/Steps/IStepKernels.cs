@@ -35,8 +35,17 @@ internal interface IStepKernels
     /// <param name="output">[1, heads · value size].</param>
     IReadOnlyList<StepOperation>? Attention(IStepAttention pass, StepHeads sizes, Tensor queries, (Tensor Keys, Tensor Values)? stored, Tensor output);
 
+    /// <summary>residual + what the experts that a token's scores choose compute of it, weighed.</summary>
+    /// <param name="x">[1, width].</param>
+    /// <param name="y">[1, width].</param>
+    /// <param name="source">What they are made of.</param>
+    IReadOnlyList<StepOperation>? Experts(Tensor x, Tensor y, ExpertSource source);
+
     /// <summary>act(x), or act(gate) · up of gate and up side by side.</summary>
     StepOperation? Activation(Tensor x, Tensor y, ActivationForm form, bool isGated);
+
+    /// <summary>x · sigmoid(gate), with one gate for all.</summary>
+    StepOperation? SigmoidGate(Tensor x, Tensor gate, Tensor y);
 
     /// <summary>Stretches of a tensor that are put elsewhere: from an element of one to an element of another, some elements each.</summary>
     StepOperation? Copy(IReadOnlyList<CopiedStretch> stretches);

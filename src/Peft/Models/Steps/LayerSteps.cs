@@ -33,15 +33,15 @@ internal static class LayerSteps
     /// <param name="inputs">Projections side by side, or queries, keys and values.</param>
     /// <param name="output">What it gave.</param>
     /// <param name="state">Where keys and values are stored: those of all tokens, or an encoder's; null where they aren't.</param>
-    /// <param name="bias">What is added to scores; null for nothing.</param>
-    public static void Attention(StepRecorder recorder, AttentionCall call, Tensor[] inputs, Tensor output, LayerState? state, Tensor? bias)
+    /// <param name="terms">What is added to scores, and one more score a head; null for nothing.</param>
+    public static void Attention(StepRecorder recorder, AttentionCall call, Tensor[] inputs, Tensor output, LayerState? state, (Tensor? Bias, Tensor? Sinks) terms)
     {
-        var shape = call.Shape;
+        var (shape, bias, sinks) = (call.Shape, terms.Bias, terms.Sinks);
         var memory = recorder.Memory;
         var plan = memory.SlotOf(call.Plan);
         var rotary = call.Rotary is null ? -1 : memory.SlotOf(call.Rotary);
         var added = bias is null ? -1 : memory.SlotOf(bias);
-        if (state is null || !IsServed(recorder.Kernels, state, bias) || call.Prefix > 0 || (call.Keys != 1 && state is KeyValueState) || plan < 0 || (bias is not null && added < 0) || (call.Rotary is not null && (rotary < 0 || call.Rotary.QueryScale is not null || !Turns(recorder.Kernels, call.Rotary, inputs[0])))
+        if (state is null || !IsServed(recorder.Kernels, state, bias, sinks) || call.Prefix > 0 || (call.Keys != 1 && state is KeyValueState) || plan < 0 || (bias is not null && added < 0) || (call.Rotary is not null && (rotary < 0 || call.Rotary.QueryScale is not null || !Turns(recorder.Kernels, call.Rotary, inputs[0])))
             || !recorder.Accepts(output, inputs))
         {
             recorder.Refuse();
@@ -54,7 +54,7 @@ internal static class LayerSteps
         (Tensor Keys, Tensor Values)? stored = call.AreStored ? null
             : call.IsFused ? (inputs[0].narrow(1, queryWidth, keyWidth), inputs[0].narrow(1, queryWidth + keyWidth, valueWidth))
             : (inputs[1], inputs[2]);
-        var pass = new StepAttention(memory, state, (rotary, plan, added), call.AreStored);
+        var pass = new StepAttention(memory, state, (rotary, plan, added), call.AreStored, sinks);
         var sizes = new StepHeads((int)shape.Heads, (int)shape.KeyValueHeads, (int)shape.HeadSize, (int)shape.ValueSize, (float)shape.Scale);
         if (recorder.Kernels.Attention(pass, sizes, queries, stored, output) is not { } operations)
         {
@@ -62,7 +62,36 @@ internal static class LayerSteps
             return;
         }
 
-        recorder.Add(operations, output, inputs);
+        recorder.Add(operations, output, [.. inputs, sinks]);
+    }
+
+    /// <summary>The experts that a token's scores choose.</summary>
+    /// <param name="recorder">Takes it down.</param>
+    /// <param name="x">[1, width].</param>
+    /// <param name="y">What they gave, [1, width].</param>
+    /// <param name="source">What they are made of; null where there is no operation for it.</param>
+    public static void Experts(StepRecorder recorder, Tensor x, Tensor y, ExpertSource? source)
+    {
+        if (source is null || !recorder.Accepts(y, x, source.Logits, source.Residual) || recorder.Kernels.Experts(x, y, source) is not { } operations)
+        {
+            recorder.Refuse();
+            return;
+        }
+
+        var (gateUp, down) = (source.GateUp, source.Down);
+        recorder.Add(
+            operations, y, x, source.Logits, source.Residual, source.Choice.Correction, Dense(gateUp.Weight), Dense(down.Weight), gateUp.Bias?.Data, down.Bias?.Data);
+
+        static Tensor? Dense(Parameter weight) => weight.Packed is null ? weight.Data : null;
+    }
+
+    /// <summary>x · sigmoid(gate), with one gate for all.</summary>
+    public static void SigmoidGate(StepRecorder recorder, Tensor x, Tensor gate, Tensor y)
+    {
+        if (recorder.Accepts(y, x, gate))
+        {
+            recorder.Add(gate.NumberOfElements == 1 ? recorder.Kernels.SigmoidGate(x, gate, y) : null, y, x, gate);
+        }
     }
 
     /// <summary>An activation, with or without a gate.</summary>
@@ -135,8 +164,8 @@ internal static class LayerSteps
         Copy(recorder, stretches, joined, parts);
     }
 
-    private static bool IsServed(IStepKernels kernels, LayerState state, Tensor? bias) =>
-        (bias is null || kernels.Serves(bias)) && (state is not TensorState { Values: var values } || values.All(kernels.Serves));
+    private static bool IsServed(IStepKernels kernels, LayerState state, Tensor? bias, Tensor? sinks) =>
+        (bias is null || kernels.Serves(bias)) && (sinks is null || kernels.Serves(sinks)) && (state is not TensorState { Values: var values } || values.All(kernels.Serves));
 
     private static bool Turns(IStepKernels kernels, RotaryTables tables, Tensor x) =>
         kernels.Serves(tables.Cosine) && kernels.Serves(tables.Sine) && tables.Cosine.dtype == x.dtype && tables.Cosine.NumberOfElements == tables.Cosine.size(-1);
@@ -175,12 +204,15 @@ internal readonly record struct LinearSource(Tensor? Weight, Tensor? Bias, Tenso
 /// <param name="state">Keys and values.</param>
 /// <param name="slots">Where the tables of positions, the plan and what is added to scores stand in the pass; -1 for none.</param>
 /// <param name="areStored">Whether keys and values are stored already.</param>
-internal sealed class StepAttention(StepMemory memory, LayerState state, (int Rotary, int Plan, int Bias) slots, bool areStored) : IStepAttention
+/// <param name="sinks">One more score a head; null for none.</param>
+internal sealed class StepAttention(StepMemory memory, LayerState state, (int Rotary, int Plan, int Bias) slots, bool areStored, Tensor? sinks) : IStepAttention
 {
     public StepRotation? Rotation => slots.Rotary < 0 ? null : memory.RotationOf(slots.Rotary);
 
     public (Tensor Cosine, Tensor Sine, bool IsInterleaved)? Tables =>
         slots.Rotary < 0 ? null : memory.Given<RotaryTables>(slots.Rotary) is var tables ? (tables.Cosine, tables.Sine, tables.IsInterleaved) : null;
+
+    public Tensor? Sinks => sinks;
 
     public Tensor? Bias => slots.Bias < 0 ? null : memory.Given<Tensor>(slots.Bias);
 

@@ -32,7 +32,7 @@ internal sealed class ProcessorSteps : IStepKernels
 
         if (RowProduct.Serves(x, weight))
         {
-            return [new RowProductOperation(x, weight, output)];
+            return [new ProductOperation(new DenseRows(weight), x, output)];
         }
 
         if (!ColumnProduct.Serves(x, weight))
@@ -48,7 +48,7 @@ internal sealed class ProcessorSteps : IStepKernels
     public IReadOnlyList<StepOperation>? LowRank(Tensor x, Tensor down, Tensor inner, Tensor y, IReadOnlyList<(Tensor B, LowRankPlace Place)> changes) =>
         RowProduct.Serves(x, down) && changes.All(static change => CpuRows.Serves(change.B))
             ? [
-                new RowProductOperation(x, down, ProductOutput.Of(inner, null, null)),
+                new ProductOperation(new DenseRows(down), x, ProductOutput.Of(inner, null, null)),
                 .. changes.Select(change => new LowRankOperation(inner, y, change.B, change.Place.Column, change.Place.RankStart, change.Place.Scale)),
             ]
             : null;
@@ -59,7 +59,21 @@ internal sealed class ProcessorSteps : IStepKernels
         return [rotate, new AttendOperation(pass, sizes, rotate.Turned, output)];
     }
 
+    public IReadOnlyList<StepOperation>? Experts(Tensor x, Tensor y, ExpertSource source)
+    {
+        if (ExpertSums.Of(source.GateUp, x.dtype) is not { } gateUp || ExpertSums.Of(source.Down, x.dtype) is not { } down)
+        {
+            return null;
+        }
+
+        var route = new RouteOperation(source.Choice, source.Logits);
+        var inner = new ExpertInnerOperation(route, x, gateUp, source.Gate, source.Logits.size(1));
+        return [route, inner, new ExpertSumOperation(route, inner, down, source.Residual, y)];
+    }
+
     public StepOperation? Activation(Tensor x, Tensor y, ActivationForm form, bool isGated) => new ActivationOperation(x, y, form, isGated);
+
+    public StepOperation? SigmoidGate(Tensor x, Tensor gate, Tensor y) => new SigmoidGateOperation(x, gate, y);
 
     public StepOperation? Copy(IReadOnlyList<CopiedStretch> stretches)
     {
@@ -84,13 +98,12 @@ internal sealed class ProcessorSteps : IStepKernels
         long column = 0;
         foreach (var member in members)
         {
-            if (member.Weight.Packed!.Step(x, output.From(column)) is not { } operation)
+            if (member.Weight.Packed!.Rows(x.dtype) is not { } rows)
             {
-                operations.ForEach(static made => made.Dispose());
                 return null;
             }
 
-            operations.Add(operation);
+            operations.Add(new ProductOperation(rows, x, output.From(column)));
             column += member.Width;
         }
 

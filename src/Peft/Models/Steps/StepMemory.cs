@@ -147,7 +147,7 @@ internal sealed class StepMemory : IDisposable
         }
 
         var recording = new StepRecording(blocks, [.. blocks.SelectMany(block => Weights(block, context)).Distinct()], context.Selection, _given.Count, operations);
-        var kept = output with { Output = output.Output.clone() };
+        var kept = output with { Output = output.Output.clone(), Sides = output.SidesBy(static side => side.clone()) };
         if (recording.Gives(x, kept.Output))
         {
             _recording = recording;

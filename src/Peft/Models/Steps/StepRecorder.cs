@@ -84,12 +84,12 @@ internal sealed class StepRecorder : IDisposable
     /// <summary>What was recorded of a whole stack; null where there is a gap.</summary>
     public StepOperations? Finish(StackOutput output)
     {
-        if (_isRefused || output.Inputs is not null || output.Sides.Any(static sides => sides.Count > 0) || !IsWritten(output.Output))
+        if (_isRefused || output.Inputs is not null || !IsWritten(output.Output) || !output.AllSides.All(IsWritten))
         {
             return null;
         }
 
-        var operations = new StepOperations([.. _operations], _input, output with { Output = Keep(output.Output) }, [.. _kept]);
+        var operations = new StepOperations([.. _operations], _input, output with { Output = Keep(output.Output), Sides = output.SidesBy(Keep) }, [.. _kept]);
         _operations.Clear();
         _kept.Clear();
         return operations;

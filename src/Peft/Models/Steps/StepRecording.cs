@@ -52,14 +52,14 @@ internal sealed class StepRecording(IReadOnlyList<Module> blocks, Parameter[] we
         }
 
         _program.Run();
-        return operations.Output with { Output = operations.Output.Output.clone() };
+        return operations.Output with { Output = operations.Output.Output.clone(), Sides = operations.Output.SidesBy(static side => side.clone()) };
     }
 
     /// <summary>Whether it gives, but for rounding, what the stack gave.</summary>
     public bool Gives(Tensor x, Tensor expected)
     {
-        using var found = Run(x).Output;
         using var scope = NewDisposeScope();
+        var found = Run(x).Output;
         var (is_, was) = (found.to(ScalarType.Float32).cpu(), expected.to(ScalarType.Float32).cpu());
         var difference = TensorPrimitives.Distance(TensorMemory.Span<float>(is_), TensorMemory.Span<float>(was));
         return difference <= (x.dtype == ScalarType.Float32 ? Tolerance : ToleranceOfHalves) * TensorPrimitives.Norm<float>(TensorMemory.Span<float>(was));

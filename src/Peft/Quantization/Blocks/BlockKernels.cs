@@ -62,11 +62,11 @@ internal abstract unsafe class BlockKernels
         return true;
     }
 
-    /// <summary>The product as an operation of a recorded step.</summary>
-    /// <param name="blocks">[out, bytes of a row], uint8, on the CPU.</param>
-    /// <param name="x">[1, in], float32 or bfloat16.</param>
-    /// <param name="output">Takes the elements.</param>
-    public StepOperation? Operation(Tensor blocks, Tensor x, ProductOutput output) => CpuRows.Serves(x) && x.size(1) > 0 ? new StepForm(this, blocks, x, output) : null;
+    /// <summary>The weights as products of a recorded step read them.</summary>
+    /// <param name="blocks">[out, bytes of a row] or [experts, out, bytes of a row], uint8, on the CPU.</param>
+    /// <param name="width">Numbers of a row.</param>
+    /// <param name="type">The input's type, float32 or bfloat16.</param>
+    public StepRows? Rows(Tensor blocks, long width, ScalarType type) => width > 0 ? new RowsOfBlocks(this, blocks, width, type) : null;
 
     private static long InputFloats(long width) => width + (width / 16);
 
@@ -106,26 +106,28 @@ internal abstract unsafe class BlockKernels
     /// <summary>Numbers of a block.</summary>
     private protected abstract long BlockWidth { get; }
 
-    /// <summary>The product as a part of a step.</summary>
-    private sealed class StepForm(BlockKernels kernels, Tensor blocks, Tensor x, ProductOutput output) : ProductOperation(output)
+    private sealed class RowsOfBlocks(BlockKernels kernels, Tensor blocks, long width, ScalarType type) : StepRows
     {
-        private readonly CpuRows _x = CpuRows.Of(x, x.size(1));
-        private readonly Work _work = new() { Blocks = TensorMemory.Pointer(blocks), Stride = blocks.size(1), Width = x.size(1), IsInteger = x.dtype == ScalarType.BFloat16 };
+        private readonly Work _work = new() { Blocks = TensorMemory.Pointer(blocks), Stride = blocks.size(-1), Width = width, IsInteger = type == ScalarType.BFloat16 };
 
-        public override long Parts { get; } = blocks.size(0);
+        public override long Count { get; } = blocks.NumberOfElements / blocks.size(-1);
 
         public override long Grain => Math.Max(1, (1 << 14) / _work.Width);
 
         public override int ScratchFloats => (int)InputFloats(_work.Width);
 
-        public override (nint Start, long Bytes) Weights(long from, long to) => ((nint)(_work.Blocks + (from * _work.Stride)), (to - from) * _work.Stride);
+        public override (nint Start, long Bytes) Memory(long from, long to) => ((nint)(_work.Blocks + (from * _work.Stride)), (to - from) * _work.Stride);
 
-        protected override void Begin(float* scratch) => kernels.Arrange(_x, _work.Width, scratch);
+        public override float* Arrange(CpuRows x, long row, float* scratch)
+        {
+            kernels.Arrange(x.Part(row * _work.Width, _work.Width), _work.Width, scratch);
+            return scratch;
+        }
 
-        protected override void Sum(long from, int count, float* sums, float* scratch)
+        public override void Sum(long from, int count, float* input, float* sums)
         {
             var work = _work;
-            work.Input = scratch;
+            work.Input = input;
             work.Result = CpuRows.At((byte*)(sums - from), 1, isBFloat16: false);
             kernels.RowsOfProduct(&work, from, from + count);
         }

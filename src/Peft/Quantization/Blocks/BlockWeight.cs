@@ -87,7 +87,7 @@ public sealed unsafe class BlockWeight : PackedWeight
     internal override Tensor? Blocks(string type) => type == _type.Name ? _blocks.alias() : null;
 
     /// <inheritdoc/>
-    internal override StepOperation? Step(Tensor x, ProductOutput output) => Device.type == DeviceType.CPU ? _kernels?.Operation(_blocks, x, output) : null;
+    internal override StepRows? Rows(ScalarType type) => Device.type == DeviceType.CPU ? _kernels?.Rows(_blocks, Shape[^1], type) : null;
 
     /// <inheritdoc/>
     internal override bool RowProduct(Tensor x, Tensor y) => Device.type == DeviceType.CPU && _kernels?.TryMultiply(_blocks, x, y) == true;
