@@ -4,6 +4,7 @@ using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
 using Peft.Models;
+using Peft.Tests.Models;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Adapters;
@@ -76,18 +77,12 @@ public class LayerReplicationTests
     {
         using var folder = new TemporaryFolder();
         using var noGradients = no_grad();
-        var bare = ArchitectureRegistry.Create(ModelConfig.FromText("""
+        var bare = RandomModel.Create("""
             {
               "model_type": "bert", "architectures": ["BertForSequenceClassification"], "vocab_size": 41, "hidden_size": 16, "intermediate_size": 24,
               "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 64
             }
-            """));
-        foreach (var (_, parameter, _) in bare.NamedParameters())
-        {
-            parameter.Assign(randn([.. parameter.Shape]).mul_(0.3));
-        }
-
-        bare.Prepare();
+            """);
         using var model = new PeftModel(bare, "encoder");
         using var own = ModelRun.Logits(model, TinyLlama.Inputs());
         model.AddAdapter(s_config with { TargetModules = ModuleNames.Of("query", "value"), TaskType = "SEQ_CLS" }, "more", 1).Perturb(2);

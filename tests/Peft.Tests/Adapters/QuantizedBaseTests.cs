@@ -110,6 +110,14 @@ public class QuantizedBaseTests
         packed.RemoveAdapter("default");
         packed.LoadAdapter(folder["adapter"]);
         TensorAssert.CloseToScale(before, ModelRun.Logits(packed, inputs), 1e-5, "logits of the saved adapter");
+        MergesAsItActs(packed, PackedForms.KindOf(kind), inputs, folder);
+
+        PeftAdapter Add(PeftModel model) => model.AddAdapter(AdapterConfig.FromJson(document), seed: 1).Perturb(5, 0.05);
+    }
+
+    private static void MergesAsItActs(PeftModel packed, string kind, Dictionary<string, Tensor> inputs, TemporaryFolder folder)
+    {
+        var before = ModelRun.Logits(packed, inputs);
         if (Record.Exception(() => packed.Merge(options: new() { Ground = MergeGround.Unpacked })) is { } refused)
         {
             Assert.Equal("MergeNotPossible", Assert.IsType<PeftException>(refused).ErrorId);
@@ -125,10 +133,10 @@ public class QuantizedBaseTests
         }
 
         packed.UndoMerge();
-        Assert.Equal(PackedForms.KindOf(kind), packed.Quantization);
+        Assert.Equal(kind, packed.Quantization);
         TensorAssert.CloseToScale(before, ModelRun.Logits(packed, inputs), 1e-6, "logits after the merge was taken back");
         packed.Merge();
-        Assert.Equal(PackedForms.KindOf(kind), packed.Quantization);
+        Assert.Equal(kind, packed.Quantization);
         var merged = ModelRun.Logits(packed, inputs);
         Assert.True(merged.isfinite().all().item<bool>());
         packed.Save(folder["merged"]);
@@ -139,8 +147,6 @@ public class QuantizedBaseTests
 
         packed.UndoMerge();
         TensorAssert.CloseToScale(before, ModelRun.Logits(packed, inputs), 1e-6, "logits after the second merge was taken back");
-
-        PeftAdapter Add(PeftModel model) => model.AddAdapter(AdapterConfig.FromJson(document), seed: 1).Perturb(5, 0.05);
     }
 
     private static bool NeedsPlainBase(string fields) => fields.Contains("pissa", StringComparison.Ordinal) || fields.Contains("olora", StringComparison.Ordinal) || fields.Contains("loftq", StringComparison.Ordinal);

@@ -184,18 +184,7 @@ public class DecoderFamilyTests
     {
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
-        random.manual_seed(1);
-        var document = System.Text.Json.Nodes.JsonNode.Parse(json)!.AsObject();
-        document["vocab_size"] = 40;
-        using var model = (CausalModel)ArchitectureRegistry.Create(new ModelConfig(document));
-        foreach (var (path, parameter, _) in model.NamedWeights())
-        {
-            parameter.Assign(path.EndsWith("norm.weight", StringComparison.Ordinal) || path.EndsWith("layer_scalar", StringComparison.Ordinal)
-                ? ones([.. parameter.Shape])
-                : randn([.. parameter.Shape]).mul_(0.3));
-        }
-
-        model.Prepare();
+        using var model = (CausalModel)RandomModel.Create(json, vocabulary: 40);
         check(model);
     }
 

@@ -7,21 +7,12 @@ using static TorchSharp.torch;
 namespace Peft.Tests.Models;
 
 /// <summary>Models made in code, whose configuration has numbers of any type, as GGUF files without a tokenizer.</summary>
-public sealed class GgufWithoutTokenizerTests : IDisposable
+public sealed class GgufWithoutTokenizerTests : TensorFileTests
 {
-    private readonly TemporaryFolder _folder = new();
-    private readonly TorchSharp.DisposeScope _scope = NewDisposeScope();
-
-    public void Dispose()
-    {
-        _scope.Dispose();
-        _folder.Dispose();
-    }
-
     [Fact]
     public void A_file_without_a_tokenizer_is_read_and_written_again_with_a_word_about_it()
     {
-        var (first, second) = (Path.Combine(_folder.Path, "first.gguf"), Path.Combine(_folder.Path, "second.gguf"));
+        var (first, second) = (Path.Combine(Folder.Path, "first.gguf"), Path.Combine(Folder.Path, "second.gguf"));
         using (var model = Made(Llama()))
         {
             model.SaveGguf(first, "F32");
@@ -53,8 +44,8 @@ public sealed class GgufWithoutTokenizerTests : IDisposable
         using var none = Made(Hybrid(0, double.PositiveInfinity));
         Assert.True(Logits(whole).equal(Logits(real)).all().item<bool>());
         Assert.False(Logits(whole).equal(Logits(none)).all().item<bool>());
-        Assert.Equal("GgufSettingNotSupported", Assert.Throws<NotSupportedByPeftException>(() => whole.SaveGguf(Path.Combine(_folder.Path, "whole.gguf"), "F32")).ErrorId);
-        none.SaveGguf(Path.Combine(_folder.Path, "none.gguf"), "F32");
+        Assert.Equal("GgufSettingNotSupported", Assert.Throws<NotSupportedByPeftException>(() => whole.SaveGguf(Path.Combine(Folder.Path, "whole.gguf"), "F32")).ErrorId);
+        none.SaveGguf(Path.Combine(Folder.Path, "none.gguf"), "F32");
     }
 
     private static JsonObject Llama() => new()
@@ -63,18 +54,7 @@ public sealed class GgufWithoutTokenizerTests : IDisposable
         ["tie_word_embeddings"] = true, ["vocab_size"] = 64,
     };
 
-    private static PeftModel Made(JsonObject document)
-    {
-        random.manual_seed(1);
-        var model = ArchitectureRegistry.Create(new ModelConfig(document));
-        foreach (var (_, parameter, _) in model.NamedWeights())
-        {
-            parameter.Assign(randn([.. parameter.Shape]).mul_(0.3));
-        }
-
-        model.Prepare();
-        return new PeftModel(model, "made");
-    }
+    private static PeftModel Made(JsonObject document) => new(RandomModel.Create(document), "made");
 
     private static Tensor Logits(PeftModel model)
     {

@@ -10,23 +10,13 @@ using Peft.Tensors.Gguf;
 using Peft.Tests.Adapters;
 using Peft.Tests.Golden;
 using Peft.Tests.Models;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Quantization;
 
 /// <summary>Blocks of a GGUF file as weights: they compute as the values do that they stand for.</summary>
-public sealed class BlockWeightTests : IDisposable
+public sealed class BlockWeightTests : TensorFileTests
 {
-    private readonly TemporaryFolder _folder = new();
-    private readonly DisposeScope _scope = NewDisposeScope();
-
-    public void Dispose()
-    {
-        _scope.Dispose();
-        _folder.Dispose();
-    }
-
     public static TheoryData<string, ScalarType> Types()
     {
         TheoryData<string, ScalarType> types = [];
@@ -112,7 +102,7 @@ public sealed class BlockWeightTests : IDisposable
     [GoldenData("families", Holding = FamilyGoldenTests.ModelFile)]
     public void A_family_computes_with_a_files_blocks_as_with_their_values(string path) => GoldenCases.Run("families", path, folder =>
     {
-        var file = Path.Combine(_folder.Path, "model.gguf");
+        var file = Path.Combine(Folder.Path, "model.gguf");
         try
         {
             using var model = PeftModel.Load(folder);
@@ -137,7 +127,7 @@ public sealed class BlockWeightTests : IDisposable
     [InlineData("Q4_K_M")]
     public void An_adapter_learns_and_merges_on_a_files_blocks(string type)
     {
-        var file = Path.Combine(_folder.Path, "model.gguf");
+        var file = Path.Combine(Folder.Path, "model.gguf");
         using (var model = PeftModel.Load(PocketLlama.Folder))
         {
             model.SaveGguf(file, type);

@@ -9,21 +9,17 @@ using Peft.Models.Placement;
 using Peft.Tensors.Gguf;
 using Peft.Tests.Adapters;
 using Peft.Tests.Models;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Quantization;
 
 /// <summary>Experts as the blocks of a GGUF file: they compute as the values do that they stand for, and take what they take there.</summary>
-public sealed class ExpertBlockTests : IDisposable
+public sealed class ExpertBlockTests : TensorFileTests
 {
     private const string Sizes = "\"vocab_size\": 4096, \"hidden_size\": 256, \"num_hidden_layers\": 2, \"num_attention_heads\": 4, \"num_key_value_heads\": 2, \"head_dim\": 64, \"num_experts_per_tok\": 2";
     private const string Mixtral = $$"""{ "model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "num_local_experts": 4, "intermediate_size": 512, {{Sizes}} }""";
     private const string Qwen = $$"""{ "model_type": "qwen3_moe", "architectures": ["Qwen3MoeForCausalLM"], "num_experts": 6, "norm_topk_prob": true, "intermediate_size": 512, "moe_intermediate_size": 256, {{Sizes}} }""";
     private const string GptOss = $$"""{ "model_type": "gpt_oss", "architectures": ["GptOssForCausalLM"], "num_local_experts": 4, "intermediate_size": 256, "sliding_window": 4, {{Sizes}} }""";
-
-    private readonly TemporaryFolder _folder = new();
-    private readonly DisposeScope _scope = NewDisposeScope();
 
     public static TheoryData<string, string> Cases()
     {
@@ -35,12 +31,6 @@ public sealed class ExpertBlockTests : IDisposable
         }
 
         return cases;
-    }
-
-    public void Dispose()
-    {
-        _scope.Dispose();
-        _folder.Dispose();
     }
 
     [Theory]
@@ -101,11 +91,11 @@ public sealed class ExpertBlockTests : IDisposable
     public void They_are_written_again_bit_for_bit_or_as_their_values(string config, string type)
     {
         var file = Written(config, type);
-        var again = Path.Combine(_folder.Path, "again.gguf");
+        var again = Path.Combine(Folder.Path, "again.gguf");
         using (var kept = PeftModel.Load(file, new LoadOptions { KeepsBlocks = true }))
         {
             kept.SaveGguf(again, type);
-            kept.Save(Path.Combine(_folder.Path, "plain"));
+            kept.Save(Path.Combine(Folder.Path, "plain"));
         }
 
         using var first = GgufFile.Open(file);
@@ -115,7 +105,7 @@ public sealed class ExpertBlockTests : IDisposable
             Assert.True(first.ReadBlocks(tensor.Key).eq(second.ReadBlocks(tensor.Key)).all().item<bool>(), tensor.Key));
         Assert.All(first.Tensors.Where(static tensor => tensor.Key.EndsWith(".bias", StringComparison.Ordinal)), static tensor => Assert.Equal("F32", tensor.Value.Type.Name));
         using var unpacked = PeftModel.Load(file);
-        using var saved = PeftModel.Load(Path.Combine(_folder.Path, "plain"));
+        using var saved = PeftModel.Load(Path.Combine(Folder.Path, "plain"));
         Assert.True(ModelRun.Logits(unpacked, Inputs(9)).eq(ModelRun.Logits(saved, Inputs(9))).all().item<bool>());
     }
 
@@ -125,7 +115,7 @@ public sealed class ExpertBlockTests : IDisposable
     public void They_stay_on_the_disk_packed(string config)
     {
         var file = Written(config, "Q4_K_M");
-        var map = new DeviceMapRequest { Table = [("", DeviceMapRequest.Disk)], OffloadFolder = Path.Combine(_folder.Path, "weights") };
+        var map = new DeviceMapRequest { Table = [("", DeviceMapRequest.Disk)], OffloadFolder = Path.Combine(Folder.Path, "weights") };
         using var kept = PeftModel.Load(file, new LoadOptions { KeepsBlocks = true });
         using var offloaded = PeftModel.Load(file, new LoadOptions { KeepsBlocks = true, DeviceMap = map });
         Assert.All(Experts(offloaded), static parameter => Assert.True(parameter is { IsOffloaded: true, Packed: not null }));
@@ -149,7 +139,7 @@ public sealed class ExpertBlockTests : IDisposable
         }
 
         model.Base.Prepare();
-        var folder = Path.Combine(_folder.Path, "made");
+        var folder = Path.Combine(Folder.Path, "made");
         model.Save(folder);
         foreach (var name in (string[])["tokenizer.json", "tokenizer_config.json"])
         {
@@ -157,7 +147,7 @@ public sealed class ExpertBlockTests : IDisposable
         }
 
         using var made = PeftModel.Load(folder);
-        var file = Path.Combine(_folder.Path, "model.gguf");
+        var file = Path.Combine(Folder.Path, "model.gguf");
         made.SaveGguf(file, type);
         return file;
     }

@@ -5,30 +5,20 @@ using Peft.Models;
 using Peft.Quantization.Checkpoints;
 using Peft.Tensors;
 using Peft.Tests.Models;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Quantization;
 
 /// <summary>Checkpoints whose layouts no golden case has, held to the formula that transformers dequantises them by.</summary>
-public sealed class QuantizedCheckpointTests : IDisposable
+public sealed class QuantizedCheckpointTests : TensorFileTests
 {
-    private readonly TemporaryFolder _folder = new();
-    private readonly DisposeScope _scope = NewDisposeScope();
-
-    public void Dispose()
-    {
-        _scope.Dispose();
-        _folder.Dispose();
-    }
-
     [Fact]
     public void Experts_in_mxfp4_are_pairs_of_four_bit_floats_times_a_power_of_two_and_transposed()
     {
         using var random = new Generator(3);
         var blocks = randint(0, 256, [2, 6, 2, 16], ScalarType.Int64, generator: random);
         var scales = randint(118, 132, [2, 6, 2], ScalarType.Int64, generator: random);
-        var path = Path.Combine(_folder.Path, "model.safetensors");
+        var path = Path.Combine(Folder.Path, "model.safetensors");
         SafetensorsWriter.Write(path, [("experts.gate_up_proj_blocks", blocks.to(ScalarType.Byte)), ("experts.gate_up_proj_scales", scales.to(ScalarType.Byte)), ("norm.weight", ones(3))]);
         using var file = TensorStore.OpenFile(path);
         using var store = QuantizedStore.Open(new JsonObject { ["quant_method"] = "mxfp4" }, ScalarType.BFloat16, file);
@@ -58,7 +48,7 @@ public sealed class QuantizedCheckpointTests : IDisposable
             $$$"""{"a.weight":{"dtype":"F8_E4M3","shape":[{{{Height}}},{{{Width}}}],"data_offsets":[0,{{{codes.Length}}}]},"a.weight_scale_inv":{"dtype":"{{{scaleType}}}","shape":[{{{Down}}},{{{Across}}}],"data_offsets":[{{{codes.Length}}},{{{codes.Length + stored.Length}}}]}}"""));
         var length = new byte[8];
         BinaryPrimitives.WriteInt64LittleEndian(length, header.Length);
-        var path = Path.Combine(_folder.Path, "model.safetensors");
+        var path = Path.Combine(Folder.Path, "model.safetensors");
         File.WriteAllBytes(path, [.. length, .. header, .. codes, .. stored]);
         using var file = TensorStore.OpenFile(path);
         using var store = QuantizedStore.Open(new JsonObject { ["quant_method"] = "fp8", ["weight_block_size"] = JsonNode.Parse(FormattableString.Invariant($"[{BlockHeight}, {BlockWidth}]")) }, ScalarType.Float32, file);

@@ -2,26 +2,16 @@ using System.Text;
 using Peft.Models;
 using Peft.Models.Gguf;
 using Peft.Tensors.Gguf;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Tensors;
 
-public sealed class GgufTests : IDisposable
+public sealed class GgufTests : TensorFileTests
 {
-    private readonly TemporaryFolder _folder = new();
-    private readonly DisposeScope _scope = NewDisposeScope();
-
-    public void Dispose()
-    {
-        _scope.Dispose();
-        _folder.Dispose();
-    }
-
     [Fact]
     public void ArraysAreReadOnceAndKept()
     {
-        using var file = GgufFile.Open(_folder.Write("a.gguf", Sample().Bytes()));
+        using var file = GgufFile.Open(Folder.Write("a.gguf", Sample().Bytes()));
         Assert.Same(file.Metadata["tokens"], file.Metadata.GetArray<string>("tokens"));
         Assert.Equal(["a", "ü"], file.Metadata.GetArray<string>("tokens")!);
         Assert.Equal(7, file.Metadata.GetInteger("number"));
@@ -74,7 +64,7 @@ public sealed class GgufTests : IDisposable
             default: bytes.Tensor("y", 0, 0, 4); break;
         }
 
-        Assert.Equal(errorId, Assert.ThrowsAny<PeftException>(() => GgufFile.Open(_folder.Write("a.gguf", bytes.Bytes()))).ErrorId);
+        Assert.Equal(errorId, Assert.ThrowsAny<PeftException>(() => GgufFile.Open(Folder.Write("a.gguf", bytes.Bytes()))).ErrorId);
     }
 
     [Fact]
@@ -83,7 +73,7 @@ public sealed class GgufTests : IDisposable
         var whole = Sample().Bytes();
         for (var i = 0; i < whole.Length; i++)
         {
-            Assert.StartsWith("Gguf", Assert.ThrowsAny<PeftException>(() => GgufFile.Open(_folder.Write("a.gguf", whole[..i]))).ErrorId, StringComparison.Ordinal);
+            Assert.StartsWith("Gguf", Assert.ThrowsAny<PeftException>(() => GgufFile.Open(Folder.Write("a.gguf", whole[..i]))).ErrorId, StringComparison.Ordinal);
             for (var bit = 0; bit < 8; bit++)
             {
                 byte[] flipped = [.. whole];
@@ -98,7 +88,7 @@ public sealed class GgufTests : IDisposable
     {
         GgufBytes bytes = new();
         bytes.Text("general.architecture", "mamba");
-        var error = Assert.Throws<NotSupportedByPeftException>(() => GgufModel.Open(_folder.Write("a.gguf", bytes.Bytes())));
+        var error = Assert.Throws<NotSupportedByPeftException>(() => GgufModel.Open(Folder.Write("a.gguf", bytes.Bytes())));
         Assert.Contains("mamba", error.Message, StringComparison.Ordinal);
     }
 
@@ -119,17 +109,17 @@ public sealed class GgufTests : IDisposable
         bytes.Value("llama.attention.layer_norm_rms_epsilon", 6, BitConverter.GetBytes(lie == "epsilon" ? float.NaN : 1e-5f));
         bytes.Data = new byte[64];
         bytes.Tensor("token_embd.weight", 0, 0, lie == "scalar" ? [] : [4, 2]);
-        Assert.Equal(errorId, Assert.ThrowsAny<PeftException>(() => ModelLoader.Load(_folder.Write("a.gguf", bytes.Bytes()))).ErrorId);
+        Assert.Equal(errorId, Assert.ThrowsAny<PeftException>(() => ModelLoader.Load(Folder.Write("a.gguf", bytes.Bytes()))).ErrorId);
     }
 
     [Fact]
     public void AFolderWithoutOtherWeightsTakesItsOnlyGgufFile()
     {
-        _folder.Write("config.json", """{ "model_type": "llama", "vocab_size": 8, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4 }""");
-        _folder.Write("a.gguf", Sample().Bytes());
-        Assert.Equal("GgufArchitectureNotSupported", Assert.ThrowsAny<PeftException>(() => ModelLoader.Load(_folder.Path)).ErrorId);
-        _folder.Write("b.gguf", Sample().Bytes());
-        Assert.Equal("WeightsNotFound", Assert.ThrowsAny<PeftException>(() => ModelLoader.Load(_folder.Path)).ErrorId);
+        Folder.Write("config.json", """{ "model_type": "llama", "vocab_size": 8, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 4 }""");
+        Folder.Write("a.gguf", Sample().Bytes());
+        Assert.Equal("GgufArchitectureNotSupported", Assert.ThrowsAny<PeftException>(() => ModelLoader.Load(Folder.Path)).ErrorId);
+        Folder.Write("b.gguf", Sample().Bytes());
+        Assert.Equal("WeightsNotFound", Assert.ThrowsAny<PeftException>(() => ModelLoader.Load(Folder.Path)).ErrorId);
     }
 
     [Theory]
@@ -148,7 +138,7 @@ public sealed class GgufTests : IDisposable
         bytes.Tensor("token_embd.weight", 0, 0, 8, 1);
         bytes.Tensor("rope_freqs.weight", 0, 32, 2);
         bytes.Data = [.. new byte[32], .. BitConverter.GetBytes(first), .. BitConverter.GetBytes(second), .. new byte[24]];
-        using var model = GgufModel.Open(_folder.Write("a.gguf", bytes.Bytes()));
+        using var model = GgufModel.Open(Folder.Write("a.gguf", bytes.Bytes()));
         var config = new ModelConfig(model.CreateConfig());
         var frequencies = new Peft.Models.Layers.RotaryFrequencies(config, 4);
         Assert.Equal(1, frequencies.Scale);
@@ -172,7 +162,7 @@ public sealed class GgufTests : IDisposable
     {
         try
         {
-            using var file = GgufFile.Open(_folder.Write("a.gguf", bytes));
+            using var file = GgufFile.Open(Folder.Write("a.gguf", bytes));
             foreach (var key in file.Metadata.Keys)
             {
                 _ = file.Metadata[key];

@@ -4,22 +4,12 @@ using System.IO.Compression;
 using System.Text;
 using Peft.Tensors;
 using Peft.Tests.Golden;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Tensors;
 
-public sealed class PickleTests : IDisposable
+public sealed class PickleTests : TensorFileTests
 {
-    private readonly TemporaryFolder _folder = new();
-    private readonly DisposeScope _scope = NewDisposeScope();
-
-    public void Dispose()
-    {
-        _scope.Dispose();
-        _folder.Dispose();
-    }
-
     [Fact]
     public void ATensorIsAViewOfItsStorage()
     {
@@ -32,7 +22,7 @@ public sealed class PickleTests : IDisposable
     [Fact]
     public void TheFormatBeforeTheZipContainerIsReadAsWell()
     {
-        using var store = TensorStore.OpenFile(_folder.Write("a.bin", Legacy(Program().Tensor("w", "FloatStorage", 8, 2, "2 2", "2 1"), Floats(8))));
+        using var store = TensorStore.OpenFile(Folder.Write("a.bin", Legacy(Program().Tensor("w", "FloatStorage", 8, 2, "2 2", "2 1"), Floats(8))));
         Assert.Equal([2f, 3f, 4f, 5f], store.Read("w").data<float>().ToArray());
     }
 
@@ -123,7 +113,7 @@ public sealed class PickleTests : IDisposable
         // The last entry of the table of contents; 46 bytes and its name before the end record of 22.
         var entry = zip.Length - 22 - 46 - "a/data/0".Length;
         BinaryPrimitives.WriteUInt32LittleEndian(zip.AsSpan(entry + 24), Claimed);
-        using var store = TensorStore.OpenFile(_folder.Write("a.bin", zip));
+        using var store = TensorStore.OpenFile(Folder.Write("a.bin", zip));
         var error = Assert.Throws<PeftException>(() => store.Read("w"));
         Assert.Contains("claims", error.Message, StringComparison.Ordinal);
         Assert.Equal("PickleInvalid", error.ErrorId);
@@ -136,7 +126,7 @@ public sealed class PickleTests : IDisposable
         var zip = Zip(Program().Tensor("w", "FloatStorage", Elements, 0, Elements.ToString(CultureInfo.InvariantCulture), "1"), new byte[4 * Elements], CompressionLevel.Fastest);
         Assert.True(zip.Length < 4 * Elements / 64);
         var before = GC.GetAllocatedBytesForCurrentThread();
-        var error = Assert.Throws<PeftException>(() => TensorStore.OpenFile(_folder.Write("a.bin", zip)).Read("w"));
+        var error = Assert.Throws<PeftException>(() => TensorStore.OpenFile(Folder.Write("a.bin", zip)).Read("w"));
         Assert.Equal("PickleInvalid", error.ErrorId);
         Assert.Contains("claim", error.Message, StringComparison.Ordinal);
         Assert.True(GC.GetAllocatedBytesForCurrentThread() - before < 1 << 24);
@@ -150,7 +140,7 @@ public sealed class PickleTests : IDisposable
     [InlineData("\u0080\u0002h\u0005.")]
     [InlineData("\u0080\u0002X\u00FF\u00FF\u00FF\u00FF")]
     public void WhatIsNoPickleIsAnError(string content) =>
-        Assert.StartsWith("Pickle", Assert.Throws<PeftException>(() => TensorStore.OpenFile(_folder.Write("a.bin", Encoding.Latin1.GetBytes(content)))).ErrorId, StringComparison.Ordinal);
+        Assert.StartsWith("Pickle", Assert.Throws<PeftException>(() => TensorStore.OpenFile(Folder.Write("a.bin", Encoding.Latin1.GetBytes(content)))).ErrorId, StringComparison.Ordinal);
 
     [Fact]
     public void AFileCutOrFlippedAnywhereNeverCrashes()
@@ -195,7 +185,7 @@ public sealed class PickleTests : IDisposable
     public void APickleThatMakesMoreThanTensorsNeedIsRefusedBeforeItTakesMemory(int dictionaries, CompressionLevel level)
     {
         var zip = Zip(Program().Raw(new string('}', dictionaries)), [], level);
-        var path = _folder.Write("bomb.bin", zip);
+        var path = Folder.Write("bomb.bin", zip);
         var before = GC.GetTotalAllocatedBytes();
         Assert.Equal("PickleInvalid", Assert.Throws<PeftException>(() => TensorStore.OpenFile(path)).ErrorId);
         Assert.InRange(GC.GetTotalAllocatedBytes() - before, 0, 2L << 30);
@@ -279,7 +269,7 @@ public sealed class PickleTests : IDisposable
     {
         try
         {
-            using var store = TensorStore.OpenFile(_folder.Write("broken.bin", bytes));
+            using var store = TensorStore.OpenFile(Folder.Write("broken.bin", bytes));
             foreach (var name in store.Names)
             {
                 store.Read(name).Dispose();
@@ -291,7 +281,7 @@ public sealed class PickleTests : IDisposable
         }
     }
 
-    private TensorStore OpenZip(PickleProgram program, byte[] storage) => TensorStore.OpenFile(_folder.Write("a.bin", Zip(program, storage)));
+    private TensorStore OpenZip(PickleProgram program, byte[] storage) => TensorStore.OpenFile(Folder.Write("a.bin", Zip(program, storage)));
 
     /// <summary>Writes the instructions of a pickle that fills a dictionary.</summary>
     private sealed class PickleProgram

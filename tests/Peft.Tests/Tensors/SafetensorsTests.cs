@@ -2,23 +2,13 @@ using System.Buffers.Binary;
 using System.Text;
 using Peft.Files;
 using Peft.Tensors;
-using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Tensors;
 
-public sealed class SafetensorsTests : IDisposable
+public sealed class SafetensorsTests : TensorFileTests
 {
-    private readonly TemporaryFolder _folder = new();
-    private readonly DisposeScope _scope = NewDisposeScope();
-
     public static TheoryData<ScalarType> Types => [ScalarType.Float64, ScalarType.Float32, ScalarType.Float16, ScalarType.BFloat16, ScalarType.Int64, ScalarType.Int32, ScalarType.Int16, ScalarType.Int8, ScalarType.Byte, ScalarType.Bool];
-
-    public void Dispose()
-    {
-        _scope.Dispose();
-        _folder.Dispose();
-    }
 
     [Theory]
     [MemberData(nameof(Types))]
@@ -26,9 +16,9 @@ public sealed class SafetensorsTests : IDisposable
     {
         var matrix = (arange(0, 12, ScalarType.Float32) - 5).abs().view(3, 4).to(type);
         var scalar = tensor(1.0f).to(type);
-        SafetensorsWriter.Write(_folder["a.safetensors"], [("matrix", matrix), ("transposed", matrix.t()), ("scalar", scalar), ("none", empty([0, 3], type))]);
+        SafetensorsWriter.Write(Folder["a.safetensors"], [("matrix", matrix), ("transposed", matrix.t()), ("scalar", scalar), ("none", empty([0, 3], type))]);
 
-        using var file = SafetensorsFile.Open(_folder["a.safetensors"]);
+        using var file = SafetensorsFile.Open(Folder["a.safetensors"]);
         Assert.Equal("pt", file.Metadata["format"]);
         AssertSame(matrix, file.Read("matrix"));
         AssertSame(matrix.t().contiguous(), file.Read("transposed"));
@@ -46,8 +36,8 @@ public sealed class SafetensorsTests : IDisposable
     [Fact]
     public void ReadingConvertsWhenAsked()
     {
-        SafetensorsWriter.Write(_folder["a.safetensors"], [("x", tensor(new[] { 1.5f, -2f }).to(ScalarType.BFloat16))]);
-        using var file = SafetensorsFile.Open(_folder["a.safetensors"]);
+        SafetensorsWriter.Write(Folder["a.safetensors"], [("x", tensor(new[] { 1.5f, -2f }).to(ScalarType.BFloat16))]);
+        using var file = SafetensorsFile.Open(Folder["a.safetensors"]);
         Assert.Equal([1.5f, -2f], file.Read("x", ScalarType.Float32).data<float>().ToArray());
         Assert.Equal([1.5f, -2f], file.Map("x", ScalarType.Float32).data<float>().ToArray());
     }
@@ -55,26 +45,26 @@ public sealed class SafetensorsTests : IDisposable
     [Fact]
     public void WritingToAMappedTensorLeavesTheFileAlone()
     {
-        SafetensorsWriter.Write(_folder["a.safetensors"], [("x", ones(Large))]);
+        SafetensorsWriter.Write(Folder["a.safetensors"], [("x", ones(Large))]);
         Tensor mapped;
-        using (var file = SafetensorsFile.Open(_folder["a.safetensors"]))
+        using (var file = SafetensorsFile.Open(Folder["a.safetensors"]))
         {
             mapped = file.Map("x");
         }
 
         mapped.mul_(3);
         Assert.Equal(3L * Large, mapped.sum(ScalarType.Float64).item<double>());
-        using var again = SafetensorsFile.Open(_folder["a.safetensors"]);
+        using var again = SafetensorsFile.Open(Folder["a.safetensors"]);
         Assert.Equal(Large, again.Read("x").sum(ScalarType.Float64).item<double>());
     }
 
     [Fact]
     public void TensorsLieInThePythonPackagesOrder()
     {
-        SafetensorsWriter.Write(_folder["a.safetensors"], [("b", zeros(1)), ("a", zeros(1)), ("half", zeros(1, ScalarType.Float16)), ("brain", zeros(1, ScalarType.BFloat16)), ("long", zeros(1, ScalarType.Int64)), ("flag", zeros(1, ScalarType.Bool))]);
-        using var file = SafetensorsFile.Open(_folder["a.safetensors"]);
+        SafetensorsWriter.Write(Folder["a.safetensors"], [("b", zeros(1)), ("a", zeros(1)), ("half", zeros(1, ScalarType.Float16)), ("brain", zeros(1, ScalarType.BFloat16)), ("long", zeros(1, ScalarType.Int64)), ("flag", zeros(1, ScalarType.Bool))]);
+        using var file = SafetensorsFile.Open(Folder["a.safetensors"]);
         Assert.Equal(["long", "a", "b", "brain", "half", "flag"], file.Names);
-        Assert.Equal(0, BinaryPrimitives.ReadInt64LittleEndian(File.ReadAllBytes(_folder["a.safetensors"])) % 8);
+        Assert.Equal(0, BinaryPrimitives.ReadInt64LittleEndian(File.ReadAllBytes(Folder["a.safetensors"])) % 8);
     }
 
     [Fact]
@@ -161,15 +151,15 @@ public sealed class SafetensorsTests : IDisposable
     {
         var deep = new string('[', 1_000_000);
         Assert.Equal("SafetensorsHeaderInvalid", OpenError(Bytes("""{"a":{"dtype":"F32","shape":""" + deep, [])));
-        var path = _folder.Write("config.json", """{"a":""" + deep);
+        var path = Folder.Write("config.json", """{"a":""" + deep);
         Assert.Equal("JsonInvalid", Assert.Throws<PeftException>(() => JsonFile.Read(path)).ErrorId);
     }
 
     [Fact]
     public void AFileCutAnywhereIsAnError()
     {
-        SafetensorsWriter.Write(_folder["a.safetensors"], [("x", ones(3)), ("y", ones([2, 2], ScalarType.Int16))]);
-        var whole = File.ReadAllBytes(_folder["a.safetensors"]);
+        SafetensorsWriter.Write(Folder["a.safetensors"], [("x", ones(3)), ("y", ones([2, 2], ScalarType.Int16))]);
+        var whole = File.ReadAllBytes(Folder["a.safetensors"]);
         for (var length = 0; length < whole.Length; length++)
         {
             var cut = whole[..length];
@@ -180,13 +170,13 @@ public sealed class SafetensorsTests : IDisposable
     [Fact]
     public void AFlippedBitIsReadOrRefusedButNeverCrashes()
     {
-        SafetensorsWriter.Write(_folder["a.safetensors"], [("x", ones(3)), ("y", ones([2, 2], ScalarType.Int16))]);
-        var whole = File.ReadAllBytes(_folder["a.safetensors"]);
+        SafetensorsWriter.Write(Folder["a.safetensors"], [("x", ones(3)), ("y", ones([2, 2], ScalarType.Int16))]);
+        var whole = File.ReadAllBytes(Folder["a.safetensors"]);
         for (var i = 0; i < whole.Length * 8; i++)
         {
             byte[] flipped = [.. whole];
             flipped[i / 8] ^= (byte)(1 << (i % 8));
-            var path = _folder.Write("flipped.safetensors", flipped);
+            var path = Folder.Write("flipped.safetensors", flipped);
             try
             {
                 using var file = SafetensorsFile.Open(path);
@@ -205,18 +195,18 @@ public sealed class SafetensorsTests : IDisposable
     [Fact]
     public void ShardsAreReadAsOne()
     {
-        var files = SafetensorsWriter.WriteFolder(_folder.Path, [("a", full([10], 1f)), ("b", full([10], 2f)), ("c", full([10], 3f))], maxShardBytes: 80);
+        var files = SafetensorsWriter.WriteFolder(Folder.Path, [("a", full([10], 1f)), ("b", full([10], 2f)), ("c", full([10], 3f))], maxShardBytes: 80);
         Assert.Equal(["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"], files.Select(Path.GetFileName));
-        using (var store = TensorStore.OpenFolder(_folder.Path))
+        using (var store = TensorStore.OpenFolder(Folder.Path))
         {
             Assert.Equal(["a", "b", "c"], store.Names.Order());
             Assert.Equal(30, store.Read("c").sum().item<float>());
             Assert.Equal(20, store.Map("b").sum().item<float>());
         }
 
-        SafetensorsWriter.WriteFolder(_folder.Path, [("a", full([10], 4f))]);
-        Assert.Equal(["model.safetensors"], Directory.GetFiles(_folder.Path).Select(Path.GetFileName));
-        using var single = TensorStore.OpenFolder(_folder.Path);
+        SafetensorsWriter.WriteFolder(Folder.Path, [("a", full([10], 4f))]);
+        Assert.Equal(["model.safetensors"], Directory.GetFiles(Folder.Path).Select(Path.GetFileName));
+        using var single = TensorStore.OpenFolder(Folder.Path);
         Assert.Equal(40, single.Read("a").sum().item<float>());
     }
 
@@ -232,24 +222,24 @@ public sealed class SafetensorsTests : IDisposable
     [InlineData("JsonNotAnObject", "[]")]
     public void EveryLieOfAnIndexHasItsName(string errorId, string index)
     {
-        SafetensorsWriter.Write(_folder["a.safetensors"], [("a", zeros(1))]);
-        var path = _folder.Write("model.safetensors.index.json", index);
+        SafetensorsWriter.Write(Folder["a.safetensors"], [("a", zeros(1))]);
+        var path = Folder.Write("model.safetensors.index.json", index);
         Assert.Equal(errorId, Assert.ThrowsAny<PeftException>(() => TensorStore.OpenFile(path)).ErrorId);
     }
 
     [Fact]
     public void AFolderWithoutWeightsSaysWhatWasLookedFor()
     {
-        var error = Assert.Throws<PeftException>(() => TensorStore.OpenFolder(_folder.Path));
+        var error = Assert.Throws<PeftException>(() => TensorStore.OpenFolder(Folder.Path));
         Assert.Equal("WeightsNotFound", error.ErrorId);
         Assert.Contains("pytorch_model.bin", error.Message, StringComparison.Ordinal);
-        Assert.Equal("FileNotFound", Assert.Throws<PeftException>(() => SafetensorsFile.Open(_folder["absent.safetensors"])).ErrorId);
-        Assert.Equal("FileUnreadable", Assert.Throws<PeftException>(() => SafetensorsFile.Open(_folder.Path)).ErrorId);
+        Assert.Equal("FileNotFound", Assert.Throws<PeftException>(() => SafetensorsFile.Open(Folder["absent.safetensors"])).ErrorId);
+        Assert.Equal("FileUnreadable", Assert.Throws<PeftException>(() => SafetensorsFile.Open(Folder.Path)).ErrorId);
     }
 
     [Fact]
     public void TheSameNameTwiceIsNotWritten() =>
-        Assert.Equal("SafetensorsDuplicateName", Assert.Throws<PeftException>(() => SafetensorsWriter.Write(_folder["a.safetensors"], [("a", zeros(1)), ("a", zeros(1))])).ErrorId);
+        Assert.Equal("SafetensorsDuplicateName", Assert.Throws<PeftException>(() => SafetensorsWriter.Write(Folder["a.safetensors"], [("a", zeros(1)), ("a", zeros(1))])).ErrorId);
 
     private static void AssertSame(Tensor expected, Tensor actual)
     {
@@ -268,7 +258,7 @@ public sealed class SafetensorsTests : IDisposable
         return bytes;
     }
 
-    private SafetensorsFile Open(string header, byte[] data) => SafetensorsFile.Open(_folder.Write("made.safetensors", Bytes(header, data)));
+    private SafetensorsFile Open(string header, byte[] data) => SafetensorsFile.Open(Folder.Write("made.safetensors", Bytes(header, data)));
 
-    private string OpenError(byte[] bytes) => Assert.ThrowsAny<PeftException>(() => SafetensorsFile.Open(_folder.Write("broken.safetensors", bytes))).ErrorId;
+    private string OpenError(byte[] bytes) => Assert.ThrowsAny<PeftException>(() => SafetensorsFile.Open(Folder.Write("broken.safetensors", bytes))).ErrorId;
 }
