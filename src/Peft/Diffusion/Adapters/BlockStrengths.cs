@@ -46,12 +46,36 @@ public static class BlockStrengths
     public static ModuleStrengths Of(PretrainedModel model, JsonObject table)
     {
         ArgumentNullException.ThrowIfNull(table);
-        var modules = ModulesOf(model);
-        Dictionary<string, float> byPath = new(StringComparer.Ordinal);
-        Take(table);
-        return new ModuleStrengths(byPath, table.ToJsonString());
+        var reader = new TableReader(ModulesOf(model));
+        reader.Take(table);
+        return new ModuleStrengths(reader.ByPath, table.ToJsonString());
+    }
 
-        void Take(JsonObject entries)
+    private static IReadOnlyList<DiffusionModule> ModulesOf(PretrainedModel model) => DiffusionModules.Of(model)?.All ?? throw Invalid($"{model.ClassName} is no diffusion model; strengths by block are for those.");
+
+    /// <summary>The web UI's name of a module's block; null outside of blocks.</summary>
+    private static string? BlockOf(DiffusionModule module) => module.OriginalPath?.Split('.') switch
+    {
+        ["input_blocks", var index, ..] => $"IN{index.PadLeft(2, '0')}",
+        ["middle_block", ..] => "M00",
+        ["output_blocks", var index, ..] => $"OUT{index.PadLeft(2, '0')}",
+        _ => null,
+    };
+
+    private static string PlaceOf(string block) => (block[0] switch { 'I' => "0", 'M' => "1", _ => "2" }) + block;
+
+    private static PeftException Invalid(string message) => new("BlockStrengthsInvalid", message)
+    {
+        RecommendedAction = "Give the web UI's numbers, or a table such as @{ down = 0.5; mid = 1; up = @{ block_1 = 0.8, 1, 1 } }.",
+    };
+
+    /// <summary>Gathers the strength of each module that a table means.</summary>
+    private sealed class TableReader(IReadOnlyList<DiffusionModule> modules)
+    {
+        /// <summary>Strengths by the modules' paths in the tree.</summary>
+        public Dictionary<string, float> ByPath { get; } = new(StringComparer.Ordinal);
+
+        public void Take(JsonObject entries)
         {
             foreach (var (key, value) in entries)
             {
@@ -81,8 +105,8 @@ public static class BlockStrengths
             }
         }
 
-        // What has a number within the block goes with the transformer of that number.
-        void TakeBlock(string start, string name, JsonNode? value)
+        /// <summary>What has a number within the block goes with the transformer of that number.</summary>
+        private void TakeBlock(string start, string name, JsonNode? value)
         {
             if (value is not JsonArray { Count: > 1 } several)
             {
@@ -103,7 +127,7 @@ public static class BlockStrengths
             }
         }
 
-        void Put(string name, Predicate<DiffusionModule> isMeant, JsonNode? value)
+        private void Put(string name, Predicate<DiffusionModule> isMeant, JsonNode? value)
         {
             if (value?.GetValueKind() != JsonValueKind.Number)
             {
@@ -114,7 +138,7 @@ public static class BlockStrengths
             var meant = modules.Where(module => isMeant(module)).ToArray();
             foreach (var module in meant)
             {
-                byPath[module.TreePath] = strength;
+                ByPath[module.TreePath] = strength;
             }
 
             if (meant.Length == 0)
@@ -123,22 +147,4 @@ public static class BlockStrengths
             }
         }
     }
-
-    private static IReadOnlyList<DiffusionModule> ModulesOf(PretrainedModel model) => DiffusionModules.Of(model)?.All ?? throw Invalid($"{model.ClassName} is no diffusion model; strengths by block are for those.");
-
-    /// <summary>The web UI's name of a module's block; null outside of blocks.</summary>
-    private static string? BlockOf(DiffusionModule module) => module.OriginalPath?.Split('.') switch
-    {
-        ["input_blocks", var index, ..] => $"IN{index.PadLeft(2, '0')}",
-        ["middle_block", ..] => "M00",
-        ["output_blocks", var index, ..] => $"OUT{index.PadLeft(2, '0')}",
-        _ => null,
-    };
-
-    private static string PlaceOf(string block) => (block[0] switch { 'I' => "0", 'M' => "1", _ => "2" }) + block;
-
-    private static PeftException Invalid(string message) => new("BlockStrengthsInvalid", message)
-    {
-        RecommendedAction = "Give the web UI's numbers, or a table such as @{ down = 0.5; mid = 1; up = @{ block_1 = 0.8, 1, 1 } }.",
-    };
 }

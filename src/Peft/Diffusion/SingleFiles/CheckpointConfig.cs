@@ -56,39 +56,9 @@ internal sealed class CheckpointConfig(TensorStore file, CheckpointKind kind)
     private JsonObject UNet()
     {
         const string Prefix = CheckpointLayout.UNetPrefix;
-        List<long> channels = [Size(Prefix + "input_blocks.0.0.weight", 0)];
-        List<bool> attend = [];
-        List<long> depths = [], layers = [];
-        long? textWidth = null;
-        var isLinear = false;
-        var (width, depth, count) = (channels[0], 0L, 0L);
-        for (var i = 1; ; i++)
-        {
-            var head = $"{Prefix}input_blocks.{i}.";
-            var resizes = file.Contains(head + "0.op.weight");
-            if (!resizes && !file.Contains(head + "0.in_layers.2.weight"))
-            {
-                break;
-            }
-
-            if (resizes)
-            {
-                End();
-                continue;
-            }
-
-            width = Size(head + "0.in_layers.2.weight", 0);
-            count++;
-            if (file.Contains(head + "1.proj_in.weight"))
-            {
-                isLinear = Shape(head + "1.proj_in.weight").Count == 2;
-                depth = CountOf(n => $"{head}1.transformer_blocks.{n}.norm1.weight");
-                textWidth = Size(head + "1.transformer_blocks.0.attn2.to_k.weight", 1);
-            }
-        }
-
-        End();
-        channels.RemoveAt(0);
+        var (blocks, textWidth, isLinear) = DownBlocks(Prefix);
+        var channels = blocks.Select(static block => block.Channels);
+        var attend = blocks.Select(static block => block.Depth > 0);
         var document = new JsonObject
         {
             ["_class_name"] = "UNet2DConditionModel",
@@ -96,10 +66,12 @@ internal sealed class CheckpointConfig(TensorStore file, CheckpointKind kind)
             ["out_channels"] = Size(Prefix + "out.2.weight", 0),
             ["sample_size"] = IsLarge ? 128 : IsSecond ? 96 : 64,
             ["block_out_channels"] = List(channels),
-            ["layers_per_block"] = layers[0],
+            ["layers_per_block"] = blocks[0].Layers,
             ["down_block_types"] = List(attend.Select(static yes => yes ? "CrossAttnDownBlock2D" : "DownBlock2D")),
-            ["up_block_types"] = List(attend.AsEnumerable().Reverse().Select(static yes => yes ? "CrossAttnUpBlock2D" : "UpBlock2D")),
-            ["transformer_layers_per_block"] = List(depths),
+            ["up_block_types"] = List(attend.Reverse().Select(static yes => yes ? "CrossAttnUpBlock2D" : "UpBlock2D")),
+
+            // A block without a transformer says 1, as published; the middle block takes the last one's number.
+            ["transformer_layers_per_block"] = List(blocks.Select(static block => Math.Max(1, block.Depth))),
             ["cross_attention_dim"] = textWidth ?? throw Missing(Prefix + "*.attn2.to_k.weight"),
             ["attention_head_dim"] = isLinear ? List(channels.Select(static channel => Math.Max(1, channel / HeadWidth))) : FirstHeads,
             ["use_linear_projection"] = isLinear,
@@ -114,16 +86,38 @@ internal sealed class CheckpointConfig(TensorStore file, CheckpointKind kind)
         }
 
         return document;
+    }
 
-        void End()
+    /// <summary>The blocks downwards: their channels, how many layers of their transformers and layers they have; the width of the prompt, and whether transformers project by linear layers.</summary>
+    private (List<(long Channels, long Depth, long Layers)> Blocks, long? TextWidth, bool IsLinear) DownBlocks(string prefix)
+    {
+        List<(long, long, long)> blocks = [];
+        long? textWidth = null;
+        var (isLinear, width, depth, count) = (false, Size(prefix + "input_blocks.0.0.weight", 0), 0L, 0L);
+        for (var i = 1; ; i++)
         {
-            channels.Add(width);
-            attend.Add(depth > 0);
-
-            // A block without a transformer says 1, as published; the middle block takes the last one's number.
-            depths.Add(depth > 0 ? depth : 1);
-            layers.Add(count);
-            (depth, count) = (0, 0);
+            var head = $"{prefix}input_blocks.{i}.";
+            if (file.Contains(head + "0.op.weight"))
+            {
+                blocks.Add((width, depth, count));
+                (depth, count) = (0, 0);
+            }
+            else if (file.Contains(head + "0.in_layers.2.weight"))
+            {
+                width = Size(head + "0.in_layers.2.weight", 0);
+                count++;
+                if (file.Contains(head + "1.proj_in.weight"))
+                {
+                    isLinear = Shape(head + "1.proj_in.weight").Count == 2;
+                    depth = CountOf(n => $"{head}1.transformer_blocks.{n}.norm1.weight");
+                    textWidth = Size(head + "1.transformer_blocks.0.attn2.to_k.weight", 1);
+                }
+            }
+            else
+            {
+                blocks.Add((width, depth, count));
+                return (blocks, textWidth, isLinear);
+            }
         }
     }
 

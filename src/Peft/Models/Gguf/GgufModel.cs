@@ -188,22 +188,7 @@ public sealed class GgufModel : TensorStore, IPackedStore
         }
 
         var size = metadata.GetInteger(_map.Key("attention.key_length"), _map.Rotary?.Share is null ? metadata.GetInteger(_map.Key("rope.dimension_count"), width / heads) : width / heads);
-        foreach (var key in _map.Keys.Where(static key => key.Tree is not null))
-        {
-            if (key.IsRequired || metadata.ContainsKey(_map.Key(key.File)))
-            {
-                config[key.Tree!] = Read(metadata, key);
-            }
-            else if (key.File == "attention.key_length")
-            {
-                config[key.Tree!] = size;
-            }
-            else if (key.File == "attention.head_count_kv")
-            {
-                config[key.Tree!] = shared;
-            }
-        }
-
+        AddKeys(config, size, shared);
         if (Foretelling > 0)
         {
             config[_map.LayersKey] = metadata.GetInteger(_map.Key("block_count")) - Foretelling;
@@ -219,25 +204,52 @@ public sealed class GgufModel : TensorStore, IPackedStore
             config[flag.Key] = flag.Of(File.Contains);
         }
 
-        if (_map.Window is not null)
-        {
-            config["sliding_window"] = metadata.ContainsKey(_map.Key("attention.sliding_window")) ? metadata.GetInteger(_map.Key("attention.sliding_window")) : null;
-            if (_map.Window.ListsLayers)
-            {
-                config["layer_types"] = new JsonArray([.. (metadata.GetArray<bool>(_map.Key("attention.sliding_window_pattern")) ?? []).Select(static slides => JsonValue.Create(slides ? "sliding_attention" : "full_attention"))]);
-            }
-
-            if (_map.Window.PeriodKey is { } period && metadata.ContainsKey(_map.Key("attention.sliding_window_pattern")) && metadata[_map.Key("attention.sliding_window_pattern")] is not Array)
-            {
-                config[period] = metadata.GetInteger(_map.Key("attention.sliding_window_pattern"));
-            }
-        }
-
+        AddWindow(config);
         GgufRotaryKeys.Read(config, File, _map, size);
         config["tie_word_embeddings"] = !File.Contains("output.weight");
         AddTokens(config, metadata);
         _map.Complete?.Invoke(config, File, _map);
         return config;
+    }
+
+    /// <summary>What the map's keys say; of sizes of heads that the file leaves out, what follows from others.</summary>
+    private void AddKeys(JsonObject config, long headSize, long sharedHeads)
+    {
+        foreach (var key in _map.Keys.Where(static key => key.Tree is not null))
+        {
+            if (key.IsRequired || File.Metadata.ContainsKey(_map.Key(key.File)))
+            {
+                config[key.Tree!] = Read(File.Metadata, key);
+            }
+            else if (key.File == "attention.key_length")
+            {
+                config[key.Tree!] = headSize;
+            }
+            else if (key.File == "attention.head_count_kv")
+            {
+                config[key.Tree!] = sharedHeads;
+            }
+        }
+    }
+
+    private void AddWindow(JsonObject config)
+    {
+        if (_map.Window is not { } window)
+        {
+            return;
+        }
+
+        var (metadata, length, pattern) = (File.Metadata, _map.Key("attention.sliding_window"), _map.Key("attention.sliding_window_pattern"));
+        config["sliding_window"] = metadata.ContainsKey(length) ? metadata.GetInteger(length) : null;
+        if (window.ListsLayers)
+        {
+            config["layer_types"] = new JsonArray([.. (metadata.GetArray<bool>(pattern) ?? []).Select(static slides => JsonValue.Create(slides ? "sliding_attention" : "full_attention"))]);
+        }
+
+        if (window.PeriodKey is { } period && metadata.TryGetValue(pattern, out var value) && value is not Array)
+        {
+            config[period] = metadata.GetInteger(pattern);
+        }
     }
 
     private JsonNode Read(GgufMetadata metadata, GgufKey key) => key.Kind switch

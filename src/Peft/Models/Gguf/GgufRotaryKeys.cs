@@ -93,20 +93,32 @@ internal static class GgufRotaryKeys
             yield return (map.Key(OriginalKey), (uint)original);
         }
 
-        if (kind == "yarn" && rope.Number("attention_factor") is { } attention)
+        foreach (var entry in kind == "yarn" ? YarnMetadata(rotary, rope, config, headSize) : [])
         {
-            yield return (map.Key(AttentionKey), (float)(attention / YarnAttention(rope.Number("factor") ?? 1)));
+            yield return (map.Key(entry.Key), entry.Value);
         }
-        else if (kind == "yarn" && rotary.SizeKey is null && rope.Number("mscale") is { } scale and not 0 && rope.Number("mscale_all_dim") is { } all and not 0)
+    }
+
+    private static IEnumerable<(string Key, float Value)> YarnMetadata(GgufRotary rotary, ModelConfig rope, ModelConfig config, long headSize)
+    {
+        var usual = YarnAttention(rope.Number("factor") ?? 1);
+        if (rope.Number("attention_factor") is { } attention)
+        {
+            yield return (AttentionKey, (float)(attention / usual));
+        }
+        else if (rotary.SizeKey is null && rope.Number("mscale") is { } scale and not 0 && rope.Number("mscale_all_dim") is { } all and not 0)
         {
             yield return scale == 1 && rotary.StatesDivisor
-                ? (map.Key(DivisorKey), (float)all)
-                : (map.Key(AttentionKey), (float)(new Layers.RotaryFrequencies(config, headSize, rotary.Share).Scale / YarnAttention(rope.Number("factor") ?? 1)));
+                ? (DivisorKey, (float)all)
+                : (AttentionKey, (float)(new Layers.RotaryFrequencies(config, headSize, rotary.Share).Scale / usual));
         }
 
-        foreach (var key in s_yarn.Where(key => kind == "yarn" && rope.Number(key.Tree) is not null))
+        foreach (var key in s_yarn)
         {
-            yield return (map.Key(key.File), (float)rope.Number(key.Tree)!);
+            if (rope.Number(key.Tree) is { } number)
+            {
+                yield return (key.File, (float)number);
+            }
         }
     }
 

@@ -154,8 +154,8 @@ internal sealed class PieceCutter
         }
     }
 
-    /// <summary>Joins the neighbours whose union is the piece of highest score, leftmost first.</summary>
-    private List<(int Length, int Id)> BytePair(string text)
+    /// <summary>A text's characters, and what may not be joined, each with its neighbours.</summary>
+    private List<Symbol> Symbols(string text)
     {
         var symbols = new List<Symbol>();
         for (var at = 0; at < text.Length;)
@@ -166,6 +166,13 @@ internal sealed class PieceCutter
         }
 
         symbols[^1].Next = -1;
+        return symbols;
+    }
+
+    /// <summary>Joins the neighbours whose union is the piece of highest score, leftmost first.</summary>
+    private List<(int Length, int Id)> BytePair(string text)
+    {
+        var symbols = Symbols(text);
         var agenda = new PriorityQueue<(int Left, int Right, int Length), (float Score, int Left)>(
             Comparer<(float Score, int Left)>.Create((a, b) => a.Score != b.Score ? b.Score.CompareTo(a.Score) : a.Left.CompareTo(b.Left)));
         var halves = new Dictionary<string, (string Left, string Right)>(StringComparer.Ordinal);

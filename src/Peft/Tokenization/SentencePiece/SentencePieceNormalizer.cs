@@ -31,15 +31,7 @@ internal sealed class SentencePieceNormalizer
         var limit = TextGrowth.Limit(text.Length);
         var output = new List<char>(text.Length + 1);
         var origins = new List<int>(text.Length + 2);
-        var at = 0;
-        if (_file.RemoveExtraWhitespace)
-        {
-            while (at < text.Length && Step(text, at, out var skipped) is " ")
-            {
-                at += skipped;
-            }
-        }
-
+        var at = _file.RemoveExtraWhitespace ? BlanksInFront(text) : 0;
         if (at == text.Length)
         {
             return (string.Empty, [at]);
@@ -65,19 +57,8 @@ internal sealed class SentencePieceNormalizer
             afterBlank &= _file.RemoveExtraWhitespace;
         }
 
+        at = _file.RemoveExtraWhitespace ? RemoveBlanksBehind(output, origins, at) : at;
         var end = at;
-        if (_file.RemoveExtraWhitespace)
-        {
-            var blank = _file.EscapeWhitespace ? Blank : ' ';
-            while (output.Count > 0 && output[^1] == blank)
-            {
-                end = origins[^1];
-                output.RemoveAt(output.Count - 1);
-                origins.RemoveAt(origins.Count - 1);
-            }
-        }
-
-        at = end;
         if (_file.WhitespaceIsSuffix && _file.AddDummyPrefix)
         {
             Add(" ");
@@ -95,6 +76,31 @@ internal sealed class SentencePieceNormalizer
                 origins.Add(at);
             }
         }
+    }
+
+    private int BlanksInFront(ReadOnlySpan<char> text)
+    {
+        var at = 0;
+        while (at < text.Length && Step(text, at, out var skipped) is " ")
+        {
+            at += skipped;
+        }
+
+        return at;
+    }
+
+    /// <summary>Takes blanks off the end, and says where what is left ends in the text.</summary>
+    private int RemoveBlanksBehind(List<char> output, List<int> origins, int end)
+    {
+        var blank = _file.EscapeWhitespace ? Blank : ' ';
+        while (output.Count > 0 && output[^1] == blank)
+        {
+            end = origins[^1];
+            output.RemoveAt(output.Count - 1);
+            origins.RemoveAt(origins.Count - 1);
+        }
+
+        return end;
     }
 
     /// <summary>What the text at a place becomes, and how much of it.</summary>

@@ -259,16 +259,10 @@ public sealed class TrainingDataset
         ArgumentNullException.ThrowIfNull(tokenizer);
         options ??= new TokenizationOptions();
         options = options with { MaxLength = MaxLength ?? options.MaxLength };
-        var packs = options.Packing != PackingStrategy.None;
-        if (packs && options.MaxLength is null)
+        var (packs, columns) = (options.Packing != PackingStrategy.None, ColumnsFor(options.Examples));
+        if (packs)
         {
-            throw new PeftException("PackingWithoutLength", "Examples can only be packed into rows of a given maximum length.") { RecommendedAction = "Give a maximum length." };
-        }
-
-        var columns = ColumnsFor(options.Examples);
-        if (packs && options.Examples != ExampleKind.Text)
-        {
-            throw new PeftException("PackingNotPossible", $"Examples of the kind {options.Examples} can't share a row.") { RecommendedAction = "Leave packing out." };
+            CheckPacking(options);
         }
 
         var (statistics, lengths, rows, dropped) = (new ExampleStatistics(options.MaxLength ?? int.MaxValue), new List<int>(), new List<int>(), new List<DroppedRow>());
@@ -319,6 +313,19 @@ public sealed class TrainingDataset
             Likeness = token => GroupsOf(rows, token),
         };
         return tokenized.HasLearnedTokens ? tokenized : throw AllMasked(options.MaxLength);
+    }
+
+    private static void CheckPacking(TokenizationOptions options)
+    {
+        if (options.MaxLength is null)
+        {
+            throw new PeftException("PackingWithoutLength", "Examples can only be packed into rows of a given maximum length.") { RecommendedAction = "Give a maximum length." };
+        }
+
+        if (options.Examples != ExampleKind.Text)
+        {
+            throw new PeftException("PackingNotPossible", $"Examples of the kind {options.Examples} can't share a row.") { RecommendedAction = "Leave packing out." };
+        }
     }
 
     /// <summary>For each of some rows the first of them that says nearly the same.</summary>
