@@ -36,6 +36,8 @@ public static class HubCache
     }
 
     /// <summary>As <see cref="Find(HubRepository, string?)"/>, but null where it is not cached.</summary>
+    /// <param name="repository">Which repository, and at which revision.</param>
+    /// <param name="cacheFolder">The cache; null for <see cref="Folder"/>.</param>
     /// <exception cref="PeftException"><c>HubCacheInvalid</c>.</exception>
     public static string? TryFind(HubRepository repository, string? cacheFolder = null)
     {
@@ -70,6 +72,7 @@ public static class HubCache
             : [];
 
     /// <summary>Names in the cache, such as <c>owner/model</c>, in order; empty when there is no cache.</summary>
+    /// <param name="cacheFolder">The cache; null for <see cref="Folder"/>.</param>
     public static IReadOnlyList<string> Names(string? cacheFolder = null)
     {
         const string prefix = "models--";

@@ -57,10 +57,6 @@ public static class ImageFile
         AtomicFile.Write(path, stream => stream.Write(format == SKEncodedImageFormat.Png && texts is { Count: > 0 } ? PngTexts.Add(bytes, texts) : bytes));
     }
 
-    /// <summary>An image as the bytes of a PNG.</summary>
-    /// <param name="image">The image.</param>
-    public static byte[] ToPng(PixelImage image) => Encode(image, SKEncodedImageFormat.Png);
-
     internal static PixelImage Decode(byte[] bytes, string path)
     {
         using var data = SKData.CreateCopy(bytes);

@@ -38,6 +38,7 @@ public sealed record QuantizationConfig
     public IReadOnlyList<string>? SkipModules { get; init; }
 
     /// <summary>Reads the fields of a BitsAndBytesConfig.</summary>
+    /// <param name="document">The fields by their names, such as <c>load_in_4bit</c>; those that are absent have its defaults.</param>
     /// <exception cref="PeftException"><c>QuantizationInvalid</c>.</exception>
     /// <exception cref="NotSupportedByPeftException"><c>QuantizationNotSupported</c>.</exception>
     public static QuantizationConfig FromJson(JsonObject document)

@@ -183,14 +183,18 @@ public sealed partial class Tokenizer
         return ids is [var first, var second, ..] && first == second && first == BosTokenId && text.StartsWith(BosToken!, StringComparison.Ordinal) ? ids[1..] : ids;
     }
 
-    /// <summary>Encodes texts together, so that padding fills all up to the longest.</summary>
+    /// <summary>Encodes texts together, so that padding, where it is on (<see cref="With"/>), fills all up to the longest.</summary>
+    /// <param name="texts">The texts.</param>
+    /// <param name="addSpecialTokens">Whether the special tokens that frame a text are added.</param>
     public IReadOnlyList<TokenEncoding> EncodeBatch(IEnumerable<string> texts, bool addSpecialTokens = true)
     {
         ArgumentNullException.ThrowIfNull(texts);
         return PadBatch([.. texts.Select(text => Encode(text, addSpecialTokens))]);
     }
 
-    /// <summary>Encodes pairs together, so that padding fills all up to the longest.</summary>
+    /// <summary>Encodes pairs together, so that padding, where it is on (<see cref="With"/>), fills all up to the longest.</summary>
+    /// <param name="pairs">Texts, each with a second one behind it.</param>
+    /// <param name="addSpecialTokens">Whether the special tokens that frame a pair are added.</param>
     public IReadOnlyList<TokenEncoding> EncodeBatch(IEnumerable<(string Text, string Pair)> pairs, bool addSpecialTokens = true)
     {
         ArgumentNullException.ThrowIfNull(pairs);

@@ -193,4 +193,18 @@ public class TokenizerTests
         Assert.Single(s_bytes.EncodeIds("<|end|>"));
         Assert.Equal(7, s_bytes.EncodeIds("<|end|>", plainSpecialTokens: true).Length);
     }
+
+    [Fact]
+    public void TextsOfABatchArePaddedToTheLongest()
+    {
+        var tokenizer = s_bytes.With(null, new Padding { Id = 7, MultipleOf = 4, Direction = PaddingDirection.Left });
+
+        var batch = tokenizer.EncodeBatch(["Hello", "Hello world", ""]);
+        var pairs = tokenizer.EncodeBatch([("Hello", " world"), ("Hello", "")]);
+
+        Assert.All(batch.Concat(pairs), encoding => Assert.Equal(8, encoding.Ids.Length));
+        Assert.Equal([7, 7, 7, 7, 7, 7, .. s_bytes.EncodeIds("Hello")], batch[0].Ids);
+        Assert.Equal([0, 0, 0, 0, 0, 0, 1, 1], batch[0].AttentionMask);
+        Assert.Equal(batch[1].Ids, pairs[0].Ids);
+    }
 }

@@ -180,15 +180,6 @@ internal sealed class CallArguments(List<object?> positional, List<KeyValuePair<
 
     /// <summary>The arguments after the first ones.</summary>
     public CallArguments Skip(int count) => new([.. positional.Skip(count)], named);
-
-    /// <summary>Throws where there are more positional arguments than places.</summary>
-    public void AtMost(int count, string function)
-    {
-        if (positional.Count > count)
-        {
-            throw TemplateErrors.Type($"{function}() takes at most {count} positional arguments but {positional.Count} were given");
-        }
-    }
 }
 
 /// <summary>A function that templates can call.</summary>

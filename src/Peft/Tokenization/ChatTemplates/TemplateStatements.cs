@@ -10,9 +10,6 @@ internal abstract class TemplateStatement
 /// <summary>Statements one after the other.</summary>
 internal sealed class BodyStatement(IReadOnlyList<TemplateStatement> statements) : TemplateStatement
 {
-    /// <summary>The statements.</summary>
-    public IReadOnlyList<TemplateStatement> Statements => statements;
-
     /// <inheritdoc/>
     public override TemplateFlow Execute(TemplateRun run, TemplateScope scope)
     {
