@@ -27,7 +27,7 @@ internal static class ForeignArguments
         "gradient_checkpointing_kwargs", "save_safetensors", "save_only_model", "do_train", "do_eval", "do_predict", "eval_accumulation_steps", "prediction_loss_only", "include_inputs_for_metrics",
         "batch_eval_metrics", "eval_on_start", "auto_find_batch_size", "torch_compile", "torch_empty_cache_steps", "tf32", "fp16_full_eval", "bf16_full_eval", "fp16_opt_level", "half_precision_backend",
         "ddp_find_unused_parameters", "ddp_timeout", "local_rank", "tokenizer", "processing_class", "precompute_ref_log_probs", "precompute_ref_batch_size", "generate_during_eval", "truncation_mode",
-        "padding_value", "label_pad_token_id", "is_encoder_decoder", "disable_dropout", "use_liger_kernel", "jit_mode_eval", "skip_memory_metrics", "return_dict_in_generate", "output_scores",
+        "padding_value", "label_pad_token_id", "is_encoder_decoder", "use_liger_kernel", "jit_mode_eval", "skip_memory_metrics", "return_dict_in_generate", "output_scores",
         "output_logits", "output_attentions", "output_hidden_states", "return_tensors", "safety_checker", "requires_safety_checker", "feature_extractor", "variant", "clean_up_tokenization_spaces",
     };
 
@@ -66,6 +66,7 @@ internal static class ForeignArguments
         ["ref_model"] = "what is compared with is the model without the new adapter",
         ["ref_adapter_name"] = "what is compared with is the model without the new adapter, or the adapter as it was",
         ["model_adapter_name"] = "-AdapterName names the adapter",
+        ["disable_dropout"] = "New-LoraConfig -Dropout 0 leaves out the adapter's, and the dropouts in the model's config.json (attention_dropout and others) its own",
         ["force_use_ref_model"] = "what is compared with is the model without the new adapter",
         ["reference_free"] = "cpo and orpo have no reference: -Objective",
         ["use_vllm"] = Generated,

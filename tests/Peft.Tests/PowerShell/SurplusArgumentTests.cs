@@ -10,6 +10,7 @@ public sealed class SurplusArgumentTests(ModuleHost host) : CmdletsInFolder(host
     [InlineData("@{ train_batch_size = 1; lr_scheduler = 'constant'; lr_warmup_steps = 0; checkpointing_steps = 500; mixed_precision = 'no' }")]
     [InlineData("@{ save_strategy = 'no'; evaluation_strategy = 'no' }")]
     [InlineData("@{ report_to = @(); gradient_checkpointing_kwargs = @{ use_reentrant = $false } }")]
+    [InlineData("@{ disable_dropout = $false }")]
     [InlineData("@{ report_to = 'tensorboard'; logging_dir = './logs' }")]
     public void Names_that_ask_for_nothing_here_are_passed_over(string table)
     {
@@ -23,6 +24,7 @@ public sealed class SurplusArgumentTests(ModuleHost host) : CmdletsInFolder(host
     [InlineData("fp16 = $true", "-BFloat16")]
     [InlineData("group_by_length = $true", "-Packing BestFit")]
     [InlineData("mixed_precision = 'bf16'", "-BFloat16")]
+    [InlineData("disable_dropout = $true", "-Dropout 0")]
     [InlineData("prior_loss_weight = 1", "-ObjectiveOption")]
     [InlineData("target_modules = 'q_proj'", "New-LoraConfig")]
     [InlineData("dataset_text_field = 'text'", "-TextColumn")]

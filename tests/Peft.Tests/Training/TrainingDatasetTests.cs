@@ -275,6 +275,8 @@ public sealed class TrainingDatasetTests : IDisposable
         Assert.Equal([true, false], data.Examples.Select(example => example.IsDesirable));
         var unfit = Assert.Throws<PeftException>(() => judged.Tokenize(tokenizer, new TokenizationOptions { Examples = ExampleKind.Pair }));
         Assert.Equal("DatasetKindUnfit", unfit.ErrorId);
+        var spans = Assert.Throws<PeftException>(() => judged.Tokenize(tokenizer, new TokenizationOptions { Examples = ExampleKind.Span }));
+        Assert.Equal("Give rows with question, context, answer; the model's head, and in training -Objective, say which rows are taken.", spans.RecommendedAction);
         var bad = TrainingDataset.FromRows([Row(("prompt", "a b"), ("completion", " c"), ("label", "perhaps"))]);
         var error = Assert.Throws<PeftException>(() => bad.Tokenize(tokenizer, new TokenizationOptions { Examples = ExampleKind.Judged }));
         Assert.Contains("label", error.Message, StringComparison.Ordinal);

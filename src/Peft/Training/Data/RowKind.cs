@@ -237,18 +237,12 @@ public sealed class RowKind
     /// <param name="examples">The examples that are asked for.</param>
     internal string AdviceFor(ExampleKind examples)
     {
-        var fitting = All.Where(kind => kind.Examples == examples).ToList();
-        if (fitting.Count == 0)
-        {
-            return "Train towards another objective: no data set holds what this one learns from.";
-        }
-
-        var needed = string.Join(", or ", fitting.Select(static kind => string.Join(", ", kind.Needed).ToLowerInvariant()));
+        var needed = string.Join(", or ", All.Where(kind => kind.Examples == examples).Select(static kind => string.Join(", ", kind.Needed).ToLowerInvariant()));
         return (Examples, examples) switch
         {
             (ExampleKind.Pair or ExampleKind.Judged, ExampleKind.Text) => $"Invoke-PreferenceTraining learns from such rows; or give rows with {needed}.",
             (_, ExampleKind.Pair) => $"Give rows with {needed} (two answers to a prompt), or with prompt, completion, label (one answer that is good or bad), which the objective kto learns from.",
-            _ => $"Give rows with {needed}, or train towards another objective.",
+            _ => $"Give rows with {needed}; the model's head, and in training -Objective, say which rows are taken.",
         };
     }
 }
