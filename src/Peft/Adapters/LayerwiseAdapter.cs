@@ -182,8 +182,8 @@ public class LayerwiseAdapter(string name, LayerwiseConfig config) : Adapter(nam
 
         foreach (var (_, parameter, module) in named)
         {
-            var isBias = parameter.Name.Contains("bias", StringComparison.Ordinal);
-            if (isBias && (Config.Bias == BiasTraining.All || _layers.Exists(layer => layer.Layer.Module == module))
+            // Exactly so called, as PEFT has it: dt_bias of a recurrence and the biases of stacked experts are none of these.
+            if (parameter.Name == "bias" && (Config.Bias == BiasTraining.All || _layers.Exists(layer => layer.Layer.Module == module))
                 && !Overlays.Any(overlay => overlay.Targets.Any(target => target.Parameter == parameter)))
             {
                 AddOverlay([new OverlayTarget(module.Path, BaseKey(module.Path, parameter.Name), module, parameter)], OverlayKind.Bias);

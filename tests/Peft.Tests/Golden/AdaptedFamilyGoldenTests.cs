@@ -1,6 +1,8 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters;
+using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
+using Peft.Adapters.Targets;
 using Peft.Models;
 using Peft.Models.Heads;
 using Peft.Tests.Adapters;
@@ -12,7 +14,7 @@ namespace Peft.Tests.Golden;
 public class AdaptedFamilyGoldenTests
 {
     /// <summary>Along which the loss is compared: some families are too curved, or change their choice of experts, within the larger ones.</summary>
-    private static readonly double[] s_steps = [1e-2, 1e-3, 1e-4];
+    private static readonly double[] s_steps = [1e-2, 1e-3, 1e-4, 1e-5];
 
     [GoldenTheory]
     [GoldenData("families", Holding = FamilyGoldenTests.ModelFile)]
@@ -23,6 +25,23 @@ public class AdaptedFamilyGoldenTests
     [GoldenData("families", Holding = FamilyGoldenTests.ModelFile)]
     public void An_adapter_that_acts_in_the_weight_has_the_gradient_of_the_loss(string path) =>
         Hold(path, new JsonObject { ["peft_type"] = "HIRA", ["r"] = 2 });
+
+    [GoldenTheory]
+    [GoldenData("families", Holding = FamilyGoldenTests.ModelFile)]
+    public void Biases_are_what_is_called_so_and_nothing_whose_name_ends_alike(string path) => GoldenCases.Run("families", path, static folder =>
+    {
+        using var model = new PeftModel(ModelLoader.Load(folder, new LoadOptions { StructureOnly = true }), "model");
+        if (model.Base is not CausalModel)
+        {
+            return;
+        }
+
+        var adapter = model.AddAdapter(new LoraConfig { Rank = 2, TargetModules = ModuleNames.AllLinear, Bias = BiasTraining.All });
+        var expected = model.Base.NamedParameters().Where(static named => named.Parameter.IsOwner && named.Parameter.Name == "bias").Select(static named => named.Path);
+        var found = adapter.TrainableParameters.Where(static parameter => parameter.FullKey.EndsWith("bias", StringComparison.Ordinal))
+            .Select(static parameter => parameter.FullKey["base_model.model.".Length..].Replace(".base_layer", "", StringComparison.Ordinal));
+        Assert.Equal(expected.Order(StringComparer.Ordinal), found.Order(StringComparer.Ordinal));
+    });
 
     private static void Hold(string path, JsonObject document) => GoldenCases.Run("families", path, folder =>
     {

@@ -44,7 +44,9 @@ internal static class FamilyCase
         var context = batch.Context() with { KeepsHiddenStates = true };
         var output = batch.Model.Forward(batch.Inputs(), context);
         Positions("hidden", output.Hidden, output.Length);
-        Positions("hidden_1", output.HiddenStates?[1], output.Length);
+
+        // What the first of several layers gave; a single one's is the last.
+        Positions("hidden_1", output.HiddenStates is { Count: 1 } ? output.Hidden : output.HiddenStates?[1], output.Length);
         Positions("encoder_hidden", output.Encoded?.Hidden, output.Encoded?.Length ?? 0);
         for (var layer = 0; layer < output.RouterLogits.Count; layer++)
         {

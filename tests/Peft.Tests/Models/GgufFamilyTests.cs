@@ -41,6 +41,29 @@ public sealed class GgufFamilyTests : TensorFileTests
 
     [GoldenTheory]
     [GoldenData("families", Holding = FamilyGoldenTests.ModelFile)]
+    public void A_scaling_of_positions_is_computed_alike_by_llama_cpp_or_refused_by_name(string path) => GoldenCases.Run("families", path, folder =>
+    {
+        string[] scalings =
+        [
+            """{ "rope_type": "linear", "factor": 3.0 }""",
+            """{ "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16 }""",
+        ];
+        foreach (var scaling in scalings)
+        {
+            using var model = PeftModel.Load(Computable(folder, JsonNode.Parse(scaling)!.AsObject()));
+            var messages = new List<string>();
+            var file = Path.Combine(Folder.Path, "model.gguf");
+            if (IsWritten(model, file, messages))
+            {
+                var ids = Ids(model, messages);
+                GgufLogits.Close(GgufLogits.Of((CausalModel)model.Base, ids), LlamaCpp.Logits(file, ids), 1e-3);
+                Array.ForEach(Directory.GetFiles(Folder.Path), File.Delete);
+            }
+        }
+    });
+
+    [GoldenTheory]
+    [GoldenData("families", Holding = FamilyGoldenTests.ModelFile)]
     public void Experts_whose_gates_stand_in_one_tensor_with_what_they_gate_are_read(string path) => GoldenCases.Run("families", path, folder =>
     {
         using var model = PeftModel.Load(Computable(folder));
@@ -192,7 +215,9 @@ public sealed class GgufFamilyTests : TensorFileTests
     /// <summary>llama.cpp has no window for some families, and takes the factors of long texts for all of them, and says so.</summary>
     private static int[] Ids(PeftModel model, List<string> messages)
     {
-        return Says("window") ? GgufLogits.Ids[..(int)model.Base.Config.RequiredInteger("sliding_window")] : Says("long texts") ? [.. GgufLogits.Ids, .. GgufLogits.Ids, .. GgufLogits.Ids] : GgufLogits.Ids;
+        var vocabulary = (int)((CausalModel)model.Base).Backbone.TokenEmbeddings!.Weight.Shape[0];
+        var ids = Array.ConvertAll(GgufLogits.Ids, id => id % vocabulary);
+        return Says("window") ? ids[..Math.Min(ids.Length, (int)model.Base.Config.RequiredInteger("sliding_window"))] : Says("long texts") ? [.. ids, .. ids, .. ids] : ids;
 
         bool Says(string word) => messages.Exists(message => message.Contains(word, StringComparison.Ordinal));
     }
@@ -267,7 +292,7 @@ public sealed class GgufFamilyTests : TensorFileTests
     };
 
     /// <summary>A copy of a model with the settings that llama.cpp takes for granted in its architecture, and YaRN's usual bounds.</summary>
-    private string Computable(string folder)
+    private string Computable(string folder, JsonObject? scaling = null)
     {
         var document = JsonFile.ReadNode(Path.Combine(folder, "config.json"));
         var text = document["text_config"] as JsonObject ?? document;
@@ -288,6 +313,15 @@ public sealed class GgufFamilyTests : TensorFileTests
         foreach (var rope in new[] { text["rope_parameters"], text["rope_parameters"]?["full_attention"] }.OfType<JsonObject>())
         {
             _ = rope.Remove("beta_fast") | rope.Remove("beta_slow") | rope.Remove("truncate");
+        }
+
+        foreach (var (key, value) in scaling?.AsEnumerable() ?? [])
+        {
+            if ((text["rope_parameters"]?["full_attention"] ?? text["rope_parameters"]) is JsonObject rope)
+            {
+                _ = rope.Remove("attention_factor") | rope.Remove("mscale") | rope.Remove("mscale_all_dim");
+                rope[key] = value?.DeepClone();
+            }
         }
 
         var copy = Directory.CreateDirectory(Path.Combine(Folder.Path, "copy")).FullName;

@@ -7,7 +7,7 @@ namespace Peft.Tests.Models;
 /// <summary>Logits of a model beside those of a GGUF file that was written of it.</summary>
 internal static class GgufLogits
 {
-    /// <summary>The tokens that a model of any vocabulary here has.</summary>
+    /// <summary>Tokens of a vocabulary of 62 or more.</summary>
     public static int[] Ids { get; } = [5, 17, 3, 40, 22, 9, 61, 12];
 
     /// <summary>Logits [length, vocabulary] of one row in float32.</summary>

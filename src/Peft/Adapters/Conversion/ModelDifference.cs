@@ -44,7 +44,7 @@ internal sealed class ModelDifference(PeftModel model, PretrainedModel tuned, Co
 
         var config = LowRankAdapter.Configure(null, _changes, model) with
         {
-            Bias = _copies.Keys.Any(parameter => parameter.Name.Contains("bias", StringComparison.Ordinal)) ? BiasTraining.All : BiasTraining.None,
+            Bias = _copies.Keys.Any(static parameter => parameter.Name == "bias") ? BiasTraining.All : BiasTraining.None,
             ModulesToSave = _saved.Count == 0 ? null : [.. _saved.Distinct(StringComparer.Ordinal)],
         };
         var made = LowRankAdapter.Fill(make(config), _changes, _copies);

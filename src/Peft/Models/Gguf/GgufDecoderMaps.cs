@@ -139,7 +139,7 @@ internal static class GgufDecoderMaps
     public static GgufMap Starcoder2 { get; } = new("starcoder2")
     {
         Keys = [.. Sizes(), .. HeadKeys(size: null, epsilon: "norm_epsilon", norm: Plain)],
-        Fixed = [Gelu("hidden_act", "gelu_pytorch_tanh")],
+        Fixed = [Gelu("hidden_act", "gelu_pytorch_tanh"), new("use_bias", true)],
         Flags = [new("use_bias", "blk.0.attn_q.bias")],
         InLayer = [.. s_llama[..4], new("mlp.c_fc", "ffn_up"), new("mlp.c_proj", "ffn_down"), .. s_llamaNorms],
     };
@@ -156,9 +156,15 @@ internal static class GgufDecoderMaps
 
     public static GgufMap Cohere { get; } = new("command-r")
     {
+        HeadIsEmbedding = true,
         Keys = [.. Sizes(), .. HeadKeys(size: null, epsilon: "layer_norm_eps", norm: Plain), new("logit_scale", "logit_scale", GgufKind.Number) { Otherwise = static (_, _) => 0.0625 }],
         Fixed = [s_silu, new("attention_bias", false)],
         Flags = [new("use_qk_norm", "blk.0.attn_q_norm.weight")],
+
+        // By their number it tells Command R+, whose heads have norms, from Command R.
+        Further = static (_, config) => config.Boolean("use_qk_norm") == true && config.RequiredInteger("num_hidden_layers") < 64
+            ? throw GgufMaps.Refused("use_qk_norm", "llama.cpp has norms on query and key heads in 'command-r' from 64 layers on.")
+            : [],
         InLayer = [.. s_llama, .. s_headNorms, s_llamaNorms[0]],
     };
 

@@ -22,6 +22,11 @@ internal static class GgufExport
             RefuseOther(setting, map, config);
         }
 
+        if (map.HeadIsEmbedding && !IsTied(model))
+        {
+            throw GgufMaps.Refused("tie_word_embeddings", $"llama.cpp takes the embedding for the output layer in '{map.Architecture}'; this model has an output layer of its own.");
+        }
+
         List<(string Key, object Value)> metadata =
         [
             ("general.architecture", map.Architecture),

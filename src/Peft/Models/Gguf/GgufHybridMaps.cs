@@ -107,11 +107,14 @@ internal static class GgufHybridMaps
         new("block_sparse_moe.experts.down_proj", "ffn_down_exps.weight"),
     ];
 
+    // It ends the process that runs a convolution without biases.
+    private static readonly GgufFixed[] s_graniteFixed = [s_silu, new("mamba_proj_bias", false), new("mamba_conv_bias", true), new("mamba_expand", 2.0)];
+
     /// <summary>Granite 4.0: Mamba-2 beside attention, or attention alone, which llama.cpp takes for its older Granite.</summary>
     public static GgufMap GraniteHybrid { get; } = new("granitehybrid")
     {
         Keys = [.. s_graniteKeys, new("shared_intermediate_size", "feed_forward_length") { Otherwise = static (_, _) => 1024 }],
-        Fixed = [s_silu, new("mamba_proj_bias", false), new("mamba_expand", 2.0)],
+        Fixed = s_graniteFixed,
         Further = static (_, config) => GraniteMetadata(config, isHybrid: true),
         Complete = CompleteGranite,
         InLayer = [.. s_granite, .. s_graniteShared],
@@ -140,7 +143,7 @@ internal static class GgufHybridMaps
             new("shared_intermediate_size", "expert_shared_feed_forward_length") { Otherwise = static (_, _) => 1024 },
             ExpertCount("num_local_experts", "num_experts"), s_expertKeys[1],
         ],
-        Fixed = [s_silu, new("mamba_proj_bias", false), new("mamba_expand", 2.0)],
+        Fixed = isHybrid ? s_graniteFixed : [s_silu],
         Further = (_, config) => GraniteMetadata(config, isHybrid),
         Complete = CompleteGranite,
         InLayer = [.. s_granite, .. s_graniteExperts],

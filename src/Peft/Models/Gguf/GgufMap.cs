@@ -55,6 +55,9 @@ internal sealed record GgufMap(string Architecture)
     /// <summary>Whether llama.cpp wants an output layer of its own where the embedding gives the logits, and takes the embedding for it nowhere.</summary>
     public bool NeedsHead { get; init; }
 
+    /// <summary>Whether llama.cpp takes the embedding for the output layer whatever the file holds.</summary>
+    public bool HeadIsEmbedding { get; init; }
+
     /// <summary>Whether llama.cpp adds what an adapter has for the output layer.</summary>
     public bool HeadHasAdapters { get; init; } = true;
 

@@ -154,6 +154,7 @@ internal static class GgufMaps
 
     public static GgufMap Gemma { get; } = new("gemma")
     {
+        HeadIsEmbedding = true,
         Keys = [.. Sizes(), .. HeadKeys()],
         Fixed = [new("hidden_act", "gelu_pytorch_tanh", "gelu")],
         Whole = AddingOne([new("embed_tokens", "token_embd"), new("norm", "output_norm")]),
@@ -178,6 +179,7 @@ internal static class GgufMaps
     public static GgufMap Gemma3 { get; } = Gemma2 with
     {
         Architecture = "gemma3",
+        HeadIsEmbedding = false,
         Keys = [.. Gemma.Keys, new("final_logit_softcapping", "final_logit_softcapping", GgufKind.Number) { Otherwise = static (_, _) => 0 }],
         Fixed = [.. Gemma2.Fixed, new("attn_logit_softcapping", (object?)null)],
         Window = new(6) { PeriodKey = "sliding_window_pattern", ReadsPeriod = true },

@@ -26,6 +26,7 @@ internal static class GgufMixtureMaps
     public static GgufMap Qwen2Moe { get; } = Qwen2 with
     {
         Architecture = "qwen2moe",
+        NeedsHead = true,
         Keys =
         [
             .. Qwen2.Keys, .. s_expertKeys,

@@ -22,6 +22,9 @@ internal static class GgufRotaryKeys
     /// <summary>Where llama.cpp reads factors of long and short texts; in other architectures it ends at their tensors.</summary>
     private static readonly string[] s_withLongFactors = ["llama", "granite", "phi3"];
 
+    /// <summary>Where it reads factors of a model's own, which Llama 3's scaling is written as; it ends at them elsewhere too.</summary>
+    private static readonly string[] s_withFactors = ["llama", "granite", "mistral3"];
+
     private static readonly (string Tree, string File)[] s_yarn = [("beta_fast", "rope.scaling.yarn_beta_fast"), ("beta_slow", "rope.scaling.yarn_beta_slow")];
 
     /// <summary>Names of tensors that are no parameters.</summary>
@@ -70,9 +73,11 @@ internal static class GgufRotaryKeys
         var kind = Kind(config);
         switch (kind)
         {
-            case "default" or "llama3" or "proportional":
+            case "default":
+            case "llama3" when s_withFactors.Contains(map.Architecture):
+            case "proportional" when rotary.NeedsFactors:
                 yield break;
-            case "linear" or "yarn":
+            case "linear" or "yarn" when !rotary.NeedsFactors:
                 yield return (map.Key("rope.scaling.type"), kind);
                 yield return (map.Key("rope.scaling.factor"), (float)(rope.Number("factor") ?? 1));
                 break;
@@ -84,7 +89,7 @@ internal static class GgufRotaryKeys
                 throw new NotSupportedByPeftException("GgufRotaryNotSupported", $"Rotary scaling '{kind}' is not written as GGUF of '{map.Architecture}'.")
                 {
                     Target = kind,
-                    RecommendedAction = "Supported are: default, linear, yarn, llama3, and longrope of llama, granite and phi3. Export the model as safetensors.",
+                    RecommendedAction = "Supported are: default, linear, yarn, llama3 of llama, granite and mistral3, longrope of llama, granite and phi3, and proportional of gemma4. Export the model as safetensors.",
                 };
         }
 
