@@ -95,7 +95,7 @@ internal static class GgufExport
 
     /// <summary>Whether the embedding gives the logits too.</summary>
     public static bool IsTied(PretrainedModel model) =>
-        !model.NamedWeights().Any(named => named.Parameter.IsOwner && named.Path.StartsWith(model.OutputEmbeddings + ".", StringComparison.Ordinal));
+        !model.NamedWeights().Any(named => named.Parameter.IsOwner && named.Path == model.OutputEmbeddings + ".weight");
 
     /// <summary>What llama.cpp computes otherwise than the model.</summary>
     public static IEnumerable<string> Differences(GgufTree tree)

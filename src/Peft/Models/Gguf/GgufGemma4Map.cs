@@ -70,6 +70,13 @@ internal static class GgufGemma4Map
             throw Refused("vocab_size_per_layer_input", "llama.cpp has one vocabulary for the embeddings of all layers in 'gemma4' (vocab_size, vocab_size_per_layer_input).");
         }
 
+        // It ends the process where there are no such keys.
+        var own = Array.FindIndex(layers, layer => config.KeySource(layer) != layer);
+        if (Array.Exists(layers, layer => config.KeySource(layer) != layer && config.KeySource(layer) != own - (config.IsSliding(layer) ? 2 : 1)))
+        {
+            throw Refused("num_kv_shared_layers", "llama.cpp takes the keys of layers that share others' from the last two layers with keys of their own in 'gemma4', one with a window before one without; this model's layers stand otherwise.");
+        }
+
         foreach (var key in (string[])["key_length", "value_length"])
         {
             yield return ($"attention.{key}", (uint)full);

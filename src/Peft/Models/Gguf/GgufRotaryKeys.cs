@@ -77,7 +77,9 @@ internal static class GgufRotaryKeys
             case "llama3" when s_withFactors.Contains(map.Architecture):
             case "proportional" when rotary.NeedsFactors:
                 yield break;
-            case "linear" or "yarn" when !rotary.NeedsFactors:
+
+            // Of latent attention it takes every scaling for YaRN's.
+            case "linear" or "yarn" when !rotary.NeedsFactors && (kind == "yarn" || rotary.SizeKey is null):
                 yield return (map.Key("rope.scaling.type"), kind);
                 yield return (map.Key("rope.scaling.factor"), (float)(rope.Number("factor") ?? 1));
                 break;
