@@ -272,7 +272,8 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
         ? Config.ModulesToSave
         : [.. Config.ModulesToSave ?? [], .. TaskHeads.Except(Config.ModulesToSave ?? [], StringComparer.Ordinal)];
 
-    private IReadOnlyList<string> TaskHeads => Config.TaskType switch
+    // Where a method saves no modules, PEFT trains and saves no head with it either.
+    private IReadOnlyList<string> TaskHeads => !Configuration.ConfigField.Of(Config.GetType()).Any(static entry => entry.Name == "modules_to_save") ? [] : Config.TaskType switch
     {
         "SEQ_CLS" or "TOKEN_CLS" => TargetMatcher.ClassificationHeads,
         "QUESTION_ANS" => ["qa_outputs"],

@@ -41,6 +41,15 @@ public class TargetMatcherTests
         Assert.Equal("NoModuleMatched", Assert.Throws<PeftException>(() => model.AddAdapter(new LoraConfig { TargetParameters = ["experts.down_proj"] })).ErrorId);
     }
 
+    [Fact]
+    public void Target_parameters_of_which_none_matches_are_told_where_modules_match()
+    {
+        using var model = TinyLlama.CreateStructure();
+        var adapter = model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Of("q_proj"), TargetParameters = ["experts.down_proj"] });
+        Assert.Equal(2, adapter.AdaptedModules.Count);
+        Assert.Contains(adapter.Report.Messages, static message => message.Contains("'experts.down_proj'", StringComparison.Ordinal));
+    }
+
     [Theory]
     [InlineData("self_attn.q_proj", 2)]
     [InlineData("0.self_attn.q_proj", 1)]

@@ -1,6 +1,7 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters;
 using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Methods.TrainableTokens;
 using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
 using Peft.Models;
@@ -41,6 +42,18 @@ public class AdaptedFamilyGoldenTests
         var found = adapter.TrainableParameters.Where(static parameter => parameter.FullKey.EndsWith("bias", StringComparison.Ordinal))
             .Select(static parameter => parameter.FullKey["base_model.model.".Length..].Replace(".base_layer", "", StringComparison.Ordinal));
         Assert.Equal(expected.Order(StringComparer.Ordinal), found.Order(StringComparer.Ordinal));
+    });
+
+    [GoldenTheory]
+    [GoldenData("families", Holding = FamilyGoldenTests.ModelFile)]
+    public void A_method_that_saves_no_modules_saves_no_head(string path) => GoldenCases.Run("families", path, static folder =>
+    {
+        using var model = new PeftModel(ModelLoader.Load(folder, new LoadOptions { StructureOnly = true }), "model");
+        if (model.Base is SequenceClassificationModel && model.Base.Backbone.TokenEmbeddings is { } embeddings)
+        {
+            var adapter = model.AddAdapter(new TrainableTokensConfig { TokenIndices = [5, 7], TaskType = "SEQ_CLS" });
+            Assert.All(adapter.TrainableParameters, parameter => Assert.Contains(embeddings.Name, parameter.FullKey, StringComparison.Ordinal));
+        }
     });
 
     private static void Hold(string path, JsonObject document) => GoldenCases.Run("families", path, folder =>

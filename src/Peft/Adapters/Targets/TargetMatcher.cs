@@ -115,7 +115,7 @@ public static class TargetMatcher
     /// <param name="config">The configuration.</param>
     /// <param name="model">The model.</param>
     /// <param name="messages">Takes the names that match nothing.</param>
-    /// <exception cref="PeftException"><c>NoModuleMatched</c>: none of them matches.</exception>
+    /// <exception cref="PeftException"><c>NoModuleMatched</c>: none of them matches, and no module is a target.</exception>
     public static IReadOnlyList<NamedParameter> MatchParameters(LayerwiseConfig config, PretrainedModel model, ICollection<string> messages)
     {
         if (config.TargetParameters is not { Count: > 0 } names)
@@ -124,7 +124,7 @@ public static class TargetMatcher
         }
 
         NamedParameter[] matched = [.. model.NamedParameters().Where(named => names.Any(name => EndsWith(named.Path, name)))];
-        if (matched.Length == 0)
+        if (matched.Length == 0 && !model.AdaptableModules.Any(module => module.Path.Length > 0 && IsTarget(config, module.Path) && !IsExcluded(config, module.Path)))
         {
             throw new PeftException("NoModuleMatched", $"No parameter of the model matches target_parameters ({string.Join(", ", names)}).")
             {
