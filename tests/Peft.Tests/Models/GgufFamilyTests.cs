@@ -179,6 +179,30 @@ public sealed class GgufFamilyTests : TensorFileTests
         Assert.Contains(messages, message => message.StartsWith(wanted, StringComparison.Ordinal) && message.Contains("'qwen35'", StringComparison.Ordinal));
     }
 
+    [Theory]
+    [InlineData("""{ "model_type": "starcoder2", "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "use_bias": false }""")]
+    [InlineData("""{ "model_type": "gemma2", "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": false }""")]
+    [InlineData("""{ "model_type": "cohere", "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 3, "use_qk_norm": true }""")]
+    [InlineData("""{ "model_type": "cohere", "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 3, "tie_word_embeddings": false }""")]
+    [InlineData("""
+        {
+            "model_type": "granitemoehybrid", "hidden_size": 24, "shared_intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 0,
+            "layer_types": ["mamba", "attention"], "mamba_n_heads": 4, "mamba_d_head": 12, "mamba_d_state": 8, "mamba_conv_bias": false
+        }
+        """)]
+    [InlineData("""
+        {
+            "model_type": "gemma4_text", "hidden_size": 24, "intermediate_size": 16, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6, "global_head_dim": 8,
+            "hidden_size_per_layer_input": 4, "vocab_size_per_layer_input": 64, "sliding_window": 4, "num_kv_shared_layers": 3,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+        }
+        """)]
+    public void What_llama_cpp_cannot_run_is_refused_by_name(string json)
+    {
+        using var model = new PeftModel(RandomModel.Create(json), "refused");
+        Assert.False(IsWritten(model, Path.Combine(Folder.Path, "model.gguf"), []));
+    }
+
     /// <summary>Whether a model is written; one that isn't is refused by name, and nothing is left of it.</summary>
     private bool IsWritten(PeftModel model, string file, List<string> messages)
     {
@@ -225,6 +249,14 @@ public sealed class GgufFamilyTests : TensorFileTests
     /// <summary>Models as llama.cpp runs them, which the recorded ones of their families are not.</summary>
     public static TheoryData<string, string> Others() => new()
     {
+        {
+            "Qwen2-MoE whose head is the embedding", """
+            {
+                "model_type": "qwen2_moe", "hidden_size": 24, "intermediate_size": 32, "moe_intermediate_size": 12, "shared_expert_intermediate_size": 14, "num_hidden_layers": 2,
+                "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts": 4, "num_experts_per_tok": 2, "norm_topk_prob": false, "tie_word_embeddings": true
+            }
+            """
+        },
         {
             "Qwen3.5", """
             {
