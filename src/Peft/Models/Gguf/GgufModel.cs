@@ -42,7 +42,7 @@ public sealed class GgufModel : TensorStore, IPackedStore
 
         if (file.Names.FirstOrDefault(name => !read.Contains(name) && !GgufRotaryKeys.Owns(name) && !IsUnused(name, tree)) is { } unknown)
         {
-            throw new NotSupportedByPeftException("GgufTensorNotSupported", $"'{Path}' holds the tensor '{unknown}', which a plain {_family.Stem} does not have (experts, for instance).")
+            throw new NotSupportedByPeftException("GgufTensorNotSupported", $"'{Path}' holds the tensor '{unknown}', for which {_family.Stem} has no weight.")
             {
                 Target = unknown,
                 RecommendedAction = "Use the model's safetensors files.",
