@@ -56,6 +56,12 @@ Describe 'A model and its adapters' {
         $model, $adapter | Format-List | Out-String | Should -Match 'Class\s*: LlamaForCausalLM'
     }
 
+    It 'shows a loss that rounds to zero without a sign' {
+        $library = [Peft.Adapters.Model.PeftModel].Assembly
+        [activator]::CreateInstance($library.GetType('Peft.Generation.PerplexityResult'), @(1.0, -1e-9, 2)) | Out-String | Should -Match ' 0\.0000 '
+        [activator]::CreateInstance($library.GetType('Peft.Generation.PerplexityResult'), @(1.0, -0.5, 2)) | Out-String | Should -Match '-0\.5000'
+    }
+
     It 'counts the hours of a long training beyond a day' {
         $library = [Peft.Adapters.Model.PeftModel].Assembly
         $steps = [array]::CreateInstance($library.GetType('Peft.Training.StepRecord'), 1)
@@ -72,7 +78,8 @@ Describe 'A view' {
         [xml] $views = Get-Content "$PSScriptRoot/../../src/Peft.Cmdlets/Display/Peft.Format.ps1xml" -Raw
         foreach ($view in $views.Configuration.ViewDefinitions.View) {
             foreach ($type in $view.ViewSelectedBy.TypeName) {
-                @{ Type = $type; Labels = @($view.SelectNodes('.//Label').InnerText) }
+                $own = $view.SelectSingleNode(".//ListEntry[EntrySelectedBy/TypeName = '$type']") ?? $view.SelectSingleNode('.//ListEntry[not(EntrySelectedBy)]') ?? $view
+                @{ Type = $type; Labels = @($own.SelectNodes('.//Label').InnerText) }
             }
         }
     ) {

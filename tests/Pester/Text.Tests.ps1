@@ -194,6 +194,13 @@ Describe 'Measure-TextAnswer' {
         $measured | Format-List | Out-String | Should -Match 'Exact +: 3 of 3 \(100 %'
     }
 
+    It 'shows measurements of several kinds each by its own view' {
+        $text = & { $learnt | Measure-TextAnswer $known; $learnt | Measure-TextAnswer $known -Choice ' b', ' d', ' f' } | Out-String
+        $text | Should -Match 'Exact +: 3 of 3'
+        $text | Should -Match 'AccuracyByLength +: '
+        $text | Should -Not -Match 'Answers +:|Bleu'
+    }
+
     It 'takes a test of one''s own, and asks the base' {
         ($learnt | Measure-TextAnswer $known { $_.Answer -match 'b' }).Passed.Hits | Should -Be 1
         ($model | Measure-TextAnswer $known -AdapterName base -MaxNewTokens 2).Exact.Hits | Should -BeLessThan 3

@@ -219,7 +219,7 @@ public abstract partial class AdapterTrainingCommand
         {
             _last[name] = progress;
             var (done, total) = (_last.Values.Sum(static each => (long)each.Step), progress.TotalSteps * (long)count);
-            _line.Show(done, Math.Max(done, total), FormattableString.Invariant($"{name}: step {progress.Step} of {progress.TotalSteps}, loss {progress.Loss:0.0000}"));
+            _line.Show(done, Math.Max(done, total), FormattableString.Invariant($"{name}: step {progress.Step} of {progress.TotalSteps}, loss {TrainingReport.Figure(progress.Loss)}"));
         }
 
         private sealed class Part(SweepReport report, string name) : IProgress<TrainingProgress>

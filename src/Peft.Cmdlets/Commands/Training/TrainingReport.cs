@@ -89,14 +89,14 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
     {
         _last = value;
         var evaluation = value.Reward is { } reward ? FormattableString.Invariant($"reward {reward:0.000}, ") : "";
-        evaluation += value.EvaluationLoss is { } loss ? FormattableString.Invariant($"evaluation {loss:0.0000}, ") : "";
-        evaluation += value.RetentionLoss is { } kept ? FormattableString.Invariant($"retention {kept:0.0000}, ") : "";
+        evaluation += value.EvaluationLoss is { } loss ? FormattableString.Invariant($"evaluation {Figure(loss)}, ") : "";
+        evaluation += value.RetentionLoss is { } kept ? FormattableString.Invariant($"retention {Figure(kept)}, ") : "";
         _line!.Show(
             value.Step,
             value.TotalSteps,
-            FormattableString.Invariant($"step {value.Step}/{value.TotalSteps}, loss {Figure(value.Loss):0.0000}, {evaluation}{Speed(value.TokensPerSecond)}"),
+            FormattableString.Invariant($"step {value.Step}/{value.TotalSteps}, loss {Figure(value.Loss)}, {evaluation}{Speed(value.TokensPerSecond)}"),
             value.Remaining,
-            FormattableString.Invariant($"step {value.Step} of {value.TotalSteps}, epoch {value.Epoch:0.0}, loss {Figure(value.Loss):0.0000}, {evaluation}{Speed(value.TokensPerSecond)}, {Time(value.Remaining)} left"));
+            FormattableString.Invariant($"step {value.Step} of {value.TotalSteps}, epoch {value.Epoch:0.0}, loss {Figure(value.Loss)}, {evaluation}{Speed(value.TokensPerSecond)}, {Time(value.Remaining)} left"));
     }
 
     private string Speed(double perSecond) => string.Create(CultureInfo.InvariantCulture, $"{perSecond.ToString(perSecond < 10 ? "0.0" : "N0", CultureInfo.InvariantCulture)} {_unit}/s");
@@ -146,7 +146,7 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
 
         // A machine that is busy may still write what was learnt: then the last report tells.
         var record = model.Adapters.FirstOrDefault(adapter => adapter.Name == adapterName)?.TrainingRecord as TrainingRecord;
-        var results = record is { StepCount: > 0 } && record.StepCount >= last.Step ? Results(record) : FormattableString.Invariant($"loss {Figure(last.Loss):0.0000}");
+        var results = record is { StepCount: > 0 } && record.StepCount >= last.Step ? Results(record) : FormattableString.Invariant($"loss {Figure(last.Loss)}");
         var whereto = Folder is null
             ? $"The adapter stays in the model as it is after its last step; Get-PeftAdapter '{adapterName}' gives it, and Export-PeftAdapter saves it."
             : $"The checkpoint of its last step is in {Path.Combine(Folder, "checkpoints")}; the same command with -Resume goes on from it.";
@@ -155,17 +155,17 @@ internal sealed class TrainingReport(string adapterName, string? outputPath) : I
 
     private static string Results(TrainingRecord record)
     {
-        var best = record.BestStep is { } step && step.Step != record.StepCount ? FormattableString.Invariant($" (lowest {Figure(step.Loss):0.0000} in step {step.Step:N0})") : "";
+        var best = record.BestStep is { } step && step.Step != record.StepCount ? FormattableString.Invariant($" (lowest {Figure(step.Loss)} in step {step.Step:N0})") : "";
         var evaluation = record.FinalEvaluation is not { } last ? ""
-            : record.BestEvaluation is { } lowest && lowest.Step != last.Step ? FormattableString.Invariant($", evaluation {Figure(last.Loss):0.0000} (lowest {lowest.Loss:0.0000} after step {lowest.Step:N0})")
-            : FormattableString.Invariant($", evaluation {Figure(last.Loss):0.0000}");
-        evaluation += record.RetentionAfter is { } after ? FormattableString.Invariant($", retention {record.RetentionBefore:0.0000} before and {after:0.0000} after") : "";
+            : record.BestEvaluation is { } lowest && lowest.Step != last.Step ? FormattableString.Invariant($", evaluation {Figure(last.Loss)} (lowest {Figure(lowest.Loss)} after step {lowest.Step:N0})")
+            : FormattableString.Invariant($", evaluation {Figure(last.Loss)}");
+        evaluation += record is { RetentionBefore: { } before, RetentionAfter: { } after } ? FormattableString.Invariant($", retention {Figure(before)} before and {Figure(after)} after") : "";
         evaluation += record.CopiedAnswers is { Copied: > 0 } copied ? $", {copied} unseen questions answered with a training row's answer" : "";
-        return FormattableString.Invariant($"{record.StepCount:N0} {(record.StepCount == 1 ? "step" : "steps")} in {Time(record.Duration)}, loss {Figure(record.FinalLoss):0.0000}{best}{evaluation}");
+        return FormattableString.Invariant($"{record.StepCount:N0} {(record.StepCount == 1 ? "step" : "steps")} in {Time(record.Duration)}, loss {Figure(record.FinalLoss)}{best}{evaluation}");
     }
 
-    /// <summary>A loss without the sign of a zero.</summary>
-    private static double Figure(double loss) => Math.Round(loss, 4) + 0.0;
+    /// <summary>A loss as it is told: what rounds to zero, as a policy's often does, has no sign.</summary>
+    internal static string Figure(double loss) => loss.ToString("0.0000;-0.0000;0.0000", CultureInfo.InvariantCulture);
 
     private static string Time(TimeSpan time) => FormattableString.Invariant($"{(int)time.TotalHours}:{time:mm\\:ss}");
 

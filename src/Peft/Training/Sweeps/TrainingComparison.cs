@@ -59,9 +59,9 @@ public sealed record TrainingComparison
     public TrainingRecord? Record { get; init; }
 
     /// <summary>The loss as it is told: with its interval, or with its spread over seeds.</summary>
-    public string Quality => Spread is { } spread ? string.Create(CultureInfo.InvariantCulture, $"{Loss:0.0000} sd {spread:0.0000}")
-        : Margin is { } margin ? string.Create(CultureInfo.InvariantCulture, $"{Loss:0.0000} ± {margin:0.0000}")
-        : Loss.ToString("0.0000", CultureInfo.InvariantCulture);
+    public string Quality => Spread is { } spread ? string.Create(CultureInfo.InvariantCulture, $"{Loss:0.0000;-0.0000;0.0000} sd {spread:0.0000}")
+        : Margin is { } margin ? string.Create(CultureInfo.InvariantCulture, $"{Loss:0.0000;-0.0000;0.0000} ± {margin:0.0000}")
+        : Loss.ToString("0.0000;-0.0000;0.0000", CultureInfo.InvariantCulture);
 
     /// <inheritdoc/>
     public override string ToString() => $"{Name}: {Quality}";
