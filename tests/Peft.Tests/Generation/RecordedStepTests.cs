@@ -316,7 +316,7 @@ public class RecordedStepTests
         return cat(all);
     }
 
-    private static Tensor Given(int index, long vocabulary = 64) => tensor(new[,] { { 3 + ((index * 7) % Math.Min(vocabulary - 3, 30)) } });
+    internal static Tensor Given(int index, long vocabulary = 64) => tensor(new[,] { { 3 + ((index * 7) % Math.Min(vocabulary - 3, 30)) } });
 
     internal static PretrainedModel Wide(ScalarType type)
     {

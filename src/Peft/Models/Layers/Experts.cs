@@ -1,3 +1,4 @@
+using Peft.Engine.Steps;
 using Peft.Models.Steps;
 using static TorchSharp.torch;
 
@@ -51,13 +52,29 @@ internal class Experts : Module
     /// <param name="context">The forward pass.</param>
     public Tensor Forward(Tensor x, Tensor? residual, Routing routing, ForwardContext context)
     {
-        var sum = Compute(x, residual ?? ResidualSum.Zero(x, context), routing, context with { Recorder = null });
+        var source = Source(x, residual, routing, context);
+        var sum = (source is null ? null : OfOneToken(x, source)) ?? Compute(x, residual ?? ResidualSum.Zero(x, context), routing, context with { Recorder = null });
         if (context.Recorder is { } recorder)
         {
-            LayerSteps.Experts(recorder, x, sum, Source(residual, routing, context));
+            LayerSteps.Experts(recorder, x, sum, source);
         }
 
         return sum;
+    }
+
+    /// <summary>The operations of a recorded step by themselves; null where there are none.</summary>
+    private static Tensor? OfOneToken(Tensor x, ExpertSource source)
+    {
+        var y = empty_like(x);
+        if (StepKernels.Of(x)?.Experts(x, y, source) is not { } operations)
+        {
+            y.Dispose();
+            return null;
+        }
+
+        using var program = new StepProgram(operations);
+        program.Run();
+        return y;
     }
 
     private Tensor Compute(Tensor x, Tensor residual, Routing routing, ForwardContext context)
@@ -69,9 +86,10 @@ internal class Experts : Module
         return WeighedSum.Forward(_down.Forward(inner, rows, context), routing.Weights, residual, rows, context).MoveToOuterDisposeScope();
     }
 
-    /// <summary>What a recorded step computes instead; null where an adapter acts on experts, or there is no kernel.</summary>
-    private ExpertSource? Source(Tensor? residual, Routing routing, ForwardContext context) =>
-        routing.Choice is { } choice && Gate is { } gate && _gateUp.Product(context) is { } gateUp && _down.Product(context) is { } down
+    /// <summary>What kernels compute of one token; null where an adapter acts on experts, something is trained, or there are none.</summary>
+    private ExpertSource? Source(Tensor x, Tensor? residual, Routing routing, ForwardContext context) =>
+        routing.Choice is { } choice && Gate is { } gate && !context.Narrows(x) && !is_grad_enabled()
+        && _gateUp.Product(context) is { } gateUp && _down.Product(context) is { } down
             ? new ExpertSource(choice, routing.Logits, gateUp, gate, down, residual)
             : null;
 
