@@ -2,6 +2,16 @@ using static TorchSharp.torch;
 
 namespace Peft.Models.Gguf;
 
+/// <summary>How rows of gate and up stand in a parameter whose file holds each as a tensor of its own.</summary>
+internal enum GgufPairs
+{
+    /// <summary>All of the gate's, of each expert, then what it gates.</summary>
+    Halves,
+
+    /// <summary>One of each in turn.</summary>
+    InTurn,
+}
+
 /// <summary>How a parameter's values stand in files, as matrices [outputs, inputs] whatever the parameter's own layout.</summary>
 /// <param name="ToFile">The values as the file's tensors hold them.</param>
 /// <param name="ToTree">The way back.</param>
@@ -12,6 +22,9 @@ internal sealed record GgufLayout(Func<Tensor, ModelConfig, IReadOnlyList<Tensor
 
     /// <summary>How it joins rows of the file's tensors to those of the parameter's matrices [outputs, inputs], by their bytes, and the way back; null where that is what it does to values, or nothing.</summary>
     public (Func<IReadOnlyList<Tensor>, Tensor> Join, Func<Tensor, IReadOnlyList<Tensor>> Cut)? Blocks { get; private init; }
+
+    /// <summary>How it joins gate and up, which may have blocks of a type each; null where it joins no such.</summary>
+    public GgufPairs? Pairs { get; private init; }
 
     /// <summary>Whether rows stay whole, as blocks of a row have to.</summary>
     public bool HoldsRows => MovesRows || Blocks is not null;
@@ -54,6 +67,7 @@ internal sealed record GgufLayout(Func<Tensor, ModelConfig, IReadOnlyList<Tensor
         Shapes = static (shape, _) => Twice([shape[0], shape[1] / 2, .. shape.Skip(2)]),
         KeepsInputs = true,
         Blocks = (static parts => cat([.. parts], 1), static rows => rows.chunk(2, 1)),
+        Pairs = GgufPairs.Halves,
     };
 
     /// <summary>Rows of the gate, then of what it gates: two tensors.</summary>
@@ -62,6 +76,7 @@ internal sealed record GgufLayout(Func<Tensor, ModelConfig, IReadOnlyList<Tensor
         Shapes = static (shape, _) => Twice([shape[0] / 2, .. shape.Skip(1)]),
         KeepsInputs = true,
         Blocks = (static parts => cat([.. parts], 0), static rows => rows.chunk(2, 0)),
+        Pairs = GgufPairs.Halves,
     };
 
     /// <summary>Of each expert gate and up in turn along the last dimension, lying the other way round: two tensors.</summary>
@@ -72,6 +87,7 @@ internal sealed record GgufLayout(Func<Tensor, ModelConfig, IReadOnlyList<Tensor
         Shapes = static (shape, _) => Twice(shape.Count == 3 ? [shape[0], shape[2] / 2, shape[1]] : [shape[0], shape[1] / 2]),
         KeepsInputs = true,
         Blocks = (static parts => stack(parts, 2).flatten(1, 2), static rows => rows.view(rows.size(0), -1, 2, rows.size(2)).unbind(2)),
+        Pairs = GgufPairs.InTurn,
     };
 
     /// <summary>Rows of heads in which neighbours turn together in files, and rows half a head apart in the tree.</summary>

@@ -88,8 +88,9 @@ public sealed class GgufModel : TensorStore, IPackedStore
     /// <inheritdoc/>
     public bool IsPacked(string name) => _packing is not null && _entries.TryGetValue(name, out var known)
         && known.Weight is { Row: null, Name.Layout.HoldsRows: true } weight
-        && Fits(weight) && File.Tensors[weight.Files[0]].Type is { Reader: not null } type
-        && weight.Files.All(file => File.Tensors[file] is { Entry.Shape: [> 0, > 0] or [> 0, > 0, > 0] } stored && stored.Type == type);
+        && Fits(weight)
+        && weight.Files.All(file => File.Tensors[file] is { Entry.Shape: [> 0, > 0] or [> 0, > 0, > 0], Type.Reader: not null })
+        && (IsOfOneType(weight) || weight.Name.Layout.Pairs is not null);
 
     /// <inheritdoc/>
     public long PackedBytes(string name) => _entries[name].Weight.Files.Sum(file => File.Tensors[file].Length);
@@ -100,8 +101,11 @@ public sealed class GgufModel : TensorStore, IPackedStore
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
         var weight = _entries[name].Weight;
-        var blocks = weight.RowsToTree([.. weight.Files.Select(File.ReadBlocks)]);
-        return _packing!.Make(new GgufPacked(File.Tensors[weight.Files[0]].Type, blocks.contiguous(), _packing.DataType), buffer, isTransposed, device);
+        return IsOfOneType(weight)
+            ? Make(weight.Files[0], weight.RowsToTree([.. weight.Files.Select(File.ReadBlocks)]))
+            : PairedWeight.Of(Make(weight.Files[0], File.ReadBlocks(weight.Files[0])), Make(weight.Files[1], File.ReadBlocks(weight.Files[1])), weight.Name.Layout.Pairs == GgufPairs.InTurn, buffer);
+
+        PackedWeight Make(string file, Tensor blocks) => _packing!.Make(new GgufPacked(File.Tensors[file].Type, blocks.contiguous(), _packing.DataType), buffer, isTransposed, device);
     }
 
     /// <inheritdoc/>
@@ -167,6 +171,8 @@ public sealed class GgufModel : TensorStore, IPackedStore
         || (Foretelling > 0 && GgufName.Layer(name) is { } layer && layer >= tree.Layers && layer < tree.Layers + Foretelling);
 
     private long Foretelling => File.Metadata.GetInteger(_map.Key("nextn_predict_layers"), 0);
+
+    private bool IsOfOneType(GgufWeight weight) => weight.Files.All(file => File.Tensors[file].Type == File.Tensors[weight.Files[0]].Type);
 
     private bool Fits(GgufWeight weight) => weight.Files.Zip(weight.Shapes).All(pair =>
         File.Entry(pair.First).Shape is var stored && (weight.Row is { } row ? stored.Count > 0 && row < stored[0] && stored.Skip(1).SequenceEqual(pair.Second) : stored.SequenceEqual(pair.Second)));
