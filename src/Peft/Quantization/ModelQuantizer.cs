@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text.Json.Nodes;
 using Peft.Engine;
 using Peft.Models;
@@ -53,6 +54,24 @@ public sealed class ModelQuantizer(QuantizationConfig config) : IWeightPacking
         model.Fuse();
         model.Config.Document["quantization_config"] = quantizer.Document;
         return layers;
+    }
+
+    /// <summary>What is to be said of experts that stay as they are: they are no linear layers, and bitsandbytes leaves them too. Null where there are none.</summary>
+    /// <param name="model">A model whose linear layers are quantised.</param>
+    public static string? UnquantizedExperts(PretrainedModel model)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        var all = model.NamedWeights().Where(static named => named.Parameter.IsOwner).ToArray();
+        var experts = all.Where(static named => named.Parameter.Packed is null && named.Module.AdaptableOf(named.Parameter) is ExpertWeight).ToArray();
+        if (experts.Length == 0)
+        {
+            return null;
+        }
+
+        var names = experts.Select(static named => string.Join('.', named.Path.Split('.').Select(static part => int.TryParse(part, CultureInfo.InvariantCulture, out _) ? "*" : part))).Distinct();
+        double left = experts.Sum(static named => named.Parameter.Bytes), whole = all.Sum(static named => named.Parameter.Bytes);
+        return FormattableString.Invariant(
+            $"The weights of experts stay as they are, as bitsandbytes leaves them: {string.Join(", ", names)} take {left / 1e6:N0} of the {whole / 1e6:N0} MB that the model's weights take now. Those of a GGUF file stay in its blocks with Import-PeftModel -KeepQuantized.");
     }
 
     /// <summary>The linear layers that the configuration quantises: without a list of its own those of the backbone, for heads stay as they are.</summary>

@@ -1,4 +1,6 @@
 using System.Management.Automation;
+using Peft.Tests.Generation;
+using static TorchSharp.torch;
 
 namespace Peft.Tests.PowerShell;
 
@@ -34,6 +36,24 @@ public sealed class QuantizationCmdletTests(ModuleHost host) : CmdletsInFolder(h
         host.Output("$args[0] | Merge-LoraAdapter -DataType bfloat16 | Export-PeftModel ./merged", model!);
         Assert.True(File.Exists(Path.Combine(folder.FullName, "merged", "model.safetensors")));
         Assert.Equal("nf4", host.Output("($args[0] | Undo-LoraMerge).Quantization", model!)[0].BaseObject);
+    }
+
+    [Fact]
+    public void A_warning_says_which_experts_stay_as_they_are_and_how_much_of_the_memory_they_are()
+    {
+        var mixture = Path.Combine(folder.FullName, "mixture");
+        using (var model = RecordedExpertTests.Create("mixtral", ScalarType.Float32))
+        {
+            model.Save(mixture);
+        }
+
+        foreach (var command in (string[])["Import-PeftModel ./mixture -Name mixture -DataType float32 -load_in_4bit", "Import-PeftModel ./mixture -Name mixture -DataType float32 | Compress-PeftModel"])
+        {
+            var warnings = host.Output($"$made = {command} 3>$null -WarningVariable said; $said.Message; $made | Remove-PeftModel").Select(static text => (string)text.BaseObject);
+
+            // Two layers of four experts with three matrices of 256 x 256 in float32.
+            Assert.Contains(warnings, static text => text.Contains("model.layers.*.mlp.experts.gate_up_proj, model.layers.*.mlp.experts.down_proj take 6 of the", StringComparison.Ordinal));
+        }
     }
 
     [Theory]

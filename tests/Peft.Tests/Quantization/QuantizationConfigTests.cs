@@ -3,6 +3,8 @@ using Peft.Models;
 using Peft.Models.Layers;
 using Peft.Quantization;
 using Peft.Tests.Adapters;
+using Peft.Tests.Generation;
+using static TorchSharp.torch;
 
 namespace Peft.Tests.Quantization;
 
@@ -51,6 +53,17 @@ public class QuantizationConfigTests
         using var model = TinyLlama.Create();
         ModelQuantizer.Quantize(model.Base, Config("[]"));
         Assert.All(model.Base.Descendants().OfType<Linear>(), static layer => Assert.NotNull(layer.Weight.Packed));
+    }
+
+    [Fact]
+    public void Only_of_experts_that_stay_as_they_are_something_is_said()
+    {
+        using var plain = TinyLlama.Create();
+        ModelQuantizer.Quantize(plain.Base, Config("null"));
+        Assert.Null(ModelQuantizer.UnquantizedExperts(plain.Base));
+        using var mixture = RecordedExpertTests.Create("mixtral", ScalarType.Float32);
+        ModelQuantizer.Quantize(mixture.Base, Config("null"));
+        Assert.Contains("model.layers.*.mlp.experts.down_proj take 6 of the ", ModelQuantizer.UnquantizedExperts(mixture.Base), StringComparison.Ordinal);
     }
 
     [Fact]

@@ -45,6 +45,10 @@ public sealed class CompressPeftModelCommand : ModelCommand
             {
                 var layers = Model.Quantize(Quantization!, output.Cancellation);
                 output.WriteVerbose(FormattableString.Invariant($"{layers} linear layers are quantised ({Model.Quantization}): {before / 1e6:N0} MB became {Model.MemoryBytes / 1e6:N0} MB."));
+                if (ModelQuantizer.UnquantizedExperts(Model.Base) is { } left)
+                {
+                    output.WriteWarning(left);
+                }
             });
             WriteObject(Model);
         }

@@ -177,6 +177,11 @@ public sealed class ImportPeftModelCommand : ImportCommand
         }
 
         var model = ImportModel(path, Name ?? name, options, Quantization, ConfigPath is null ? null : PathResolution.ResolveLiteral(this, ConfigPath));
+        if (Quantization is not null && ModelQuantizer.UnquantizedExperts(model.Base) is { } left)
+        {
+            WriteWarning(left);
+        }
+
         if (TrustRemoteCode)
         {
             WriteWarning($"Code that comes with '{model.Name}' isn't run: the built-in family '{model.Config.ModelType}' serves it.");
