@@ -181,6 +181,7 @@ public sealed class GgufFamilyTests : TensorFileTests
 
     [Theory]
     [InlineData("""{ "model_type": "starcoder2", "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "use_bias": false }""")]
+    [InlineData("""{ "model_type": "smollm3", "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "mlp_bias": true }""")]
     [InlineData("""{ "model_type": "gemma2", "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "tie_word_embeddings": false }""")]
     [InlineData("""{ "model_type": "cohere", "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 3, "use_qk_norm": true }""")]
     [InlineData("""{ "model_type": "cohere", "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 3, "num_key_value_heads": 3, "tie_word_embeddings": false }""")]

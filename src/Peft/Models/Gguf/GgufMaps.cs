@@ -99,7 +99,8 @@ internal static class GgufMaps
     public static GgufMap SmolLM3 { get; } = Llama with
     {
         Architecture = "smollm3",
-        Fixed = [s_silu, new("no_rope_layer_interval", 4.0)],
+        Fixed = [s_silu, new("no_rope_layer_interval", 4.0), new("attention_bias", false), new("mlp_bias", false)],
+        Flags = [],
         Further = static (_, config) => RefuseLayersWithoutRotary(config),
     };
 
