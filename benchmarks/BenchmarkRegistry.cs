@@ -36,7 +36,7 @@ internal static class BenchmarkRegistry
         BusyBenchmark.Job(ModelShape.Pocket, Float32, steps: 30),
         GenerationBenchmark.Job(ModelShape.SmolLm2, Float32),
         GenerationBenchmark.Job(ModelShape.SmolLm2, BFloat16),
-        .. from shape in s_families from type in new[] { Float32, BFloat16 } select GenerationBenchmark.Job(shape, type),
+        .. from shape in (ModelShape[])[.. s_families, ModelShape.Mixtral] from type in new[] { Float32, BFloat16 } select GenerationBenchmark.Job(shape, type),
         .. from shape in new[] { ModelShape.Pocket, ModelShape.SmolLm2, ModelShape.Llama1B } select LoadBenchmark.Job(shape, BFloat16),
         LoadBenchmark.Job(ModelShape.SmolLm2, Float32),
         LoadBenchmark.Job(ModelShape.Llama1B, Float32),

@@ -14,6 +14,9 @@ internal sealed record ModelShape(string Name, JsonObject Config)
     /// <summary>SmolLM2-135M.</summary>
     public static ModelShape SmolLm2 { get; } = new("smollm2", Llama(576, 1536, 30, 9, 49152, 8192, 100000));
 
+    /// <summary>A Mixtral of SmolLM2's width.</summary>
+    public static ModelShape Mixtral { get; } = new("mixtral", Mixture(Llama(576, 1536, 16, 9, 49152, 8192, 10000)));
+
     /// <summary>The small base that comes with the project.</summary>
     public static ModelShape Pocket { get; } = new("pocket", Llama(192, 512, 6, 6, 4096, 512, 10000));
 
@@ -83,6 +86,13 @@ internal sealed record ModelShape(string Name, JsonObject Config)
         var isTied = (bool?)Config["tie_word_embeddings"] ?? false;
         return model.NamedParameters().Where(named => named.Parameter.IsOwner && named.Parameter.Shape.Count == 2 && (isTied || named.Module is not Peft.Models.Layers.Embedding))
             .Sum(static named => (double)named.Parameter.Count);
+    }
+
+    private static JsonObject Mixture(JsonObject config)
+    {
+        (config["model_type"], config["architectures"]) = ("mixtral", new JsonArray("MixtralForCausalLM"));
+        (config["num_local_experts"], config["num_experts_per_tok"]) = (8L, 2L);
+        return config;
     }
 
     private static JsonObject Recurrent(JsonObject more)

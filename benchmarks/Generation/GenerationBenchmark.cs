@@ -62,12 +62,16 @@ internal static class GenerationBenchmark
         var first = Median(5, () => Write(owner, ids, 1));
         var peak = new BenchmarkFigure(seconds).PeakBytes;
 
-        double weights = model.NamedParameters().Where(static named => named.Parameter.Shape.Count == 2 && named.Parameter.IsOwner && !IsOfPrompt(named.Path)).Sum(static named => named.Parameter.Bytes);
+        var weights = model.NamedParameters().Where(static named => named.Parameter.Shape.Count >= 2 && named.Parameter.IsOwner && !IsOfPrompt(named.Path)).Sum(named => BytesRead(named.Parameter, model.Config));
         var share = weights * (Tokens - 1) / (seconds - first) / MemoryReadRate.Measure();
         return new BenchmarkFigure(Tokens / seconds, share, FormattableString.Invariant($"{seconds:F2} s, of which {first:F3} to the first token; the process's first generation {cold:F2} s.")) { PeakBytes = peak };
     }
 
     private static double Median(int runs, Func<double> run) => Enumerable.Range(0, runs).Select(_ => run()).Order().ElementAt(runs / 2);
+
+    /// <summary>What a token reads of a weight: of experts those that it visits.</summary>
+    private static double BytesRead(Parameter weight, ModelConfig config) =>
+        weight.Bytes * (weight.Shape.Count == 3 && config.Integer("num_experts_per_tok") is { } chosen ? (double)chosen / weight.Shape[0] : 1);
 
     /// <summary>Whether weights are read once, for the prompt: an encoder's, and those that form the keys and values of what it gave.</summary>
     private static bool IsOfPrompt(string path) => s_partsOfPrompt.Any(part => path.Contains(part, StringComparison.Ordinal));
