@@ -61,6 +61,7 @@ public static class DefaultTargets
         ["gemma4_text"] = s_queryAndValue,
         ["ernie4_5"] = s_queryAndValue,
         ["glm4"] = s_queryAndValue,
+        ["glm4_moe"] = s_queryAndValue,
         ["gpt_oss"] = s_queryAndValue,
         ["granite"] = s_queryAndValue,
         ["granitemoehybrid"] = ModuleNames.Of("q_proj", "v_proj", "in_proj"),

@@ -20,7 +20,23 @@ internal static class DeepseekV3
     public static JsonObject Defaults { get; } = ArchitectureRegistry.Defaults("""
         {
             "vocab_size": 129280, "hidden_size": 7168, "intermediate_size": 18432, "num_hidden_layers": 61, "num_attention_heads": 128,
-            "max_position_embeddings": 4096, "q_lora_rank": 1536, "num_experts_per_tok": 8
+            "max_position_embeddings": 4096, "q_lora_rank": 1536, "num_experts_per_tok": 8, "norm_topk_prob": true
+        }
+        """);
+
+    /// <summary>GLM-4.5 to 4.7: these experts, over Llama's attention with a part of the head turned and heads normed where the configuration says so.</summary>
+    public static LlamaTraits Glm(ModelConfig source) => new(HasHeadNorms: source.Boolean("use_qk_norm") ?? false)
+    {
+        HasOutputBias = false,
+        RotaryShare = 0.5,
+        FeedForward = Traits.FeedForward,
+    };
+
+    public static JsonObject GlmDefaults { get; } = ArchitectureRegistry.Defaults("""
+        {
+            "vocab_size": 151552, "intermediate_size": 10944, "num_hidden_layers": 46, "num_attention_heads": 96, "num_key_value_heads": 8,
+            "max_position_embeddings": 131072, "rms_norm_eps": 1e-5, "moe_intermediate_size": 1408, "num_experts_per_tok": 8, "n_routed_experts": 128, "norm_topk_prob": true,
+            "routed_scaling_factor": 1.0, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1
         }
         """);
 

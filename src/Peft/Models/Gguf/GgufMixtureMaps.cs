@@ -15,6 +15,19 @@ internal static class GgufMixtureMaps
 
     internal static readonly GgufKey[] s_expertKeys = [ExpertCount("num_experts", "num_local_experts"), new("num_experts_per_tok", "expert_used_count") { IsRequired = true }];
 
+    /// <summary>DeepSeek-V3's experts, chosen in groups.</summary>
+    internal static readonly GgufKey[] s_groupedExpertKeys =
+    [
+        new("first_k_dense_replace", "leading_dense_block_count") { Otherwise = static (_, _) => 3 },
+        new("moe_intermediate_size", "expert_feed_forward_length") { IsRequired = true },
+        ExpertCount("n_routed_experts", "num_local_experts"), s_expertKeys[1],
+        new("n_shared_experts", "expert_shared_count") { Otherwise = static (_, _) => 1 },
+        new("routed_scaling_factor", "expert_weights_scale", GgufKind.Number) { Otherwise = static (_, _) => 2.5 },
+        new("norm_topk_prob", "expert_weights_norm", GgufKind.Flag),
+        new("n_group", "expert_group_count") { Otherwise = static (_, _) => 8 },
+        new("topk_group", "expert_group_used_count") { Otherwise = static (_, _) => 4 },
+    ];
+
     public static GgufMap Mixtral { get; } = Llama with
     {
         Marker = "expert_count",
@@ -86,14 +99,7 @@ internal static class GgufMixtureMaps
             new(null, "attention.value_length") { Otherwise = static (_, config) => config.RequiredInteger("kv_lora_rank") },
             new("qk_head_dim", "attention.key_length_mla") { Otherwise = static (_, config) => config.RequiredInteger("qk_nope_head_dim") + config.RequiredInteger("qk_rope_head_dim") },
             new("v_head_dim", "attention.value_length_mla") { IsRequired = true },
-            new("first_k_dense_replace", "leading_dense_block_count") { Otherwise = static (_, _) => 3 },
-            new("moe_intermediate_size", "expert_feed_forward_length") { IsRequired = true },
-            ExpertCount("n_routed_experts", "num_local_experts"), s_expertKeys[1],
-            new("n_shared_experts", "expert_shared_count") { Otherwise = static (_, _) => 1 },
-            new("routed_scaling_factor", "expert_weights_scale", GgufKind.Number) { Otherwise = static (_, _) => 2.5 },
-            new("norm_topk_prob", "expert_weights_norm", GgufKind.Flag),
-            new("n_group", "expert_group_count") { Otherwise = static (_, _) => 8 },
-            new("topk_group", "expert_group_used_count") { Otherwise = static (_, _) => 4 },
+            .. s_groupedExpertKeys,
         ],
         Fixed = [s_silu, new("rope_interleave", true), new("attention_bias", false)],
         Stated = [("expert_gating_func", Sigmoid)],
@@ -115,6 +121,30 @@ internal static class GgufMixtureMaps
             .. s_experts,
             new("mlp.gate.e_score_correction_bias", "exp_probs_b.bias"),
             .. Shared("mlp.shared_experts"),
+        ],
+    };
+
+    /// <summary>As in GLM-4, products of another precision take no adapters.</summary>
+    public static GgufMap Glm4Moe { get; } = new("glm4moe")
+    {
+        Keys = [.. Sizes(), .. HeadKeys(), .. s_groupedExpertKeys],
+        Fixed = [s_silu],
+        Flags = [new("attention_bias", "blk.0.attn_q.bias"), new("use_qk_norm", "blk.0.attn_q_norm.weight")],
+        Stated = [("expert_gating_func", Sigmoid)],
+        Rotary = new() { Share = 0.5 },
+        InLayer =
+        [
+            .. s_llama[..3],
+            s_llama[3] with { HasBias = false, HasAdapters = false },
+            .. s_headNorms,
+            .. s_llama[4..6],
+            s_llama[6] with { HasAdapters = false },
+            new("input_layernorm", "attn_norm"),
+            new("post_attention_layernorm", "post_attention_norm"),
+            .. s_experts,
+            new("mlp.gate.e_score_correction_bias", "exp_probs_b.bias"),
+            .. Shared("mlp.shared_experts")[..2],
+            Shared("mlp.shared_experts")[2] with { HasAdapters = false },
         ],
     };
 

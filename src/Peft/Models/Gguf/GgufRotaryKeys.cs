@@ -55,7 +55,13 @@ internal static class GgufRotaryKeys
         }
 
         var rope = Parameters(config) ?? new ModelConfig([]);
-        yield return (map.Key("rope.dimension_count"), (uint)Turning(map, config, headSize));
+        var turning = Turning(map, config, headSize);
+        if (turning % 2 != 0)
+        {
+            throw GgufMaps.Refused("partial_rotary_factor", FormattableString.Invariant($"Of each head {turning} elements turn (partial_rotary_factor); llama.cpp ends the process where they make up no pairs."));
+        }
+
+        yield return (map.Key("rope.dimension_count"), (uint)turning);
         yield return (map.Key("rope.freq_base"), (float)Base(config));
         if (rotary.LocalBase is { } local)
         {
