@@ -32,6 +32,7 @@ public static partial class ArchitectureRegistry
         Family.Around("mistral3", "Mistral3", textType: "mistral", Family.LanguageModelFirst),
         new("deepseek_v3", "DeepseekV3", static config => new LlamaModel(config, DeepseekV3.Traits)) { Gguf = GgufMixtureMaps.Deepseek, Keys = Mixture.QwenKeys, Defaults = DeepseekV3.Defaults },
         new("glm4_moe", "Glm4Moe", static config => new LlamaModel(config, DeepseekV3.Glm(config))) { Gguf = GgufMixtureMaps.Glm4Moe, Keys = Mixture.QwenKeys, Defaults = DeepseekV3.GlmDefaults },
+        new("qwen3_next", "Qwen3Next", static config => new LlamaModel(config, Qwen3Next.Traits)) { Gguf = GgufHybridMaps.Qwen3Next, Keys = Mixture.QwenKeys, Defaults = Qwen3Next.Defaults },
         new("qwen3_5_text", "Qwen3_5", static config => new LlamaModel(config, Qwen35.Dense)) { Gguf = GgufHybridMaps.Qwen35, Defaults = Qwen35.Defaults },
         Family.Around("qwen3_5", "Qwen3_5", textType: "qwen3_5_text") with { Defaults = Qwen35.WrapperDefaults },
         Family.Around("qwen3_5_moe", "Qwen3_5Moe", textType: "qwen3_5_moe_text") with { Defaults = Qwen35.WrapperDefaults },

@@ -79,6 +79,7 @@ public static class DefaultTargets
         ["qwen3_5_moe_text"] = s_recurrent,
         ["qwen3_5_text"] = s_recurrent,
         ["qwen3_moe"] = s_queryAndValue,
+        ["qwen3_next"] = ModuleNames.Of("q_proj", "v_proj", "in_proj_qkvz"),
         ["smollm3"] = s_queryAndValue,
         ["starcoder2"] = s_queryAndValue,
     };

@@ -177,8 +177,8 @@ internal static class Mixture
         config.Source.Size("moe_intermediate_size", 512),
         new RouterRule(Chosen(config)) { Normalises = normalises });
 
-    // Every so many layers, and never in those that are named, experts stand in place of the MLP.
-    private static FeedForward Qwen(LlamaConfig config, int layer, SparseBlock block)
+    /// <summary>Every so many layers, and never in those that are named, experts stand in place of the MLP.</summary>
+    public static FeedForward Qwen(LlamaConfig config, int layer, SparseBlock block)
     {
         var isDense = config.Source.Numbers("mlp_only_layers")?.Contains(layer) == true || (layer + 1) % config.Source.Size("decoder_sparse_step", 1) != 0;
         return isDense ? new LlamaMLP(config) : Block(config, block);

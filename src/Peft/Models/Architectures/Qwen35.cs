@@ -41,7 +41,7 @@ internal static class Qwen35
     /// <summary>Of the model of several parts, whose output layer is its own.</summary>
     public static JsonObject WrapperDefaults { get; } = new() { ["tie_word_embeddings"] = false };
 
-    private static bool IsRecurrent(ModelConfig config, int layer) => config.TextOf("layer_types", layer) is { } kind
+    public static bool IsRecurrent(ModelConfig config, int layer) => config.TextOf("layer_types", layer) is { } kind
         ? kind == Linear
         : (layer + 1) % config.Size("full_attention_interval", 4) != 0;
 }
@@ -100,11 +100,17 @@ internal sealed class GatedDeltaNet : LlamaMixer
     private readonly Parameter _logDecay;
     private readonly GatedRmsNorm _norm;
     private readonly Linear _output;
-    private readonly Linear _mixed;
-    private readonly Linear _gate;
-    private readonly LinearGroup _rates;
+    private readonly Linear? _mixed;
+    private readonly Linear? _gate;
+    private readonly LinearGroup? _rates;
+    private readonly JoinedDelta? _joined;
+    private readonly Linear? _joinedHeads;
+    private readonly Linear? _joinedRates;
 
-    public GatedDeltaNet(LlamaConfig config, int layer)
+    /// <param name="config">The configuration.</param>
+    /// <param name="layer">The block's place in the stack.</param>
+    /// <param name="isJoined">Whether queries, keys, values and gates come from one layer, and rates and decays from another (Qwen3-Next).</param>
+    public GatedDeltaNet(LlamaConfig config, int layer, bool isJoined = false)
         : base(config.Stem + "GatedDeltaNet", layer, "linear_attn")
     {
         var source = config.Source;
@@ -129,18 +135,44 @@ internal sealed class GatedDeltaNet : LlamaMixer
         _activation = new Activation(config.ActivationName);
         _timeBias = AddParameter("dt_bias", [_valueHeads]);
         _logDecay = AddParameter("A_log", [_valueHeads], keepsFloat32: true);
+        if (isJoined)
+        {
+            _joined = new JoinedDelta(_keyHeads, _valueHeads, _keySize, _valueSize);
+            _joinedHeads = Add("in_proj_qkvz", new Linear(config.HiddenSize, channels + values));
+            _joinedRates = Add("in_proj_ba", new Linear(config.HiddenSize, 2 * _valueHeads));
+        }
+
         _norm = Add("norm", new GatedRmsNorm(_valueSize, _valueSize, config.NormEpsilon, config.Stem + "RMSNormGated", gatesFirst: false));
         _output = Add("out_proj", new Linear(values, config.HiddenSize));
-        _mixed = Add("in_proj_qkv", new Linear(config.HiddenSize, channels));
-        _gate = Add("in_proj_z", new Linear(config.HiddenSize, values));
-        _rates = Group(Add("in_proj_b", new Linear(config.HiddenSize, _valueHeads)), Add("in_proj_a", new Linear(config.HiddenSize, _valueHeads)));
+        if (!isJoined)
+        {
+            _mixed = Add("in_proj_qkv", new Linear(config.HiddenSize, channels));
+            _gate = Add("in_proj_z", new Linear(config.HiddenSize, values));
+            _rates = Group(Add("in_proj_b", new Linear(config.HiddenSize, _valueHeads)), Add("in_proj_a", new Linear(config.HiddenSize, _valueHeads)));
+        }
     }
 
     public override Tensor Forward(Tensor x, Tensor? residual, LlamaPass pass, ForwardContext context)
     {
         var state = context.Cache?.State<TensorState>(Layer);
-        var mixedHeads = Mixed(_mixed.Forward(x, context), _rates.Forward(x, context), pass.Layout, state, context);
-        return _output.Forward(_norm.Forward(mixedHeads, _gate.Forward(x, context), context), context, residual);
+        var (projected, gate, rates) = Project(x, context);
+        var mixedHeads = Mixed(projected, rates, pass.Layout, state, context);
+        return _output.Forward(_norm.Forward(mixedHeads, gate ?? _gate!.Forward(x, context), context), context, residual);
+    }
+
+    /// <summary>Queries, keys and values; gates, null where they are formed when they are needed; rates and decays.</summary>
+    private (Tensor Projected, Tensor? Gate, Tensor Rates) Project(Tensor x, ForwardContext context)
+    {
+        if (_joined is null)
+        {
+            return (_mixed!.Forward(x, context), null, _rates!.Forward(x, context));
+        }
+
+        var heads = _joinedHeads!.Forward(x, context);
+        return (
+            ParameterTensor.Run(inputs => _joined.Mixed(inputs[0], -1), [heads], [], context),
+            ParameterTensor.Run(inputs => _joined.Gates(inputs[0], -1), [heads], [], context),
+            ParameterTensor.Run(inputs => _joined.Rates(inputs[0]), [_joinedRates!.Forward(x, context)], [], context));
     }
 
     /// <summary>The heads, in float32; the recurrence and the norm behind it. The convolution keeps nothing of its own.</summary>

@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using Peft.Models.Architectures;
 using Peft.Tensors.Gguf;
 using TorchSharp;
 using static Peft.Models.Gguf.GgufMaps;
@@ -42,6 +43,8 @@ internal static class GgufHybridMaps
         .. s_delta,
     ];
 
+    internal static readonly GgufName[] s_qwenExperts = [.. Experts("mlp"), .. Shared("mlp.shared_expert"), new("mlp.shared_expert_gate", "ffn_gate_inp_shexp") { Layout = GgufLayout.Vector }];
+
     public static GgufMap Qwen35 { get; } = new("qwen35")
     {
         Keys = [.. Sizes(), .. HeadKeys(), .. s_deltaKeys],
@@ -63,7 +66,33 @@ internal static class GgufHybridMaps
             new("moe_intermediate_size", "expert_feed_forward_length") { IsRequired = true },
             new("shared_expert_intermediate_size", "expert_shared_feed_forward_length") { IsRequired = true },
         ],
-        InLayer = [.. s_gatedAttention, .. Experts("mlp"), .. Shared("mlp.shared_expert"), new("mlp.shared_expert_gate", "ffn_gate_inp_shexp") { Layout = GgufLayout.Vector }],
+        InLayer = [.. s_gatedAttention, .. s_qwenExperts],
+    };
+
+    /// <summary>Qwen3-Next: heads of values stand by their key's in files too; queries, keys and values are one tensor there, and gates another.</summary>
+    public static GgufMap Qwen3Next { get; } = Qwen35Moe with
+    {
+        Architecture = "qwen3next",
+        Fixed = [s_silu, new("attention_bias", false), new("norm_topk_prob", true), new("decoder_sparse_step", 1.0), new("mlp_only_layers", (object?)null)],
+        Further = static (_, config) => DeltaMetadata(config, hasSections: false),
+        InLayer =
+        [
+            .. s_gatedAttention.Except(s_delta),
+            new("linear_attn.in_proj_qkvz", "attn_qkv", "attn_gate")
+            {
+                Layout = GgufLayout.Cuts(
+                    static (values, config) => Joined(config) is var joined ? [joined.Mixed(values, 0), joined.Gates(values, 0)] : [],
+                    static (parts, config) => Joined(config).Join(parts[0], parts[1]),
+                    static (shape, config) => Joined(config) is var joined && joined.ValueHeads * joined.ValueSize is var gates ? [[shape[0] - gates, shape[1]], [gates, shape[1]]] : []),
+            },
+            new("linear_attn.in_proj_ba", "ssm_ba"),
+            new("linear_attn.A_log", "ssm_a") { Layout = s_decay },
+            new("linear_attn.dt_bias", "ssm_dt.bias"),
+            new("linear_attn.conv1d", "ssm_conv1d") { Layout = GgufLayout.Convolution },
+            new("linear_attn.norm", "ssm_norm"),
+            new("linear_attn.out_proj", "ssm_out"),
+            .. s_qwenExperts,
+        ],
     };
 
     internal static readonly GgufKey[] s_graniteKeys =
@@ -196,7 +225,7 @@ internal static class GgufHybridMaps
         }
     }
 
-    internal static IEnumerable<(string Key, object Value)> DeltaMetadata(ModelConfig config)
+    internal static IEnumerable<(string Key, object Value)> DeltaMetadata(ModelConfig config, bool hasSections = true)
     {
         var (_, valueHeads, size) = DeltaSizes(config);
         if (config.Size("linear_value_head_dim", 128) != size)
@@ -210,6 +239,11 @@ internal static class GgufHybridMaps
         yield return recurs.Select((recurrent, layer) => recurrent == ((layer + 1) % period != 0)).All(static fits => fits)
             ? ("full_attention_interval", (uint)period)
             : ("attention.recurrent_layers", recurs);
+
+        if (!hasSections)
+        {
+            yield break;
+        }
 
         // A frequency turns by time, height or width, which are one in texts; each needs a part.
         var pairs = GgufRotaryKeys.Turning(Qwen35, config, config.RequiredInteger("head_dim")) / 2;
@@ -252,6 +286,12 @@ internal static class GgufHybridMaps
 
     internal static (long KeyHeads, long ValueHeads, long Size) DeltaSizes(ModelConfig config) =>
         (config.Size("linear_num_key_heads", 16), config.Size("linear_num_value_heads", 32), config.Size("linear_key_head_dim", 128));
+
+    internal static JoinedDelta Joined(ModelConfig config)
+    {
+        var (keys, values, size) = DeltaSizes(config);
+        return new JoinedDelta(keys, values, size, config.Size("linear_value_head_dim", 128));
+    }
 
     internal static GgufLayout DeltaRows(Func<(long KeyHeads, long ValueHeads, long Size), (long Start, long Size)> place) => GgufLayout.Rows(
         (values, config) => Tiled(values, DeltaSizes(config), 0, place, toFile: true),

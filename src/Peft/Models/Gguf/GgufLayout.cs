@@ -139,6 +139,11 @@ internal sealed record GgufLayout(Func<Tensor, ModelConfig, IReadOnlyList<Tensor
         Func<Tensor, ModelConfig, IReadOnlyList<Tensor>> toFile, Func<IReadOnlyList<Tensor>, ModelConfig, Tensor> toTree, Func<IReadOnlyList<long>, ModelConfig, IReadOnlyList<IReadOnlyList<long>>> shapes) =>
         new(toFile, toTree) { Shapes = shapes };
 
+    /// <summary>Several tensors of whole rows, in another order than theirs.</summary>
+    public static GgufLayout Cuts(
+        Func<Tensor, ModelConfig, IReadOnlyList<Tensor>> toFile, Func<IReadOnlyList<Tensor>, ModelConfig, Tensor> toTree, Func<IReadOnlyList<long>, ModelConfig, IReadOnlyList<IReadOnlyList<long>>> shapes) =>
+        Parts(toFile, toTree, shapes) with { KeepsInputs = true };
+
     private static Tensor Paired(Tensor values, long heads, bool toFile)
     {
         if (values.size(0) == 0 || values.size(0) % (2 * heads) != 0)
