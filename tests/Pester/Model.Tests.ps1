@@ -273,6 +273,19 @@ Describe 'Get-ModelModule' {
         Get-Completion '$structure | Get-ModelModule -Kind Lin' | Should -Contain 'Linear'
     }
 
+    It 'says of each module what is trained, where and as what it lies, and which methods adapt it by default' {
+        $wide = Import-PeftModel $base -DataType bfloat16 -Name described
+        $null = $wide | Add-PeftAdapter (New-LoraConfig -Rank 2 -TargetModule q_proj) a
+        $queries, $norm = ($wide | Get-ModelModule model.layers.0.self_attn.q_proj), ($wide | Get-ModelModule model.layers.0.input_layernorm)
+        $queries.TrainableCount, $norm.TrainableCount, ($wide | Get-ModelModule)[0].TrainableCount | Should -Be (2 * 2 * 192), 0, (6 * 2 * 2 * 192)
+        $queries.DataType, $queries.Device | Should -Be bfloat16, cpu
+        $queries.DefaultMethods | Should -Contain LORA
+        $queries.DefaultMethods | Should -Not -Contain IA3
+        ($wide | Get-ModelModule model.layers.0.self_attn.k_proj).DefaultMethods | Should -Contain IA3
+        $norm.DefaultMethods | Should -Be LN_TUNING
+        $wide | Remove-PeftModel
+    }
+
     It 'says what is no module' {
         (Get-ErrorRecord { $structure | Get-ModelModule nothing -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'ModuleNotFound,*'
     }
@@ -283,6 +296,17 @@ Describe 'Measure-ModelParameter' {
         $measured = $structure | Measure-ModelParameter
         $measured.Total | Should -Be 3221952
         "$measured" | Should -Match '^trainable params: 0 \|\| all params: 3,221,952 \|\| trainable%: 0\.0000$'
+    }
+
+    It 'tells file and memory before weights are loaded, GPT-3''s too' {
+        $null = New-Item -ItemType Directory gpt3
+        '{ "model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 12288, "n_layer": 96, "n_head": 96, "n_positions": 2048 }' | Set-Content gpt3/config.json
+        $gpt3 = Import-PeftModel gpt3 -StructureOnly
+        $null = $gpt3 | Add-PeftAdapter (New-LoraConfig -Rank 4) a
+        $measured = $gpt3 | Measure-ModelParameter
+        $base3 = $measured.Total - $measured.Trainable
+        $measured.AdapterBytes, $measured.TrainingBytes, $measured.FullTrainingBytes | Should -Be (4 * $measured.Trainable), ((4 * $base3) + (16 * $measured.Trainable)), (16 * $base3)
+        $gpt3 | Remove-PeftModel
     }
 
     It 'takes a loaded model by its name' {

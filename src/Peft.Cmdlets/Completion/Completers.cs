@@ -3,6 +3,7 @@ using System.Management.Automation;
 using System.Management.Automation.Language;
 using Peft.Adapters;
 using Peft.Adapters.Model;
+using Peft.Adapters.Targets;
 using Peft.Cmdlets.Arguments;
 using Peft.Cmdlets.Commands.Model;
 using Peft.Cmdlets.Session;
@@ -118,10 +119,16 @@ public sealed class AdapterOrBaseCompleter : AdapterNameCompleter
 public sealed class TargetModuleCompleter : ModuleNameCompleter
 {
     /// <inheritdoc/>
-    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) => base.Texts(command, boundParameters).Prepend("all-linear");
+    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) => base.Texts(command, boundParameters).Prepend(PartNames.Mlp).Prepend(PartNames.Attention).Prepend("all-linear");
 
     /// <inheritdoc/>
-    protected override string Describe(string text) => text == "all-linear" ? "every linear layer but the output layer" : base.Describe(text);
+    protected override string Describe(string text) => text switch
+    {
+        "all-linear" => "every linear layer but the output layer",
+        PartNames.Attention => "the linear layers of attention, or of what stands in its place",
+        PartNames.Mlp => "the other linear layers of the blocks",
+        _ => base.Describe(text),
+    };
 }
 
 /// <summary>Names of modules with a matrix of weights of the models that are loaded.</summary>

@@ -53,6 +53,9 @@ public abstract class Adapter(string name, AdapterConfig config) : IDisposable
             .SelectMany(overlay => overlay.Targets.Select(target => new AdapterParameter(KeyOf(target.Path, target.Key), overlay.Copy, ParameterRole.Trained, target.Module))),
     ];
 
+    /// <summary>Bytes of its own tensors as its file holds them, counted from shapes: works before weights are there.</summary>
+    public long SavedBytes => Parameters().Where(static parameter => parameter.IsSaved).DistinctBy(static parameter => parameter.FileKey).Sum(static parameter => parameter.Parameter.Bytes);
+
     /// <summary>Makes the adapter's parameters and overlays, by shape alone: works before weights are there. Attaches nothing.</summary>
     /// <param name="model">The model.</param>
     /// <param name="messages">Takes what the user should know although it is no error.</param>

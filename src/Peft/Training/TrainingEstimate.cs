@@ -94,6 +94,23 @@ public sealed record TrainingEstimate
         };
     }
 
+    /// <summary>Bytes that a training takes whatever its data is: the base's weights, loaded or not; value, gradient and the optimiser's moments of what is trained.</summary>
+    /// <param name="model">The model.</param>
+    /// <param name="trained">Number of trained parameters.</param>
+    public static long StateBytes(PeftModel model, long trained)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        return Owned(model).Sum(static parameter => parameter.Bytes) + (trained * BytesOfTrained);
+    }
+
+    /// <summary>The same where every parameter of the base is trained, in float32.</summary>
+    /// <param name="model">The model.</param>
+    public static long FullStateBytes(PeftModel model)
+    {
+        ArgumentNullException.ThrowIfNull(model);
+        return Owned(model).Sum(static parameter => parameter.Count) * BytesOfTrained;
+    }
+
     /// <summary>What several trainings of one model take, by turns or side by side: the memory of the largest, and what all of them train.</summary>
     /// <param name="each">What each takes.</param>
     public static TrainingEstimate Of(IReadOnlyList<TrainingEstimate> each) => new()
@@ -242,4 +259,6 @@ public sealed record TrainingEstimate
 
         return fastest;
     }
+
+    private static IEnumerable<Parameter> Owned(PeftModel model) => model.Base.NamedParameters().Select(static named => named.Parameter).Where(static parameter => parameter.IsOwner);
 }

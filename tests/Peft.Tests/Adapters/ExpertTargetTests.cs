@@ -45,6 +45,26 @@ public class ExpertTargetTests
     }
 
     [Fact]
+    public void Patterns_of_experts_parameters_are_not_said_to_match_nothing()
+    {
+        using var model = Mixture();
+        var adapter = model.AddAdapter(new LoraConfig { Rank = 3, Alpha = 6, TargetModules = ModuleNames.Of("q_proj", "gate_proj", "up_proj", "down_proj") });
+        Assert.DoesNotContain(adapter.Report.Messages, static message => message.Contains("matches no target", StringComparison.Ordinal));
+        var wrong = model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Of("q_proj"), RankPattern = new Dictionary<string, int> { ["z_proj"] = 2 } }, "wrong");
+        Assert.Contains(wrong.Report.Messages, static message => message.Contains("'z_proj', which matches no target", StringComparison.Ordinal));
+    }
+
+    [Fact]
+    public void The_part_behind_attention_has_experts_too()
+    {
+        using var model = Mixture();
+        var adapter = model.AddAdapter(new LoraConfig { Rank = 2, TargetModules = ModuleNames.Of(PartNames.Mlp) });
+        Assert.Equal(["gate_up_proj", "down_proj"], ((LoraConfig)adapter.Config).TargetParameters);
+        Assert.Contains("model.layers.0.mlp.gate_proj", adapter.AdaptedModules);
+        Assert.DoesNotContain(adapter.AdaptedModules, static path => path.Contains("self_attn", StringComparison.Ordinal));
+    }
+
+    [Fact]
     public void One_of_two_layers_that_are_one_weight_is_refused_by_the_others_name()
     {
         using var model = Mixture();

@@ -1,6 +1,8 @@
 using Peft.Adapters;
 using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
+using Peft.Models;
 
 namespace Peft.Tests.Adapters;
 
@@ -14,6 +16,27 @@ public class TargetMatcherTests
         Assert.Equal(14, adapter.AdaptedModules.Count);
         Assert.DoesNotContain("lm_head", adapter.AdaptedModules);
         Assert.Equal(["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"], ((LayerwiseConfig)adapter.Config).TargetModules!.Names!.Order(StringComparer.Ordinal));
+    }
+
+    [Theory]
+    [InlineData("llama", "LlamaForCausalLM", "q_proj, k_proj, v_proj, o_proj", "gate_proj, up_proj, down_proj")]
+    [InlineData("gpt2", "GPT2LMHeadModel", "attn.c_attn, attn.c_proj", "mlp.c_fc, mlp.c_proj")]
+    [InlineData("phi3", "Phi3ForCausalLM", "o_proj, qkv_proj", "gate_up_proj, down_proj")]
+    [InlineData("opt", "OPTForCausalLM", "k_proj, v_proj, q_proj, out_proj", "fc1, fc2")]
+    [InlineData("t5", "T5ForConditionalGeneration", "q, k, v, o", "wi, wo")]
+    [InlineData("qwen3_5_text", "Qwen3_5ForCausalLM", "q_proj, k_proj, v_proj, o_proj, out_proj, in_proj_qkv, in_proj_z, in_proj_b, in_proj_a", "gate_proj, up_proj, down_proj")]
+    public void Parts_of_the_blocks_are_named_alike_in_every_family(string type, string architecture, string attention, string mlp)
+    {
+        using var folder = new TemporaryFolder();
+        File.WriteAllText(Path.Combine(folder.Path, "config.json"), $$"""{ "model_type": "{{type}}", "architectures": ["{{architecture}}"] }""");
+        using var model = PeftModel.Load(folder.Path, new LoadOptions { StructureOnly = true });
+        Assert.Equal(Ends(attention), Adapted(PartNames.Attention));
+        Assert.Equal(Ends(mlp), Adapted(PartNames.Mlp));
+        Assert.Equal(model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.AllLinear }, "all").AdaptedModules.Order(StringComparer.Ordinal), Adapted(PartNames.Attention, PartNames.Mlp));
+
+        string[] Ends(string names) => [.. model.Base.Descendants().Where(module => module.Path.Any(char.IsDigit) && names.Split(", ").Any(name => module.Path.EndsWith("." + name, StringComparison.Ordinal)))
+            .Where(module => module is Peft.Models.Layers.Linear).Select(static module => module.Path).Order(StringComparer.Ordinal)];
+        string[] Adapted(params string[] names) => [.. model.AddAdapter(new LoraConfig { TargetModules = ModuleNames.Of(names) }, string.Join('_', names)).AdaptedModules.Order(StringComparer.Ordinal)];
     }
 
     [Fact]

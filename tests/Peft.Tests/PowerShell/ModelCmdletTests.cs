@@ -58,6 +58,46 @@ public sealed class ModelCmdletTests(ModuleHost host) : CmdletsInFolder(host, im
     }
 
     [Fact]
+    public void A_module_says_what_is_trained_in_it_and_which_methods_adapt_it_by_default()
+    {
+        var modules = host.Output("$args[0] | Add-PeftAdapter (New-LoraConfig -Rank 2 -TargetModule q_proj) a | Out-Null; $args[0] | Get-ModelModule", model)
+            .Select(static found => (ModelModule)found.BaseObject).ToDictionary(static module => module.Path);
+        var (whole, queries, keys, norm) = (modules[""], modules["model.layers.0.self_attn.q_proj"], modules["model.layers.0.self_attn.k_proj"], modules["model.layers.0.input_layernorm"]);
+        Assert.Equal(2 * (queries.Shape[0] + queries.Shape[1]), queries.TrainableCount);
+        Assert.Equal(modules.Values.Where(static module => module.Name == "q_proj").Sum(static module => module.TrainableCount), whole.TrainableCount);
+        Assert.Equal(0, keys.TrainableCount);
+        Assert.Equal("cpu", queries.Device);
+        Assert.NotNull(queries.DataType);
+        Assert.Contains("LORA", queries.DefaultMethods);
+        Assert.DoesNotContain("IA3", queries.DefaultMethods);
+        Assert.Contains("IA3", keys.DefaultMethods);
+        Assert.Equal(["LN_TUNING"], norm.DefaultMethods);
+    }
+
+    [Fact]
+    public void Files_and_training_are_measured_before_weights_are_loaded_as_with_them()
+    {
+        var measured = host.Output(
+            """
+            $structure = Import-PeftModel $args[1] -StructureOnly -Name structure
+            foreach ($model in $args[0], $structure) {
+                $null = $model | Add-PeftAdapter (New-LoraConfig -Rank 4) measured
+                $model | Measure-ModelParameter
+            }
+            $args[0] | Get-PeftAdapter measured | Export-PeftAdapter ./measured
+            (Get-Item ./measured/adapter_model.safetensors).Length
+            """,
+            model,
+            PocketLlama);
+        var (loaded, structure, length) = ((ParameterMeasurement)measured[0].BaseObject, (ParameterMeasurement)measured[1].BaseObject, (long)measured[2].BaseObject);
+        Assert.Equal(loaded.Trainable, structure.Trainable);
+        Assert.Equal(loaded.AdapterBytes, structure.AdapterBytes);
+        Assert.InRange(length, loaded.AdapterBytes, loaded.AdapterBytes + 20_000);
+        Assert.Equal(16 * (loaded.Total - loaded.Trainable), structure.FullTrainingBytes);
+        Assert.Equal((16 * loaded.Trainable) + loaded.MemoryBytes - loaded.AdapterBytes, loaded.TrainingBytes);
+    }
+
+    [Fact]
     public void Removing_by_a_wildcard_that_fits_nothing_is_no_error() =>
         host.Output("Remove-PeftModel nosuch*; $args[0] | Remove-PeftAdapter *; $args[0] | Get-ModelModule no*", model);
 

@@ -1,5 +1,7 @@
 using System.Management.Automation;
 using System.Text.RegularExpressions;
+using Peft.Adapters.Model;
+using Peft.Adapters.Targets;
 using Peft.Cmdlets.Completion;
 using Peft.Cmdlets.Session;
 using Peft.Models;
@@ -52,9 +54,10 @@ public sealed partial class GetModelModuleCommand : ModelCommand
             });
         }
 
+        var facts = new ModuleFacts(Model);
         var modules = Model.Base.Descendants()
             .Where(module => Kind.Any(kind => LoadedModels.Matches(kind, module.ClassName)) && Name.Any(name => IsNamed(module, name)))
-            .Select(Describe)
+            .Select(facts.Describe)
             .ToList();
         if (Summary)
         {
@@ -67,14 +70,6 @@ public sealed partial class GetModelModuleCommand : ModelCommand
     }
 
     private static bool IsNamed(ModelNode module, string name) => LoadedModels.Matches(name, module.Path) || LoadedModels.Matches(name, module.Name);
-
-    private ModelModule Describe(ModelNode module) => new(
-        module.Path,
-        module.Name,
-        module.ClassName,
-        module.Parameters.FirstOrDefault(static parameter => parameter.Name == "weight") is { } weight ? Values.Of(weight.Shape) : Values.Of<long>([]),
-        module.CountParameters(),
-        Values.Of(Model.Adapters.Where(adapter => adapter.AdaptedModules.Contains(module.Path, StringComparer.Ordinal)).Select(static adapter => adapter.Name)));
 
     private static IEnumerable<ModelModuleSummary> Summarise(IEnumerable<ModelModule> modules) =>
         from module in modules
@@ -92,6 +87,37 @@ public sealed partial class GetModelModuleCommand : ModelCommand
     private static partial Regex LayerIndex();
 }
 
+/// <summary>What is the same for all modules of a model that are described.</summary>
+internal sealed class ModuleFacts(PeftModel model)
+{
+    private readonly IReadOnlyDictionary<string, IReadOnlyList<string>> _methods = DefaultMethods.Of(model.Base);
+
+    private readonly (string Path, long Count)[] _trained =
+    [
+        .. model.Adapters.Where(static adapter => adapter.IsActive).SelectMany(static adapter => adapter.TrainableParameters)
+            .Select(static parameter => (parameter.Module?.Path ?? "", parameter.Parameter.Count)),
+    ];
+
+    public ModelModule Describe(ModelNode module)
+    {
+        var weight = module.Parameters.FirstOrDefault(static parameter => parameter.Name == "weight");
+        var first = weight ?? module.NamedParameters().Select(static named => named.Parameter).FirstOrDefault();
+        return new(
+            module.Path,
+            module.Name,
+            module.ClassName,
+            weight is null ? Values.Of<long>([]) : Values.Of(weight.Shape),
+            module.CountParameters(),
+            Values.Of(model.Adapters.Where(adapter => adapter.AdaptedModules.Contains(module.Path, StringComparer.Ordinal)).Select(static adapter => adapter.Name)))
+        {
+            TrainableCount = _trained.Where(entry => module.Path.Length == 0 || entry.Path == module.Path || entry.Path.StartsWith(module.Path + ".", StringComparison.Ordinal)).Sum(static entry => entry.Count),
+            DataType = first is null ? null : first.Packed?.Kind ?? first.DataType.ToString().ToLowerInvariant(),
+            Device = first?.Device.ToString(),
+            DefaultMethods = _methods.GetValueOrDefault(module.Path) ?? Values.Of<string>([]),
+        };
+    }
+}
+
 /// <summary>A module of a model.</summary>
 /// <param name="Path">Full name, such as <c>model.layers.0.self_attn.q_proj</c>; empty for the model itself.</param>
 /// <param name="Name">Last part of the path: what <c>-TargetModule</c> takes.</param>
@@ -101,6 +127,18 @@ public sealed partial class GetModelModuleCommand : ModelCommand
 /// <param name="Adapters">Names of the adapters on it.</param>
 public sealed record ModelModule(string Path, string Name, string Kind, IReadOnlyList<long> Shape, long ParameterCount, IReadOnlyList<string> Adapters)
 {
+    /// <summary>Parameters that training changes at or below it: those of the active adapters.</summary>
+    public long TrainableCount { get; init; }
+
+    /// <summary>Type of its weights, such as <c>bfloat16</c> or <c>nf4</c>: of its own, or of the first below it; null where it has none.</summary>
+    public string? DataType { get; init; }
+
+    /// <summary>Device that computes with them; null where it has none.</summary>
+    public string? Device { get; init; }
+
+    /// <summary>PEFT's names of the methods that adapt it where a configuration names no modules.</summary>
+    public required IReadOnlyList<string> DefaultMethods { get; init; }
+
     /// <inheritdoc/>
     public override string ToString() => Path;
 }

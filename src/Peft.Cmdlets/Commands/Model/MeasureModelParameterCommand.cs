@@ -1,4 +1,5 @@
 using System.Management.Automation;
+using Peft.Training;
 
 namespace Peft.Cmdlets.Commands.Model;
 
@@ -11,7 +12,12 @@ public sealed class MeasureModelParameterCommand : ModelCommand
     protected override void Process()
     {
         var counts = Model.ParameterCounts;
-        WriteObject(new ParameterMeasurement(Model.Name, Model.ActiveAdapters, counts.Trainable, counts.All, counts.TrainablePercent, Model.MemoryBytes, counts.ToString()));
+        WriteObject(new ParameterMeasurement(Model.Name, Model.ActiveAdapters, counts.Trainable, counts.All, counts.TrainablePercent, Model.MemoryBytes, counts.ToString())
+        {
+            AdapterBytes = Model.Adapters.Where(static adapter => adapter.IsActive).Sum(static adapter => adapter.Adapter.SavedBytes),
+            TrainingBytes = TrainingEstimate.StateBytes(Model, counts.Trainable),
+            FullTrainingBytes = TrainingEstimate.FullStateBytes(Model),
+        });
     }
 }
 
@@ -26,6 +32,15 @@ public sealed class MeasureModelParameterCommand : ModelCommand
 public sealed record ParameterMeasurement(
     string Model, IReadOnlyList<string> ActiveAdapters, long Trainable, long Total, double TrainablePercent, long MemoryBytes, string Summary)
 {
+    /// <summary>Bytes of the tensors that the files of the active adapters hold, without weights of the base that may be saved beside them.</summary>
+    public long AdapterBytes { get; init; }
+
+    /// <summary>Memory that a training of the active adapters takes whatever its data: the weights, and value, gradient and the optimiser's two moments of what is trained. What a batch adds is in the plan of a training.</summary>
+    public long TrainingBytes { get; init; }
+
+    /// <summary>The same where all parameters of the base were trained, in float32, without adapters.</summary>
+    public long FullTrainingBytes { get; init; }
+
     /// <inheritdoc/>
     public override string ToString() => Summary;
 }

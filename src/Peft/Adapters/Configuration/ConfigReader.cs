@@ -141,7 +141,7 @@ public sealed class ConfigReader(JsonObject document, string origin)
         new(document.Where(entry => !_asked.Contains(entry.Key)).Select(static entry => KeyValuePair.Create(entry.Key, entry.Value?.DeepClone())));
 
     private static ModuleNames Named(string text) =>
-        text.Equals("all-linear", StringComparison.OrdinalIgnoreCase) ? ModuleNames.AllLinear : ModuleNames.Matching(text);
+        text.Equals("all-linear", StringComparison.OrdinalIgnoreCase) ? ModuleNames.AllLinear : text is PartNames.Attention or PartNames.Mlp ? ModuleNames.Of(text) : ModuleNames.Matching(text);
 
     private double Number(string key, JsonNode? node) => node?.GetValueKind() == JsonValueKind.Number
         && double.TryParse(node.ToJsonString(), NumberStyles.Float, CultureInfo.InvariantCulture, out var number)

@@ -90,7 +90,11 @@ public static class TargetMatcher
             messages.Add(FormattableString.Invariant($"layers_to_transform names {layer}, a layer in which no target lies."));
         }
 
-        foreach (var (field, key) in PatternKeys(config).Where(entry => !matched.Exists(match => Lookup(new Dictionary<string, bool> { [entry.Key] = true }, match.Path, false))))
+        // What is named of experts is a parameter, or was a layer before the weights of all experts were one.
+        string[] paths = [.. matched.Select(static match => match.Path), .. config.TargetParameters is { Count: > 0 } ? MatchParameters(config, model, []).Select(static named => named.Path) : []];
+        var ofExperts = PartNames.OfExperts(model);
+        foreach (var (field, key) in PatternKeys(config).Where(entry => !ofExperts.Any(name => entry.Key.EndsWith("." + name, StringComparison.Ordinal))
+            && !Array.Exists(paths, path => Lookup(new Dictionary<string, bool> { [entry.Key] = true }, path, false))))
         {
             messages.Add($"{field} names '{key}', which matches no target.{Spelling.DidYouMean(key, model.Descendants().Select(static module => module.Name))}");
         }
@@ -107,7 +111,7 @@ public static class TargetMatcher
         }
 
         string[] paths = [.. model.AdaptableModules.Select(static module => module.Path)];
-        string[] modern = [.. own.SelectMany(name => Array.Exists(paths, path => EndsWith(path, name)) || model.Keys.TreeNames(name).ToArray() is not { Length: > 0 } today ? [name] : today)];
+        string[] modern = [.. own.SelectMany(name => PartNames.Of(name, model) is { Count: > 0 } part ? part : Array.Exists(paths, path => EndsWith(path, name)) || model.Keys.TreeNames(name).ToArray() is not { Length: > 0 } today ? [name] : today).Distinct(StringComparer.Ordinal)];
         return own.SequenceEqual(modern) ? names : ModuleNames.Of(modern);
     }
 
@@ -209,16 +213,16 @@ public static class TargetMatcher
             && (exclude.Pattern is { } pattern ? IsMatch(path, Whole(pattern), pattern) : exclude.Names!.Any(name => EndsWith(path, name)));
     }
 
+    /// <summary>Whether a path is meant, whatever its layer.</summary>
+    internal static bool IsNamed(string path, ModuleNames targets) =>
+        targets.Pattern is { } pattern ? IsMatch(path, Whole(pattern), pattern) : targets.Names!.Any(name => EndsWith(path, name));
+
     private static bool IsTarget(LayerwiseConfig config, string path)
     {
         var targets = config.TargetModules!;
-        if (targets.Pattern is { } pattern)
-        {
-            return IsMatch(path, Whole(pattern), pattern);
-        }
 
         // A module named by its whole path is meant whatever its layer.
-        return targets.Names!.Contains(path) || (targets.Names!.Any(name => EndsWith(path, name)) && IsInLayers(config, path));
+        return targets.Names?.Contains(path) == true || (IsNamed(path, targets) && (targets.Pattern is not null || IsInLayers(config, path)));
     }
 
     private static bool IsInLayers(LayerwiseConfig config, string path)

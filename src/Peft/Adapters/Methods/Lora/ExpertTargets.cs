@@ -19,11 +19,14 @@ internal static class ExpertTargets
         "qwen3_moe", "qwen3_next", "solar_open",
     };
 
+    /// <summary>Whether names of single experts' layers mean their parameters in a model.</summary>
+    internal static bool Reads(PretrainedModel model) => s_types.Contains(model.Config.ModelType);
+
     /// <summary>The configuration of a new adapter with the parameters that its targets mean.</summary>
     /// <exception cref="PeftException"><c>AdapterConfigContradictory</c>: one of two that are joined.</exception>
     public static LoraConfig Convert(LoraConfig config, PretrainedModel model)
     {
-        var rules = s_types.Contains(model.Config.ModelType) ? model.Keys.OfExperts.ToArray() : [];
+        var rules = Reads(model) ? model.Keys.OfExperts.ToArray() : [];
         if (rules.Length == 0 || config.TargetModules is null or { Pattern: not null, IsAllLinear: false })
         {
             return config;
