@@ -59,7 +59,7 @@ public class ExpertTargetTests
     {
         using var model = Mixture();
         var adapter = model.AddAdapter(new LoraConfig { Rank = 2, TargetModules = ModuleNames.Of(PartNames.Mlp) });
-        Assert.Equal(["gate_up_proj", "down_proj"], ((LoraConfig)adapter.Config).TargetParameters);
+        Assert.Equal(["down_proj", "gate_up_proj"], ((LoraConfig)adapter.Config).TargetParameters!.Order(StringComparer.Ordinal));
         Assert.Contains("model.layers.0.mlp.gate_proj", adapter.AdaptedModules);
         Assert.DoesNotContain(adapter.AdaptedModules, static path => path.Contains("self_attn", StringComparison.Ordinal));
     }

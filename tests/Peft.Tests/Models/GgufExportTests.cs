@@ -144,14 +144,6 @@ public sealed class GgufExportTests : TensorFileTests
     }
 
     [Fact]
-    public void A_head_of_which_an_odd_number_of_elements_turns_is_refused()
-    {
-        using var model = Random("odd", """{ "model_type": "glm4", "architectures": ["Glm4ForCausalLM"], "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 12, "partial_rotary_factor": 0.25 }""");
-        var error = Assert.Throws<NotSupportedByPeftException>(() => model.SaveGguf(Path.Combine(_folder.Path, "model.gguf"), "F32"));
-        Assert.Equal(("GgufSettingNotSupported", "partial_rotary_factor"), (error.ErrorId, error.Target));
-    }
-
-    [Fact]
     public void Types_whose_blocks_fill_no_row_are_said_to_be_replaced()
     {
         using var model = new PeftModel(RandomModel.Create("""{ "model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 41, "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 1, "num_attention_heads": 4 }"""), "narrow");

@@ -166,6 +166,14 @@ public sealed class GgufFamilyTests : TensorFileTests
         }
     }
 
+    [Fact]
+    public void A_head_of_which_an_odd_number_of_elements_turns_is_refused()
+    {
+        using var model = new PeftModel(RandomModel.Create("""{ "model_type": "glm4", "architectures": ["Glm4ForCausalLM"], "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 12, "partial_rotary_factor": 0.25 }"""), "odd");
+        var error = Assert.Throws<NotSupportedByPeftException>(() => model.SaveGguf(Path.Combine(Folder.Path, "model.gguf"), "F32"));
+        Assert.Equal(("GgufSettingNotSupported", "partial_rotary_factor"), (error.ErrorId, error.Target));
+    }
+
     [Theory]
     [InlineData("full_attention", "All layers have attention")]
     [InlineData("linear_attention", "All layers are recurrent")]
