@@ -12,11 +12,12 @@ namespace Peft.Cmdlets.Arguments;
 [AttributeUsage(AttributeTargets.Property)]
 public sealed class QuantizationArgumentAttribute : ArgumentTransformationAttribute
 {
-    /// <summary>BitsAndBytesConfig's name of each field, by itself and by the parameter's name.</summary>
+    /// <summary>BitsAndBytesConfig's name of each field, by itself and by the parameter's name; a field that it lacks has the parameter's in small letters.</summary>
     private static readonly Dictionary<string, string> s_fields = typeof(NewQuantizationConfigCommand).GetProperties()
         .Where(static property => property.IsDefined(typeof(ParameterAttribute)))
-        .SelectMany(static property => property.GetCustomAttribute<AliasAttribute>()!.AliasNames.Select(field => (property.Name, Field: field)))
+        .Select(static property => (property.Name, Field: property.GetCustomAttribute<AliasAttribute>()?.AliasNames[0] ?? property.Name.ToLowerInvariant()))
         .SelectMany(static entry => new[] { (entry.Name, entry.Field), (Name: entry.Field, entry.Field) })
+        .DistinctBy(static entry => entry.Name, StringComparer.OrdinalIgnoreCase)
         .ToDictionary(static entry => entry.Name, static entry => entry.Field, StringComparer.OrdinalIgnoreCase);
 
     /// <inheritdoc/>
@@ -24,7 +25,12 @@ public sealed class QuantizationArgumentAttribute : ArgumentTransformationAttrib
     {
         try
         {
-            return inputData.Unwrap() is IDictionary table ? FromTable(table) : inputData;
+            return inputData.Unwrap() switch
+            {
+                IDictionary table => FromTable(table),
+                string text => throw new PeftException("QuantizationInvalid", $"'{text}' describes no quantisation: give what New-QuantizationConfig makes, or a table such as @{{ load_in_4bit = $true; bnb_4bit_quant_type = 'nf4' }}.") { Target = text },
+                _ => inputData,
+            };
         }
         catch (PeftException error)
         {
@@ -69,9 +75,14 @@ public sealed class QuantizationArgumentAttribute : ArgumentTransformationAttrib
     private static QuantizationConfig FromTable(IDictionary table)
     {
         var values = table.Cast<DictionaryEntry>().Select(static entry => KeyValuePair.Create(entry.Key.ToString()!, entry.Value!))
-            .Where(static entry => !entry.Key.StartsWith('_') && !entry.Key.Equals("quant_method", StringComparison.OrdinalIgnoreCase)).ToArray();
-        return Array.Find(values, static entry => !s_fields.ContainsKey(entry.Key)).Key is { } unknown
-            ? throw new PeftException("QuantizationInvalid", $"'{unknown}' is no field of a quantisation.") { Target = unknown }
-            : Config(values);
+            .Where(static entry => !entry.Key.StartsWith('_')).ToLookup(static entry => entry.Key.Equals("quant_method", StringComparison.OrdinalIgnoreCase));
+        if (values[true].Select(static entry => entry.Value.Unwrap()?.ToString()).FirstOrDefault() is { } method && !method.Equals("bitsandbytes", StringComparison.OrdinalIgnoreCase))
+        {
+            throw new NotSupportedByPeftException("QuantizationNotSupported", $"Models aren't quantised by {method} here. Those that are quantised already say so in their own files, and are read without -Quantization.") { Target = method };
+        }
+
+        return values[false].Select(static entry => entry.Key).FirstOrDefault(static key => !s_fields.ContainsKey(key)) is { } unknown
+            ? throw new PeftException("QuantizationInvalid", $"'{unknown}' is no field of a quantisation.{Spelling.DidYouMean(unknown, s_fields.Keys)}") { Target = unknown }
+            : Config(values[false]);
     }
 }

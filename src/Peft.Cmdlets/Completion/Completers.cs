@@ -1,4 +1,5 @@
 using System.Collections;
+using System.Globalization;
 using System.Management.Automation;
 using System.Management.Automation.Language;
 using Peft.Adapters;
@@ -302,6 +303,13 @@ public sealed class ComputeTypeCompleter : TextCompleter
 {
     /// <inheritdoc/>
     protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) => ["float32", "bfloat16", "float16"];
+}
+
+/// <summary>Sizes of the blocks that four-bit weights are quantised by.</summary>
+public sealed class BlockSizeCompleter : TextCompleter
+{
+    /// <inheritdoc/>
+    protected override IEnumerable<string> Texts(CommandAst command, IDictionary boundParameters) => Quantization.FourBitBlocks.Sizes.Select(static size => size.ToString(CultureInfo.InvariantCulture));
 }
 
 /// <summary>Types that bitsandbytes keeps packed weights in.</summary>

@@ -159,7 +159,9 @@ public sealed unsafe class GroupedWeight : PackedWeight
         public readonly float Zero(long group, long output)
         {
             var word = _zeros[(group * (Outputs / _perWord)) + (output / _perWord)];
-            return ((word >> (_bits * Place(output % _perWord))) & _mask) + _zeroOffset;
+
+            // A zero point of 0 is stored as the largest code, which becomes 0 again.
+            return ((word >> (_bits * Place(output % _perWord))) + _zeroOffset) & _mask;
         }
 
         public readonly void UnpackRow(long input, float* scales, float* zeros, float* to)

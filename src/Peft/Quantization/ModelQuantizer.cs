@@ -18,18 +18,22 @@ public sealed class ModelQuantizer(QuantizationConfig config) : IWeightPacking
     /// <inheritdoc/>
     public JsonObject Document => _config.ToJson();
 
-    /// <summary>Puts the weights of linear layers into a packed form, one by one: each plain weight is freed before the next is packed.</summary>
+    /// <summary>
+    /// Puts the weights of linear layers into a packed form, one by one: each plain weight is freed before the next is packed. What is packed when this is
+    /// stopped stays packed, the model's configuration says which layers aren't, and the same call goes on with these.
+    /// </summary>
     /// <param name="model">A model whose weights are loaded, without adapters.</param>
     /// <param name="config">How.</param>
     /// <param name="cancellation">Looked at between layers.</param>
+    /// <param name="onProgress">Told how many layers are packed, of how many.</param>
     /// <returns>The layers whose weights are packed.</returns>
     /// <exception cref="PeftException"><c>QuantizationInvalid</c>, <c>NothingToQuantize</c>, <c>WeightsNotLoaded</c>, <c>WeightsPacked</c>: they are already.</exception>
-    public static IReadOnlyList<Linear> Quantize(PretrainedModel model, QuantizationConfig config, CancellationToken cancellation = default)
+    public static IReadOnlyList<Linear> Quantize(PretrainedModel model, QuantizationConfig config, Action<int, int>? onProgress = null, CancellationToken cancellation = default)
     {
         ArgumentNullException.ThrowIfNull(model);
         var quantizer = new ModelQuantizer(config);
-        Linear[] layers = [.. quantizer.Targets(model).Where(static layer => layer.Weight.IsOwner)];
-        if (layers.Length == 0)
+        Linear[] targets = [.. quantizer.Targets(model).Where(static layer => layer.Weight.IsOwner)];
+        if (targets.Length == 0)
         {
             throw Nothing(model);
         }
@@ -37,22 +41,35 @@ public sealed class ModelQuantizer(QuantizationConfig config) : IWeightPacking
         using var noGradients = no_grad();
 
         // Refused before anything has changed.
+        Linear[] layers = [.. targets.Where(static layer => layer.Weight.Packed is null)];
+        if (layers.Length == 0 || (layers.Length < targets.Length && !config.GoesOn(model.Config.Document["quantization_config"] as JsonObject)))
+        {
+            throw Already(model);
+        }
+
         foreach (var layer in layers)
         {
             _ = layer.Weight.Data;
             layer.Weight.RefuseOffloaded("quantised in place");
         }
 
-        foreach (var layer in layers)
+        try
         {
-            cancellation.ThrowIfCancellationRequested();
-            using var scope = NewDisposeScope();
-            layer.Weight.Pack(quantizer.Pack(layer, layer.Weight.Data));
+            for (var i = 0; i < layers.Length; i++)
+            {
+                cancellation.ThrowIfCancellationRequested();
+                using var scope = NewDisposeScope();
+                layers[i].Weight.Pack(quantizer.Pack(layers[i], layers[i].Weight.Data));
+                onProgress?.Invoke(i + 1, layers.Length);
+            }
+        }
+        finally
+        {
+            FreedMemory.GiveBack();
+            model.Fuse();
+            Describe(model, config, targets);
         }
 
-        FreedMemory.GiveBack();
-        model.Fuse();
-        model.Config.Document["quantization_config"] = quantizer.Document;
         return layers;
     }
 
@@ -72,6 +89,17 @@ public sealed class ModelQuantizer(QuantizationConfig config) : IWeightPacking
         double left = experts.Sum(static named => named.Parameter.Bytes), whole = all.Sum(static named => named.Parameter.Bytes);
         return FormattableString.Invariant(
             $"The weights of experts stay as they are, as bitsandbytes leaves them: {string.Join(", ", names)} take {left / 1e6:N0} of the {whole / 1e6:N0} MB that the model's weights take now. Those of a GGUF file stay in its blocks with Import-PeftModel -KeepQuantized.");
+    }
+
+    /// <summary>Says in the model's configuration how it is quantised, and where not all targets are packed, which linear layers are plain.</summary>
+    private static void Describe(PretrainedModel model, QuantizationConfig config, Linear[] targets)
+    {
+        if (!Array.TrueForAll(targets, static layer => layer.Weight.Packed is null))
+        {
+            model.Config.Document["quantization_config"] = (Array.TrueForAll(targets, static layer => layer.Weight.Packed is not null)
+                ? config
+                : config with { SkipModules = [.. model.Descendants().OfType<Linear>().Where(static layer => layer.Weight.Packed is null).Select(static layer => layer.Path)] }).ToJson();
+        }
     }
 
     /// <summary>The linear layers that the configuration quantises: without a list of its own those of the backbone, for heads stay as they are.</summary>
@@ -131,6 +159,14 @@ public sealed class ModelQuantizer(QuantizationConfig config) : IWeightPacking
     /// <summary>The error of a model whose layers are all skipped, or share their weights with what is.</summary>
     private static PeftException Nothing(PretrainedModel model) =>
         new("NothingToQuantize", $"'{model.ClassName}' has no linear layer that the configuration doesn't skip.") { Target = model.ClassName };
+
+    private static PeftException Already(PretrainedModel model) => new(
+        "WeightsPacked",
+        $"The weights of '{model.ClassName}' are quantised already ({string.Join(", ", model.NamedParameters().Select(static named => named.Parameter.Packed?.Kind).OfType<string>().Distinct())}).")
+    {
+        Target = model.ClassName,
+        RecommendedAction = "To quantise them in another way, import the unquantised model and quantise that.",
+    };
 
     private static QuantizationConfig Valid(QuantizationConfig config)
     {

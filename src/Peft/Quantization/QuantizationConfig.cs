@@ -19,7 +19,7 @@ public sealed record QuantizationConfig
     /// <summary>The four-bit type; default FP4, as the peer's.</summary>
     public FourBitType QuantType { get; init; } = FourBitType.FP4;
 
-    /// <summary>Numbers of a four-bit block; default 64.</summary>
+    /// <summary>Numbers of a four-bit block; default 64. BitsAndBytesConfig has no field for it: each weight's own state says it in a file.</summary>
     public int BlockSize { get; init; } = 64;
 
     /// <summary>Whether the scales of four-bit blocks are quantised in turn; default false.</summary>
@@ -37,7 +37,7 @@ public sealed record QuantizationConfig
     /// </summary>
     public IReadOnlyList<string>? SkipModules { get; init; }
 
-    /// <summary>Reads the fields of a BitsAndBytesConfig.</summary>
+    /// <summary>Reads the fields of a BitsAndBytesConfig, and <c>blocksize</c>, as bitsandbytes calls it.</summary>
     /// <param name="document">The fields by their names, such as <c>load_in_4bit</c>; those that are absent have its defaults.</param>
     /// <exception cref="PeftException"><c>QuantizationInvalid</c>.</exception>
     /// <exception cref="NotSupportedByPeftException"><c>QuantizationNotSupported</c>.</exception>
@@ -57,6 +57,7 @@ public sealed record QuantizationConfig
             LoadIn4Bit = (bool?)document["load_in_4bit"] ?? false,
             LoadIn8Bit = (bool?)document["load_in_8bit"] ?? false,
             QuantType = FourBitType.Named((string?)document["bnb_4bit_quant_type"] ?? FourBitType.FP4.Name),
+            BlockSize = (int?)document["blocksize"] ?? 64,
             UseDoubleQuant = (bool?)document["bnb_4bit_use_double_quant"] ?? false,
             ComputeType = TypeNames.Parse((string?)document["bnb_4bit_compute_dtype"] ?? "float32"),
             Threshold = (double?)document["llm_int8_threshold"] ?? 6,
@@ -112,6 +113,10 @@ public sealed record QuantizationConfig
         return false;
     }
 
+    /// <summary>Whether a model that says this of itself is quantised in this way as far as it is, so that the rest of its layers can follow.</summary>
+    internal bool GoesOn(JsonObject? document) =>
+        (string?)document?["quant_method"] == "bitsandbytes" && JsonNode.DeepEquals((this with { SkipModules = null }).ToJson(), (FromJson(document) with { SkipModules = null }).ToJson());
+
     /// <summary>What config.json says of a model that is quantised so: BitsAndBytesConfig's fields.</summary>
     public JsonObject ToJson() => new()
     {
@@ -124,7 +129,8 @@ public sealed record QuantizationConfig
         ["llm_int8_enable_fp32_cpu_offload"] = false,
         ["llm_int8_has_fp16_weight"] = false,
         ["llm_int8_skip_modules"] = SkipModules is null ? null : new JsonArray([.. SkipModules.Select(static name => JsonValue.Create(name))]),
-        ["llm_int8_threshold"] = Threshold,
+        // transformers refuses a whole number here.
+        ["llm_int8_threshold"] = JsonNode.Parse(BitsAndBytesTensors.Number(Threshold)),
         ["load_in_4bit"] = LoadIn4Bit,
         ["load_in_8bit"] = LoadIn8Bit,
         ["quant_method"] = "bitsandbytes",

@@ -3,8 +3,10 @@ using Peft.Adapters.Model;
 using Peft.Files;
 using Peft.Models;
 using Peft.Models.Heads;
+using Peft.Quantization;
 using Peft.Tensors;
 using Peft.Tests.Golden;
+using Peft.Tests.Models;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Peer;
@@ -43,6 +45,40 @@ public class ModelExchangeTests
         }
     }
 
+    [SkippableTheory]
+    [InlineData("""{ "load_in_4bit": true, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": true }""")]
+    [InlineData("""{ "load_in_4bit": true, "blocksize": 32 }""")]
+    public void A_model_that_was_quantised_here_is_loaded_by_transformers(string fields)
+    {
+        var peer = PythonPeer.Find();
+        Skip.If(peer is null, "no Python peer (PEFT_PEER_PYTHON names one)");
+        Skip.IfNot(HasBitsAndBytes(peer), "the peer has no bitsandbytes");
+        using var noGradients = no_grad();
+        using var scope = NewDisposeScope();
+        using var folder = new TemporaryFolder();
+        using var model = PeftModel.Load(PocketLlama.Folder, new LoadOptions { DataType = ScalarType.Float32 });
+        model.Quantize(QuantizationConfig.FromJson((JsonObject)JsonNode.Parse(fields)!));
+        model.Save(folder["quantised"]);
+        JsonFile.Write(folder["manifest.json"], new JsonObject { ["models"] = Strings([folder["quantised"]]), ["texts"] = Strings(s_texts) });
+        peer.Run(Path.Combine(RepositoryRoot.Folder, "tests", "Peer", "models.py"), folder["manifest.json"]);
+
+        // Its kernel for the processor multiplies in bfloat16.
+        HoldToPeer(folder["quantised"], model, 1e-2);
+    }
+
+    private static bool HasBitsAndBytes(PythonPeer peer)
+    {
+        try
+        {
+            peer.Run("-c", "import bitsandbytes");
+            return true;
+        }
+        catch (InvalidOperationException)
+        {
+            return false;
+        }
+    }
+
     private static Dictionary<string, PeftModel> Import(TemporaryFolder folder)
     {
         var models = new Dictionary<string, PeftModel>();
@@ -77,7 +113,7 @@ public class ModelExchangeTests
         }
     }
 
-    private static void HoldToPeer(string folder, PeftModel model)
+    private static void HoldToPeer(string folder, PeftModel model, double tolerance = 1e-4)
     {
         var read = JsonFile.ReadNode(Path.Combine(folder, "peer.json"));
         for (var i = 0; i < s_texts.Length; i++)
@@ -91,7 +127,7 @@ public class ModelExchangeTests
         var network = (CausalModel)model.Base;
         var context = new ForwardContext();
         var gap = file.Read("logits").sub(network.Logits(network.Forward(file.Read("ids"), context), context).view_as(file.Read("logits"))).abs().max().item<float>();
-        Assert.True(gap < 1e-4 * (1 + file.Read("logits").abs().max().item<float>()), $"{folder}: largest difference {gap}");
+        Assert.True(gap < tolerance * (1 + file.Read("logits").abs().max().item<float>()), $"{folder}: largest difference {gap}");
     }
 
     private static JsonArray Strings(IEnumerable<string> texts) => new([.. texts.Select(static text => JsonValue.Create(text))]);

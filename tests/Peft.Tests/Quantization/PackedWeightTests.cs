@@ -1,6 +1,7 @@
 using Peft.Models;
 using Peft.Models.Layers;
 using Peft.Quantization;
+using Peft.Quantization.Checkpoints;
 using Peft.Tests.Models;
 using static TorchSharp.torch;
 
@@ -17,6 +18,18 @@ public sealed class PackedWeightTests : IDisposable
     {
         _scope.Dispose();
         _random.Dispose();
+    }
+
+    // GPTQ's first format stores zero points less one; its readers add one and keep the bits of a code.
+    [Fact]
+    public void A_zero_point_of_GPTQ_is_0_where_all_bits_are_stored()
+    {
+        var layout = new GroupedLayout("gptq", 4, PacksOutputs: false, ZeroOffset: 1);
+        var parts = new GroupedTensors(layout, full([1, 8], 0x33333333, ScalarType.Int32), full([1, 1], unchecked((int)0x1111F111), ScalarType.Int32), ones([1, 8], ScalarType.Float16), null);
+        using var weight = GroupedWeight.Of(parts, ScalarType.Float32, new PackedPlace(_buffer, false, CPU));
+        var values = empty(8, 8);
+        weight.Unpack(values);
+        Assert.Equal([1, 1, 1, 3, 1, 1, 1, 1], values.select(1, 0).data<float>().ToArray());
     }
 
     [Theory]

@@ -1,9 +1,11 @@
 using System.Text.Json.Nodes;
+using Peft.Adapters.Model;
 using Peft.Models;
 using Peft.Models.Layers;
 using Peft.Quantization;
 using Peft.Tests.Adapters;
 using Peft.Tests.Generation;
+using Peft.Tests.Models;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Quantization;
@@ -85,6 +87,64 @@ public class QuantizationConfigTests
         var targets = new ModelQuantizer(Config(skipped)).Targets(model).Select(static layer => layer.Path).ToHashSet();
         Assert.All(model.Backbone.Descendants().OfType<Linear>(), layer => Assert.Equal(!layer.Path.EndsWith(".wo", StringComparison.Ordinal), targets.Contains(layer.Path)));
         Assert.DoesNotContain("lm_head", targets);
+    }
+
+    // transformers' BitsAndBytesConfig raises TypeError of a whole number, and the folder isn't loaded.
+    [Theory]
+    [InlineData(6, "6.0")]
+    [InlineData(0, "0.0")]
+    [InlineData(0.5, "0.5")]
+    public void The_threshold_is_written_as_Python_reads_a_float(double threshold, string text) =>
+        Assert.Equal(text, new QuantizationConfig { LoadIn8Bit = true, Threshold = threshold }.ToJson()["llm_int8_threshold"]!.ToJsonString());
+
+    [Theory]
+    [InlineData("""{ "load_in_4bit": true, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": true }""")]
+    [InlineData("""{ "load_in_8bit": true, "llm_int8_skip_modules": ["lm_head", "down_proj"] }""")]
+    public void What_was_stopped_is_saved_as_it_is_and_goes_on_with_the_rest(string fields)
+    {
+        using var scope = NewDisposeScope();
+        var config = QuantizationConfig.FromJson((JsonObject)JsonNode.Parse(fields)!);
+        using var model = TinyLlama.Create();
+        using var source = new CancellationTokenSource();
+        Assert.Throws<OperationCanceledException>(() => model.Quantize(config, (done, _) => CancelAt(source, done, 3), source.Token));
+        Assert.Equal(3, model.Base.Descendants().OfType<Linear>().Count(static layer => layer.Weight.Packed is not null));
+
+        using var folder = new TemporaryFolder();
+        model.Save(folder["stopped"]);
+        using var again = PeftModel.Load(folder["stopped"]);
+        var inputs = TinyLlama.Inputs();
+        Assert.Equal(0, ModelRun.Logits(model, inputs).sub(ModelRun.Logits(again, inputs)).abs().max().item<float>());
+
+        foreach (var stopped in new[] { model, again })
+        {
+            Assert.Equal("WeightsPacked", Assert.Throws<PeftException>(() => stopped.Quantize(new QuantizationConfig { LoadIn4Bit = true, QuantType = FourBitType.FP4 })).ErrorId);
+            stopped.Quantize(config);
+            Assert.Equal(config.ToJson().ToJsonString(), stopped.Config.Document["quantization_config"]!.ToJsonString());
+        }
+
+        using var whole = TinyLlama.Create();
+        whole.Quantize(config);
+        Assert.Equal(0, ModelRun.Logits(model, inputs).sub(ModelRun.Logits(whole, inputs)).abs().max().item<float>());
+        Assert.Equal(0, ModelRun.Logits(again, inputs).sub(ModelRun.Logits(whole, inputs)).abs().max().item<float>());
+    }
+
+    [Fact]
+    public void What_is_quantised_already_is_named_by_its_class_and_form()
+    {
+        using var model = TinyLlama.Create();
+        model.Quantize(Config("null"));
+        var error = Assert.Throws<PeftException>(() => model.Quantize(Config("null")));
+        Assert.Equal("WeightsPacked", error.ErrorId);
+        Assert.Contains("LlamaForCausalLM", error.Message, StringComparison.Ordinal);
+        Assert.Contains("nf4", error.Message, StringComparison.Ordinal);
+    }
+
+    private static void CancelAt(CancellationTokenSource source, int done, int last)
+    {
+        if (done == last)
+        {
+            source.Cancel();
+        }
     }
 
     private static QuantizationConfig Config(string skipped) => QuantizationConfig.FromJson(

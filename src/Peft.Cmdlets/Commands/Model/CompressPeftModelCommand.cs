@@ -15,7 +15,6 @@ public sealed class CompressPeftModelCommand : ModelCommand
     [Parameter(Position = 0)]
     [Alias("quantization_config")]
     [QuantizationArgument]
-    [ValidateNotNull]
     public QuantizationConfig? Quantization { get; set; }
 
     /// <summary>Quantises to four bits with the defaults of New-QuantizationConfig.</summary>
@@ -43,7 +42,9 @@ public sealed class CompressPeftModelCommand : ModelCommand
             var before = Model.MemoryBytes;
             Run(output =>
             {
-                var layers = Model.Quantize(Quantization!, output.Cancellation);
+                var progress = new ProgressLine(output, $"Quantising '{Model.Name}'");
+                var layers = Model.Quantize(Quantization!, (done, total) => progress.Show(done, total, FormattableString.Invariant($"{done} of {total} linear layers")), output.Cancellation);
+                progress.Complete();
                 output.WriteVerbose(FormattableString.Invariant($"{layers} linear layers are quantised ({Model.Quantization}): {before / 1e6:N0} MB became {Model.MemoryBytes / 1e6:N0} MB."));
                 if (ModelQuantizer.UnquantizedExperts(Model.Base) is { } left)
                 {

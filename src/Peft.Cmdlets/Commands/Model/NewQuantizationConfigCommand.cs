@@ -24,6 +24,7 @@ public sealed class NewQuantizationConfigCommand : PeftCmdlet
     /// <summary>The four-bit type: <c>nf4</c> is made for weights that are normally distributed, <c>fp4</c> is a small floating-point number.</summary>
     [Parameter]
     [Alias("bnb_4bit_quant_type")]
+    [EnumSpelling(Null = "fp4")]
     [ValidateSet("fp4", "nf4")]
     [PSDefaultValue(Value = "fp4", Help = "fp4")]
     public string QuantType { get; set; } = "fp4";
@@ -31,10 +32,17 @@ public sealed class NewQuantizationConfigCommand : PeftCmdlet
     /// <summary>The type in which products with quantised weights are formed: <c>float32</c>, <c>bfloat16</c> or <c>float16</c>, with <c>torch.</c> in front or without.</summary>
     [Parameter]
     [Alias("bnb_4bit_compute_dtype")]
+    [EnumSpelling(Null = "float32")]
     [ArgumentCompleter(typeof(ComputeTypeCompleter))]
     [ValidateNotNullOrEmpty]
     [PSDefaultValue(Value = "float32", Help = "float32")]
     public string ComputeType { get; set; } = "float32";
+
+    /// <summary>Numbers of a four-bit block, which share a scale: a power of two from 32 to 4096. More of them take less memory and round more.</summary>
+    [Parameter]
+    [ArgumentCompleter(typeof(BlockSizeCompleter))]
+    [PSDefaultValue(Value = 64, Help = "64")]
+    public int BlockSize { get; set; } = 64;
 
     /// <summary>Quantises the scales of the blocks in turn, which saves about 0.4 bits a weight.</summary>
     [Parameter]
@@ -44,7 +52,6 @@ public sealed class NewQuantizationConfigCommand : PeftCmdlet
     /// <summary>Modules that stay as they are, by the end of their path, by the path above them, or by a regular expression that their path begins with, up to a dot. Without it the model's heads.</summary>
     [Parameter]
     [Alias("llm_int8_skip_modules")]
-    [ValidateNotNullOrEmpty]
     public string[]? SkipModule { get; set; }
 
     /// <summary>The magnitude from which on an input's column isn't quantised with eight-bit weights; four-bit ones don't ask for it.</summary>

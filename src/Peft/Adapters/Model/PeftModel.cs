@@ -377,13 +377,14 @@ public sealed partial class PeftModel : IDisposable
 
     /// <summary>Quantises the weights of the base's linear layers in place; adapters stay on them. There is no way back but to import the model again.</summary>
     /// <param name="config">How.</param>
-    /// <param name="cancellation">Looked at between layers; those that are packed already stay so.</param>
+    /// <param name="cancellation">Looked at between layers; those that are packed already stay so, and the same call goes on with the rest.</param>
+    /// <param name="onProgress">Told how many layers are packed, of how many.</param>
     /// <returns>How many layers were packed.</returns>
     /// <exception cref="PeftException">
     /// <c>QuantizationInvalid</c>, <c>NothingToQuantize</c>, <c>WeightsNotLoaded</c>, <c>WeightsPacked</c>, <c>ModelIsMerged</c>, or <c>WeightsEdited</c>: the start of an
     /// adapter took its part out of the base.
     /// </exception>
-    public int Quantize(QuantizationConfig config, CancellationToken cancellation = default)
+    public int Quantize(QuantizationConfig config, Action<int, int>? onProgress = null, CancellationToken cancellation = default)
     {
         using var held = Acquire("quantising");
         _merge.Refuse("its weights can't be quantised");
@@ -392,9 +393,14 @@ public sealed partial class PeftModel : IDisposable
             throw new PeftException("WeightsEdited", $"An adapter of '{Name}' took its part out of the weights of '{edited.Path}', which it gives back when it goes; quantised weights can't take it.") { Target = edited.Path };
         }
 
-        var count = ModelQuantizer.Quantize(Base, config, cancellation).Count;
-        _adapters.Activate([.. _adapters.Active]);
-        return count;
+        try
+        {
+            return ModelQuantizer.Quantize(Base, config, onProgress, cancellation).Count;
+        }
+        finally
+        {
+            _adapters.Activate([.. _adapters.Active]);
+        }
     }
 
     /// <summary>

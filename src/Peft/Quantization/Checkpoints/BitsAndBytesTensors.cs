@@ -58,7 +58,7 @@ internal static class BitsAndBytesTensors
     }
 
     /// <summary>The shortest text of a number, with a point: Python's.</summary>
-    private static string Number(double value)
+    internal static string Number(double value)
     {
         var text = value.ToString("R", System.Globalization.CultureInfo.InvariantCulture).ToLowerInvariant();
         return text.AsSpan().IndexOfAny('.', 'e') < 0 ? text + ".0" : text;

@@ -17,7 +17,7 @@ internal static class Float8Tensors
     public static IEnumerable<QuantizedTensor> Find(TensorStore file, JsonObject settings, ScalarType type)
     {
         (long Rows, long Columns) block = settings["weight_block_size"] is JsonArray { Count: 2 } sizes && Whole(sizes[0]) is { } rows && Whole(sizes[1]) is { } columns ? (rows, columns) : throw new NotSupportedByPeftException(
-            "QuantizationNotSupported", $"The weights in '{file.Path}' are quantised by fp8 without blocks (weight_block_size), which is not supported.") { Target = "weight_block_size" };
+            "QuantizationNotSupported", $"The weights in '{file.Path}' are quantised by fp8 without blocks (weight_block_size), which is not supported.") { Target = "weight_block_size", RecommendedAction = "Import the model's unquantised weights, or a GGUF file of it." };
         foreach (var scaleName in file.Names.Where(static name => name.EndsWith(ScaleEnd, StringComparison.Ordinal)))
         {
             var name = scaleName[..^ScaleEnd.Length];
