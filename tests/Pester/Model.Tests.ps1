@@ -33,6 +33,24 @@ Describe 'Import-PeftModel' {
         $bytes.half | Should -BeLessThan ($bytes.whole * 0.6)
     }
 
+    It 'takes what a tutorial leaves open as None, torch''s other names of types, and a revision of a folder' {
+        $arguments = @{ quantization_config = $null; device_map = $null; max_memory = $null; peft_config = $null; torch_dtype = $null; revision = $null; offload_folder = $null }
+        Import-PeftModel $base -StructureOnly -Name open @arguments | Remove-PeftModel
+        $half = Import-PeftModel $base -Name half -dtype torch.half -revision v1.0 -WarningVariable warnings -WarningAction SilentlyContinue
+        "$($half.DataType)" | Should -Be 'Float16'
+        $warnings | Should -BeLike '*v1.0*'
+        $half | Remove-PeftModel
+    }
+
+    It 'leaves no model behind whose adapter was refused' {
+        (Get-ErrorRecord { Import-PeftModel $base -Name refused -peft_config @{ target_modules = 'nothing' } -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'NoModuleMatched,*'
+        (Get-PeftModel).Name | Should -Not -Contain 'refused'
+    }
+
+    It 'says which device a limit of memory is for' {
+        (Get-ErrorRecord { Import-PeftModel $base -Name none -max_memory 4GB -ErrorAction Stop }).Exception.Message | Should -BeLike "*cpu = '8GB'*"
+    }
+
     It 'completes devices and names of models in the cache' {
         Get-Completion 'Import-PeftModel x -Device ' | Should -Contain 'cpu'
         { Get-Completion 'Import-PeftModel -HubName ' } | Should -Not -Throw
@@ -96,6 +114,28 @@ Describe 'New-QuantizationConfig' {
         $again = Import-PeftModel quantised -Name again
         $again.Quantization, $again.MemoryBytes | Should -Be 'nf4', $packed.MemoryBytes
         $packed, $pasted, $again | Remove-PeftModel
+    }
+
+    It 'takes null where Python says None, and the size of a block' {
+        $arguments = @{ load_in_4bit = $true; bnb_4bit_quant_type = $null; bnb_4bit_compute_dtype = $null; llm_int8_skip_modules = $null }
+        $config = New-QuantizationConfig @arguments
+        "$($config.QuantType) $($config.ComputeType) $($config.BlockSize)" | Should -Be 'fp4 Float32 64'
+        $coarse = Import-PeftModel $base -Name coarse -Quantization (New-QuantizationConfig -LoadIn4Bit -BlockSize 256)
+        $fine = Import-PeftModel $base -Name fine -quantization_config @{ load_in_4bit = $true; BlockSize = 64 }
+        $coarse.MemoryBytes | Should -BeLessThan $fine.MemoryBytes
+        $coarse | Export-PeftModel coarse
+        (Import-PeftModel coarse -Name again).MemoryBytes | Should -Be $coarse.MemoryBytes
+        Remove-PeftModel coarse, fine, again
+        Get-Completion 'New-QuantizationConfig -BlockSize 1' | Should -Contain '128'
+        (Get-ErrorRecord { New-QuantizationConfig -LoadIn4Bit -BlockSize 100 -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'QuantizationInvalid,*'
+    }
+
+    It 'says which field or method is none: <Text>' -ForEach @(
+        @{ Text = 'bnb_4bit_quant_type'; Table = @{ load_in_4bit = $true; bnb_4bit_quant_tpe = 'nf4' } }
+        @{ Text = "aren't quantised by gptq"; Table = @{ quant_method = 'gptq'; bits = 4 } }
+        @{ Text = 'New-QuantizationConfig'; Table = 'nf4' }
+    ) {
+        (Get-ErrorRecord { Import-PeftModel $base -Name none -quantization_config $Table -ErrorAction Stop }).Exception.Message | Should -BeLike "*$Text*"
     }
 
     It 'holds a base in eight bits' {
@@ -164,6 +204,39 @@ Describe 'Compress-PeftModel' {
         (Get-ErrorRecord { $whole | Compress-PeftModel @{ load_in_8bit = $true } -LoadIn4Bit -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'ParametersContradict,*'
         $null = $whole | Compress-PeftModel -LoadIn8Bit
         (Get-ErrorRecord { $whole | Compress-PeftModel -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'WeightsPacked,*'
+    }
+}
+
+Describe 'Export-PeftModel as GGUF' {
+    It 'is what a path that ends in .gguf asks for, calibrated by a file of rows' {
+        $rows = Join-Path $TestDrive 'rows.jsonl'
+        1..3 | ForEach-Object { @{ text = "The sea is wide and deep, $_ times." } | ConvertTo-Json -Compress } | Set-Content $rows
+        $made = $model | Export-PeftModel ./named.gguf -Type Q4_K_M -Calibration $rows -WarningAction SilentlyContinue
+        (Get-Content ./named.gguf -AsByteStream -TotalCount 4) -join ' ' | Should -Be '71 71 85 70'
+        $made.PerplexityAfter | Should -BeGreaterThan 0
+        $adapter = $model | Add-PeftAdapter (New-LoraConfig -TargetModule q_proj) named
+        $adapter | Export-PeftAdapter ./adapter.gguf
+        (Get-Content ./adapter.gguf -AsByteStream -TotalCount 4) -join ' ' | Should -Be '71 71 85 70'
+        (Get-ErrorRecord { $model | Import-PeftAdapter ./adapter.gguf -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'AdapterFormatNotSupported,*'
+        $adapter | Remove-PeftAdapter
+    }
+
+    It 'keeps a Modelfile that has lines of its own' {
+        $model | Export-PeftModel ./kept/one.gguf
+        $model | Export-PeftModel ./kept/two.gguf
+        (Get-Content ./kept/Modelfile)[0] | Should -Be 'FROM ./two.gguf'
+        Add-Content ./kept/Modelfile 'SYSTEM "Answer in one word."'
+        $model | Export-PeftModel ./kept/three.gguf -WarningVariable warnings -WarningAction SilentlyContinue
+        (Get-Content ./kept/Modelfile)[0] | Should -Be 'FROM ./two.gguf'
+        $warnings | Should -BeLike '*FROM ./three.gguf*'
+    }
+
+    It 'refuses what is said of safetensors alone: <Name>' -ForEach @(
+        @{ Name = 'DataType'; Arguments = @{ DataType = 'bfloat16' } }
+        @{ Name = 'MaxShardSize'; Arguments = @{ MaxShardSize = 1GB } }
+    ) {
+        (Get-ErrorRecord { $model | Export-PeftModel ./refused.gguf -Format Gguf @Arguments -ErrorAction Stop }).FullyQualifiedErrorId | Should -BeLike 'ParametersContradict,*'
+        './refused.gguf' | Should -Not -Exist
     }
 }
 

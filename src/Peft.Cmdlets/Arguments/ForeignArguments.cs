@@ -14,6 +14,7 @@ internal static class ForeignArguments
     private const string OfClasses = "-Label names the classes in their order, such as -Label negative, positive";
     private const string OfDataset = "the data set has it: Import-TrainingDataset";
 
+    private const string OfPath = "-Path takes a folder, -HubName a name on the hub";
     private const string InObjective = "it is an option of what is learnt, for -ObjectiveOption @{ … }";
     private const string Sampled = "-SamplePrompt is drawn at each evaluation (-EvaluationInterval)";
     private const string OfConfig = "the adapter's configuration has it: New-LoraConfig";
@@ -21,7 +22,7 @@ internal static class ForeignArguments
     /// <summary>Names that say how something is computed, shown or stored elsewhere, and change nothing that is computed here.</summary>
     private static readonly HashSet<string> s_idle = new(StringComparer.OrdinalIgnoreCase)
     {
-        "trust_remote_code", "low_cpu_mem_usage", "attn_implementation", "use_safetensors", "use_fast", "is_trainable", "autocast_adapter_dtype", "progressbar", "ignore_mismatched_sizes",
+        "trust_remote_code", "low_cpu_mem_usage", "offload_state_dict", "return_dict", "attn_implementation", "use_safetensors", "use_fast", "is_trainable", "autocast_adapter_dtype", "progressbar", "ignore_mismatched_sizes",
         "logging_strategy", "logging_first_step", "log_level", "run_name", "project", "trackio_space_id", "disable_tqdm", "include_tokens_per_second", "include_num_input_tokens_seen", "log_completions",
         "dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor", "dataset_num_proc", "remove_unused_columns", "label_names",
         "gradient_checkpointing_kwargs", "save_safetensors", "save_only_model", "do_train", "do_eval", "do_predict", "eval_accumulation_steps", "prediction_loss_only", "include_inputs_for_metrics",
@@ -81,6 +82,11 @@ internal static class ForeignArguments
         ["bnb_4bit_quant_storage"] = InQuantization,
         ["llm_int8_threshold"] = InQuantization,
         ["llm_int8_skip_modules"] = InQuantization,
+        ["pretrained_model_name_or_path"] = OfPath,
+        ["model_name_or_path"] = OfPath,
+        ["model_name"] = OfPath,
+        ["force_download"] = "Save-HubModel brings a cached model up to date",
+        ["max_seq_length"] = "the training has it: Invoke-LoraTraining -MaxLength",
         ["cache_dir"] = "the environment variable HF_HOME says where the hub's cache is",
         ["token"] = "the environment variable HF_TOKEN holds it, or Save-HubModel -Token",
         ["use_auth_token"] = "the environment variable HF_TOKEN holds it, or Save-HubModel -Token",

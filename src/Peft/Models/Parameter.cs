@@ -77,7 +77,7 @@ public sealed class Parameter
     /// <summary>The weights.</summary>
     /// <exception cref="PeftException"><c>WeightsNotLoaded</c>: only the structure exists. <c>WeightsPacked</c>: they are quantised, and what asks works on plain weights alone.</exception>
     public Tensor Data => Value ?? throw (Packed is { } form
-        ? new PeftException("WeightsPacked", $"This needs the plain weights of '{Name}', but they are quantised ({form.Kind}).")
+        ? new PeftException("WeightsPacked", $"This needs plain weights, but those of the model ('{Name}', [{string.Join(", ", _shape)}]) are quantised ({form.Kind}).")
         {
             Target = Name,
             RecommendedAction = "Import the model without quantisation for this.",
@@ -188,7 +188,7 @@ public sealed class Parameter
     {
         if (IsOffloaded)
         {
-            throw new PeftException("WeightsOffloaded", $"The weights of '{Name}' [{string.Join(", ", _shape)}] can't be {what}: they are offloaded ({(Offloaded!.IsOnDisk ? "to the disk" : "to the processor")}), and are only read from there.") { Target = Name };
+            throw new PeftException("WeightsOffloaded", $"The model's weights ('{Name}', [{string.Join(", ", _shape)}]) can't be {what}: they are offloaded ({(Offloaded!.IsOnDisk ? "to the disk" : "to the processor")}), and are only read from there.") { Target = Name };
         }
     }
 

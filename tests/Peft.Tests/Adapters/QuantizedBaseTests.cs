@@ -37,7 +37,9 @@ public class QuantizedBaseTests
         if (NeedsPlainBase(fields))
         {
             // What is taken out of the base or quantises it needs the base as it was.
-            Assert.Equal("WeightsPacked", Assert.Throws<PeftException>(() => model.AddAdapter(AdapterConfig.FromJson(document), seed: 1)).ErrorId);
+            var packed = Assert.Throws<PeftException>(() => model.AddAdapter(AdapterConfig.FromJson(document), seed: 1));
+            Assert.Equal("WeightsPacked", packed.ErrorId);
+            Assert.Contains("model.layers.0", packed.Message, StringComparison.Ordinal);
             return;
         }
 

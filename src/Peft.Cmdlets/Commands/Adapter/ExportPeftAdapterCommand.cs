@@ -14,6 +14,9 @@ namespace Peft.Cmdlets.Commands.Adapter;
 [OutputType(typeof(PeftAdapter))]
 public sealed class ExportPeftAdapterCommand : AdapterCommand
 {
+    private const string GgufFormat = "Gguf";
+    private const string GgufEnding = ".gguf";
+
     private readonly List<PeftAdapter> _adapters = [];
 
     /// <summary>Folder to write to. A single adapter's files go into it, those of several into a subfolder for each. GGUF and the formats of diffusion models are one file for each adapter: in this folder, or of this name where it ends in <c>.gguf</c> or <c>.safetensors</c>.</summary>
@@ -34,7 +37,7 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
     [Parameter]
     public SwitchParameter AsLora { get; set; }
 
-    /// <summary>Whose form the files have: PEFT's, which most programs read, MLX's (<c>adapters.safetensors</c> for mlx-lm on Apple's machines; LoRA and DoRA alone), llama.cpp's (one <c>.gguf</c> file, for use beside the base as GGUF; what is LoRA in the end), or one of those in which adapters of diffusion models are passed around: kohya's and the web UI's (LoRA and DoRA), LyCORIS's (all of its algorithms), diffusers' (LoRA and DoRA). What such a format can't hold is said.</summary>
+    /// <summary>Whose form the files have: PEFT's, which most programs read, MLX's (<c>adapters.safetensors</c> for mlx-lm on Apple's machines; LoRA and DoRA alone), llama.cpp's (one <c>.gguf</c> file, for use beside the base as GGUF; what is LoRA in the end; a path of that ending asks for it), or one of those in which adapters of diffusion models are passed around: kohya's and the web UI's (LoRA and DoRA), LyCORIS's (all of its algorithms), diffusers' (LoRA and DoRA). What such a format can't hold is said.</summary>
     [Parameter]
     [ValidateSet("Peft", "Mlx", "Gguf", "Kohya", "LyCORIS", "Diffusers")]
     [PSDefaultValue(Value = "Peft", Help = "Peft")]
@@ -53,10 +56,13 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
     [Parameter]
     public SwitchParameter PassThru { get; set; }
 
+    /// <summary>The format that is written: a name that ends in <c>.gguf</c> asks for llama.cpp's.</summary>
+    private string Form => !Given(nameof(Format)) && Path.EndsWith(GgufEnding, StringComparison.OrdinalIgnoreCase) ? GgufFormat : Format;
+
     /// <inheritdoc/>
     protected override void Begin()
     {
-        if (Layout != AdapterLayout.Fused && (AsLora || !Format.Equals("Peft", StringComparison.OrdinalIgnoreCase)))
+        if (Layout != AdapterLayout.Fused && (AsLora || !Form.Equals("Peft", StringComparison.OrdinalIgnoreCase)))
         {
             throw new PeftException("ParametersContradict", "-Layout says how PEFT's files hold the adapter as it is; -Format and -AsLora write something else.")
             {
@@ -91,13 +97,13 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
 
     private void Export(PeftAdapter adapter, string folder)
     {
-        if (Enum.TryParse<DiffusionAdapterFormat>(Format, ignoreCase: true, out var format))
+        if (Enum.TryParse<DiffusionAdapterFormat>(Form, ignoreCase: true, out var format))
         {
             ExportFile(adapter, format);
             return;
         }
 
-        if (Format.Equals("Gguf", StringComparison.OrdinalIgnoreCase))
+        if (Form.Equals(GgufFormat, StringComparison.OrdinalIgnoreCase))
         {
             ExportGguf(adapter);
             return;
@@ -106,7 +112,7 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
         OutputFolder.RequireFreeOfAdapters(folder, Force);
         if (ShouldProcess(folder, $"Write the adapter '{adapter.Name}'"))
         {
-            if (Format.Equals("Mlx", StringComparison.OrdinalIgnoreCase))
+            if (Form.Equals("Mlx", StringComparison.OrdinalIgnoreCase))
             {
                 Run(_ => MlxAdapter.Save(adapter.Model, adapter.Name, folder));
             }
@@ -128,9 +134,9 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
 
     private void ExportGguf(PeftAdapter adapter)
     {
-        var file = FileOf(".gguf", $"{adapter.Name}.gguf");
+        var file = FileOf(GgufEnding, adapter.Name + GgufEnding);
         RefuseExisting(file, Force);
-        if (ShouldProcess(file, $"Write the adapter '{adapter.Name}' in the format {Format}"))
+        if (ShouldProcess(file, $"Write the adapter '{adapter.Name}' in the format {Form}"))
         {
             Run(_ => GgufAdapter.Save(adapter.Model, adapter.Name, file));
             if (PassThru)
@@ -152,7 +158,7 @@ public sealed class ExportPeftAdapterCommand : AdapterCommand
     {
         var file = FileOf(".safetensors", _adapters.Count == 1 && format == DiffusionAdapterFormat.Diffusers ? "pytorch_lora_weights.safetensors" : $"{adapter.Name}.safetensors");
         RefuseExisting(file, Force);
-        if (ShouldProcess(file, $"Write the adapter '{adapter.Name}' in the format {Format}"))
+        if (ShouldProcess(file, $"Write the adapter '{adapter.Name}' in the format {Form}"))
         {
             var report = Run(_ => DiffusionAdapterFile.Save(adapter.Model, adapter.Name, file, format));
             if (report.Lost.Count > 0)

@@ -50,6 +50,15 @@ public sealed class ImportPeftAdapterCommand : ImportCommand
     {
         // A dot can't be in an adapter's name, for names become part of keys.
         var isFile = File.Exists(path);
+        if (isFile && path.EndsWith(".gguf", StringComparison.OrdinalIgnoreCase))
+        {
+            throw new NotSupportedByPeftException("AdapterFormatNotSupported", $"'{path}' is a GGUF file. Adapters are written so for llama.cpp, and not read.")
+            {
+                Target = path,
+                RecommendedAction = "Give the adapter's folder, with adapter_config.json; a model in a GGUF file is read by Import-PeftModel.",
+            };
+        }
+
         name = AdapterName ?? (isFile ? System.IO.Path.GetFileNameWithoutExtension(name) : name).Replace('.', '_');
         var model = Model ?? (isFile ? throw NoBase(path, $"'{path}' is a single file, which doesn't say which model it is an adapter of.", innerException: null) : BaseOf(path));
         if (!Force && model.Adapters.Any(adapter => adapter.Name == name))

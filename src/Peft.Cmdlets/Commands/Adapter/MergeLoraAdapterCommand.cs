@@ -98,6 +98,15 @@ public sealed class MergeLoraAdapterCommand : AdapterCommand
     public TrainingDataset? Dataset { get; set; }
 
     /// <inheritdoc/>
+    protected override void Begin()
+    {
+        if (OriginalPath is not null && Onto != MergeGround.Original)
+        {
+            throw new PeftException("ParametersContradict", $"-OriginalPath is read for -Onto Original alone, and -Onto is {Onto}.") { Target = OriginalPath, RecommendedAction = "Add -Onto Original, or leave -OriginalPath out." };
+        }
+    }
+
+    /// <inheritdoc/>
     protected override void Process()
     {
         if (ParameterSetName == FolderSet)
@@ -169,8 +178,9 @@ public sealed class MergeLoraAdapterCommand : AdapterCommand
 
         var rows = Dataset.Tokenize(model.RequiredTokenizer, new TokenizationOptions(), cancellation: output.Cancellation);
         var before = DatasetPerplexity.Measure(model, rows, new AdapterSelection([.. names.Select(name => model.ActiveSet.Where(entry => entry.Name == name).DefaultIfEmpty(new ActiveAdapter(name)).First())]), cancellation: output.Cancellation).Loss;
-        model.Merge(names, options).Messages.ForEach(output.WriteWarning);
+        var report = model.Merge(names, options);
+        report.Messages.ForEach(output.WriteWarning);
         var after = DatasetPerplexity.Measure(model, rows, cancellation: output.Cancellation).Loss;
-        output.WriteLine(FormattableString.Invariant($"Loss on {rows.Count:N0} rows: {before:G4} with {string.Join(", ", names)} active, {after:G4} merged{(model.Quantization is { } kind ? $" and quantised again ({kind})" : "")}."));
+        output.WriteLine(FormattableString.Invariant($"Loss on {rows.Count:N0} rows: {before:G4} with {string.Join(", ", names)} active, {after:G4} merged{(report.QuantizedAgain > 0 ? $" and quantised again ({model.Quantization})" : "")}."));
     }
 }

@@ -26,7 +26,7 @@ public sealed class ExportPeftModelCommand : ModelCommand
     [ValidateNotNullOrEmpty]
     public string Path { get; set; } = "";
 
-    /// <summary>Safetensors as transformers reads them, or one GGUF file for llama.cpp, LM Studio and Ollama.</summary>
+    /// <summary>Safetensors as transformers reads them, or one GGUF file for llama.cpp, LM Studio and Ollama, which is also what a path that ends in <c>.gguf</c> asks for.</summary>
     [Parameter]
     [ValidateSet(SafetensorsFormat, GgufFormat)]
     [PSDefaultValue(Value = SafetensorsFormat, Help = SafetensorsFormat)]
@@ -40,11 +40,13 @@ public sealed class ExportPeftModelCommand : ModelCommand
 
     /// <summary>A data set that says which inputs of a layer matter: errors in their weights count more where a GGUF file has blocks of 256 numbers (<c>Q4_K_M</c>, <c>Q5_K_M</c>, <c>Q6_K</c>). Up to 256 of its rows are run through the model first, and its perplexity on them, before and in the file, is put out.</summary>
     [Parameter]
-    [ValidateNotNull]
+    [DatasetArgument]
+    [ArgumentCompleter(typeof(DatasetCompleter))]
     public TrainingDataset? Calibration { get; set; }
 
     /// <summary>Type to write the weights of safetensors in; <c>auto</c> keeps the model's.</summary>
     [Parameter]
+    [EnumSpelling(Null = "auto")]
     [ValidateSet("auto", "float32", "bfloat16", "float16")]
     [PSDefaultValue(Value = "auto", Help = "auto")]
     public string DataType { get; set; } = "auto";
@@ -75,6 +77,14 @@ public sealed class ExportPeftModelCommand : ModelCommand
             };
         }
 
+        if (IsGguf && (Given(nameof(DataType)) || Given(nameof(MaxShardSize))))
+        {
+            throw new PeftException("ParametersContradict", $"-{(Given(nameof(DataType)) ? nameof(DataType) : nameof(MaxShardSize))} is for safetensors; a GGUF file is one, and -Type says how it holds the weights.")
+            {
+                RecommendedAction = "Say -Type, such as BF16 or Q8_0, or leave -Format Gguf out.",
+            };
+        }
+
         // The name of a file in a folder is the model's, which isn't known yet.
         if (Given(nameof(Path)) && (!IsGguf || Path.EndsWith(GgufEnding, StringComparison.OrdinalIgnoreCase)))
         {
@@ -82,7 +92,7 @@ public sealed class ExportPeftModelCommand : ModelCommand
         }
     }
 
-    private bool IsGguf => Format.Equals(GgufFormat, StringComparison.OrdinalIgnoreCase);
+    private bool IsGguf => Given(nameof(Format)) ? Format.Equals(GgufFormat, StringComparison.OrdinalIgnoreCase) : Path.EndsWith(GgufEnding, StringComparison.OrdinalIgnoreCase);
 
     private string Target()
     {

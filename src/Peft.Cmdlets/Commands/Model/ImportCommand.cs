@@ -37,19 +37,23 @@ public abstract class ImportCommand : PeftCmdlet
     [ValidateNotNullOrEmpty]
     public string HubName { get; set; } = "";
 
-    /// <summary>Branch, tag or commit on the hub.</summary>
-    [Parameter(ParameterSetName = HubSet)]
+    /// <summary>Branch, tag or commit on the hub. A folder has none: it is passed over there.</summary>
+    [Parameter]
     [PSDefaultValue(Value = "main", Help = "main")]
-    [ValidateNotNullOrEmpty]
-    public string Revision { get; set; } = "main";
+    public string? Revision { get; set; } = "main";
 
     /// <inheritdoc/>
     protected override void Process()
     {
+        if (ParameterSetName is not HubSet && Revision is not (null or "" or "main"))
+        {
+            WriteWarning($"-Revision '{Revision}' is of a repository on the hub; a folder is taken as it is.");
+        }
+
         switch (ParameterSetName)
         {
             case HubSet:
-                Each([HubName], name => Import(Fetch(new HubRepository(name, Revision)), NameOf(name)));
+                Each([HubName], name => Import(Fetch(new HubRepository(name, string.IsNullOrEmpty(Revision) ? "main" : Revision)), NameOf(name)));
                 break;
             case LiteralSet:
                 Each(LiteralPath, path => Import(PathResolution.ResolveLiteral(this, path), NameOf(path)));

@@ -40,7 +40,7 @@ public sealed class ImportPeftModelCommand : ImportCommand
 
     /// <summary>Type to hold the weights in; <c>auto</c> keeps the file's.</summary>
     [Parameter]
-    [EnumSpelling]
+    [EnumSpelling(Null = "auto")]
     [ValidateSet("auto", "float32", "bfloat16", "float16")]
     [Alias("torch_dtype", "dtype")]
     [PSDefaultValue(Value = "auto", Help = "auto")]
@@ -72,7 +72,6 @@ public sealed class ImportPeftModelCommand : ImportCommand
     [Parameter]
     [Alias("quantization_config")]
     [QuantizationArgument]
-    [ValidateNotNull]
     public QuantizationConfig? Quantization { get; set; }
 
     /// <summary>Keeps the quantised blocks of a <c>.gguf</c> file as the weights of linear layers and experts: they take no more memory than in the file, and adapters are trained on them as on any quantised base. Without it they are unpacked.</summary>
@@ -93,7 +92,6 @@ public sealed class ImportPeftModelCommand : ImportCommand
     [Parameter]
     [Alias("peft_config")]
     [ConfigArgument]
-    [ValidateNotNull]
     public AdapterConfig? PeftConfig { get; set; }
 
     /// <summary>
@@ -103,20 +101,18 @@ public sealed class ImportPeftModelCommand : ImportCommand
     /// </summary>
     [Parameter]
     [Alias("device_map")]
-    [ValidateNotNull]
     [ArgumentCompleter(typeof(DeviceMapCompleter))]
     public object? DeviceMap { get; set; }
 
     /// <summary>The most memory that the weights may take, by device, such as <c>@{ 0 = '10GiB'; cpu = '8GB' }</c>. Devices are filled in this order, GPUs first, and what is left stays on the disk. Where modules lie is said before the model is loaded.</summary>
     [Parameter]
     [Alias("max_memory")]
-    [ValidateNotNull]
+    [MemoryLimitArgument]
     public IDictionary? MaxMemory { get; set; }
 
     /// <summary>A folder for weights that stay on the disk and have to be written again for it, since they are quantised or of another type than in the model's files. They are removed with the model.</summary>
     [Parameter]
     [Alias("offload_folder")]
-    [ValidateNotNullOrEmpty]
     public string? OffloadFolder { get; set; }
 
     /// <summary>Taken because a tutorial gives it; keys and values are kept while a text is generated, and not in training, whatever it says.</summary>
@@ -196,6 +192,7 @@ public sealed class ImportPeftModelCommand : ImportCommand
             catch
             {
                 model.Dispose();
+                LoadedModels.Remove(model);
                 throw;
             }
         }
@@ -216,7 +213,7 @@ public sealed class ImportPeftModelCommand : ImportCommand
         {
             DeviceMap = map with
             {
-                OffloadFolder = OffloadFolder is null ? null : PathResolution.Target(this, OffloadFolder),
+                OffloadFolder = string.IsNullOrEmpty(OffloadFolder) ? null : PathResolution.Target(this, OffloadFolder),
             },
         };
     }

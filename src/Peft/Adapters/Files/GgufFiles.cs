@@ -51,7 +51,18 @@ internal static class GgufFiles
         AtomicFile.MakeFolder(folder);
         GgufWriter.Write(path, metadata, tensors, onProgress, cancellation);
         var modelfile = Path.Combine(folder, ModelfileName);
+        if (File.Exists(modelfile) && !IsOurs(modelfile))
+        {
+            onMessage?.Invoke($"'{modelfile}' has lines of its own and stays as it is; for this file it says FROM ./{Path.GetFileName(path)}.");
+            return [path];
+        }
+
         AtomicFile.WriteText(modelfile, $"FROM ./{Path.GetFileName(path)}\n" + (model.Tokenizer?.EosToken is { } end ? $"PARAMETER stop \"{end}\"\n" : ""));
         return [path, modelfile];
     }
+
+    /// <summary>Whether a Modelfile has no other lines than those that are written here.</summary>
+    private static bool IsOurs(string modelfile) => File.ReadAllLines(modelfile) is [var from, .. var rest]
+        && from.StartsWith("FROM ./", StringComparison.Ordinal) && from.EndsWith(".gguf", StringComparison.Ordinal)
+        && rest.Length <= 1 && Array.TrueForAll(rest, static line => line.StartsWith("PARAMETER stop \"", StringComparison.Ordinal));
 }

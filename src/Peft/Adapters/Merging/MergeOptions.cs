@@ -49,4 +49,8 @@ public enum MergeGround
 /// <param name="Merged">Adapters that are in the weights now, in the order they were added; the active set of the model.</param>
 /// <param name="Deactivated">Adapters that were active before and aren't any more.</param>
 /// <param name="Messages">Sentences for a person.</param>
-public sealed record MergeReport(IReadOnlyList<string> Merged, IReadOnlyList<string> Deactivated, IReadOnlyList<string> Messages);
+public sealed record MergeReport(IReadOnlyList<string> Merged, IReadOnlyList<string> Deactivated, IReadOnlyList<string> Messages)
+{
+    /// <summary>How many weights were unpacked, changed and quantised again.</summary>
+    public int QuantizedAgain { get; init; }
+}

@@ -53,7 +53,8 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
             return new MergeReport(Names, [], messages);
         }
 
-        if (options.DataType is null && options.Ground == MergeGround.Quantized && PackedTargets(wanted) is { Count: > 0 } packed)
+        var packed = options.DataType is null && options.Ground == MergeGround.Quantized ? PackedTargets(wanted) : [];
+        if (packed.Count > 0)
         {
             messages.Add(QuantisedAgain(packed.Count, packed[0].Packed!.Kind));
         }
@@ -70,7 +71,7 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
             Finish(wanted, messages);
         }
 
-        return new MergeReport(wanted, deactivated, messages);
+        return new MergeReport(wanted, deactivated, messages) { QuantizedAgain = packed.Count };
     }
 
     /// <summary>Takes what is merged out of the weights, bit for bit; what was active before is active again.</summary>
@@ -154,5 +155,5 @@ internal sealed class ModelMerge(PretrainedModel model, string name, AdapterSet 
 
     /// <summary>What a user should know of weights that were quantised again.</summary>
     internal static string QuantisedAgain(int count, string kind) =>
-        $"{count} weights are quantised ({kind}): they were unpacked, changed and quantised again, which rounds the adapters' changes. Merged with a type, or onto unpacked or original weights, they aren't.";
+        $"{count} weights are quantised ({kind}): they were unpacked, changed and quantised again, which rounds the adapters' changes. A merge onto the unpacked or the original weights (-Onto), or into a type (-DataType), doesn't round them so.";
 }

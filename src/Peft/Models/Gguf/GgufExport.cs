@@ -91,7 +91,7 @@ internal static class GgufExport
         where tensor.Intended is { } intended && intended != tensor.Type
         group tensor by (tensor.Intended, tensor.Type) into replaced
         let widths = replaced.Select(static tensor => tensor.Shape[^1]).Distinct().Order()
-        select string.Create(CultureInfo.InvariantCulture, $"{replaced.Count()} of {tensors.Count} tensors are {replaced.Key.Type.Name} instead of {replaced.Key.Intended!.Name}, whose blocks of {replaced.Key.Intended.BlockValues} don't fill rows of {string.Join(" or ", widths)}: {Some([.. replaced.Select(static tensor => tensor.Name)])}.");
+        select string.Create(CultureInfo.InvariantCulture, $"{replaced.Count()} of {tensors.Count} tensors {(replaced.Count() == 1 ? "is" : "are")} {replaced.Key.Type.Name} instead of {replaced.Key.Intended!.Name}, whose blocks of {replaced.Key.Intended.BlockValues} don't fill rows of {string.Join(" or ", widths)}: {Some([.. replaced.Select(static tensor => tensor.Name)])}.");
 
     /// <summary>Whether the embedding gives the logits too.</summary>
     public static bool IsTied(PretrainedModel model) =>

@@ -22,7 +22,14 @@ internal sealed record LoraStart(IAdaptable Layer, IReadOnlyList<long> ShapeA, I
     public long Rank => ShapeA[0];
 
     /// <summary>The layer's weight as a float32 matrix [out, in].</summary>
-    public Tensor Weight => Layer.ToMatrix(Layer.Weight.Data).to(ScalarType.Float32);
+    /// <exception cref="PeftException"><c>WeightsPacked</c>.</exception>
+    public Tensor Weight => Layer.Weight.Packed is { } form
+        ? throw new PeftException("WeightsPacked", $"This start (init_lora_weights) is made from the plain weights of '{Layer.Path}', but they are quantised ({form.Kind}).")
+        {
+            Target = Layer.Path,
+            RecommendedAction = "Import the model without quantisation, or leave init_lora_weights out: a start of zero is for every base.",
+        }
+        : Layer.ToMatrix(Layer.Weight.Data).to(ScalarType.Float32);
 
     /// <summary>What data decided, where they were asked.</summary>
     public DataStart? Data { get; init; }
