@@ -1,6 +1,5 @@
 using System.Runtime.InteropServices;
 using System.Runtime.Versioning;
-using Microsoft.Win32.SafeHandles;
 
 namespace Peft.Engine;
 
@@ -14,8 +13,6 @@ internal static unsafe partial class LinuxProcess
     private const int SymbolsForAll = 0x100;
     private const int WillNeed = 3;
     private const int DontNeed = 4;
-    private const int LargePages = 14;
-    private const int SmallPages = 15;
 
     /// <summary>Sets a variable in the process's environment, which <c>getenv</c> reads; .NET's own is a copy that native code never sees.</summary>
     public static void SetVariable(string name, string value) => _ = setenv(name, value, 1);
@@ -53,14 +50,8 @@ internal static unsafe partial class LinuxProcess
     /// <summary>Begins to read pages of a mapped file; where nothing is mapped nothing happens.</summary>
     public static void ReadAhead(nint start, nint bytes) => _ = madvise(start, bytes, WillNeed);
 
-    /// <summary>Begins to read bytes of a file.</summary>
-    public static void ReadAhead(SafeFileHandle file, long offset, long bytes) => _ = posix_fadvise(file, offset, bytes, WillNeed);
-
     /// <summary>Drops pages of a mapped file, with what was written to them.</summary>
     public static void Drop(nint start, nint bytes) => _ = madvise(start, bytes, DontNeed);
-
-    /// <summary>Says which pages memory shall have where it is touched first.</summary>
-    public static void ChoosePages(nint start, nint bytes, bool areLarge) => _ = madvise(start, bytes, areLarge ? LargePages : SmallPages);
 
     /// <summary>A function of any library that was loaded for all, or zero.</summary>
     public static nint LoadedFunctionOfAll(string function) => dlsym(0, function);
@@ -79,9 +70,6 @@ internal static unsafe partial class LinuxProcess
 
     [LibraryImport(Library)]
     private static partial int close(int file);
-
-    [LibraryImport(Library)]
-    private static partial int posix_fadvise(SafeFileHandle file, long offset, long bytes, int advice);
 
     [LibraryImport(Library)]
     private static partial int madvise(nint start, nint bytes, int advice);

@@ -6,9 +6,6 @@ namespace Peft.Engine;
 /// </summary>
 internal static class MappedPages
 {
-    /// <summary>A large page of the processors that Linux runs this on, in bytes.</summary>
-    public const nint LargePageBytes = 2 << 20;
-
     private static readonly nint s_page = Environment.SystemPageSize;
 
     /// <summary>Has the system read memory that is looked at soon. Doesn't fail, whatever lies there, and may take as long as the reading.</summary>
@@ -36,18 +33,6 @@ internal static class MappedPages
         if (OperatingSystem.IsLinux() && end > first)
         {
             LinuxProcess.Drop(first, end - first);
-        }
-    }
-
-    /// <summary>Has pages stand under memory from now on where it is touched first, as far as they fit into it; the system may decide otherwise.</summary>
-    /// <param name="start">Where it begins: with a large page.</param>
-    /// <param name="bytes">Its length.</param>
-    /// <param name="areLarge">Whether large ones.</param>
-    public static void Choose(nint start, long bytes, bool areLarge)
-    {
-        if (OperatingSystem.IsLinux() && bytes >= LargePageBytes)
-        {
-            LinuxProcess.ChoosePages(start, (nint)bytes / LargePageBytes * LargePageBytes, areLarge);
         }
     }
 }

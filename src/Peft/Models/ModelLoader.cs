@@ -151,7 +151,7 @@ public static class ModelLoader
         options ??= new LoadOptions();
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
-        using var reader = new WeightReader(model, store, options);
+        var reader = new WeightReader(model, store, options);
         RefuseMissing(model, store, reader);
         using var placement = options.DeviceMap is { } request ? WeightPlacement.Plan(model, request, reader.Bytes()) : null;
         if (options.PlansOnly)
@@ -184,7 +184,6 @@ public static class ModelLoader
             options.OnProgress?.Invoke(done, total);
         }
 
-        reader.ReadRest();
         TieAsStored(model, store, options);
         reader.PackRest();
         placement?.Finish(model);

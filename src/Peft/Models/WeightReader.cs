@@ -8,7 +8,7 @@ using static TorchSharp.torch;
 namespace Peft.Models;
 
 /// <summary>Finds a model's weights in a store by the names that its family's files use, and reads them into place.</summary>
-internal sealed class WeightReader : IDisposable
+internal sealed class WeightReader
 {
     private readonly PretrainedModel _model;
     private readonly TensorStore _store;
@@ -22,8 +22,6 @@ internal sealed class WeightReader : IDisposable
     private readonly IReadOnlySet<Linear> _packed;
     private readonly HashSet<string> _tied;
     private readonly UnpackBuffer _buffer = new();
-    private readonly WeightMemory _memory = new();
-    private readonly StoredReads _reads;
     private long _plainBytes;
     private WeightPlacement? _placement;
 
@@ -32,7 +30,6 @@ internal sealed class WeightReader : IDisposable
         _model = model;
         _store = store;
         _options = options;
-        _reads = new StoredReads(_memory, options.Cancellation);
         _packed = options.Packing?.Targets(model) ?? new HashSet<Linear>();
         _tied = [.. model.PossibleTies.SelectMany(static tie => new[] { tie.Owner, tie.Follower })];
         var parameters = model.NamedWeights().ToDictionary(static named => named.Path, static named => named.Parameter, StringComparer.Ordinal);
@@ -78,8 +75,7 @@ internal sealed class WeightReader : IDisposable
             var types = group.Members.SelectMany(Paths).Select(path => _places.TryGetValue(path, out var parts) ? Type(parts[0]) : (ScalarType?)null).Distinct().ToArray();
             if (types is [{ } type])
             {
-                var device = DeviceOf(Paths(group.Members[0]).First());
-                _allocated.UnionWith(group.Allocate(shape => Make(shape, type, device)));
+                _allocated.UnionWith(group.Allocate(type, DeviceOf(Paths(group.Members[0]).First())));
             }
         }
     }
@@ -104,12 +100,6 @@ internal sealed class WeightReader : IDisposable
         var layer = module is Linear linear && ReferenceEquals(linear.Weight, parameter) ? linear : null;
         var packs = layer is not null && _packed.Contains(layer) && !_tied.Contains(path);
         ReadPlain(path, parameter, parts, packs);
-        if (packs || _placement is not null)
-        {
-            // What packs or moves a weight needs its values.
-            _reads.Run();
-        }
-
         if (packs)
         {
             _plainBytes += parameter.Bytes;
@@ -123,9 +113,6 @@ internal sealed class WeightReader : IDisposable
 
         return true;
     }
-
-    /// <summary>Reads what waits: each weight has its values afterwards.</summary>
-    public void ReadRest() => _reads.Run();
 
     /// <summary>Packs what might have shared its weights with another and doesn't.</summary>
     public void PackRest()
@@ -171,15 +158,12 @@ internal sealed class WeightReader : IDisposable
         }
     }
 
-    /// <inheritdoc/>
-    public void Dispose() => _memory.Dispose();
-
     /// <summary>Values in memory of their own where they are packed next: pages of a mapped file would stay.</summary>
     private void ReadPlain(string path, Parameter parameter, IReadOnlyList<FilePart> parts, bool packs)
     {
         if (!_allocated.Contains(parameter))
         {
-            if (Alone(parts, parameter) is { } only && (packs || !IsReadIntoPlace(only, path, parameter)))
+            if (Alone(parts, parameter) is { } only)
             {
                 Check(_store.Entry(only.Name).Shape, parameter.Shape, path);
                 var values = packs ? _store.Read(only.Name, TypeOf(parameter)) : _store.Map(only.Name, TypeOf(parameter));
@@ -187,7 +171,7 @@ internal sealed class WeightReader : IDisposable
                 return;
             }
 
-            parameter.Assign(Make(parameter.Shape, TypeOf(parameter) ?? Type(parts[0]), DeviceOf(path)));
+            parameter.Assign(empty([.. parameter.Shape], TypeOf(parameter) ?? Type(parts[0]), DeviceOf(path)));
         }
 
         foreach (var part in parts)
@@ -202,17 +186,10 @@ internal sealed class WeightReader : IDisposable
         && _store is IPackedStore store && store.IsPacked(only.Name)
         && module.AdaptableOf(parameter) is (Linear or ExpertWeight) and var layer && (layer is Linear { IsTransposed: true } || IsWhole(only)) ? (only.Name, layer.IsTransposed) : null;
 
-    /// <summary>Memory without values. What a placement moves goes one by one.</summary>
-    private Tensor Make(IReadOnlyList<long> shape, ScalarType type, Device device) => _placement is null ? _memory.Empty(shape, type, device) : empty([.. shape], type, device);
-
     private bool StaysInFile(string path, Parameter parameter) =>
         _places.TryGetValue(path, out var parts) && Alone(parts, parameter) is { } only && _store.StaysInFile(only.Name)
         && DeviceOf(path).type == DeviceType.CPU
         && (TypeOf(parameter) is not { } type || type == _store.Entry(only.Name).ScalarType);
-
-    /// <summary>Whether a file's values are copied, and can be read straight to where they go.</summary>
-    private bool IsReadIntoPlace(FilePart part, string path, Parameter parameter) =>
-        DeviceOf(path).type == DeviceType.CPU && !StaysInFile(path, parameter) && _store.PlaceOf(part.Name) is { } place && StoredReads.Converts(place.Type, TypeOf(parameter) ?? place.Type);
 
     /// <summary>The tensor of a file that is a parameter and nothing else, or null.</summary>
     private FilePart? Alone(IReadOnlyList<FilePart> parts, Parameter parameter) =>
@@ -278,16 +255,8 @@ internal sealed class WeightReader : IDisposable
         using var scope = NewDisposeScope();
         var target = part.Expert is { } expert ? to.select(0, expert) : to;
         target = target.dim() == 0 ? target : target.narrow(0, part.Start, part.Size);
-        var stored = _store.Entry(part.Name).Shape;
-        var isPiece = stored.Count > 0 && !IsWhole(part) && part.FileStart + part.Size <= stored[0];
-        if (_store.PlaceOf(part.Name) is { } place && target.device_type == DeviceType.CPU && target.is_contiguous() && StoredReads.Converts(place.Type, target.dtype))
-        {
-            Check(isPiece ? [part.Size, .. stored.Skip(1)] : stored, target.shape, path);
-            _reads.Add(place, isPiece ? part.FileStart * TensorEntry.Product(stored.Skip(1)) : 0, target);
-            return;
-        }
-
         var source = _store.Map(part.Name);
+        var isPiece = source.dim() > 0 && !IsWhole(part) && part.FileStart + part.Size <= source.size(0);
         source = isPiece ? source.narrow(0, part.FileStart, part.Size) : source;
         Check(source.shape, target.shape, path);
         target.copy_(source);

@@ -28,7 +28,7 @@ internal sealed class MappedFile : IDisposable
         }
         catch (Exception error) when (error is IOException or UnauthorizedAccessException)
         {
-            throw ChangedWhileRead(path);
+            throw Changed($"'{path}' was replaced or changed while it was read.");
         }
 
         try
@@ -69,9 +69,9 @@ internal sealed class MappedFile : IDisposable
     /// <exception cref="PeftException"><c>FileChanged</c>.</exception>
     public void RefuseChange()
     {
-        if (IsChanged(_file, _length, _written))
+        if (RandomAccess.GetLength(_file) != _length || File.GetLastWriteTimeUtc(_file) != _written)
         {
-            throw Changed(Path, $"'{Path}' was written over while a model is loaded from it, so its weights are no longer what they were.");
+            throw Changed($"'{Path}' was written over while a model is loaded from it, so its weights are no longer what they were.");
         }
     }
 
@@ -82,19 +82,9 @@ internal sealed class MappedFile : IDisposable
     private static bool IsForeign(string format) =>
         format.StartsWith("fuse", StringComparison.OrdinalIgnoreCase) || format is "9p" or "v9fs" or "virtiofs" or "vboxsf" or "vmhgfs" or "prl_fs" or "afs" or "ceph";
 
-    /// <summary>Whether a file isn't what it was when it was opened.</summary>
-    /// <param name="file">The file.</param>
-    /// <param name="length">Its length then.</param>
-    /// <param name="written">When it had been written to.</param>
-    public static bool IsChanged(SafeFileHandle file, long length, DateTime written) => RandomAccess.GetLength(file) != length || File.GetLastWriteTimeUtc(file) != written;
-
-    /// <summary>The error of a file that was written to between the look at its header and the end of reading.</summary>
-    /// <param name="path">The file.</param>
-    public static PeftException ChangedWhileRead(string path) => Changed(path, $"'{path}' was replaced or changed while it was read.");
-
-    private static PeftException Changed(string path, string what) => new("FileChanged", what)
+    private PeftException Changed(string what) => new("FileChanged", what)
     {
-        Target = path,
+        Target = Path,
         RecommendedAction = "Import the model again. To put other weights into a folder whose model is loaded, use Export-PeftModel, or move files there instead of copying over them.",
     };
 }

@@ -1,7 +1,6 @@
 using System.Buffers.Binary;
 using System.Diagnostics.CodeAnalysis;
 using Microsoft.Win32.SafeHandles;
-using Peft.Engine;
 using Peft.Files;
 using static TorchSharp.torch;
 
@@ -103,35 +102,6 @@ public sealed class SafetensorsFile : TensorStore
 
     /// <inheritdoc/>
     internal override bool StaysInFile(string name) => _header.Tensors.TryGetValue(name, out var tensor) && IsMappable(tensor);
-
-    /// <inheritdoc/>
-    internal override StoredPlace? PlaceOf(string name) =>
-        _header.Tensors.TryGetValue(name, out var tensor) && tensor.Type is { ScalarType: { } type, IsFloat8: false } ? new StoredPlace(this, tensor.Offset, type) : null;
-
-    /// <summary>Reads bytes from an offset on, by any thread.</summary>
-    /// <param name="target">Takes them.</param>
-    /// <param name="offset">The first of them, counted from the start of the file.</param>
-    /// <exception cref="PeftException"><c>FileUnreadable</c> or <c>SafetensorsTruncated</c>.</exception>
-    internal void ReadAt(Span<byte> target, long offset) => ReadExactly(_file, Path, target, offset);
-
-    /// <summary>Has the system read bytes that are asked for soon, where it can.</summary>
-    internal void ReadAhead(long offset, long bytes)
-    {
-        if (OperatingSystem.IsLinux())
-        {
-            LinuxProcess.ReadAhead(_file, offset, bytes);
-        }
-    }
-
-    /// <summary>Refuses values of a file that someone has written to since it was opened.</summary>
-    /// <exception cref="PeftException"><c>FileChanged</c>.</exception>
-    internal void RefuseChange()
-    {
-        if (MappedFile.IsChanged(_file, _length, _written))
-        {
-            throw MappedFile.ChangedWhileRead(Path);
-        }
-    }
 
     /// <inheritdoc/>
     internal override Tensor ReadBytes(string name)

@@ -73,9 +73,6 @@ public sealed class ShardedTensorStore : TensorStore
     internal override bool StaysInFile(string name) => _storeOf.TryGetValue(name, out var store) && store.StaysInFile(name);
 
     /// <inheritdoc/>
-    internal override StoredPlace? PlaceOf(string name) => _storeOf.GetValueOrDefault(name)?.PlaceOf(name);
-
-    /// <inheritdoc/>
     internal override Tensor ReadBytes(string name)
     {
         Entry(name);

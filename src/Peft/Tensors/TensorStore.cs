@@ -86,10 +86,6 @@ public abstract class TensorStore : IDisposable
     /// <param name="name">The tensor's name.</param>
     internal virtual bool StaysInFile(string name) => false;
 
-    /// <summary>Where a tensor's values lie in a file as they are; null where they have to be unpacked.</summary>
-    /// <param name="name">The tensor's name.</param>
-    internal virtual StoredPlace? PlaceOf(string name) => null;
-
     /// <summary>Reads the bytes of a tensor as they are stored, also those of types that the engine doesn't have.</summary>
     /// <param name="name">The tensor's name.</param>
     /// <returns>uint8, of the tensor's shape with the bytes of an element as another size where it has several.</returns>

@@ -81,9 +81,10 @@ public sealed class LinearGroup : IDisposable
     }
 
     /// <summary>Makes the tensor that the members share, without values: for a loader that reads them straight into it.</summary>
-    /// <param name="make">Makes a tensor without values of a shape.</param>
+    /// <param name="type">Type of the weights.</param>
+    /// <param name="device">Where they go.</param>
     /// <returns>The parameters whose values are views of it now; none where only some members have a bias.</returns>
-    internal IEnumerable<Parameter> Allocate(Func<long[], Tensor> make)
+    internal IEnumerable<Parameter> Allocate(ScalarType type, Device device)
     {
         Dispose();
         var biases = _members.Select(static member => member.Bias).OfType<Parameter>().ToArray();
@@ -93,8 +94,8 @@ public sealed class LinearGroup : IDisposable
         }
 
         Parameter[] weights = [.. _members.Select(static member => member.Weight)];
-        _weight = Share(make([weights.Sum(static part => part.Shape[0]), weights[0].Shape[1]]), weights, _views);
-        _bias = biases.Length == 0 ? null : Share(make([biases.Sum(static part => part.Shape[0])]), biases, _biasViews);
+        _weight = Share(empty([weights.Sum(static part => part.Shape[0]), weights[0].Shape[1]], type, device), weights, _views);
+        _bias = biases.Length == 0 ? null : Share(empty([biases.Sum(static part => part.Shape[0])], type, device), biases, _biasViews);
         return [.. weights, .. biases];
     }
 
