@@ -36,8 +36,8 @@ public abstract class Backbone : Module
     /// <summary>The images that it reads; null where it reads tokens.</summary>
     public virtual Architectures.VisionShape? Image => null;
 
-    /// <summary>Whether its attention offers its rotated queries to <see cref="VirtualPrompt.Gated"/>.</summary>
-    public virtual bool ReadsGatedPrompts => false;
+    /// <summary>What its layers call attention, where that offers its rotated queries to <see cref="VirtualPrompt.Gated"/>; null where it doesn't.</summary>
+    public virtual string? GatedPromptTarget => null;
 
     /// <summary>Parameters below this backbone that share the weights of others, by their paths from here: the second follows the first.</summary>
     public virtual IEnumerable<(string Owner, string Follower)> TiedParameters => [];

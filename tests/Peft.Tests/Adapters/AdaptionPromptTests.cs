@@ -1,8 +1,10 @@
 using Peft.Adapters.Methods.AdaptionPrompt;
 using Peft.Adapters.Methods.Lora;
+using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
 using Peft.Models;
 using Peft.Models.Heads;
+using Peft.Tests.Models;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Adapters;
@@ -11,14 +13,16 @@ public class AdaptionPromptTests
 {
     private static readonly AdaptionPromptConfig s_config = new() { Length = 3, LayerCount = 1 };
 
-    [Fact]
-    public void Queries_see_the_prompt_with_a_cache_as_without()
+    [Theory]
+    [InlineData(false, "k_proj")]
+    [InlineData(true, "c_attn")]
+    public void Queries_see_the_prompt_with_a_cache_as_without(bool isGpt2, string layer)
     {
         using var scope = NewDisposeScope();
         using var noGradients = no_grad();
-        using var model = TinyLlama.Create();
+        using var model = isGpt2 ? Gpt2() : TinyLlama.Create();
         model.AddAdapter(s_config, "prompt", 1).Perturb(2);
-        model.AddAdapter(new LoraConfig { Rank = 2, TargetModules = ModuleNames.Of("k_proj") }, "keys", 3).Perturb(4);
+        model.AddAdapter(new LoraConfig { Rank = 2, TargetModules = ModuleNames.Of(layer) }, "keys", 3).Perturb(4);
         model.SetActive("prompt", "keys");
         var ids = TinyLlama.Inputs()["input_ids"];
         var whole = model.Base.Forward(ids, model.NewPass(new ForwardContext())).Hidden.view(2, 6, -1);
@@ -30,11 +34,13 @@ public class AdaptionPromptTests
         }
     }
 
-    [Fact]
-    public void Blocks_that_run_again_give_the_same_gradients()
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Blocks_that_run_again_give_the_same_gradients(bool isGpt2)
     {
         using var scope = NewDisposeScope();
-        using var model = TinyLlama.Create();
+        using var model = isGpt2 ? Gpt2() : TinyLlama.Create();
         model.AddAdapter(s_config with { LayerCount = 2 }, "prompt", 1).Perturb(2);
         Assert.All(Gradients(checkpointing: false).Zip(Gradients(checkpointing: true)), static pair =>
         {
@@ -69,4 +75,8 @@ public class AdaptionPromptTests
         model.AddAdapter(s_config, "prompt");
         Assert.Equal("MergeNotPossible", Assert.Throws<PeftException>(() => model.Merge()).ErrorId);
     }
+
+    /// <summary>GPT-2 with two layers, of which the second scales its scores otherwise than a prompt's.</summary>
+    internal static PeftModel Gpt2() => new(
+        RandomModel.Create("""{ "model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "scale_attn_by_inverse_layer_idx": true, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0 }"""), "gpt2");
 }

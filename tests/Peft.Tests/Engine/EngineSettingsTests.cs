@@ -3,12 +3,14 @@ using System.Runtime.InteropServices;
 using System.Runtime.Intrinsics.X86;
 using System.Runtime.Versioning;
 using Peft.Engine;
+using Peft.Tests.Adapters;
 using TorchSharp;
 using static TorchSharp.torch;
 
 namespace Peft.Tests.Engine;
 
-/// <summary>What is set before libtorch loads, and how a computation lives with other programs.</summary>
+/// <summary>What is set before libtorch loads, and how a computation lives with other programs. They run alone: operations of other tests shorten threads' turns as well.</summary>
+[Collection(LiveTensors.Name)]
 public sealed class EngineSettingsTests
 {
     private const string NotLinux = "Only glibc's loader and GNU's OpenMP are told anything.";

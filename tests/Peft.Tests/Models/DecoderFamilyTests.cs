@@ -146,7 +146,7 @@ public class DecoderFamilyTests
     }
 
     [Theory]
-    [InlineData("qwen3_next", "'qwen3'")]
+    [InlineData("qwen3_nest", "'qwen3_next'")]
     [InlineData("qwen3_6", "'qwen3_5'")]
     [InlineData("gptneox", "'gpt_neox'")]
     [InlineData("phimoe", "'phi'")]

@@ -1,5 +1,6 @@
 using System.Text.Json.Nodes;
 using Peft.Adapters;
+using Peft.Adapters.Methods.AdaptionPrompt;
 using Peft.Adapters.Methods.Lora;
 using Peft.Adapters.Model;
 using Peft.Adapters.Targets;
@@ -105,6 +106,30 @@ public class AdapterExchangeTests
         // AdaMSS needs scikit-learn there, which not every Python with PEFT has.
         var wrong = ours.Where(static entry => !IsWithoutLibrary(entry.Value.Folder)).Select(static entry => Difference(entry.Value.Folder, entry.Value.Logits) is { } difference ? $"{entry.Key}: {difference}" : null).OfType<string>();
         Assert.True(!wrong.Any(), string.Join('\n', wrong));
+    }
+
+    /// <summary>PEFT has gated prompts for GPT-2 as well, by another formula than for Llama.</summary>
+    [SkippableFact]
+    public void The_peer_computes_the_same_with_gated_prompts_of_GPT2()
+    {
+        var peer = PythonPeer.Find();
+        Skip.If(peer is null, "no Python peer (PEFT_PEER_PYTHON names one)");
+        using var folder = new TemporaryFolder();
+        using var model = AdaptionPromptTests.Gpt2();
+        var inputs = TinyLlama.Inputs(rows: 3, length: 9);
+        var (baseFolder, inputFile, saved) = (Path.Combine(folder.Path, "base"), Path.Combine(folder.Path, "inputs.safetensors"), Path.Combine(folder.Path, "ours"));
+        model.Save(baseFolder);
+        SafetensorsWriter.Write(inputFile, [("input_ids", inputs["input_ids"])]);
+        var plain = ModelRun.Logits(model, inputs);
+        model.AddAdapter(new AdaptionPromptConfig { Length = 3, LayerCount = 2, TaskType = "CAUSAL_LM" }, "prompt", seed: 3).Perturb(4);
+        model.SaveAdapter("prompt", saved);
+        var ours = ModelRun.Logits(model, inputs);
+        Assert.True(ours.sub(plain).abs().max().item<float>() > 0.01);
+
+        var manifest = Path.Combine(folder.Path, "manifest.json");
+        JsonFile.Write(manifest, new JsonObject { ["base"] = baseFolder, ["inputs"] = inputFile, ["ours"] = new JsonArray(saved), ["theirs"] = new JsonArray() });
+        peer.Run(Path.Combine(RepositoryRoot.Folder, "tests", "Peer", "adapters.py"), manifest);
+        Assert.Null(Difference(saved, ours));
     }
 
     private static bool IsWithoutLibrary(string folder) =>

@@ -68,6 +68,11 @@ internal sealed record DecoderAttention(AttentionShape Shape, int Layer, Func<Te
     public Tensor Forward(Tensor x, Tensor residual, DecoderPass pass, ForwardContext context)
     {
         using var scope = NewDisposeScope();
+        if (GatedPrompts.Of(Layer, context) is { } prompt)
+        {
+            return Forward(x, residual, prompt, pass, context).MoveToOuterDisposeScope();
+        }
+
         var terms = new ScoreTerms(pass.Bias);
         var projected = Project(x, context);
         if (Norms is not { } norms)
@@ -81,6 +86,17 @@ internal sealed record DecoderAttention(AttentionShape Shape, int Layer, Func<Te
         return Add(Attention.Forward(queries, keys, parts[2], Shape, pass.Rotary, pass.Plans[Window], Layer, context, terms));
 
         Tensor Add(Tensor attended) => ResidualSum.Forward(residual, Output, Dropout, attended, context).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>As PEFT has it for GPT-2, what a gated prompt brings doesn't go through the output layer, and its scores are over the root of a head's size whatever the layer's.</summary>
+    private Tensor Forward(Tensor x, Tensor residual, GatedPrompt prompt, DecoderPass pass, ForwardContext context)
+    {
+        var width = Shape.KeyValueHeads * Shape.HeadSize;
+        var parts = Splitting.Forward(Project(x, context), [Shape.Heads * Shape.HeadSize, width, width], context);
+        var (keys, values) = GatedPrompts.Project(prompt, Project, Shape, x.dtype, context);
+        var attended = Attention.Forward(parts[0], parts[1], parts[2], Shape, pass.Rotary, pass.Plans[Window], Layer, context, new ScoreTerms(pass.Bias));
+        var brought = GatedPrompts.Attend(parts[0], prompt, keys, values, Shape with { Scale = 1 / Math.Sqrt(Shape.HeadSize) }, context);
+        return ResidualSum.Forward(ResidualSum.Forward(residual, Output, Dropout, attended, context), brought, context);
     }
 }
 
@@ -171,6 +187,9 @@ internal sealed record DecoderParts(Embedding Tokens, ModuleList<DecoderBlock> B
 
     /// <summary>Biases of distance; null for none.</summary>
     public Alibi? Alibi { get; init; }
+
+    /// <summary>What blocks call attention, where it reads gated prompts; null where it doesn't.</summary>
+    public string? GatedPromptTarget { get; init; }
 }
 
 /// <summary>A decoder: vectors of tokens, a stack of blocks, a last norm.</summary>
@@ -196,6 +215,9 @@ internal sealed class DecoderModel : Backbone
 
     /// <inheritdoc/>
     public override Embedding TokenEmbeddings => _parts.Tokens;
+
+    /// <inheritdoc/>
+    public override string? GatedPromptTarget => _parts.GatedPromptTarget;
 
     /// <summary>The stack of a configuration.</summary>
     /// <param name="config">The configuration.</param>

@@ -35,7 +35,7 @@ internal static class Gpt2
         var dropout = Dropped(config, "embd_pdrop");
         var blocks = DecoderModel.Stack(config, "n_layer", 12, layer => Block(config, layer, width, isBigCode));
         var norm = Norm(config, width);
-        var parts = new DecoderParts(tokens, blocks) { Begin = LearnedPositions.AddedAndDropped(positions, dropout), End = norm.Forward };
+        var parts = new DecoderParts(tokens, blocks) { Begin = LearnedPositions.AddedAndDropped(positions, dropout), End = norm.Forward, GatedPromptTarget = isBigCode ? null : "attn" };
         return new DecoderModel(config, parts, ("wte", tokens), ("wpe", positions), ("drop", dropout), ("h", blocks), ("ln_f", norm));
     }
 

@@ -279,7 +279,7 @@ internal sealed class LlamaModel : Backbone
         };
     }
 
-    public override bool ReadsGatedPrompts => _layers.Items.All(static layer => layer.Mixer is LlamaAttention { IsPlain: true });
+    public override string? GatedPromptTarget => _layers.Items.All(static layer => layer.Mixer is LlamaAttention { IsPlain: true }) ? "self_attn" : null;
 
     public override Action ReplicateLayers(IReadOnlyList<int> sources) => LayerReplication.Replace(
         _layers, sources, source => new LlamaDecoderLayer(_config, source), static (block, place) => block.MoveTo(place));

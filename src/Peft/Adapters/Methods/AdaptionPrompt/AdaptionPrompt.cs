@@ -21,7 +21,7 @@ public sealed record AdaptionPromptConfig : AdapterConfig
     [ConfigField("adapter_layers", Parameter = "LayerCount", Aliases = ["AdapterLayers"], Minimum = 1, ErrorId = "PromptDoesNotFit")]
     public int? LayerCount { get; init; }
 
-    /// <summary>Name of the layers' attention, <c>self_attn</c> where nothing is said.</summary>
+    /// <summary>Name of the layers' attention; where nothing is said, what the family calls it (<c>self_attn</c>, GPT-2's <c>attn</c>).</summary>
     [ConfigField("target_modules", Parameter = "TargetModule")]
     public string? TargetModules { get; init; }
 
@@ -42,16 +42,12 @@ public sealed class AdaptionPromptAdapter(string name, AdaptionPromptConfig conf
     {
         ArgumentNullException.ThrowIfNull(model);
         var given = (AdaptionPromptConfig)Config;
-        if (!model.Backbone.ReadsGatedPrompts)
+        var attention = model.Backbone.GatedPromptTarget ?? throw new NotSupportedByPeftException("PromptNotSupported", $"The attention of {model.ClassName} can't see a gated prompt.")
         {
-            throw new NotSupportedByPeftException("PromptNotSupported", $"The attention of {model.ClassName} can't see a gated prompt.")
-            {
-                Target = model.ClassName,
-                RecommendedAction = "Use an adapter that changes layers, such as LoRA.",
-            };
-        }
-
-        var target = given.TargetModules ?? "self_attn";
+            Target = model.ClassName,
+            RecommendedAction = "Use an adapter that changes layers, such as LoRA.",
+        };
+        var target = given.TargetModules ?? attention;
         Config = given with { TargetModules = target };
         Module[] all = [.. model.Descendants().Where(module => module.Path.EndsWith($".{target}", StringComparison.Ordinal))];
         var (length, count) = (given.Length ?? throw Missing("adapter_len"), given.LayerCount ?? throw Missing("adapter_layers"));
