@@ -85,7 +85,7 @@ internal static class LlamaCpp
     {
         if (!NativeLibraryConfig.LLama.LibraryHasLoaded)
         {
-            NativeLibraryConfig.All.WithLogCallback(static (_, m) => { try { File.AppendAllText("/tmp/llama.log", m); } catch (IOException) { } });
+            NativeLibraryConfig.All.WithLogCallback(static (_, _) => { });
             NativeLibraryConfig.LLama.WithLibrary(Path.Combine(Folder, "libllama.so"));
         }
     }
