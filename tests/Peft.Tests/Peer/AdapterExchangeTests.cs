@@ -44,8 +44,7 @@ public class AdapterExchangeTests
         using var folder = new TemporaryFolder();
         using var model = TinyLlama.Create(bias: true);
         var inputs = TinyLlama.Inputs(rows: 3, length: 9);
-        var manifest = Prepare(model, inputs, folder.Path);
-        peer.Run(Path.Combine(RepositoryRoot.Folder, "tests", "Peer", "adapters.py"), manifest);
+        Run(peer, Prepare(model, inputs, folder.Path), folder.Path);
 
         foreach (var name in s_configs.Keys)
         {
@@ -69,9 +68,7 @@ public class AdapterExchangeTests
         using var folder = new TemporaryFolder();
         using var model = TinyLlama.Create();
         var inputs = TinyLlama.Inputs(rows: 3, length: 9);
-        var (baseFolder, inputFile) = (Path.Combine(folder.Path, "base"), Path.Combine(folder.Path, "inputs.safetensors"));
-        model.Save(baseFolder);
-        SafetensorsWriter.Write(inputFile, [("input_ids", inputs["input_ids"])]);
+        var manifest = SaveBase(model, inputs, folder.Path);
         inputs["task_ids"] = zeros([3], ScalarType.Int64);
         Dictionary<string, (Tensor Logits, string Folder)> ours = [];
         foreach (var (name, document) in AdapterTrainingTests.Configurations().Select(static (row, index) => ($"m{index}_{row[0]}", AdapterTrainingTests.Document((string)row[0], (string)row[1]))))
@@ -99,9 +96,8 @@ public class AdapterExchangeTests
             model.RemoveAdapter(name);
         }
 
-        var manifest = Path.Combine(folder.Path, "manifest.json");
-        JsonFile.Write(manifest, new JsonObject { ["base"] = baseFolder, ["inputs"] = inputFile, ["ours"] = new JsonArray([.. ours.Values.Select(static entry => JsonValue.Create(entry.Folder))]), ["theirs"] = new JsonArray() });
-        peer.Run(Path.Combine(RepositoryRoot.Folder, "tests", "Peer", "adapters.py"), manifest);
+        manifest["ours"] = new JsonArray([.. ours.Values.Select(static entry => JsonValue.Create(entry.Folder))]);
+        Run(peer, manifest, folder.Path);
 
         // AdaMSS needs scikit-learn there, which not every Python with PEFT has.
         var wrong = ours.Where(static entry => !IsWithoutLibrary(entry.Value.Folder)).Select(static entry => Difference(entry.Value.Folder, entry.Value.Logits) is { } difference ? $"{entry.Key}: {difference}" : null).OfType<string>();
@@ -117,18 +113,15 @@ public class AdapterExchangeTests
         using var folder = new TemporaryFolder();
         using var model = AdaptionPromptTests.Gpt2();
         var inputs = TinyLlama.Inputs(rows: 3, length: 9);
-        var (baseFolder, inputFile, saved) = (Path.Combine(folder.Path, "base"), Path.Combine(folder.Path, "inputs.safetensors"), Path.Combine(folder.Path, "ours"));
-        model.Save(baseFolder);
-        SafetensorsWriter.Write(inputFile, [("input_ids", inputs["input_ids"])]);
+        var (manifest, saved) = (SaveBase(model, inputs, folder.Path), Path.Combine(folder.Path, "ours"));
         var plain = ModelRun.Logits(model, inputs);
         model.AddAdapter(new AdaptionPromptConfig { Length = 3, LayerCount = 2, TaskType = "CAUSAL_LM" }, "prompt", seed: 3).Perturb(4);
         model.SaveAdapter("prompt", saved);
         var ours = ModelRun.Logits(model, inputs);
         Assert.True(ours.sub(plain).abs().max().item<float>() > 0.01);
 
-        var manifest = Path.Combine(folder.Path, "manifest.json");
-        JsonFile.Write(manifest, new JsonObject { ["base"] = baseFolder, ["inputs"] = inputFile, ["ours"] = new JsonArray(saved), ["theirs"] = new JsonArray() });
-        peer.Run(Path.Combine(RepositoryRoot.Folder, "tests", "Peer", "adapters.py"), manifest);
+        manifest["ours"] = new JsonArray(saved);
+        Run(peer, manifest, folder.Path);
         Assert.Null(Difference(saved, ours));
     }
 
@@ -155,12 +148,25 @@ public class AdapterExchangeTests
         return gap < 2e-5 * (1 + expected.abs().max().item<float>()) ? null : FormattableString.Invariant($"largest difference {gap}");
     }
 
-    private static string Prepare(PeftModel model, Dictionary<string, Tensor> inputs, string folder)
+    /// <summary>Writes what the peer computes with, and begins the manifest that says so.</summary>
+    private static JsonObject SaveBase(PeftModel model, Dictionary<string, Tensor> inputs, string folder)
     {
-        var baseFolder = Path.Combine(folder, "base");
-        var inputFile = Path.Combine(folder, "inputs.safetensors");
+        var (baseFolder, inputFile) = (Path.Combine(folder, "base"), Path.Combine(folder, "inputs.safetensors"));
         model.Save(baseFolder);
         SafetensorsWriter.Write(inputFile, [("input_ids", inputs["input_ids"])]);
+        return new() { ["base"] = baseFolder, ["inputs"] = inputFile, ["theirs"] = new JsonArray() };
+    }
+
+    private static void Run(PythonPeer peer, JsonObject manifest, string folder)
+    {
+        var file = Path.Combine(folder, "manifest.json");
+        JsonFile.Write(file, manifest);
+        peer.Run(Path.Combine(RepositoryRoot.Folder, "tests", "Peer", "adapters.py"), file);
+    }
+
+    private static JsonObject Prepare(PeftModel model, Dictionary<string, Tensor> inputs, string folder)
+    {
+        var manifest = SaveBase(model, inputs, folder);
         var ours = new JsonArray();
         var theirs = new JsonArray();
         foreach (var (name, config) in s_configs)
@@ -172,8 +178,7 @@ public class AdapterExchangeTests
             theirs.Add(new JsonObject { ["folder"] = Path.Combine(folder, "theirs", name), ["configuration"] = Arguments(config) });
         }
 
-        var manifest = Path.Combine(folder, "manifest.json");
-        JsonFile.Write(manifest, new JsonObject { ["base"] = baseFolder, ["inputs"] = inputFile, ["ours"] = ours, ["theirs"] = theirs });
+        (manifest["ours"], manifest["theirs"]) = (ours, theirs);
         return manifest;
     }
 
